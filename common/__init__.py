@@ -1,0 +1,14 @@
+"""The reusable part of the framework: it knows nothing of one task, and imports nothing outside.
+
+The variables set here must be in place before the libraries they speak to are imported.
+"""
+
+import os
+
+# Blosc2 with more than one thread deadlocks in a forked worker of a parent that has read.
+os.environ.setdefault("BLOSC_NTHREADS", "1")
+# albumentations asks the network for a newer version when it is imported.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+# MLflow reports its use to its makers unless told not to before it is imported.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("DO_NOT_TRACK", "true")

@@ -1,0 +1,30 @@
+"""The errors that tell users what they can put right."""
+
+
+class InputError(ValueError):
+    """A flag or a file that can't be used: the message says what, where and what to do.
+
+    Scripts print it as one line on stderr and exit with status 2.
+    """
+
+
+class CheckFailed(Exception):
+    """A check found something wrong: scripts list `findings` and exit with status 3."""
+
+    def __init__(self, findings: list[str]) -> None:
+        super().__init__(f"{len(findings)} findings")
+        self.findings = findings
+
+
+class Interrupted(Exception):
+    """A signal stopped the work after everything was saved.
+
+    Args:
+        signal_number: SIGINT or SIGTERM; the exit status is 128 + this number.
+        resume_command: what the user types to go on, or an empty string.
+    """
+
+    def __init__(self, signal_number: int, resume_command: str = "") -> None:
+        super().__init__(f"interrupted by signal {signal_number}")
+        self.signal_number = signal_number
+        self.resume_command = resume_command
