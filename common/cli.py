@@ -1,0 +1,72 @@
+"""What every script does around its work: exit statuses, and one line for what users can mend."""
+
+import errno
+import logging
+import sys
+from collections.abc import Callable
+
+from common.errors import CheckFailed, InputError, Interrupted
+
+logger = logging.getLogger(__name__)
+
+EXIT_DONE = 0
+EXIT_FAULT = 1
+EXIT_INPUT = 2
+EXIT_CHECK = 3
+
+
+def log_to_console(level: int = logging.INFO) -> None:
+    """Sends log records of `level` and above to stderr as plain lines."""
+    root = logging.getLogger()
+    if not root.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+        root.addHandler(handler)
+    root.setLevel(level)
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Runs `main` and ends the process with the status that says how it went.
+
+    0 done, 1 our own fault (traceback in the log), 2 unusable flags or input, 3 a check found
+    something, 128 + n stopped by signal n after saving.
+    """
+    sys.exit(status_of(main))
+
+
+def status_of(main: Callable[[], None]) -> int:
+    """Runs `main` and returns its exit status, having told stderr what went wrong."""
+    try:
+        main()
+    except InputError as error:
+        _tell(f"error: {error}")
+        return EXIT_INPUT
+    except CheckFailed as error:
+        for finding in error.findings:
+            _tell(finding)
+        return EXIT_CHECK
+    except Interrupted as error:
+        if error.resume_command:
+            _tell(f"Stopped and saved. To go on: {error.resume_command}")
+        return 128 + error.signal_number
+    except KeyboardInterrupt:
+        return 130
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return _fault()
+        _tell(
+            f"error: the disk is full ({error.filename or 'while writing'}): free some space, then run again"
+        )
+        return EXIT_INPUT
+    except Exception:
+        return _fault()
+    return EXIT_DONE
+
+
+def _fault() -> int:
+    logger.exception("This is a fault of the program, not of your input")
+    return EXIT_FAULT
+
+
+def _tell(line: str) -> None:
+    print(" ".join(line.split()), file=sys.stderr, flush=True)  # noqa: T201

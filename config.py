@@ -1,0 +1,567 @@
+"""Every flag of every script: one typed dataclass per group, whose field names are the flags.
+
+A flag is declared once, here: its type and rule are checked when a script starts, its docstring is
+its help. Importing this module parses nothing and makes nothing.
+"""
+
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from common.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+Switch = Literal[0, 1]
+Group = TypeVar("Group")
+
+
+@dataclass(frozen=True)
+class GeneralConfig:
+    """What every script shares."""
+
+    experiment_id: str | None = None
+    """Experiment to go on with, evaluate or predict with; a new training takes the next free one."""
+    seed: int = 4667
+    """Seed of everything random: sampling, augmentation, initial weights."""
+    dev_enabled: Switch = 0
+    """1: a quick round for debugging: few studies and iterations, no monitor but the local log."""
+    dev_num_studies: int = 64
+    """Dev mode: the most studies that are used."""
+    dev_iteration_num: int = 50
+    """Dev mode: the most iterations that are trained."""
+    n_jobs: int = 2
+    """Processes for preprocessing and for loading data (0: load in the main process)."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the network runs; auto takes a GPU when there is one."""
+    output_dir: str = "output"
+    """Folder of all results: <output_dir>/results/<experiment_id>."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, 0, "seed", "n_jobs")
+        _at_least(self, 1, "dev_num_studies", "dev_iteration_num")
+        _require(
+            self,
+            "experiment_id",
+            self.experiment_id is None or re.fullmatch(r"[A-Za-z0-9_-]+", self.experiment_id),
+            "letters, digits, _ and - only, such as 0001",
+        )
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which slices are used, and how they become images."""
+
+    data_dataset: str = "demo"
+    """Name of a prepared dataset: <data_input_folder>/datasets/<name>."""
+    data_fold: int | Literal["all"] = 0
+    """Fold to validate on; the others are trained on."""
+    data_input_folder: str = "input"
+    """Folder of all input."""
+    data_train_transform: str = "train_small"
+    """Training transform: a name in transforms/ or the path of a JSON file."""
+    data_valid_transform: str = "valid_small"
+    """Transform of validation and prediction; it may hold nothing random."""
+    data_test_transform: str = "tta_small"
+    """Transform of the extra passes of test-time augmentation (--pr_tta)."""
+    data_sampler: str | None = None
+    """How training slices are drawn (none: each once an epoch). Not there yet."""
+    data_img_size: int = 0
+    """Side of the square image the network sees, in pixels (0: as the transforms say)."""
+    data_transform_device: Literal["cpu", "cuda", "auto"] = "cpu"
+    """Where transforms run. cuda and auto are not there yet."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, 0, "data_img_size")
+        if isinstance(self.data_fold, int):
+            _at_least(self, 0, "data_fold")
+        _require(
+            self,
+            "data_dataset",
+            re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.data_dataset),
+            "letters, digits, _, . and - only: it names a folder",
+        )
+
+
+@dataclass(frozen=True)
+class PreprocessingConfig:
+    """How DICOM becomes a dataset."""
+
+    pre_source: Literal["demo", "rsna", "ct_ich", "dicom"] = "demo"
+    """Kind of the data in pre_folder; demo makes its own."""
+    pre_folder: str | None = None
+    """Folder of the original files (demo: where they are made; default <data_input_folder>/demo)."""
+    pre_num_folds: int = 5
+    """Number of patient folds."""
+    pre_fold_seed: int = 4667
+    """Seed of the folds."""
+    pre_address: str | None = None
+    """Address of a Dask scheduler to work on. Not there yet."""
+    pre_check: Switch = 0
+    """1: verify a prepared dataset. Not there yet."""
+    pre_report: Switch = 0
+    """1: write a page about the dataset. Not there yet."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, 2, "pre_num_folds")
+        _at_least(self, 0, "pre_fold_seed")
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Which network is trained, and from which weights."""
+
+    net_model: str = "tf_efficientnet_lite0"
+    """rsna-<family>-<variant>, such as rsna-seresnext-50.32.4d, or the name of any timm model."""
+    net_pretrained: Switch = 1
+    """1: start from ImageNet weights; 0: from random ones."""
+    net_weight_file: str | None = None
+    """Checkpoint or plain state dict to start from."""
+    net_num_classes: int = 6
+    """Number of labels."""
+    net_drop_rate: float = 0.2
+    """Dropout before the last layer."""
+    net_drop_path_rate: float = 0.0
+    """Stochastic depth, for backbones that have it."""
+
+    def __post_init__(self) -> None:
+        _between(self, 0, 1, "net_drop_rate", "net_drop_path_rate")
+        _require(
+            self,
+            "net_num_classes",
+            self.net_num_classes == 6,
+            "6: the any-only network is not there yet",
+        )
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How weights are changed; every count is of optimizer steps."""
+
+    optim: str = "adamw"
+    """sgd or adamw (adam, radam, lamb and lars are not there yet)."""
+    optim_lr: float = 1e-3
+    """Learning rate of the constant schedule."""
+    optim_momentum: float = 0.9
+    """Momentum of sgd."""
+    optim_nesterov: Switch = 0
+    """1: Nesterov momentum for sgd."""
+    optim_weight_decay: float = 0.05
+    """Weight decay of all weights but norms and biases."""
+    optim_layer_decay: float = 1.0
+    """Factor of the learning rate from each layer to the one before. Not there yet."""
+    optim_lookahead_enabled: Switch = 0
+    """1: Lookahead around the optimizer. Not there yet."""
+    optim_ema_decay: float = 0.0
+    """Decay of the exponential moving average of the weights per step (0: none). It warms up:
+    min(decay, (1 + step) / (10 + step)). The average is what is validated, saved and predicted with."""
+    optim_swa_enabled: Switch = 0
+    """1: stochastic weight averaging. Not there yet."""
+    optim_swa_start: int = 50
+    """First iteration of stochastic weight averaging. Not there yet."""
+    optim_swa_lr: float = 0.05
+    """Learning rate of stochastic weight averaging. Not there yet."""
+    optim_scheduler: str = "one_cycle_lr"
+    """constant, one_cycle_lr or warmup_cosine (the others are not there yet)."""
+    optim_scheduler_max_lr: float = 1e-3
+    """Highest learning rate of one_cycle_lr and warmup_cosine."""
+    optim_scheduler_min_lr: float = 0.0
+    """Last learning rate of warmup_cosine."""
+    optim_scheduler_pct_start: float = 0.3
+    """Share of the training in which one_cycle_lr rises."""
+    optim_scheduler_warmup: float = 0.1
+    """Share of the training in which warmup_cosine rises."""
+    optim_scheduler_gamma: float = 1.0
+    """Factor at each milestone of multistep. Not there yet."""
+    optim_scheduler_milestones: list[int] = field(default_factory=list)
+    """Milestones of multistep. Not there yet."""
+
+    def __post_init__(self) -> None:
+        for name in ("optim_lr", "optim_scheduler_max_lr"):
+            _require(self, name, getattr(self, name) > 0, "greater than 0")
+        _at_least(self, 0, "optim_weight_decay", "optim_scheduler_min_lr")
+        _between(
+            self, 0, 1, "optim_momentum", "optim_scheduler_pct_start", "optim_scheduler_warmup"
+        )
+        _require(self, "optim_ema_decay", 0 <= self.optim_ema_decay < 1, "at least 0, less than 1")
+        _known(self, "optim", ("sgd", "adamw"), ("adam", "radam", "lamb", "lars"))
+        _known(
+            self,
+            "optim_scheduler",
+            ("constant", "one_cycle_lr", "warmup_cosine"),
+            ("cosine_restarts", "multistep"),
+        )
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How long and how training runs; an iteration is an optimizer step, not a batch."""
+
+    tr_use_amp: Switch = 0
+    """1: mixed precision."""
+    tr_amp_dtype: Literal["bf16", "fp16"] = "bf16"
+    """Type of mixed precision; fp16 scales the loss and needs a GPU."""
+    tr_iteration_num: int = 600
+    """Iterations to train."""
+    tr_batch_size: int = 16
+    """Slices in a training batch."""
+    tr_batch_size_valid: int = 64
+    """Slices in a batch of validation and prediction."""
+    tr_accumulation_step: int = 1
+    """Batches whose gradients make one iteration."""
+    tr_clip_norm: float = 1.0
+    """Largest norm of the gradient (0: no clipping)."""
+    tr_iteration_valid: int = 200
+    """Iterations from one validation to the next (0: at the end only)."""
+    tr_iteration_valid_full: int = 0
+    """Iterations between validations of the whole fold. Not there yet: each is of the whole fold."""
+    tr_iteration_checkpoint: int = 100
+    """Iterations from one last.pt to the next."""
+    tr_num_best: int = 1
+    """How many of the best checkpoints are kept."""
+    tr_resume: Switch = 0
+    """1: go on with --experiment_id from its last.pt."""
+    tr_label_smoothing: float = 0.0
+    """Training labels y become y (1 - s) + s / 2; the reported metric keeps the true ones."""
+    tr_channels_last: Switch = 1
+    """1: images in channels-last memory, faster on CPU and on recent GPUs."""
+
+    def __post_init__(self) -> None:
+        _at_least(
+            self,
+            1,
+            "tr_iteration_num",
+            "tr_batch_size",
+            "tr_batch_size_valid",
+            "tr_accumulation_step",
+            "tr_iteration_checkpoint",
+            "tr_num_best",
+        )
+        _at_least(self, 0, "tr_iteration_valid", "tr_clip_norm")
+        _between(self, 0, 0.5, "tr_label_smoothing")
+
+
+@dataclass(frozen=True)
+class PredictionConfig:
+    """What predict.py reads and writes."""
+
+    pr_input: str | None = None
+    """Folder of DICOM files, or of a prepared dataset."""
+    pr_output: str | None = None
+    """Folder for the predictions."""
+    pr_dataframe: str | None = None
+    """sample_submission.csv: writes submission.csv with its ids in its order."""
+    pr_tta: int = 0
+    """Extra passes with the test transform, averaged with the plain one."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, 0, "pr_tta")
+
+
+@dataclass(frozen=True)
+class CallbackConfig:
+    """What can be watched while training."""
+
+    cb_telemetry_enabled: Switch = 0
+    """1: statistics of activations. Not there yet."""
+    cb_telemetry_module_name: str | None = None
+    """Module whose activations are watched. Not there yet."""
+    cb_telemetry_log_every: int = 500
+    """Iterations between two looks at the activations. Not there yet."""
+
+
+@dataclass(frozen=True)
+class MonitorConfig:
+    """Where a run is shown, beside its own metrics.jsonl."""
+
+    mlflow_enabled: Switch = 1
+    """1: show the run in MLflow."""
+    mlflow_uri: str | None = None
+    """MLflow server or store (default: the SQLite file <output_dir>/mlflow.db)."""
+    nml_enabled: Switch = 0
+    """1: show the run in Neptune. Not there yet."""
+
+
+GROUPS: dict[str, type] = {
+    "general": GeneralConfig,
+    "data": DataConfig,
+    "preprocessing": PreprocessingConfig,
+    "network": NetworkConfig,
+    "optimizer": OptimizerConfig,
+    "training": TrainingConfig,
+    "prediction": PredictionConfig,
+    "callbacks": CallbackConfig,
+    "monitor": MonitorConfig,
+}
+
+# A resumed run may change these; all others stay as they were recorded.
+FREE_ON_RESUME = {
+    "experiment_id",
+    "tr_resume",
+    "n_jobs",
+    "device",
+    "output_dir",
+    "data_input_folder",
+}
+FREE_ON_RESUME |= {field.name for field in fields(MonitorConfig)}
+FREE_ON_RESUME |= {name for name in GeneralConfig.__dataclass_fields__ if name.startswith("dev_")}
+
+NOT_THERE_YET = {
+    "data_sampler",
+    "data_transform_device",
+    "pre_address",
+    "pre_check",
+    "pre_report",
+    "optim_layer_decay",
+    "optim_lookahead_enabled",
+    "optim_swa_enabled",
+    "optim_swa_start",
+    "optim_swa_lr",
+    "optim_scheduler_gamma",
+    "optim_scheduler_milestones",
+    "tr_iteration_valid_full",
+    "cb_telemetry_enabled",
+    "cb_telemetry_module_name",
+    "cb_telemetry_log_every",
+    "nml_enabled",
+}
+
+# flag -> (what it needs, test): a flag that was given and does nothing earns a warning.
+EFFECTIVE_WHEN = {
+    "optim_momentum": ("--optim sgd", lambda flags: flags["optim"] == "sgd"),
+    "optim_nesterov": ("--optim sgd", lambda flags: flags["optim"] == "sgd"),
+    "optim_lr": (
+        "--optim_scheduler constant",
+        lambda flags: flags["optim_scheduler"] == "constant",
+    ),
+    "optim_scheduler_max_lr": (
+        "a schedule other than constant",
+        lambda flags: flags["optim_scheduler"] != "constant",
+    ),
+    "optim_scheduler_min_lr": (
+        "--optim_scheduler warmup_cosine",
+        lambda flags: flags["optim_scheduler"] == "warmup_cosine",
+    ),
+    "optim_scheduler_warmup": (
+        "--optim_scheduler warmup_cosine",
+        lambda flags: flags["optim_scheduler"] == "warmup_cosine",
+    ),
+    "optim_scheduler_pct_start": (
+        "--optim_scheduler one_cycle_lr",
+        lambda flags: flags["optim_scheduler"] == "one_cycle_lr",
+    ),
+    "tr_amp_dtype": ("--tr_use_amp 1", lambda flags: flags["tr_use_amp"] == 1),
+    "mlflow_uri": ("--mlflow_enabled 1", lambda flags: flags["mlflow_enabled"] == 1),
+    "dev_num_studies": ("--dev_enabled 1", lambda flags: flags["dev_enabled"] == 1),
+    "dev_iteration_num": ("--dev_enabled 1", lambda flags: flags["dev_enabled"] == 1),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """The flags of one script run, by group."""
+
+    general: GeneralConfig = field(default_factory=GeneralConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    preprocessing: PreprocessingConfig = field(default_factory=PreprocessingConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    prediction: PredictionConfig = field(default_factory=PredictionConfig)
+    callbacks: CallbackConfig = field(default_factory=CallbackConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    given: frozenset[str] = frozenset()
+
+    @property
+    def dataset_folder(self) -> Path:
+        """The folder of the prepared dataset."""
+        return self.named_dataset_folder(self.data.data_dataset)
+
+    def named_dataset_folder(self, name: str) -> Path:
+        """The folder of the prepared dataset called `name`."""
+        return Path(self.data.data_input_folder) / "datasets" / name
+
+    def experiment_folder(self, experiment_id: str) -> Path:
+        """The folder of an experiment's results."""
+        return Path(self.general.output_dir) / "results" / experiment_id
+
+    def existing_experiment_folder(self) -> Path:
+        """The folder named by --experiment_id; InputError where there is none."""
+        if self.general.experiment_id is None:
+            raise InputError("--experiment_id is missing: say which experiment, such as 0001")
+        folder = self.experiment_folder(self.general.experiment_id)
+        if not (folder / "config.yaml").is_file():
+            raise InputError(
+                f"--experiment_id {self.general.experiment_id}: no experiment at {folder}; "
+                f"train one, or say where it is with --output_dir"
+            )
+        return folder
+
+    @property
+    def iteration_num(self) -> int:
+        """Iterations to train, dev mode considered."""
+        if self.general.dev_enabled:
+            return min(self.training.tr_iteration_num, self.general.dev_iteration_num)
+        return self.training.tr_iteration_num
+
+    def flags(self) -> dict[str, Any]:
+        """All flags and their values in one flat dict of plain types."""
+        return {
+            name: value for group in GROUPS for name, value in asdict(getattr(self, group)).items()
+        }
+
+    def to_yaml(self) -> str:
+        """The flags as YAML, in the form that --config reads."""
+        return yaml.safe_dump(self.flags(), sort_keys=False)
+
+    def with_flags(self, **changes: Any) -> "Config":
+        """A copy in which the named flags have other values."""
+        groups = {}
+        for group, kind in GROUPS.items():
+            names = {item.name for item in fields(kind)} & changes.keys()
+            if names:
+                own = {name: changes[name] for name in names}
+                groups[group] = replace(getattr(self, group), **own)
+        return replace(self, **groups)
+
+
+def parse_config(
+    description: str, groups: Sequence[str], argv: Sequence[str] | None = None
+) -> Config:
+    """Reads the flags of a script.
+
+    Args:
+        description: what the script does, for --help.
+        groups: names of the flag groups that the script knows.
+        argv: arguments without the program's name; default: those of the process.
+
+    Raises:
+        InputError: an unknown flag, or a value that breaks its rule.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = _build_parser(description, groups)
+    values = _parse(parser, argv)
+    given = frozenset(_parse(parser, argv, defaults=False))
+    config = _build_config(values, groups, given)
+    _refuse_not_there_yet(config)
+    _warn_without_effect(config, groups)
+    return config
+
+
+def recorded_config(folder: Path) -> Config:
+    """The configuration that an experiment folder recorded in its config.yaml."""
+    path = folder / "config.yaml"
+    try:
+        flags = yaml.safe_load(path.read_text(encoding="utf-8"))
+        known = Config().flags()
+        unknown = sorted(set(flags) - set(known))
+        if unknown:
+            raise InputError(f"{path}: unknown flags {', '.join(unknown)}: made by another version")
+        return _build_config({**known, **flags}, list(GROUPS), frozenset())
+    except (yaml.YAMLError, AttributeError, TypeError) as error:
+        raise InputError(f"{path} can't be read as flags ({error}): restore it") from error
+
+
+def resumed_config(config: Config) -> Config:
+    """The recorded configuration of the experiment that `config` asks to go on with.
+
+    Raises:
+        InputError: a flag is given with another value than the recorded one.
+    """
+    folder = config.existing_experiment_folder()
+    recorded = recorded_config(folder)
+    before, now = recorded.flags(), config.flags()
+    for name in sorted(config.given - FREE_ON_RESUME):
+        if before[name] != now[name]:
+            raise InputError(
+                f"--{name} {now[name]}: experiment {config.general.experiment_id} was started "
+                f"with {before[name]}; leave the flag out, or start a new experiment"
+            )
+    free = {name: now[name] for name in config.given & FREE_ON_RESUME}
+    free |= {"experiment_id": now["experiment_id"], "output_dir": now["output_dir"], "tr_resume": 1}
+    return replace(recorded.with_flags(**free), given=config.given)
+
+
+def _build_parser(description: str, groups: Sequence[str]) -> Any:
+    from jsonargparse import ArgumentParser, set_parsing_settings
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(description=description, exit_on_error=False, default_env=False)
+    parser.add_argument("--config", action="config", help="YAML file whose values become defaults.")
+    for group in groups:
+        parser.add_class_arguments(GROUPS[group], as_group=True)
+    return parser
+
+
+def _parse(parser: Any, argv: list[str], defaults: bool = True) -> dict[str, Any]:
+    from argparse import ArgumentError
+
+    try:
+        namespace = parser.parse_args(argv, defaults=defaults)
+    except ArgumentError as error:
+        raise InputError(_flag_message(str(error))) from error
+    values = namespace.as_dict()
+    values.pop("config", None)
+    return {name: value for name, value in values.items() if defaults or value is not None}
+
+
+def _flag_message(message: str) -> str:
+    message = re.sub(r"<class '(\w+)'>", r"\1", message.replace("typing.Literal", "one of "))
+    return " ".join(message.replace("Expected a", "must be a value of type").split())
+
+
+def _build_config(values: dict[str, Any], groups: Sequence[str], given: frozenset[str]) -> Config:
+    parts: dict[str, Any] = {}
+    for group in groups:
+        kind = GROUPS[group]
+        parts[group] = kind(
+            **{item.name: values[item.name] for item in fields(kind) if item.name in values}
+        )
+    return Config(**parts, given=given)
+
+
+def _refuse_not_there_yet(config: Config) -> None:
+    flags, defaults = config.flags(), Config().flags()
+    for name in sorted(NOT_THERE_YET):
+        if flags[name] != defaults[name]:
+            raise InputError(f"--{name} is not there yet: leave it out")
+    if config.data.data_fold == "all":
+        raise InputError("--data_fold all is not there yet: give the number of one fold")
+    if config.training.tr_resume and config.general.experiment_id is None:
+        raise InputError("--tr_resume 1 needs --experiment_id: say which experiment goes on")
+
+
+def _warn_without_effect(config: Config, groups: Sequence[str]) -> None:
+    flags = config.flags()
+    for name in sorted(config.given & EFFECTIVE_WHEN.keys()):
+        needs, has_effect = EFFECTIVE_WHEN[name]
+        if not has_effect(flags):
+            logger.warning("--%s has no effect without %s", name, needs)
+
+
+def _require(group: Any, name: str, holds: object, rule: str) -> None:
+    if not holds:
+        raise InputError(f"--{name} {getattr(group, name)}: must be {rule}")
+
+
+def _at_least(group: Any, lowest: float, *names: str) -> None:
+    for name in names:
+        _require(group, name, getattr(group, name) >= lowest, f"at least {lowest}")
+
+
+def _between(group: Any, lowest: float, highest: float, *names: str) -> None:
+    for name in names:
+        inside = lowest <= getattr(group, name) <= highest
+        _require(group, name, inside, f"from {lowest} to {highest}")
+
+
+def _known(group: Any, name: str, known: Sequence[str], later: Sequence[str]) -> None:
+    value = getattr(group, name)
+    rule = f"one of {', '.join(known)}" + (" (not there yet)" if value in later else "")
+    _require(group, name, value in known, rule)

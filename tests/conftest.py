@@ -1,0 +1,27 @@
+"""What all tests share: the place of the test data, and the project on the import path."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+for folder in (ROOT, ROOT / "tests"):
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder with ct_ich, ge_head and odd_dicom; skips the test where there is none."""
+    folder = Path(os.environ.get("ICH_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no test data at {folder}: set ICH_TEST_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def project_root() -> Path:
+    """The root of the checkout."""
+    return ROOT
