@@ -27,7 +27,7 @@ class GeneralConfig:
     """What every script shares."""
 
     experiment_id: str | None = None
-    """Experiment to go on with, evaluate or predict with; a new training takes the next free one."""
+    """Experiment to go on with, evaluate or predict with; a new training takes a free one."""
     seed: int = 4667
     """Seed of everything random: sampling, augmentation, initial weights."""
     dev_enabled: Switch = 0
@@ -96,7 +96,7 @@ class PreprocessingConfig:
     pre_source: Literal["demo", "rsna", "ct_ich", "dicom"] = "demo"
     """Kind of the data in pre_folder; demo makes its own."""
     pre_folder: str | None = None
-    """Folder of the original files (demo: where they are made; default <data_input_folder>/demo)."""
+    """Folder of the original files (demo: made there; default <data_input_folder>/demo)."""
     pre_num_folds: int = 5
     """Number of patient folds."""
     pre_fold_seed: int = 4667
@@ -159,8 +159,8 @@ class OptimizerConfig:
     optim_lookahead_enabled: Switch = 0
     """1: Lookahead around the optimizer. Not there yet."""
     optim_ema_decay: float = 0.0
-    """Decay of the exponential moving average of the weights per step (0: none). It warms up:
-    min(decay, (1 + step) / (10 + step)). The average is what is validated, saved and predicted with."""
+    """Decay of the exponential moving average of the weights per step (0: none). It warms up
+    as min(decay, (1 + step) / (10 + step)). The average is what is validated and predicted with."""
     optim_swa_enabled: Switch = 0
     """1: stochastic weight averaging. Not there yet."""
     optim_swa_start: int = 50
@@ -220,7 +220,7 @@ class TrainingConfig:
     tr_iteration_valid: int = 200
     """Iterations from one validation to the next (0: at the end only)."""
     tr_iteration_valid_full: int = 0
-    """Iterations between validations of the whole fold. Not there yet: each is of the whole fold."""
+    """Iterations between validations of the whole fold. Not there yet: all are of the whole."""
     tr_iteration_checkpoint: int = 100
     """Iterations from one last.pt to the next."""
     tr_num_best: int = 1
@@ -512,6 +512,7 @@ def _parse(parser: Any, argv: list[str], defaults: bool = True) -> dict[str, Any
 
 
 def _flag_message(message: str) -> str:
+    message = re.sub(r'Parser key "(\w+)"', r"--\1", message)
     message = re.sub(r"<class '(\w+)'>", r"\1", message.replace("typing.Literal", "one of "))
     return " ".join(message.replace("Expected a", "must be a value of type").split())
 

@@ -54,9 +54,8 @@ def status_of(main: Callable[[], None]) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             return _fault()
-        _tell(
-            f"error: the disk is full ({error.filename or 'while writing'}): free some space, then run again"
-        )
+        place = error.filename or "while writing"
+        _tell(f"error: the disk is full ({place}): free some space, then run the same command again")
         return EXIT_INPUT
     except Exception:
         return _fault()

@@ -1,0 +1,34 @@
+"""The base of all datasets."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from common.seeding import sample_seed
+
+
+class AbstractDataset(Dataset, ABC):
+    """Samples whose random draws are a function of (seed, epoch, sample id).
+
+    A key is an index, or a pair (epoch, index) as `EpochSampler` yields. Subclasses say how many
+    samples there are, what each is called, and how one is made from its index and a seed.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def sample_id(self, index: int) -> str:
+        """The name of a sample, which is the same wherever and whenever it is read."""
+
+    @abstractmethod
+    def make_sample(self, index: int, seed: int) -> dict[str, Any]:
+        """The sample as a dict of tensors and numbers; all that is random in it comes from `seed`."""
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        return self.make_sample(index, sample_seed(self.seed, epoch, self.sample_id(index)))

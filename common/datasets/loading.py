@@ -1,0 +1,37 @@
+"""Data loaders, made the same way for training, validation and prediction."""
+
+import cv2
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from common.datasets.base import AbstractDataset
+
+
+def make_loader(
+    dataset: AbstractDataset,
+    batch_size: int,
+    num_workers: int,
+    sampler: Sampler | None = None,
+    pin_memory: bool = False,
+) -> DataLoader:
+    """Returns a loader of all samples, the short last batch included.
+
+    Without a sampler the samples come in their order. The loader has a generator of its own, since
+    one without it draws from torch's global generator each time it is iterated, and a resumed run
+    would then differ from an uninterrupted one.
+    """
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=min(num_workers, len(dataset)),
+        pin_memory=pin_memory,
+        persistent_workers=num_workers > 0 and sampler is not None,
+        worker_init_fn=_prepare_worker,
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
+def _prepare_worker(_: int) -> None:
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

@@ -1,0 +1,31 @@
+"""The base of all models."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class AbstractModel(nn.Module, ABC):
+    """A module that knows how it was made, and what its input should look like.
+
+    Attributes:
+        specification: arguments that make the same architecture again; plain types only.
+        mean, std: normalisation of a window in [0, 1] that the weights were trained with.
+    """
+
+    specification: dict[str, Any]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @abstractmethod
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Pooled features, (batch, dim)."""
+
+    @abstractmethod
+    def forward_head(self, features: Tensor) -> Tensor:
+        """Logits, (batch, labels), of pooled features."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, (batch, labels), of images (batch, channels, rows, columns)."""
+        return self.forward_head(self.forward_features(images))
