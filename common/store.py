@@ -69,7 +69,7 @@ class SeriesWriter:
         image_hu = np.ascontiguousarray(image_hu)
         self._array.resize((index + 1, *self.shape))
         self._array[index] = image_hu
-        self._checksums.append(zlib.crc32(image_hu))
+        self._checksums.append(zlib.crc32(image_hu.data))
         return index
 
     def write(self, path: Path) -> None:
@@ -139,7 +139,7 @@ class SliceStore:
         bad = []
         for index, checksum in enumerate(checksums):
             try:
-                if zlib.crc32(_read_slice(array, store_file, index)) != checksum:
+                if zlib.crc32(_read_slice(array, store_file, index).data) != checksum:
                     bad.append(index)
             except UnreadableSlice:
                 bad.append(index)
@@ -158,7 +158,7 @@ class SliceStore:
         if not 0 <= store_index < len(checksums):
             raise UnreadableSlice(f"{store_file} has no slice {store_index}")
         image_hu = _read_slice(array, store_file, store_index)
-        if self.verify_reads and zlib.crc32(image_hu) != checksums[store_index]:
+        if self.verify_reads and zlib.crc32(image_hu.data) != checksums[store_index]:
             raise UnreadableSlice(f"slice {store_index} of {store_file} fails its checksum")
         return image_hu
 

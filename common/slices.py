@@ -1,0 +1,200 @@
+"""The slice table of a dataset: row <-> pixels <-> neighbours.
+
+Everything that needs pixels, neighbouring slices or labels goes through `SliceTable`. A row is a
+position in `slices.parquet`; ids are looked up with `rows_of`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from common.errors import InputError
+from common.store import SliceStore
+
+SLICES_FILE = "slices.parquet"
+STUDIES_FILE = "studies.parquet"
+STORE_FOLDER = "store"
+STATUS_OK = "ok"
+
+# The columns of slices.parquet that are the same for every task, in order, with their pandas
+# types; the labels follow them. Lengths are in mm, angles in degrees, pixels in HU.
+SLICE_COLUMNS = {
+    "image_id": "str",
+    "patient_id": "str",
+    "study_id": "str",
+    "series_id": "str",
+    "split": "str",
+    "source_file": "str",
+    "status": "str",
+    "reason": "str",
+    "position_mm": "float64",
+    "rank": "Int32",
+    "num_slices": "Int32",
+    "store_file": "str",
+    "store_index": "Int32",
+    "rows": "Int32",
+    "columns": "Int32",
+    "spacing_row": "float64",
+    "spacing_column": "float64",
+    "tilt_deg": "float64",
+    "bits_stored": "Int32",
+    "pixel_representation": "Int32",
+    "rescale_slope": "float64",
+    "rescale_intercept": "float64",
+    "window_center": "float64",
+    "window_width": "float64",
+    "hu_min": "Int32",
+    "hu_max": "Int32",
+    "hu_mean": "float64",
+    "brain_fraction": "float64",
+    "num_padding": "Int32",
+    "keep_for_training": "bool",
+    "label_source": "str",
+}
+
+
+class SliceTable:
+    """The slices of a prepared dataset, one row each, unreadable ones included.
+
+    A group is the readable slices of one store file (one series, orientation and matrix size) in
+    anatomical order. Looking up a neighbour costs the same in a table of any size.
+    The table pickles and forks; it opens store files when pixels are first read.
+
+    Args:
+        frame: one row per slice with the columns of `SLICE_COLUMNS` and any labels.
+        folder: the dataset folder, with the store beside it.
+    """
+
+    def __init__(self, frame: pd.DataFrame, folder: Path) -> None:
+        missing = [name for name in SLICE_COLUMNS if name not in frame.columns]
+        if missing:
+            raise InputError(
+                f"{folder / SLICES_FILE} lacks the columns {', '.join(missing)}: "
+                f"run preprocessing.py again"
+            )
+        self.frame = frame.reset_index(drop=True)
+        self.folder = Path(folder)
+        self.store = SliceStore(self.folder / STORE_FOLDER)
+        self.readable: np.ndarray = (
+            self.frame["status"].eq(STATUS_OK) & self.frame["store_index"].notna()
+        ).to_numpy(dtype=bool)
+        """bool (rows,): the slices that have pixels."""
+        self._store_indices = self.frame["store_index"].fillna(-1).to_numpy(dtype=np.int32)
+        self._positions_mm = self.frame["position_mm"].to_numpy(dtype=np.float64)
+        self._index_groups()
+        self._row_of_image_id: pd.Index | None = None
+
+    @classmethod
+    def load(cls, dataset_folder: Path) -> "SliceTable":
+        """Returns the table of a prepared dataset; raises InputError where there is none."""
+        path = Path(dataset_folder) / SLICES_FILE
+        if not path.is_file():
+            raise InputError(
+                f"no dataset at {dataset_folder} (no {SLICES_FILE}): run preprocessing.py first"
+            )
+        return cls(pd.read_parquet(path), dataset_folder)
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def is_readable(self, row: int) -> bool:
+        """Returns whether a row has pixels in the store."""
+        return bool(self.readable[row])
+
+    def image_hu(self, row: int) -> np.ndarray:
+        """Returns the pixels of a readable row as int16 HU (rows, columns).
+
+        Raises:
+            common.store.UnreadableSlice: the store is damaged.
+        """
+        store_file = self._group_files[self._group_of(row)]
+        return self.store.read(store_file, int(self._store_indices[row]))
+
+    def image_id(self, row: int) -> str:
+        """Returns the image id of a row."""
+        return str(self.frame["image_id"].iat[row])
+
+    def neighbour_rows(self, row: int, offsets: Sequence[int]) -> list[int]:
+        """Returns the rows `offsets` slices away in the group of a readable row, 0 being itself.
+
+        Past either end the last slice is repeated; unreadable slices are passed over.
+        """
+        start, stop = self._group_bounds(row)
+        place = self._places[row]
+        return [int(self._order[min(max(place + k, start), stop - 1)]) for k in offsets]
+
+    def neighbour_rows_mm(self, row: int, offsets_mm: Sequence[float]) -> list[int]:
+        """Returns the rows nearest to `offsets_mm` along the slice normal from a readable row.
+
+        0 is the row itself; past either end the last slice is repeated.
+
+        Raises:
+            InputError: the positions of the slice or of its series are unknown.
+        """
+        rows = self.group_rows(row)
+        distances_mm = self._positions_mm[rows] - self._positions_mm[row]
+        if np.isnan(distances_mm).any():
+            raise InputError(
+                f"the series of image {self.image_id(row)} has slices without a position: "
+                f"neighbours in mm are unknown there, use neighbours by slice"
+            )
+        return [
+            int(rows[np.argmin(np.abs(distances_mm - offset))]) if offset else int(row)
+            for offset in offsets_mm
+        ]
+
+    def group_rows(self, row: int) -> np.ndarray:
+        """Returns the rows of the group of a readable row, int64, in anatomical order."""
+        start, stop = self._group_bounds(row)
+        return self._order[start:stop]
+
+    def labels(self, rows: np.ndarray, label_names: Sequence[str]) -> np.ndarray:
+        """Returns the labels of rows as float32 (rows, labels), NaN where unknown."""
+        values = self.frame[list(label_names)].to_numpy(dtype=np.float32, na_value=np.nan)
+        return values[rows]
+
+    def rows_of(self, image_ids: Sequence[str] | pd.Series | np.ndarray) -> np.ndarray:
+        """Returns the row of each image id as int64; raises InputError for unknown ids."""
+        if self._row_of_image_id is None:
+            self._row_of_image_id = pd.Index(self.frame["image_id"])
+        rows = self._row_of_image_id.get_indexer(pd.Index(image_ids))
+        if (rows < 0).any():
+            num_unknown = int((rows < 0).sum())
+            first = np.asarray(image_ids)[rows < 0][0]
+            raise InputError(
+                f"{num_unknown} of {len(rows)} image ids, {first!r} first, are not in {self.folder}"
+            )
+        return rows.astype(np.int64)
+
+    def _index_groups(self) -> None:
+        """Lays the readable rows out group by group in rank order.
+
+        `_order[place]` is a row, `_places[row]` its place (-1 for unreadable ones), and the places
+        of group g are `_starts[g]` up to `_starts[g + 1]`.
+        """
+        readable_rows = np.flatnonzero(self.readable)
+        codes, files = pd.factorize(self.frame["store_file"].iloc[readable_rows])
+        ranks = self.frame["rank"].iloc[readable_rows].to_numpy(dtype=np.int64, na_value=-1)
+        # Ranks are unique within a group; the sort is stable, so ties keep the table's order.
+        order = np.lexsort((ranks, codes))
+        self._order = readable_rows[order].astype(np.int64)
+        self._group_files = [str(name) for name in files]
+        self._starts = np.concatenate(
+            ([0], np.cumsum(np.bincount(codes, minlength=len(files)), dtype=np.int64))
+        )
+        self._places = np.full(len(self), -1, dtype=np.int64)
+        self._places[self._order] = np.arange(len(self._order))
+        self._groups = np.full(len(self), -1, dtype=np.int64)
+        self._groups[readable_rows] = codes
+
+    def _group_of(self, row: int) -> int:
+        group = int(self._groups[row])
+        if group < 0:
+            raise ValueError(f"row {row} (image {self.image_id(row)}) has no pixels")
+        return group
+
+    def _group_bounds(self, row: int) -> tuple[int, int]:
+        group = self._group_of(row)
+        return int(self._starts[group]), int(self._starts[group + 1])
