@@ -1,0 +1,123 @@
+"""Transforms for CT in the form albumentations serialises.
+
+The path `common.albumentations.DicomWindowShift` is part of the JSON file format.
+"""
+
+from typing import Any, Self
+
+import albumentations as A
+import cv2
+import numpy as np
+from albumentations.core.transforms_interface import BaseTransformInitSchema
+from pydantic import model_validator
+
+# Brain, subdural and soft tissue window of the RSNA 2019 entries, in HU.
+WINDOW_WIDTHS = (80.0, 200.0, 380.0)
+WINDOW_CENTERS = (40.0, 80.0, 40.0)
+
+
+class DicomWindowShift(A.ImageOnlyTransform):
+    """Maps HU to float32 in [0, 1] through windows whose width and center are drawn per sample.
+
+    (height, width) or (height, width, slices) becomes (height, width, slices * windows), the
+    windows of one slice beside each other. A window maps center - width / 2 to 0 and
+    center + width / 2 to 1, as LINEAR_EXACT of DICOM PS3.3 C.11.2.1.3.2 does, and clips beyond.
+    Every slice of a sample gets the same draw.
+
+    Args:
+        window_width_mins: smallest width of each window, HU, above 0.
+        window_width_maxs: largest width of each window, HU.
+        window_center_mins: smallest center of each window, HU.
+        window_center_maxs: largest center of each window, HU. Where the smallest and the largest
+            values are the same, the window is fixed.
+        min_max_normalize: stretches each channel of each image to [0, 1] after clipping; this
+            loses absolute HU, and only old recipes want it. A constant channel becomes 0.
+        p: must be 1: an image left in HU is of no use to what follows.
+    """
+
+    class InitSchema(BaseTransformInitSchema):
+        """The checks that albumentations runs on the arguments."""
+
+        window_width_mins: tuple[float, ...]
+        window_width_maxs: tuple[float, ...]
+        window_center_mins: tuple[float, ...]
+        window_center_maxs: tuple[float, ...]
+        min_max_normalize: bool
+
+        @model_validator(mode="after")
+        def _check_ranges(self) -> Self:
+            ranges = (
+                self.window_width_mins,
+                self.window_width_maxs,
+                self.window_center_mins,
+                self.window_center_maxs,
+            )
+            if len({len(values) for values in ranges}) != 1 or not ranges[0]:
+                raise ValueError("give as many width and center limits as there are windows")
+            if min(self.window_width_mins) <= 0:
+                raise ValueError("window_width_mins must be above 0")
+            for name, lows, highs in (("width", *ranges[:2]), ("center", *ranges[2:])):
+                if any(low > high for low, high in zip(lows, highs)):
+                    raise ValueError(f"window_{name}_mins must not exceed window_{name}_maxs")
+            if self.p != 1:
+                raise ValueError("p must be 1: an image left in HU is of no use")
+            return self
+
+    def __init__(
+        self,
+        window_width_mins: tuple[float, ...] = WINDOW_WIDTHS,
+        window_width_maxs: tuple[float, ...] = WINDOW_WIDTHS,
+        window_center_mins: tuple[float, ...] = WINDOW_CENTERS,
+        window_center_maxs: tuple[float, ...] = WINDOW_CENTERS,
+        min_max_normalize: bool = False,
+        p: float = 1.0,
+    ) -> None:
+        super().__init__(p=p)
+        self.window_width_mins = window_width_mins
+        self.window_width_maxs = window_width_maxs
+        self.window_center_mins = window_center_mins
+        self.window_center_maxs = window_center_maxs
+        self.min_max_normalize = min_max_normalize
+
+    @property
+    def num_windows(self) -> int:
+        """The number of channels made of one slice."""
+        return len(self.window_width_mins)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether every sample is seen through the same windows."""
+        return (self.window_width_mins, self.window_center_mins) == (
+            self.window_width_maxs,
+            self.window_center_maxs,
+        )
+
+    def get_params(self) -> dict[str, Any]:
+        """Returns the widths and centers of one sample, in HU."""
+        draw = self.py_random.uniform
+        widths = [draw(*limits) for limits in zip(self.window_width_mins, self.window_width_maxs)]
+        centers = [
+            draw(*limits) for limits in zip(self.window_center_mins, self.window_center_maxs)
+        ]
+        return {"widths": widths, "centers": centers}
+
+    def apply(
+        self, img: np.ndarray, widths: list[float], centers: list[float], **params: Any
+    ) -> np.ndarray:
+        """Returns float32 (height, width, slices * windows) in [0, 1]."""
+        slices = np.atleast_3d(img)
+        channels = []
+        for position in range(slices.shape[2]):
+            image_hu = np.ascontiguousarray(slices[:, :, position], dtype=np.float32)
+            for width, center in zip(widths, centers):
+                channel = image_hu - np.float32(center - width / 2)
+                channel *= np.float32(1 / width)
+                np.clip(channel, 0, 1, out=channel)
+                channels.append(_stretched(channel) if self.min_max_normalize else channel)
+        # OpenCV drops the third axis of a single channel.
+        return cv2.merge(channels).reshape(*img.shape[:2], len(channels))
+
+
+def _stretched(channel: np.ndarray) -> np.ndarray:
+    low, high = float(channel.min()), float(channel.max())
+    return (channel - low) / (high - low) if high > low else np.zeros_like(channel)

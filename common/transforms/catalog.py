@@ -1,0 +1,179 @@
+"""Which transforms a pipeline may hold, at which stage they run, and how one is built.
+
+A transform is given as a node: a dict of its name under `__class_fullname__` and its arguments,
+as albumentations writes it.
+"""
+
+import inspect
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import albumentations as A
+
+from common.albumentations import DicomWindowShift
+from common.errors import InputError
+
+Node = dict[str, Any]
+
+NAME_KEY = "__class_fullname__"
+WINDOW = "DicomWindowShift"
+NORMALIZE = "Normalize"
+
+# Move pixels, and so run on HU, one channel per slice.
+GEOMETRIC = frozenset(
+    {
+        "Affine",
+        "CenterCrop",
+        "Crop",
+        "D4",
+        "ElasticTransform",
+        "GridDistortion",
+        "HorizontalFlip",
+        "LongestMaxSize",
+        "OpticalDistortion",
+        "Pad",
+        "PadIfNeeded",
+        "Perspective",
+        "RandomCrop",
+        "RandomResizedCrop",
+        "RandomRotate90",
+        "RandomScale",
+        "RandomSizedCrop",
+        "Resize",
+        "Rotate",
+        "SafeRotate",
+        "ShiftScaleRotate",
+        "SmallestMaxSize",
+        "Transpose",
+        "VerticalFlip",
+    }
+)
+# Change values, and are defined on [0, 1] for any number of channels.
+INTENSITY = frozenset(
+    {
+        "Blur",
+        "ChannelDropout",
+        "CoarseDropout",
+        "Erasing",
+        "GaussNoise",
+        "GaussianBlur",
+        "GridDropout",
+        "MedianBlur",
+        "MotionBlur",
+        "MultiplicativeNoise",
+        "PixelDropout",
+        "RandomBrightnessContrast",
+        "RandomGamma",
+        "Sharpen",
+    }
+)
+# Choose among the transforms under `transforms`.
+CONTAINERS = frozenset({"OneOf", "SomeOf", "Sequential"})
+# Draw nothing beyond whether they are applied.
+DETERMINISTIC = frozenset(
+    {
+        "CenterCrop",
+        "Crop",
+        "HorizontalFlip",
+        "LongestMaxSize",
+        "Pad",
+        "PadIfNeeded",
+        "Resize",
+        "SmallestMaxSize",
+        "Transpose",
+        "VerticalFlip",
+    }
+)
+
+MASK_ARGUMENTS = frozenset(
+    {"mask_interpolation", "fill_mask", "mask_drop_value", "keypoint_remapping_method"}
+)
+
+
+def name_of(node: Mapping[str, Any]) -> str:
+    """Returns the class name of a node, without its module."""
+    return str(node[NAME_KEY]).rpartition(".")[2]
+
+
+def leaves(node: Node) -> Iterator[Node]:
+    """Yields the node, or what its containers hold."""
+    if name_of(node) not in CONTAINERS:
+        yield node
+        return
+    for child in node["transforms"]:
+        yield from leaves(child)
+
+
+def class_of(node: Mapping[str, Any]) -> type:
+    """Returns the class of a node."""
+    return DicomWindowShift if name_of(node) == WINDOW else getattr(A, name_of(node))
+
+
+def argument_names(node: Mapping[str, Any]) -> list[str]:
+    """Returns the names of the arguments that the class of a node takes."""
+    return list(inspect.signature(class_of(node)).parameters)
+
+
+def with_defaults(node: Node, where: str) -> Node:
+    """Returns the node with every argument explicit, but those for masks, which don't occur here.
+
+    Raises:
+        InputError: naming the argument that the class does not have, or that it needs.
+    """
+    known = {
+        name: parameter.default
+        for name, parameter in inspect.signature(class_of(node)).parameters.items()
+        if name not in MASK_ARGUMENTS
+    }
+    given = {name: value for name, value in node.items() if name not in (NAME_KEY, *MASK_ARGUMENTS)}
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise InputError(
+            f"{where}: {name_of(node)} has no argument {', '.join(unknown)}; "
+            f"it takes {', '.join(known)}"
+        )
+    missing = [
+        name
+        for name, default in known.items()
+        if default is inspect.Parameter.empty and name not in given
+    ]
+    if missing:
+        raise InputError(f"{where}: {name_of(node)} needs {', '.join(missing)}")
+    return {NAME_KEY: node[NAME_KEY], **known, **given}
+
+
+def build(node: Node, where: str) -> A.BasicTransform | A.BaseCompose:
+    """Returns the transform that a node describes.
+
+    Raises:
+        InputError: naming the argument whose value is refused.
+    """
+    arguments = {name: value for name, value in node.items() if name != NAME_KEY}
+    if name_of(node) in CONTAINERS:
+        children = [build(child, where) for child in arguments.pop("transforms")]
+        return class_of(node)(children, **arguments)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="ShiftScaleRotate is a special case")
+            # Without strict, a failing check is only warned of, and the defaults are used.
+            return class_of(node)(**arguments, strict=True)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{where}: {name_of(node)} refuses its arguments: {error}") from error
+
+
+def is_random(node: Node) -> bool:
+    """Whether what the node does differs from one seed to another."""
+    name, p = name_of(node), node["p"]
+    if name in CONTAINERS:
+        if p == 0 or not node["transforms"]:
+            return False
+        chooses = name == "SomeOf" or (name == "OneOf" and len(node["transforms"]) > 1)
+        return p != 1 or chooses or any(is_random(child) for child in node["transforms"])
+    if name == WINDOW:
+        return (node["window_width_mins"], node["window_center_mins"]) != (
+            node["window_width_maxs"],
+            node["window_center_maxs"],
+        )
+    places_at_random = "random" in (node.get("position"), node.get("pad_position"))
+    return p != 0 and (p != 1 or name not in DETERMINISTIC or places_at_random)

@@ -1,0 +1,236 @@
+"""Reads a serialised pipeline into its three stages: geometry on HU, windows, intensity."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import albumentations as A
+import cv2
+import numpy as np
+
+from common.errors import InputError
+from common.transforms import catalog, legacy
+from common.transforms.catalog import NAME_KEY, NORMALIZE, WINDOW, Node
+
+logger = logging.getLogger(__name__)
+
+AIR_HU = -1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipeline:
+    """The nodes of one pipeline, in the order they run.
+
+    Attributes:
+        geometry: run on float32 HU (height, width[, slices]).
+        window: makes float32 [0, 1] of it, slices * windows channels.
+        intensity: run on that.
+        mean, std: subtracted and divided by at the end, one value per window, per channel, or one
+            for all; None where the image stays in [0, 1].
+    """
+
+    geometry: tuple[Node, ...]
+    window: Node
+    intensity: tuple[Node, ...]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """All nodes in their order, but the normalization."""
+        return (*self.geometry, self.window, *self.intensity)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the document that `parse_pipeline` reads back to an equal pipeline."""
+        nodes = list(self.nodes)
+        if self.mean is not None:
+            nodes.append(_normalize_node(self.mean, self.std))
+        compose = {NAME_KEY: "Compose", "p": 1.0, "transforms": nodes}
+        return {"__version__": A.__version__, "transform": compose}
+
+
+def parse_pipeline(document: Mapping[str, Any], where: str) -> Pipeline:
+    """Returns the pipeline that a document written by albumentations' `save` describes.
+
+    A geometric transform that stands after DicomWindowShift is moved before it, where it does the
+    same to one channel instead of three. A pipeline without DicomWindowShift gets the three fixed
+    windows after its last geometric transform. The log tells of both.
+
+    Args:
+        document: with `__version__` and `transform`; what versions 0.3 to 1.x wrote is translated.
+        where: the name of the file, for messages.
+
+    Raises:
+        InputError: for an unknown transform or argument, one without an equal in this version, one
+            that can't run at its place, or a fill that is not air.
+    """
+    version = _version(document, where)
+    nodes = _children(document["transform"], where)
+    if version < 2:
+        nodes = [legacy.translate(node, where) for node in nodes]
+    nodes = [_resolve(node, where) for node in nodes]
+    stages = [_stage(node, where) for node in nodes]
+
+    num_windows = stages.count(WINDOW)
+    if num_windows > 1:
+        raise InputError(f"{where}: there are {num_windows} DicomWindowShift; keep one")
+    window_at = stages.index(WINDOW) if num_windows else None
+    geometry: list[Node] = []
+    intensity: list[Node] = []
+    for position, (node, stage) in enumerate(zip(nodes, stages)):
+        if stage == "geometric":
+            # Black is 0 in a windowed image and in the grey levels of the old frameworks.
+            zero_is_air = version < 2 or (window_at is not None and position > window_at)
+            geometry.append(_filled_with_air(node, zero_is_air, where))
+        elif stage == "intensity":
+            if window_at is not None and position < window_at:
+                raise InputError(
+                    f"{where}: {catalog.name_of(node)} stands before DicomWindowShift, "
+                    "but works on values in [0, 1]; move it behind"
+                )
+            intensity.append(node)
+    window = (
+        nodes[window_at] if window_at is not None else {NAME_KEY: f"common.albumentations.{WINDOW}"}
+    )
+    mean, std = _normalization(nodes, stages, where)
+
+    if window_at is None:
+        logger.info("%s: no DicomWindowShift: the three fixed windows are used", where)
+    runs = [stage for stage in stages if stage != NORMALIZE]
+    if runs != sorted(runs, key=["geometric", WINDOW, "intensity"].index):
+        logger.info("%s: geometric transforms are moved before the windows", where)
+    return Pipeline(
+        tuple(_explicit(node, where) for node in geometry),
+        _explicit(window, where),
+        tuple(_explicit(node, where) for node in intensity),
+        mean,
+        std,
+    )
+
+
+def _version(document: Mapping[str, Any], where: str) -> int:
+    """Returns the major version of albumentations that wrote the document."""
+    try:
+        return int(str(document["__version__"]).split(".")[0])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{where}: this is not a pipeline saved by albumentations (no usable __version__)"
+        ) from error
+
+
+def _children(compose: Any, where: str) -> list[Node]:
+    if not isinstance(compose, Mapping) or NAME_KEY not in compose:
+        raise InputError(f"{where}: this is not a pipeline saved by albumentations (no transform)")
+    if catalog.name_of(compose) != "Compose" or not isinstance(compose.get("transforms"), list):
+        raise InputError(f"{where}: the outermost transform must be a Compose with transforms")
+    if compose.get("p", 1.0) != 1:
+        raise InputError(f"{where}: p of the outermost Compose must be 1")
+    for name in ("bbox_params", "keypoint_params", "additional_targets"):
+        if compose.get(name):
+            raise InputError(f"{where}: {name} of Compose has no use here; make it null")
+    return [dict(node) for node in compose["transforms"]]
+
+
+def _resolve(node: Node, where: str) -> Node:
+    """Returns the node under its short name, if there is such a transform."""
+    full_name = str(node.get(NAME_KEY, ""))
+    module, _, name = full_name.rpartition(".")
+    if name == WINDOW and module in ("", "common.albumentations"):
+        return {**node, NAME_KEY: f"common.albumentations.{WINDOW}"}
+    if module not in ("", "albumentations") and not module.startswith("albumentations."):
+        raise InputError(f"{where}: unknown transform {full_name}")
+    if name == "Compose":
+        name = "Sequential"
+        node = {key: node[key] for key in ("p", "transforms") if key in node}
+    if name in catalog.CONTAINERS:
+        children = [_resolve(child, where) for child in node.get("transforms", [])]
+        return {**node, NAME_KEY: name, "transforms": children}
+    if name in catalog.GEOMETRIC | catalog.INTENSITY | {NORMALIZE}:
+        return {**node, NAME_KEY: name}
+    raise InputError(
+        f"{where}: {full_name} is unknown, or not defined on CT; known are "
+        + ", ".join(sorted(catalog.GEOMETRIC | catalog.INTENSITY | catalog.CONTAINERS))
+        + f", {WINDOW} and {NORMALIZE}"
+    )
+
+
+def _stage(node: Node, where: str) -> str:
+    name = catalog.name_of(node)
+    if name in catalog.CONTAINERS:
+        stages = {_stage(child, where) for child in node["transforms"]}
+        if len(stages) != 1 or stages & {WINDOW, NORMALIZE}:
+            raise InputError(
+                f"{where}: {name} must hold only geometric or only intensity transforms, as they "
+                f"run at different stages; it holds {', '.join(sorted(stages)) or 'none'}"
+            )
+        return stages.pop()
+    if name in (WINDOW, NORMALIZE):
+        return name
+    return "geometric" if name in catalog.GEOMETRIC else "intensity"
+
+
+def _filled_with_air(node: Node, zero_is_air: bool, where: str) -> Node:
+    """Returns the geometric node with air where it has nothing to show, unless it reflects."""
+    if catalog.name_of(node) in catalog.CONTAINERS:
+        children = [_filled_with_air(child, zero_is_air, where) for child in node["transforms"]]
+        return {**node, "transforms": children}
+    if "fill" not in catalog.argument_names(node):
+        return node
+    fill = node.get("fill")
+    is_used = node.get("border_mode", cv2.BORDER_CONSTANT) == cv2.BORDER_CONSTANT and not (
+        "pad_if_needed" in catalog.argument_names(node) and not node.get("pad_if_needed")
+    )
+    is_black = zero_is_air and not np.any(fill)
+    if is_used and fill is not None and fill != AIR_HU and not is_black:
+        raise InputError(
+            f"{where}: {catalog.name_of(node)} fills with {fill}, which is not air in HU; "
+            f"use fill {AIR_HU}, or a border_mode that reflects"
+        )
+    return {**node, "fill": AIR_HU}
+
+
+def _normalization(
+    nodes: Sequence[Node], stages: Sequence[str], where: str
+) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    if NORMALIZE not in stages:
+        return None, None
+    if stages.index(NORMALIZE) != len(stages) - 1:
+        raise InputError(f"{where}: {NORMALIZE} must be the last transform, and the only one")
+    node = _explicit(nodes[-1], where)
+    catalog.build(node, where)
+    for name, rule in (("max_pixel_value", 1.0), ("normalization", "standard"), ("p", 1.0)):
+        if node[name] != rule:
+            raise InputError(f"{where}: {name} of {NORMALIZE} is {node[name]}; it must be {rule}")
+    return checked_normalization(node["mean"], node["std"], where)
+
+
+def checked_normalization(
+    mean: float | Sequence[float], std: float | Sequence[float], where: str
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns mean and std as equally long tuples; InputError where they are not usable."""
+    means, stds = (tuple(float(value) for value in np.atleast_1d(v)) for v in (mean, std))
+    if len(means) != len(stds) or not means or min(stds) <= 0:
+        raise InputError(
+            f"{where}: mean {means} and std {stds} must be equally many, and std above 0"
+        )
+    return means, stds
+
+
+def _normalize_node(mean: Sequence[float], std: Sequence[float] | None) -> Node:
+    assert std is not None
+    return {
+        NAME_KEY: NORMALIZE,
+        "mean": list(mean),
+        "std": list(std),
+        "max_pixel_value": 1.0,
+        "normalization": "standard",
+        "p": 1.0,
+    }
+
+
+def _explicit(node: Node, where: str) -> Node:
+    """Returns the node and what it holds with every argument explicit."""
+    if catalog.name_of(node) in catalog.CONTAINERS:
+        node = {**node, "transforms": [_explicit(child, where) for child in node["transforms"]]}
+    return catalog.with_defaults(node, where)

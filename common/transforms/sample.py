@@ -1,0 +1,159 @@
+"""Applies a pipeline to one sample: slices in HU become a normalised image."""
+
+import dataclasses
+import json
+import logging
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import albumentations as A
+import cv2
+import numpy as np
+
+from common.errors import InputError
+from common.transforms import catalog, sizes
+from common.transforms.pipeline import Pipeline, checked_normalization, parse_pipeline
+
+logger = logging.getLogger(__name__)
+
+
+def load_transform(path: Path) -> "SampleTransform":
+    """Returns the transform that a JSON file describes.
+
+    Raises:
+        InputError: the file is absent, is no JSON, or describes a pipeline that can't be run as it
+            is meant; the message names the transform and the argument.
+    """
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: there is no such transform file") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: this is not a JSON file ({error})") from error
+    return SampleTransform.from_dict(document, str(path))
+
+
+class SampleTransform:
+    """Makes a network's input of the slices of one sample: geometry, windows, intensity.
+
+    All slices of a sample are moved alike and seen through the same windows. What is drawn depends
+    on the seed of the call alone.
+    """
+
+    def __init__(self, pipeline: Pipeline, where: str = "the transform") -> None:
+        self.pipeline = pipeline
+        self._where = where
+        self._compose = A.Compose([catalog.build(node, where) for node in pipeline.nodes])
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any], where: str = "the transform") -> Self:
+        """Returns the transform that `to_dict` or albumentations' `save` wrote."""
+        return cls(parse_pipeline(document, where), where)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the transform as JSON types, normalization included, every argument explicit."""
+        return json.loads(json.dumps(self.pipeline.to_dict()))
+
+    def __call__(self, image_hu: np.ndarray, seed: int) -> np.ndarray:
+        """Returns float32 (channels, height, width), channels = slices * windows, slice-major.
+
+        Args:
+            image_hu: (height, width) or (height, width, slices), int16 or float32, HU.
+            seed: not negative; the same seed gives the same image, bit by bit.
+
+        Raises:
+            ValueError: mean and std are not for this number of channels.
+        """
+        image = np.asarray(image_hu, dtype=np.float32)
+        if image.ndim == 3 and image.shape[2] == 1:
+            image = image[:, :, 0]
+        # Not set_random_seed: it gives every transform a generator of its own in the same state,
+        # so that their draws are all equal.
+        self._compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
+        image = self._compose(image=image)["image"]
+        channels = np.empty((image.shape[2], *image.shape[:2]), np.float32)
+        cv2.split(image, list(channels))
+        return self._normalized(channels)
+
+    def _normalized(self, channels: np.ndarray) -> np.ndarray:
+        if self.pipeline.mean is None or self.pipeline.std is None:
+            return channels
+        if len(channels) % len(self.pipeline.mean):
+            raise ValueError(
+                f"{self._where}: {len(self.pipeline.mean)} means for {len(channels)} channels"
+            )
+        repeats = len(channels) // len(self.pipeline.mean)
+        for channel, mean, std in zip(
+            channels, self.pipeline.mean * repeats, self.pipeline.std * repeats
+        ):
+            channel -= np.float32(mean)
+            channel *= np.float32(1 / std)
+        return channels
+
+    def with_size(self, img_size: int) -> "SampleTransform":
+        """Returns a copy whose images are `img_size` pixels high and wide.
+
+        The last Resize, RandomResizedCrop or RandomSizedCrop gets this size; where there is none,
+        or a crop follows it, a Resize is appended to the geometric transforms.
+        """
+        geometry = sizes.resized(self.pipeline.geometry, img_size)
+        return self._with(geometry=geometry)
+
+    def with_normalization(
+        self, mean: float | Sequence[float], std: float | Sequence[float]
+    ) -> "SampleTransform":
+        """Returns a copy that ends with (image - mean) / std, unless the JSON holds a Normalize.
+
+        Args:
+            mean: of images in [0, 1]: one value, one per window, or one per channel.
+            std: as many values, above 0.
+        """
+        if self.has_normalize:
+            return self
+        means, stds = checked_normalization(mean, std, self._where)
+        return self._with(mean=means, std=stds)
+
+    def _with(self, **changes: Any) -> "SampleTransform":
+        return SampleTransform(dataclasses.replace(self.pipeline, **changes), self._where)
+
+    @property
+    def has_normalize(self) -> bool:
+        """Whether the image is normalised at the end."""
+        return self.pipeline.mean is not None
+
+    @property
+    def num_windows(self) -> int:
+        """The number of channels made of one slice."""
+        return len(self.pipeline.window["window_width_mins"])
+
+    @property
+    def output_size(self) -> tuple[int, int] | None:
+        """(height, width) of every image, or None where it depends on the input."""
+        return sizes.output_size(self.pipeline.geometry)
+
+    @property
+    def random_transforms(self) -> list[str]:
+        """The names of the transforms that draw."""
+        return [catalog.name_of(node) for node in self.pipeline.nodes if catalog.is_random(node)]
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether the seed makes no difference."""
+        return not self.random_transforms
+
+    def require_deterministic(self) -> None:
+        """Raises InputError naming the random transforms, if there are any."""
+        if not self.is_deterministic:
+            raise InputError(
+                f"{self._where}: validation and prediction must not depend on chance, but "
+                f"{', '.join(self.random_transforms)} draw; give a pipeline without them"
+            )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SampleTransform, (self.pipeline, self._where)
+
+    def __repr__(self) -> str:
+        names = ", ".join(catalog.name_of(node) for node in self.pipeline.nodes)
+        return f"SampleTransform({names})"
