@@ -1,0 +1,260 @@
+"""A predictor: weights, transform, labels, prior and calibration as one folder that stands alone.
+
+    predictor.json   everything but the weights, in plain JSON
+    model.pt         the plain state dict
+
+Whoever predicts loads this folder and needs nothing of the training run that wrote it.
+"""
+
+import hashlib
+import json
+import logging
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import nn
+from torch.utils.data import DataLoader
+
+from common.datasets import ImageClassificationDataset, make_loader
+from common.errors import InputError
+from common.files import replacing, write_json
+from common.metrics import DEFAULT_THRESHOLD
+from common.predictions import Calibration, prior_logits
+from common.slices import SliceTable
+from common.store import UnreadableSlice
+from common.transforms import SampleTransform
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+JSON_FILE = "predictor.json"
+WEIGHTS_FILE = "model.pt"
+PREDICTOR_FOLDER = "predictor"
+
+BuildModel = Callable[[dict[str, Any]], nn.Module]
+
+
+@dataclass
+class RowLogits:
+    """What a predictor says of n rows of a slice table.
+
+    Attributes:
+        logits: float32 (n, labels), the mean over views; the prior's where nothing could be read.
+        unreadable: bool (n,): the rows that have the prior.
+    """
+
+    logits: NDArray[np.float32]
+    unreadable: NDArray[np.bool_]
+
+
+@dataclass
+class Predictor:
+    """A trained network with all that is needed to use it.
+
+    Attributes:
+        network: images (batch, channels, rows, columns) to logits (batch, labels).
+        model: what `build_model` needs to make the network again; plain types.
+        label_names: the labels, in the order of the logits.
+        label_weights: their weights in the weighted log loss.
+        transform: makes the image of a slice, with its windows, size and normalization; not random.
+        prior: share of positives per label in training, clipped (`metrics.training_prior`).
+        tta_transform: draws the extra views of test-time augmentation; None where there are none.
+        slice_offsets: the neighbours in a sample, by rank.
+        calibration: turns logits into calibrated ones; None where the logits are used as they are.
+        threshold: from which probability on a label is called present.
+        training: where the network comes from (experiment, dataset, fold, ...); plain types.
+    """
+
+    network: nn.Module
+    model: dict[str, Any]
+    label_names: Sequence[str]
+    label_weights: Sequence[float]
+    transform: SampleTransform
+    prior: ArrayLike
+    tta_transform: SampleTransform | None = None
+    slice_offsets: Sequence[int] = (0,)
+    calibration: Calibration | None = None
+    threshold: float = DEFAULT_THRESHOLD
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.prior = np.asarray(self.prior, dtype=np.float64)
+        assert len(self.prior) == len(self.label_names) == len(self.label_weights)
+        assert ((self.prior > 0) & (self.prior < 1)).all(), "a prior is inside (0, 1)"
+        self.transform.require_deterministic()
+
+    def save(self, folder: Path) -> None:
+        """Writes predictor.json and model.pt, each in one step."""
+        with replacing(folder / WEIGHTS_FILE) as temporary:
+            torch.save(self.network.state_dict(), temporary)
+            digest = _sha256(temporary)
+        write_json(folder / JSON_FILE, {**self._to_json(), "weights_sha256": digest})
+
+    @classmethod
+    def load(cls, folder: Path, build_model: BuildModel) -> "Predictor":
+        """Returns the predictor in `folder`, its network in evaluation mode on the CPU.
+
+        Args:
+            folder: where `save` wrote.
+            build_model: makes a network, with any weights, from the `model` dict.
+
+        Raises:
+            InputError: the folder is no predictor, is damaged, or is of another version.
+        """
+        content = read_predictor_json(folder)
+        weights = folder / WEIGHTS_FILE
+        if not weights.is_file():
+            raise InputError(f"{weights} is missing: copy the whole predictor folder")
+        if _sha256(weights) != content["weights_sha256"]:
+            raise InputError(f"{weights} is not the file that {JSON_FILE} was written for")
+        network = build_model(content["model"])
+        _load_weights(network, weights)
+        calibration, tta = content["calibration"], content["tta_transform"]
+        return cls(
+            network=network.eval(),
+            model=content["model"],
+            label_names=tuple(content["label_names"]),
+            label_weights=tuple(content["label_weights"]),
+            transform=SampleTransform.from_dict(content["transform"], f"{folder / JSON_FILE}"),
+            prior=[content["prior"][name] for name in content["label_names"]],
+            tta_transform=tta and SampleTransform.from_dict(tta, f"{folder / JSON_FILE}"),
+            slice_offsets=tuple(content["slice_offsets"]),
+            calibration=calibration
+            and Calibration(tuple(calibration["temperature"]), tuple(calibration["bias"])),
+            threshold=content["threshold"],
+            training=content["training"],
+        )
+
+    def predict_rows(
+        self,
+        table: SliceTable,
+        rows: ArrayLike,
+        *,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        num_views: int = 0,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        on_batch: Callable[[int], None] | None = None,
+    ) -> RowLogits:
+        """Returns the logits of rows of a slice table, in their order.
+
+        Logits are averaged over the plain view and `num_views` seeded draws of the test-time
+        transform. A row without readable pixels gets the prior.
+
+        Args:
+            table: the slices.
+            rows: int (n,), rows of the table, readable or not.
+            batch_size: slices that go through the network at once.
+            num_workers: processes that read and transform.
+            num_views: extra views of test-time augmentation.
+            seed: of those views; a view of an image depends on it, the view and the image id.
+            device: where the network runs.
+            on_batch: told the number of slices done with each batch, all views counted.
+        """
+        rows = np.asarray(rows, dtype=np.int64)
+        if num_views and self.tta_transform is None:
+            raise InputError(f"--pr_tta {num_views}: this predictor has no test-time transform")
+        readable: NDArray[np.bool_] = table.readable[rows].copy()
+        total = np.zeros((len(rows), len(self.label_names)))
+        for view in range(1 + num_views):
+            transform = self.tta_transform if view else self.transform
+            assert transform is not None
+            indices = np.flatnonzero(readable)
+            dataset = _PredictionDataset(
+                table, rows[indices], transform, (), self.slice_offsets, seed, view
+            )
+            loader = make_loader(dataset, batch_size, num_workers)
+            for batch, logits in _forward(self.network, loader, torch.device(device)):
+                places = indices[batch["index"].numpy()]
+                total[places] += logits
+                readable[places[~batch["readable"].numpy()]] = False
+                if on_batch is not None:
+                    on_batch(len(places))
+        if not np.isfinite(total[readable]).all():
+            raise InputError("the network gives logits that are not finite: its weights are bad")
+        total[readable] /= 1 + num_views
+        total[~readable] = prior_logits(self.prior, self.calibration)
+        return RowLogits(total.astype(np.float32), ~readable)
+
+    def _to_json(self) -> dict[str, Any]:
+        assert isinstance(self.prior, np.ndarray)
+        calibration = self.calibration
+        return {
+            "format_version": FORMAT_VERSION,
+            "model": self.model,
+            "label_names": list(self.label_names),
+            "label_weights": list(self.label_weights),
+            "prior": dict(zip(self.label_names, self.prior.tolist(), strict=True)),
+            "slice_offsets": list(self.slice_offsets),
+            "transform": self.transform.to_dict(),
+            "tta_transform": self.tta_transform and self.tta_transform.to_dict(),
+            "calibration": calibration and asdict(calibration),
+            "threshold": self.threshold,
+            "training": self.training,
+        }
+
+
+def read_predictor_json(folder: Path) -> dict[str, Any]:
+    """Returns the content of a predictor's JSON file; InputError where there is none of use."""
+    path = folder / JSON_FILE
+    if not path.is_file():
+        raise InputError(f"no predictor at {folder} (no {JSON_FILE}): train the experiment first")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} can't be read as JSON ({error}): restore it") from error
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if version != FORMAT_VERSION:
+        raise InputError(
+            f"{path} has format version {version}, this program reads {FORMAT_VERSION}: "
+            f"predict with the version that wrote it"
+        )
+    return content
+
+
+class _PredictionDataset(ImageClassificationDataset):
+    """Samples with `readable`: false, and the image air, where the store is damaged."""
+
+    def make_sample(self, index: int, seed: int) -> dict[str, Any]:
+        try:
+            return {**super().make_sample(index, seed), "readable": True}
+        except UnreadableSlice as error:
+            row = int(self.rows[index])
+            logger.warning("image %s can't be read: %s", self.sample_id(index), error)
+            size = self.table.frame.loc[row, ["rows", "columns"]].astype(int)
+            air_hu = np.full((*size, len(self.slice_offsets)), -1024, dtype=np.int16)
+            image = torch.from_numpy(self.transform(air_hu, seed))
+            labels = torch.from_numpy(self.labels[index])
+            return {"image": image, "labels": labels, "index": index, "readable": False}
+
+
+def _forward(
+    network: nn.Module, loader: DataLoader, device: torch.device
+) -> Iterator[tuple[dict[str, torch.Tensor], NDArray[np.float32]]]:
+    """Yields each batch with its logits, float32 (batch, labels)."""
+    network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.eval()
+    for batch in loader:
+        with torch.inference_mode():
+            images = batch["image"].to(device, memory_format=torch.channels_last)
+            yield batch, network(images).float().cpu().numpy()
+
+
+def _load_weights(network: nn.Module, path: Path) -> None:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        network.load_state_dict(state)
+    except (RuntimeError, pickle.UnpicklingError, AttributeError, TypeError) as error:
+        raise InputError(f"{path} does not hold the weights of this network: {error}") from error
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

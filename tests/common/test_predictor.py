@@ -1,0 +1,144 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from tiny_dataset import (
+    build_network,
+    make_dataset,
+    make_predictor,
+    rotating_transform,
+    small_transform,
+)
+
+from common.errors import InputError
+from common.predictions import Calibration, probabilities_of
+from common.predictor import Predictor
+from common.slices import STORE_FOLDER, SliceTable
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory) -> SliceTable:
+    return make_dataset(tmp_path_factory.mktemp("dataset"))
+
+
+@pytest.fixture
+def all_rows(table) -> np.ndarray:
+    return np.arange(len(table))
+
+
+def test_a_saved_predictor_predicts_the_same(tmp_path, table, all_rows):
+    predictor = make_predictor(calibration=Calibration((1.5,) * 6, (0.1,) * 6), threshold=0.3)
+    predictor.save(tmp_path)
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["model.pt", "predictor.json"]
+    loaded = Predictor.load(tmp_path, build_network)
+    before = predictor.predict_rows(table, all_rows, num_views=1)
+    after = loaded.predict_rows(table, all_rows, num_views=1)
+    np.testing.assert_array_equal(after.logits, before.logits)
+    assert loaded.calibration == predictor.calibration
+    assert loaded.threshold == 0.3
+    np.testing.assert_array_equal(loaded.prior, predictor.prior)
+    assert loaded.training == predictor.training
+
+
+def test_logits_are_those_of_the_network_on_each_transformed_slice(table):
+    predictor = make_predictor()
+    rows = np.array([7, 0, 3])
+    result = predictor.predict_rows(table, rows, batch_size=2)
+    with torch.inference_mode():
+        for row, logits in zip(rows, result.logits, strict=True):
+            image = torch.from_numpy(small_transform()(table.image_hu(row), 0))
+            expected = predictor.network(image[None])[0].numpy()
+            np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
+    assert not result.unreadable.any()
+
+
+def test_batch_size_workers_and_order_change_nothing_with_random_views(table, all_rows):
+    predictor = make_predictor()
+    expected = predictor.predict_rows(table, all_rows, num_views=2, seed=3).logits
+    other = predictor.predict_rows(
+        table, all_rows[::-1], num_views=2, seed=3, batch_size=5, num_workers=2
+    )
+    np.testing.assert_allclose(other.logits[::-1], expected, rtol=1e-5, atol=1e-6)
+    assert np.abs(predictor.predict_rows(table, all_rows, num_views=2).logits - expected).max() > 0
+
+
+def test_views_are_averaged(table):
+    rows = np.array([0, 1])
+    plain = make_predictor().predict_rows(table, rows).logits
+    same = make_predictor(tta_transform=small_transform())
+    np.testing.assert_allclose(
+        same.predict_rows(table, rows, num_views=3).logits, plain, rtol=1e-6, atol=1e-7
+    )
+
+
+@pytest.mark.parametrize("calibration", [None, Calibration((2.0,) * 6, (-0.5,) * 6)])
+def test_unreadable_rows_get_the_prior(table, all_rows, calibration):
+    predictor = make_predictor(calibration=calibration)
+    result = predictor.predict_rows(table, all_rows)
+    np.testing.assert_array_equal(result.unreadable, ~table.readable)
+    assert result.unreadable.sum() == 1
+    np.testing.assert_allclose(
+        probabilities_of(result.logits[result.unreadable], calibration)[0],
+        predictor.prior,
+        rtol=1e-5,
+    )
+    only = predictor.predict_rows(table, np.flatnonzero(~table.readable))
+    assert only.unreadable.all()
+
+
+def test_a_damaged_store_costs_only_its_own_slices(tmp_path):
+    table = make_dataset(tmp_path)
+    expected = make_predictor().predict_rows(table, np.arange(len(table)))
+    (tmp_path / STORE_FOLDER / "p2r0.b2nd").write_bytes(b"damaged")
+    table = SliceTable.load(tmp_path)
+    damaged = (table.frame["store_file"] == "p2r0.b2nd").to_numpy()
+    result = make_predictor().predict_rows(table, np.arange(len(table)), num_views=1)
+    np.testing.assert_array_equal(result.unreadable, damaged | ~table.readable)
+    plain = make_predictor().predict_rows(table, np.arange(len(table)))
+    np.testing.assert_array_equal(plain.logits[~damaged], expected.logits[~damaged])
+
+
+def test_a_random_transform_is_refused():
+    with pytest.raises(InputError, match="Rotate"):
+        make_predictor(transform=rotating_transform())
+
+
+def test_views_without_a_transform_for_them_are_refused(table):
+    with pytest.raises(InputError, match="no test-time transform"):
+        make_predictor(tta_transform=None).predict_rows(table, [0], num_views=1)
+
+
+def test_weights_that_are_not_finite_are_refused(table):
+    predictor = make_predictor()
+    torch.nn.init.constant_(predictor.network[-1].bias, float("nan"))
+    with pytest.raises(InputError, match="not finite"):
+        predictor.predict_rows(table, [0])
+
+
+def test_unusable_folders_are_the_users_to_put_right(tmp_path):
+    with pytest.raises(InputError, match="no predictor at"):
+        Predictor.load(tmp_path, build_network)
+    make_predictor().save(tmp_path)
+    json_file, weights = tmp_path / "predictor.json", tmp_path / "model.pt"
+    content = json.loads(json_file.read_text())
+
+    json_file.write_text(json.dumps({**content, "format_version": 99}))
+    with pytest.raises(InputError, match="format version 99"):
+        Predictor.load(tmp_path, build_network)
+    json_file.write_text("{")
+    with pytest.raises(InputError, match="can't be read as JSON"):
+        Predictor.load(tmp_path, build_network)
+
+    wide = {**content, "model": {**content["model"], "in_chans": 9}}
+    json_file.write_text(json.dumps(wide))
+    with pytest.raises(InputError, match="size mismatch"):
+        Predictor.load(tmp_path, build_network)
+
+    json_file.write_text(json.dumps(content))
+    torch.save({}, weights)
+    with pytest.raises(InputError, match="not the file"):
+        Predictor.load(tmp_path, build_network)
+    weights.unlink()
+    with pytest.raises(InputError, match="missing"):
+        Predictor.load(tmp_path, build_network)
