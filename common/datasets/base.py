@@ -27,7 +27,7 @@ class AbstractDataset(Dataset, ABC):
 
     @abstractmethod
     def make_sample(self, index: int, seed: int) -> dict[str, Any]:
-        """The sample as a dict of tensors and numbers; all that is random in it comes from `seed`."""
+        """The sample as a dict of tensors and numbers; `seed` decides all that is random."""
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         epoch, index = key if isinstance(key, tuple) else (0, key)

@@ -1,5 +1,7 @@
 """Data loaders, made the same way for training, validation and prediction."""
 
+import signal
+
 import cv2
 import torch
 from torch.utils.data import DataLoader, Sampler
@@ -33,5 +35,8 @@ def make_loader(
 
 
 def _prepare_worker(_: int) -> None:
+    """One thread a worker; signals are for the main process, which then ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

@@ -1,0 +1,8 @@
+"""What is optional around a fit, one file each."""
+
+from common.callbacks.averages import WeightAverage
+from common.callbacks.base import Callback
+from common.callbacks.checkpoints import CheckpointSaver
+from common.callbacks.monitor import TrainingMonitor
+
+__all__ = ["Callback", "CheckpointSaver", "TrainingMonitor", "WeightAverage"]

@@ -1,0 +1,118 @@
+"""Checkpoints: the last state, and the best by a metric."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.callbacks.base import Callback
+from common.checkpoint import save_checkpoint
+
+if TYPE_CHECKING:
+    from common.networks.network import AbstractNetwork
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointSaver(Callback):
+    """Writes last.pt regularly, and after a validation the best ones.
+
+    The best are `iteration_<n>.pt`, as many as `num_best`; best.pt is the first of them (a hard
+    link). A run that is killed at any moment goes on from last.pt and writes the same files again.
+
+    Args:
+        folder: where checkpoints are kept.
+        every: iterations from one last.pt to the next.
+        metric: name of the metric of validation that decides; smaller is better.
+        num_best: how many of the best are kept.
+        config: flags of the experiment, kept in every checkpoint.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        every: int,
+        metric: str = "loss",
+        num_best: int = 1,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.folder = folder
+        self.every = every
+        self.metric = metric
+        self.num_best = num_best
+        self.config = dict(config or {})
+        self.best: list[tuple[float, int]] = []
+        self._saved = -1
+
+    @property
+    def last_path(self) -> Path:
+        """The checkpoint that a resumed run starts from."""
+        return self.folder / "last.pt"
+
+    @property
+    def best_path(self) -> Path:
+        """The checkpoint with the best metric so far."""
+        return self.folder / "best.pt"
+
+    def on_metrics(self, network: AbstractNetwork, metrics: dict[str, float | None]) -> None:
+        """Keeps the weights that were validated if they are among the best."""
+        value, iteration = metrics.get(self.metric), network.state.iteration
+        if value is None:
+            logger.warning("%s is undefined at iteration %d: not kept", self.metric, iteration)
+            return
+        ranked = sorted([*self.best, (float(value), iteration)])[: self.num_best]
+        if iteration in [kept for _, kept in ranked]:
+            dropped, self.best = set(self.best) - set(ranked), ranked
+            save_checkpoint(self._path(iteration), self._state(network))
+            for _, old in dropped:
+                self._path(old).unlink(missing_ok=True)
+            _link(self._path(ranked[0][1]), self.best_path)
+        self._saved = -1
+
+    def on_iteration_end(self, network: AbstractNetwork) -> None:
+        """Saves last.pt when it is due, and after each validation."""
+        iteration = network.state.iteration
+        if iteration % self.every == 0 or iteration == network.state.validated:
+            self._save_last(network)
+
+    def on_stop(self, network: AbstractNetwork) -> None:
+        """Saves last.pt."""
+        self._saved = -1
+        self._save_last(network)
+
+    def on_fit_end(self, network: AbstractNetwork) -> None:
+        """Saves last.pt."""
+        self._save_last(network)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best values with their iterations."""
+        return {"best": [list(item) for item in self.best]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over what `state_dict` returned."""
+        self.best = [(float(value), int(iteration)) for value, iteration in state["best"]]
+
+    def _save_last(self, network: AbstractNetwork) -> None:
+        if self._saved != network.state.iteration:
+            save_checkpoint(self.last_path, self._state(network))
+            self._saved = network.state.iteration
+
+    def _state(self, network: AbstractNetwork) -> dict[str, Any]:
+        return {**network.state_dict(), "config": self.config}
+
+    def _path(self, iteration: int) -> Path:
+        return self.folder / f"iteration_{iteration:07d}.pt"
+
+
+def _link(source: Path, target: Path) -> None:
+    """Makes `target` another name of `source`, in one step; a copy where links don't exist."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        temporary.write_bytes(source.read_bytes())
+    os.replace(temporary, target)

@@ -1,0 +1,155 @@
+"""The record of a run: metrics.jsonl, one log line a report, and the trackers."""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import torch
+
+from common.callbacks.base import Callback
+from common.files import without_nan, write_text
+
+if TYPE_CHECKING:
+    from common.networks.network import AbstractNetwork
+    from common.trackers import Tracker
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingMonitor(Callback):
+    """Reports training every few iterations, and each validation, to the log and the trackers.
+
+    metrics.jsonl is the source of truth: one object a line with iteration, micro_step, epoch, time
+    (seconds since 1970) and named values, `train_*` as means since the last line, `valid_*` for a
+    validation. A resumed run first drops the lines that lie after the checkpoint it starts from.
+
+    Args:
+        path: the metrics.jsonl.
+        tracker: gets a copy of every line.
+        every: iterations from one line to the next.
+    """
+
+    def __init__(self, path: Path, tracker: Tracker | None = None, every: int = 10) -> None:
+        self.path = path
+        self.tracker = tracker
+        self.every = every
+        self._file: TextIO | None = None
+        self._sums: dict[str, float] = {}
+        self._num_steps = 0
+        self._began = (0, 0.0)
+
+    def on_fit_begin(self, network: AbstractNetwork) -> None:
+        """Opens metrics.jsonl at the iteration where the fit begins."""
+        iteration = network.state.iteration
+        if self.path.exists():
+            write_text(self.path, "".join(_lines_until(self.path, iteration)))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
+        self._began = (iteration, time.monotonic())
+
+    def on_step_end(self, network: AbstractNetwork) -> None:
+        """Adds the values of the step to those of the report to come."""
+        self._num_steps += 1
+        for name, value in network.step_values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+
+    def on_metrics(self, network: AbstractNetwork, metrics: dict[str, float | None]) -> None:
+        """Writes a line with the metrics of a validation."""
+        values = {f"valid_{name}": value for name, value in metrics.items()}
+        self._write(network, values)
+        shown = ", ".join(
+            f"{name} {value:.4f}" for name, value in metrics.items() if value is not None
+        )
+        logger.info("validation after iteration %d: %s", network.state.iteration, shown)
+
+    def on_iteration_end(self, network: AbstractNetwork) -> None:
+        """Writes a line when one is due."""
+        iteration = network.state.iteration
+        if self._num_steps and (
+            iteration % self.every == 0 or iteration == network.settings.iteration_num
+        ):
+            self._report(network)
+
+    def close(self, network: AbstractNetwork) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been added up since the last line."""
+        return {"sums": dict(self._sums), "num_steps": self._num_steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over what `state_dict` returned."""
+        self._sums, self._num_steps = dict(state["sums"]), state["num_steps"]
+
+    def _report(self, network: AbstractNetwork) -> None:
+        means = {name: total / self._num_steps for name, total in self._sums.items()}
+        self._sums, self._num_steps = {}, 0
+        memory_mb = _memory_mb(network.device)
+        self._write(
+            network,
+            {f"train_{name}": value for name, value in means.items()} | {"memory_mb": memory_mb},
+        )
+        logger.info(
+            "iteration %d/%d  loss %.4f  lr %.2e  grad %.2f  %.1f samples/s  "
+            "%.0f%% waiting for data  %.0f MB  %s left",
+            network.state.iteration,
+            network.settings.iteration_num,
+            means["loss"],
+            means["learning_rate"],
+            means["gradient_norm"],
+            means["samples_per_second"],
+            100 * means["data_wait_share"],
+            memory_mb,
+            self._time_left(network),
+        )
+
+    def _write(self, network: AbstractNetwork, values: dict[str, float | None]) -> None:
+        state = network.state
+        line = {
+            "iteration": state.iteration,
+            "micro_step": state.micro_step,
+            "epoch": state.epoch,
+            "time": round(time.time(), 3),
+            **values,
+        }
+        if self._file is not None:
+            self._file.write(json.dumps(without_nan(line), allow_nan=False) + "\n")
+            self._file.flush()
+        if self.tracker is not None:
+            known = {name: value for name, value in values.items() if value is not None}
+            self.tracker.log_metrics(state.iteration, known)
+
+    def _time_left(self, network: AbstractNetwork) -> str:
+        first, began = self._began
+        done = network.state.iteration - first
+        left = network.settings.iteration_num - network.state.iteration
+        seconds = round((time.monotonic() - began) / max(done, 1) * left)
+        hours, minutes = seconds // 3600, seconds // 60 % 60
+        return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds % 60:02d}s"
+
+
+def _lines_until(path: Path, iteration: int) -> list[str]:
+    """The whole lines of metrics.jsonl up to `iteration`."""
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            if json.loads(line)["iteration"] <= iteration and line.endswith("\n"):
+                kept.append(line)
+        except ValueError:
+            continue
+    return kept
+
+
+def _memory_mb(device: torch.device) -> float:
+    """Peak memory: of the GPU where there is one, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

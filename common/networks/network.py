@@ -1,0 +1,341 @@
+"""AbstractNetwork: the one fit loop, and the validation and prediction that go with it."""
+
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from common.callbacks.base import Callback
+from common.datasets.samplers import EpochSampler
+from common.errors import Interrupted
+from common.networks.signals import StopAsked, StopRequest
+from common.networks.state import FitSettings, FitState, StepOutput
+from common.seeding import rng_state, set_rng_state
+
+logger = logging.getLogger(__name__)
+
+
+class AbstractNetwork(ABC):
+    """A model with its optimizer, and the loop that fits it.
+
+    A subclass says what a batch means: `training_step`, `validation_step`, `prediction_step`,
+    `compute_metrics` and `batch_ids`. This class never looks inside a batch.
+
+    Hooks of callbacks, in the order they run. Callbacks run in the order of their list: averages
+    first, then monitors, checkpoints last.
+
+    | hook | when |
+    |---|---|
+    | on_fit_begin | once, before the first step; a checkpoint has been loaded by then |
+    | on_step_end | after each optimizer step: averages are updated |
+    | on_validation_begin | before a validation: averages take the place of the weights |
+    | on_validation_end | after it, also a broken one: the weights come back |
+    | on_metrics | after a whole validation, with its metrics: they are recorded |
+    | on_iteration_end | after a step and the validation that may follow: log, save |
+    | on_stop | a signal asked to stop: save |
+    | on_fit_end | once, after the last iteration |
+    | close | always, also after an error |
+
+    Args:
+        model: the module; moved to the device of the settings.
+        settings: how `fit` runs.
+        optimizer: its optimizer; needed to fit, not to predict.
+        scheduler: learning-rate schedule, stepped once an iteration.
+        callbacks: what averages, watches and saves.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: FitSettings,
+        optimizer: torch.optim.Optimizer | None = None,
+        scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        self.settings = settings
+        self.device = settings.device
+        self.model = model.to(self.device)
+        if settings.channels_last:
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.callbacks = list(callbacks)
+        self.state = FitState()
+        self.step_values: dict[str, float] = {}
+        self._stop_request = StopRequest()
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=settings.amp_dtype == "fp16")
+
+    # What a subclass says
+
+    @abstractmethod
+    def training_step(self, batch: Any) -> StepOutput:
+        """The loss of one batch."""
+
+    @abstractmethod
+    def validation_step(self, batch: Any) -> StepOutput:
+        """The loss and the outputs of one batch."""
+
+    @abstractmethod
+    def prediction_step(self, batch: Any) -> dict[str, Tensor]:
+        """The outputs of one batch, by name."""
+
+    def compute_metrics(self, outputs: Mapping[str, np.ndarray]) -> dict[str, float | None]:
+        """Metrics of a whole validation from its outputs, by name."""
+        return {}
+
+    def batch_ids(self, batch: Any) -> list[str]:
+        """Names of the samples in a batch, for messages."""
+        return []
+
+    # Training
+
+    def fit(self, train_data: DataLoader, valid_data: DataLoader | None = None) -> None:
+        """Trains until `settings.iteration_num`, from where `self.state` stands.
+
+        Args:
+            train_data: loader whose sampler is an `EpochSampler`.
+            valid_data: loader of the samples to validate on.
+
+        Raises:
+            Interrupted: SIGINT or SIGTERM came; everything is saved.
+            FloatingPointError: the loss is not finite; the message names iteration and samples.
+        """
+        with self._stop_request.listening():
+            try:
+                self._call("on_fit_begin")
+                self._validate_if_due(valid_data)
+                batches = self._batches(train_data)
+                while self.state.iteration < self.settings.iteration_num:
+                    self._train_iteration(batches)
+                    self._validate_if_due(valid_data)
+                    self._call("on_iteration_end")
+                    self._stop_request.check()
+                self._call("on_fit_end")
+            except StopAsked as stop:
+                self._call("on_stop")
+                raise Interrupted(stop.signal_number) from None
+            finally:
+                self._call("close")
+
+    def _train_iteration(self, batches: Iterator[tuple[Any, int, bool]]) -> None:
+        """One optimizer step over up to `accumulation_step` batches of one epoch."""
+        assert self.optimizer is not None
+        started, waited, num_samples = time.perf_counter(), 0.0, 0
+        steps: list[StepOutput] = []
+        ids: list[list[str]] = []
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        for _ in range(self.settings.accumulation_step):
+            asked = time.perf_counter()
+            batch, num_in_batch, ends_epoch = next(batches)
+            waited += time.perf_counter() - asked
+            with self._autocast():
+                step = self.training_step(self.to_device(batch))
+            self._scaler.scale(step.loss_sum).backward()
+            steps.append(StepOutput(step.loss_sum.detach(), step.num_terms, {}))
+            ids.append(self.batch_ids(batch))
+            self.state.count_batch(num_in_batch, ends_epoch)
+            num_samples += num_in_batch
+            if ends_epoch:
+                break
+        self._refuse_non_finite(steps, ids)
+        num_terms = sum(float(step.num_terms) for step in steps)
+        learning_rate = float(self.optimizer.param_groups[0]["lr"])
+        norm = self._step(num_terms)
+        seconds = time.perf_counter() - started
+        self.step_values = {
+            "loss": sum(float(step.loss_sum) for step in steps) / max(num_terms, 1e-12),
+            "learning_rate": learning_rate,
+            "gradient_norm": norm,
+            "samples_per_second": num_samples / seconds,
+            "data_wait_share": waited / seconds,
+        }
+        self.state.iteration += 1
+        self._call("on_step_end")
+
+    def _step(self, num_terms: float) -> float:
+        """Turns summed gradients into means, clips them and steps; returns their norm.
+
+        A group without any term (all labels unknown) has a zero gradient and changes nothing but
+        what weight decay and momentum do.
+        """
+        assert self.optimizer is not None
+        self._scaler.unscale_(self.optimizer)
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        torch._foreach_div_(gradients, max(num_terms, 1e-12))
+        if self.settings.clip_norm:
+            norm = nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm)
+        else:
+            norm = nn.utils.get_total_norm(gradients)
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        if self.scheduler is not None:
+            self.scheduler.step()
+        return float(norm)
+
+    def _batches(self, train_data: DataLoader) -> Iterator[tuple[Any, int, bool]]:
+        """Yields (batch, number of its samples, whether it ends the epoch), for ever."""
+        sampler, batch_size = train_data.sampler, train_data.batch_size
+        if not isinstance(sampler, EpochSampler) or batch_size is None:
+            raise TypeError("fit needs a loader with a batch size and an EpochSampler")
+        while True:
+            sampler.start(self.state.epoch, self.state.position)
+            num_left = len(sampler)
+            for batch in train_data:
+                num_in_batch = min(batch_size, num_left)
+                num_left -= num_in_batch
+                yield batch, num_in_batch, num_left == 0
+
+    def _refuse_non_finite(self, steps: list[StepOutput], ids: list[list[str]]) -> None:
+        finite = torch.isfinite(torch.stack([step.loss_sum for step in steps])).tolist()
+        if all(finite):
+            return
+        bad = [name for names, is_ok in zip(ids, finite) if not is_ok for name in names]
+        raise FloatingPointError(
+            f"the loss is not finite at iteration {self.state.iteration + 1}, in a batch of "
+            f"{', '.join(bad) or 'unnamed samples'}: look at these images, lower the learning "
+            f"rate, or train without mixed precision"
+        )
+
+    # Validation and prediction
+
+    def _validate_if_due(self, valid_data: DataLoader | None) -> None:
+        """Validates after every `iteration_valid` steps and after the last, once each."""
+        state, every = self.state, self.settings.iteration_valid
+        is_last = state.iteration == self.settings.iteration_num
+        is_due = is_last or (every and state.iteration % every == 0)
+        if valid_data is None or not is_due or state.validated == state.iteration:
+            return
+        self._call("on_validation_begin")
+        try:
+            metrics = self.validate(valid_data)
+        finally:
+            self._call("on_validation_end")
+        state.validated = state.iteration
+        self._call("on_metrics", metrics)
+
+    def validate(self, data: DataLoader) -> dict[str, float | None]:
+        """Metrics of the weights in place, computed once over all of `data`, with the loss."""
+        loss_sum, num_terms = 0.0, 0.0
+        parts: list[dict[str, np.ndarray]] = []
+        for step in self._evaluate(data, self.validation_step):
+            loss_sum += float(step.loss_sum)
+            num_terms += float(step.num_terms)
+            parts.append(_to_numpy(step.outputs))
+        loss = loss_sum / num_terms if num_terms else None
+        return {"loss": loss} | self.compute_metrics(_joined(parts))
+
+    def predict(self, data: DataLoader) -> dict[str, np.ndarray]:
+        """Outputs of the weights in place for all of `data`, by name, in its order."""
+        return _joined([_to_numpy(out) for out in self._evaluate(data, self.prediction_step)])
+
+    def _evaluate(self, data: DataLoader, step: Callable[[Any], Any]) -> Iterator[Any]:
+        self.model.eval()
+        with torch.inference_mode():
+            for batch in data:
+                with self._autocast():
+                    output = step(self.to_device(batch))
+                yield output
+                self._stop_request.check()
+
+    # Checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that `fit` needs to go on as if it had never stopped; tensors and plain types."""
+        assert self.optimizer is not None
+        return {
+            "model": self.model.state_dict(),
+            "iteration": self.state.iteration,
+            "micro_step": self.state.micro_step,
+            "validated": self.state.validated,
+            "sampler": {"epoch": self.state.epoch, "position": self.state.position},
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
+            "scaler": self._scaler.state_dict(),
+            "averages": self._callback_states(of_averages=True),
+            "callbacks": self._callback_states(of_averages=False),
+            "rng": rng_state(),
+            "numerics": self.settings.numerics(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes over what `state_dict` returned."""
+        assert self.optimizer is not None
+        self.model.load_state_dict(state["model"])
+        self.state = FitState(
+            iteration=state["iteration"],
+            micro_step=state["micro_step"],
+            validated=state["validated"],
+            **state["sampler"],
+        )
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        self._scaler.load_state_dict(state["scaler"])
+        recorded = state["averages"] | state["callbacks"]
+        for callback in self.callbacks:
+            if callback.name in recorded:
+                callback.load_state_dict(recorded[callback.name])
+        set_rng_state(state["rng"])
+        for name, now in self.settings.numerics().items():
+            before = state["numerics"].get(name)
+            if before != now:
+                logger.warning(
+                    "%s was %s and is now %s: the last bits of the results will differ",
+                    name,
+                    before,
+                    now,
+                )
+
+    def _callback_states(self, of_averages: bool) -> dict[str, Any]:
+        return {
+            callback.name: callback.state_dict()
+            for callback in self.callbacks
+            if callback.is_average == of_averages
+        }
+
+    # Small things
+
+    def to_device(self, batch: Any) -> Any:
+        """`batch` with its tensors on the device, 4-D ones in the memory format of the model."""
+        if isinstance(batch, Tensor):
+            batch = batch.to(self.device, non_blocking=True)
+            if self.settings.channels_last and batch.ndim == 4:
+                batch = batch.contiguous(memory_format=torch.channels_last)
+            return batch
+        if isinstance(batch, Mapping):
+            return {key: self.to_device(value) for key, value in batch.items()}
+        if isinstance(batch, list | tuple):
+            return type(batch)(self.to_device(value) for value in batch)
+        return batch
+
+    def _autocast(self) -> torch.autocast:
+        dtype = self.settings.autocast_dtype
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+
+    def _call(self, hook: str, *arguments: Any) -> None:
+        for callback in self.callbacks:
+            getattr(callback, hook)(self, *arguments)
+
+
+def _to_numpy(outputs: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """Outputs on the host; what mixed precision made 16 bits wide becomes float32."""
+    return {
+        name: (value.float() if value.dtype in (torch.bfloat16, torch.float16) else value)
+        .cpu()
+        .numpy()
+        for name, value in outputs.items()
+    }
+
+
+def _joined(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    if not parts:
+        return {}
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

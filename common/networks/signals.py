@@ -1,0 +1,51 @@
+"""SIGINT and SIGTERM as a wish to stop, granted where everything can be saved."""
+
+import contextlib
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+logger = logging.getLogger(__name__)
+
+
+class StopAsked(Exception):
+    """Raised at the first point where a training can stop; `signal_number` is why."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"signal {signal_number}")
+        self.signal_number = signal_number
+
+
+class StopRequest:
+    """Remembers the first signal; a second one interrupts at once, without saving."""
+
+    def __init__(self) -> None:
+        self.signal_number: int | None = None
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Handles SIGINT and SIGTERM inside the block (in the main thread only)."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number in before:
+            signal.signal(number, self._note)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def check(self) -> None:
+        """Raises StopAsked where a signal has come."""
+        if self.signal_number is not None:
+            raise StopAsked(self.signal_number)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.signal_number is not None:
+            raise KeyboardInterrupt
+        self.signal_number = number
+        logger.warning("signal %d: saving, then stopping; once more stops at once", number)

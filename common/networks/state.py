@@ -1,0 +1,93 @@
+"""What a fit is told, what it remembers, and what a step returns."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from common.errors import InputError
+
+
+@dataclass
+class StepOutput:
+    """What a subclass returns for one batch.
+
+    Attributes:
+        loss_sum: sum of the loss over its terms, a scalar (with gradient while training).
+        num_terms: number of terms in the sum; masked ones don't count.
+        outputs: tensors by name whose first dimension is the sample.
+    """
+
+    loss_sum: Tensor
+    num_terms: Tensor | float
+    outputs: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How `AbstractNetwork.fit` runs; all counts are of optimizer steps unless they say batch.
+
+    Attributes:
+        iteration_num: optimizer steps to train.
+        accumulation_step: batches whose gradients make one step.
+        clip_norm: largest norm of the gradient, 0 for no clipping.
+        iteration_valid: steps between validations; 0: after the last one only.
+        amp_dtype: type of mixed precision, None for none; fp16 needs a GPU.
+        channels_last: keep 4-D tensors in channels-last memory.
+        device: where the network runs.
+    """
+
+    iteration_num: int
+    accumulation_step: int = 1
+    clip_norm: float = 0.0
+    iteration_valid: int = 0
+    amp_dtype: Literal["bf16", "fp16"] | None = None
+    channels_last: bool = False
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def __post_init__(self) -> None:
+        if self.amp_dtype == "fp16" and self.device.type != "cuda":
+            raise InputError("--tr_amp_dtype fp16: needs a GPU; use bf16 on a CPU")
+
+    @property
+    def autocast_dtype(self) -> torch.dtype | None:
+        """The torch type of mixed precision, None for none."""
+        return {"bf16": torch.bfloat16, "fp16": torch.float16, None: None}[self.amp_dtype]
+
+    def numerics(self) -> dict[str, str | int | bool]:
+        """What changes the last bits of results without being part of the experiment."""
+        return {
+            "device": self.device.type,
+            "num_threads": torch.get_num_threads(),
+            "channels_last": self.channels_last,
+            "amp_dtype": self.amp_dtype or "none",
+            "torch": str(torch.__version__),
+        }
+
+
+@dataclass
+class FitState:
+    """Where a training stands: all that the loop itself has to remember.
+
+    Attributes:
+        iteration: optimizer steps done.
+        micro_step: batches done.
+        epoch: the epoch that the next batch belongs to.
+        position: samples of that epoch that are done.
+        validated: the iteration of the last finished validation.
+    """
+
+    iteration: int = 0
+    micro_step: int = 0
+    epoch: int = 0
+    position: int = 0
+    validated: int = 0
+
+    def count_batch(self, num_samples: int, ends_epoch: bool) -> None:
+        """Notes that a batch is done."""
+        self.micro_step += 1
+        self.position += num_samples
+        if ends_epoch:
+            self.epoch += 1
+            self.position = 0
