@@ -84,7 +84,7 @@ class SliceTable:
         self._store_indices = self.frame["store_index"].fillna(-1).to_numpy(dtype=np.int32)
         self._positions_mm = self.frame["position_mm"].to_numpy(dtype=np.float64)
         self._index_groups()
-        self._row_of_image_id: pd.Index | None = None
+        self._row_of_image_id: pd.Series | None = None
 
     @classmethod
     def load(cls, dataset_folder: Path) -> "SliceTable":
@@ -158,15 +158,17 @@ class SliceTable:
     def rows_of(self, image_ids: Sequence[str] | pd.Series | np.ndarray) -> np.ndarray:
         """Returns the row of each image id as int64; raises InputError for unknown ids."""
         if self._row_of_image_id is None:
-            self._row_of_image_id = pd.Index(self.frame["image_id"])
-        rows = self._row_of_image_id.get_indexer(pd.Index(image_ids))
+            ids = self.frame["image_id"].dropna()
+            self._row_of_image_id = pd.Series(ids.index.to_numpy(), index=ids.to_numpy())
+        wanted = pd.Index(np.asarray(image_ids, dtype=object))
+        rows = self._row_of_image_id.reindex(wanted).fillna(-1).to_numpy(dtype=np.int64)
         if (rows < 0).any():
             num_unknown = int((rows < 0).sum())
-            first = np.asarray(image_ids)[rows < 0][0]
+            first = str(wanted[rows < 0][0])
             raise InputError(
                 f"{num_unknown} of {len(rows)} image ids, {first!r} first, are not in {self.folder}"
             )
-        return rows.astype(np.int64)
+        return rows
 
     def _index_groups(self) -> None:
         """Lays the readable rows out group by group in rank order.

@@ -7,21 +7,12 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from slice_frames import slice_frame
 
 from common.errors import InputError
 from common.files import write_parquet
-from common.slices import SLICE_COLUMNS, STORE_FOLDER, SliceTable
+from common.slices import STORE_FOLDER, SliceTable
 from common.store import write_series
-
-
-def slice_frame(**columns: object) -> pd.DataFrame:
-    """A table with the given columns; the others are empty."""
-    frame = pd.DataFrame(columns)
-    for name, dtype in SLICE_COLUMNS.items():
-        if name not in frame:
-            frame[name] = False if dtype == "bool" else None
-        frame[name] = frame[name].astype(dtype)
-    return frame
 
 
 def small_table(folder: Path) -> SliceTable:
@@ -86,6 +77,8 @@ def test_labels_are_nan_where_unknown(tmp_path: Path) -> None:
 def test_rows_of_ids(tmp_path: Path) -> None:
     table = small_table(tmp_path)
     assert table.rows_of(["bad", "a0"]).tolist() == [6, 2]
+    gaps = table.frame.assign(image_id=["p", None, "q", None, "r", "s", "t"])
+    assert SliceTable(gaps, tmp_path).rows_of(np.array(["t", "q", "q"])).tolist() == [6, 2, 2]
     with pytest.raises(InputError, match="'nobody'"):
         table.rows_of(["a0", "nobody"])
 
