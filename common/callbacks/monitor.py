@@ -6,6 +6,7 @@ import json
 import logging
 import resource
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -111,7 +112,7 @@ class TrainingMonitor(Callback):
             self._time_left(network),
         )
 
-    def _write(self, network: AbstractNetwork, values: dict[str, float | None]) -> None:
+    def _write(self, network: AbstractNetwork, values: Mapping[str, float | None]) -> None:
         state = network.state
         line = {
             "iteration": state.iteration,

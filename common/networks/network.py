@@ -1,5 +1,6 @@
 """AbstractNetwork: the one fit loop, and the validation and prediction that go with it."""
 
+import contextlib
 import logging
 import time
 from abc import ABC, abstractmethod
@@ -34,8 +35,8 @@ class AbstractNetwork(ABC):
     |---|---|
     | on_fit_begin | once, before the first step; a checkpoint has been loaded by then |
     | on_step_end | after each optimizer step: averages are updated |
-    | on_validation_begin | before a validation: averages take the place of the weights |
-    | on_validation_end | after it, also a broken one: the weights come back |
+    | on_validation_begin | before a validation or prediction: averages become the weights |
+    | on_validation_end | after it, also after an error: the weights come back |
     | on_metrics | after a whole validation, with its metrics: they are recorded |
     | on_iteration_end | after a step and the validation that may follow: log, save |
     | on_stop | a signal asked to stop: save |
@@ -213,13 +214,19 @@ class AbstractNetwork(ABC):
         is_due = is_last or (every and state.iteration % every == 0)
         if valid_data is None or not is_due or state.validated == state.iteration:
             return
-        self._call("on_validation_begin")
-        try:
+        with self.averaged():
             metrics = self.validate(valid_data)
-        finally:
-            self._call("on_validation_end")
         state.validated = state.iteration
         self._call("on_metrics", metrics)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside the block, averages of the weights (if there are any) are the weights in place."""
+        self._call("on_validation_begin")
+        try:
+            yield
+        finally:
+            self._call("on_validation_end")
 
     def validate(self, data: DataLoader) -> dict[str, float | None]:
         """Metrics of the weights in place, computed once over all of `data`, with the loss."""

@@ -1,6 +1,7 @@
 """Learning-rate schedules by name; a step of a schedule is an optimizer step."""
 
 import math
+from collections.abc import Callable
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
@@ -31,12 +32,15 @@ def make_schedule(
         )
     assert name == "warmup_cosine", name
     num_warmup = round(warmup * num_steps)
-    start_lrs = [group["lr"] for group in optimizer.param_groups]
 
-    def learning_rate(step: int) -> float:
-        if step < num_warmup:
-            return max_lr * (step + 1) / num_warmup
-        progress = min(1.0, (step - num_warmup) / max(1, num_steps - num_warmup))
-        return min_lr + (max_lr - min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+    def factor(start_lr: float) -> Callable[[int], float]:
+        def of_step(step: int) -> float:
+            if step < num_warmup:
+                return max_lr * (step + 1) / num_warmup / start_lr
+            progress = min(1.0, (step - num_warmup) / max(1, num_steps - num_warmup))
+            cosine = 0.5 * (1 + math.cos(math.pi * progress))
+            return (min_lr + (max_lr - min_lr) * cosine) / start_lr
 
-    return LambdaLR(optimizer, [lambda step, lr=lr: learning_rate(step) / lr for lr in start_lrs])
+        return of_step
+
+    return LambdaLR(optimizer, [factor(group["lr"]) for group in optimizer.param_groups])

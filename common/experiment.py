@@ -1,0 +1,106 @@
+"""The folder of one experiment: its id, its lock, its log and its configuration."""
+
+import contextlib
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from common.errors import InputError
+from common.files import write_text
+
+logger = logging.getLogger(__name__)
+
+
+class Experiment:
+    """A folder in results/ that one process at a time writes to.
+
+    Args:
+        folder: the experiment folder; its name is the experiment's id.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def id(self) -> str:
+        """The id, such as 0001."""
+        return self.folder.name
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.folder / "checkpoints"
+
+    @property
+    def predictions(self) -> Path:
+        """The folder of prediction tables."""
+        return self.folder / "predictions"
+
+    @property
+    def metrics_log(self) -> Path:
+        """The metrics.jsonl."""
+        return self.folder / "metrics.jsonl"
+
+    @classmethod
+    def create(cls, results: Path, experiment_id: str | None, config_yaml: str) -> "Experiment":
+        """Makes a new experiment, with the next free id where none is asked for.
+
+        Raises:
+            InputError: the id asked for exists.
+        """
+        results.mkdir(parents=True, exist_ok=True)
+        folder = _take(results, experiment_id)
+        write_text(folder / "config.yaml", config_yaml)
+        return cls(folder)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Holds the lock and writes the log to train.log inside the block.
+
+        Raises:
+            InputError: another process is running this experiment.
+        """
+        with open(self.folder / ".lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise InputError(
+                    f"--experiment_id {self.id}: another process is running it: wait for it, "
+                    f"or stop it first"
+                ) from error
+            handler = logging.FileHandler(self.folder / "train.log", encoding="utf-8")
+            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+            root = logging.getLogger()
+            root.addHandler(handler)
+            try:
+                yield
+            except Exception:
+                logger.debug("stopped by an error", exc_info=True)
+                raise
+            finally:
+                root.removeHandler(handler)
+                handler.close()
+
+
+def _take(results: Path, experiment_id: str | None) -> Path:
+    """Makes the folder of `experiment_id`, or of the next free number; one process gets it."""
+    if experiment_id is not None:
+        folder = results / experiment_id
+        try:
+            folder.mkdir()
+        except FileExistsError as error:
+            raise InputError(
+                f"--experiment_id {experiment_id} exists: go on with it by --tr_resume 1, "
+                f"or leave the flag out to get a new id"
+            ) from error
+        return folder
+    taken = [int(name) for name in os.listdir(results) if name.isdecimal()]
+    number = max(taken, default=0)
+    while True:
+        number += 1
+        folder = results / f"{number:04d}"
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            return folder

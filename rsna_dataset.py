@@ -1,0 +1,116 @@
+"""The task's slices: which rows are trained and validated on, and how they become images."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from common.datasets import ImageClassificationDataset
+from common.errors import InputError
+from common.folds import folds_path, read_folds, split_rows
+from common.metrics import training_prior
+from common.slices import SliceTable
+from common.transforms import SampleTransform, load_transform
+from config import Config
+from rsna_task import LABELS
+
+logger = logging.getLogger(__name__)
+
+TRANSFORMS_FOLDER = Path(__file__).resolve().parent / "transforms"
+
+
+class RSNADataset(ImageClassificationDataset):
+    """Slices with the six labels of the task."""
+
+    def __init__(
+        self, table: SliceTable, rows: np.ndarray, transform: SampleTransform, seed: int = 0
+    ) -> None:
+        super().__init__(table, rows, transform, LABELS, seed=seed)
+
+
+@dataclass(frozen=True)
+class RSNAData:
+    """What a training reads.
+
+    Attributes:
+        train, valid: the two sides of the fold.
+        prior: share of positives per label in the training rows, inside (0, 1).
+        tta_transform: draws extra views for predictions.
+    """
+
+    train: RSNADataset
+    valid: RSNADataset
+    prior: np.ndarray
+    tta_transform: SampleTransform
+
+
+def load_data(config: Config, mean: Sequence[float], std: Sequence[float]) -> RSNAData:
+    """Opens the dataset that the flags name.
+
+    Args:
+        config: the flags.
+        mean, std: normalisation that the weights expect, for transforms without their own.
+
+    Raises:
+        InputError: no such dataset, fold or transform, or a validation transform that is random.
+    """
+    table = SliceTable.load(config.dataset_folder)
+    fold = config.data.data_fold
+    assert isinstance(fold, int)
+    folds = read_folds(folds_path(config.dataset_folder, fold))
+    train_rows, valid_rows = split_rows(table, folds, fold, LABELS)
+    if config.general.dev_enabled:
+        num_valid = max(1, config.general.dev_num_studies // 4)
+        num_train = max(1, config.general.dev_num_studies - num_valid)
+        train_rows = _limit_studies(table, train_rows, num_train, config.general.seed)
+        valid_rows = _limit_studies(table, valid_rows, num_valid, config.general.seed)
+    size = config.data.data_img_size
+    transforms = [
+        find_transform(flag, getattr(config.data, flag), size, mean, std)
+        for flag in ("data_train_transform", "data_valid_transform", "data_test_transform")
+    ]
+    transforms[1].require_deterministic()
+    train = RSNADataset(table, train_rows, transforms[0], config.general.seed)
+    valid = RSNADataset(table, valid_rows, transforms[1], config.general.seed)
+    for side, dataset in (("training", train), ("validation", valid)):
+        studies = table.frame["study_id"].iloc[dataset.rows].nunique()
+        logger.info("%s: %d slices of %d studies", side, len(dataset), studies)
+    return RSNAData(train, valid, training_prior(train.labels), transforms[2])
+
+
+def find_transform(
+    flag: str, name: str, size: int, mean: Sequence[float], std: Sequence[float]
+) -> SampleTransform:
+    """The transform called `name` in transforms/, or the file of that path.
+
+    Args:
+        flag: the flag that named it, for messages.
+        size: side of the image in pixels, 0 for the transform's own.
+        mean, std: normalisation where the transform has none.
+    """
+    path = Path(name) if name.endswith(".json") else TRANSFORMS_FOLDER / f"{name}.json"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in TRANSFORMS_FOLDER.glob("*.json")))
+        raise InputError(
+            f"--{flag} {name}: no such file; give a path to a .json, or one of {known}"
+        )
+    transform = load_transform(path)
+    if size:
+        transform = transform.with_size(size)
+    if transform.output_size is None:
+        raise InputError(
+            f"--{flag} {name}: its images differ in size: add a Resize, or give --data_img_size"
+        )
+    return transform.with_normalization(mean, std)
+
+
+def _limit_studies(table: SliceTable, rows: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """The rows of at most `most` studies, drawn from `seed`."""
+    studies = table.frame["study_id"].to_numpy(dtype=object)[rows]
+    unique = np.unique(studies.astype(str))
+    if len(unique) <= most:
+        return rows
+    chosen = np.random.default_rng(seed).choice(unique, most, replace=False)
+    return rows[np.isin(studies.astype(str), chosen)]

@@ -1,0 +1,167 @@
+"""One training from its flags: new or resumed, fitted, and its results written."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.callbacks import Callback, CheckpointSaver, TrainingMonitor, WeightAverage
+from common.checkpoint import inference_weights, load_checkpoint, load_weights
+from common.datasets import EpochSampler, make_loader
+from common.errors import InputError, Interrupted
+from common.experiment import Experiment
+from common.predictions import build_predictions, write_predictions
+from common.predictor import PREDICTOR_FOLDER, Predictor
+from common.seeding import seed_everything
+from config import Config, resumed_config
+from rsna_dataset import RSNAData, load_data
+from rsna_model import RSNAModel
+from rsna_network import METRIC, RSNANetwork, build_network
+from rsna_task import LABEL_WEIGHTS, LABELS
+
+logger = logging.getLogger(__name__)
+
+
+class RSNATraining:
+    """A training that can be run once.
+
+    Everything that can be refused is refused here, before a folder is made.
+
+    Args:
+        config: the flags; those of a resumed run are completed from what it recorded.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.is_resumed = bool(config.training.tr_resume)
+        self.config = resumed_config(config) if self.is_resumed else config
+        seed_everything(self.config.general.seed)
+        self.model = self._create_model()
+        self.data = load_data(self.config, self.model.mean, self.model.std)
+        if not self.is_resumed and self.config.network.net_weight_file is None:
+            self.model.start_from_prevalence(self.data.prior.tolist())
+        self.experiment = self._open_experiment()
+
+    def run(self) -> Experiment:
+        """Trains, writes predictions and the predictor, and returns the experiment."""
+        with self.experiment.running():
+            logger.info("experiment %s in %s", self.experiment.id, self.experiment.folder)
+            saver = self._checkpoint_saver()
+            network = self._build_network(saver)
+            if self.is_resumed:
+                network.load_state_dict(load_checkpoint(saver.last_path))
+                logger.info("resumed after iteration %d", network.state.iteration)
+            try:
+                network.fit(self._train_loader(), self._valid_loader())
+            except Interrupted as stop:
+                stop.resume_command = self._resume_command()
+                raise
+            self._write_results(network, saver.best_path)
+        return self.experiment
+
+    def _create_model(self) -> RSNAModel:
+        flags = self.config.network
+        is_fresh = not self.is_resumed and flags.net_weight_file is None
+        model = RSNAModel(
+            flags.net_model,
+            flags.net_num_classes,
+            pretrained=bool(flags.net_pretrained) and is_fresh,
+            drop_rate=flags.net_drop_rate,
+            drop_path_rate=flags.net_drop_path_rate,
+        )
+        if flags.net_weight_file is not None and not self.is_resumed:
+            load_weights(model, Path(flags.net_weight_file))
+        return model
+
+    def _open_experiment(self) -> Experiment:
+        general = self.config.general
+        results = Path(general.output_dir) / "results"
+        if not self.is_resumed:
+            return Experiment.create(results, general.experiment_id, self.config.to_yaml())
+        experiment = Experiment(results / str(general.experiment_id))
+        if not (experiment.checkpoints / "last.pt").is_file():
+            raise InputError(
+                f"--tr_resume 1: experiment {experiment.id} has no checkpoint yet: start a new one"
+            )
+        return experiment
+
+    def _build_network(self, saver: CheckpointSaver) -> RSNANetwork:
+        callbacks: list[Callback] = []
+        decay = self.config.optimizer.optim_ema_decay
+        if decay:
+            callbacks.append(WeightAverage(self.model, decay))
+        callbacks.append(TrainingMonitor(self.experiment.metrics_log))
+        callbacks.append(saver)
+        ids = [str(name) for name in self.data.train.image_ids]
+        return build_network(self.config, self.model, ids, callbacks)
+
+    def _checkpoint_saver(self) -> CheckpointSaver:
+        training = self.config.training
+        return CheckpointSaver(
+            self.experiment.checkpoints,
+            training.tr_iteration_checkpoint,
+            METRIC,
+            training.tr_num_best,
+            self.config.flags(),
+        )
+
+    def _train_loader(self) -> Any:
+        general, training = self.config.general, self.config.training
+        sampler = EpochSampler(len(self.data.train), general.seed)
+        return make_loader(self.data.train, training.tr_batch_size, general.n_jobs, sampler)
+
+    def _valid_loader(self) -> Any:
+        general, training = self.config.general, self.config.training
+        return make_loader(self.data.valid, training.tr_batch_size_valid, general.n_jobs)
+
+    def _write_results(self, network: RSNANetwork, best_path: Path) -> None:
+        """Predictions of the last averaged weights and of the best checkpoint; the predictor."""
+        with network.averaged():
+            self._write_predictions(network, "valid")
+            _predictor(self.model, self.data, self._origin()).save(
+                self.experiment.folder / PREDICTOR_FOLDER
+            )
+        if best_path.is_file():
+            self.model.load_state_dict(inference_weights(load_checkpoint(best_path)))
+            self._write_predictions(network, "valid_best")
+
+    def _write_predictions(self, network: RSNANetwork, name: str) -> None:
+        outputs = network.predict(self._valid_loader())
+        assert np.array_equal(outputs["index"], np.arange(len(self.data.valid)))
+        valid, fold = self.data.valid, self.config.data.data_fold
+        assert isinstance(fold, int)
+        frame = build_predictions(
+            valid.table.frame.iloc[valid.rows],
+            outputs["logits"],
+            LABELS,
+            fold,
+            self.experiment.id,
+        )
+        write_predictions(self.experiment.predictions / f"{name}.parquet", frame, LABELS)
+
+    def _origin(self) -> dict[str, Any]:
+        return {
+            "experiment_id": self.experiment.id,
+            "dataset": self.config.data.data_dataset,
+            "fold": self.config.data.data_fold,
+            "iterations": self.config.iteration_num,
+        }
+
+    def _resume_command(self) -> str:
+        general = self.config.general
+        place = "" if general.output_dir == "output" else f" --output_dir {general.output_dir}"
+        return f"python train.py --experiment_id {self.experiment.id} --tr_resume 1{place}"
+
+
+def _predictor(model: RSNAModel, data: RSNAData, origin: dict[str, Any]) -> Predictor:
+    return Predictor(
+        network=model,
+        model=model.specification,
+        label_names=LABELS,
+        label_weights=LABEL_WEIGHTS,
+        transform=data.valid.transform,
+        tta_transform=data.tta_transform,
+        prior=data.prior,
+        slice_offsets=data.valid.slice_offsets,
+        training=origin,
+    )

@@ -1,0 +1,20 @@
+"""Trains a network: see --help for the flags, README.md for the way from data to report."""
+
+from common.cli import log_to_console, run_script
+from config import parse_config
+
+GROUPS = ("general", "data", "network", "optimizer", "training", "callbacks", "monitor")
+
+
+def main() -> None:
+    """Trains, and prints the id of the experiment on stdout; all else goes to stderr."""
+    log_to_console()
+    config = parse_config(__doc__ or "", GROUPS)
+    from rsna_training import RSNATraining
+
+    experiment = RSNATraining(config).run()
+    print(experiment.id)
+
+
+if __name__ == "__main__":
+    run_script(main)
