@@ -1,0 +1,155 @@
+"""What a header must say before its pixels are decoded; each check tells which rule failed."""
+
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+
+from common.dicom import elements
+from common.dicom.part10 import UNDEFINED_LENGTH, OpenFile
+from common.dicom.rejection import RejectedFile
+
+MAX_MATRIX = 4096
+"""Largest rows and columns; clinical CT has 512 to 2048."""
+MAX_PIXELS = 1 << 28
+"""Largest rows * columns * frames: 1,024 frames of 512 x 512, 512 MiB of HU."""
+
+NATIVE_SYNTAXES = {
+    "1.2.840.10008.1.2": "Implicit VR Little Endian",
+    "1.2.840.10008.1.2.1": "Explicit VR Little Endian",
+    "1.2.840.10008.1.2.1.99": "Deflated Explicit VR Little Endian",
+    "1.2.840.10008.1.2.2": "Explicit VR Big Endian",
+}
+ENCAPSULATED_SYNTAXES = {
+    "1.2.840.10008.1.2.4.50": "JPEG Baseline",
+    "1.2.840.10008.1.2.4.51": "JPEG Extended",
+    "1.2.840.10008.1.2.4.57": "JPEG Lossless",
+    "1.2.840.10008.1.2.4.70": "JPEG Lossless SV1",
+    "1.2.840.10008.1.2.4.80": "JPEG-LS Lossless",
+    "1.2.840.10008.1.2.4.81": "JPEG-LS Near-lossless",
+    "1.2.840.10008.1.2.4.90": "JPEG 2000 Lossless",
+    "1.2.840.10008.1.2.4.91": "JPEG 2000",
+    "1.2.840.10008.1.2.4.201": "HTJ2K Lossless",
+    "1.2.840.10008.1.2.4.202": "HTJ2K Lossless RPCL",
+    "1.2.840.10008.1.2.4.203": "HTJ2K",
+    "1.2.840.10008.1.2.5": "RLE Lossless",
+}
+JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
+CT_CLASSES = {
+    "1.2.840.10008.5.1.4.1.1.2": "CT Image Storage",
+    "1.2.840.10008.5.1.4.1.1.2.1": "Enhanced CT Image Storage",
+    "1.2.840.10008.5.1.4.1.1.2.2": "Legacy Converted Enhanced CT Image Storage",
+}
+_NOT_SLICES = {"LOCALIZER", "SCOUT"}
+
+
+def check_image(opened: OpenFile, *, require_ct: bool) -> int:
+    """Returns the number of frames of an image that can be decoded; raises RejectedFile."""
+    dataset = opened.dataset
+    if require_ct:
+        _check_ct(dataset)
+    _check_syntax(opened)
+    _check_color(dataset)
+    num_frames, frame_bytes = _check_size(dataset)
+    _check_bits(dataset, opened.transfer_syntax)
+    if opened.transfer_syntax in NATIVE_SYNTAXES:
+        _check_native_length(opened, num_frames, frame_bytes)
+    _check_kind(dataset)
+    return num_frames
+
+
+def _check_ct(dataset: Dataset) -> None:
+    sop_class = UID(elements.text(dataset, "SOPClassUID"))
+    modality = elements.text(dataset, "Modality")
+    if sop_class not in CT_CLASSES and sop_class.name != sop_class:
+        raise RejectedFile("not_ct", f"the SOP class is {sop_class.name}")
+    if modality != "CT" and (modality or sop_class not in CT_CLASSES):
+        known = modality if modality.isalpha() and len(modality) <= 4 else "not one"
+        raise RejectedFile("not_ct", f"the modality is {known}" if modality else "no modality")
+
+
+def _check_syntax(opened: OpenFile) -> None:
+    pixels, syntax = opened.pixels, opened.transfer_syntax
+    if pixels is None or pixels.length == 0:
+        raise RejectedFile("no_pixels", "no pixel data" if pixels is None else "empty pixel data")
+    if pixels.keyword != "PixelData":
+        raise RejectedFile("not_hu", f"{pixels.keyword}: floating-point values of another unit")
+    if syntax not in NATIVE_SYNTAXES and syntax not in ENCAPSULATED_SYNTAXES:
+        name = UID(syntax).name if syntax else "missing"
+        raise RejectedFile("unsupported_syntax", f"the transfer syntax is {name[:64]}")
+    if (pixels.length == UNDEFINED_LENGTH) != (syntax in ENCAPSULATED_SYNTAXES):
+        held = "in fragments" if pixels.length == UNDEFINED_LENGTH else "not in fragments"
+        raise RejectedFile("corrupt", f"pixel data {held}, the transfer syntax is {_name(syntax)}")
+
+
+def _check_color(dataset: Dataset) -> None:
+    photometric = elements.text(dataset, "PhotometricInterpretation")
+    samples = elements.required_integer(dataset, "SamplesPerPixel")
+    if samples != 1:
+        raise RejectedFile("color", f"{samples} samples per pixel")
+    if photometric.startswith(("RGB", "YBR", "PALETTE")):
+        raise RejectedFile("color", f"PhotometricInterpretation is {photometric[:16]}")
+    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        raise RejectedFile("corrupt", "PhotometricInterpretation is not one that DICOM defines")
+
+
+def _check_size(dataset: Dataset) -> tuple[int, int]:
+    """Returns the number of frames and the bytes of one when uncompressed."""
+    rows = elements.required_integer(dataset, "Rows")
+    columns = elements.required_integer(dataset, "Columns")
+    num_frames = elements.integer(dataset, "NumberOfFrames")
+    num_frames = 1 if num_frames is None else num_frames
+    if min(rows, columns, num_frames) < 1:
+        size = f"{rows} rows, {columns} columns and {num_frames} frames"
+        raise RejectedFile("corrupt", f"an image of {size}")
+    if max(rows, columns) > MAX_MATRIX:
+        reason = f"{rows} x {columns} pixels, above the limit of {MAX_MATRIX} each way"
+        raise RejectedFile("too_large", reason)
+    if rows * columns * num_frames > MAX_PIXELS:
+        reason = f"{num_frames} frames of {rows} x {columns}, above the limit of {MAX_PIXELS}"
+        raise RejectedFile("too_large", f"{reason} pixels")
+    bits_allocated = elements.required_integer(dataset, "BitsAllocated")
+    if bits_allocated not in (8, 16, 32):
+        reason = f"BitsAllocated is {bits_allocated}; stored CT values have 8, 16 or 32"
+        raise RejectedFile("corrupt", reason)
+    return num_frames, rows * columns * bits_allocated // 8
+
+
+def _check_bits(dataset: Dataset, syntax: str) -> None:
+    bits_allocated = elements.required_integer(dataset, "BitsAllocated")
+    bits_stored = elements.required_integer(dataset, "BitsStored")
+    high_bit = elements.integer(dataset, "HighBit")
+    if not 1 <= bits_stored <= bits_allocated:
+        reason = f"BitsStored is {bits_stored}, BitsAllocated {bits_allocated}"
+        raise RejectedFile("corrupt", reason)
+    if high_bit not in (None, bits_stored - 1):
+        reason = f"HighBit is {high_bit}; it must be BitsStored - 1 = {bits_stored - 1}"
+        raise RejectedFile("corrupt", reason)
+    if elements.required_integer(dataset, "PixelRepresentation") not in (0, 1):
+        raise RejectedFile("corrupt", "PixelRepresentation is neither 0 nor 1")
+    if syntax == JPEG_EXTENDED and bits_stored > 8:
+        raise RejectedFile("unsupported_syntax", f"{bits_stored}-bit JPEG Extended")
+
+
+def _check_native_length(opened: OpenFile, num_frames: int, frame_bytes: int) -> None:
+    """Raises where uncompressed pixels are not as long as declared; odd bytes may follow."""
+    assert opened.pixels is not None
+    expected = num_frames * frame_bytes
+    present = min(opened.pixels.length, opened.pixels.available)
+    if present < expected:
+        raise RejectedFile("truncated", f"{present} of {expected} bytes of pixel data")
+    if opened.pixels.length - expected >= frame_bytes:
+        reason = f"{opened.pixels.length} bytes of pixel data where {expected} are declared"
+        raise RejectedFile("overlong", reason)
+
+
+def _check_kind(dataset: Dataset) -> None:
+    """Raises where the image is no slice, or nothing tells which."""
+    image_type = {value.upper() for value in elements.texts(dataset, "ImageType")}
+    if image_type & _NOT_SLICES:
+        raise RejectedFile("localizer", f"ImageType has {min(image_type & _NOT_SLICES)}")
+    for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
+        if not elements.text(dataset, keyword):
+            raise RejectedFile("no_id", f"{keyword} is missing")
+
+
+def _name(syntax: str) -> str:
+    return NATIVE_SYNTAXES.get(syntax) or ENCAPSULATED_SYNTAXES[syntax]

@@ -1,0 +1,108 @@
+"""Values of single elements as plain types: absent is None, malformed is a rejection."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from pydicom.dataset import Dataset
+
+from common.dicom.rejection import RejectedFile
+
+FUNCTIONAL_GROUPS = {
+    "ImagePositionPatient": "PlanePositionSequence",
+    "ImageOrientationPatient": "PlaneOrientationSequence",
+    "PixelSpacing": "PixelMeasuresSequence",
+    "RescaleSlope": "PixelValueTransformationSequence",
+    "RescaleIntercept": "PixelValueTransformationSequence",
+    "RescaleType": "PixelValueTransformationSequence",
+    "WindowCenter": "FrameVOILUTSequence",
+    "WindowWidth": "FrameVOILUTSequence",
+    "FrameType": "CTImageFrameTypeSequence",
+}
+"""Where enhanced multi-frame images keep what differs by frame, PS3.3 C.7.6.16."""
+
+
+def text(dataset: Dataset, keyword: str) -> str:
+    """Returns an element as text without padding; empty where absent, the first of several."""
+    values = texts(dataset, keyword)
+    return values[0] if values else ""
+
+
+def texts(dataset: Dataset, keyword: str, frame: int = 0) -> tuple[str, ...]:
+    """Returns all values of an element as text without padding; empty where absent."""
+    return tuple(str(value).strip(" \0") for value in _values(find(dataset, keyword, frame)))
+
+
+def integer(dataset: Dataset, keyword: str) -> int | None:
+    """Returns an element as an integer; raises RejectedFile where it is another thing."""
+    value = numbers(dataset, keyword, 1)
+    if value is None:
+        return None
+    if not value[0].is_integer():
+        raise RejectedFile("corrupt", f"{keyword} is not an integer")
+    return int(value[0])
+
+
+def required_integer(dataset: Dataset, keyword: str) -> int:
+    """Returns an element as an integer; raises RejectedFile where it is absent."""
+    value = integer(dataset, keyword)
+    if value is None:
+        raise RejectedFile("corrupt", f"{keyword} is missing")
+    return value
+
+
+def numbers(dataset: Dataset, keyword: str, count: int, frame: int = 0) -> tuple[float, ...] | None:
+    """Returns the `count` finite numbers of an element, or None where it is absent or empty.
+
+    Raises:
+        RejectedFile: corrupt, where there are others.
+    """
+    values = _values(find(dataset, keyword, frame))
+    if not values:
+        return None
+    try:
+        result = tuple(float(value) for value in values)
+    except (TypeError, ValueError) as error:
+        raise RejectedFile("corrupt", f"{keyword} is not a number") from error
+    if len(result) != count or not all(map(math.isfinite, result)):
+        wanted = "one finite number" if count == 1 else f"{count} finite numbers"
+        raise RejectedFile("corrupt", f"{keyword} is not {wanted}")
+    return result
+
+
+def first_number(dataset: Dataset, keyword: str, frame: int = 0) -> float | None:
+    """Returns the first value of an element that only display uses; None where it is no number."""
+    values = _values(find(dataset, keyword, frame))
+    try:
+        value = float(values[0]) if values else math.nan
+    except (TypeError, ValueError):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def find(dataset: Dataset, keyword: str, frame: int = 0) -> Any:
+    """Returns the value of an element for a frame: its own, the shared one, or the file's."""
+    group = FUNCTIONAL_GROUPS.get(keyword)
+    if group is not None:
+        for items, number in (
+            (dataset.get("PerFrameFunctionalGroupsSequence"), frame),
+            (dataset.get("SharedFunctionalGroupsSequence"), 0),
+        ):
+            if not items:
+                continue
+            if number >= len(items):
+                raise RejectedFile("corrupt", f"frame {number} has no functional groups")
+            sequence = items[number].get(group)
+            value = sequence[0].get(keyword) if sequence else None
+            if value is not None:
+                return value
+    return dataset.get(keyword)
+
+
+def _values(value: Any) -> list[Any]:
+    """Returns the values of an element as a list, without empty ones."""
+    if value is None:
+        return []
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        value = [value]
+    return [item for item in value if item is not None and item not in ("", b"")]

@@ -1,0 +1,82 @@
+"""Where slices lie in the patient: normals, gantry tilt, grouping and order.
+
+Coordinates are DICOM's, mm: x to the patient's left, y to the back, z to the head.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from common.dicom.header import SliceHeader
+
+ORIENTATION_TOLERANCE = 0.01
+"""Largest error of the length, and of the cosine between, the two direction vectors."""
+
+
+def is_orientation(orientation: Sequence[float]) -> bool:
+    """Returns whether six numbers are two perpendicular unit vectors, along row and column."""
+    row, column = np.reshape(orientation, (2, 3))
+    lengths = np.linalg.norm(row), np.linalg.norm(column)
+    errors = np.abs([lengths[0] - 1, lengths[1] - 1, row @ column])
+    return bool(errors.max() < ORIENTATION_TOLERANCE)
+
+
+def slice_normal(orientation: Sequence[float]) -> np.ndarray:
+    """Returns the unit normal (3,) of a slice.
+
+    Its largest component is positive: to the head in axial slices, whichever way the image lies,
+    so positions along it ascend from foot to head in every axial series.
+    """
+    row, column = np.reshape(orientation, (2, 3))
+    normal = np.cross(row, column)
+    normal = normal / np.linalg.norm(normal)
+    return normal if normal[np.abs(normal).argmax()] > 0 else -normal
+
+
+def gantry_tilt(orientation: Sequence[float]) -> float | None:
+    """Returns the tilt about the patient's left-right axis in degrees; 0 for a plain axial slice.
+
+    Positive where the slices rise from back to front, as GantryDetectorTilt is on real
+    scanners. None for slices more than 45 degrees from axial, where tilt has no meaning.
+    """
+    normal = slice_normal(orientation)
+    if normal[2] < math.sqrt(0.5):
+        return None
+    return math.degrees(math.atan2(normal[1], normal[2])) + 0.0
+
+
+def group_key(header: "SliceHeader") -> tuple[str, str, tuple[float, ...] | None, int, int]:
+    """Returns what the slices of one volume share: series, orientation and matrix size.
+
+    Orientations are rounded to 0.01, half a degree.
+    """
+    orientation = header.orientation
+    if orientation is not None:
+        orientation = tuple(round(value, 2) + 0.0 for value in orientation)
+    return header.study_id, header.series_id, orientation, header.rows, header.columns
+
+
+def order_slices(headers: Sequence["SliceHeader"]) -> list[int]:
+    """Returns the indices of the slices of one group in anatomical order.
+
+    By ascending position along the slice normal: foot to head in axial series. Slices at the
+    same position keep the order of their image ids (frames by number). Where a slice lacks its
+    position, all are ordered by InstanceNumber, and where one lacks that too, by image id.
+    """
+    positions = [header.position_mm for header in headers]
+    if any(position is None for position in positions):
+        positions = [header.instance_number for header in headers]
+    if any(position is None for position in positions):
+        positions = [0.0] * len(headers)
+
+    def key(index: int) -> tuple[float, str, int]:
+        header, position = headers[index], positions[index]
+        assert position is not None
+        if header.frame is None:
+            return position, header.image_id, 0
+        return position, header.image_id.rpartition("_")[0], header.frame
+
+    return sorted(range(len(headers)), key=key)

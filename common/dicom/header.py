@@ -1,0 +1,148 @@
+"""What a slice's header says, read without its pixels."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from common.dicom import elements, geometry
+from common.dicom.checks import check_image
+from common.dicom.part10 import OpenFile, open_dicom
+from common.dicom.rejection import RejectedFile
+
+HU_UNITS = {"HU", "HU_MOD"}
+"""Values of RescaleType that are Hounsfield units, PS3.3 C.11.1.1.2; absent means HU for CT."""
+
+
+@dataclass(frozen=True)
+class SliceHeader:
+    """One slice of one file, in DICOM's own terms; None where an element is absent.
+
+    image_id is the SOPInstanceUID, with `_<frame>` in multi-frame files; patient_id may be empty.
+    Lengths are mm, in the patient's coordinates: x to the left, y to the back, z to the head.
+    """
+
+    image_id: str
+    frame: int | None
+    patient_id: str
+    study_id: str
+    series_id: str
+    modality: str
+    image_type: tuple[str, ...]
+    instance_number: int | None
+    position: tuple[float, ...] | None
+    orientation: tuple[float, ...] | None
+    rows: int
+    columns: int
+    spacing_row: float | None
+    spacing_column: float | None
+    bits_allocated: int
+    bits_stored: int
+    pixel_representation: int
+    padding_value: int | None
+    padding_limit: int | None
+    rescale_slope: float
+    rescale_intercept: float
+    window_center: float | None
+    window_width: float | None
+    transfer_syntax: str
+    num_frames: int
+
+    @property
+    def normal(self) -> np.ndarray | None:
+        """The slice normal, a unit vector (3,) that points to the head in axial slices."""
+        return None if self.orientation is None else geometry.slice_normal(self.orientation)
+
+    @property
+    def position_mm(self) -> float | None:
+        """The position along the slice normal; along z where the orientation is unknown."""
+        if self.position is None:
+            return None
+        normal = self.normal
+        return float(np.dot(self.position, (0.0, 0.0, 1.0) if normal is None else normal))
+
+    @property
+    def tilt_deg(self) -> float | None:
+        """The gantry tilt in degrees, signed as GantryDetectorTilt; None unless near axial."""
+        return None if self.orientation is None else geometry.gantry_tilt(self.orientation)
+
+
+def read_headers(file: Path | BinaryIO, *, require_ct: bool = True) -> list[SliceHeader]:
+    """Returns the header of every slice in a file, one per frame, without reading pixels.
+
+    Args:
+        file: a path or a seekable stream.
+        require_ct: reject what is not a CT image (modality and SOP class).
+
+    Raises:
+        RejectedFile: no image can come of this file, for a reason that its header shows.
+    """
+    with open_dicom(file) as opened:
+        return slice_headers(opened, require_ct=require_ct)
+
+
+def slice_headers(opened: OpenFile, *, require_ct: bool) -> list[SliceHeader]:
+    """Returns the header of every slice of an open file; raises RejectedFile."""
+    try:
+        num_frames = check_image(opened, require_ct=require_ct)
+        return [_frame_header(opened, num_frames, frame) for frame in range(num_frames)]
+    except (RejectedFile, KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except Exception as error:
+        # The text of a parser's error can quote values, so only its kind is told.
+        reason = f"the elements cannot be interpreted ({type(error).__name__})"
+        raise RejectedFile("corrupt", reason) from error
+
+
+def _frame_header(opened: OpenFile, num_frames: int, frame: int) -> SliceHeader:
+    dataset = opened.dataset
+    slope, intercept = _rescale(dataset, frame)
+    orientation = elements.numbers(dataset, "ImageOrientationPatient", 6, frame)
+    if orientation is not None and not geometry.is_orientation(orientation):
+        orientation = None
+    spacing = elements.numbers(dataset, "PixelSpacing", 2, frame) or (None, None)
+    instance = elements.first_number(dataset, "InstanceNumber")
+    uid = elements.text(dataset, "SOPInstanceUID")
+    return SliceHeader(
+        image_id=uid if num_frames == 1 else f"{uid}_{frame}",
+        frame=None if num_frames == 1 else frame,
+        patient_id=elements.text(dataset, "PatientID"),
+        study_id=elements.text(dataset, "StudyInstanceUID"),
+        series_id=elements.text(dataset, "SeriesInstanceUID"),
+        modality=elements.text(dataset, "Modality"),
+        image_type=elements.texts(dataset, "ImageType"),
+        instance_number=None if instance is None else int(instance),
+        position=elements.numbers(dataset, "ImagePositionPatient", 3, frame),
+        orientation=orientation,
+        rows=elements.required_integer(dataset, "Rows"),
+        columns=elements.required_integer(dataset, "Columns"),
+        spacing_row=spacing[0],
+        spacing_column=spacing[1],
+        bits_allocated=elements.required_integer(dataset, "BitsAllocated"),
+        bits_stored=elements.required_integer(dataset, "BitsStored"),
+        pixel_representation=elements.required_integer(dataset, "PixelRepresentation"),
+        padding_value=elements.integer(dataset, "PixelPaddingValue"),
+        padding_limit=elements.integer(dataset, "PixelPaddingRangeLimit"),
+        rescale_slope=slope,
+        rescale_intercept=intercept,
+        window_center=elements.first_number(dataset, "WindowCenter", frame),
+        window_width=elements.first_number(dataset, "WindowWidth", frame),
+        transfer_syntax=opened.transfer_syntax,
+        num_frames=num_frames,
+    )
+
+
+def _rescale(dataset: Dataset, frame: int) -> tuple[float, float]:
+    """Returns slope and intercept to HU; raises RejectedFile where there are none."""
+    units = {value.upper() for value in elements.texts(dataset, "RescaleType", frame)}
+    if units - HU_UNITS:
+        raise RejectedFile("not_hu", "RescaleType is not HU")
+    slope = elements.numbers(dataset, "RescaleSlope", 1, frame)
+    intercept = elements.numbers(dataset, "RescaleIntercept", 1, frame)
+    if slope is None or intercept is None:
+        raise RejectedFile("no_rescale", "no RescaleSlope or RescaleIntercept: HU are unknown")
+    if slope[0] <= 0:
+        raise RejectedFile("corrupt", f"RescaleSlope is {slope[0]:g}")
+    return slope[0], intercept[0]

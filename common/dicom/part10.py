@@ -1,0 +1,171 @@
+"""Opens a DICOM file: its elements, and where its pixels lie, without reading them."""
+
+import contextlib
+import io
+import logging
+import os
+import re
+import warnings
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from pydicom import config
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset
+from pydicom.tag import BaseTag
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+)
+
+from common.dicom.rejection import RejectedFile
+
+MAX_FILE_BYTES = 1 << 30
+"""Largest file, and largest inflated dataset: 2,000 frames of 512 x 512."""
+
+UNDEFINED_LENGTH = 0xFFFFFFFF
+PIXEL_TAGS = {
+    0x7FE00008: "FloatPixelData",
+    0x7FE00009: "DoubleFloatPixelData",
+    0x7FE00010: "PixelData",
+}
+_LONG_VRS = {"OB", "OD", "OF", "OL", "OV", "OW", "UN"}  # their length takes 4 bytes, PS3.5 7.1.2
+_PYDICOM_MODULES = "pydicom"
+
+
+@dataclass(frozen=True)
+class PixelElement:
+    """Where the pixels lie: `length` bytes are declared at `offset`, `available` are there.
+
+    The length is UNDEFINED_LENGTH for compressed frames.
+    """
+
+    keyword: str
+    vr: str
+    offset: int
+    length: int
+    available: int
+
+
+@dataclass(frozen=True)
+class OpenFile:
+    """The elements of an open file, its transfer syntax and where its pixels are."""
+
+    dataset: Dataset
+    transfer_syntax: str
+    pixels: PixelElement | None
+    stream: BinaryIO
+
+    def read_pixels(self) -> bytes:
+        """Returns the value of the pixel element as it is in the file."""
+        assert self.pixels is not None
+        self.stream.seek(self.pixels.offset)
+        return self.stream.read(min(self.pixels.length, self.pixels.available))
+
+
+def quiet_pydicom() -> None:
+    """Stops pydicom from checking and reporting every odd value, in this process.
+
+    RSNA's UIDs are not valid in DICOM: each would cost a warning, and time. The readers call
+    this, as the mode is global to a process; warnings of other packages stay as they are.
+    """
+    if config.settings.reading_validation_mode != config.IGNORE:
+        config.settings.reading_validation_mode = config.IGNORE
+        logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    if not any(entry[3] == re.compile(_PYDICOM_MODULES) for entry in warnings.filters):
+        warnings.filterwarnings("ignore", module=_PYDICOM_MODULES)
+
+
+@contextlib.contextmanager
+def open_dicom(file: Path | BinaryIO) -> Iterator[OpenFile]:
+    """Yields the opened DICOM file, its elements read up to the pixels.
+
+    Args:
+        file: a path, or a seekable stream, which stays open.
+
+    Raises:
+        RejectedFile: not_dicom, unreadable, too_large, truncated or corrupt.
+    """
+    quiet_pydicom()
+    with contextlib.ExitStack() as stack:
+        try:
+            stream = stack.enter_context(open(file, "rb")) if isinstance(file, Path) else file
+            opened = _parse(stream)
+        except RejectedFile:
+            raise
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else type(error).__name__
+            raise RejectedFile("unreadable", reason) from error
+        except (KeyboardInterrupt, SystemExit, MemoryError):
+            raise
+        except BaseException as error:
+            # The text of a parser's error can quote values, so only its kind is told.
+            reason = f"the elements cannot be parsed ({type(error).__name__})"
+            raise RejectedFile("corrupt", reason) from error
+        yield opened
+
+
+def _parse(stream: BinaryIO) -> OpenFile:
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    if stream.read(132)[128:] != b"DICM":
+        raise RejectedFile("not_dicom", "no DICM marker at byte 128")
+    if size > MAX_FILE_BYTES:
+        raise RejectedFile("too_large", f"{size} bytes, above the limit of {MAX_FILE_BYTES}")
+    meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
+    _check_end(meta, stream.tell(), size)
+    transfer_syntax = str(meta.get("TransferSyntaxUID", None) or "")
+    if transfer_syntax == DeflatedExplicitVRLittleEndian:
+        stream = _inflate(stream)
+        size = stream.seek(0, io.SEEK_END)
+        stream.seek(0)
+    found: list[tuple[int, str | None, int]] = []
+
+    def at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
+        if tag in PIXEL_TAGS:
+            found.append((tag, vr, length))
+        return tag in PIXEL_TAGS
+
+    dataset = read_dataset(
+        stream,
+        transfer_syntax == ImplicitVRLittleEndian,
+        transfer_syntax != ExplicitVRBigEndian,
+        stop_when=at_pixels,
+    )
+    if not found:
+        _check_end(dataset, stream.tell(), size)
+        return OpenFile(dataset, transfer_syntax, None, stream)
+    tag, vr, length = found[-1]
+    offset = stream.tell() + (12 if vr in _LONG_VRS else 8)
+    pixels = PixelElement(PIXEL_TAGS[tag], vr or "OW", offset, length, max(0, size - offset))
+    return OpenFile(dataset, transfer_syntax, pixels, stream)
+
+
+def _inflate(stream: BinaryIO) -> BinaryIO:
+    """Returns the inflated rest of `stream`; a small file can inflate a thousandfold."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        data = inflater.decompress(stream.read(), MAX_FILE_BYTES)
+    except zlib.error as error:
+        raise RejectedFile("corrupt", "the deflated elements cannot be inflated") from error
+    if inflater.unconsumed_tail:
+        raise RejectedFile("too_large", f"inflates to more than {MAX_FILE_BYTES} bytes")
+    if not inflater.eof:
+        raise RejectedFile("truncated", "the deflated elements end too early")
+    return io.BytesIO(data)
+
+
+def _check_end(elements: Dataset, end: int, size: int) -> None:
+    """Raises where the last element was cut off by the end of the file."""
+    if not elements and end >= size:
+        raise RejectedFile("truncated", f"the file ends after {size} bytes, before any element")
+    for tag in reversed(list(elements.keys())):
+        last = elements.get_item(tag)
+        value, length = getattr(last, "value", None), getattr(last, "length", 0)
+        if isinstance(value, bytes) and len(value) < length != UNDEFINED_LENGTH:
+            raise RejectedFile("truncated", "an element declares more bytes than the file has")
+        return

@@ -1,0 +1,37 @@
+"""Why a file yields no image: one word and one true sentence."""
+
+STATUSES = {
+    "not_dicom": "no DICM marker at byte 128",
+    "unreadable": "the operating system would not let the file be read",
+    "not_ct": "another modality, or a screen shot or report made from CT",
+    "no_pixels": "no pixel data",
+    "unsupported_syntax": "a transfer syntax that nothing here decodes",
+    "truncated": "the file or a compressed frame ends too early",
+    "overlong": "a whole frame or more beyond the declared ones: header and pixels disagree",
+    "corrupt": "elements that are missing, malformed, or contradict each other or the pixels",
+    "too_large": "above the limits that keep one file from taking all memory",
+    "color": "more than one sample per pixel, or a palette",
+    "localizer": "a scout view, not a slice",
+    "no_id": "no SOP instance, series or study UID",
+    "no_rescale": "no rescale slope and intercept: HU are unknown",
+    "not_hu": "rescaled to another unit, as perfusion maps are",
+}
+"""Every status of a rejected file, with its meaning."""
+
+
+class RejectedFile(Exception):
+    """A file that yields no CT image.
+
+    Args:
+        status: a key of STATUSES.
+        reason: what is wrong with this file, on one line; holds no patient data and no path.
+    """
+
+    def __init__(self, status: str, reason: str) -> None:
+        assert status in STATUSES, status
+        super().__init__(status, reason)
+        self.status = status
+        self.reason = " ".join(reason.split())
+
+    def __str__(self) -> str:
+        return f"{self.status}: {self.reason}"
