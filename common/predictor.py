@@ -10,10 +10,10 @@ import hashlib
 import json
 import logging
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ from common.datasets import ImageClassificationDataset, make_loader
 from common.errors import InputError
 from common.files import replacing, write_json
 from common.metrics import DEFAULT_THRESHOLD
+from common.networks.classifier import ImageClassifierNetwork
+from common.networks.state import FitSettings
 from common.predictions import Calibration, prior_logits
 from common.slices import SliceTable
 from common.store import UnreadableSlice
@@ -163,6 +165,8 @@ class Predictor:
             raise InputError(f"--pr_tta {num_views}: this predictor has no test-time transform")
         readable: NDArray[np.bool_] = table.readable[rows].copy()
         total = np.zeros((len(rows), len(self.label_names)))
+        settings = FitSettings(iteration_num=0, channels_last=True, device=torch.device(device))
+        network = ImageClassifierNetwork(self.network, settings, self.label_weights)
         for view in range(1 + num_views):
             transform = self.tta_transform if view else self.transform
             assert transform is not None
@@ -171,12 +175,11 @@ class Predictor:
                 table, rows[indices], transform, (), self.slice_offsets, seed, view
             )
             loader = make_loader(dataset, batch_size, num_workers)
-            for batch, logits in _forward(self.network, loader, torch.device(device)):
-                places = indices[batch["index"].numpy()]
-                total[places] += logits
-                readable[places[~batch["readable"].numpy()]] = False
-                if on_batch is not None:
-                    on_batch(len(places))
+            was_read: list[NDArray[np.bool_]] = []
+            outputs = network.predict(cast(DataLoader, _watched(loader, was_read, on_batch)))
+            if len(indices):
+                total[indices] += outputs["logits"]
+                readable[indices] = np.concatenate(was_read)
         if not np.isfinite(total[readable]).all():
             raise InputError("the network gives logits that are not finite: its weights are bad")
         total[readable] /= 1 + num_views
@@ -235,16 +238,17 @@ class _PredictionDataset(ImageClassificationDataset):
             return {"image": image, "labels": labels, "index": index, "readable": False}
 
 
-def _forward(
-    network: nn.Module, loader: DataLoader, device: torch.device
-) -> Iterator[tuple[dict[str, torch.Tensor], NDArray[np.float32]]]:
-    """Yields each batch with its logits, float32 (batch, labels)."""
-    network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    network.eval()
+def _watched(
+    loader: Iterable[dict[str, torch.Tensor]],
+    was_read: list[NDArray[np.bool_]],
+    on_batch: Callable[[int], None] | None,
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Yields the batches, noting in `was_read` which of their samples could be read."""
     for batch in loader:
-        with torch.inference_mode():
-            images = batch["image"].to(device, memory_format=torch.channels_last)
-            yield batch, network(images).float().cpu().numpy()
+        was_read.append(batch["readable"].numpy())
+        yield batch
+        if on_batch is not None:
+            on_batch(len(batch["readable"]))
 
 
 def _load_weights(network: nn.Module, path: Path) -> None:

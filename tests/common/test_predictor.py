@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny_dataset import (
+from predictor_factory import (
     build_network,
     make_dataset,
     make_predictor,

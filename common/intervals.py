@@ -1,0 +1,131 @@
+"""Confidence intervals by resampling patients, since the slices of one patient are alike."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from common.metrics import Floats, row_log_losses
+
+_CHUNK = 50  # resamples held in memory at once
+
+
+def patient_intervals(
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    patient_ids: ArrayLike,
+    *,
+    label_names: Sequence[str],
+    weights: Sequence[float],
+    prior: ArrayLike,
+    num_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 4667,
+) -> dict[str, Any]:
+    """Returns percentile intervals of a patient bootstrap, each [low, high] or None.
+
+    Whole patients are drawn with replacement, as many as there are. Where a resample leaves a
+    metric undefined it is left out; a metric that more than half leave undefined has no interval.
+
+    Args:
+        labels: (n, k) 0, 1 or NaN.
+        probabilities: (n, k).
+        patient_ids: (n,).
+        label_names: the k columns' names.
+        weights: (k,) of the weighted log loss.
+        prior: (k,) or (n, k), the constant to compare with.
+        num_resamples: number of resamples.
+        level: share of the resamples between low and high.
+        seed: of the draws.
+
+    Returns:
+        weighted_log_loss, weighted_log_loss_to_prior (the ratio of the two), auc.{label}, and
+        num_patients, num_resamples and level.
+    """
+    y = np.asarray(labels, dtype=np.float64)
+    p = np.asarray(probabilities, dtype=np.float64)
+    codes, patients = pd.factorize(np.asarray(patient_ids))
+    own = _PatientSums(row_log_losses(y, p), codes, len(patients))
+    constant = _PatientSums(
+        row_log_losses(y, np.broadcast_to(prior, y.shape)), codes, len(patients)
+    )
+    areas = [_WeightedAuc(y[:, column], p[:, column], codes) for column in range(len(label_names))]
+    losses, ratios, aucs = [], [], []
+    for counts in _draws(len(patients), num_resamples, seed):
+        loss, prior_loss = own.weighted(counts, weights), constant.weighted(counts, weights)
+        losses.append(loss)
+        ratios.append(loss / prior_loss)
+        aucs.append(np.array([[area(drawn) for area in areas] for drawn in counts]))
+    all_aucs = np.concatenate(aucs) if aucs else np.empty((0, len(label_names)))
+    return {
+        "weighted_log_loss": _percentiles(losses, level),
+        "weighted_log_loss_to_prior": _percentiles(ratios, level),
+        "auc": {
+            name: _percentiles([all_aucs[:, column]], level)
+            for column, name in enumerate(label_names)
+        },
+        "num_patients": len(patients),
+        "num_resamples": num_resamples,
+        "level": level,
+    }
+
+
+def _draws(num_patients: int, num_resamples: int, seed: int) -> list[NDArray[np.int64]]:
+    """Returns how often each patient is drawn, (resamples, patients) in chunks; none for one."""
+    if num_patients < 2:
+        return []
+    rng = np.random.default_rng(seed)
+    shares = np.full(num_patients, 1 / num_patients)
+    sizes = [min(_CHUNK, num_resamples - start) for start in range(0, num_resamples, _CHUNK)]
+    return [rng.multinomial(num_patients, shares, size=size) for size in sizes]
+
+
+class _PatientSums:
+    """Sums and counts of (n, k) losses per patient, from which any resample's mean follows."""
+
+    def __init__(self, losses: Floats, codes: NDArray[np.intp], num_patients: int) -> None:
+        shape = (num_patients, losses.shape[1])
+        self.sums, self.counts = np.zeros(shape), np.zeros(shape)
+        np.add.at(self.sums, codes, np.nan_to_num(losses, nan=0.0))
+        np.add.at(self.counts, codes, ~np.isnan(losses))
+
+    def weighted(self, draws: NDArray[np.int64], weights: Sequence[float]) -> Floats:
+        """Returns the weighted log loss of each resample, NaN where undefined."""
+        with np.errstate(invalid="ignore"):
+            means = (draws @ self.sums) / (draws @ self.counts)
+        return means @ np.asarray(weights, dtype=np.float64) / np.sum(weights)
+
+
+class _WeightedAuc:
+    """The AUC of one label with each patient counted any number of times; sorts once."""
+
+    def __init__(self, labels: Floats, probabilities: Floats, codes: NDArray[np.intp]) -> None:
+        known = np.flatnonzero(~np.isnan(labels))
+        order = known[np.argsort(probabilities[known], kind="stable")]
+        self.positive = labels[order] == 1
+        self.codes = codes[order]
+        p = probabilities[order]
+        self.tie_starts = np.flatnonzero(np.append(True, p[1:] != p[:-1])) if len(p) else order
+
+    def __call__(self, draws: NDArray[np.int64]) -> float:
+        """Returns the area, NaN where a class is missing."""
+        if not len(self.codes):
+            return np.nan
+        weights = draws[self.codes].astype(np.float64)
+        positives = np.add.reduceat(weights * self.positive, self.tie_starts)
+        negatives = np.add.reduceat(weights * ~self.positive, self.tie_starts)
+        pairs = positives.sum() * negatives.sum()
+        below = np.cumsum(negatives) - negatives / 2
+        return float(np.dot(positives, below) / pairs) if pairs else np.nan
+
+
+def _percentiles(values: Sequence[Floats], level: float) -> list[float] | None:
+    joined = np.concatenate(list(values)) if len(values) else np.empty(0)
+    defined = joined[~np.isnan(joined)]
+    if len(defined) == 0 or len(defined) < len(joined) / 2:
+        return None
+    tail = 100 * (1 - level) / 2
+    low, high = np.percentile(defined, [tail, 100 - tail])
+    return [float(low), float(high)]
