@@ -90,7 +90,8 @@ class RSNATraining:
         decay = self.config.optimizer.optim_ema_decay
         if decay:
             callbacks.append(WeightAverage(self.model, decay))
-        callbacks.append(TrainingMonitor(self.experiment.metrics_log))
+        shown = (METRIC, "auc.any")
+        callbacks.append(TrainingMonitor(self.experiment.metrics_log, shown=shown))
         callbacks.append(saver)
         ids = [str(name) for name in self.data.train.image_ids]
         return build_network(self.config, self.model, ids, callbacks)

@@ -9,6 +9,9 @@ from common.errors import CheckFailed, InputError, Interrupted
 
 logger = logging.getLogger(__name__)
 
+# Libraries that tell at INFO what no user of a script asked for.
+NOISY_LIBRARIES = ("numexpr", "distributed", "alembic", "mlflow", "httpx", "matplotlib")
+
 EXIT_DONE = 0
 EXIT_FAULT = 1
 EXIT_INPUT = 2
@@ -23,6 +26,8 @@ def log_to_console(level: int = logging.INFO) -> None:
         handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
         root.addHandler(handler)
     root.setLevel(level)
+    for name in NOISY_LIBRARIES:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def run_script(main: Callable[[], None]) -> None:
@@ -55,7 +60,9 @@ def status_of(main: Callable[[], None]) -> int:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             return _fault()
         place = error.filename or "while writing"
-        _tell(f"error: the disk is full ({place}): free some space, then run the same command again")
+        _tell(
+            f"error: the disk is full ({place}): free some space, then run the same command again"
+        )
         return EXIT_INPUT
     except Exception:
         return _fault()

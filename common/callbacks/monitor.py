@@ -6,7 +6,7 @@ import json
 import logging
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -26,19 +26,28 @@ class TrainingMonitor(Callback):
     """Reports training every few iterations, and each validation, to the log and the trackers.
 
     metrics.jsonl is the source of truth: one object a line with iteration, micro_step, epoch, time
-    (seconds since 1970) and named values, `train_*` as means since the last line, `valid_*` for a
+    (seconds since 1970) and named values, `train_*` as means since the last line
+    (the learning rate as it is), `valid_*` for a
     validation. A resumed run first drops the lines that lie after the checkpoint it starts from.
 
     Args:
         path: the metrics.jsonl.
         tracker: gets a copy of every line.
         every: iterations from one line to the next.
+        shown: metrics of a validation that the log shows; metrics.jsonl has all of them.
     """
 
-    def __init__(self, path: Path, tracker: Tracker | None = None, every: int = 10) -> None:
+    def __init__(
+        self,
+        path: Path,
+        tracker: Tracker | None = None,
+        every: int = 10,
+        shown: Sequence[str] = ("loss",),
+    ) -> None:
         self.path = path
         self.tracker = tracker
         self.every = every
+        self.shown = tuple(shown)
         self._file: TextIO | None = None
         self._sums: dict[str, float] = {}
         self._num_steps = 0
@@ -54,27 +63,20 @@ class TrainingMonitor(Callback):
         self._began = (iteration, time.monotonic())
 
     def on_step_end(self, network: AbstractNetwork) -> None:
-        """Adds the values of the step to those of the report to come."""
+        """Adds up the values of the step; writes a line when one is due."""
         self._num_steps += 1
         for name, value in network.step_values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
+        iteration = network.state.iteration
+        if iteration % self.every == 0 or iteration == network.settings.iteration_num:
+            self._report(network)
 
     def on_metrics(self, network: AbstractNetwork, metrics: dict[str, float | None]) -> None:
         """Writes a line with the metrics of a validation."""
         values = {f"valid_{name}": value for name, value in metrics.items()}
         self._write(network, values)
-        shown = ", ".join(
-            f"{name} {value:.4f}" for name, value in metrics.items() if value is not None
-        )
-        logger.info("validation after iteration %d: %s", network.state.iteration, shown)
-
-    def on_iteration_end(self, network: AbstractNetwork) -> None:
-        """Writes a line when one is due."""
-        iteration = network.state.iteration
-        if self._num_steps and (
-            iteration % self.every == 0 or iteration == network.settings.iteration_num
-        ):
-            self._report(network)
+        shown = [f"{name} {metrics[name]:.4f}" for name in self.shown if metrics.get(name)]
+        logger.info("validation at %d: %s", network.state.iteration, "  ".join(shown))
 
     def close(self, network: AbstractNetwork) -> None:
         """Closes the file."""
@@ -92,6 +94,7 @@ class TrainingMonitor(Callback):
 
     def _report(self, network: AbstractNetwork) -> None:
         means = {name: total / self._num_steps for name, total in self._sums.items()}
+        means["learning_rate"] = network.step_values["learning_rate"]
         self._sums, self._num_steps = {}, 0
         memory_mb = _memory_mb(network.device)
         self._write(

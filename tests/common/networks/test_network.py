@@ -1,0 +1,192 @@
+import dataclasses
+import signal
+
+import pytest
+import torch
+from torch import nn
+from toy import ToyDataset, make_toy, toy_loader, weights_of
+
+from common.callbacks import Callback
+from common.errors import InputError, Interrupted
+from common.networks import FitSettings, StepOutput
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
+def test_accumulated_batches_equal_one_batch(dtype, tolerance):
+    # 22 samples in groups of 8: the last group of an epoch has 6, and as batches of 2 it has 3.
+    dataset = ToyDataset(22, dtype)
+    whole = make_toy(FitSettings(iteration_num=20, clip_norm=0.5), dtype)
+    whole.fit(toy_loader(dataset, 8))
+    parts = make_toy(FitSettings(iteration_num=20, clip_norm=0.5, accumulation_step=4), dtype)
+    parts.fit(toy_loader(dataset, 2))
+    assert parts.state.iteration == whole.state.iteration == 20
+    assert parts.state.micro_step > whole.state.micro_step
+    assert (parts.state.epoch, parts.state.position) == (whole.state.epoch, whole.state.position)
+    assert (weights_of(parts) - weights_of(whole)).abs().max() <= tolerance
+
+
+def test_uneven_last_batch_of_a_group_counts_by_its_samples():
+    # 7 samples as 4 + 3 must give the gradient of 7, not the mean of two means.
+    dataset = ToyDataset(7)
+    whole = make_toy(FitSettings(iteration_num=6))
+    whole.fit(toy_loader(dataset, 7))
+    parts = make_toy(FitSettings(iteration_num=6, accumulation_step=2))
+    parts.fit(toy_loader(dataset, 4))
+    torch.testing.assert_close(weights_of(parts), weights_of(whole), rtol=0, atol=1e-13)
+
+
+def test_fit_equals_a_plain_loop():
+    dataset = ToyDataset(24)
+    network = make_toy(FitSettings(iteration_num=10))
+    plain = make_toy(FitSettings(iteration_num=10))
+    network.fit(toy_loader(dataset, 8))
+    loader = toy_loader(dataset, 8)
+    done = 0
+    for epoch in range(4):
+        loader.sampler.start(epoch)
+        for batch in loader:
+            if done == 10:
+                break
+            plain.optimizer.zero_grad()
+            output = plain.model(batch["x"]).squeeze(-1)
+            nn.functional.mse_loss(output, batch["y"]).backward()
+            plain.optimizer.step()
+            done += 1
+    torch.testing.assert_close(weights_of(network), weights_of(plain), rtol=0, atol=1e-14)
+
+
+def test_schedule_and_validation_count_optimizer_steps():
+    seen = []
+
+    class Watch(Callback):
+        def on_metrics(self, network, metrics):
+            seen.append((network.state.iteration, network.state.micro_step))
+
+    settings = FitSettings(iteration_num=7, accumulation_step=3, iteration_valid=3)
+    network = make_toy(settings, callbacks=(Watch(),))
+    network.scheduler = torch.optim.lr_scheduler.StepLR(network.optimizer, 1, gamma=0.5)
+    dataset = ToyDataset(60)
+    network.fit(toy_loader(dataset, 2), toy_loader(dataset, 10))
+    assert seen == [(3, 9), (6, 18), (7, 21)]
+    assert network.scheduler.get_last_lr() == [0.01 * 0.5**7]
+
+
+def test_hooks_run_in_the_documented_order():
+    calls = []
+
+    class Record(Callback):
+        def __getattribute__(self, name):
+            if name.startswith("on_") or name == "close":
+                return lambda network, *arguments: calls.append(name)
+            return super().__getattribute__(name)
+
+    network = make_toy(FitSettings(iteration_num=2, iteration_valid=1), callbacks=(Record(),))
+    network.fit(toy_loader(ToyDataset(8), 4), toy_loader(ToyDataset(8), 4))
+    step = ["on_step_end", "on_validation_begin", "on_validation_end", "on_metrics"]
+    step.append("on_iteration_end")
+    assert calls == ["on_fit_begin", *step, *step, "on_fit_end", "close"]
+
+
+def test_non_finite_loss_names_iteration_and_samples_and_changes_nothing():
+    dataset = ToyDataset(8)
+    network = make_toy(FitSettings(iteration_num=9))
+    network.fit(toy_loader(dataset, 4))
+    before = weights_of(network).clone()
+    dataset.inputs[3] = float("nan")
+    network.settings = dataclasses.replace(network.settings, iteration_num=99)
+    with pytest.raises(FloatingPointError, match=r"iteration 1\d.*sample3"):
+        network.fit(toy_loader(dataset, 4))
+    assert torch.isfinite(weights_of(network)).all()
+    assert network.state.iteration < 12
+    assert before.shape == weights_of(network).shape
+
+
+def test_group_without_any_term_changes_nothing():
+    network = make_toy(FitSettings(iteration_num=3), optimizer=lambda p: torch.optim.SGD(p, 0.1))
+
+    def step(batch):
+        return StepOutput((network.model(batch["x"]) * 0).sum(), 0.0, {})
+
+    network.training_step = step
+    before = weights_of(network).clone()
+    network.fit(toy_loader(ToyDataset(8), 4))
+    assert torch.equal(before, weights_of(network))
+
+
+def test_validation_loss_is_of_the_whole_set_and_leaves_training_alone():
+    dataset = ToyDataset(11)
+    network = make_toy(FitSettings(iteration_num=1))
+    loader = toy_loader(dataset, 4)
+    state = torch.get_rng_state()
+    metrics = network.validate(loader)
+    assert torch.equal(state, torch.get_rng_state())
+    samples = [dataset[(0, index)] for index in range(11)]
+    errors = [
+        (network.model(sample["x"]).squeeze() - sample["y"]).item() ** 2 for sample in samples
+    ]
+    assert metrics["loss"] == pytest.approx(sum(errors) / 11, rel=1e-12)
+
+
+def test_predictions_come_in_the_order_of_the_loader():
+    dataset = ToyDataset(11)
+    network = make_toy(FitSettings(iteration_num=1))
+    loader = torch.utils.data.DataLoader(dataset, batch_size=4)
+    predictions = network.predict(loader)["prediction"]
+    expected = [network.model(dataset[index]["x"]).item() for index in range(11)]
+    assert predictions == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_saves_then_stops(number):
+    saved = []
+
+    class Stop(Callback):
+        def on_step_end(self, network):
+            if network.state.iteration == 3:
+                signal.raise_signal(number)
+
+        def on_stop(self, network):
+            saved.append(network.state.iteration)
+
+    network = make_toy(FitSettings(iteration_num=9), callbacks=(Stop(),))
+    handler = signal.getsignal(number)
+    with pytest.raises(Interrupted) as error:
+        network.fit(toy_loader(ToyDataset(8), 4))
+    assert error.value.signal_number == number
+    assert saved == [3]
+    assert signal.getsignal(number) is handler
+
+
+def test_signal_in_validation_saves_a_state_that_validates_again():
+    class Stop(Callback):
+        asked = False
+
+        def on_validation_begin(self, network):
+            if not self.asked:
+                self.asked = True
+                signal.raise_signal(signal.SIGTERM)
+
+        def on_metrics(self, network, metrics):
+            validated.append(network.state.iteration)
+
+    validated: list[int] = []
+    network = make_toy(FitSettings(iteration_num=4, iteration_valid=2), callbacks=(Stop(),))
+    data, valid = toy_loader(ToyDataset(8), 4), toy_loader(ToyDataset(8), 4)
+    with pytest.raises(Interrupted):
+        network.fit(data, valid)
+    assert (network.state.iteration, validated) == (2, [])
+    network._stop_request.signal_number = None
+    network.fit(data, valid)
+    assert validated == [2, 4]
+
+
+def test_mixed_precision_keeps_float32_weights_and_fp16_needs_a_gpu():
+    network = make_toy(FitSettings(iteration_num=5, amp_dtype="bf16"), torch.float32)
+    network.fit(toy_loader(ToyDataset(16, torch.float32), 4))
+    assert weights_of(network).dtype == torch.float32
+    exact = make_toy(FitSettings(iteration_num=5), torch.float32)
+    exact.fit(toy_loader(ToyDataset(16, torch.float32), 4))
+    difference = (weights_of(network) - weights_of(exact)).abs().max()
+    assert 0 < difference < 0.05
+    with pytest.raises(InputError, match="fp16"):
+        FitSettings(iteration_num=1, amp_dtype="fp16")
