@@ -2,14 +2,32 @@
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+STARTED = time.monotonic()
 ROOT = Path(__file__).resolve().parent.parent
 for folder in (ROOT, ROOT / "tests"):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the limit that CI sets to the long tests."""
+    parser.addoption(
+        "--time-budget",
+        type=float,
+        help="seconds after whose end no further test is started: the rest is skipped",
+    )
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips what would start after the time budget."""
+    budget = item.config.getoption("--time-budget")
+    if budget is not None and time.monotonic() - STARTED > budget:
+        pytest.skip(f"the time budget of {budget:.0f} s is used up")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,144 @@
+import dataclasses
+
+import pytest
+import yaml
+
+import config as config_module
+from common.cli import status_of
+from common.errors import CheckFailed, InputError, Interrupted
+from config import GROUPS, Config, parse_config, recorded_config, resumed_config
+
+TRAIN = ("general", "data", "network", "optimizer", "training", "monitor")
+
+
+def parse(*argv: str, groups=TRAIN) -> Config:
+    return parse_config("Test.", groups, argv)
+
+
+def test_defaults_and_values():
+    config = parse("--data_fold", "3", "--experiment_id", "0012", "--tr_use_amp", "1")
+    assert config.data.data_fold == 3
+    assert config.general.experiment_id == "0012"
+    assert config.given == {"data_fold", "experiment_id", "tr_use_amp"}
+    assert config.general.seed == 4667
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("--tr_batch_size", "0"), r"--tr_batch_size 0: must be at least 1"),
+        (("--tr_batch_size", "many"), r"--tr_batch_size.*int.*many"),
+        (("--tr_use_amp", "2"), r"--tr_use_amp.*\[0, 1\].*2"),
+        (("--data_fold", "-1"), r"--data_fold -1: must be at least 0"),
+        (("--optim", "lamb"), r"--optim lamb: must be one of sgd, adamw \(not there yet\)"),
+        (("--optim_ema_decay", "1"), r"--optim_ema_decay 1.*less than 1"),
+        (("--data_sampler", "balanced"), r"--data_sampler is not there yet"),
+        (("--data_fold", "all"), r"--data_fold all is not there yet"),
+        (("--tr_resume", "1"), r"--tr_resume 1 needs --experiment_id"),
+        (("--data_dataset", "../x"), r"--data_dataset \.\./x: must be"),
+        (("--experiment_id", "../x"), r"--experiment_id \.\./x: must be"),
+        (("--no_such_flag", "1"), r"--no_such_flag"),
+        (("--config", "/no/such.yaml"), r"/no/such.yaml"),
+    ],
+)
+def test_wrong_value_names_flag_value_and_rule(argv, message):
+    with pytest.raises(InputError, match=message):
+        parse(*argv)
+
+
+def test_flags_without_effect_warn(caplog):
+    parse("--optim_momentum", "0.5", "--tr_amp_dtype", "bf16")
+    assert "--optim_momentum has no effect without --optim sgd" in caplog.text
+    assert "--tr_amp_dtype has no effect" in caplog.text
+    caplog.clear()
+    parse("--optim", "sgd", "--optim_momentum", "0.5")
+    assert not caplog.text
+
+
+def test_flag_names_are_unique_and_every_one_has_help(capsys):
+    names = [field.name for kind in GROUPS.values() for field in dataclasses.fields(kind)]
+    assert len(names) == len(set(names))
+    with pytest.raises(SystemExit):
+        parse("--help", groups=tuple(GROUPS))
+    text = capsys.readouterr().out
+    for name in names:
+        assert f"--{name}" in text
+    assert "an iteration is an optimizer step" in text.lower()
+    assert "Seed of everything random" in text
+
+
+def test_yaml_gives_defaults_and_flags_win(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("tr_batch_size: 7\ndata_fold: 2\n")
+    config = parse("--config", str(path), "--data_fold", "1")
+    assert (config.training.tr_batch_size, config.data.data_fold) == (7, 1)
+    assert "tr_batch_size" in config.given
+
+
+def _experiment(tmp_path, *argv: str):
+    config = parse("--output_dir", str(tmp_path), *argv)
+    folder = config.experiment_folder("0001")
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(config.to_yaml())
+    return folder
+
+
+def test_recorded_flags_come_back(tmp_path):
+    folder = _experiment(tmp_path, "--tr_batch_size", "5", "--optim", "sgd")
+    flags = recorded_config(folder).flags()
+    assert flags["tr_batch_size"] == 5
+    assert flags["optim"] == "sgd"
+    (folder / "config.yaml").write_text(yaml.safe_dump({"what": 1}))
+    with pytest.raises(InputError, match="unknown flags what"):
+        recorded_config(folder)
+
+
+def test_resume_takes_recorded_flags_and_refuses_others(tmp_path):
+    _experiment(tmp_path, "--tr_batch_size", "5")
+    asked = ("--output_dir", str(tmp_path), "--experiment_id", "0001", "--tr_resume", "1")
+    config = resumed_config(parse(*asked, "--n_jobs", "3", "--tr_batch_size", "5"))
+    assert config.training.tr_batch_size == 5
+    assert config.general.n_jobs == 3
+    with pytest.raises(InputError, match="--tr_batch_size 6: experiment 0001 was started with 5"):
+        resumed_config(parse(*asked, "--tr_batch_size", "6"))
+
+
+def test_missing_experiment_is_named(tmp_path):
+    with pytest.raises(InputError, match="no experiment at"):
+        config = parse("--output_dir", str(tmp_path), "--experiment_id", "0009")
+        config.existing_experiment_folder()
+
+
+def test_dev_mode_limits_iterations():
+    assert parse("--dev_enabled", "1").iteration_num == 50
+    assert parse("--dev_enabled", "1", "--dev_iteration_num", "9").iteration_num == 9
+    assert parse("--dev_enabled", "1", "--tr_iteration_num", "20").iteration_num == 20
+
+
+def test_not_there_yet_names_exist():
+    names = {field.name for kind in GROUPS.values() for field in dataclasses.fields(kind)}
+    assert names >= config_module.NOT_THERE_YET
+    assert names >= config_module.EFFECTIVE_WHEN.keys()
+    assert names >= config_module.FREE_ON_RESUME
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "text"),
+    [
+        (InputError("a\nb"), 2, "error: a b"),
+        (CheckFailed(["one", "two"]), 3, "one\ntwo"),
+        (Interrupted(2, "go on"), 130, "go on"),
+        (Interrupted(15), 143, ""),
+        (KeyboardInterrupt(), 130, ""),
+        (OSError(28, "full", "x.pt"), 2, "the disk is full (x.pt)"),
+        (RuntimeError("bug"), 1, ""),
+        (None, 0, ""),
+    ],
+)
+def test_exit_statuses(error, status, text, capsys):
+    def main() -> None:
+        if error is not None:
+            raise error
+
+    assert status_of(main) == status
+    assert text in capsys.readouterr().err
