@@ -1,5 +1,7 @@
 """What a header must say before its pixels are decoded; each check tells which rule failed."""
 
+from dataclasses import dataclass
+
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
@@ -41,19 +43,39 @@ CT_CLASSES = {
 _NOT_SLICES = {"LOCALIZER", "SCOUT"}
 
 
-def check_image(opened: OpenFile, *, require_ct: bool) -> int:
-    """Returns the number of frames of an image that can be decoded; raises RejectedFile."""
+@dataclass(frozen=True)
+class StoredImage:
+    """The size of an image and of its stored values, checked."""
+
+    num_frames: int
+    rows: int
+    columns: int
+    bits_allocated: int
+    bits_stored: int
+    pixel_representation: int
+
+    @property
+    def frame_bytes(self) -> int:
+        """The bytes of one frame when it is not compressed."""
+        return self.rows * self.columns * self.bits_allocated // 8
+
+
+def check_image(opened: OpenFile, *, require_ct: bool) -> StoredImage:
+    """Returns what the pixels of a file are, if they can be decoded; raises RejectedFile."""
     dataset = opened.dataset
     if require_ct:
         _check_ct(dataset)
     _check_syntax(opened)
     _check_color(dataset)
-    num_frames, frame_bytes = _check_size(dataset)
-    _check_bits(dataset, opened.transfer_syntax)
+    stored = _stored_image(dataset)
+    _check_size(stored)
+    _check_bits(stored, elements.integer(dataset, "HighBit"))
+    if opened.transfer_syntax == JPEG_EXTENDED and stored.bits_stored > 8:
+        raise RejectedFile("unsupported_syntax", f"{stored.bits_stored}-bit JPEG Extended")
     if opened.transfer_syntax in NATIVE_SYNTAXES:
-        _check_native_length(opened, num_frames, frame_bytes)
+        _check_native_length(opened, stored)
     _check_kind(dataset)
-    return num_frames
+    return stored
 
 
 def _check_ct(dataset: Dataset) -> None:
@@ -91,12 +113,20 @@ def _check_color(dataset: Dataset) -> None:
         raise RejectedFile("corrupt", "PhotometricInterpretation is not one that DICOM defines")
 
 
-def _check_size(dataset: Dataset) -> tuple[int, int]:
-    """Returns the number of frames and the bytes of one when uncompressed."""
-    rows = elements.required_integer(dataset, "Rows")
-    columns = elements.required_integer(dataset, "Columns")
+def _stored_image(dataset: Dataset) -> StoredImage:
     num_frames = elements.integer(dataset, "NumberOfFrames")
-    num_frames = 1 if num_frames is None else num_frames
+    return StoredImage(
+        num_frames=1 if num_frames is None else num_frames,
+        rows=elements.required_integer(dataset, "Rows"),
+        columns=elements.required_integer(dataset, "Columns"),
+        bits_allocated=elements.required_integer(dataset, "BitsAllocated"),
+        bits_stored=elements.required_integer(dataset, "BitsStored"),
+        pixel_representation=elements.required_integer(dataset, "PixelRepresentation"),
+    )
+
+
+def _check_size(stored: StoredImage) -> None:
+    rows, columns, num_frames = stored.rows, stored.columns, stored.num_frames
     if min(rows, columns, num_frames) < 1:
         size = f"{rows} rows, {columns} columns and {num_frames} frames"
         raise RejectedFile("corrupt", f"an image of {size}")
@@ -106,37 +136,30 @@ def _check_size(dataset: Dataset) -> tuple[int, int]:
     if rows * columns * num_frames > MAX_PIXELS:
         reason = f"{num_frames} frames of {rows} x {columns}, above the limit of {MAX_PIXELS}"
         raise RejectedFile("too_large", f"{reason} pixels")
-    bits_allocated = elements.required_integer(dataset, "BitsAllocated")
-    if bits_allocated not in (8, 16, 32):
-        reason = f"BitsAllocated is {bits_allocated}; stored CT values have 8, 16 or 32"
-        raise RejectedFile("corrupt", reason)
-    return num_frames, rows * columns * bits_allocated // 8
 
 
-def _check_bits(dataset: Dataset, syntax: str) -> None:
-    bits_allocated = elements.required_integer(dataset, "BitsAllocated")
-    bits_stored = elements.required_integer(dataset, "BitsStored")
-    high_bit = elements.integer(dataset, "HighBit")
-    if not 1 <= bits_stored <= bits_allocated:
-        reason = f"BitsStored is {bits_stored}, BitsAllocated {bits_allocated}"
+def _check_bits(stored: StoredImage, high_bit: int | None) -> None:
+    allocated, used = stored.bits_allocated, stored.bits_stored
+    if allocated not in (8, 16, 32):
+        reason = f"BitsAllocated is {allocated}; stored CT values have 8, 16 or 32"
         raise RejectedFile("corrupt", reason)
-    if high_bit not in (None, bits_stored - 1):
-        reason = f"HighBit is {high_bit}; it must be BitsStored - 1 = {bits_stored - 1}"
+    if not 1 <= used <= allocated:
+        raise RejectedFile("corrupt", f"BitsStored is {used}, BitsAllocated {allocated}")
+    if high_bit not in (None, used - 1):
+        reason = f"HighBit is {high_bit}; it must be BitsStored - 1 = {used - 1}"
         raise RejectedFile("corrupt", reason)
-    if elements.required_integer(dataset, "PixelRepresentation") not in (0, 1):
+    if stored.pixel_representation not in (0, 1):
         raise RejectedFile("corrupt", "PixelRepresentation is neither 0 nor 1")
-    if syntax == JPEG_EXTENDED and bits_stored > 8:
-        raise RejectedFile("unsupported_syntax", f"{bits_stored}-bit JPEG Extended")
 
 
-def _check_native_length(opened: OpenFile, num_frames: int, frame_bytes: int) -> None:
+def _check_native_length(opened: OpenFile, stored: StoredImage) -> None:
     """Raises where uncompressed pixels are not as long as declared; odd bytes may follow."""
     assert opened.pixels is not None
-    expected = num_frames * frame_bytes
+    expected = stored.num_frames * stored.frame_bytes
     present = min(opened.pixels.length, opened.pixels.available)
     if present < expected:
         raise RejectedFile("truncated", f"{present} of {expected} bytes of pixel data")
-    if opened.pixels.length - expected >= frame_bytes:
+    if opened.pixels.length - expected >= stored.frame_bytes:
         reason = f"{opened.pixels.length} bytes of pixel data where {expected} are declared"
         raise RejectedFile("overlong", reason)
 

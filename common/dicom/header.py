@@ -8,7 +8,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from common.dicom import elements, geometry
-from common.dicom.checks import check_image
+from common.dicom.checks import StoredImage, check_image
 from common.dicom.part10 import OpenFile, open_dicom
 from common.dicom.rejection import RejectedFile
 
@@ -86,8 +86,8 @@ def read_headers(file: Path | BinaryIO, *, require_ct: bool = True) -> list[Slic
 def slice_headers(opened: OpenFile, *, require_ct: bool) -> list[SliceHeader]:
     """Returns the header of every slice of an open file; raises RejectedFile."""
     try:
-        num_frames = check_image(opened, require_ct=require_ct)
-        return [_frame_header(opened, num_frames, frame) for frame in range(num_frames)]
+        stored = check_image(opened, require_ct=require_ct)
+        return [_frame_header(opened, stored, frame) for frame in range(stored.num_frames)]
     except (RejectedFile, KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except Exception as error:
@@ -96,7 +96,7 @@ def slice_headers(opened: OpenFile, *, require_ct: bool) -> list[SliceHeader]:
         raise RejectedFile("corrupt", reason) from error
 
 
-def _frame_header(opened: OpenFile, num_frames: int, frame: int) -> SliceHeader:
+def _frame_header(opened: OpenFile, stored: StoredImage, frame: int) -> SliceHeader:
     dataset = opened.dataset
     slope, intercept = _rescale(dataset, frame)
     orientation = elements.numbers(dataset, "ImageOrientationPatient", 6, frame)
@@ -106,8 +106,8 @@ def _frame_header(opened: OpenFile, num_frames: int, frame: int) -> SliceHeader:
     instance = elements.first_number(dataset, "InstanceNumber")
     uid = elements.text(dataset, "SOPInstanceUID")
     return SliceHeader(
-        image_id=uid if num_frames == 1 else f"{uid}_{frame}",
-        frame=None if num_frames == 1 else frame,
+        image_id=uid if stored.num_frames == 1 else f"{uid}_{frame}",
+        frame=None if stored.num_frames == 1 else frame,
         patient_id=elements.text(dataset, "PatientID"),
         study_id=elements.text(dataset, "StudyInstanceUID"),
         series_id=elements.text(dataset, "SeriesInstanceUID"),
@@ -116,13 +116,13 @@ def _frame_header(opened: OpenFile, num_frames: int, frame: int) -> SliceHeader:
         instance_number=None if instance is None else int(instance),
         position=elements.numbers(dataset, "ImagePositionPatient", 3, frame),
         orientation=orientation,
-        rows=elements.required_integer(dataset, "Rows"),
-        columns=elements.required_integer(dataset, "Columns"),
+        rows=stored.rows,
+        columns=stored.columns,
         spacing_row=spacing[0],
         spacing_column=spacing[1],
-        bits_allocated=elements.required_integer(dataset, "BitsAllocated"),
-        bits_stored=elements.required_integer(dataset, "BitsStored"),
-        pixel_representation=elements.required_integer(dataset, "PixelRepresentation"),
+        bits_allocated=stored.bits_allocated,
+        bits_stored=stored.bits_stored,
+        pixel_representation=stored.pixel_representation,
         padding_value=elements.integer(dataset, "PixelPaddingValue"),
         padding_limit=elements.integer(dataset, "PixelPaddingRangeLimit"),
         rescale_slope=slope,
@@ -130,7 +130,7 @@ def _frame_header(opened: OpenFile, num_frames: int, frame: int) -> SliceHeader:
         window_center=elements.first_number(dataset, "WindowCenter", frame),
         window_width=elements.first_number(dataset, "WindowWidth", frame),
         transfer_syntax=opened.transfer_syntax,
-        num_frames=num_frames,
+        num_frames=stored.num_frames,
     )
 
 

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from common.dicom.rejection import RejectedFile
+
 if TYPE_CHECKING:
     from common.dicom.header import SliceHeader
 
@@ -17,6 +19,10 @@ RSNA's signed files hold raw -2000 outside the field of view, about -3024 HU, un
 """
 TISSUE_HU = (-1000, 3071)
 """Between these a declared padding value can also be a real measurement."""
+POSSIBLE_HU = (-4096, 10000)
+"""Beyond these lie only padding, which has few values, and metal, which is small."""
+MAX_IMPOSSIBLE = 0.05
+MAX_PADDING_VALUES = 256
 
 
 def to_hounsfield(stored: np.ndarray, header: "SliceHeader") -> tuple[np.ndarray, int, bool]:
@@ -29,18 +35,24 @@ def to_hounsfield(stored: np.ndarray, header: "SliceHeader") -> tuple[np.ndarray
     Args:
         stored: integers (rows, columns).
         header: its header.
+
+    Raises:
+        RejectedFile: corrupt, where many pixels hold what no scanner measures.
     """
     repaired = is_wrapped_12bit(header)
-    image = _unwrapped(stored) if repaired else _rescaled(stored, header)
-    padding = image < PADDING_BELOW_HU
+    image, offset = (_unwrapped(stored), 0) if repaired else _rescaled(stored, header)
+    _check_possible(image, offset)
+    padding = image < PADDING_BELOW_HU - offset
     declared = _declared_padding(stored, header)
     if declared is not None:
         padding |= declared
-    num_padding = int(np.count_nonzero(padding))
-    image_hu = np.clip(image, AIR_HU, MAX_HU).astype(np.int16)
-    if num_padding:
-        image_hu[padding] = AIR_HU
-    return image_hu, num_padding, repaired
+    limits = np.iinfo(np.int16 if image.dtype.kind == "f" else image.dtype)
+    low, high = max(AIR_HU - offset, limits.min), min(MAX_HU - offset, limits.max)
+    image_hu = np.clip(image, low, high).astype(np.int16, copy=False)
+    image_hu += np.int16(offset)  # modulo 65536 where unsigned values did not fit: exact again
+    if declared is not None:
+        np.copyto(image_hu, AIR_HU, where=declared)
+    return image_hu, int(np.count_nonzero(padding)), repaired
 
 
 def is_wrapped_12bit(header: "SliceHeader") -> bool:
@@ -64,13 +76,12 @@ def _unwrapped(stored: np.ndarray) -> np.ndarray:
     return shifted - 1000
 
 
-def _rescaled(stored: np.ndarray, header: "SliceHeader") -> np.ndarray:
+def _rescaled(stored: np.ndarray, header: "SliceHeader") -> tuple[np.ndarray, int]:
+    """Returns an image and what to add to it for HU: nothing to compute in the common case."""
     slope, intercept = header.rescale_slope, header.rescale_intercept
-    if slope == 1 and intercept.is_integer() and stored.itemsize <= 2 and abs(intercept) < 2**30:
-        image = stored.astype(np.int32)
-        image += int(intercept)
-        return image
-    return np.rint(stored * np.float64(slope) + intercept)
+    if slope == 1 and intercept.is_integer() and abs(intercept) < 31000 and stored.itemsize == 2:
+        return stored, int(intercept)
+    return np.rint(stored * np.float64(slope) + intercept), 0
 
 
 def _declared_padding(stored: np.ndarray, header: "SliceHeader") -> np.ndarray | None:
@@ -96,3 +107,19 @@ def _as_stored(value: int, header: "SliceHeader") -> int:
     if header.pixel_representation == 1 and value >= 1 << (header.bits_allocated - 1):
         value -= 1 << header.bits_allocated
     return value
+
+
+def _check_possible(image: np.ndarray, offset: int) -> None:
+    """Raises where more than MAX_IMPOSSIBLE of the pixels have scattered impossible values.
+
+    Damaged JPEG frames decode to such without an error, and so do files whose header confuses
+    signed and unsigned. Padding passes: it has few values, also after lossy compression.
+    """
+    low, high = POSSIBLE_HU[0] - offset, POSSIBLE_HU[1] - offset
+    if image.min() >= low and image.max() <= high:
+        return
+    impossible = image[(image < low) | (image > high)]
+    part = impossible.size / image.size
+    if part > MAX_IMPOSSIBLE and np.unique(impossible).size > MAX_PADDING_VALUES:
+        reason = f"{part:.0%} of the pixels hold impossible HU: damaged, or of another sign"
+        raise RejectedFile("corrupt", reason)

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from pydicom.encaps import encapsulate
 from pydicom.pixels import get_decoder
 from pydicom.uid import UID
 
-from common.dicom import elements
 from common.dicom.checks import ENCAPSULATED_SYNTAXES
 from common.dicom.frames import check_frame, split_frames
 from common.dicom.header import SliceHeader, slice_headers
@@ -47,64 +47,65 @@ def read_hu(file: Path | BinaryIO, *, require_ct: bool = True) -> DecodedImage:
     """
     with open_dicom(file) as opened:
         headers = slice_headers(opened, require_ct=require_ct)
-        first = headers[0]
-        image_hu = np.empty((len(headers), first.rows, first.columns), np.int16)
+        image_hu = np.empty((len(headers), headers[0].rows, headers[0].columns), np.int16)
         num_padding, repaired_12bit = 0, False
-        stored_frames = _decoded(opened, first)
-        for number, header in enumerate(headers):
-            stored = _next_frame(stored_frames, number, len(headers))
-            if stored.shape != (first.rows, first.columns):
-                reason = f"a codec returned {stored.shape}"
-                raise RejectedFile("corrupt", f"{_name(number, len(headers))}: {reason}")
-            image_hu[number], padding, repaired = to_hounsfield(stored, header)
+        for number, source in enumerate(_sources(opened, headers[0])):
+            stored = _decode(source, headers[number], opened)
+            image_hu[number], padding, repaired = to_hounsfield(stored, headers[number])
             num_padding += padding
             repaired_12bit |= repaired
     return DecodedImage(image_hu, tuple(headers), num_padding, repaired_12bit)
 
 
-def _decoded(opened: OpenFile, header: SliceHeader) -> Iterator[np.ndarray]:
-    """Yields the stored values (rows, columns) of each frame, in the machine's byte order."""
-    dataset, pixels = opened.dataset, opened.pixels
-    assert pixels is not None
+def _sources(opened: OpenFile, header: SliceHeader) -> Iterator[bytes]:
+    """Yields the encoded bytes of each frame, all checked before the first is decoded."""
+    data = opened.read_pixels()
+    if opened.transfer_syntax not in ENCAPSULATED_SYNTAXES:
+        yield from [data] * header.num_frames
+        return
+    frames = split_frames(data, header.num_frames)
+    for number, frame in enumerate(frames):
+        name = "the frame" if header.num_frames == 1 else f"frame {number}"
+        check_frame(frame, opened.transfer_syntax, (header.rows, header.columns), name)
+    for frame in frames:
+        yield encapsulate([frame], has_bot=False)
+
+
+def _decode(source: bytes, header: SliceHeader, opened: OpenFile) -> np.ndarray:
+    """Returns the stored values (rows, columns) of one frame, in the machine's byte order.
+
+    Args:
+        source: the native pixels of all frames, or the compressed ones of this frame.
+        header: of this frame.
+        opened: its file.
+
+    Raises:
+        RejectedFile: for whatever a codec raises; those in Rust raise what is no `Exception`.
+    """
+    assert opened.pixels is not None
+    encapsulated = opened.transfer_syntax in ENCAPSULATED_SYNTAXES
     options: dict[str, Any] = {
         "rows": header.rows,
         "columns": header.columns,
-        "number_of_frames": header.num_frames,
+        "number_of_frames": 1 if encapsulated else header.num_frames,
         "samples_per_pixel": 1,
-        "photometric_interpretation": elements.text(dataset, "PhotometricInterpretation"),
+        "photometric_interpretation": "MONOCHROME2",
         "bits_allocated": header.bits_allocated,
         "bits_stored": header.bits_stored,
         "pixel_representation": header.pixel_representation,
-        "pixel_keyword": "PixelData",
-        "pixel_vr": pixels.vr,
-        "allow_excess_frames": False,
+        "pixel_keyword": opened.pixels.keyword,
+        "pixel_vr": opened.pixels.vr,
     }
-    data = opened.read_pixels()
-    if opened.transfer_syntax in ENCAPSULATED_SYNTAXES:
-        shape = header.rows, header.columns
-        for number, frame in enumerate(split_frames(data, header.num_frames)):
-            check_frame(frame, opened.transfer_syntax, shape, _name(number, header.num_frames))
-    else:
-        data = data[: header.num_frames * header.rows * header.columns * header.bits_allocated // 8]
-    decoder = get_decoder(UID(opened.transfer_syntax))
-    for stored, _ in decoder.iter_array(data, raw=True, **options):
-        yield stored.astype(stored.dtype.newbyteorder("="), copy=False)
-
-
-def _next_frame(frames: Iterator[np.ndarray], number: int, num_frames: int) -> np.ndarray:
-    """Returns the next frame; whatever a codec raises becomes a RejectedFile.
-
-    Codecs written in Rust raise exceptions that are not `Exception`s.
-    """
+    if not encapsulated:
+        options["view_only"] = True
+    index = 0 if encapsulated or header.frame is None else header.frame
     try:
-        return next(frames)
-    except (RejectedFile, KeyboardInterrupt, SystemExit, MemoryError):
+        decoder = get_decoder(UID(opened.transfer_syntax))
+        stored, _ = decoder.as_array(source, raw=True, index=index, **options)
+    except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:
         lines = str(error).strip().splitlines() or [""]
-        reason = f"{_name(number, num_frames)} cannot be decoded ({lines[-1].strip()[:160]})"
-        raise RejectedFile("corrupt", reason) from error
-
-
-def _name(number: int, num_frames: int) -> str:
-    return "the frame" if num_frames == 1 else f"frame {number} of {num_frames}"
+        reason = f"cannot be decoded ({lines[-1].strip()[:160]})"
+        raise RejectedFile("corrupt", f"frame {header.frame or 0}: {reason}") from error
+    return stored.astype(stored.dtype.newbyteorder("="), copy=False)
