@@ -86,6 +86,8 @@ DETERMINISTIC = frozenset(
     }
 )
 
+# Fill the first of every four channels only, if they are given one number.
+REMAPPING = frozenset({"ElasticTransform", "GridDistortion", "OpticalDistortion"})
 MASK_ARGUMENTS = frozenset(
     {"mask_interpolation", "fill_mask", "mask_drop_value", "keypoint_remapping_method"}
 )
@@ -153,12 +155,15 @@ def build(node: Node, where: str) -> A.BasicTransform | A.BaseCompose:
     if name_of(node) in CONTAINERS:
         children = [build(child, where) for child in arguments.pop("transforms")]
         return class_of(node)(children, **arguments)
+    if name_of(node) in REMAPPING:
+        arguments["fill"] = [arguments["fill"]] * 4
     try:
         with warnings.catch_warnings():
+            # albumentations warns where a check fails or an argument is unknown, and uses defaults.
+            warnings.simplefilter("error")
             warnings.filterwarnings("ignore", message="ShiftScaleRotate is a special case")
-            # Without strict, a failing check is only warned of, and the defaults are used.
-            return class_of(node)(**arguments, strict=True)
-    except (ValueError, TypeError) as error:
+            return class_of(node)(**arguments)
+    except (ValueError, TypeError, Warning) as error:
         raise InputError(f"{where}: {name_of(node)} refuses its arguments: {error}") from error
 
 

@@ -66,7 +66,7 @@ def parse_pipeline(document: Mapping[str, Any], where: str) -> Pipeline:
             that can't run at its place, or a fill that is not air.
     """
     version = _version(document, where)
-    nodes = _children(document["transform"], where)
+    nodes = _children(document.get("transform"), where)
     if version < 2:
         nodes = [legacy.translate(node, where) for node in nodes]
     nodes = [_resolve(node, where) for node in nodes]
@@ -129,12 +129,24 @@ def _children(compose: Any, where: str) -> list[Node]:
     for name in ("bbox_params", "keypoint_params", "additional_targets"):
         if compose.get(name):
             raise InputError(f"{where}: {name} of Compose has no use here; make it null")
-    return [dict(node) for node in compose["transforms"]]
+    for node in compose["transforms"]:
+        _check_form(node, where)
+    return list(compose["transforms"])
+
+
+def _check_form(node: Any, where: str) -> None:
+    if not isinstance(node, Mapping) or NAME_KEY not in node:
+        raise InputError(f"{where}: {node!r} is not a transform (no {NAME_KEY})")
+    children = node.get("transforms", [])
+    if not isinstance(children, list):
+        raise InputError(f"{where}: transforms of {catalog.name_of(node)} must be a list")
+    for child in children:
+        _check_form(child, where)
 
 
 def _resolve(node: Node, where: str) -> Node:
     """Returns the node under its short name, if there is such a transform."""
-    full_name = str(node.get(NAME_KEY, ""))
+    full_name = str(node[NAME_KEY])
     module, _, name = full_name.rpartition(".")
     if name == WINDOW and module in ("", "common.albumentations"):
         return {**node, NAME_KEY: f"common.albumentations.{WINDOW}"}

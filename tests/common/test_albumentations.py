@@ -1,0 +1,120 @@
+import albumentations as A
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.albumentations import DicomWindowShift
+
+ARRAY = np.random.default_rng(0).integers(-1024, 3000, (40, 30)).astype(np.int16)
+
+
+def windowed(image_hu: np.ndarray, **arguments: object) -> np.ndarray:
+    return DicomWindowShift(**arguments)(image=image_hu)["image"]
+
+
+def test_windows_map_their_edges_to_0_and_1() -> None:
+    image = np.array([[0.0, 40.0, 80.0, -1024.0, 3000.0]], dtype=np.float32)
+    brain = windowed(image)[0, :, 0]
+    assert brain.tolist() == [0.0, 0.5, 1.0, 0.0, 1.0]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    width=st.floats(1, 4000),
+    center=st.floats(-1000, 3000),
+    seed=st.integers(0, 1000),
+)
+def test_equals_the_formula_in_float64(width: float, center: float, seed: int) -> None:
+    image = np.random.default_rng(seed).uniform(-1024, 3100, (8, 9))
+    one = {f"window_{name}": (value,) for name, value in limits(width, center)}
+    expected = np.clip((image - (center - width / 2)) / width, 0, 1)
+    result = windowed(image.astype(np.float32), **one)
+    assert result.shape == (8, 9, 1) and result.dtype == np.float32
+    np.testing.assert_allclose(result[..., 0], expected, atol=2e-3 / min(width, 2000) + 1e-5)
+
+
+def limits(width: float, center: float) -> list[tuple[str, float]]:
+    return [
+        ("width_mins", width),
+        ("width_maxs", width),
+        ("center_mins", center),
+        ("center_maxs", center),
+    ]
+
+
+def test_slices_become_channels_slice_by_slice() -> None:
+    slices = np.stack([ARRAY, ARRAY + 10, ARRAY + 20], axis=2)
+    image = windowed(slices)
+    assert image.shape == (40, 30, 9)
+    for position in range(3):
+        alone = windowed(np.ascontiguousarray(slices[:, :, position]))
+        assert np.array_equal(image[:, :, 3 * position : 3 * position + 3], alone)
+
+
+def test_int16_and_float32_give_the_same() -> None:
+    assert np.array_equal(windowed(ARRAY), windowed(ARRAY.astype(np.float32)))
+
+
+def test_draws_lie_in_the_ranges_and_differ() -> None:
+    transform = DicomWindowShift(
+        window_width_mins=(75, 190, 360),
+        window_width_maxs=(85, 210, 400),
+        window_center_mins=(35, 75, 35),
+        window_center_maxs=(45, 85, 45),
+    )
+    drawn = [transform.get_params() for _ in range(300)]
+    widths = np.array([draw["widths"] for draw in drawn])
+    centers = np.array([draw["centers"] for draw in drawn])
+    for values, lows, highs in (
+        (widths, transform.window_width_mins, transform.window_width_maxs),
+        (centers, transform.window_center_mins, transform.window_center_maxs),
+    ):
+        assert (values >= lows).all() and (values <= highs).all()
+        spread = (np.array(highs) - lows) / 12**0.5
+        np.testing.assert_allclose(values.std(axis=0), spread, rtol=0.15)
+    assert not transform.is_fixed and transform.num_windows == 3
+    assert DicomWindowShift().is_fixed
+
+
+def test_every_slice_of_a_sample_gets_the_same_draw() -> None:
+    transform = DicomWindowShift(window_center_mins=(20, 40, 0), window_center_maxs=(60, 99, 80))
+    image = transform(image=np.stack([ARRAY, ARRAY], axis=2))["image"]
+    assert np.array_equal(image[..., :3], image[..., 3:])
+
+
+def test_absolute_hu_is_kept_unless_min_max_is_asked_for() -> None:
+    image = np.linspace(20, 60, 12, dtype=np.float32).reshape(3, 4)
+    assert windowed(image)[..., 0].min() == pytest.approx(0.25)
+    stretched = windowed(image, min_max_normalize=True)
+    assert stretched.min() == 0 and stretched.max() == 1
+    assert windowed(np.full_like(image, 40), min_max_normalize=True).max() == 0
+
+
+def test_constant_image_stays_constant() -> None:
+    image = windowed(np.full((5, 6), 50, np.int16))
+    np.testing.assert_allclose(image[0, 0], [50 / 80, 70 / 200, 200 / 380], rtol=1e-6)
+    assert (image == image[0, 0]).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"window_width_mins": (0, 200, 380)}, "above 0"),
+        ({"window_width_mins": (80,)}, "as many"),
+        ({"window_width_mins": (90, 200, 380)}, "window_width_mins must not exceed"),
+        ({"window_center_maxs": (30, 80, 40)}, "window_center_mins must not exceed"),
+        ({"p": 0.5}, "p must be 1"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DicomWindowShift(**arguments)
+
+
+def test_serialises_under_its_module_path() -> None:
+    transform = DicomWindowShift(window_width_mins=(75, 190, 360))
+    document = A.to_dict(A.Compose([transform]))
+    node = document["transform"]["transforms"][0]
+    assert node["__class_fullname__"] == "common.albumentations.DicomWindowShift"
+    assert A.to_dict(A.from_dict(document)) == document
