@@ -143,7 +143,7 @@ class Predictor:
         num_views: int = 0,
         seed: int = 0,
         device: torch.device | str = "cpu",
-        on_batch: Callable[[int], None] | None = None,
+        on_batch: Callable[[int], object] | None = None,
     ) -> RowLogits:
         """Returns the logits of rows of a slice table, in their order.
 
@@ -241,7 +241,7 @@ class _PredictionDataset(ImageClassificationDataset):
 def _watched(
     loader: Iterable[dict[str, torch.Tensor]],
     was_read: list[NDArray[np.bool_]],
-    on_batch: Callable[[int], None] | None,
+    on_batch: Callable[[int], object] | None,
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Yields the batches, noting in `was_read` which of their samples could be read."""
     for batch in loader:

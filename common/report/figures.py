@@ -1,0 +1,133 @@
+"""The figures of a report, drawn without matplotlib's global state.
+
+matplotlib is imported when a figure is drawn: it makes a folder for its cache.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common import metrics
+from common.metrics import Floats
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Distinguishable with the common forms of colour blindness (Okabe and Ito, 2008).
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#000000", "#56B4E9", "#A58B00")
+_MOST_POINTS = 400
+
+
+def curves_figure(labels: Floats, probabilities: Floats, label_names: Sequence[str]) -> "Figure":
+    """Draws the ROC curves and the precision-recall curves of all labels, (n, k) arrays."""
+    drawing, (left, right) = _figure(1, 2, (11, 4.8))
+    for column, name in enumerate(label_names):
+        y, p, color = labels[:, column], probabilities[:, column], COLORS[column % len(COLORS)]
+        area, precision = metrics.auc(y, p), metrics.average_precision(y, p)
+        left.plot(*_thinned(*metrics.roc_curve(y, p)), color=color, label=_legend(name, area))
+        recall_precision = _thinned(*metrics.precision_recall_curve(y, p))
+        right.plot(*recall_precision, color=color, label=_legend(name, precision))
+    left.plot([0, 1], [0, 1], color="#999999", linewidth=1, linestyle=":")
+    _label(left, "ROC (area)", "false positive rate", "true positive rate")
+    _label(right, "precision and recall (average precision)", "recall", "precision")
+    for axes, place in ((left, "lower right"), (right, "best")):
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+        axes.legend(loc=place, fontsize=8)
+    return drawing
+
+
+def reliability_figure(
+    labels: Floats, probabilities: Floats, label_names: Sequence[str]
+) -> "Figure":
+    """Draws, per label, the share of positives over the predicted probability, and its counts."""
+    num_rows = (len(label_names) + 2) // 3
+    drawing, all_axes = _figure(num_rows, 3, (11, 3.4 * num_rows))
+    for column, axes in enumerate(np.ravel(all_axes)):
+        if column >= len(label_names):
+            axes.axis("off")
+            continue
+        y, p = labels[:, column], probabilities[:, column]
+        mean_probability, share, counts = metrics.reliability(y, p)
+        color = COLORS[column % len(COLORS)]
+        axes.plot([0, 1], [0, 1], color="#999999", linewidth=1, linestyle=":")
+        axes.plot(mean_probability, share, color=color, linewidth=1)
+        sizes = 12 + 25 * np.log10(np.maximum(counts, 1))
+        axes.scatter(mean_probability, share, s=sizes, color=color, zorder=3)
+        error = metrics.expected_calibration_error(y, p)
+        title = f"{label_names[column]} (ECE {'–' if error is None else f'{error:.3f}'})"
+        _label(axes, title, "predicted probability", "share of positives")
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        for x, y_position, count in zip(mean_probability, share, counts):
+            axes.annotate(
+                f"{int(count):,}", (x, y_position), (0, 7), textcoords="offset points",
+                fontsize=6, color="#5b6673", ha="center",
+            )  # fmt: skip
+    return drawing
+
+
+def learning_figure(
+    records: Sequence[Mapping[str, Any]],
+    loss_names: Sequence[str],
+    auc_names: Sequence[str],
+    baseline: float | None = None,
+) -> "Figure":
+    """Draws the lines of metrics.jsonl over the iteration: losses on the left, AUCs on the right.
+
+    Args:
+        records: the lines.
+        loss_names, auc_names: the values to draw; those that never occur are left out.
+        baseline: a constant to compare the losses with, or None.
+    """
+    drawing, (left, right) = _figure(1, 2, (11, 4))
+    for axes, names in ((left, loss_names), (right, auc_names)):
+        for number, name in enumerate(names):
+            points = [
+                (record["iteration"], record[name])
+                for record in records
+                if record.get(name) is not None
+            ]
+            if points:
+                style = {"linewidth": 1} if len(points) > 30 else {"marker": "o", "markersize": 3}
+                axes.plot(*zip(*points), color=COLORS[number], label=name, **style)
+    if baseline is not None:
+        left.axhline(baseline, color="#999999", linestyle=":", label="constant prior")
+    _label(left, "loss", "iteration", "")
+    _label(right, "AUC on the validation rows", "iteration", "")
+    left.set_ylim(bottom=0)
+    for axes in (left, right):
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=8)
+    return drawing
+
+
+def _figure(num_rows: int, num_columns: int, size: tuple[float, float]) -> tuple["Figure", Any]:
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=size, layout="constrained")
+    all_axes = drawing.subplots(num_rows, num_columns)
+    for axes in np.ravel(all_axes):
+        axes.grid(color="#e6e9ed", linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=8)
+    return drawing, all_axes
+
+
+def _label(axes: "Axes", title: str, x_name: str, y_name: str) -> None:
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel(x_name, fontsize=9)
+    axes.set_ylabel(y_name, fontsize=9)
+
+
+def _legend(name: str, value: float | None) -> str:
+    return f"{name} (undefined)" if value is None else f"{name} {value:.3f}"
+
+
+def _thinned(x: Floats, y: Floats) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Returns at most a few hundred of the points, the first and the last among them."""
+    if len(x) <= _MOST_POINTS:
+        return x, y
+    chosen = np.unique(np.linspace(0, len(x) - 1, _MOST_POINTS).astype(int))
+    return x[chosen], y[chosen]

@@ -1,0 +1,117 @@
+import re
+
+import numpy as np
+import pytest
+
+from common import metrics
+from common.intervals import patient_intervals
+from common.report import EvaluationReport, ScoredSet, choose_examples
+from common.report.examples import window_strip
+from common.report.page import page, table
+
+NAMES = ("bleed", "any")
+WEIGHTS = (1.0, 2.0)
+
+
+def scored_set(num_rows: int = 120, unknown: bool = False) -> ScoredSet:
+    rng = np.random.default_rng(0)
+    labels = (rng.random((num_rows, 2)) < 0.3).astype(float)
+    if unknown:
+        labels[:] = np.nan
+    probabilities = rng.random((num_rows, 2))
+    options = {"label_names": NAMES, "weights": WEIGHTS, "prior": np.array([0.3, 0.3])}
+    studies = np.arange(num_rows) // 6
+    values = metrics.evaluate_slices(labels, probabilities, studies, **options)
+    values["interval"] = patient_intervals(
+        labels, probabilities, studies, num_resamples=20, **options
+    )
+    ids = [f"ID_{row}" for row in range(num_rows)]
+    return ScoredSet("last weights", values, labels, probabilities, ids)
+
+
+def make_report(scored: ScoredSet, **options) -> EvaluationReport:
+    records = [{"iteration": 10, "train_loss": 0.5}, {"iteration": 20, "valid_auc.any": 0.7}]
+    return EvaluationReport(
+        title="Experiment <1>",
+        subtitle="",
+        label_names=NAMES,
+        main=scored,
+        learning_records=records,
+        read_image_hu=lambda row: None if row == 3 else np.full((40, 30), row, dtype=np.int16),
+        **options,
+    )
+
+
+def test_the_page_needs_nothing_but_itself():
+    html = make_report(scored_set()).html()
+    sources = re.findall(r'(?:src|href)="([^"]{0,40})', html)
+    assert sources
+    assert all(source.startswith("data:image/") for source in sources)
+    assert not re.search(r"https?://|<script|@import|url\(", html)
+
+
+def test_the_page_shows_its_figures_and_says_what_it_is():
+    scored = scored_set()
+    html = make_report(scored, num_skipped={"truncated": 17}, facts={"model": "tiny"}).html()
+    assert "not a medical device" in html
+    assert f"{scored.metrics['weighted_log_loss']:.4f}" in html
+    assert f"{scored.metrics['prior_weighted_log_loss']:.4f}" in html
+    assert f"{scored.metrics['auc']['any']:.3f}" in html
+    assert "truncated" in html
+    assert "17" in html
+    assert "Experiment &lt;1&gt;" in html
+    for heading in ("ROC and precision-recall", "Reliability", "Learning", "Slices to look at"):
+        assert heading in html
+
+
+def test_a_selected_checkpoint_is_marked():
+    scored = scored_set()
+    best = ScoredSet("best", {**scored.metrics, "selected": True}, *scored_arrays(scored))
+    html = make_report(scored, others=[best]).html()
+    assert html.count("best (selected on these rows)") == 1
+    assert "last weights (selected" not in html
+
+
+def scored_arrays(scored: ScoredSet):
+    return scored.labels, scored.probabilities, scored.image_ids
+
+
+def test_a_set_without_slice_labels_has_a_page_without_curves():
+    html = make_report(scored_set(unknown=True)).html()
+    assert "Reliability" not in html
+    assert "–" in html
+
+
+def test_a_label_without_positives_is_drawn():
+    scored = scored_set()
+    scored.labels[:, 0] = 0
+    assert "Reliability" in make_report(scored).html()
+
+
+def test_examples_are_the_extremes_and_come_once():
+    labels = np.array([[1, 1], [1, 1], [0, 0], [0, 1], [0, 0], [0, 0]], dtype=float)
+    probabilities = np.array([[0.9, 1], [0.2, 0.1], [0.7, 0.3], [0.1, 0.2], [0.05, 0], [0, 0]])
+    chosen = {e.row: e.reason for e in choose_examples(labels, probabilities, NAMES, 9, seed=0)}
+    assert chosen[0] == "surest find of bleed"
+    assert chosen[1] == "worst miss of bleed"
+    assert chosen[2] == "worst false alarm of bleed"
+    assert chosen[3] == "surest find of any"
+    assert sorted(chosen) == [0, 1, 2, 3, 4, 5]
+    assert [reason for reason in chosen.values()].count("drawn at random") == 1
+
+
+@pytest.mark.parametrize("shape", [(512, 512), (100, 37)])
+def test_windows_side_by_side_keep_the_shape_of_the_slice(shape):
+    strip = window_strip(np.full(shape, 40, dtype=np.int16), height=100)
+    width = strip.shape[1] // 3
+    assert strip.shape[0] == 100
+    assert width == round(100 * shape[1] / shape[0])
+    # 40 HU is the middle of the brain window, 0.3 of the subdural and 0.3 of the bone window.
+    assert strip[50, width // 2] in (127, 128)
+    assert strip[50, width + width // 2] == pytest.approx(255 * 0.3, abs=1)
+    assert strip[50, 2 * width + width // 2] == pytest.approx(255 * 0.3, abs=1)
+
+
+def test_text_is_escaped():
+    assert "<b>" not in table(["<b>"], [["<b>"]])
+    assert "<i>" not in page("<i>", "<i>", "<i>", [("<i>", "")])

@@ -1,0 +1,145 @@
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from predictor_factory import make_dataset, make_predictor
+from sklearn.metrics import log_loss, roc_auc_score
+
+import evaluate
+from common.cli import status_of
+from common.metrics import training_prior
+from common.predictions import build_predictions, write_predictions
+from config import Config
+from rsna_model import RSNAModel
+from rsna_task import LABEL_WEIGHTS, LABELS
+
+
+def make_experiment(root: Path) -> Path:
+    """An experiment on dataset `own` beside a dataset `other`, as training leaves it."""
+    own = make_dataset(root / "input" / "datasets" / "own", num_patients=6)
+    make_dataset(root / "input" / "datasets" / "other", num_patients=4)
+    folder = root / "output" / "results" / "0001"
+    folder.mkdir(parents=True)
+    config = Config().with_flags(data_dataset="own", data_input_folder=str(root / "input"))
+    (folder / "config.yaml").write_text(config.to_yaml())
+    lines = [{"iteration": 10, "train_loss": 0.6}, {"iteration": 10, "valid_auc.any": 0.5}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    network = RSNAModel("test_resnet")
+    labels = own.labels(np.arange(len(own)), LABELS)
+    make_predictor(
+        network=network,
+        model=network.specification,
+        prior=training_prior(labels),
+        training={"dataset": "own", "fold": 0, "iterations": 10},
+    ).save(folder / "predictor")
+    rows = np.flatnonzero(own.readable)
+    rng = np.random.default_rng(0)
+    for name, noise in (("valid", 3.0), ("valid_best", 1.0)):
+        logits = 4 * labels[rows] - 2 + rng.normal(0, noise, (len(rows), len(LABELS)))
+        frame = build_predictions(own.frame.iloc[rows], logits, LABELS, 0, "0001")
+        write_predictions(folder / "predictions" / f"{name}.parquet", frame, LABELS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory) -> Path:
+    return make_experiment(tmp_path_factory.mktemp("root"))
+
+
+def run_evaluate(monkeypatch, experiment: Path, *more: str) -> int:
+    output = experiment.parent.parent
+    arguments = ["--experiment_id", experiment.name, "--output_dir", str(output), *more]
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "--n_jobs", "0", *arguments])
+    return status_of(evaluate.main)
+
+
+def check_against_sklearn(metrics: dict, predictions: Path, dataset: Path) -> None:
+    frame = pd.read_parquet(predictions).merge(
+        pd.read_parquet(dataset / "slices.parquet")[["image_id", *LABELS]],
+        on="image_id",
+        suffixes=("", "_true"),
+    )
+    losses = [
+        log_loss(frame[f"{name}_true"], frame[name].clip(1e-15, 1 - 1e-15), labels=[0, 1])
+        for name in LABELS
+    ]
+    assert metrics["weighted_log_loss"] == pytest.approx(
+        np.dot(losses, LABEL_WEIGHTS) / 7, abs=1e-12
+    )
+    assert metrics["auc"]["any"] == pytest.approx(
+        roc_auc_score(frame["any_true"], frame["any"]), abs=1e-12
+    )
+    study = frame.groupby("study_id")[["any", "any_true"]].max()
+    if study["any_true"].nunique() == 2:
+        assert metrics["study"]["auc"]["any"] == pytest.approx(
+            roc_auc_score(study["any_true"], study["any"]), abs=1e-12
+        )
+    assert metrics["num_slices"] == len(frame)
+    assert metrics["num_studies"] == len(study)
+
+
+def test_evaluates_the_rows_it_validated_on(monkeypatch, capsys, experiment):
+    assert run_evaluate(monkeypatch, experiment) == 0
+    metrics = json.loads((experiment / "metrics.json").read_text())
+    dataset = experiment.parents[2] / "input" / "datasets" / "own"
+    check_against_sklearn(metrics, experiment / "predictions" / "valid.parquet", dataset)
+    best = experiment / "predictions" / "valid_best.parquet"
+    check_against_sklearn(metrics["best"], best, dataset)
+    assert (metrics["selected"], metrics["best"]["selected"]) == (False, True)
+    low, high = metrics["interval"]["weighted_log_loss"]
+    assert low < metrics["weighted_log_loss"] < high
+    shown = capsys.readouterr().out
+    assert f"{metrics['weighted_log_loss']:.4f}" in shown
+    assert f"{metrics['prior_weighted_log_loss']:.4f}" in shown
+    assert str(experiment / "report.html") in shown
+
+
+def test_evaluates_another_dataset_with_the_predictor(monkeypatch, experiment):
+    assert run_evaluate(monkeypatch, experiment, "--data_dataset", "other") == 0
+    folder = experiment / "evaluations" / "other"
+    names = sorted(item.name for item in folder.iterdir())
+    assert names == ["metrics.json", "predictions.parquet", "report.html"]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    dataset = experiment.parents[2] / "input" / "datasets" / "other"
+    check_against_sklearn(metrics, folder / "predictions.parquet", dataset)
+
+
+def test_a_dataset_that_labels_studies_gets_study_metrics(monkeypatch, experiment):
+    dataset = experiment.parents[2] / "input" / "datasets" / "by_study"
+    table = make_dataset(dataset, num_patients=4)
+    frame = table.frame
+    studies = frame.groupby("study_id", as_index=False)[["patient_id", *LABELS]].max()
+    studies.to_parquet(dataset / "studies.parquet")
+    frame.assign(**dict.fromkeys(LABELS, np.nan)).to_parquet(dataset / "slices.parquet")
+    assert run_evaluate(monkeypatch, experiment, "--data_dataset", "by_study") == 0
+    metrics = json.loads((experiment / "evaluations/by_study/metrics.json").read_text())
+    assert metrics["weighted_log_loss"] is None
+    assert metrics["num_slices"] == 0
+    assert metrics["num_studies"] == 4
+    assert metrics["study"]["weighted_log_loss"] > 0
+
+
+def test_no_patient_nor_path_is_in_a_report(monkeypatch, experiment):
+    run_evaluate(monkeypatch, experiment)
+    html = (experiment / "report.html").read_text()
+    assert "secret-patient" not in html
+    assert "study1" not in html
+    assert str(experiment.parents[2]) not in html
+    assert "ID_p1r0_0" in html or "ID_p0r0_0" in html
+
+
+def test_what_is_missing_is_said_in_one_line(monkeypatch, capsys, experiment, tmp_path):
+    assert run_evaluate(monkeypatch, experiment, "--data_dataset", "absent") == 2
+    assert "absent" in capsys.readouterr().err
+    empty = tmp_path / "output" / "results" / "0009"
+    empty.mkdir(parents=True)
+    (empty / "config.yaml").write_text((experiment / "config.yaml").read_text())
+    assert run_evaluate(monkeypatch, empty) == 2
+    assert "no predictor at" in capsys.readouterr().err
+    assert run_evaluate(monkeypatch, tmp_path / "output" / "results" / "none") == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: --experiment_id none")
+    assert len(error.splitlines()) == 1
