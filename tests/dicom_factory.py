@@ -70,6 +70,7 @@ def write_enhanced_ct(
     positions: Sequence[Sequence[float]],
     *,
     intercepts: Sequence[float] | None = None,
+    transfer_syntax: str = ExplicitVRLittleEndian,
     **tags: Any,
 ) -> Path:
     """Writes an enhanced multi-frame CT file and returns its path.
@@ -79,6 +80,7 @@ def write_enhanced_ct(
         pixels: stored values (frames, rows, columns).
         positions: ImagePositionPatient of every frame, mm.
         intercepts: RescaleIntercept of every frame; -1024 for all if None.
+        transfer_syntax: as for `write_ct`.
         tags: as for `write_ct`.
     """
     moved = {"ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "WindowCenter"}
@@ -100,7 +102,7 @@ def write_enhanced_ct(
         frame.PixelValueTransformationSequence = [rescale]
         frames.append(frame)
     dataset.PerFrameFunctionalGroupsSequence = frames
-    write_dataset(path, dataset)
+    write_dataset(path, dataset, transfer_syntax)
     return path
 
 
@@ -146,14 +148,21 @@ def ct_dataset(pixels: np.ndarray, **tags: Any) -> Dataset:
 
 
 def write_dataset(
-    path: Path, dataset: Dataset, transfer_syntax: str = ExplicitVRLittleEndian
+    path: Path,
+    dataset: Dataset,
+    transfer_syntax: str = ExplicitVRLittleEndian,
+    *,
+    compress: bool = True,
 ) -> None:
-    """Writes `dataset` as a DICOM file, as it is: nothing is checked."""
+    """Writes `dataset` as a DICOM file, as it is: nothing is checked.
+
+    Its pixels are compressed as the transfer syntax says, unless `compress` is False.
+    """
     syntax = pydicom.uid.UID(transfer_syntax)
     if syntax == ExplicitVRBigEndian and dataset.BitsAllocated == 16:
         dataset.PixelData = np.frombuffer(dataset.PixelData, "<u2").astype(">u2").tobytes()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    if syntax.is_encapsulated:
+    if syntax.is_encapsulated and compress:
         dataset.compress(syntax, generate_instance_uid=False)
     dataset.file_meta.TransferSyntaxUID = syntax
     dataset.preamble = bytes(128)

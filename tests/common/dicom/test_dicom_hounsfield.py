@@ -1,0 +1,164 @@
+"""Stored values to HU: the formula, padding, RSNA's wrapped files, and impossible values."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dicom_factory import write_ct, write_rsna
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.dicom import RejectedFile, read_hu
+from common.dicom.header import SliceHeader
+from common.dicom.hounsfield import to_hounsfield
+
+
+def header(**fields: object) -> SliceHeader:
+    values: dict = dict.fromkeys(SliceHeader.__dataclass_fields__)
+    values |= {"bits_allocated": 16, "bits_stored": 16, "pixel_representation": 1}
+    return SliceHeader(**(values | {"rescale_slope": 1.0, "rescale_intercept": 0.0} | fields))
+
+
+def exact_hu(value: int, slope: float, intercept: float) -> int:
+    """The formula in exact arithmetic; Python's round is half to even."""
+    return min(max(round(Fraction(value) * Fraction(slope) + Fraction(intercept)), -1024), 31767)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from([np.uint8, np.int16, np.uint16, np.int32]),
+    st.lists(st.integers(0, 4095), min_size=1, max_size=9),
+    st.sampled_from([1.0, 0.5, 2.0, 0.25]),
+    st.integers(-4 * 9000, 4 * 3000).map(lambda quarter: quarter / 4),
+)
+def test_hu_equal_exact_arithmetic(
+    dtype: type, values: list[int], slope: float, intercept: float
+) -> None:
+    stored = np.array([values], np.int64).astype(dtype)
+    bits = 8 * stored.itemsize
+    fields = {"bits_allocated": bits, "bits_stored": bits}
+    fields["pixel_representation"] = int(np.issubdtype(dtype, np.signedinteger))
+    image_hu, _, repaired = to_hounsfield(
+        stored, header(rescale_slope=slope, rescale_intercept=intercept, **fields)
+    )
+    assert image_hu.dtype == np.int16
+    assert not repaired
+    assert image_hu[0].tolist() == [exact_hu(int(v), slope, intercept) for v in stored[0]]
+
+
+@pytest.mark.parametrize("intercept", [-8192.0, -1024.0, -1000.0, 0.0, 1.0, 1000.0, 30999.0])
+@pytest.mark.parametrize("dtype", [np.int16, np.uint16])
+def test_the_whole_range_of_values_is_clipped_not_wrapped(dtype: type, intercept: float) -> None:
+    limits = np.iinfo(dtype)
+    corners = np.array([limits.min, limits.max, limits.min + 1, limits.max - 1], dtype)
+    stored = np.zeros((10, 10), dtype)
+    stored[0, :4] = corners
+    signed = int(dtype == np.int16)
+    image_hu, _, _ = to_hounsfield(
+        stored, header(rescale_intercept=intercept, pixel_representation=signed)
+    )
+    assert image_hu[0, :4].tolist() == [exact_hu(int(v), 1, intercept) for v in corners]
+
+
+@pytest.mark.parametrize("intercept", [-1024, 0])
+def test_undeclared_padding_of_rsna_becomes_air_and_is_counted(
+    tmp_path: Path, intercept: int
+) -> None:
+    pixels = np.full((4, 6), 100, np.int16)
+    pixels[0, :3] = -2000
+    path = write_rsna(tmp_path / "a.dcm", pixels, "ID_000000001", RescaleIntercept=intercept)
+    image = read_hu(path)
+    assert image.num_padding == 3
+    assert image.image_hu[0, 0].tolist() == [-1024] * 3 + [100 + intercept] * 3
+
+
+def test_noise_of_air_is_no_padding(tmp_path: Path) -> None:
+    pixels = np.array([[-1100, -1024, -1000]], np.int16)
+    image = read_hu(write_ct(tmp_path / "a.dcm", pixels, RescaleIntercept=0))
+    assert image.num_padding == 0
+    assert image.image_hu[0, 0].tolist() == [-1024, -1024, -1000]
+
+
+def test_declared_padding_becomes_air_and_is_counted(tmp_path: Path) -> None:
+    pixels = np.array([[4000, 5000, 20]], np.int16)
+    image = read_hu(write_ct(tmp_path / "a.dcm", pixels, PixelPaddingValue=5000))
+    assert image.num_padding == 1
+    assert image.image_hu[0, 0].tolist() == [2976, -1024, -1004]
+
+
+def test_a_padding_range_and_its_sign(tmp_path: Path) -> None:
+    pixels = np.array([[63536, 63540, 63550, 1024]], np.uint16)
+    tags = {"PixelPaddingValue": 63536, "PixelPaddingRangeLimit": 63540}
+    image = read_hu(write_ct(tmp_path / "a.dcm", pixels, **tags))
+    assert image.num_padding == 2
+    assert image.image_hu[0, 0].tolist() == [-1024, -1024, 31767, 0]
+    signed = to_hounsfield(
+        np.array([[-2000, 0]], np.int16), header(padding_value=63536)
+    )  # written as US into a signed file
+    assert signed[0].tolist() == [[-1024, 0]]
+    assert signed[1] == 1
+
+
+def test_padding_that_could_be_water_counts_only_outside_a_round_field(tmp_path: Path) -> None:
+    pixels = np.zeros((5, 5), np.int16)
+    pixels[1:4, 1:4] = 40
+    tags = {"PixelPaddingValue": 0, "RescaleIntercept": 0}
+    assert read_hu(write_ct(tmp_path / "a.dcm", pixels, **tags)).num_padding == 16
+    pixels[0, 0] = -1000
+    image = read_hu(write_ct(tmp_path / "b.dcm", pixels, **tags))
+    assert image.num_padding == 0
+    assert image.image_hu[0, 0].tolist() == [-1000, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("intercept", [0, 1])
+def test_wrapped_12bit_files_are_unwrapped(tmp_path: Path, intercept: int) -> None:
+    hu = np.array([[-1000, -1, 0, 40, 1000, 3095]], np.int16)
+    wrapped = (hu.astype(int) % 4096).astype(np.uint16)
+    tags = {"RescaleIntercept": intercept}
+    image = read_hu(write_rsna(tmp_path / "a.dcm", wrapped, "ID_000000001", **tags))
+    assert image.repaired_12bit
+    np.testing.assert_array_equal(image.image_hu[0], hu)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tags"),
+    [
+        (np.uint16, {"RescaleIntercept": -1024}),
+        (np.uint16, {"RescaleIntercept": -1000}),
+        (np.int16, {"BitsStored": 12, "RescaleIntercept": 0}),
+        (np.int16, {"RescaleIntercept": 0}),
+    ],
+)
+def test_the_other_rsna_families_are_not_touched(tmp_path: Path, dtype: type, tags: dict) -> None:
+    pixels = np.array([[0, 40, 1024, 2047]], dtype)
+    if "BitsStored" in tags:
+        tags = tags | {"HighBit": 11}
+    image = read_hu(write_rsna(tmp_path / "a.dcm", pixels, "ID_000000001", **tags))
+    assert not image.repaired_12bit
+    expected = np.maximum(pixels.astype(int) + tags["RescaleIntercept"], -1024)
+    np.testing.assert_array_equal(image.image_hu[0], expected)
+
+
+def test_stored_bits_are_sign_extended_and_unused_bits_ignored(tmp_path: Path) -> None:
+    pixels = np.array([[0x0FFF, 0xF001, 0x0830]], np.uint16).view(np.int16)
+    tags = {"BitsStored": 12, "HighBit": 11, "RescaleIntercept": 0}
+    image = read_hu(write_ct(tmp_path / "a.dcm", pixels, **tags))
+    assert image.image_hu[0, 0].tolist() == [-1, 1, -1024]
+    assert image.num_padding == 1  # 0x830 is -2000
+
+
+def test_scattered_impossible_values_are_refused(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(-32768, 32767, (64, 64)).astype(np.int16)
+    with pytest.raises(RejectedFile, match="impossible HU") as caught:
+        read_hu(write_ct(tmp_path / "a.dcm", noise))
+    assert caught.value.status == "corrupt"
+
+
+def test_metal_and_several_paddings_are_possible(tmp_path: Path) -> None:
+    pixels = np.full((64, 64), 1064, np.int16)
+    pixels[:8], pixels[8:16] = -32768, -8192
+    pixels[30:32, 30:32] = 30000
+    image = read_hu(write_ct(tmp_path / "a.dcm", pixels))
+    assert image.num_padding == 16 * 64
+    assert image.image_hu.max() == 30000 - 1024
