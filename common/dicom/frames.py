@@ -5,11 +5,15 @@ frame asks for; so the end of the frame and its size are compared with the heade
 """
 
 import struct
-from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pydicom.encaps import generate_frames
 
 from common.dicom.rejection import RejectedFile
+
+if TYPE_CHECKING:
+    from common.dicom.header import SliceHeader
 
 RLE_SYNTAX = "1.2.840.10008.1.2.5"
 _END = b"\xff\xd9"  # end of image in JPEG and JPEG-LS, end of codestream in JPEG 2000
@@ -18,7 +22,17 @@ _J2K_START = b"\xff\x4f\xff\x51"
 _JP2_START = b"\x00\x00\x00\x0cjP  "
 # Start-of-frame markers: C0 to CF but DHT (C4), JPG (C8) and DAC (CC); F7 is JPEG-LS's.
 _FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
-_BARE_MARKERS = {0x01, *range(0xD0, 0xD9)}  # without a length
+_SCAN_MARKER = 0xDA
+
+
+@dataclass(frozen=True)
+class FrameSize:
+    """What a compressed frame says of itself."""
+
+    rows: int
+    columns: int
+    components: int
+    bits: int
 
 
 def split_frames(data: bytes, num_frames: int) -> list[bytes]:
@@ -37,66 +51,64 @@ def split_frames(data: bytes, num_frames: int) -> list[bytes]:
     return frames
 
 
-def check_frame(frame: bytes, transfer_syntax: str, shape: Sequence[int], name: str) -> None:
-    """Raises RejectedFile where a frame ends early or is not of the shape that is declared.
-
-    Args:
-        frame: the compressed bytes.
-        transfer_syntax: its UID.
-        shape: rows and columns of the header.
-        name: of the frame, for the message.
-    """
-    if transfer_syntax == RLE_SYNTAX:
-        _check_rle(frame, name)
+def check_frame(frame: bytes, header: "SliceHeader") -> None:
+    """Raises RejectedFile where a frame ends early or is not what the header declares."""
+    if header.transfer_syntax == RLE_SYNTAX:
+        _check_rle(frame)
         return
-    if not frame.rstrip(b"\x00\xff").endswith(_END):
-        raise RejectedFile("truncated", f"{name} has no end-of-image marker")
-    declared = tuple(shape)
-    found = _j2k_shape(frame) if _is_j2k(frame) else _jpeg_shape(frame)
-    if found is None:
-        raise RejectedFile("corrupt", f"{name} has no readable size")
-    if found != declared:
-        reason = f"{name} is {found[0]} x {found[1]}, the header says {declared[0]} x {declared[1]}"
+    if not frame.rstrip(b"\x00\xff").endswith(_END):  # some writers pad with ff
+        raise RejectedFile("truncated", "a compressed frame has no end-of-image marker")
+    is_j2k = frame.startswith((_J2K_START, _JP2_START))
+    size = _j2k_size(frame) if is_j2k else _jpeg_size(frame)
+    if size is None:
+        raise RejectedFile("corrupt", "a compressed frame has damaged headers")
+    if (size.rows, size.columns) != (header.rows, header.columns):
+        declared = f"the header says {header.rows} x {header.columns}"
+        reason = f"a compressed frame is {size.rows} x {size.columns}, {declared}"
+        raise RejectedFile("corrupt", reason)
+    if size.components != 1 or not 1 <= size.bits <= header.bits_allocated:
+        reason = f"a compressed frame has {size.components} components of {size.bits} bits"
         raise RejectedFile("corrupt", reason)
 
 
-def _is_j2k(frame: bytes) -> bool:
-    return frame.startswith((_J2K_START, _JP2_START))
-
-
-def _j2k_shape(frame: bytes) -> tuple[int, int] | None:
-    """Returns rows and columns from the SIZ segment, ISO 15444-1 A.5.1."""
+def _j2k_size(frame: bytes) -> FrameSize | None:
+    """Reads the SIZ segment, ISO 15444-1 A.5.1."""
     start = frame.find(_J2K_START)
-    if start < 0 or len(frame) < start + 24:
+    if start < 0 or len(frame) < start + 43:
         return None
     right, bottom, left, top = struct.unpack_from(">4I", frame, start + 8)
-    return bottom - top, right - left
+    components, bits = struct.unpack_from(">HB", frame, start + 40)
+    return FrameSize(bottom - top, right - left, components, (bits & 0x7F) + 1)
 
 
-def _jpeg_shape(frame: bytes) -> tuple[int, int] | None:
-    """Returns rows and columns from the start-of-frame segment, ISO 10918-1 B.2.2."""
-    if not frame.startswith(_JPEG_START):
-        return None
-    offset = 2
-    while offset + 9 <= len(frame) and frame[offset] == 0xFF:
-        marker = frame[offset + 1]
-        if marker == 0xFF or marker in _BARE_MARKERS:
-            offset += 1 if marker == 0xFF else 2
-        elif marker in _FRAME_MARKERS:
-            rows, columns = struct.unpack_from(">2H", frame, offset + 5)
-            return rows, columns
-        else:
-            offset += 2 + struct.unpack_from(">H", frame, offset + 2)[0]
+def _jpeg_size(frame: bytes) -> FrameSize | None:
+    """Reads the segments of JPEG or JPEG-LS up to the scan, ISO 10918-1 B.2.
+
+    None where they do not follow each other or an unknown JFIF version is declared: GDCM ends
+    the process on such frames.
+    """
+    size = None
+    offset = 2 if frame.startswith(_JPEG_START) else len(frame)
+    while offset + 10 <= len(frame) and frame[offset] == 0xFF:
+        marker, length = struct.unpack_from(">BH", frame, offset + 1)
+        if marker == _SCAN_MARKER:
+            return size
+        if frame[offset + 4 : offset + 9] == b"JFIF\0" and frame[offset + 9] != 1:
+            return None
+        if marker in _FRAME_MARKERS:
+            bits, rows, columns, components = struct.unpack_from(">BHHB", frame, offset + 4)
+            size = FrameSize(rows, columns, components, bits)
+        offset += 1 if marker == 0xFF else 2 + length
     return None
 
 
-def _check_rle(frame: bytes, name: str) -> None:
+def _check_rle(frame: bytes) -> None:
     """Raises where the RLE header, PS3.5 G.5, points outside the frame."""
     if len(frame) < 64:
-        raise RejectedFile("truncated", f"{name} is shorter than its RLE header")
+        raise RejectedFile("truncated", "an RLE frame is shorter than its header")
     num_segments, *offsets = struct.unpack_from("<16I", frame)
     used = offsets[: min(num_segments, 15)]
     if not 1 <= num_segments <= 15 or used != sorted(used) or used[0] < 64:
-        raise RejectedFile("corrupt", f"{name} has an RLE header that makes no sense")
+        raise RejectedFile("corrupt", "an RLE frame has a damaged header")
     if used[-1] >= len(frame):
-        raise RejectedFile("truncated", f"{name} ends before its last RLE segment")
+        raise RejectedFile("truncated", "an RLE frame ends before its last segment")

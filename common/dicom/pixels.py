@@ -64,9 +64,8 @@ def _sources(opened: OpenFile, header: SliceHeader) -> Iterator[bytes]:
         yield from [data] * header.num_frames
         return
     frames = split_frames(data, header.num_frames)
-    for number, frame in enumerate(frames):
-        name = "the frame" if header.num_frames == 1 else f"frame {number}"
-        check_frame(frame, opened.transfer_syntax, (header.rows, header.columns), name)
+    for frame in frames:
+        check_frame(frame, header)
     for frame in frames:
         yield encapsulate([frame], has_bot=False)
 

@@ -157,11 +157,23 @@ def test_a_frame_of_another_size_never_reaches_the_codec(
 
 def test_a_jpeg_frame_of_another_size_is_corrupt(tmp_path: Path) -> None:
     start_of_frame = b"\xff\xc3\x00\x0b\x10" + struct.pack(">2H", 7, 9) + b"\x01\x01\x11\x00"
-    frame = b"\xff\xd8" + b"\xff\xfe\x00\x04ab" + start_of_frame + bytes(10) + b"\xff\xd9"
+    start_of_scan = b"\xff\xda\x00\x08\x01\x01\x00\x01\x00\x00"
+    frame = b"\xff\xd8" + b"\xff\xfe\x00\x04ab" + start_of_frame + start_of_scan + b"\xff\xd9"
     assert "7 x 9" in rejection(with_frame(tmp_path / "a.dcm", frame, JPEGLosslessSV1)).reason
     no_size = b"\xff\xd8" + bytes(20) + b"\xff\xd9"
     caught = rejection(with_frame(tmp_path / "b.dcm", no_size, JPEGLosslessSV1))
-    assert "no readable size" in caught.reason
+    assert "damaged headers" in caught.reason
+
+
+def test_a_frame_that_ends_the_process_in_gdcm_never_gets_there(
+    test_data: Path, tmp_path: Path
+) -> None:
+    name = "CTImage.dcm_JPEGProcess14SV1TransferSyntax_1.2.840.10008.1.2.4.70.dcm"
+    data = (test_data / "odd_dicom" / "cornerstoneWADOImageLoader" / name).read_bytes()
+    assert data.count(b"JFIF\0\x01") == 1
+    path = tmp_path / "a.dcm"
+    path.write_bytes(data.replace(b"JFIF\0\x01", b"JFIF\0\xf6"))
+    assert rejection(path).reason == "a compressed frame has damaged headers"
 
 
 class Panic(BaseException):
