@@ -1,0 +1,80 @@
+"""Predicts a folder of DICOM files, or a prepared dataset, with a trained experiment."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.cli import log_to_console, run_script
+from common.errors import InputError
+from config import Config, parse_config
+
+if TYPE_CHECKING:
+    from common.slices import SliceTable
+
+
+def main() -> None:
+    """Writes tables of slices, series and studies, and the submission that a sample asks for."""
+    log_to_console()
+    config = parse_config(__doc__ or "", ("general", "prediction"))
+    source, output = _folders(config)
+    from common.predictor import PREDICTOR_FOLDER, Predictor
+    from common.submission import read_sample
+    from rsna_model import build_model
+    from rsna_network import find_device
+    from rsna_prediction import count_line, predict_table, write_prediction
+
+    folder = config.experiment_folder(config.general.experiment_id or "")
+    predictor = Predictor.load(folder / PREDICTOR_FOLDER, build_model)
+    # Refused before the work, not after it.
+    asked_for = config.prediction.pr_dataframe
+    sample = read_sample(Path(asked_for), predictor.label_names) if asked_for is not None else None
+    table = _open_table(config, source, output)
+    prediction = predict_table(
+        predictor,
+        table,
+        num_views=config.prediction.pr_tta,
+        num_workers=config.general.n_jobs,
+        seed=config.general.seed,
+        device=find_device(config),
+    )
+    write_prediction(prediction, predictor, output, sample)
+    print(f"{len(prediction.predictions)} slices and {len(prediction.studies)} studies: {output}")
+    if len(prediction.filled):
+        print(f"{len(prediction.filled)} slices can't be read and have the prior")
+    print(count_line(table))
+
+
+def _folders(config: Config) -> tuple[Path, Path]:
+    """Returns input and output folder; InputError where a flag is missing or can not be used."""
+    flags = config.prediction
+    if config.general.experiment_id is None:
+        raise InputError("--experiment_id is missing: say which experiment, such as 0001")
+    if flags.pr_input is None or not Path(flags.pr_input).is_dir():
+        raise InputError(
+            f"--pr_input {flags.pr_input}: no such folder; give one with DICOM files, or a "
+            f"prepared dataset"
+        )
+    if flags.pr_output is None:
+        raise InputError("--pr_output is missing: say which folder the predictions go to")
+    source, output = Path(flags.pr_input), Path(flags.pr_output)
+    if output.resolve().is_relative_to(source.resolve()):
+        raise InputError(f"--pr_output {output} lies in --pr_input: choose a folder outside it")
+    if output.exists() and not output.is_dir():
+        raise InputError(f"--pr_output {output} is a file: choose a folder")
+    return source, output
+
+
+def _open_table(config: Config, source: Path, output: Path) -> "SliceTable":
+    """Returns the slices of a prepared dataset, or of DICOM files after preparing them."""
+    from common.slices import SLICES_FILE, SliceTable
+
+    if (source / SLICES_FILE).is_file():
+        return SliceTable.load(source)
+    from common.preparation import prepare_dataset
+    from sources.dicom import DicomSource
+
+    prepare_dataset(DicomSource(source), output / "dataset", n_jobs=config.general.n_jobs)
+    return SliceTable.load(output / "dataset")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,121 @@
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from predictor_factory import make_dataset, make_predictor
+
+import predict
+from common.cli import status_of
+from common.predictor import Predictor
+from rsna_model import RSNAModel, build_model
+from rsna_task import LABELS
+
+PRIOR = np.linspace(0.1, 0.35, len(LABELS))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """A trained predictor and a prepared dataset."""
+    root = tmp_path_factory.mktemp("root")
+    network = RSNAModel("test_resnet")
+    predictor = make_predictor(network=network, model=network.specification, prior=PRIOR)
+    predictor.save(root / "output" / "results" / "0001" / "predictor")
+    make_dataset(root / "dataset")
+    return root
+
+
+def run_predict(monkeypatch, root: Path, *arguments: str) -> int:
+    common = ["--experiment_id", "0001", "--output_dir", str(root / "output"), "--n_jobs", "0"]
+    monkeypatch.setattr(sys, "argv", ["predict.py", *common, *arguments])
+    return status_of(predict.main)
+
+
+def predict_dataset(monkeypatch, root: Path, output: Path, *more: str) -> int:
+    folders = ["--pr_input", str(root / "dataset"), "--pr_output", str(output)]
+    return run_predict(monkeypatch, root, *folders, *more)
+
+
+def test_a_prepared_dataset_gets_a_prediction_of_every_slice(monkeypatch, capsys, root, tmp_path):
+    assert predict_dataset(monkeypatch, root, tmp_path) == 0
+    table = make_dataset(tmp_path / "again")
+    slices = pd.read_parquet(tmp_path / "predictions.parquet").set_index("image_id")
+    assert sorted(slices.index) == sorted(table.frame["image_id"])
+    predictor = Predictor.load(root / "output" / "results" / "0001" / "predictor", build_model)
+    rows = np.flatnonzero(table.readable)
+    logits = predictor.predict_rows(table, rows).logits.astype(np.float64)
+    np.testing.assert_allclose(
+        slices.loc[table.frame["image_id"].iloc[rows], list(LABELS)],
+        1 / (1 + np.exp(-logits)),
+        rtol=1e-12,
+    )
+    np.testing.assert_allclose(
+        slices.loc["ID_p0r0_5", list(LABELS)].astype(float), PRIOR, rtol=1e-5
+    )
+
+    studies = pd.read_csv(tmp_path / "studies.csv").set_index("study_id")
+    assert list(studies["status"]) == ["partial", "ok", "ok", "ok", "ok"]
+    assert studies.loc["study1", "series_id"] == "p1r0"
+    own = slices[slices["series_id"] == "p1r0"]
+    np.testing.assert_allclose(
+        studies.loc["study1", list(LABELS)].astype(float), own[list(LABELS)].max(), rtol=1e-12
+    )
+    series = pd.read_csv(tmp_path / "series.csv").set_index("series_id")
+    assert len(series) == 6
+    assert series.loc["p1r1", "used"] == 0
+    filled = pd.read_csv(tmp_path / "filled_with_prior.csv")
+    assert filled.to_dict("records") == [{"image_id": "ID_p0r0_5", "reason": "truncated"}]
+    assert capsys.readouterr().out.splitlines()[-1] == "33 read, 32 stored, rejected: truncated 1"
+
+
+def test_the_submission_has_every_id_asked_for(monkeypatch, root, tmp_path):
+    asked = ["ID_p3r0_1", "ID_absent", "ID_p0r0_5", "ID_p0r0_0"]
+    sample = pd.DataFrame({"ID": [f"{i}_{name}" for i in asked for name in LABELS], "Label": 0.5})
+    sample.to_csv(tmp_path / "sample.csv", index=False)
+    flags = ("--pr_dataframe", str(tmp_path / "sample.csv"), "--pr_tta", "2")
+    output = tmp_path / "out"
+    assert predict_dataset(monkeypatch, root, output, *flags) == 0
+    submission = pd.read_csv(output / "submission.csv")
+    assert list(submission["ID"]) == list(sample["ID"])
+    values = submission["Label"].to_numpy().reshape(4, 6)
+    np.testing.assert_array_equal(values[1], PRIOR)
+    np.testing.assert_allclose(values[2], PRIOR, rtol=1e-5)
+    slices = pd.read_parquet(output / "predictions.parquet").set_index("image_id")
+    np.testing.assert_allclose(values[0], slices.loc["ID_p3r0_1", list(LABELS)].astype(float))
+    filled = pd.read_csv(output / "filled_with_prior.csv").set_index("image_id")["reason"]
+    assert dict(filled) == {"ID_p0r0_5": "truncated", "ID_absent": "not in the input"}
+
+    plain = tmp_path / "plain"
+    assert predict_dataset(monkeypatch, root, plain) == 0
+    without_views = pd.read_parquet(plain / "predictions.parquet").set_index("image_id")
+    assert not np.allclose(without_views["any"], slices["any"].loc[without_views.index], rtol=1e-9)
+    again = tmp_path / "again"
+    assert predict_dataset(monkeypatch, root, again, *flags) == 0
+    assert (again / "submission.csv").read_bytes() == (output / "submission.csv").read_bytes()
+
+
+def test_unusable_flags_are_one_line_each(monkeypatch, capsys, root, tmp_path):
+    def refused(*arguments: str) -> str:
+        assert run_predict(monkeypatch, root, *arguments) == 2
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("error: ")
+        return error
+
+    dataset, output = str(root / "dataset"), str(tmp_path / "out")
+    assert "--pr_input None" in refused("--pr_output", output)
+    assert "--pr_output is missing" in refused("--pr_input", dataset)
+    inside = str(root / "dataset" / "predictions")
+    assert "lies in --pr_input" in refused("--pr_input", dataset, "--pr_output", inside)
+    folders = ("--pr_input", dataset, "--pr_output", output)
+    assert "no predictor at" in refused(*folders, "--experiment_id", "0007")
+    assert "no such file" in refused(*folders, "--pr_dataframe", str(tmp_path / "none.csv"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dataset_without_a_readable_slice_exits_2(monkeypatch, capsys, root, tmp_path):
+    table = make_dataset(tmp_path / "dataset", num_patients=1)
+    table.frame.assign(status="corrupt").to_parquet(tmp_path / "dataset" / "slices.parquet")
+    flags = ["--pr_input", str(tmp_path / "dataset"), "--pr_output", str(tmp_path / "out")]
+    assert run_predict(monkeypatch, root, *flags) == 2
+    assert "corrupt 6" in capsys.readouterr().err
