@@ -36,18 +36,7 @@ def list_series(frame: pd.DataFrame) -> pd.DataFrame:
         length along which there is brain, used 0 or 1. Unreadable slices are counted with the
         largest store file of their series, or have a row of their own where it has none.
     """
-    records = []
-    for (study_id, series_id), rows in frame.groupby(["study_id", "series_id"], sort=True):
-        readable = rows[rows["readable"]]
-        groups = [group for _, group in readable.groupby("store_file", sort=True)]
-        described = [_describe(group) for group in groups] or [{"num_slices": 0}]
-        largest = max(described, key=lambda group: group["num_slices"])
-        largest["num_unreadable"] = len(rows) - len(readable)
-        patient_id = rows["patient_id"].iloc[0]
-        ids = {"study_id": study_id, "patient_id": patient_id, "series_id": series_id}
-        records += [{"num_unreadable": 0, **ids, **group} for group in described]
-    series = pd.DataFrame(records, columns=list(SERIES_COLUMNS))
-    return _choose(series).sort_values(["study_id", "used"], ascending=[True, False])
+    return _choose(_describe(frame)).sort_values(["study_id", "used"], ascending=[True, False])
 
 
 def list_studies(
@@ -91,21 +80,33 @@ def list_studies(
     return pd.DataFrame(records, columns=[*names, "top_image_id", "status"])
 
 
-def _describe(group: pd.DataFrame) -> dict[str, Any]:
-    """Returns what is to be known of the readable slices of one store file."""
-    positions_mm = np.sort(group["position_mm"].dropna().to_numpy(dtype=np.float64))
-    gaps_mm = np.diff(positions_mm)
-    spacing_mm = float(np.median(gaps_mm[gaps_mm > 0])) if (gaps_mm > 0).any() else np.nan
-    fractions = group["brain_fraction"].to_numpy(dtype=np.float64, na_value=np.nan)
-    num_brain = int(np.sum(np.isnan(fractions) | (fractions >= MIN_BRAIN_FRACTION)))
-    return {
-        "store_file": group["store_file"].iloc[0],
-        "num_slices": len(group),
-        "rows": group["rows"].iloc[0],
-        "columns": group["columns"].iloc[0],
-        "spacing_mm": spacing_mm,
-        "brain_mm": num_brain * (USUAL_SPACING_MM if np.isnan(spacing_mm) else spacing_mm),
-    }
+def _describe(frame: pd.DataFrame) -> pd.DataFrame:
+    """Returns what is to be known of each series, unranked."""
+    series_key = ["study_id", "series_id"]
+    slices = frame[frame["readable"]].sort_values("position_mm")
+    gaps_mm = slices.groupby("store_file")["position_mm"].diff()
+    fractions = slices["brain_fraction"].astype("float64")
+    slices = slices.assign(
+        gap_mm=gaps_mm.where(gaps_mm > 0), has_brain=~(fractions < MIN_BRAIN_FRACTION)
+    )
+    series = slices.groupby([*series_key, "store_file"], as_index=False).agg(
+        num_slices=("image_id", "size"),
+        rows=("rows", "first"),
+        columns=("columns", "first"),
+        spacing_mm=("gap_mm", "median"),
+        num_brain=("has_brain", "sum"),
+    )
+    series["brain_mm"] = series["num_brain"] * series["spacing_mm"].fillna(USUAL_SPACING_MM)
+    # A series of which nothing can be read gets its row here.
+    all_series = frame.groupby(series_key, as_index=False).agg(
+        patient_id=("patient_id", "first"),
+        num_unreadable=("readable", lambda readable: int((~readable).sum())),
+    )
+    series = all_series.merge(series, on=series_key, how="left")
+    series["num_slices"] = series["num_slices"].fillna(0).astype(int)
+    series = series.sort_values("num_slices", ascending=False, kind="stable")
+    series.loc[series.duplicated(series_key), "num_unreadable"] = 0
+    return series
 
 
 def _choose(series: pd.DataFrame) -> pd.DataFrame:
