@@ -29,6 +29,16 @@ def scored_set(num_rows: int = 120, unknown: bool = False) -> ScoredSet:
     return ScoredSet("last weights", values, labels, probabilities, ids)
 
 
+@pytest.fixture(scope="module")
+def html() -> str:
+    """A page with everything on it, drawn once."""
+    scored = scored_set()
+    best = ScoredSet("best", {**scored.metrics, "selected": True}, *scored_arrays(scored))
+    return make_report(
+        scored, others=[best], num_skipped={"truncated": 17}, facts={"model": "tiny"}
+    ).html()
+
+
 def make_report(scored: ScoredSet, **options) -> EvaluationReport:
     records = [{"iteration": 10, "train_loss": 0.5}, {"iteration": 20, "valid_auc.any": 0.7}]
     return EvaluationReport(
@@ -42,17 +52,15 @@ def make_report(scored: ScoredSet, **options) -> EvaluationReport:
     )
 
 
-def test_the_page_needs_nothing_but_itself():
-    html = make_report(scored_set()).html()
+def test_the_page_needs_nothing_but_itself(html):
     sources = re.findall(r'(?:src|href)="([^"]{0,40})', html)
     assert sources
     assert all(source.startswith("data:image/") for source in sources)
     assert not re.search(r"https?://|<script|@import|url\(", html)
 
 
-def test_the_page_shows_its_figures_and_says_what_it_is():
+def test_the_page_shows_its_figures_and_says_what_it_is(html):
     scored = scored_set()
-    html = make_report(scored, num_skipped={"truncated": 17}, facts={"model": "tiny"}).html()
     assert "not a medical device" in html
     assert f"{scored.metrics['weighted_log_loss']:.4f}" in html
     assert f"{scored.metrics['prior_weighted_log_loss']:.4f}" in html
@@ -64,10 +72,7 @@ def test_the_page_shows_its_figures_and_says_what_it_is():
         assert heading in html
 
 
-def test_a_selected_checkpoint_is_marked():
-    scored = scored_set()
-    best = ScoredSet("best", {**scored.metrics, "selected": True}, *scored_arrays(scored))
-    html = make_report(scored, others=[best]).html()
+def test_a_selected_checkpoint_is_marked(html):
     assert html.count("best (selected on these rows)") == 1
     assert "last weights (selected" not in html
 
