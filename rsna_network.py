@@ -36,10 +36,14 @@ class RSNANetwork(ImageClassifierNetwork):
 
 
 def build_network(
-    config: Config, model: nn.Module, sample_ids: Sequence[str], callbacks: Sequence[Callback]
+    config: Config,
+    model: nn.Module,
+    settings: FitSettings,
+    sample_ids: Sequence[str],
+    callbacks: Sequence[Callback],
 ) -> RSNANetwork:
-    """The network with the optimizer, schedule and settings that the flags name."""
-    optim, training = config.optimizer, config.training
+    """The network with the optimizer and schedule that the flags name."""
+    optim = config.optimizer
     optimizer = make_optimizer(
         optim.optim,
         model,
@@ -59,8 +63,8 @@ def build_network(
     )
     return RSNANetwork(
         model,
-        fit_settings(config),
-        label_smoothing=training.tr_label_smoothing,
+        settings,
+        label_smoothing=config.training.tr_label_smoothing,
         sample_ids=sample_ids,
         optimizer=optimizer,
         scheduler=scheduler,

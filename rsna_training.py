@@ -11,13 +11,14 @@ from common.checkpoint import inference_weights, load_checkpoint, load_weights
 from common.datasets import EpochSampler, make_loader
 from common.errors import InputError, Interrupted
 from common.experiment import Experiment
+from common.memory import keep_freed_memory
 from common.predictions import build_predictions, write_predictions
 from common.predictor import PREDICTOR_FOLDER, Predictor
 from common.seeding import seed_everything
 from config import Config, resumed_config
 from rsna_dataset import RSNAData, load_data
 from rsna_model import RSNAModel
-from rsna_network import METRIC, RSNANetwork, build_network
+from rsna_network import METRIC, RSNANetwork, build_network, fit_settings
 from rsna_task import LABEL_WEIGHTS, LABELS
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,10 @@ class RSNATraining:
     def __init__(self, config: Config) -> None:
         self.is_resumed = bool(config.training.tr_resume)
         self.config = resumed_config(config) if self.is_resumed else config
+        if not self.is_resumed and config.general.experiment_id is not None:
+            Experiment.refuse_existing(self._results, config.general.experiment_id)
         seed_everything(self.config.general.seed)
+        self.settings = fit_settings(self.config)
         self.model = self._create_model()
         self.data = load_data(self.config, self.model.mean, self.model.std)
         if not self.is_resumed and self.config.network.net_weight_file is None:
@@ -44,6 +48,7 @@ class RSNATraining:
 
     def run(self) -> Experiment:
         """Trains, writes predictions and the predictor, and returns the experiment."""
+        keep_freed_memory()
         with self.experiment.running():
             logger.info("experiment %s in %s", self.experiment.id, self.experiment.folder)
             saver = self._checkpoint_saver()
@@ -58,6 +63,10 @@ class RSNATraining:
                 raise
             self._write_results(network, saver.best_path)
         return self.experiment
+
+    @property
+    def _results(self) -> Path:
+        return Path(self.config.general.output_dir) / "results"
 
     def _create_model(self) -> RSNAModel:
         flags = self.config.network
@@ -74,11 +83,10 @@ class RSNATraining:
         return model
 
     def _open_experiment(self) -> Experiment:
-        general = self.config.general
-        results = Path(general.output_dir) / "results"
+        experiment_id = self.config.general.experiment_id
         if not self.is_resumed:
-            return Experiment.create(results, general.experiment_id, self.config.to_yaml())
-        experiment = Experiment(results / str(general.experiment_id))
+            return Experiment.create(self._results, experiment_id, self.config.to_yaml())
+        experiment = Experiment(self._results / str(experiment_id))
         if not (experiment.checkpoints / "last.pt").is_file():
             raise InputError(
                 f"--tr_resume 1: experiment {experiment.id} has no checkpoint yet: start a new one"
@@ -94,7 +102,7 @@ class RSNATraining:
         callbacks.append(TrainingMonitor(self.experiment.metrics_log, shown=shown))
         callbacks.append(saver)
         ids = [str(name) for name in self.data.train.image_ids]
-        return build_network(self.config, self.model, ids, callbacks)
+        return build_network(self.config, self.model, self.settings, ids, callbacks)
 
     def _checkpoint_saver(self) -> CheckpointSaver:
         training = self.config.training

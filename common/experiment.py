@@ -55,6 +55,15 @@ class Experiment:
         write_text(folder / "config.yaml", config_yaml)
         return cls(folder)
 
+    @staticmethod
+    def refuse_existing(results: Path, experiment_id: str) -> None:
+        """Raises InputError if there is an experiment of this id."""
+        if (results / experiment_id).exists():
+            raise InputError(
+                f"--experiment_id {experiment_id} exists: go on with it by --tr_resume 1, "
+                f"or leave the flag out to get a new id"
+            )
+
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         """Holds the lock and writes the log to train.log inside the block.
@@ -88,13 +97,8 @@ def _take(results: Path, experiment_id: str | None) -> Path:
     """Makes the folder of `experiment_id`, or of the next free number; one process gets it."""
     if experiment_id is not None:
         folder = results / experiment_id
-        try:
-            folder.mkdir()
-        except FileExistsError as error:
-            raise InputError(
-                f"--experiment_id {experiment_id} exists: go on with it by --tr_resume 1, "
-                f"or leave the flag out to get a new id"
-            ) from error
+        Experiment.refuse_existing(results, experiment_id)
+        folder.mkdir()
         return folder
     taken = [int(name) for name in os.listdir(results) if name.isdecimal()]
     number = max(taken, default=0)

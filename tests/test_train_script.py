@@ -1,0 +1,198 @@
+"""train.py as its user runs it: killed, interrupted, resumed, misused."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from tiny_dataset import make_tiny_dataset
+
+import train
+from common.checkpoint import load_checkpoint
+from common.cli import status_of
+
+ROOT = Path(__file__).resolve().parent.parent
+FLAGS = [
+    *("--data_dataset", "tiny", "--net_model", "test_efficientnet", "--net_pretrained", "0"),
+    *("--data_img_size", "32", "--tr_iteration_num", "12", "--tr_batch_size", "3"),
+    *("--tr_accumulation_step", "2", "--tr_iteration_valid", "5", "--tr_batch_size_valid", "5"),
+    *("--tr_iteration_checkpoint", "3", "--optim_ema_decay", "0.9", "--net_drop_rate", "0.3"),
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("training")
+    make_tiny_dataset(folder / "input" / "datasets" / "tiny")
+    return folder
+
+
+def start(place: Path, *flags: str, moment: str | None = None, **options) -> subprocess.Popen:
+    script = ["tests/killed_training.py", moment] if moment else ["train.py"]
+    places = ["--data_input_folder", str(place / "input"), "--output_dir", str(place / "output")]
+    return subprocess.Popen(
+        [sys.executable, *script, *places, *flags],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        **options,
+    )
+
+
+def run(place: Path, *flags: str, **options) -> tuple[int, str, str]:
+    process = start(place, *flags, **options)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def results(place: Path, experiment: str) -> Path:
+    return place / "output" / "results" / experiment
+
+
+def lines(place: Path, experiment: str) -> list[dict]:
+    path = results(place, experiment) / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def deterministic(values: dict) -> dict:
+    return {
+        name: value
+        for name, value in values.items()
+        if not name.startswith(("time", "memory", "train_samples", "train_data_wait"))
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(place) -> Path:
+    """A training that nothing interrupted."""
+    status, out, err = run(
+        place, *FLAGS, "--experiment_id", "whole", "--n_jobs", "0", moment="never"
+    )
+    assert (status, out) == (0, "whole\n"), err
+    return results(place, "whole")
+
+
+def assert_equal_results(one: Path, other: Path, place: Path) -> None:
+    for name in ("last.pt", "best.pt"):
+        states = [load_checkpoint(folder / "checkpoints" / name) for folder in (one, other)]
+        assert states[0]["iteration"] == states[1]["iteration"]
+        for key, value in states[0]["model"].items():
+            assert torch.equal(value, states[1]["model"][key]), (name, key)
+        averages = [state["averages"]["WeightAverage"]["model"] for state in states]
+        assert all(torch.equal(value, averages[1][key]) for key, value in averages[0].items())
+    for name in ("valid", "valid_best"):
+        tables = [pd.read_parquet(f / "predictions" / f"{name}.parquet") for f in (one, other)]
+        tables = [table.drop(columns="experiment_id") for table in tables]
+        pd.testing.assert_frame_equal(*tables, check_exact=True)
+    records = [list(map(deterministic, lines(place, folder.name))) for folder in (one, other)]
+    assert records[0] == records[1]
+
+
+KILLS = [("epoch", "0"), ("validation", "1"), ("checkpoint", "3")]
+MORE_KILLS = [
+    (moment, jobs)
+    for moment in ("epoch", "validation", "checkpoint")
+    for jobs in ("0", "1", "3")
+    if (moment, jobs) not in KILLS
+]
+
+
+@pytest.mark.parametrize(
+    ("moment", "jobs"),
+    [*KILLS, *(pytest.param(*kill, marks=pytest.mark.long) for kill in MORE_KILLS)],
+)
+def test_kill_and_resume_is_bit_identical(place, whole, moment, jobs):
+    name = f"{moment}{jobs}"
+    status, _, _ = run(place, *FLAGS, "--experiment_id", name, "--n_jobs", jobs, moment=moment)
+    assert status == -signal.SIGKILL
+    # The kill fell strictly inside: something was saved, and something was left to do.
+    saved = load_checkpoint(results(place, name) / "checkpoints" / "last.pt")
+    assert 0 < saved["iteration"] < 12
+    assert not (results(place, name) / "predictions").exists()
+    status, out, err = run(
+        place, "--experiment_id", name, "--tr_resume", "1", "--n_jobs", jobs, moment="never"
+    )
+    assert (status, out) == (0, f"{name}\n"), err
+    assert f"resumed after iteration {saved['iteration']}" in err
+    assert_equal_results(whole, results(place, name), place)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_saves_and_prints_the_command_that_goes_on(place, number):
+    name = f"stopped{int(number)}"
+    flags = [*FLAGS, "--tr_iteration_num", "100000", "--n_jobs", "2", "--experiment_id", name]
+    process = start(place, *flags, start_new_session=True)
+    metrics = results(place, name) / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    # To the whole group, workers included, as a terminal or a cluster does.
+    os.killpg(process.pid, number)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 128 + number, err
+    command = f"python train.py --experiment_id {name} --tr_resume 1"
+    assert command in err.splitlines()[-1]
+    saved = load_checkpoint(results(place, name) / "checkpoints" / "last.pt")
+    assert 0 < saved["iteration"] < 100000
+
+
+TINY = ("--data_dataset", "tiny", "--net_model", "test_efficientnet", "--net_pretrained", "0")
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        (("--experiment_id", "whole"), "--experiment_id whole exists"),
+        (("--experiment_id", "whole", "--tr_resume", "1", "--seed", "9"), "--seed 9"),
+        (("--experiment_id", "never", "--tr_resume", "1"), "no experiment at"),
+        ((*TINY, "--data_dataset", "absent"), "absent"),
+        ((*TINY, "--data_fold", "9"), "--data_fold 9"),
+        ((*TINY, "--data_valid_transform", "train_small"), "must not depend on chance"),
+        ((*TINY, "--data_train_transform", "no_such"), "--data_train_transform no_such"),
+        ((*TINY, "--net_weight_file", "/no/such.pt"), "/no/such.pt: no such file"),
+        ((*TINY, "--device", "cuda"), "--device cuda"),
+    ],
+)
+def test_flags_that_do_not_fit_exit_2_with_one_line(place, whole, flags, word, capsys, monkeypatch):
+    results_folder = place / "output" / "results"
+    before = sorted(path.name for path in results_folder.iterdir())
+    places = ["--data_input_folder", str(place / "input"), "--output_dir", str(place / "output")]
+    monkeypatch.setattr(sys, "argv", ["train.py", *places, *flags])
+    assert status_of(train.main) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[-1].startswith("error: ")
+    assert word in err.splitlines()[-1]
+    assert sorted(path.name for path in results_folder.iterdir()) == before
+
+
+def test_second_process_on_the_same_experiment_is_refused(place, whole, capsys, monkeypatch):
+    places = ["--data_input_folder", str(place / "input"), "--output_dir", str(place / "output")]
+    flags = ["--experiment_id", "whole", "--tr_resume", "1"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *places, *flags])
+    with open(whole / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert status_of(train.main) == 2
+    assert "another process" in capsys.readouterr().err
+
+
+def test_dev_mode_is_the_same_code_on_less(place):
+    flags = [*FLAGS, "--dev_enabled", "1", "--dev_num_studies", "3", "--dev_iteration_num", "4"]
+    status, out, err = run(place, *flags, "--experiment_id", "dev")
+    assert (status, out) == (0, "dev\n"), err
+    assert load_checkpoint(results(place, "dev") / "checkpoints" / "last.pt")["iteration"] == 4
+    assert (
+        pd.read_parquet(results(place, "dev") / "predictions" / "valid.parquet")[
+            "study_id"
+        ].nunique()
+        == 1
+    )
