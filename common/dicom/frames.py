@@ -39,7 +39,7 @@ def split_frames(data: bytes, num_frames: int) -> list[bytes]:
     """Returns the compressed frames in encapsulated pixel data; raises RejectedFile."""
     try:
         frames = list(generate_frames(data, number_of_frames=num_frames))
-    except (KeyboardInterrupt, MemoryError):
+    except MemoryError:
         raise
     except Exception as error:
         reason = "the fragments of the pixel data cannot be told apart"

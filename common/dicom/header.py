@@ -85,15 +85,8 @@ def read_headers(file: Path | BinaryIO, *, require_ct: bool = True) -> list[Slic
 
 def slice_headers(opened: OpenFile, *, require_ct: bool) -> list[SliceHeader]:
     """Returns the header of every slice of an open file; raises RejectedFile."""
-    try:
-        stored = check_image(opened, require_ct=require_ct)
-        return [_frame_header(opened, stored, frame) for frame in range(stored.num_frames)]
-    except (RejectedFile, KeyboardInterrupt, SystemExit, MemoryError):
-        raise
-    except Exception as error:
-        # The text of a parser's error can quote values, so only its kind is told.
-        reason = f"the elements cannot be interpreted ({type(error).__name__})"
-        raise RejectedFile("corrupt", reason) from error
+    stored = check_image(opened, require_ct=require_ct)
+    return [_frame_header(opened, stored, frame) for frame in range(stored.num_frames)]
 
 
 def _frame_header(opened: OpenFile, stored: StoredImage, frame: int) -> SliceHeader:

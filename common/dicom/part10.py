@@ -34,7 +34,7 @@ PIXEL_TAGS = {
     0x7FE00010: "PixelData",
 }
 _LONG_VRS = {"OB", "OD", "OF", "OL", "OV", "OW", "UN"}  # their length takes 4 bytes, PS3.5 7.1.2
-_PYDICOM_MODULES = "pydicom"
+_PYDICOM_MODULES = r"pydicom(\.|$)"
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,9 @@ def quiet_pydicom() -> None:
 def open_dicom(file: Path | BinaryIO) -> Iterator[OpenFile]:
     """Yields the opened DICOM file, its elements read up to the pixels.
 
+    Whatever goes wrong in reading and interpreting it, in the `with` block too, becomes a
+    RejectedFile: pydicom converts values only when asked for them.
+
     Args:
         file: a path, or a seekable stream, which stays open.
 
@@ -93,20 +96,15 @@ def open_dicom(file: Path | BinaryIO) -> Iterator[OpenFile]:
     quiet_pydicom()
     with contextlib.ExitStack() as stack:
         try:
-            stream = stack.enter_context(open(file, "rb")) if isinstance(file, Path) else file
-            opened = _parse(stream)
-        except RejectedFile:
+            yield _parse(stack.enter_context(open(file, "rb")) if isinstance(file, Path) else file)
+        except (RejectedFile, MemoryError):
             raise
-        except OSError as error:
-            reason = os.strerror(error.errno) if error.errno else type(error).__name__
-            raise RejectedFile("unreadable", reason) from error
-        except (KeyboardInterrupt, SystemExit, MemoryError):
-            raise
-        except BaseException as error:
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno:
+                raise RejectedFile("unreadable", os.strerror(error.errno)) from error
             # The text of a parser's error can quote values, so only its kind is told.
-            reason = f"the elements cannot be parsed ({type(error).__name__})"
+            reason = f"the elements cannot be interpreted ({type(error).__name__})"
             raise RejectedFile("corrupt", reason) from error
-        yield opened
 
 
 def _parse(stream: BinaryIO) -> OpenFile:
@@ -160,9 +158,10 @@ def _inflate(stream: BinaryIO) -> BinaryIO:
 
 
 def _check_end(elements: Dataset, end: int, size: int) -> None:
-    """Raises where the last element was cut off by the end of the file."""
+    """Raises where the file ended within an element; none is left where that was a sequence."""
     if not elements and end >= size:
-        raise RejectedFile("truncated", f"the file ends after {size} bytes, before any element")
+        reason = f"the file ends after {size} bytes, before its elements do"
+        raise RejectedFile("truncated", reason)
     for tag in reversed(list(elements.keys())):
         last = elements.get_item(tag)
         value, length = getattr(last, "value", None), getattr(last, "length", 0)

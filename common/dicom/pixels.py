@@ -18,7 +18,7 @@ from common.dicom.part10 import OpenFile, open_dicom
 from common.dicom.rejection import RejectedFile
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DecodedImage:
     """The pixels of one file.
 
@@ -83,6 +83,10 @@ def _decode(source: bytes, header: SliceHeader, opened: OpenFile) -> np.ndarray:
     """
     assert opened.pixels is not None
     encapsulated = opened.transfer_syntax in ENCAPSULATED_SYNTAXES
+    decoder = get_decoder(UID(opened.transfer_syntax))
+    if not decoder.is_available:
+        name = ENCAPSULATED_SYNTAXES[opened.transfer_syntax]
+        raise RejectedFile("unsupported_syntax", f"no codec is installed for {name}")
     options: dict[str, Any] = {
         "rows": header.rows,
         "columns": header.columns,
@@ -99,7 +103,6 @@ def _decode(source: bytes, header: SliceHeader, opened: OpenFile) -> np.ndarray:
         options["view_only"] = True
     index = 0 if encapsulated or header.frame is None else header.frame
     try:
-        decoder = get_decoder(UID(opened.transfer_syntax))
         stored, _ = decoder.as_array(source, raw=True, index=index, **options)
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise

@@ -1,5 +1,7 @@
 """Decoding: every syntax gives the same image, and damage never passes as an image."""
 
+import errno
+import pickle
 import struct
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from common.dicom import RejectedFile, pixels, read_hu
+from common.dicom import RejectedFile, part10, pixels, read_hu
 from common.dicom.part10 import open_dicom
 
 SYNTAXES = [
@@ -180,31 +182,64 @@ class Panic(BaseException):
     """As codecs written in Rust raise."""
 
 
+class FakeDecoder:
+    """A codec that raises."""
+
+    def __init__(self, error: BaseException | None, *, is_available: bool = True) -> None:
+        self.error = error
+        self.is_available = is_available
+
+    def as_array(self, *arguments: object, **options: object) -> None:
+        assert self.error is not None
+        raise self.error
+
+
 @pytest.mark.parametrize("error", [Panic("panicked"), ValueError("first\nlast"), SystemError("")])
 def test_whatever_a_codec_raises_is_a_rejection(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    def fail(uid: str) -> None:
-        raise error
-
     path = write_ct(tmp_path / "a.dcm", IMAGE)
-    monkeypatch.setattr(pixels, "get_decoder", fail)
+    monkeypatch.setattr(pixels, "get_decoder", lambda uid: FakeDecoder(error))
     caught = rejection(path)
     assert caught.status == "corrupt"
     assert "\n" not in caught.reason
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, MemoryError])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(), MemoryError()])
 def test_interrupts_are_let_through(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    def fail(uid: str) -> None:
-        raise error
+    path = write_ct(tmp_path / "a.dcm", IMAGE)
+    monkeypatch.setattr(pixels, "get_decoder", lambda uid: FakeDecoder(error))
+    with pytest.raises(type(error)):
+        read_hu(path)
+
+
+def test_a_missing_codec_is_not_the_file_s_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_ct(tmp_path / "a.dcm", IMAGE, transfer_syntax=JPEG2000Lossless)
+    decoder = FakeDecoder(None, is_available=False)
+    monkeypatch.setattr(pixels, "get_decoder", lambda uid: decoder)
+    assert str(rejection(path)) == (
+        "unsupported_syntax: no codec is installed for JPEG 2000 Lossless"
+    )
+
+
+def test_a_read_error_of_the_disk_is_unreadable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(opened: part10.OpenFile) -> bytes:
+        raise OSError(errno.EIO, "gone")
 
     path = write_ct(tmp_path / "a.dcm", IMAGE)
-    monkeypatch.setattr(pixels, "get_decoder", fail)
-    with pytest.raises(error):
-        read_hu(path)
+    monkeypatch.setattr(part10.OpenFile, "read_pixels", fail)
+    assert rejection(path).status == "unreadable"
+
+
+def test_a_rejection_survives_the_way_between_processes() -> None:
+    copy = pickle.loads(pickle.dumps(RejectedFile("corrupt", "two\nlines")))
+    assert (copy.status, copy.reason) == ("corrupt", "two lines")
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless])
