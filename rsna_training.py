@@ -15,11 +15,13 @@ from common.memory import keep_freed_memory
 from common.predictions import build_predictions, write_predictions
 from common.predictor import PREDICTOR_FOLDER, Predictor
 from common.seeding import seed_everything
+from common.trackers import Tracker
 from config import Config, resumed_config
 from rsna_dataset import RSNAData, load_data
 from rsna_model import RSNAModel
 from rsna_network import METRIC, RSNANetwork, build_network, fit_settings
 from rsna_task import LABEL_WEIGHTS, LABELS
+from rsna_tracking import tracking
 
 logger = logging.getLogger(__name__)
 
@@ -49,10 +51,11 @@ class RSNATraining:
     def run(self) -> Experiment:
         """Trains, writes predictions and the predictor, and returns the experiment."""
         keep_freed_memory()
-        with self.experiment.running():
+        with self.experiment.running(), tracking(self.config, self.experiment.folder) as tracker:
             logger.info("experiment %s in %s", self.experiment.id, self.experiment.folder)
+            tracker.log_params(self.config.flags())
             saver = self._checkpoint_saver()
-            network = self._build_network(saver)
+            network = self._build_network(saver, tracker)
             if self.is_resumed:
                 network.load_state_dict(load_checkpoint(saver.last_path))
                 logger.info("resumed after iteration %d", network.state.iteration)
@@ -93,13 +96,13 @@ class RSNATraining:
             )
         return experiment
 
-    def _build_network(self, saver: CheckpointSaver) -> RSNANetwork:
+    def _build_network(self, saver: CheckpointSaver, tracker: Tracker) -> RSNANetwork:
         callbacks: list[Callback] = []
         decay = self.config.optimizer.optim_ema_decay
         if decay:
             callbacks.append(WeightAverage(self.model, decay))
         shown = (METRIC, "auc.any")
-        callbacks.append(TrainingMonitor(self.experiment.metrics_log, shown=shown))
+        callbacks.append(TrainingMonitor(self.experiment.metrics_log, tracker, shown=shown))
         callbacks.append(saver)
         ids = [str(name) for name in self.data.train.image_ids]
         return build_network(self.config, self.model, self.settings, ids, callbacks)
