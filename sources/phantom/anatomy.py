@@ -71,7 +71,7 @@ class Head:
 
     def hu(self) -> Field:
         """Returns the whole head in HU."""
-        inside = ramp(self.cavity_mm, 1.2)
+        inside = ramp(self.cavity_mm, load_atlas().edge_mm)
         return self.outside_hu + inside * (self.brain_hu - self.outside_hu)
 
 
@@ -159,18 +159,18 @@ def _outside(atlas: Atlas, body: Body, rng: np.random.Generator) -> Field:
     occiput = np.exp(-((x / 22) ** 2) - ((y + 100) / 25) ** 2 - ((z + 20) / 22) ** 2)
     thick = body.skull_mm * (1 + 0.15 * smooth_noise(rng, 45.0) - 0.45 * lateral + 0.7 * occiput)
     below = np.clip((-14 - z) / 16, 0, 1) * np.clip((y + 60) / 30, 0, 1)
-    thick = thick * (1 - 0.45 * below)
+    thick = thick * (1 - 0.6 * below)
     scalp = body.scalp_mm * (1 + 0.15 * smooth_noise(rng, 60.0)) + 4.0 * lateral
     skin_mm = outline_mm(atlas.cavity_mm, thick + scalp)
     hu = np.empty_like(outside_mm)
-    paint_soft_tissue(hu, skin_mm, rng)
+    paint_soft_tissue(hu, skin_mm, atlas.edge_mm, rng)
     temporalis = ramp(0.9 * lateral + 0.1 - 0.5, 0.3) * ramp(skin_mm - 3.5, 1.5)
     hu += temporalis * (55.0 - hu)
-    paint_base(hu, atlas.cavity_mm, rng)
+    paint_base(hu, atlas.cavity_mm, skin_mm, rng)
     depth = np.minimum(outside_mm, thick - outside_mm)
     marrow = 650 + 180 * smooth_noise(rng, 4.0)
     bone = DENSE_BONE - 100 + ramp(depth - 1.9, 1.4) * (marrow - DENSE_BONE + 100)
-    shell = ramp(depth, 1.2) * (outside_mm > -2)
+    shell = ramp(depth, atlas.edge_mm) * (outside_mm > -2)
     hu += shell * (bone - hu)
     _open_foramen(hu)
     return hu.astype(np.float32)

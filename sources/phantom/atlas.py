@@ -10,7 +10,19 @@ from functools import lru_cache
 import numpy as np
 from scipy import ndimage
 
-from .grid import SHAPE, STEP_X, STEP_Y, STEP_Z, X_RIGHT, Y_FRONT, Z_BOTTOM, Field, Mask, axes
+from .grid import (
+    SHAPE,
+    STEP_X,
+    STEP_Y,
+    STEP_Z,
+    X_RIGHT,
+    Y_FRONT,
+    Z_BOTTOM,
+    Field,
+    Mask,
+    axes,
+    box,
+)
 
 SAMPLING = (STEP_Z, STEP_Y, STEP_X)
 
@@ -22,18 +34,18 @@ class Atlas:
     Attributes:
         grey, white, csf: share of each tissue, 0 to 1, summing to 1 in the cranial cavity.
         cavity_mm: signed distance to the inner table of the skull, positive inside.
+        edge_mm: width of its border: wider where it lies flat, as planes of the grid are apart.
         ventricle_mm: signed distance to the walls of the ventricles, positive inside.
         cistern: share of subarachnoid CSF (sulci, fissures, cisterns), 0 to 1.
-        cerebellum: true below the tentorium.
     """
 
     grey: Field
     white: Field
     csf: Field
     cavity_mm: Field
+    edge_mm: Field
     ventricle_mm: Field
     cistern: Field
-    cerebellum: Mask
 
 
 def signed_distance(mask: Mask) -> Field:
@@ -74,6 +86,7 @@ def load_atlas() -> Atlas:
 
     cavity_mm = _cavity(brain)
 
+    slope = np.abs(np.gradient(cavity_mm, STEP_Z, axis=0))
     csf = np.where(cavity_mm > 0, np.clip(1 - grey - white, 0, 1), 0).astype(np.float32)
     ventricle = csf * _ventricle_region(csf)
     return Atlas(
@@ -81,9 +94,9 @@ def load_atlas() -> Atlas:
         white=white,
         csf=csf,
         cavity_mm=cavity_mm,
-        ventricle_mm=ndimage.gaussian_filter(signed_distance(ventricle > 0.5), (0.3, 0.6, 0.6)),
+        edge_mm=(1.2 + 1.8 * np.clip(slope, 0, 1) ** 2).astype(np.float32),
+        ventricle_mm=_ventricle_distance(ventricle),
         cistern=csf - ventricle,
-        cerebellum=_below_tentorium(),
     )
 
 
@@ -91,15 +104,23 @@ def _cavity(brain: Mask) -> Field:
     """Returns the distance to the inner table: the brain closed over fissures and cisterns.
 
     Closing by 6 mm leaves open the gaps where petrous bone and sphenoid lie; the convexity, which
-    has none, is closed by 12 mm; the suprasellar cistern, which the templates leave out, is filled.
+    has none, is closed by 16 mm; the suprasellar cistern, which the templates leave out, is filled.
     """
     z, y, x = axes()
-    outside = ndimage.distance_transform_edt(~brain, sampling=SAMPLING)
-    narrow = ndimage.distance_transform_edt(outside < 6.0, sampling=SAMPLING) > 6.0
-    wide = ndimage.distance_transform_edt(outside < 12.0, sampling=SAMPLING) > 12.0
+    # Closing is coarse anyway: every second voxel in plane makes it four times as fast.
+    outside = ndimage.distance_transform_edt(~brain[:, ::2, ::2], sampling=2.0)
+    narrow = ndimage.distance_transform_edt(outside < 6.0, sampling=2.0) > 6.0
+    wide = ndimage.distance_transform_edt(outside < 16.0, sampling=2.0) > 16.0
+    narrow, wide = (
+        mask.repeat(2, axis=1).repeat(2, axis=2)[:, : SHAPE[1], : SHAPE[2]]
+        for mask in (narrow, wide)
+    )
     suprasellar = (np.abs(x) < 17) & (y > -16) & (y < 22) & (z > -28) & (z < -6)
     closed = brain | narrow | (wide & (z > -4)) | suprasellar
-    return ndimage.gaussian_filter(signed_distance(closed), (0.8, 1.6, 1.6)) + np.float32(1.5)
+    fine = ndimage.gaussian_filter(signed_distance(closed), (0.8, 1.6, 1.6))
+    smooth = ndimage.gaussian_filter(fine, (1.5, 4.0, 4.0))
+    upper = np.clip((z - 10.0) / 20.0, 0, 1)
+    return (fine + upper * (smooth - fine) + 1.5).astype(np.float32)
 
 
 def _ventricle_region(csf: Field) -> Field:
@@ -125,11 +146,13 @@ def _ventricle_region(csf: Field) -> Field:
     )
 
 
-def _below_tentorium() -> Mask:
-    """Returns the region below the tentorium, a tent from the petrous ridges to its apex."""
-    z, y, x = axes()
-    roof = tentorium_height(y, x)
-    return np.broadcast_to((z < roof) & (y < -6), SHAPE).copy()
+def _ventricle_distance(ventricle: Field) -> Field:
+    """Returns the signed distance to the ventricles, -20 mm wherever it is farther."""
+    distance = np.full(SHAPE, -20.0, np.float32)
+    where = box((0.0, -20.0, -4.0), (64.0, 80.0, 66.0))
+    near = ndimage.gaussian_filter(signed_distance(ventricle[where] > 0.5), (0.3, 0.6, 0.6))
+    distance[where] = np.maximum(near, -20.0)
+    return distance
 
 
 def tentorium_height(y: Field, x: Field) -> Field:

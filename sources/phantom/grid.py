@@ -88,9 +88,9 @@ def smooth_noise(rng: np.random.Generator, scale: float) -> Field:
     return spline_noise(rng, SHAPE, (STEP_Z, STEP_Y, STEP_X), scale)
 
 
-def ramp(field: Field, width: float) -> Field:
+def ramp(field: Field, width: Field | float) -> Field:
     """Returns 0 where `field` < -width/2, 1 where it is > width/2, and a straight line between.
 
     With a signed distance in mm this is the share of a voxel that lies inside.
     """
-    return np.clip(field / np.float32(width) + np.float32(0.5), 0, 1)
+    return np.clip(field / width + 0.5, 0, 1)

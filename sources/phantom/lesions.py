@@ -104,7 +104,7 @@ def subdural(head: Head, rng: Rng) -> list[Lesion]:
     if rng.random() < 0.2:
         return _subdural_of_folds(head, rng, side)
     point = _surface_point(head, (side, rng.normal(0.0, 0.45), rng.uniform(0.0, 0.7)))
-    radius, thick = rng.uniform(55, 85), rng.uniform(5, 14)
+    radius, thick = rng.uniform(55, 85), rng.uniform(6, 16)
     push_brain(head, point, 0.6 * thick, 1.2 * radius)
     profile = thick * np.clip(1.05 - (_distance_to(point) / radius) ** 3, -1, 1)
     profile = profile * (1 + 0.12 * smooth_noise(rng, 14.0))
@@ -131,7 +131,9 @@ def _subdural_of_folds(head: Head, rng: Rng, side: float) -> list[Lesion]:
         share = ramp(thick * along - head.falx_mm, 1.5) * ramp(side * x + 1.0, 2.0)
     else:
         sheet = thick * np.exp(-(((np.abs(x) - 25) / 18) ** 2))
-        share = ramp(sheet - head.tentorium_mm, 2.0) * ramp(side * x - 4.0, 3.0)
+        share = (
+            ramp(sheet - head.tentorium_mm, 2.0) * ramp(side * x - 4.0, 3.0) * ramp(-24.0 - y, 16.0)
+        )
     share = share * ramp(head.cavity_mm - 1.0, 1.0)
     _paint(head, share, _clot(rng, rng.uniform(56, 68), 2.0))
     return [Lesion("subdural", share)]
@@ -154,7 +156,7 @@ def subarachnoid(head: Head, rng: Rng) -> list[Lesion]:
     for point, reach in places:
         weight = np.maximum(weight, 1.6 * np.exp(-((_distance_to(point) / reach) ** 2)))
     weight = np.clip(weight * (1 + 0.25 * smooth_noise(rng, 16.0)) - 0.15, 0, 1)
-    share = weight * np.clip(1.9 * head.cistern, 0, 1) * ramp(head.cavity_mm - 0.5, 1.0)
+    share = weight * np.clip(2.4 * head.cistern, 0, 1) * ramp(head.cavity_mm - 0.5, 1.0)
     _paint(head, share, rng.uniform(52, 68))
     return [Lesion("subarachnoid", share)]
 
@@ -171,8 +173,8 @@ def intraventricular(head: Head, rng: Rng) -> list[Lesion]:
     elif pattern < 0.8:
         side = _side(rng)
         region = ramp(side * x - 1.0, 2.0) * ramp(rng.uniform(-10, 45) - y, 6.0) * (z > -14)
-    else:
-        region = ramp(12 - np.abs(x) + 0 * y, 3.0) * ((z < 12) | (np.abs(x) < 4))
+    else:  # third and fourth ventricle
+        region = ramp(12 - np.abs(x) + 0 * y, 3.0) * ramp(12 - z, 4.0)
     region = region * np.clip(0.9 + 0.35 * smooth_noise(rng, 9.0), 0, 1)
     share = (region * head.ventricle).astype(np.float32)
     _paint(head, share, _clot(rng, rng.uniform(54, 70), 3.0))
@@ -197,7 +199,7 @@ def intraparenchymal(head: Head, rng: Rng) -> list[Lesion]:
         y + rng.normal(0, spread),
         z + rng.normal(0, spread),
     )
-    radius = {"deep": (9, 20), "lobar": (10, 24), "low": (7, 14), "contusion": (5, 9)}[kind]
+    radius = {"deep": (8, 18), "lobar": (8, 20), "low": (7, 14), "contusion": (5, 10)}[kind]
     if kind != "contusion":
         clots = [(middle, rng.uniform(*radius))]
     else:

@@ -18,11 +18,11 @@ def paint_mimics(head: Head, rng: Rng) -> None:
     old = np.clip((head.body.age - 20) / 70, 0, 1)
     _calcify(head, rng, old)
     _vessels(head, rng)
-    if rng.random() < 0.30 * old + 0.05:
+    if rng.random() < 0.35 * old + 0.08:
         _old_infarct(head, rng)
-    if rng.random() < 0.05:
+    if rng.random() < 0.08:
         _meningioma(head, rng)
-    if rng.random() < 0.30:
+    if rng.random() < 0.45:
         _scalp_swelling(head, rng)
     _beam_hardening(head, rng)
 

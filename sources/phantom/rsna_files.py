@@ -128,7 +128,7 @@ def store_pixels(image_hu: NDArray[np.int16], family: Family) -> NDArray[np.int1
     Signed 16-bit files carry a raw -2000 outside the circle that the scanner reconstructs.
     """
     if family.wraps:
-        return (image_hu.astype(np.int32) % 4096).astype(np.uint16)
+        return (np.clip(image_hu, -1000, 3095).astype(np.int32) % 4096).astype(np.uint16)
     stored = image_hu.astype(np.int32) - family.intercept
     low = -(2 ** (family.bits - 1)) if family.signed else 0
     high = 2 ** (family.bits - int(family.signed)) - 1

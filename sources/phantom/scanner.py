@@ -7,11 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from .grid import STEP_X, STEP_Y, STEP_Z, X_RIGHT, Y_FRONT, Z_BOTTOM, Field, spline_noise
+from .grid import STEP_X, STEP_Y, STEP_Z, X_RIGHT, Y_FRONT, Z_BOTTOM, Field, Mask, spline_noise
 
 Rng = np.random.Generator
 Rows = NDArray[np.float64]
 SUBSLICES = 3
+NET = 4  # what is smooth is computed on every fourth pixel
+AIR_HU = -1000.0
 
 
 @dataclass(frozen=True)
@@ -96,40 +98,80 @@ def _cos_sin(angle: float) -> tuple[float, float]:
     return float(np.cos(angle)), float(np.sin(angle))
 
 
-def sample(fields: list[Field], pose: Pose, protocol: Protocol) -> list[Field]:
-    """Returns each field, from the grid, as slices (slices, rows, columns) of the series.
+def sample(head_hu: Field, shares: list[Field], pose: Pose, protocol: Protocol) -> list[Field]:
+    """Returns the head and the shares, from the grid, as slices (slices, rows, columns).
 
-    A slice is the mean over its thickness. Outside the grid the fields' nearest value counts.
+    A slice is the mean over its thickness. Where there is no head there is air, and no share.
     """
     num, size = len(protocol.positions), protocol.matrix
-    outputs = [np.zeros((num, size, size), np.float32) for _ in fields]
+    grids = [np.ascontiguousarray(grid, np.float32) for grid in (head_hu, *shares)]
+    slices = [np.zeros((num, size, size), np.float32) for _ in grids]
+    slices[0] += AIR_HU
+    extents = [_extent(grid, background) for grid, background in zip(grids, (AIR_HU, *[0] * num))]
+    occupied = ndimage.binary_dilation(grids[0][::2, ::4, ::4] > AIR_HU + 20, iterations=2)
     bends = _deformation(pose)
-    steps = protocol.spacing * np.arange(size)
-    across = np.array([1.0, 0.0, 0.0])
     to_index = np.array([[0, 0, 1 / STEP_Z], [0, -1 / STEP_Y, 0], [-1 / STEP_X, 0, 0]])
-    origin = np.array([-Z_BOTTOM / STEP_Z, Y_FRONT / STEP_Y, X_RIGHT / STEP_X])
-    for s in range(num):
+    origin = to_index @ pose.center + [-Z_BOTTOM / STEP_Z, Y_FRONT / STEP_Y, X_RIGHT / STEP_X]
+    to_index = to_index @ pose.matrix
+    row = (to_index @ protocol.column_direction * protocol.spacing)[:, None, None]
+    column = (to_index @ np.array([1.0, 0.0, 0.0]) * protocol.spacing)[:, None, None]
+    for s, position in enumerate(protocol.positions):
         shift = (np.arange(SUBSLICES) - (SUBSLICES - 1) / 2) / SUBSLICES * protocol.thickness_mm[s]
         for along in shift:
-            corner = protocol.positions[s] + along * protocol.normal
-            start = to_index @ (pose.matrix @ corner + pose.center) + origin
-            by_row = to_index @ (pose.matrix @ protocol.column_direction)
-            by_column = to_index @ (pose.matrix @ across)
-            index = (
-                start[:, None, None]
-                + by_row[:, None, None] * steps[None, :, None]
-                + by_column[:, None, None] * steps[None, None, :]
-            ).astype(np.float32)
-            index = index + _bend(bends, index)
-            for field, output in zip(fields, outputs):
-                output[s] += ndimage.map_coordinates(field, index, order=1, mode="nearest")
-    for output in outputs:
-        output /= SUBSLICES
-    return outputs
+            start = (to_index @ (position + along * protocol.normal) + origin)[:, None, None]
+            steps = np.arange(0, size, NET)
+            net = start + row * steps[:, None] + column * steps
+            inside = _look_up(occupied, net)
+            if not inside.any():
+                continue
+            inside = cv2.resize(inside.astype(np.uint8), (size, size)) > 0
+            rows, columns = np.nonzero(inside)
+            index = (start[..., 0] + row[..., 0] * rows + column[..., 0] * columns).astype(
+                np.float32
+            )
+            index += [cv2.resize(bend, (size, size))[inside] for bend in _bend(bends, net)]
+            lowest, highest = index[0].min(), index[0].max()
+            chosen = [i for i, (low, high) in enumerate(extents) if low < highest and lowest < high]
+            if not chosen:
+                continue
+            for i, values in zip(chosen, _interpolate([grids[i] for i in chosen], index)):
+                slices[i][s, rows, columns] += (values - (AIR_HU if i == 0 else 0)) / SUBSLICES
+    return slices
 
 
-def _deformation(pose: Pose) -> Field:
-    """Returns the deformation (3, z, y, x) in grid steps on every fourth point of the grid."""
+def _extent(grid: Field, background: float) -> tuple[int, int]:
+    """Returns the first and last plane that differ from the background, widened by one."""
+    planes = np.flatnonzero((grid != background).any(axis=(1, 2)))
+    return (int(planes[0]) - 1, int(planes[-1]) + 1) if len(planes) else (-1, -1)
+
+
+def _look_up(occupied: Mask, net: Field) -> Mask:
+    """Returns the coarse grid `occupied` at grid indices (3, rows, columns)."""
+    coarse = np.rint(net / np.array([2.0, 4.0, 4.0])[:, None, None]).astype(int)
+    k, j, i = (np.clip(c, 0, n - 1) for c, n in zip(coarse, occupied.shape))
+    return occupied[k, j, i]
+
+
+def _interpolate(grids: list[Field], index: Field) -> list[Field]:
+    """Returns each grid between its points at grid indices (3, points), linearly."""
+    shape = grids[0].shape
+    index = np.clip(index, 0, np.array(shape, np.float32)[:, None] - 1.001)
+    floor = index.astype(np.int32)
+    k, j, i = index - floor
+    corner = (floor[0] * shape[1] + floor[1]) * shape[2] + floor[2]
+    flat = [grid.ravel() for grid in grids]
+    values = [np.zeros(index.shape[1], np.float32) for _ in grids]
+    for step_k, weight_k in ((0, 1 - k), (shape[1] * shape[2], k)):
+        for step_j, weight_j in ((0, weight_k * (1 - j)), (shape[2], weight_k * j)):
+            here = corner + (step_k + step_j)
+            for grid, value in zip(flat, values):
+                low = grid[here]
+                value += weight_j * (low + i * (grid[here + 1] - low))
+    return values
+
+
+def _deformation(pose: Pose) -> list[Field]:
+    """Returns the deformation in grid steps along (z, y, x), at every fourth millimetre."""
     rng = np.random.default_rng(pose.bend_seed)
     shape, steps = (46, 60, 49), (4.0, 4.0, 4.0)
     bends = []
@@ -137,17 +179,15 @@ def _deformation(pose: Pose) -> Field:
         field = pose.bend_mm * spline_noise(rng, shape, steps, 50.0)
         field += pose.fold_mm * spline_noise(rng, shape, steps, 20.0)
         bends.append(field / np.float32(step))
-    return np.stack(bends).astype(np.float32)
+    return bends
 
 
-def _bend(bends: Field, index: Field) -> Field:
-    """Returns the deformation at grid indices (3, rows, columns), read on a coarse net of them."""
-    coarse = index[:, ::4, ::4] * np.array([0.5, 0.25, 0.25], np.float32)[:, None, None]
-    size = (index.shape[2], index.shape[1])
-    parts = [
-        cv2.resize(ndimage.map_coordinates(b, coarse, order=1, mode="nearest"), size) for b in bends
+def _bend(bends: list[Field], net: Field) -> list[Field]:
+    """Returns the deformation in grid steps at grid indices (3, rows, columns)."""
+    coarse = net * np.array([STEP_Z / 4, STEP_Y / 4, STEP_X / 4])[:, None, None]
+    return [
+        ndimage.map_coordinates(bend, coarse, np.float32, order=1, mode="nearest") for bend in bends
     ]
-    return np.stack(parts)
 
 
 def degrade(slices_hu: Field, protocol: Protocol, rng: Rng) -> Field:

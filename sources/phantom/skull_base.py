@@ -38,24 +38,26 @@ def outline_mm(cavity_mm: Field, depth: Field | float) -> Field:
     return np.maximum(cavity_mm + depth, face).astype(np.float32)
 
 
-def paint_soft_tissue(hu: Field, skin_mm: Field, rng: np.random.Generator) -> None:
+def paint_soft_tissue(hu: Field, skin_mm: Field, edge_mm: Field, rng: np.random.Generator) -> None:
     """Fills the inside of the skin with muscle and fat, in planes and lobules."""
     z, _, _ = axes()
-    fatty = smooth_noise(rng, 11.0) + 0.5 * smooth_noise(rng, 6.0)
-    deep = ramp(skin_mm - 6.0, 3.0)
+    # Planes of fat between the muscles lie where a smooth field crosses zero.
+    planes = smooth_noise(rng, 16.0)
     low = np.clip((-8.0 - z) / 14.0, 0, 1)
-    muscle = ramp(fatty + 0.9 * low * deep * 2 - 0.75, 0.5) * low
+    under_skin_mm = 7.0 + 3.0 * smooth_noise(rng, 30.0)
+    muscle = ramp(np.abs(planes) - 0.15, 0.2) * ramp(skin_mm - under_skin_mm, 2.0) * low
     tissue = FAT + (MUSCLE - FAT) * muscle
     tissue = np.where(skin_mm < 2.2, 25.0, tissue)
-    inside = ramp(skin_mm, 1.5)
+    inside = ramp(skin_mm, edge_mm)
     hu[...] = AIR + inside * (tissue - AIR)
 
 
-def paint_base(hu: Field, cavity_mm: Field, rng: np.random.Generator) -> None:
+def paint_base(hu: Field, cavity_mm: Field, skin_mm: Field, rng: np.random.Generator) -> None:
     """Paints the face and the skull base into `hu`, outside the cranial cavity."""
     cells = smooth_noise(rng, 5.0)
     _paint_bones(hu, rng)
-    _paint_sinuses(hu, cells, cavity_mm, rng)
+    _paint_sinuses(hu, cells, rng)
+    _paint_frontal_sinus(hu, cavity_mm, skin_mm, rng)
     _paint_temporal_bones(hu, cells, rng)
     _paint_orbits(hu, rng)
 
@@ -77,18 +79,17 @@ def _paint_bones(hu: Field, rng: np.random.Generator) -> None:
     paint_capsule(hu, (0, -27, -74), (0, -28, -90), 5.0, BONE)
 
 
-def _paint_sinuses(hu: Field, cells: Field, cavity_mm: Field, rng: np.random.Generator) -> None:
+def _paint_sinuses(hu: Field, cells: Field, rng: np.random.Generator) -> None:
     for side in (-1.0, 1.0):
         # Maxillary: an air pyramid in a thin shell, now and then with a fluid level.
         center = (31 * side + rng.normal(0, 1), 48 + rng.normal(0, 2), -64 + rng.normal(0, 2))
         where, inside_mm = ellipsoid(center, (15, 18, 17))
         blend(hu, where, ramp(inside_mm, 1.5), BONE * 0.8)
-        filling = AIR
-        blend(hu, where, ramp(inside_mm - 2.0, 1.5), filling)
+        blend(hu, where, ramp(inside_mm - 1.2, 1.0), AIR)
         if rng.random() < 0.2:
             _, y, _ = local_axes(where)
             level = center[1] - rng.uniform(2, 12)
-            blend(hu, where, ramp(inside_mm - 2.0, 1.5) * (y < level), 20.0)
+            blend(hu, where, ramp(inside_mm - 1.2, 1.0) * (y < level), 20.0)
     # Nasal cavity with septum and turbinates; nasopharynx.
     where, inside_mm = ellipsoid((0, 52, -64), (15, 34, 19))
     blend(hu, where, ramp(inside_mm, 1.5), AIR)
@@ -113,15 +114,23 @@ def _paint_sinuses(hu: Field, cells: Field, cavity_mm: Field, rng: np.random.Gen
     _, _, x = local_axes(where)
     septum = ramp(1.0 - np.abs(x - rng.normal(0, 3)), 1.0)
     blend(hu, where, ramp(inside_mm, 1.5), AIR + (BONE * 0.5 - AIR) * septum)
-    # Frontal: lies in the bone before the frontal lobes, of very different size.
+
+
+def _paint_frontal_sinus(
+    hu: Field, cavity_mm: Field, skin_mm: Field, rng: np.random.Generator
+) -> None:
+    """Paints air into the bone before the frontal lobes; its size differs much."""
     where = box((0, 72, -12), (30, 16, 22))
     z, y, x = local_axes(where)
     outside_mm = -cavity_mm[where]
     height, width = rng.uniform(4, 18), rng.uniform(10, 24)
     extent = np.minimum(width - np.abs(np.abs(x) - 4), height - np.abs(z + 16 - height / 2))
     extent = np.minimum(extent, (y - 52) * 0.8)
-    blend(hu, where, ramp(extent + 3, 3) * ramp(11 - outside_mm, 1.5), BONE)
-    air = np.minimum(extent, np.minimum(outside_mm - 2.5, 8.5 - outside_mm))
+    under_skin_mm = skin_mm[where] - 4.0
+    wall = np.minimum(np.minimum(extent + 3, 11 - outside_mm), under_skin_mm)
+    blend(hu, where, ramp(wall, 2.0), BONE)
+    air = np.minimum(np.minimum(extent, under_skin_mm - 1.5), outside_mm - 2.5)
+    air = np.minimum(air, 8.5 - outside_mm)
     blend(hu, where, ramp(air, 1.5) * ramp(np.abs(x + 1) - 0.8, 1), AIR)
 
 

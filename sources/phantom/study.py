@@ -17,8 +17,8 @@ Rng = np.random.Generator
 
 # A slice is labelled when the blood in it covers this area, a disc of 6 mm across.
 MIN_AREA_MM2 = 28.0
-VISIBLE_SHARE = 0.3
-AIR_HU = -1024.0
+VISIBLE_SHARE = 0.4
+LOWEST_HU, HIGHEST_HU = -1024.0, 3071.0
 
 # Which types bleed together, as often as the training of all five types needs, not as in life.
 PLANS: tuple[tuple[str, ...], ...] = (
@@ -26,22 +26,22 @@ PLANS: tuple[tuple[str, ...], ...] = (
     (),
     (),
     (),
-    (),
-    (),
+    ("epidural",),
     ("epidural",),
     ("epidural",),
     ("epidural", "subarachnoid"),
+    ("epidural", "intraparenchymal"),
     ("intraparenchymal",),
     ("intraparenchymal",),
     ("intraparenchymal", "intraventricular"),
+    ("intraparenchymal", "subdural"),
+    ("intraventricular",),
     ("intraventricular",),
     ("intraventricular", "subarachnoid"),
-    ("subarachnoid",),
     ("subarachnoid",),
     ("subdural",),
     ("subdural",),
     ("subdural", "subarachnoid"),
-    ("subdural", "intraparenchymal"),
 )
 
 
@@ -102,15 +102,14 @@ def generate_study(patient: int, study: int, seed: int, matrix: int = 256) -> St
     paint_mimics(head, np.random.default_rng([seed, 5, patient]))
 
     protocol = draw_protocol(pose, matrix, study_rng)
-    fields = [head.hu(), *(lesion.share for lesion in lesions)]
-    slices_hu, *shares = sample(fields, pose, protocol)
+    slices_hu, *shares = sample(head.hu(), [bleed.share for bleed in lesions], pose, protocol)
     area_mm2 = np.zeros((len(slices_hu), len(SUBTYPES)))
     for lesion, share in zip(lesions, shares):
         seen = np.where(share > VISIBLE_SHARE, share, 0)
         area = seen.sum(axis=(1, 2), dtype=np.float64) * protocol.spacing**2
         area_mm2[:, SUBTYPES.index(lesion.label)] += area
     slices_hu = degrade(slices_hu, protocol, study_rng)
-    image_hu = np.rint(np.clip(slices_hu, AIR_HU, 3071)).astype(np.int16)
+    image_hu = np.rint(np.clip(slices_hu, LOWEST_HU, HIGHEST_HU)).astype(np.int16)
     return Study(image_hu, area_mm2 >= MIN_AREA_MM2, area_mm2, protocol)
 
 
@@ -120,8 +119,8 @@ def draw_protocol(pose: Pose, matrix: int, rng: Rng) -> Protocol:
     thick, thin = rng.choice(((5.0, 5.0), (5.0, 2.5), (6.0, 6.0)), p=(0.75, 0.15, 0.1))
     fov = rng.uniform(215, 250)
     to_patient = np.linalg.inv(pose.matrix)
-    bottom = (to_patient @ (np.array([0.0, -20.0, rng.uniform(-76, -58)]) - pose.center))[2]
-    top = (to_patient @ (np.array([0.0, -20.0, rng.uniform(84, 94)]) - pose.center))[2]
+    bottom = (to_patient @ (np.array([0.0, -20.0, rng.uniform(-72, -50)]) - pose.center))[2]
+    top = (to_patient @ (np.array([0.0, -20.0, rng.uniform(76, 86)]) - pose.center))[2]
     heights, thickness = [bottom], [thin]
     while heights[-1] < top and len(heights) < 40:
         # Some protocols scan the posterior fossa in thin slices.
@@ -140,7 +139,7 @@ def draw_protocol(pose: Pose, matrix: int, rng: Rng) -> Protocol:
         thickness_mm=np.array(thickness),
         noise_hu=float(rng.uniform(2.5, 5.5)),
         kernel_px=float(rng.uniform(0.35, 0.7)),
-        offset_hu=float(rng.normal(0, 1.2)),
+        offset_hu=float(rng.normal(0, 2.0)),
         streaks=float(rng.uniform(0.2, 1.0)),
         head_rest=bool(rng.random() < 0.7),
     )
