@@ -79,19 +79,6 @@ class DicomWindowShift(A.ImageOnlyTransform):
         self.window_center_maxs = window_center_maxs
         self.min_max_normalize = min_max_normalize
 
-    @property
-    def num_windows(self) -> int:
-        """The number of channels made of one slice."""
-        return len(self.window_width_mins)
-
-    @property
-    def is_fixed(self) -> bool:
-        """Whether every sample is seen through the same windows."""
-        return (self.window_width_mins, self.window_center_mins) == (
-            self.window_width_maxs,
-            self.window_center_maxs,
-        )
-
     def get_params(self) -> dict[str, Any]:
         """Returns the widths and centers of one sample, in HU."""
         draw = self.py_random.uniform

@@ -5,6 +5,8 @@ as albumentations writes it.
 """
 
 import inspect
+import json
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -128,7 +130,9 @@ def with_defaults(node: Node, where: str) -> Node:
         for name, parameter in inspect.signature(class_of(node)).parameters.items()
         if name not in MASK_ARGUMENTS
     }
-    given = {name: value for name, value in node.items() if name not in (NAME_KEY, *MASK_ARGUMENTS)}
+    # albumentations saves the arguments of base classes too, even where the class takes none.
+    ignored = {NAME_KEY, *MASK_ARGUMENTS, *_base_arguments(class_of(node))} - set(known)
+    given = {name: value for name, value in node.items() if name not in ignored}
     unknown = sorted(set(given) - set(known))
     if unknown:
         raise InputError(
@@ -142,7 +146,13 @@ def with_defaults(node: Node, where: str) -> Node:
     ]
     if missing:
         raise InputError(f"{where}: {name_of(node)} needs {', '.join(missing)}")
-    return {NAME_KEY: node[NAME_KEY], **known, **given}
+    # Through JSON, so that defaults are lists as what is read from a file.
+    return {NAME_KEY: node[NAME_KEY], **json.loads(json.dumps(known | given))}
+
+
+def _base_arguments(transform_class: type) -> set[str]:
+    bases = [base for base in transform_class.__mro__[1:] if issubclass(base, A.BasicTransform)]
+    return {name for base in bases for name in inspect.signature(base).parameters}
 
 
 def build(node: Node, where: str) -> A.BasicTransform | A.BaseCompose:
@@ -164,7 +174,8 @@ def build(node: Node, where: str) -> A.BasicTransform | A.BaseCompose:
             warnings.filterwarnings("ignore", message="ShiftScaleRotate is a special case")
             return class_of(node)(**arguments)
     except (ValueError, TypeError, Warning) as error:
-        raise InputError(f"{where}: {name_of(node)} refuses its arguments: {error}") from error
+        reason = " ".join(re.sub(r"For further information visit \S+", "", str(error)).split())
+        raise InputError(f"{where}: {name_of(node)} refuses its arguments: {reason}") from error
 
 
 def is_random(node: Node) -> bool:

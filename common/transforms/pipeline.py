@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import albumentations as A
 import cv2
@@ -18,6 +18,13 @@ logger = logging.getLogger(__name__)
 AIR_HU = -1024
 
 
+class Normalization(NamedTuple):
+    """Subtracted and divided by: one value per window, one per channel, or one for all."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
     """The nodes of one pipeline, in the order they run.
@@ -26,15 +33,13 @@ class Pipeline:
         geometry: run on float32 HU (height, width[, slices]).
         window: makes float32 [0, 1] of it, slices * windows channels.
         intensity: run on that.
-        mean, std: subtracted and divided by at the end, one value per window, per channel, or one
-            for all; None where the image stays in [0, 1].
+        normalization: the last step, or None where the image stays in [0, 1].
     """
 
     geometry: tuple[Node, ...]
     window: Node
     intensity: tuple[Node, ...]
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    normalization: Normalization | None = None
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -44,8 +49,8 @@ class Pipeline:
     def to_dict(self) -> dict[str, Any]:
         """Returns the document that `parse_pipeline` reads back to an equal pipeline."""
         nodes = list(self.nodes)
-        if self.mean is not None:
-            nodes.append(_normalize_node(self.mean, self.std))
+        if self.normalization is not None:
+            nodes.append(_normalize_node(self.normalization))
         compose = {NAME_KEY: "Compose", "p": 1.0, "transforms": nodes}
         return {"__version__": A.__version__, "transform": compose}
 
@@ -89,11 +94,11 @@ def parse_pipeline(document: Mapping[str, Any], where: str) -> Pipeline:
                     f"{where}: {catalog.name_of(node)} stands before DicomWindowShift, "
                     "but works on values in [0, 1]; move it behind"
                 )
+            _check_fill(node, where)
             intensity.append(node)
     window = (
         nodes[window_at] if window_at is not None else {NAME_KEY: f"common.albumentations.{WINDOW}"}
     )
-    mean, std = _normalization(nodes, stages, where)
 
     if window_at is None:
         logger.info("%s: no DicomWindowShift: the three fixed windows are used", where)
@@ -104,8 +109,7 @@ def parse_pipeline(document: Mapping[str, Any], where: str) -> Pipeline:
         tuple(_explicit(node, where) for node in geometry),
         _explicit(window, where),
         tuple(_explicit(node, where) for node in intensity),
-        mean,
-        std,
+        _normalization(nodes, stages, where),
     )
 
 
@@ -154,7 +158,7 @@ def _resolve(node: Node, where: str) -> Node:
         raise InputError(f"{where}: unknown transform {full_name}")
     if name == "Compose":
         name = "Sequential"
-        node = {key: node[key] for key in ("p", "transforms") if key in node}
+        node = {"p": node.get("p", 1.0), "transforms": node.get("transforms", [])}
     if name in catalog.CONTAINERS:
         children = [_resolve(child, where) for child in node.get("transforms", [])]
         return {**node, NAME_KEY: name, "transforms": children}
@@ -193,8 +197,9 @@ def _filled_with_air(node: Node, zero_is_air: bool, where: str) -> Node:
     is_used = node.get("border_mode", cv2.BORDER_CONSTANT) == cv2.BORDER_CONSTANT and not (
         "pad_if_needed" in catalog.argument_names(node) and not node.get("pad_if_needed")
     )
+    is_air = fill is None or np.all(np.asarray(fill) == AIR_HU)
     is_black = zero_is_air and not np.any(fill)
-    if is_used and fill is not None and fill != AIR_HU and not is_black:
+    if is_used and not is_air and not is_black:
         raise InputError(
             f"{where}: {catalog.name_of(node)} fills with {fill}, which is not air in HU; "
             f"use fill {AIR_HU}, or a border_mode that reflects"
@@ -202,11 +207,22 @@ def _filled_with_air(node: Node, zero_is_air: bool, where: str) -> Node:
     return {**node, "fill": AIR_HU}
 
 
+def _check_fill(node: Node, where: str) -> None:
+    """Refuses an intensity transform that fills with what no windowed image holds."""
+    for leaf in catalog.leaves(node):
+        fill = leaf.get("fill", leaf.get("drop_value")) or 0
+        if isinstance(fill, int | float) and not 0 <= fill <= 1:
+            raise InputError(
+                f"{where}: {catalog.name_of(leaf)} fills with {fill}; behind DicomWindowShift "
+                "values lie in [0, 1]"
+            )
+
+
 def _normalization(
     nodes: Sequence[Node], stages: Sequence[str], where: str
-) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+) -> Normalization | None:
     if NORMALIZE not in stages:
-        return None, None
+        return None
     if stages.index(NORMALIZE) != len(stages) - 1:
         raise InputError(f"{where}: {NORMALIZE} must be the last transform, and the only one")
     node = _explicit(nodes[-1], where)
@@ -219,22 +235,21 @@ def _normalization(
 
 def checked_normalization(
     mean: float | Sequence[float], std: float | Sequence[float], where: str
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Returns mean and std as equally long tuples; InputError where they are not usable."""
+) -> Normalization:
+    """Returns the normalization by mean and std; InputError where they are not usable."""
     means, stds = (tuple(float(value) for value in np.atleast_1d(v)) for v in (mean, std))
     if len(means) != len(stds) or not means or min(stds) <= 0:
         raise InputError(
             f"{where}: mean {means} and std {stds} must be equally many, and std above 0"
         )
-    return means, stds
+    return Normalization(means, stds)
 
 
-def _normalize_node(mean: Sequence[float], std: Sequence[float] | None) -> Node:
-    assert std is not None
+def _normalize_node(normalization: Normalization) -> Node:
     return {
         NAME_KEY: NORMALIZE,
-        "mean": list(mean),
-        "std": list(std),
+        "mean": list(normalization.mean),
+        "std": list(normalization.std),
         "max_pixel_value": 1.0,
         "normalization": "standard",
         "p": 1.0,

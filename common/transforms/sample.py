@@ -1,8 +1,8 @@
 """Applies a pipeline to one sample: slices in HU become a normalised image."""
 
+import copy
 import dataclasses
 import json
-import logging
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,8 +15,6 @@ import numpy as np
 from common.errors import InputError
 from common.transforms import catalog, sizes
 from common.transforms.pipeline import Pipeline, checked_normalization, parse_pipeline
-
-logger = logging.getLogger(__name__)
 
 
 def load_transform(path: Path) -> "SampleTransform":
@@ -54,7 +52,7 @@ class SampleTransform:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the transform as JSON types, normalization included, every argument explicit."""
-        return json.loads(json.dumps(self.pipeline.to_dict()))
+        return copy.deepcopy(self.pipeline.to_dict())
 
     def __call__(self, image_hu: np.ndarray, seed: int) -> np.ndarray:
         """Returns float32 (channels, height, width), channels = slices * windows, slice-major.
@@ -78,15 +76,16 @@ class SampleTransform:
         return self._normalized(channels)
 
     def _normalized(self, channels: np.ndarray) -> np.ndarray:
-        if self.pipeline.mean is None or self.pipeline.std is None:
+        normalization = self.pipeline.normalization
+        if normalization is None:
             return channels
-        if len(channels) % len(self.pipeline.mean):
+        repeats, rest = divmod(len(channels), len(normalization.mean))
+        if rest:
             raise ValueError(
-                f"{self._where}: {len(self.pipeline.mean)} means for {len(channels)} channels"
+                f"{self._where}: {len(normalization.mean)} means for {len(channels)} channels"
             )
-        repeats = len(channels) // len(self.pipeline.mean)
         for channel, mean, std in zip(
-            channels, self.pipeline.mean * repeats, self.pipeline.std * repeats
+            channels, normalization.mean * repeats, normalization.std * repeats
         ):
             channel -= np.float32(mean)
             channel *= np.float32(1 / std)
@@ -98,8 +97,7 @@ class SampleTransform:
         The last Resize, RandomResizedCrop or RandomSizedCrop gets this size; where there is none,
         or a crop follows it, a Resize is appended to the geometric transforms.
         """
-        geometry = sizes.resized(self.pipeline.geometry, img_size)
-        return self._with(geometry=geometry)
+        return self._with(geometry=sizes.resized(self.pipeline.geometry, img_size))
 
     def with_normalization(
         self, mean: float | Sequence[float], std: float | Sequence[float]
@@ -112,8 +110,7 @@ class SampleTransform:
         """
         if self.has_normalize:
             return self
-        means, stds = checked_normalization(mean, std, self._where)
-        return self._with(mean=means, std=stds)
+        return self._with(normalization=checked_normalization(mean, std, self._where))
 
     def _with(self, **changes: Any) -> "SampleTransform":
         return SampleTransform(dataclasses.replace(self.pipeline, **changes), self._where)
@@ -121,7 +118,7 @@ class SampleTransform:
     @property
     def has_normalize(self) -> bool:
         """Whether the image is normalised at the end."""
-        return self.pipeline.mean is not None
+        return self.pipeline.normalization is not None
 
     @property
     def num_windows(self) -> int:

@@ -73,8 +73,6 @@ def test_draws_lie_in_the_ranges_and_differ() -> None:
         assert (values >= lows).all() and (values <= highs).all()
         spread = (np.array(highs) - lows) / 12**0.5
         np.testing.assert_allclose(values.std(axis=0), spread, rtol=0.15)
-    assert not transform.is_fixed and transform.num_windows == 3
-    assert DicomWindowShift().is_fixed
 
 
 def test_every_slice_of_a_sample_gets_the_same_draw() -> None:

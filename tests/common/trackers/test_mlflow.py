@@ -216,7 +216,8 @@ def test_ui_command_names_the_store(output: Path, tmp_path: Path) -> None:
     tracker = tracker_on(Client(), tmp_path)
     command = tracker.ui_command()
     tracker.close()
-    assert command.endswith(f"mlflow server --backend-store-uri sqlite:///{tmp_path}/mlflow.db")
+    assert command.endswith(f" --backend-store-uri sqlite:///{tmp_path}/mlflow.db")
+    assert "mlflow server" in command
     server = tracker_on(Client(), tmp_path, uri="http://127.0.0.1:5000")
     server.close()
     assert server.ui_command() == "http://127.0.0.1:5000"

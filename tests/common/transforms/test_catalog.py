@@ -1,12 +1,15 @@
 """Each transform that a pipeline may hold: identity, effect, constant and bad argument."""
 
+import json
+import warnings
 from typing import Any
 
+import albumentations as A
 import numpy as np
 import pytest
 
 from common.errors import InputError
-from common.transforms import SampleTransform
+from common.transforms import SampleTransform, catalog
 from common.transforms.catalog import GEOMETRIC, INTENSITY
 
 SHAPE = (96, 64)
@@ -96,6 +99,21 @@ def test_bad_argument(name: str) -> None:
         pipeline(name, 1.0, max_holes=8)
     with pytest.raises(InputError, match=rf"test\.json.*{name}"):
         pipeline(name, 7.0)
+
+
+@pytest.mark.parametrize("name", sorted(GEOMETRIC | INTENSITY))
+def test_what_albumentations_itself_saves_is_read(name: str) -> None:
+    """`A.save` writes more than was given: defaults, arguments for masks, settings of Compose."""
+    ours = pipeline(name, 1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        nodes = [catalog.build(node, name) for node in ours.pipeline.nodes]
+    saved = json.loads(json.dumps(A.to_dict(A.Compose(nodes))))
+    theirs = SampleTransform.from_dict(saved, "saved.json")
+    for seed in range(3):
+        np.testing.assert_allclose(
+            theirs(smooth_head(), seed), ours(smooth_head(), seed), atol=1e-6
+        )
 
 
 def test_bad_value_names_the_transform() -> None:

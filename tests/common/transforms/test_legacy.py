@@ -91,15 +91,15 @@ def test_geometry_of_the_0_4_1_file_moves_before_its_windows() -> None:
     assert holes["num_holes_range"] == [2, 6] and holes["hole_width_range"] == [12, 24]
     grey_levels = np.array(noise["std_range"]) * 255
     np.testing.assert_allclose(grey_levels, [10**0.5, 50**0.5])
-    assert transform.pipeline.mean == (0.2, 0.15, 0.25)
+    assert transform.pipeline.normalization == ((0.2, 0.15, 0.25), (0.3, 0.25, 0.35))
 
 
 def test_file_without_windows_gets_the_fixed_ones(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         transform = load_transform(SAVED / "albumentations_0_3_2.json")
     assert "no DicomWindowShift" in caplog.text
-    assert transform.pipeline.window["window_width_mins"] == (80, 200, 380)
-    assert transform.pipeline.window["window_center_maxs"] == (40, 80, 40)
+    assert transform.pipeline.window["window_width_mins"] == [80, 200, 380]
+    assert transform.pipeline.window["window_center_maxs"] == [40, 80, 40]
 
 
 def test_shift_scale_rotate_equals_the_matrix_of_0_3() -> None:

@@ -12,6 +12,7 @@ WINDOW = {"__class_fullname__": "common.albumentations.DicomWindowShift"}
 FLIP = {"__class_fullname__": "HorizontalFlip", "p": 0.5}
 ROTATE = {"__class_fullname__": "Rotate", "limit": [-30, 30], "fill": -1024, "p": 1.0}
 NOISE = {"__class_fullname__": "GaussNoise", "std_range": [0.01, 0.02], "p": 0.5}
+HOLES = {"__class_fullname__": "CoarseDropout", "p": 0.5}
 NORMALIZE = {
     "__class_fullname__": "Normalize",
     "mean": [0.1, 0.2, 0.3],
@@ -146,6 +147,7 @@ def test_transposing_needs_a_square() -> None:
     [
         ([resize(32), CROP, WINDOW], []),
         ([{**FLIP, "p": 1.0}], []),
+        ([{**WINDOW, "window_width_mins": [80, 200, 380]}], []),
         ([{**ROTATE, "p": 0.0}], []),
         ([FLIP], ["HorizontalFlip"]),
         ([ROTATE, NOISE], ["Rotate", "GaussNoise"]),
@@ -180,6 +182,8 @@ def test_geometry_behind_the_windows_is_moved_before_them(
         ([{**ROTATE, "fill": 0}, WINDOW], "Rotate fills with 0, which is not air"),
         ([{**ROTATE, "fill": 0}], "Rotate fills with 0, which is not air"),
         ([WINDOW, {**ROTATE, "fill": 1.0}], "Rotate fills with 1.0"),
+        ([WINDOW, {**HOLES, "fill": -1024}], "CoarseDropout fills with -1024"),
+        ([one_of({**HOLES, "fill": 255}, NOISE)], "CoarseDropout fills with 255"),
         ([NOISE, WINDOW], "GaussNoise stands before DicomWindowShift"),
         ([WINDOW, WINDOW], "2 DicomWindowShift"),
         ([one_of(ROTATE, NOISE)], "OneOf must hold only geometric or only intensity"),
@@ -197,6 +201,19 @@ def test_geometry_behind_the_windows_is_moved_before_them(
 def test_pipelines_that_mean_something_else_are_refused(nodes: list[Any], message: str) -> None:
     with pytest.raises(InputError, match=rf"a\.json: .*{message}"):
         transform_of(*nodes)
+
+
+def test_inner_compose_is_always_applied() -> None:
+    inner = {"__class_fullname__": "Compose", "transforms": [{**FLIP, "p": 1.0}]}
+    flipped = transform_of(inner)
+    assert flipped.is_deterministic
+    assert np.array_equal(flipped(SLICES, 1), transform_of(WINDOW)(SLICES[:, ::-1], 1))
+
+
+def test_messages_take_one_line() -> None:
+    with pytest.raises(InputError) as error:
+        transform_of({**NOISE, "std_range": [3, 7], "mean_range": "x"})
+    assert len(str(error.value).splitlines()) == 1 and "https" not in str(error.value)
 
 
 def test_unusable_compose_is_refused() -> None:
