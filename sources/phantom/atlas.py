@@ -32,7 +32,7 @@ class Atlas:
     """What every phantom starts from; all arrays are on the grid of `sources.phantom.grid`.
 
     Attributes:
-        grey, white, csf: share of each tissue, 0 to 1, summing to 1 in the cranial cavity.
+        grey, white: share of each tissue, 0 to 1; in the cranial cavity the rest is CSF.
         cavity_mm: signed distance to the inner table of the skull, positive inside.
         edge_mm: width of its border: wider where it lies flat, as planes of the grid are apart.
         ventricle_mm: signed distance to the walls of the ventricles, positive inside.
@@ -41,7 +41,6 @@ class Atlas:
 
     grey: Field
     white: Field
-    csf: Field
     cavity_mm: Field
     edge_mm: Field
     ventricle_mm: Field
@@ -71,7 +70,7 @@ def _on_grid(image: object) -> Field:
 
 @lru_cache(maxsize=1)
 def load_atlas() -> Atlas:
-    """Returns the atlas, made once per process (about three seconds)."""
+    """Returns the atlas, made once per process (some seconds)."""
     from nilearn import datasets  # slow to import, and needed nowhere else
 
     grey = _on_grid(datasets.load_mni152_gm_template(resolution=1))
@@ -85,14 +84,12 @@ def load_atlas() -> Atlas:
     brain |= (z < -66) & (cord_mm > -4.0)
 
     cavity_mm = _cavity(brain)
-
     slope = np.abs(np.gradient(cavity_mm, STEP_Z, axis=0))
     csf = np.where(cavity_mm > 0, np.clip(1 - grey - white, 0, 1), 0).astype(np.float32)
     ventricle = csf * _ventricle_region(csf)
     return Atlas(
         grey=grey,
         white=white,
-        csf=csf,
         cavity_mm=cavity_mm,
         edge_mm=(1.2 + 1.8 * np.clip(slope, 0, 1) ** 2).astype(np.float32),
         ventricle_mm=_ventricle_distance(ventricle),

@@ -17,6 +17,7 @@ from .grid import SHAPE, STEP_X, STEP_Y, STEP_Z, Field, axes, index_of, ramp, sm
 from .shapes import Point
 
 Rng = np.random.Generator
+MIDDLE = (0.0, -18.0, 12.0)  # of the brain, mm
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def _distance_to(point: Point) -> Field:
 def _surface_point(head: Head, direction: Point) -> Point:
     """Returns where a ray from the middle of the brain meets the inner table of the skull."""
     unit = np.array(direction, float) / np.linalg.norm(direction)
-    middle = np.array([0.0, -18.0, 12.0])
+    middle = np.array(MIDDLE)
     for distance in np.arange(20.0, 110.0, 1.0):
         x, y, z = middle + distance * unit
         if head.cavity_mm[index_of(x, y, z)] <= 0.5:
@@ -57,7 +58,7 @@ def _paint(head: Head, share: Field, blood_hu: Field | float) -> None:
 
 def push_brain(head: Head, source: Point, amount_mm: float, reach_mm: float) -> None:
     """Moves the content of the cavity away from `source`, most beside it, never at the skull."""
-    away = np.array([0.0, -18.0, 12.0]) - np.array(source)
+    away = np.array(MIDDLE) - np.array(source)
     away /= np.linalg.norm(away)
     size = amount_mm * np.exp(-((_distance_to(source) / reach_mm) ** 2))
     size = size * np.clip(head.cavity_mm / 8.0, 0, 1)
@@ -89,8 +90,7 @@ def epidural(head: Head, rng: Rng) -> list[Lesion]:
     z, y, x = axes()
     above = ramp(z - tentorium_height(y, x) - 2.0, 2.0)
     share = ramp(profile - head.cavity_mm, 1.2) * ramp(head.cavity_mm, 1.0) * above
-    hu = rng.uniform(56, 70)
-    clot = _clot(rng, hu, 3.0)
+    clot = _clot(rng, rng.uniform(56, 70), 3.0)
     if rng.random() < 0.3:  # the swirl of blood that still flows
         clot = clot - 18 * ramp(smooth_noise(rng, 9.0) - 0.9, 0.6)
     _paint(head, share, clot)
@@ -131,9 +131,8 @@ def _subdural_of_folds(head: Head, rng: Rng, side: float) -> list[Lesion]:
         share = ramp(thick * along - head.falx_mm, 1.5) * ramp(side * x + 1.0, 2.0)
     else:
         sheet = thick * np.exp(-(((np.abs(x) - 25) / 18) ** 2))
-        share = (
-            ramp(sheet - head.tentorium_mm, 2.0) * ramp(side * x - 4.0, 3.0) * ramp(-24.0 - y, 16.0)
-        )
+        mine = ramp(side * x - 4.0, 3.0) * ramp(-24.0 - y, 16.0)
+        share = ramp(sheet - head.tentorium_mm, 2.0) * mine
     share = share * ramp(head.cavity_mm - 1.0, 1.0)
     _paint(head, share, _clot(rng, rng.uniform(56, 68), 2.0))
     return [Lesion("subdural", share)]
@@ -194,22 +193,13 @@ def intraparenchymal(head: Head, rng: Rng) -> list[Lesion]:
     x, y, z = places[rng.integers(len(places))]
     side = _side(rng)
     spread = 6.0 if kind == "lobar" else 3.0
-    middle = (
-        side * x + rng.normal(0, spread),
-        y + rng.normal(0, spread),
-        z + rng.normal(0, spread),
-    )
-    radius = {"deep": (8, 18), "lobar": (8, 20), "low": (7, 14), "contusion": (5, 10)}[kind]
-    if kind != "contusion":
-        clots = [(middle, rng.uniform(*radius))]
-    else:
-        clots = [
-            (tuple(np.array(middle) + rng.normal(0, 9, 3)), rng.uniform(*radius))
-            for _ in range(rng.integers(2, 5))
-        ]
-    inside_mm = np.full(SHAPE, -99.0, np.float32)
-    for center, size in clots:
-        inside_mm = np.maximum(inside_mm, _blob(center, size, rng))
+    middle = _near((side * x, y, z), spread, rng)
+    radius = {"deep": (9, 19), "lobar": (9, 22), "low": (7, 14), "contusion": (6, 11)}[kind]
+    inside_mm = _blob(middle, rng.uniform(*radius), rng)
+    if kind == "contusion":
+        for _ in range(rng.integers(1, 4)):
+            another = _blob(_near(middle, 9.0, rng), rng.uniform(*radius), rng)
+            inside_mm = np.maximum(inside_mm, another)
     matter = ramp(head.cavity_mm - 2.5, 2.0)
     if rng.random() < 0.7 or kind == "contusion":
         rim = rng.uniform(3, 9)
@@ -228,6 +218,11 @@ def intraparenchymal(head: Head, rng: Rng) -> list[Lesion]:
         _paint(head, ventricular, clot)
         lesions.append(Lesion("intraventricular", ventricular))
     return lesions
+
+
+def _near(point: Point, spread_mm: float, rng: Rng) -> Point:
+    x, y, z = (float(v + rng.normal(0, spread_mm)) for v in point)
+    return x, y, z
 
 
 def _blob(center: Point, radius: float, rng: Rng) -> Field:

@@ -104,11 +104,10 @@ def sample(head_hu: Field, shares: list[Field], pose: Pose, protocol: Protocol) 
     A slice is the mean over its thickness. Where there is no head there is air, and no share.
     """
     num, size = len(protocol.positions), protocol.matrix
-    grids = [np.ascontiguousarray(grid, np.float32) for grid in (head_hu, *shares)]
+    grids = [np.ascontiguousarray(grid, np.float32) for grid in (head_hu - AIR_HU, *shares)]
     slices = [np.zeros((num, size, size), np.float32) for _ in grids]
-    slices[0] += AIR_HU
-    extents = [_extent(grid, background) for grid, background in zip(grids, (AIR_HU, *[0] * num))]
-    occupied = ndimage.binary_dilation(grids[0][::2, ::4, ::4] > AIR_HU + 20, iterations=2)
+    extents = [_extent(grid) for grid in grids]
+    occupied = ndimage.binary_dilation(grids[0][::2, ::4, ::4] > 20, iterations=2)
     bends = _deformation(pose)
     to_index = np.array([[0, 0, 1 / STEP_Z], [0, -1 / STEP_Y, 0], [-1 / STEP_X, 0, 0]])
     origin = to_index @ pose.center + [-Z_BOTTOM / STEP_Z, Y_FRONT / STEP_Y, X_RIGHT / STEP_X]
@@ -132,16 +131,16 @@ def sample(head_hu: Field, shares: list[Field], pose: Pose, protocol: Protocol) 
             index += [cv2.resize(bend, (size, size))[inside] for bend in _bend(bends, net)]
             lowest, highest = index[0].min(), index[0].max()
             chosen = [i for i, (low, high) in enumerate(extents) if low < highest and lowest < high]
-            if not chosen:
-                continue
-            for i, values in zip(chosen, _interpolate([grids[i] for i in chosen], index)):
-                slices[i][s, rows, columns] += (values - (AIR_HU if i == 0 else 0)) / SUBSLICES
+            parts = _interpolate([grids[i] for i in chosen], index) if chosen else []
+            for i, values in zip(chosen, parts):
+                slices[i][s, rows, columns] += values / SUBSLICES
+    slices[0] += AIR_HU
     return slices
 
 
-def _extent(grid: Field, background: float) -> tuple[int, int]:
-    """Returns the first and last plane that differ from the background, widened by one."""
-    planes = np.flatnonzero((grid != background).any(axis=(1, 2)))
+def _extent(grid: Field) -> tuple[int, int]:
+    """Returns the first and last plane that are not zero, widened by one."""
+    planes = np.flatnonzero(grid.any(axis=(1, 2)))
     return (int(planes[0]) - 1, int(planes[-1]) + 1) if len(planes) else (-1, -1)
 
 

@@ -21,6 +21,7 @@ VISIBLE_SHARE = 0.4
 LOWEST_HU, HIGHEST_HU = -1024.0, 3071.0
 
 # Which types bleed together, as often as the training of all five types needs, not as in life.
+# Those that push the brain aside come first: what was painted before would not move with it.
 PLANS: tuple[tuple[str, ...], ...] = (
     (),
     (),
@@ -34,7 +35,7 @@ PLANS: tuple[tuple[str, ...], ...] = (
     ("intraparenchymal",),
     ("intraparenchymal",),
     ("intraparenchymal", "intraventricular"),
-    ("intraparenchymal", "subdural"),
+    ("subdural", "intraparenchymal"),
     ("intraventricular",),
     ("intraventricular",),
     ("intraventricular", "subarachnoid"),
@@ -117,7 +118,7 @@ def draw_protocol(pose: Pose, matrix: int, rng: Rng) -> Protocol:
     """Returns a random protocol that covers the head from the foramen magnum to the vertex."""
     tilt = float(rng.choice((0.0, rng.uniform(5, 22), rng.uniform(-8, -2)), p=(0.5, 0.42, 0.08)))
     thick, thin = rng.choice(((5.0, 5.0), (5.0, 2.5), (6.0, 6.0)), p=(0.75, 0.15, 0.1))
-    fov = rng.uniform(215, 250)
+    fov = rng.uniform(222, 252)
     to_patient = np.linalg.inv(pose.matrix)
     bottom = (to_patient @ (np.array([0.0, -20.0, rng.uniform(-72, -50)]) - pose.center))[2]
     top = (to_patient @ (np.array([0.0, -20.0, rng.uniform(76, 86)]) - pose.center))[2]
