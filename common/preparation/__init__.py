@@ -1,0 +1,16 @@
+"""From the files of a source to a dataset folder, on several processes, resumable at any time."""
+
+from common.preparation.engine import Preparation, prepare_dataset
+from common.preparation.readers import DicomReader, SlicePixels, SliceReader
+from common.preparation.source import FILE_COLUMNS, Source, list_files
+
+__all__ = [
+    "FILE_COLUMNS",
+    "DicomReader",
+    "Preparation",
+    "SlicePixels",
+    "SliceReader",
+    "Source",
+    "list_files",
+    "prepare_dataset",
+]

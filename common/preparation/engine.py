@@ -1,0 +1,252 @@
+"""Prepares a dataset folder: headers, pixels, tables, folds, manifest, in that order.
+
+Every step keeps what it finished: run again after whatever interruption, only the rest is done,
+and the result is the same.
+"""
+
+import contextlib
+import fcntl
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pandas as pd
+from tqdm import tqdm
+
+from common.errors import InputError, Interrupted
+from common.files import replacing, write_parquet
+from common.folds import FOLDS_FILE, TRAIN_SPLIT, fold_report, make_folds
+from common.preparation.headers import read_index
+from common.preparation.manifest import check_same_source, write_manifest
+from common.preparation.series import (
+    SeriesTask,
+    SliceResult,
+    rank_slices,
+    read_record,
+    record_path,
+    series_tasks,
+    store_series,
+)
+from common.preparation.source import Source
+from common.preparation.tables import mark_duplicates, slices_table, studies_table
+from common.preparation.tasks import TaskRunner
+from common.slices import SLICES_FILE, STATUS_OK, STORE_FOLDER, STUDIES_FILE
+
+logger = logging.getLogger(__name__)
+
+LOCK_FILE = ".lock"
+_LIBRARIES = ("pydicom", "blosc2", "numpy", "pandas", "iterative-stratification")
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What was done, in numbers.
+
+    Attributes:
+        num_files: files read.
+        num_slices: slices stored.
+        num_series: store files.
+        rejected: number of files and slices without pixels, by status.
+        notes: number of stored slices that something was done to, by what it was.
+        num_padding: pixels that held padding.
+        folds: prevalence per fold as a table, or None where there are no folds.
+        fold_deviation: largest relative deviation of a prevalence in a fold.
+    """
+
+    num_files: int
+    num_slices: int
+    num_series: int
+    rejected: dict[str, int]
+    notes: dict[str, int]
+    num_padding: int
+    folds: pd.DataFrame | None = field(default=None, repr=False)
+    fold_deviation: float = 0.0
+
+    def line(self) -> str:
+        """Returns the counts in one line: read, stored, rejected by reason."""
+        num_rejected = sum(self.rejected.values())
+        rejected = ", ".join(f"{count} {status}" for status, count in self.rejected.items())
+        return (
+            f"read {self.num_files} files, stored {self.num_slices} slices in {self.num_series} "
+            f"series, rejected {num_rejected}" + (f" ({rejected})" if rejected else "")
+        )
+
+    def counts(self) -> dict[str, Any]:
+        """Returns the counts as plain types, for the manifest."""
+        return {
+            "num_files": self.num_files,
+            "status": {STATUS_OK: self.num_slices} | self.rejected,
+            "num_series": self.num_series,
+            "notes": self.notes,
+            "num_padding": self.num_padding,
+            "fold_deviation": None if self.folds is None else round(self.fold_deviation, 6),
+        }
+
+
+def prepare_dataset(
+    source: Source,
+    dataset_folder: Path,
+    *,
+    n_jobs: int,
+    num_folds: int | None = None,
+    fold_seed: int = 4667,
+    resume_command: str = "",
+) -> Preparation:
+    """Makes or completes a dataset folder, and returns what was counted.
+
+    Args:
+        source: the files, how to read them, and their labels.
+        dataset_folder: where the dataset goes.
+        n_jobs: processes; 0 works in this one, without protection from crashing codecs.
+        num_folds: number of patient folds; None makes none, nor are there any without slices of
+            the split `train`.
+        fold_seed: seed of the folds.
+        resume_command: what the user types to go on after an interruption.
+
+    Raises:
+        InputError: nothing to read or nothing usable, a folder of other data or in use.
+        Interrupted: by SIGINT or SIGTERM.
+    """
+    with _interruptible(resume_command), _locked(dataset_folder):
+        files = source.files()
+        if files.empty:
+            raise InputError(f"no files in {source.folder}: is this the folder of the data?")
+        check_same_source(dataset_folder, source, files)
+        parameters = {"num_folds": num_folds, "fold_seed": fold_seed}
+        versions = {name: version(name) for name in _LIBRARIES}
+        write_manifest(dataset_folder, source, parameters, versions, None)
+        with TaskRunner(n_jobs) as runner:
+            headers = mark_duplicates(read_index(files, source.reader, dataset_folder, runner))
+            headers["rank"] = rank_slices(headers)
+            results = _store_missing(headers, source, dataset_folder, runner)
+        splits = files.set_index("source_file")["split"]
+        slices = slices_table(headers, splits, results, source)
+        _remove_stale(dataset_folder, set(results))
+        prepared = _count(slices, len(files))
+        if num_folds is not None and slices["split"].eq(TRAIN_SPLIT).any():
+            prepared = _with_folds(prepared, slices, source, dataset_folder, num_folds, fold_seed)
+        write_parquet(dataset_folder / STUDIES_FILE, studies_table(slices, source))
+        write_parquet(dataset_folder / SLICES_FILE, slices)
+        write_manifest(dataset_folder, source, parameters, versions, prepared.counts())
+    if prepared.num_slices == 0:
+        raise InputError(f"nothing usable in {source.folder}: {prepared.line()}")
+    return prepared
+
+
+def _store_missing(
+    headers: pd.DataFrame, source: Source, dataset_folder: Path, runner: TaskRunner
+) -> dict[str, list[SliceResult] | None]:
+    """Stores the series that are not there yet; returns by store file what became of all."""
+    ranked = headers[headers["rank"] >= 0]
+    results: dict[str, list[SliceResult] | None] = {}
+    missing: list[SeriesTask] = []
+    for task in series_tasks(ranked, source.reader, dataset_folder):
+        record = read_record(task)
+        if record is None:
+            missing.append(task)
+        else:
+            results[task.store_file] = record
+    if not missing:
+        return results
+    logger.info("storing %d series (%d are there)", len(missing), len(results))
+    num_slices = sum(task.num_slices for task in missing)
+    with tqdm(total=num_slices, unit="slice", desc="pixels", mininterval=1) as progress:
+        for outcome in runner.stream(store_series, missing):
+            progress.update(outcome.task.num_slices)
+            name = outcome.task.store_file
+            results[name] = None if outcome.result is None else read_record(outcome.task)
+    return results
+
+
+def _count(slices: pd.DataFrame, num_files: int) -> Preparation:
+    stored = slices["status"] == STATUS_OK
+    return Preparation(
+        num_files=num_files,
+        num_slices=int(stored.sum()),
+        num_series=int(slices["store_file"].nunique()),
+        rejected=slices.loc[~stored, "status"].value_counts().to_dict(),
+        notes=slices.loc[stored, "reason"].value_counts().to_dict(),
+        num_padding=int(slices["num_padding"].sum()),
+    )
+
+
+def _with_folds(
+    prepared: Preparation,
+    slices: pd.DataFrame,
+    source: Source,
+    dataset_folder: Path,
+    num_folds: int,
+    fold_seed: int,
+) -> Preparation:
+    """Writes folds.csv, and returns the counts with the report of the folds."""
+    folds = make_folds(slices, source.label_names, num_folds, fold_seed)
+    text = folds.to_csv(index=False)
+    path = dataset_folder / FOLDS_FILE
+    if path.is_file() and path.read_text(encoding="utf-8") != text:
+        logger.warning("the folds have changed: earlier experiments were split differently")
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    num_alone = int((slices["split"].eq(TRAIN_SPLIT) & slices["patient_id"].isna()).sum())
+    if num_alone:
+        logger.warning("%d training files have no patient id and are in no fold", num_alone)
+    report, deviation = fold_report(folds, slices, source.label_names)
+    return Preparation(
+        **{**vars(prepared), "folds": report, "fold_deviation": deviation},
+    )
+
+
+def _remove_stale(dataset_folder: Path, store_files: set[str]) -> None:
+    """Removes store files and records of series that the source no longer has."""
+    records = {record_path(dataset_folder, name) for name in store_files}
+    stale = [
+        path
+        for path in (dataset_folder / STORE_FOLDER).glob("*.b2nd")
+        if path.name not in store_files
+    ]
+    stale += [
+        path
+        for path in record_path(dataset_folder, "x").parent.glob("*.json")
+        if path not in records
+    ]
+    for path in stale:
+        path.unlink()
+    if stale:
+        logger.warning("removed %d files of series that are no longer there", len(stale))
+
+
+@contextlib.contextmanager
+def _locked(dataset_folder: Path) -> Iterator[None]:
+    """Keeps a second process out of the dataset folder; a killed process leaves no lock."""
+    dataset_folder.mkdir(parents=True, exist_ok=True)
+    with open(dataset_folder / LOCK_FILE, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"{dataset_folder} is being prepared by another process: wait for its end"
+            ) from error
+        yield
+
+
+@contextlib.contextmanager
+def _interruptible(resume_command: str) -> Iterator[None]:
+    """Turns SIGINT and SIGTERM into Interrupted; what was finished is on disk at any time."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(number, resume_command)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,187 @@
+"""The header pass: every file's header, read once and kept until the file changes."""
+
+import hashlib
+import logging
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tqdm import tqdm
+
+from common.dicom import RejectedFile, SliceHeader, group_key
+from common.files import write_parquet
+from common.preparation.readers import SliceReader
+from common.preparation.tasks import TaskRunner
+from common.slices import STATUS_OK
+
+logger = logging.getLogger(__name__)
+
+INDEX_FOLDER = "index"
+CRASHED = "crashed"
+
+# What the header pass finds, one row per slice or per file that yields none. `store_file` names
+# the group, `frame` is the number in a multi-frame file, -1 elsewhere.
+HEADER_COLUMNS = {
+    "source_file": "str",
+    "size": "int64",
+    "mtime_ns": "int64",
+    "reader": "str",
+    "status": "str",
+    "reason": "str",
+    "image_id": "str",
+    "patient_id": "str",
+    "study_id": "str",
+    "series_id": "str",
+    "store_file": "str",
+    "frame": "int32",
+    "num_frames": "int32",
+    "instance_number": "float64",
+    "position_mm": "float64",
+    "tilt_deg": "float64",
+    "rows": "Int32",
+    "columns": "Int32",
+    "spacing_row": "float64",
+    "spacing_column": "float64",
+    "bits_stored": "Int32",
+    "pixel_representation": "Int32",
+    "rescale_slope": "float64",
+    "rescale_intercept": "float64",
+    "window_center": "float64",
+    "window_width": "float64",
+}
+_FILES_PER_TASK = 64
+_SECONDS_PER_SHARD = 20.0
+
+
+@dataclass(frozen=True)
+class HeaderTask:
+    """Files whose headers one process reads in one go: (source_file, size, mtime_ns)."""
+
+    reader: SliceReader
+    files: tuple[tuple[str, int, int], ...]
+
+
+def read_index(files: pd.DataFrame, reader: SliceReader, folder: Path, runner: TaskRunner) -> Any:
+    """Returns the headers of `files` as a table with `HEADER_COLUMNS`, ordered by file and frame.
+
+    What was read before is taken from `folder / index` where name, size, time and reader are the
+    same; what is new is added there every few seconds, so a killed run loses little.
+
+    Args:
+        files: source_file, size, mtime_ns of every file.
+        reader: how to read them.
+        folder: the dataset folder.
+        runner: the processes to read on.
+    """
+    index_folder = folder / INDEX_FOLDER
+    known = _known_headers(index_folder, files, reader)
+    missing = files[~files["source_file"].isin(known["source_file"])]
+    if missing.empty:
+        return known
+    logger.info("reading the headers of %d files (%d known)", len(missing), len(known))
+    with tqdm(total=len(missing), unit="file", desc="headers", mininterval=1) as progress:
+        for shard in _read_missing(missing, reader, runner, progress):
+            write_parquet(index_folder / f"headers-{uuid.uuid4().hex}.parquet", shard)
+    known = _known_headers(index_folder, files, reader)
+    assert set(known["source_file"]) == set(files["source_file"])
+    _consolidate(index_folder, known)
+    return known
+
+
+def read_header_task(task: HeaderTask) -> list[dict[str, Any]]:
+    """Returns the header rows of the files of a task."""
+    rows = []
+    for source_file, size, mtime_ns in task.files:
+        found = {"source_file": source_file, "size": size, "mtime_ns": mtime_ns}
+        found["reader"] = task.reader.version
+        try:
+            headers = task.reader.read_headers(source_file)
+            rows += [found | _header_row(header) for header in headers]
+        except RejectedFile as rejected:
+            rows.append(found | {"status": rejected.status, "reason": rejected.reason})
+    return rows
+
+
+def store_name(header: SliceHeader) -> str:
+    """Returns the name of the store file of a slice's group, a hash that tells no UID."""
+    key = repr(group_key(header)).encode()
+    return f"{hashlib.sha256(key).hexdigest()[:24]}.b2nd"
+
+
+def _header_row(header: SliceHeader) -> dict[str, Any]:
+    row = {name: getattr(header, name) for name in HEADER_COLUMNS if hasattr(header, name)}
+    return row | {
+        "status": STATUS_OK,
+        "patient_id": header.patient_id or None,
+        "store_file": store_name(header),
+        "frame": -1 if header.frame is None else header.frame,
+    }
+
+
+def _read_missing(
+    missing: pd.DataFrame, reader: SliceReader, runner: TaskRunner, progress: Any
+) -> Iterator[pd.DataFrame]:
+    """Yields tables of new header rows, one every few seconds."""
+    names = list(missing[["source_file", "size", "mtime_ns"]].itertuples(index=False, name=None))
+    tasks = (
+        HeaderTask(reader, tuple(names[start : start + _FILES_PER_TASK]))
+        for start in range(0, len(names), _FILES_PER_TASK)
+    )
+    rows: list[dict[str, Any]] = []
+    crashed: list[HeaderTask] = []
+    written = time.monotonic()
+    for outcome in runner.stream(read_header_task, tasks):
+        if outcome.result is None:
+            crashed.append(outcome.task)
+            continue
+        rows += outcome.result
+        progress.update(len(outcome.task.files))
+        if time.monotonic() - written > _SECONDS_PER_SHARD:
+            yield _header_frame(rows)
+            rows, written = [], time.monotonic()
+    singles = (HeaderTask(reader, (file,)) for task in crashed for file in task.files)
+    for outcome in runner.stream(read_header_task, singles):
+        rows += outcome.result or [_crashed_row(outcome.task)]
+        progress.update(1)
+    yield _header_frame(rows)
+
+
+def _crashed_row(task: HeaderTask) -> dict[str, Any]:
+    source_file, size, mtime_ns = task.files[0]
+    return {
+        "source_file": source_file,
+        "size": size,
+        "mtime_ns": mtime_ns,
+        "reader": task.reader.version,
+        "status": CRASHED,
+        "reason": "reading the header killed the process",
+    }
+
+
+def _header_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=list(HEADER_COLUMNS))
+    for name, fill in (("frame", -1), ("num_frames", 0)):
+        frame[name] = frame[name].astype("float64").fillna(fill)
+    return frame.astype(HEADER_COLUMNS)
+
+
+def _known_headers(index_folder: Path, files: pd.DataFrame, reader: SliceReader) -> pd.DataFrame:
+    """Returns the kept headers of files that have not changed."""
+    shards = [pd.read_parquet(path) for path in sorted(index_folder.glob("headers*.parquet"))]
+    known = pd.concat([_header_frame([]), *shards], ignore_index=True).astype(HEADER_COLUMNS)
+    known = known[known["reader"] == reader.version]
+    known = known.drop_duplicates(["source_file", "size", "mtime_ns", "frame"], keep="last")
+    known = known.merge(files[["source_file", "size", "mtime_ns"]], how="inner")
+    return known.sort_values(["source_file", "frame"], ignore_index=True)
+
+
+def _consolidate(index_folder: Path, known: pd.DataFrame) -> None:
+    """Makes one file of the shards; killed in between, both are there and read as one."""
+    shards = list(index_folder.glob("headers-*.parquet"))
+    write_parquet(index_folder / "headers.parquet", known)
+    for shard in shards:
+        shard.unlink()

@@ -1,0 +1,62 @@
+"""The manifest of a dataset folder: where it came from, with what it was made, what was counted."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from common.errors import InputError
+from common.files import write_json
+from common.preparation.headers import INDEX_FOLDER
+from common.preparation.source import Source
+
+MANIFEST_FILE = "manifest.json"
+
+
+def check_same_source(dataset_folder: Path, source: Source, files: pd.DataFrame) -> None:
+    """Raises InputError where the dataset folder was made from other data.
+
+    The data may have moved, and may have grown: a third of the files read before must be there.
+    """
+    path = dataset_folder / MANIFEST_FILE
+    if not path.is_file():
+        return
+    try:
+        made_from = json.loads(path.read_text(encoding="utf-8"))["source"]
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{path} can't be read: delete {dataset_folder} and run again") from error
+    advice = f"choose another --data_dataset, or delete {dataset_folder}"
+    if made_from != source.name:
+        raise InputError(
+            f"{dataset_folder} was made from source {made_from}, not {source.name}: {advice}"
+        )
+    index = dataset_folder / INDEX_FOLDER / "headers.parquet"
+    if index.is_file():
+        known = pd.read_parquet(index, columns=["source_file"])["source_file"].drop_duplicates()
+        if 3 * known.isin(files["source_file"]).sum() < len(known):
+            raise InputError(
+                f"{dataset_folder} was made from {len(known)} files of which few are in "
+                f"{source.folder}: {advice}"
+            )
+
+
+def write_manifest(
+    dataset_folder: Path,
+    source: Source,
+    parameters: dict[str, Any],
+    versions: dict[str, str],
+    counts: dict[str, Any] | None,
+) -> None:
+    """Writes the manifest; `counts` is None while the dataset is being made."""
+    write_json(
+        dataset_folder / MANIFEST_FILE,
+        {
+            "source": source.name,
+            "folder": str(source.folder),
+            "complete": counts is not None,
+            "parameters": source.parameters() | parameters,
+            "versions": versions,
+            "counts": counts or {},
+        },
+    )

@@ -1,0 +1,62 @@
+"""What reads the files of a source: header first, pixels later, in whichever process."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from common.dicom import RejectedFile, SliceHeader, read_headers, read_hu
+
+__all__ = ["DicomReader", "RejectedFile", "SlicePixels", "SliceReader"]
+
+
+@dataclass(frozen=True)
+class SlicePixels:
+    """The pixels of one file.
+
+    Attributes:
+        image_hu: int16 HU (frames, rows, columns), in the order of the file's headers.
+        num_padding: pixels that held padding, not a measurement.
+        note: what was done to a usable file, for the user to know; one line, or empty.
+    """
+
+    image_hu: np.ndarray
+    num_padding: int = 0
+    note: str = ""
+
+
+class SliceReader(Protocol):
+    """Reads files by their names relative to a folder; it is pickled into other processes.
+
+    Both methods raise RejectedFile, and no other exception for anything wrong with a file.
+    """
+
+    version: str
+    """Changes when the same file gives other pixels: what was stored before is made again."""
+
+    def read_headers(self, source_file: str) -> list[SliceHeader]:
+        """Returns one header per slice of the file, without reading pixels."""
+        ...
+
+    def read_pixels(self, source_file: str) -> SlicePixels:
+        """Returns the pixels of all slices of the file."""
+        ...
+
+
+@dataclass(frozen=True)
+class DicomReader:
+    """Reads DICOM files below a folder."""
+
+    folder: Path
+    version: str = "dicom 1"
+
+    def read_headers(self, source_file: str) -> list[SliceHeader]:
+        """Returns one header per frame; raises RejectedFile."""
+        return read_headers(self.folder / source_file)
+
+    def read_pixels(self, source_file: str) -> SlicePixels:
+        """Returns the pixels of all frames; raises RejectedFile."""
+        decoded = read_hu(self.folder / source_file)
+        note = "wrapped 12-bit values were unwrapped" if decoded.repaired_12bit else ""
+        return SlicePixels(decoded.image_hu, decoded.num_padding, note)

@@ -1,0 +1,205 @@
+"""The pixel pass: every series decoded once into a store file, with a record of what happened."""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from common.dicom import RejectedFile, order_slices
+from common.files import write_json
+from common.preparation.headers import INDEX_FOLDER
+from common.preparation.readers import SliceReader
+from common.slices import STATUS_OK, STORE_FOLDER
+from common.store import SeriesWriter
+
+FORMAT_VERSION = 1
+BRAIN_HU = (0, 80)
+"""The brain window (center 40, width 80): its share of the pixels is brain_fraction."""
+
+
+@dataclass(frozen=True)
+class SeriesTask:
+    """The slices of one store file, in anatomical order.
+
+    Attributes:
+        reader: how to read the files.
+        dataset_folder: where to write.
+        store_file: name of the store file.
+        shape: rows and columns of every slice.
+        files: for each file in the order it is decoded, its name and its frames, as indices
+            into the file's pixels, with the rank of each.
+        num_slices: how many slices there are in all.
+        fingerprint: changes when the files, their order or the reader change.
+    """
+
+    reader: SliceReader
+    dataset_folder: Path
+    store_file: str
+    shape: tuple[int, int]
+    files: tuple[tuple[str, tuple[tuple[int, int], ...]], ...]
+    num_slices: int
+    fingerprint: str
+
+
+class SliceResult(NamedTuple):
+    """What became of one slice; pixel values in HU, None where there are no pixels."""
+
+    status: str
+    reason: str | None = None
+    store_index: int | None = None
+    hu_min: int | None = None
+    hu_max: int | None = None
+    hu_mean: float | None = None
+    brain_fraction: float | None = None
+    num_padding: int | None = None
+
+
+class _Place(NamedTuple):
+    """What `order_slices` needs to know of a slice."""
+
+    image_id: str
+    frame: int | None
+    position_mm: float | None
+    instance_number: float | None
+
+
+def rank_slices(headers: pd.DataFrame) -> np.ndarray:
+    """Returns the rank of every row within its store file, -1 for rows without one."""
+    ranks = np.full(len(headers), -1, dtype=np.int64)
+    places = [
+        _Place(image_id, None if frame < 0 else frame, _or_none(position), _or_none(number))
+        for image_id, frame, position, number in zip(
+            headers["image_id"],
+            headers["frame"],
+            headers["position_mm"],
+            headers["instance_number"],
+        )
+    ]
+    for rows in headers.groupby("store_file", sort=False).indices.values():
+        order = order_slices([places[row] for row in rows])  # type: ignore[misc]
+        ranks[rows[order]] = np.arange(len(rows))
+    return ranks
+
+
+def series_tasks(
+    headers: pd.DataFrame, reader: SliceReader, dataset_folder: Path
+) -> Iterator[SeriesTask]:
+    """Yields one task per store file; `headers` has the column rank, and usable rows only."""
+    columns = ("rank", "source_file", "frame", "num_frames", "size", "mtime_ns")
+    values = {name: headers[name].to_numpy() for name in columns}
+    shapes = headers[["rows", "columns"]].to_numpy(dtype=np.int64)
+    for store_file, rows in headers.groupby("store_file").indices.items():
+        rows = rows[np.argsort(values["rank"][rows])]
+        frames_of: dict[str, list[tuple[int, int]]] = {}
+        for row in rows:
+            frame = (max(0, int(values["frame"][row])), int(values["rank"][row]))
+            frames_of.setdefault(values["source_file"][row], []).append(frame)
+        identity = [
+            FORMAT_VERSION,
+            reader.version,
+            [[str(values[name][row]) for name in columns] for row in rows],
+        ]
+        yield SeriesTask(
+            reader=reader,
+            dataset_folder=dataset_folder,
+            store_file=str(store_file),
+            shape=(int(shapes[rows[0], 0]), int(shapes[rows[0], 1])),
+            files=tuple((name, tuple(frames)) for name, frames in frames_of.items()),
+            num_slices=len(rows),
+            fingerprint=hashlib.sha256(json.dumps(identity).encode()).hexdigest(),
+        )
+
+
+def store_series(task: SeriesTask) -> bool:
+    """Decodes and stores a series, writes its record last, and returns True.
+
+    Slices are compressed as they are decoded: one file's pixels are in memory at a time.
+    """
+    writer = SeriesWriter(*task.shape)
+    results: dict[int, SliceResult] = {}
+    for source_file, frames in task.files:
+        for (_, rank), result in zip(frames, _store_file(task, source_file, frames, writer)):
+            results[rank] = result
+    path = task.dataset_folder / STORE_FOLDER / task.store_file
+    if len(writer):
+        writer.write(path)
+    write_json(
+        record_path(task.dataset_folder, task.store_file),
+        {
+            "fingerprint": task.fingerprint,
+            "store_bytes": path.stat().st_size if len(writer) else None,
+            "slices": [results[rank] for rank in range(task.num_slices)],
+        },
+    )
+    return True
+
+
+def read_record(task: SeriesTask) -> list[SliceResult] | None:
+    """Returns what became of each slice, by rank, or None where the series must be stored.
+
+    That is where it never was, its files have changed, or its store file is not as it was left.
+    """
+    try:
+        text = record_path(task.dataset_folder, task.store_file).read_text(encoding="utf-8")
+        record = json.loads(text)
+    except (OSError, ValueError):
+        return None
+    path = task.dataset_folder / STORE_FOLDER / task.store_file
+    stored_bytes = path.stat().st_size if path.is_file() else None
+    if record["fingerprint"] != task.fingerprint or record["store_bytes"] != stored_bytes:
+        return None
+    return [SliceResult(*values) for values in record["slices"]]
+
+
+def record_path(dataset_folder: Path, store_file: str) -> Path:
+    """Returns where the record of a store file lies."""
+    return dataset_folder / INDEX_FOLDER / "series" / f"{Path(store_file).stem}.json"
+
+
+def _store_file(
+    task: SeriesTask, source_file: str, frames: tuple[tuple[int, int], ...], writer: SeriesWriter
+) -> Iterator[SliceResult]:
+    """Yields the result of each of the `frames` of one file, once they are in the writer."""
+    try:
+        pixels = task.reader.read_pixels(source_file)
+    except RejectedFile as rejected:
+        yield from itertools.repeat(SliceResult(rejected.status, rejected.reason), len(frames))
+        return
+    except MemoryError:
+        result = SliceResult("too_large", "not enough memory to decode the file")
+        yield from itertools.repeat(result, len(frames))
+        return
+    note, num_padding = pixels.note or None, pixels.num_padding
+    for frame, _ in frames:
+        image_hu = pixels.image_hu[frame]
+        if image_hu.shape != task.shape:
+            reason = f"the pixels are {image_hu.shape}, the header says {task.shape}"
+            yield SliceResult("corrupt", reason)
+            continue
+        yield SliceResult(
+            STATUS_OK, note, writer.append(image_hu), *_measure(image_hu), num_padding
+        )
+        # Padding is known per file: its first frame has the count.
+        num_padding = 0
+
+
+def _measure(image_hu: np.ndarray) -> tuple[int, int, float, float]:
+    """Returns minimum, maximum and mean HU, and the share of pixels in the brain window."""
+    low, high = BRAIN_HU
+    in_brain = np.count_nonzero((image_hu >= low) & (image_hu <= high))
+    return (
+        int(image_hu.min()),
+        int(image_hu.max()),
+        round(float(image_hu.mean(dtype=np.float64)), 3),
+        round(in_brain / image_hu.size, 6),
+    )
+
+
+def _or_none(value: Any) -> Any:
+    return None if pd.isna(value) else value

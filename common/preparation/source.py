@@ -1,0 +1,95 @@
+"""What a source of images tells: which files there are, their split, how to read them, labels."""
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import pandas as pd
+
+from common.preparation.readers import SliceReader
+
+logger = logging.getLogger(__name__)
+
+FILE_COLUMNS = ("source_file", "split", "size", "mtime_ns")
+
+
+class Source(Protocol):
+    """Where the files of a dataset come from; `sources/` has the ones there are."""
+
+    name: str
+    folder: Path
+    label_names: Sequence[str]
+    reader: SliceReader
+
+    def files(self) -> pd.DataFrame:
+        """Returns the files, one row each, with `FILE_COLUMNS`; see `list_files`."""
+        ...
+
+    def labels(self) -> pd.DataFrame | None:
+        """Returns image_id and the labels of slices (0, 1 or NaN), each id once; None: none."""
+        ...
+
+    def study_labels(self) -> pd.DataFrame | None:
+        """Returns study_id and labels of studies, where a source labels those; None: none."""
+        ...
+
+    def parameters(self) -> dict[str, Any]:
+        """Returns what else the manifest should say about the source."""
+        ...
+
+
+def list_files(
+    folder: Path,
+    split: str = "none",
+    subfolder: str = "",
+    wanted: Callable[[str], bool] = lambda name: True,
+) -> pd.DataFrame:
+    """Returns the regular files below `folder / subfolder`, sorted by name, with `FILE_COLUMNS`.
+
+    Links are followed, each folder once. What can't be opened by name is left out with a warning.
+
+    Args:
+        folder: what source_file is relative to.
+        split: split of all these files.
+        subfolder: part of the folder to walk.
+        wanted: chooses files by their bare name.
+    """
+    rows: list[tuple[str, str, int, int]] = []
+    skipped: list[str] = []
+    visited: set[tuple[int, int]] = set()
+    pending = [os.path.join(folder, subfolder)]
+    while pending:
+        try:
+            path = pending.pop()
+            here = os.stat(path)
+            entries = list(os.scandir(path))
+        except OSError as error:
+            skipped.append(f"a folder: {error.strerror}")
+            continue
+        if (here.st_dev, here.st_ino) in visited:
+            continue
+        visited.add((here.st_dev, here.st_ino))
+        for entry in entries:
+            if entry.is_dir():
+                pending.append(entry.path)
+            elif not _is_utf8(entry.name):
+                skipped.append("a file: its name is not UTF-8")
+            elif not entry.is_file():
+                skipped.append("an entry that is not a file, or a dangling link")
+            elif wanted(entry.name):
+                status = entry.stat()
+                name = os.path.relpath(entry.path, folder).replace(os.sep, "/")
+                rows.append((name, split, status.st_size, status.st_mtime_ns))
+    for reason in sorted(set(skipped)):
+        logger.warning("left out %d times %s", skipped.count(reason), reason)
+    return pd.DataFrame(sorted(rows), columns=list(FILE_COLUMNS))
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

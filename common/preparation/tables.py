@@ -1,0 +1,116 @@
+"""Puts the tables of a dataset together: slices, studies."""
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from common.preparation.headers import CRASHED
+from common.preparation.series import SliceResult
+from common.preparation.source import Source
+from common.slices import SLICE_COLUMNS, STATUS_OK
+
+logger = logging.getLogger(__name__)
+
+DUPLICATE = "duplicate"
+LABELS_OF_SLICES = "slices"
+LABELS_OF_STUDY = "study"
+
+
+def mark_duplicates(headers: pd.DataFrame) -> pd.DataFrame:
+    """Returns `headers` in which an image id stays with the first file that has it.
+
+    The others become rejected files without an id, naming the first.
+    """
+    usable = headers["status"] == STATUS_OK
+    first = headers[usable].drop_duplicates("image_id").set_index("image_id")["source_file"]
+    again = usable & headers["image_id"].duplicated() & headers["image_id"].notna()
+    headers = headers.copy()
+    headers.loc[again, "reason"] = "same image as " + headers.loc[again, "image_id"].map(first)
+    headers.loc[again, "status"] = DUPLICATE
+    headers.loc[again, ["image_id", "store_file"]] = None
+    return headers
+
+
+def slices_table(
+    headers: pd.DataFrame,
+    splits: pd.Series,
+    results: dict[str, list[SliceResult] | None],
+    source: Source,
+) -> pd.DataFrame:
+    """Returns the table of slices with the columns of `SLICE_COLUMNS` and the labels.
+
+    Args:
+        headers: all header rows, with `rank`.
+        splits: split by source_file.
+        results: by store file, what became of its slices by rank; None where decoding it
+            killed every process that tried.
+        source: for labels.
+    """
+    frame = headers.drop(columns=["size", "mtime_ns", "reader", "frame", "num_frames"])
+    frame["split"] = frame["source_file"].map(splits)
+    ranked = frame["rank"] >= 0
+    frame["num_slices"] = frame.groupby("store_file")["rank"].transform("size").where(ranked)
+    _add_results(frame, results)
+    frame["rank"] = frame["rank"].where(ranked)
+    frame["keep_for_training"] = True
+    frame = _with_labels(frame, source)
+    types = SLICE_COLUMNS | dict.fromkeys(source.label_names, "float32")
+    return frame[list(types)].astype(types)
+
+
+def studies_table(slices: pd.DataFrame, source: Source) -> pd.DataFrame:
+    """Returns study_id, patient_id, labels and label_source of every study with a slice.
+
+    A label of a study is 1 where one of its slices has it, 0 where all slices are known not to,
+    unless the source labels studies.
+    """
+    names = list(source.label_names)
+    by_study = slices[slices["study_id"].notna()].groupby("study_id")
+    labels = by_study[names].max()
+    unknown = by_study[names].agg(lambda values: values.isna().any())
+    labels = labels.mask(unknown.astype(bool) & ~(labels == 1)).astype("float32")
+    studies = by_study[["patient_id"]].first().join(labels)
+    studies["label_source"] = np.where(studies[names].notna().all(axis=1), LABELS_OF_SLICES, None)
+    given = source.study_labels()
+    if given is not None:
+        given = given.set_index("study_id")
+        given = given.loc[given.index.isin(studies.index), names]
+        studies.loc[given.index, names] = given.astype("float32")
+        studies.loc[given.index, "label_source"] = LABELS_OF_STUDY
+    studies["label_source"] = studies["label_source"].astype("str")
+    return studies.reset_index()[["study_id", "patient_id", *names, "label_source"]]
+
+
+def _add_results(frame: pd.DataFrame, results: dict[str, list[SliceResult] | None]) -> None:
+    """Fills in what the pixel pass found, in place."""
+    columns = {name: frame[name].to_numpy(dtype=object) for name in ("status", "reason")}
+    for name in SliceResult._fields[2:]:
+        columns[name] = np.full(len(frame), None, dtype=object)
+    crash = SliceResult(CRASHED, "decoding the series killed the process")
+    files, ranks = frame["store_file"].to_numpy(dtype=object), frame["rank"].to_numpy()
+    for row in np.flatnonzero(ranks >= 0):
+        outcome = results[files[row]]
+        result = crash if outcome is None else outcome[ranks[row]]
+        for name, value in zip(SliceResult._fields, result):
+            columns[name][row] = value
+    for name, values in columns.items():
+        frame[name] = values
+    without_pixels = frame["store_index"].isna()
+    frame["store_file"] = frame["store_file"].mask(without_pixels)
+
+
+def _with_labels(frame: pd.DataFrame, source: Source) -> pd.DataFrame:
+    names: Sequence[str] = list(source.label_names)
+    labels = source.labels()
+    if labels is None:
+        return frame.assign(**dict.fromkeys(names, np.nan), label_source=None)
+    num_absent = int((~labels["image_id"].isin(frame["image_id"])).sum())
+    if num_absent:
+        logger.warning("%d labelled images have no file", num_absent)
+    # A missing id must not meet another missing id.
+    frame = frame.merge(labels.dropna(subset=["image_id"]), on="image_id", how="left")
+    known = frame[names].notna().all(axis=1)
+    frame["label_source"] = np.where(known, LABELS_OF_SLICES, None)
+    return frame
