@@ -1,33 +1,40 @@
 """Evaluates an experiment on its validation rows, or on another dataset (--data_dataset)."""
 
 from common.cli import log_to_console, run_script
-from config import parse_config, recorded_config
+from config import MonitorConfig, parse_config, recorded_config
+
+# What an evaluation takes from its own flags where they are given; the rest is as recorded.
+FLAGS = {"data_dataset", "data_input_folder", "n_jobs", "device", "dev_enabled"}
+FLAGS |= set(MonitorConfig.__dataclass_fields__)
 
 
 def main() -> None:
     """Writes metrics.json and report.html, and prints a short table on stdout."""
     log_to_console()
-    config = parse_config(__doc__ or "", ("general", "data"))
-    folder = config.existing_experiment_folder()
+    given = parse_config(__doc__ or "", ("general", "data", "monitor"))
+    folder = given.existing_experiment_folder()
     recorded = recorded_config(folder)
+    own = {name: given.flags()[name] for name in given.given & FLAGS}
+    config = recorded.with_flags(output_dir=given.general.output_dir, **own)
     from common.slices import SliceTable
-    from rsna_evaluation import evaluate_experiment, evaluate_on_dataset
+    from rsna_evaluation import evaluate_experiment, evaluate_on_dataset, next_steps
     from rsna_network import find_device
+    from rsna_tracking import tracking
 
-    flags = {"data_dataset", "data_input_folder"}
-    chosen = {name: value for name, value in config.flags().items() if name in config.given & flags}
-    config = recorded.with_flags(
-        **chosen, n_jobs=config.general.n_jobs, device=config.general.device
-    )
     table = SliceTable.load(config.dataset_folder)
     name = config.data.data_dataset
-    if name == recorded.data.data_dataset:
-        evaluation = evaluate_experiment(folder, table)
-    else:
+    if name != recorded.data.data_dataset:
         evaluation = evaluate_on_dataset(
             folder, table, name, num_workers=config.general.n_jobs, device=find_device(config)
         )
+        print(evaluation.summary())
+        return
+    with tracking(config, folder) as tracker:
+        evaluation = evaluate_experiment(folder, table)
+        for path in (evaluation.metrics_file, evaluation.report):
+            tracker.log_artifact(path)
     print(evaluation.summary())
+    print(next_steps(folder.name, tracker.ui_command()))
 
 
 if __name__ == "__main__":

@@ -32,10 +32,25 @@ REPORT_FILE = "report.html"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found, and where its page is."""
+    """What an evaluation found.
+
+    Attributes:
+        metrics: the content of metrics.json.
+        folder: where metrics.json and report.html are.
+    """
 
     metrics: dict[str, Any]
-    report: Path
+    folder: Path
+
+    @property
+    def metrics_file(self) -> Path:
+        """The metrics.json."""
+        return self.folder / METRICS_FILE
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.folder / REPORT_FILE
 
     def summary(self) -> str:
         """Returns a short table for the console."""
@@ -56,6 +71,19 @@ class Evaluation:
             lines.append("* chosen on these rows: its score is too good")
         lines.append(f"report: {self.report}")
         return "\n".join(lines)
+
+
+def next_steps(experiment_id: str, monitor_command: str | None) -> str:
+    """Returns what a user may want to do after an evaluation, a line each."""
+    lines = [f"to watch the runs:  {monitor_command}"] if monitor_command else []
+    lines += [
+        "to try next:        "
+        f"python predict.py --experiment_id {experiment_id} --pr_input <folder of DICOM> "
+        "--pr_output <folder>",
+        "                    "
+        "python train.py --net_model rsna-seresnext-50.32.4d   (python train.py --help: all flags)",
+    ]
+    return "\n".join(lines)
 
 
 def evaluate_experiment(experiment_folder: Path, table: SliceTable) -> Evaluation:
@@ -91,7 +119,7 @@ def evaluate_experiment(experiment_folder: Path, table: SliceTable) -> Evaluatio
         read_image_hu=_ImageReader(table, last["image_id"]),
     )
     report.write(experiment_folder / REPORT_FILE)
-    return Evaluation(metrics, experiment_folder / REPORT_FILE)
+    return Evaluation(metrics, experiment_folder)
 
 
 def evaluate_on_dataset(
@@ -145,7 +173,7 @@ def evaluate_on_dataset(
         read_image_hu=_ImageReader(table, frame["image_id"]),
     )
     report.write(folder / REPORT_FILE)
-    return Evaluation(dict(main.metrics), folder / REPORT_FILE)
+    return Evaluation(dict(main.metrics), folder)
 
 
 def _predictor_info(experiment_folder: Path) -> dict[str, Any]:

@@ -80,8 +80,9 @@ def predict_table(
         calibration=predictor.calibration,
     )
     series = list_series(frame)
-    prior = np.asarray(predictor.prior)
-    studies = list_studies(frame, predictions[list(names)].to_numpy(), series, prior, names)
+    studies = list_studies(
+        frame, predictions[list(names)].to_numpy(), series, predictor.prior, names
+    )
     unread = frame[~frame["readable"]]
     reasons = unread["status"].where(unread["status"] != STATUS_OK, "damaged in the store")
     filled = pd.DataFrame({"image_id": unread["image_id"], "reason": reasons})
@@ -105,7 +106,7 @@ def write_prediction(
     filled = prediction.filled
     if sample is not None:
         submission, missing = build_submission(
-            sample, prediction.predictions, np.asarray(predictor.prior), names
+            sample, prediction.predictions, predictor.prior, names
         )
         write_submission(folder / SUBMISSION_FILE, submission, sample)
         if missing:

@@ -112,6 +112,18 @@ def reliability(
     return mean_probability, positive_share, counts[used].astype(np.float64)
 
 
+def reliability_by_rank(
+    labels: ArrayLike, probabilities: ArrayLike, num_bins: int
+) -> tuple[Floats, Floats, Floats]:
+    """Returns the same as `reliability` for bins of (almost) equally many rows, in rising order."""
+    y, p = _known(labels, probabilities)
+    bins = np.array_split(np.argsort(p, kind="stable"), min(num_bins, len(p)) or 1)
+    bins = [rows for rows in bins if len(rows)]
+    mean_probability = np.array([p[rows].mean() for rows in bins], dtype=np.float64)
+    positive_share = np.array([y[rows].mean() for rows in bins], dtype=np.float64)
+    return mean_probability, positive_share, np.array([len(rows) for rows in bins], np.float64)
+
+
 def expected_calibration_error(
     labels: ArrayLike, probabilities: ArrayLike, num_bins: int = NUM_CALIBRATION_BINS
 ) -> float | None:

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from common.datasets import ImageClassificationDataset, make_loader
 from common.errors import InputError
 from common.files import replacing, write_json
-from common.metrics import DEFAULT_THRESHOLD
+from common.metrics import DEFAULT_THRESHOLD, Floats
 from common.networks.classifier import ImageClassifierNetwork
 from common.networks.state import FitSettings
 from common.predictions import Calibration, prior_logits
@@ -78,7 +78,7 @@ class Predictor:
     label_names: Sequence[str]
     label_weights: Sequence[float]
     transform: SampleTransform
-    prior: ArrayLike
+    prior: Floats
     tta_transform: SampleTransform | None = None
     slice_offsets: Sequence[int] = (0,)
     calibration: Calibration | None = None
@@ -86,7 +86,6 @@ class Predictor:
     training: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.prior = np.asarray(self.prior, dtype=np.float64)
         assert len(self.prior) == len(self.label_names) == len(self.label_weights)
         assert ((self.prior > 0) & (self.prior < 1)).all(), "a prior is inside (0, 1)"
         self.transform.require_deterministic()
@@ -124,7 +123,7 @@ class Predictor:
             label_names=tuple(content["label_names"]),
             label_weights=tuple(content["label_weights"]),
             transform=SampleTransform.from_dict(content["transform"], f"{folder / JSON_FILE}"),
-            prior=[content["prior"][name] for name in content["label_names"]],
+            prior=np.array([content["prior"][name] for name in content["label_names"]]),
             tta_transform=tta and SampleTransform.from_dict(tta, f"{folder / JSON_FILE}"),
             slice_offsets=tuple(content["slice_offsets"]),
             calibration=calibration
@@ -187,7 +186,6 @@ class Predictor:
         return RowLogits(total.astype(np.float32), ~readable)
 
     def _to_json(self) -> dict[str, Any]:
-        assert isinstance(self.prior, np.ndarray)
         calibration = self.calibration
         return {
             "format_version": FORMAT_VERSION,

@@ -182,7 +182,8 @@ class EvaluationReport:
             self.main.labels, self.main.probabilities, self.label_names
         )
         return figure(drawing, "share of positives over predicted probability") + paragraph(
-            "On the dotted line a probability means what it says. The numbers count slices.",
+            "On the dotted line a probability means what it says. Each point is a tenth of the "
+            "slices; the axes differ from label to label.",
             "quiet",
         )
 

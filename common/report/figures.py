@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # Distinguishable with the common forms of colour blindness (Okabe and Ito, 2008).
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#000000", "#56B4E9", "#A58B00")
+NUM_RELIABILITY_POINTS = 10
 _MOST_POINTS = 400
 
 
@@ -42,29 +43,26 @@ def curves_figure(labels: Floats, probabilities: Floats, label_names: Sequence[s
 def reliability_figure(
     labels: Floats, probabilities: Floats, label_names: Sequence[str]
 ) -> "Figure":
-    """Draws, per label, the share of positives over the predicted probability, and its counts."""
+    """Draws, per label, the share of positives over the predicted probability.
+
+    Each point is a tenth of the rows by probability, so that rare labels show their small
+    probabilities too; the axes end a little above the largest value.
+    """
     num_rows = (len(label_names) + 2) // 3
     drawing, all_axes = _figure(num_rows, 3, (11, 3.4 * num_rows))
     for column, axes in enumerate(np.ravel(all_axes)):
         if column >= len(label_names):
             axes.axis("off")
             continue
-        y, p = labels[:, column], probabilities[:, column]
-        mean_probability, share, counts = metrics.reliability(y, p)
-        color = COLORS[column % len(COLORS)]
-        axes.plot([0, 1], [0, 1], color="#999999", linewidth=1, linestyle=":")
-        axes.plot(mean_probability, share, color=color, linewidth=1)
-        sizes = 12 + 25 * np.log10(np.maximum(counts, 1))
-        axes.scatter(mean_probability, share, s=sizes, color=color, zorder=3)
+        y, p, color = labels[:, column], probabilities[:, column], COLORS[column % len(COLORS)]
+        mean_probability, share, _ = metrics.reliability_by_rank(y, p, NUM_RELIABILITY_POINTS)
+        end = 1.1 * max([0.01, *mean_probability, *share])
+        axes.plot([0, end], [0, end], color="#999999", linewidth=1, linestyle=":")
+        axes.plot(mean_probability, share, color=color, marker="o", markersize=4, linewidth=1)
         error = metrics.expected_calibration_error(y, p)
         title = f"{label_names[column]} (ECE {'–' if error is None else f'{error:.3f}'})"
         _label(axes, title, "predicted probability", "share of positives")
-        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-        for x, y_position, count in zip(mean_probability, share, counts):
-            axes.annotate(
-                f"{int(count):,}", (x, y_position), (0, 7), textcoords="offset points",
-                fontsize=6, color="#5b6673", ha="center",
-            )  # fmt: skip
+        axes.set(xlim=(-0.03 * end, end), ylim=(-0.03 * end, end))
     return drawing
 
 

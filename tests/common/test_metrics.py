@@ -103,6 +103,17 @@ def test_calibration_error_of_a_loop_over_bins():
     assert metrics.expected_calibration_error(y, p) == pytest.approx(expected, abs=1e-12)
 
 
+def test_bins_by_rank_hold_equally_many_rows_and_keep_the_means():
+    labels, probabilities = random_set(3, num_rows=103, num_labels=1)
+    y, p = labels[:, 0], probabilities[:, 0]
+    mean_probability, share, counts = metrics.reliability_by_rank(y, p, 10)
+    assert counts.max() - counts.min() <= 1
+    assert (np.diff(mean_probability) >= 0).all()
+    assert np.dot(counts, mean_probability) == pytest.approx(p.sum())
+    assert np.dot(counts, share) == pytest.approx(y.sum())
+    assert [len(values) for values in metrics.reliability_by_rank([], [], 10)] == [0, 0, 0]
+
+
 def test_undefined_is_none():
     zeros, halves = np.zeros(5), np.full(5, 0.5)
     assert metrics.auc(zeros, halves) is None
