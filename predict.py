@@ -1,5 +1,7 @@
 """Predicts a folder of DICOM files, or a prepared dataset, with a trained experiment."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,7 +74,12 @@ def _open_table(config: Config, source: Path, output: Path) -> "SliceTable":
     from common.preparation import prepare_dataset
     from sources.dicom import DicomSource
 
-    prepare_dataset(DicomSource(source), output / "dataset", n_jobs=config.general.n_jobs)
+    prepare_dataset(
+        DicomSource(source),
+        output / "dataset",
+        n_jobs=config.general.n_jobs,
+        resume_command=shlex.join(["python", *sys.argv]),
+    )
     return SliceTable.load(output / "dataset")
 
 

@@ -210,9 +210,9 @@ def _score(
         threshold=info["threshold"],
         **options,
     )
-    metrics["interval"] = patient_intervals(
-        labels, probabilities, predictions["patient_id"], **options
-    )
+    # Anonymised exports may lack patient ids: their studies are taken to be patients.
+    patients = predictions["patient_id"].fillna(predictions["study_id"])
+    metrics["interval"] = patient_intervals(labels, probabilities, patients, **options)
     image_ids = predictions["image_id"].astype(str).tolist()
     return ScoredSet(name, metrics, labels, probabilities, image_ids)
 

@@ -120,12 +120,15 @@ def write_prediction(
 
 
 def count_line(table: SliceTable) -> str:
-    """Returns how many files or slices were read, stored, and rejected by reason."""
-    counts = table.frame["status"].value_counts()
-    rejected = [f"{status} {count}" for status, count in counts.items() if status != STATUS_OK]
+    """Returns how many files were read, slices stored, and what was rejected, by reason."""
+    frame = table.frame
+    stored = frame[table.readable]
+    rejected = frame.loc[~table.readable, "status"].value_counts()
+    reasons = ", ".join(f"{count} {status}" for status, count in rejected.items())
     return (
-        f"{len(table)} read, {int(table.readable.sum())} stored, "
-        f"rejected: {', '.join(rejected) or 'none'}"
+        f"read {frame['source_file'].nunique()} files, stored {len(stored)} slices in "
+        f"{stored['store_file'].nunique()} series, rejected {rejected.sum()}"
+        + (f" ({reasons})" if reasons else "")
     )
 
 

@@ -47,6 +47,7 @@ def patient_intervals(
     y = np.asarray(labels, dtype=np.float64)
     p = np.asarray(probabilities, dtype=np.float64)
     codes, patients = pd.factorize(np.asarray(patient_ids))
+    assert (codes >= 0).all(), "every row needs a patient id"
     own = _PatientSums(row_log_losses(y, p), codes, len(patients))
     constant = _PatientSums(
         row_log_losses(y, np.broadcast_to(prior, y.shape)), codes, len(patients)

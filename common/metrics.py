@@ -181,6 +181,7 @@ def max_by_study(
     label as soon as one of its slices has.
     """
     codes, studies = pd.factorize(np.asarray(study_ids))
+    assert (codes >= 0).all(), "every row needs a study id"
     y = np.asarray(labels, dtype=np.float64)
     positive = _max_by_code(np.nan_to_num(y, nan=0.0), codes, len(studies))
     has_unknown = _max_by_code(np.isnan(y).astype(np.float64), codes, len(studies)) > 0

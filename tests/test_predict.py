@@ -66,7 +66,9 @@ def test_a_prepared_dataset_gets_a_prediction_of_every_slice(monkeypatch, capsys
     assert series.loc["p1r1", "used"] == 0
     filled = pd.read_csv(tmp_path / "filled_with_prior.csv")
     assert filled.to_dict("records") == [{"image_id": "ID_p0r0_5", "reason": "truncated"}]
-    assert capsys.readouterr().out.splitlines()[-1] == "33 read, 32 stored, rejected: truncated 1"
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "read 33 files, stored 32 slices in 6 series, rejected 1 (1 truncated)"
+    )
 
 
 def test_the_submission_has_every_id_asked_for(monkeypatch, root, tmp_path):
@@ -118,4 +120,4 @@ def test_a_dataset_without_a_readable_slice_exits_2(monkeypatch, capsys, root, t
     table.frame.assign(status="corrupt").to_parquet(tmp_path / "dataset" / "slices.parquet")
     flags = ["--pr_input", str(tmp_path / "dataset"), "--pr_output", str(tmp_path / "out")]
     assert run_predict(monkeypatch, root, *flags) == 2
-    assert "corrupt 6" in capsys.readouterr().err
+    assert "6 corrupt" in capsys.readouterr().err
