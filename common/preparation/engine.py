@@ -10,7 +10,7 @@ import logging
 import signal
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -41,6 +41,8 @@ from common.slices import SLICES_FILE, STATUS_OK, STORE_FOLDER, STUDIES_FILE
 logger = logging.getLogger(__name__)
 
 LOCK_FILE = ".lock"
+ROW_ORDER = ["patient_id", "study_id", "series_id", "store_file", "rank", "source_file"]
+"""Slices lie beside their neighbours in the table; what yielded none comes last."""
 _LIBRARIES = ("pydicom", "blosc2", "numpy", "pandas", "iterative-stratification")
 
 
@@ -124,6 +126,7 @@ def prepare_dataset(
         with TaskRunner(n_jobs) as runner:
             headers = mark_duplicates(read_index(files, source.reader, dataset_folder, runner))
             headers["rank"] = rank_slices(headers)
+            headers = headers.sort_values(ROW_ORDER, ignore_index=True)
             results = _store_missing(headers, source, dataset_folder, runner)
         splits = files.set_index("source_file")["split"]
         slices = slices_table(headers, splits, results, source)
@@ -170,10 +173,16 @@ def _count(slices: pd.DataFrame, num_files: int) -> Preparation:
         num_files=num_files,
         num_slices=int(stored.sum()),
         num_series=int(slices["store_file"].nunique()),
-        rejected=slices.loc[~stored, "status"].value_counts().to_dict(),
-        notes=slices.loc[stored, "reason"].value_counts().to_dict(),
+        rejected=_tally(slices.loc[~stored, "status"]),
+        notes=_tally(slices.loc[stored, "reason"]),
         num_padding=int(slices["num_padding"].sum()),
     )
+
+
+def _tally(words: pd.Series) -> dict[str, int]:
+    """Returns how often each word occurs, the most frequent first."""
+    counts = words.value_counts().sort_index().sort_values(ascending=False, kind="stable")
+    return {str(word): int(count) for word, count in counts.items()}
 
 
 def _with_folds(
@@ -196,9 +205,7 @@ def _with_folds(
     if num_alone:
         logger.warning("%d training files have no patient id and are in no fold", num_alone)
     report, deviation = fold_report(folds, slices, source.label_names)
-    return Preparation(
-        **{**vars(prepared), "folds": report, "fold_deviation": deviation},
-    )
+    return replace(prepared, folds=report, fold_deviation=deviation)
 
 
 def _remove_stale(dataset_folder: Path, store_files: set[str]) -> None:

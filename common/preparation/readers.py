@@ -32,8 +32,10 @@ class SliceReader(Protocol):
     Both methods raise RejectedFile, and no other exception for anything wrong with a file.
     """
 
-    version: str
-    """Changes when the same file gives other pixels: what was stored before is made again."""
+    @property
+    def version(self) -> str:
+        """Changes when the same file gives other pixels: what was stored is made again then."""
+        ...
 
     def read_headers(self, source_file: str) -> list[SliceHeader]:
         """Returns one header per slice of the file, without reading pixels."""

@@ -81,7 +81,7 @@ def rank_slices(headers: pd.DataFrame) -> np.ndarray:
             headers["instance_number"],
         )
     ]
-    for rows in headers.groupby("store_file", sort=False).indices.values():
+    for rows in _groups(headers).values():
         order = order_slices([places[row] for row in rows])  # type: ignore[misc]
         ranks[rows[order]] = np.arange(len(rows))
     return ranks
@@ -94,8 +94,8 @@ def series_tasks(
     columns = ("rank", "source_file", "frame", "num_frames", "size", "mtime_ns")
     values = {name: headers[name].to_numpy() for name in columns}
     shapes = headers[["rows", "columns"]].to_numpy(dtype=np.int64)
-    for store_file, rows in headers.groupby("store_file").indices.items():
-        rows = rows[np.argsort(values["rank"][rows])]
+    for store_file, members in _groups(headers).items():
+        rows = members[np.argsort(values["rank"][members])]
         frames_of: dict[str, list[tuple[int, int]]] = {}
         for row in rows:
             frame = (max(0, int(values["frame"][row])), int(values["rank"][row]))
@@ -108,7 +108,7 @@ def series_tasks(
         yield SeriesTask(
             reader=reader,
             dataset_folder=dataset_folder,
-            store_file=str(store_file),
+            store_file=store_file,
             shape=(int(shapes[rows[0], 0]), int(shapes[rows[0], 1])),
             files=tuple((name, tuple(frames)) for name, frames in frames_of.items()),
             num_slices=len(rows),
@@ -160,6 +160,13 @@ def read_record(task: SeriesTask) -> list[SliceResult] | None:
 def record_path(dataset_folder: Path, store_file: str) -> Path:
     """Returns where the record of a store file lies."""
     return dataset_folder / INDEX_FOLDER / "series" / f"{Path(store_file).stem}.json"
+
+
+def _groups(headers: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Returns the positions of the rows of each store file."""
+    return {
+        str(name): np.asarray(rows) for name, rows in headers.groupby("store_file").indices.items()
+    }
 
 
 def _store_file(

@@ -21,7 +21,11 @@ class Source(Protocol):
     name: str
     folder: Path
     label_names: Sequence[str]
-    reader: SliceReader
+
+    @property
+    def reader(self) -> SliceReader:
+        """What reads the files, in any process."""
+        ...
 
     def files(self) -> pd.DataFrame:
         """Returns the files, one row each, with `FILE_COLUMNS`; see `list_files`."""

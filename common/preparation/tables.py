@@ -69,17 +69,16 @@ def studies_table(slices: pd.DataFrame, source: Source) -> pd.DataFrame:
     names = list(source.label_names)
     by_study = slices[slices["study_id"].notna()].groupby("study_id")
     labels = by_study[names].max()
-    unknown = by_study[names].agg(lambda values: values.isna().any())
-    labels = labels.mask(unknown.astype(bool) & ~(labels == 1)).astype("float32")
+    unknown = slices[names].isna().groupby(slices["study_id"]).any()
+    labels = labels.mask(unknown & (labels != 1)).astype("float32")
     studies = by_study[["patient_id"]].first().join(labels)
-    studies["label_source"] = np.where(studies[names].notna().all(axis=1), LABELS_OF_SLICES, None)
+    studies["label_source"] = _label_source(studies, names)
     given = source.study_labels()
     if given is not None:
         given = given.set_index("study_id")
         given = given.loc[given.index.isin(studies.index), names]
         studies.loc[given.index, names] = given.astype("float32")
         studies.loc[given.index, "label_source"] = LABELS_OF_STUDY
-    studies["label_source"] = studies["label_source"].astype("str")
     return studies.reset_index()[["study_id", "patient_id", *names, "label_source"]]
 
 
@@ -102,7 +101,7 @@ def _add_results(frame: pd.DataFrame, results: dict[str, list[SliceResult] | Non
 
 
 def _with_labels(frame: pd.DataFrame, source: Source) -> pd.DataFrame:
-    names: Sequence[str] = list(source.label_names)
+    names = list(source.label_names)
     labels = source.labels()
     if labels is None:
         return frame.assign(**dict.fromkeys(names, np.nan), label_source=None)
@@ -111,6 +110,10 @@ def _with_labels(frame: pd.DataFrame, source: Source) -> pd.DataFrame:
         logger.warning("%d labelled images have no file", num_absent)
     # A missing id must not meet another missing id.
     frame = frame.merge(labels.dropna(subset=["image_id"]), on="image_id", how="left")
-    known = frame[names].notna().all(axis=1)
-    frame["label_source"] = np.where(known, LABELS_OF_SLICES, None)
-    return frame
+    return frame.assign(label_source=_label_source(frame, names))
+
+
+def _label_source(frame: pd.DataFrame, names: Sequence[str]) -> pd.Series:
+    """Returns `slices` where all labels are known, and nothing elsewhere."""
+    known = frame[list(names)].notna().all(axis=1)
+    return pd.Series(LABELS_OF_SLICES, index=frame.index, dtype="str").where(known)

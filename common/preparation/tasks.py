@@ -42,8 +42,6 @@ class TaskRunner:
         self._client: Any = None
 
     def __enter__(self) -> "TaskRunner":
-        if self.num_processes > 0:
-            self._start()
         return self
 
     def __exit__(
@@ -65,10 +63,11 @@ class TaskRunner:
         of the function is raised here. Whatever shared the processes with a task that killed
         them is tried again alone, so only the culprit fails.
         """
-        if self._client is None:
+        if self.num_processes == 0:
             for task in tasks:
                 yield Outcome(task, function(task))
             return
+        self._start()
         suspects = []
         for outcome in self._stream_once(function, iter(tasks)):
             if outcome.result is None:
@@ -104,6 +103,9 @@ class TaskRunner:
             yield Outcome(task, result)
 
     def _start(self) -> None:
+        """Starts the cluster if it does not run yet; where nothing is to do, it never does."""
+        if self._client is not None:
+            return
         import dask
         from distributed import Client, LocalCluster
         from distributed.system import MEMORY_LIMIT
