@@ -15,6 +15,7 @@ import json
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -73,28 +74,37 @@ def out_of_fold(
     return fitted, prior
 
 
-def measure(
-    features: Floats, labels: NDArray[np.int_], folds: NDArray[np.int_]
-) -> dict[str, float | dict[str, float]]:
+def measure(features: Floats, labels: NDArray[np.int_], folds: NDArray[np.int_]) -> dict[str, Any]:
     """Returns the weighted log loss of the prior, of the best regression, and their ratio."""
     tries = [out_of_fold(features, labels, folds, penalty) for penalty in PENALTIES]
-    losses = [weighted_log_loss(labels, fitted, LABEL_WEIGHTS) for fitted, _ in tries]
+    losses = [_weighted(labels, fitted) for fitted, _ in tries]
     best = int(np.argmin(losses))
     fitted, prior = tries[best]
-    prior_loss = weighted_log_loss(labels, prior, LABEL_WEIGHTS)
+    prior_loss = _weighted(labels, prior)
     per_label = {
-        name: float(log_loss(labels[:, i], fitted[:, i]) or 0)
-        / float(log_loss(labels[:, i], prior[:, i]) or 1)
+        name: _loss(labels[:, i], fitted[:, i]) / _loss(labels[:, i], prior[:, i])
         for i, name in enumerate(LABELS)
     }
     return {
         "num_slices": len(labels),
-        "prior_weighted_log_loss": float(prior_loss or 0),
-        "histogram_weighted_log_loss": float(losses[best] or 0),
-        "ratio": float((losses[best] or 0) / (prior_loss or 1)),
+        "prior_weighted_log_loss": prior_loss,
+        "histogram_weighted_log_loss": losses[best],
+        "ratio": losses[best] / prior_loss,
         "penalty": PENALTIES[best],
         "ratio_by_label": per_label,
     }
+
+
+def _weighted(labels: NDArray[np.int_], probabilities: Floats) -> float:
+    loss = weighted_log_loss(labels, probabilities, LABEL_WEIGHTS)
+    assert loss is not None, "all labels are known"
+    return loss
+
+
+def _loss(labels: NDArray[np.int_], probabilities: Floats) -> float:
+    loss = log_loss(labels, probabilities)
+    assert loss is not None, "all labels are known"
+    return loss
 
 
 def main() -> None:
@@ -113,7 +123,7 @@ def main() -> None:
     labels = table.frame.loc[rows, list(LABELS)].to_numpy(dtype=int)
     result = measure(features, labels, folds.to_numpy()[rows].astype(int))
     print(f"{'label':<18}{'prevalence':>11}{'of the prior':>14}")
-    for column, (name, ratio) in enumerate(result["ratio_by_label"].items()):  # type: ignore[union-attr]
+    for column, (name, ratio) in enumerate(result["ratio_by_label"].items()):
         print(f"{name:<18}{labels[:, column].mean():>11.3f}{ratio:>14.3f}")
     print(json.dumps(result))
 

@@ -6,7 +6,14 @@ import numpy as np
 
 from .atlas import Atlas, load_atlas, tentorium_height
 from .grid import Field, axes, ramp, smooth_noise
-from .skull_base import DENSE_BONE, FAT, outline_mm, paint_base, paint_soft_tissue
+from .skull_base import (
+    DENSE_BONE,
+    FAT,
+    outline_mm,
+    paint_base,
+    paint_frontal_sinus,
+    paint_soft_tissue,
+)
 
 
 @dataclass(frozen=True)
@@ -36,8 +43,8 @@ class Body:
         old = (age - 20) / 70
         return Body(
             age=age,
-            grey=float(rng.normal(38.0, 0.8)),
-            white=float(rng.normal(30.0, 0.8) - 1.0 * old),
+            grey=float(rng.normal(39.0, 0.8)),
+            white=float(rng.normal(31.5, 0.8) - 1.0 * old),
             csf=float(rng.uniform(3, 9)),
             venous=float(rng.uniform(44, 62)),
             skull_mm=float(rng.uniform(4.5, 8.0)),
@@ -166,12 +173,13 @@ def _outside(atlas: Atlas, body: Body, rng: np.random.Generator) -> Field:
     paint_soft_tissue(hu, skin_mm, atlas.edge_mm, rng)
     temporalis = ramp(0.9 * lateral + 0.1 - 0.5, 0.3) * ramp(skin_mm - 3.5, 1.5)
     hu += temporalis * (55.0 - hu)
-    paint_base(hu, atlas.cavity_mm, skin_mm, rng)
+    paint_base(hu, rng)
     depth = np.minimum(outside_mm, thick - outside_mm)
     marrow = 650 + 180 * smooth_noise(rng, 4.0)
     bone = DENSE_BONE - 100 + ramp(depth - 1.9, 1.4) * (marrow - DENSE_BONE + 100)
     shell = ramp(depth, atlas.edge_mm) * (outside_mm > -2)
     hu += shell * (bone - hu)
+    paint_frontal_sinus(hu, atlas.cavity_mm, skin_mm, rng)
     _open_foramen(hu)
     return hu.astype(np.float32)
 

@@ -7,13 +7,9 @@ brain only. Order matters: later solids overwrite earlier ones.
 import numpy as np
 
 from .grid import Field, axes, box, local_axes, ramp, smooth_noise
-from .shapes import Point, blend, capsule, ellipsoid, paint_capsule, paint_ellipsoid
+from .shapes import blend, capsule, ellipsoid, paint_capsule, paint_ellipsoid
 
 AIR, FAT, MUSCLE, BONE, DENSE_BONE = -1000.0, -95.0, 55.0, 850.0, 1500.0
-
-
-def _sides(point: Point) -> tuple[Point, Point]:
-    return point, (-point[0], point[1], point[2])
 
 
 def outline_mm(cavity_mm: Field, depth: Field | float) -> Field:
@@ -52,17 +48,16 @@ def paint_soft_tissue(hu: Field, skin_mm: Field, edge_mm: Field, rng: np.random.
     hu[...] = AIR + inside * (tissue - AIR)
 
 
-def paint_base(hu: Field, cavity_mm: Field, skin_mm: Field, rng: np.random.Generator) -> None:
-    """Paints the face and the skull base into `hu`, outside the cranial cavity."""
+def paint_base(hu: Field, rng: np.random.Generator) -> None:
+    """Paints the face and the skull base into `hu`."""
     cells = smooth_noise(rng, 5.0)
-    _paint_bones(hu, rng)
+    _paint_bones(hu)
     _paint_sinuses(hu, cells, rng)
-    _paint_frontal_sinus(hu, cavity_mm, skin_mm, rng)
     _paint_temporal_bones(hu, cells, rng)
     _paint_orbits(hu, rng)
 
 
-def _paint_bones(hu: Field, rng: np.random.Generator) -> None:
+def _paint_bones(hu: Field) -> None:
     # Clivus and body of the sphenoid, occipital condyles, atlas and dens.
     for side in (-7.0, 0.0, 7.0):
         paint_capsule(hu, (side, -10, -38), (side * 1.3, -25, -68), 5.0, BONE * 0.75)
@@ -116,7 +111,7 @@ def _paint_sinuses(hu: Field, cells: Field, rng: np.random.Generator) -> None:
     blend(hu, where, ramp(inside_mm, 1.5), AIR + (BONE * 0.5 - AIR) * septum)
 
 
-def _paint_frontal_sinus(
+def paint_frontal_sinus(
     hu: Field, cavity_mm: Field, skin_mm: Field, rng: np.random.Generator
 ) -> None:
     """Paints air into the bone before the frontal lobes; its size differs much."""
