@@ -120,17 +120,20 @@ def _choose(series: pd.DataFrame) -> pd.DataFrame:
     ).sort_values(
         ["study_id", "is_empty", "coverage", "distance", "fewest", "series_id", "store_file"]
     )
-    best = ranked.groupby("study_id").transform("first")
+    of_study = ranked.groupby("study_id")
+    best, num_series = of_study.transform("first"), of_study["is_empty"].transform("size")
     used = ~ranked.duplicated("study_id") & ~ranked["is_empty"]
     reasons = np.select(
         [
             ranked["is_empty"],
+            num_series == 1,
             used,
             ranked["coverage"] > best["coverage"],
             ranked["distance"] > best["distance"],
         ],
         [
             "no slice can be read",
+            "the only series",
             "covers the most brain, with a spacing nearest to the usual one",
             "covers less brain",
             "its spacing is farther from the usual one",

@@ -1,3 +1,4 @@
+import shutil
 import sys
 from pathlib import Path
 
@@ -121,3 +122,40 @@ def test_a_dataset_without_a_readable_slice_exits_2(monkeypatch, capsys, root, t
     flags = ["--pr_input", str(tmp_path / "dataset"), "--pr_output", str(tmp_path / "out")]
     assert run_predict(monkeypatch, root, *flags) == 2
     assert "6 corrupt" in capsys.readouterr().err
+
+
+def test_a_folder_of_dicom_is_prepared_and_predicted(
+    monkeypatch, capsys, root, tmp_path, test_data
+):
+    folder, output = tmp_path / "dicom", tmp_path / "out"
+    shutil.copytree(test_data / "ge_head", folder / "deep" / "head")
+    (folder / "notes.txt").write_text("not an image")
+    flags = ("--pr_input", str(folder), "--pr_output", str(output))
+    assert run_predict(monkeypatch, root, *flags) == 0
+    counts = capsys.readouterr().out.splitlines()[-1]
+    num_slices = sum(1 for _ in (folder / "deep" / "head").rglob("*.dcm"))
+    assert f"stored {num_slices} slices in 1 series" in counts
+    assert "1 not_dicom" in counts
+    slices = pd.read_parquet(output / "predictions.parquet")
+    assert len(slices) == num_slices
+    studies = pd.read_csv(output / "studies.csv")
+    assert studies["num_slices"].tolist() == [num_slices]
+    assert studies["status"].tolist() == ["ok"]
+    assert studies["any"][0] == slices["any"].max()
+    top = slices.loc[slices["any"].idxmax(), "image_id"]
+    assert studies["top_image_id"].tolist() == [top]
+
+    before = (output / "studies.csv").read_bytes()
+    assert run_predict(monkeypatch, root, *flags) == 0
+    assert (output / "studies.csv").read_bytes() == before
+
+
+def test_a_folder_without_ct_exits_2(monkeypatch, capsys, root, tmp_path):
+    folder = tmp_path / "input"
+    folder.mkdir()
+    flags = ("--pr_input", str(folder), "--pr_output", str(tmp_path / "out"))
+    assert run_predict(monkeypatch, root, *flags) == 2
+    assert "no files" in capsys.readouterr().err
+    (folder / "notes.txt").write_text("not an image")
+    assert run_predict(monkeypatch, root, *flags) == 2
+    assert "1 not_dicom" in capsys.readouterr().err

@@ -66,6 +66,7 @@ def test_positions_that_are_unknown_or_equal_are_no_obstacle():
         series("t", "equal", 12, 0.0, brain=np.nan),
     )
     assert chosen(frame) == {"s": "unknown", "t": "equal"}
+    assert set(list_series(frame)["reason"]) == {"the only series"}
 
 
 def test_a_study_says_the_largest_of_its_used_series():
