@@ -70,7 +70,7 @@ def predict_table(
             on_batch=bar.update,
         )
     frame = table.frame.iloc[rows].assign(readable=~result.unreadable)
-    names = tuple(predictor.label_names)
+    names = predictor.label_names
     predictions = build_predictions(
         frame,
         result.logits,

@@ -42,7 +42,7 @@ PREDICTOR_FOLDER = "predictor"
 BuildModel = Callable[[dict[str, Any]], nn.Module]
 
 
-@dataclass
+@dataclass(frozen=True)
 class RowLogits:
     """What a predictor says of n rows of a slice table.
 
@@ -117,14 +117,15 @@ class Predictor:
         network = build_model(content["model"])
         _load_weights(network, weights)
         calibration, tta = content["calibration"], content["tta_transform"]
+        where = str(folder / JSON_FILE)
         return cls(
             network=network.eval(),
             model=content["model"],
             label_names=tuple(content["label_names"]),
             label_weights=tuple(content["label_weights"]),
-            transform=SampleTransform.from_dict(content["transform"], f"{folder / JSON_FILE}"),
+            transform=SampleTransform.from_dict(content["transform"], where),
             prior=np.array([content["prior"][name] for name in content["label_names"]]),
-            tta_transform=tta and SampleTransform.from_dict(tta, f"{folder / JSON_FILE}"),
+            tta_transform=tta and SampleTransform.from_dict(tta, where),
             slice_offsets=tuple(content["slice_offsets"]),
             calibration=calibration
             and Calibration(tuple(calibration["temperature"]), tuple(calibration["bias"])),

@@ -29,13 +29,14 @@ def list_series(frame: pd.DataFrame) -> pd.DataFrame:
     name.
 
     Args:
-        frame: rows of a slice table that have a study id, with a bool column `readable`.
+        frame: rows of a slice table, with a bool column `readable`.
 
     Returns:
         `SERIES_COLUMNS`, sorted by study: spacing_mm is the median gap between slices, brain_mm the
         length along which there is brain, used 0 or 1. Unreadable slices are counted with the
         largest store file of their series, or have a row of their own where it has none.
     """
+    assert frame[["study_id", "series_id"]].notna().all(axis=None), "a slice without series"
     return _choose(_describe(frame)).sort_values(["study_id", "used"], ascending=[True, False])
 
 
@@ -59,8 +60,8 @@ def list_studies(
         study_id, patient_id, series_id, num_slices, the labels, top_image_id, and status: `ok`,
         `partial` where slices of the series could not be read, `prior` where none could.
     """
-    places_of = frame.reset_index(drop=True).query("readable").groupby("store_file").indices
     readable_places = np.flatnonzero(frame["readable"].to_numpy(dtype=bool))
+    places_of = frame.iloc[readable_places].groupby("store_file").indices
     image_ids = frame["image_id"].to_numpy(dtype=object)
     records = []
     # `used` sorts first within a study, so the first row of each is the one that speaks for it.
