@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
 
 from common.errors import InputError
 from common.slices import SliceTable
@@ -193,6 +192,9 @@ def _patient_strata(rows: pd.DataFrame, label_names: Sequence[str]) -> pd.DataFr
 
 def _stratify(strata: pd.DataFrame, num_folds: int, seed: int) -> pd.Series:
     """Returns the fold of each patient id."""
+    # Imported here: scikit-learn makes a semaphore when it is imported.
+    from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
+
     splitter = MultilabelStratifiedKFold(n_splits=num_folds, shuffle=True, random_state=seed)
     fold_of = pd.Series(-1, index=strata.index, dtype="int64")
     with warnings.catch_warnings():

@@ -64,7 +64,7 @@ def test_unknown_name_suggests_and_unfetchable_weights_tell_what_to_do(monkeypat
     def offline(*arguments, **options):
         raise OSError("no connection")
 
-    monkeypatch.setattr(timm_factory.timm, "create_model", offline)
+    monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(InputError, match=r"resnet18.*no connection.*--net_weight_file"):
         RSNAModel("resnet18", pretrained=True)
 

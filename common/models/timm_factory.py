@@ -1,4 +1,7 @@
-"""Any timm backbone as a classifier; ImageNet weights from a package where there is one."""
+"""Any timm backbone as a classifier; ImageNet weights from a package where there is one.
+
+timm is imported when a backbone is made: its own imports take seconds and make a folder.
+"""
 
 import difflib
 import importlib.util
@@ -7,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -87,6 +89,8 @@ def create_backbone(name: str, in_chans: int, pretrained: bool, drop_path_rate: 
     Raises:
         InputError: an unknown name, weights that can't be had, or no stochastic depth.
     """
+    import timm
+
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists them"
@@ -122,11 +126,13 @@ def _packaged_file(name: str) -> Path | None:
 
 def _create_packaged(name: str, options: dict[str, Any]) -> nn.Module:
     """The backbone with the weights of its package, through timm's own adaptation of the stem."""
+    import timm
+
     path = _packaged_file(name)
     assert path is not None
     source = torch.load(path, map_location="cpu", weights_only=True)
     names = timm.create_model(name).state_dict()
-    tensors = [value for key, value in source.items()]
+    tensors = list(source.values())
     shapes = [tuple(value.shape) for value in names.values()]
     if [tuple(tensor.shape) for tensor in tensors] != shapes:
         raise InputError(f"{path}: the tensors are not those of {name}: reinstall its package")
