@@ -17,8 +17,9 @@ def main() -> None:
     own = {name: given.flags()[name] for name in given.given & FLAGS}
     config = recorded.with_flags(output_dir=given.general.output_dir, **own)
     from common.slices import SliceTable
-    from rsna_evaluation import evaluate_experiment, evaluate_on_dataset, next_steps
+    from rsna_evaluation import evaluate_experiment, evaluate_on_dataset
     from rsna_network import find_device
+    from rsna_summary import next_steps, summary
     from rsna_tracking import tracking
 
     table = SliceTable.load(config.dataset_folder)
@@ -27,13 +28,13 @@ def main() -> None:
         evaluation = evaluate_on_dataset(
             folder, table, name, num_workers=config.general.n_jobs, device=find_device(config)
         )
-        print(evaluation.summary())
+        print(summary(evaluation.metrics, evaluation.report))
         return
     with tracking(config, folder) as tracker:
         evaluation = evaluate_experiment(folder, table)
         for path in (evaluation.metrics_file, evaluation.report):
             tracker.log_artifact(path)
-    print(evaluation.summary())
+    print(summary(evaluation.metrics, evaluation.report))
     print(next_steps(folder.name, tracker.ui_command()))
 
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -9,11 +10,15 @@ from predictor_factory import make_dataset, make_predictor
 from sklearn.metrics import log_loss, roc_auc_score
 
 import evaluate
+from benchmarks.pooled_folds import pool
 from common.cli import status_of
+from common.errors import InputError
 from common.metrics import training_prior
-from common.predictions import build_predictions, write_predictions
+from common.predictions import build_predictions, read_predictions, write_predictions
+from common.slices import SliceTable
 from config import Config
 from rsna_model import RSNAModel
+from rsna_scoring import read_experiment, score_predictions
 from rsna_task import LABEL_WEIGHTS, LABELS
 
 
@@ -105,6 +110,24 @@ def test_evaluates_another_dataset_with_the_predictor(monkeypatch, experiment):
     metrics = json.loads((folder / "metrics.json").read_text())
     dataset = experiment.parents[2] / "input" / "datasets" / "other"
     check_against_sklearn(metrics, folder / "predictions.parquet", dataset)
+
+
+def test_folds_pooled_score_as_one_set_with_the_prior_of_each(experiment, tmp_path):
+    table = SliceTable.load(experiment.parents[2] / "input" / "datasets" / "own")
+    whole = read_predictions(experiment / "predictions" / "valid.parquet", LABELS)
+    parts, folders = [whole.iloc[:10], whole.iloc[10:]], []
+    for number, part in enumerate(parts):
+        folder = tmp_path / f"000{number}"
+        shutil.copytree(experiment / "predictor", folder / "predictor")
+        write_predictions(folder / "predictions" / "valid.parquet", part, LABELS)
+        folders.append(folder)
+    pooled = pool(folders, table, "valid", selected=False).metrics
+    assert (
+        pooled
+        == score_predictions("", whole, table, read_experiment(experiment, "valid")[1]).metrics
+    )
+    with pytest.raises(InputError, match="overlap"):
+        pool([experiment, folders[0]], table, "valid", selected=False)
 
 
 def test_a_dataset_that_labels_studies_gets_study_metrics(monkeypatch, experiment):
