@@ -100,11 +100,10 @@ def read_label_rows(path: Path) -> tuple[pd.DataFrame, int]:
     if rows["ID"].duplicated().any():
         first = rows.loc[rows["ID"].duplicated(), "ID"].iloc[0]
         raise InputError(f"{path} lists {first} with different labels")
-    parts = rows["ID"].str.rsplit("_", n=1, expand=True)
-    others = sorted(set(parts[1].dropna().unique()) - set(LABELS))
-    if parts.shape[1] != 2 or parts[1].isna().any() or others:
+    parts = rows["ID"].astype("str").str.rpartition("_")
+    if not set(parts[2].unique()) <= set(LABELS) or parts[0].eq("").any():
         raise InputError(f"{path}: IDs must end in _<label>, one of {', '.join(LABELS)}")
-    table = rows.assign(image_id=parts[0], label=parts[1])
+    table = rows.assign(image_id=parts[0], label=parts[2])
     wide = table.pivot(index="image_id", columns="label", values="Label")
     wide = wide.reindex(columns=list(LABELS)).astype("float32").reset_index()
     return wide.rename_axis(columns=None), num_rows - len(rows)

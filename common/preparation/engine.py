@@ -22,19 +22,25 @@ from tqdm import tqdm
 from common.errors import InputError, Interrupted
 from common.files import replacing, write_parquet
 from common.folds import FOLDS_FILE, TRAIN_SPLIT, fold_report, make_folds
-from common.preparation.headers import read_index
+from common.preparation.headers import read_index, reject_in_index
 from common.preparation.manifest import check_same_source, write_manifest
 from common.preparation.series import (
     SeriesTask,
     SliceResult,
     rank_slices,
     read_record,
+    record_folder,
     record_path,
     series_tasks,
     store_series,
 )
 from common.preparation.source import Source
-from common.preparation.tables import mark_duplicates, slices_table, studies_table
+from common.preparation.tables import (
+    mark_duplicates,
+    slices_table,
+    studies_table,
+    undecodable_duplicates,
+)
 from common.preparation.tasks import TaskRunner
 from common.slices import SLICES_FILE, STATUS_OK, STORE_FOLDER, STUDIES_FILE
 
@@ -124,11 +130,17 @@ def prepare_dataset(
         versions = {name: version(name) for name in _LIBRARIES}
         write_manifest(dataset_folder, source, parameters, versions, None)
         with TaskRunner(n_jobs) as runner:
-            headers = mark_duplicates(read_index(files, source.reader, dataset_folder, runner))
-            headers["rank"] = rank_slices(headers)
-            headers = headers.sort_values(ROW_ORDER, ignore_index=True)
-            results = _store_missing(headers, source, dataset_folder, runner)
+            index = read_index(files, source.reader, dataset_folder, runner)
+            while True:
+                headers = mark_duplicates(index)
+                headers["rank"] = rank_slices(headers)
+                results = _store_missing(headers, source, dataset_folder, runner)
+                failed = undecodable_duplicates(headers, results)
+                if failed.empty:
+                    break
+                index = reject_in_index(index, failed, dataset_folder)
         splits = files.set_index("source_file")["split"]
+        headers = headers.sort_values(ROW_ORDER, ignore_index=True)
         slices = slices_table(headers, splits, results, source)
         _remove_stale(dataset_folder, set(results))
         prepared = _count(slices, len(files))
@@ -210,21 +222,15 @@ def _with_folds(
 
 def _remove_stale(dataset_folder: Path, store_files: set[str]) -> None:
     """Removes store files and records of series that the source no longer has."""
-    records = {record_path(dataset_folder, name) for name in store_files}
-    stale = [
-        path
-        for path in (dataset_folder / STORE_FOLDER).glob("*.b2nd")
-        if path.name not in store_files
-    ]
-    stale += [
-        path
-        for path in record_path(dataset_folder, "x").parent.glob("*.json")
-        if path not in records
-    ]
+    kept = {dataset_folder / STORE_FOLDER / name for name in store_files}
+    kept |= {record_path(dataset_folder, name) for name in store_files}
+    found = [*(dataset_folder / STORE_FOLDER).glob("*"), *record_folder(dataset_folder).glob("*")]
+    stale = [path for path in found if path not in kept]
     for path in stale:
         path.unlink()
-    if stale:
-        logger.warning("removed %d files of series that are no longer there", len(stale))
+    num_series = sum(path.suffix == ".b2nd" for path in stale)
+    if num_series:
+        logger.warning("removed %d series that are no longer in the source", num_series)
 
 
 @contextlib.contextmanager

@@ -65,7 +65,9 @@ class HeaderTask:
     files: tuple[tuple[str, int, int], ...]
 
 
-def read_index(files: pd.DataFrame, reader: SliceReader, folder: Path, runner: TaskRunner) -> Any:
+def read_index(
+    files: pd.DataFrame, reader: SliceReader, folder: Path, runner: TaskRunner
+) -> pd.DataFrame:
     """Returns the headers of `files` as a table with `HEADER_COLUMNS`, ordered by file and frame.
 
     What was read before is taken from `folder / index` where name, size, time and reader are the
@@ -90,6 +92,22 @@ def read_index(files: pd.DataFrame, reader: SliceReader, folder: Path, runner: T
     assert set(known["source_file"]) == set(files["source_file"])
     _consolidate(index_folder, known)
     return known
+
+
+def reject_in_index(headers: pd.DataFrame, rejected: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """Returns `headers` with the status and reason of `rejected` rows, and keeps that.
+
+    Args:
+        headers: what `read_index` returned.
+        rejected: source_file, frame, status, reason.
+        folder: the dataset folder.
+    """
+    key = ["source_file", "frame"]
+    headers = headers.set_index(key)
+    headers.update(rejected.set_index(key))
+    headers = headers.reset_index()[list(HEADER_COLUMNS)].astype(HEADER_COLUMNS)
+    write_parquet(folder / INDEX_FOLDER / "headers.parquet", headers)
+    return headers
 
 
 def read_header_task(task: HeaderTask) -> list[dict[str, Any]]:

@@ -157,9 +157,14 @@ def read_record(task: SeriesTask) -> list[SliceResult] | None:
     return [SliceResult(*values) for values in record["slices"]]
 
 
+def record_folder(dataset_folder: Path) -> Path:
+    """Returns where the records of all store files lie."""
+    return dataset_folder / INDEX_FOLDER / "series"
+
+
 def record_path(dataset_folder: Path, store_file: str) -> Path:
     """Returns where the record of a store file lies."""
-    return dataset_folder / INDEX_FOLDER / "series" / f"{Path(store_file).stem}.json"
+    return record_folder(dataset_folder) / f"{Path(store_file).stem}.json"
 
 
 def _groups(headers: pd.DataFrame) -> dict[str, np.ndarray]:

@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import pandas as pd
 
@@ -18,7 +18,7 @@ FILE_COLUMNS = ("source_file", "split", "size", "mtime_ns")
 class Source(Protocol):
     """Where the files of a dataset come from; `sources/` has the ones there are."""
 
-    name: str
+    name: ClassVar[str]
     folder: Path
     label_names: Sequence[str]
 

@@ -14,23 +14,49 @@ from common.slices import SLICE_COLUMNS, STATUS_OK
 logger = logging.getLogger(__name__)
 
 DUPLICATE = "duplicate"
+_SAME_IMAGE = "same image as "
 LABELS_OF_SLICES = "slices"
 LABELS_OF_STUDY = "study"
 
 
 def mark_duplicates(headers: pd.DataFrame) -> pd.DataFrame:
-    """Returns `headers` in which an image id stays with the first file that has it.
+    """Returns `headers` in which an image id stays with the first usable file that has it.
 
-    The others become rejected files without an id, naming the first.
+    The others become rejected files without an id, naming the first. A file that is rejected
+    already keeps its id only where no usable file has it.
     """
-    usable = headers["status"] == STATUS_OK
-    first = headers[usable].drop_duplicates("image_id").set_index("image_id")["source_file"]
-    again = usable & headers["image_id"].duplicated() & headers["image_id"].notna()
     headers = headers.copy()
-    headers.loc[again, "reason"] = "same image as " + headers.loc[again, "image_id"].map(first)
-    headers.loc[again, "status"] = DUPLICATE
+    usable = (headers["status"] == STATUS_OK).astype("int8")
+    order = pd.DataFrame({"image_id": headers["image_id"], "usable": -usable})
+    again = order.sort_values("usable", kind="stable").duplicated("image_id")
+    again = again.reindex(headers.index) & headers["image_id"].notna()
+    first = headers[~again].dropna(subset="image_id").set_index("image_id")["source_file"]
+    repeated = again & (usable == 1)
+    names = headers["image_id"].map(first).astype("str")
+    headers.loc[repeated, "reason"] = _SAME_IMAGE + names
+    headers.loc[repeated, "status"] = DUPLICATE
     headers.loc[again, ["image_id", "store_file"]] = None
+    headers.loc[usable == 0, "store_file"] = None
     return headers
+
+
+def undecodable_duplicates(
+    headers: pd.DataFrame, results: dict[str, list[SliceResult] | None]
+) -> pd.DataFrame:
+    """Returns source_file, frame, status and reason of undecodable slices with a duplicate.
+
+    Another file has the same image, and should be tried in their place.
+    """
+    of_duplicates = headers.loc[headers["status"] == DUPLICATE, "reason"]
+    others = set(of_duplicates.str.removeprefix(_SAME_IMAGE))
+    failed = []
+    tried = headers[headers["source_file"].isin(others) & (headers["rank"] >= 0)]
+    columns = (tried[name] for name in ("source_file", "frame", "store_file", "rank"))
+    for source_file, frame, store_file, rank in zip(*columns):
+        outcome = results[store_file]
+        if outcome is not None and outcome[rank].status != STATUS_OK:
+            failed.append((source_file, frame, outcome[rank].status, outcome[rank].reason))
+    return pd.DataFrame(failed, columns=["source_file", "frame", "status", "reason"])
 
 
 def slices_table(

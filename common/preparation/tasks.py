@@ -114,7 +114,8 @@ class TaskRunner:
         environment = {name: "1" for name in ("OMP_NUM_THREADS", "BLOSC_NTHREADS")}
         dask.config.set(
             {
-                "distributed.scheduler.allowed-failures": 2,
+                # What was beside a task that killed its process is tried again alone anyway.
+                "distributed.scheduler.allowed-failures": 0,
                 # A process that takes longer to restart would be given up.
                 "distributed.deploy.lost-worker-timeout": "1 hour",
                 "distributed.nanny.environ": environment,

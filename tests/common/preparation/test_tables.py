@@ -1,0 +1,78 @@
+import numpy as np
+import pandas as pd
+from slice_frames import slice_frame
+
+from common.preparation.source import list_files
+from common.preparation.tables import mark_duplicates, studies_table
+
+
+class LabelledSource:
+    """Labels two kinds of findings."""
+
+    label_names = ("bleed", "any")
+
+    def __init__(self, study_labels: pd.DataFrame | None = None) -> None:
+        self._study_labels = study_labels
+
+    def study_labels(self) -> pd.DataFrame | None:
+        return self._study_labels
+
+
+def slices() -> pd.DataFrame:
+    return slice_frame(
+        image_id=list("abcdef"),
+        patient_id=["p", "p", "p", "q", "q", None],
+        study_id=["s1", "s1", "s2", "s3", "s3", None],
+        bleed=[0.0, 1.0, 0.0, np.nan, 0.0, np.nan],
+        any=[0.0, 1.0, 0.0, 1.0, np.nan, np.nan],
+    )
+
+
+def test_a_study_has_what_one_slice_has_and_lacks_what_all_lack() -> None:
+    studies = studies_table(slices(), LabelledSource()).set_index("study_id")
+    assert studies.loc["s1", ["patient_id", "bleed", "any"]].tolist() == ["p", 1, 1]
+    assert studies.loc["s2", ["patient_id", "bleed", "any"]].tolist() == ["p", 0, 0]
+    assert np.isnan(studies.loc["s3", "bleed"])
+    assert studies.loc["s3", "any"] == 1
+    assert studies["label_source"].fillna("").tolist() == ["slices", "slices", ""]
+
+
+def test_labels_of_studies_come_first() -> None:
+    given = pd.DataFrame({"study_id": ["s3", "unknown"], "bleed": [1, 0], "any": [1, 0]})
+    studies = studies_table(slices(), LabelledSource(given)).set_index("study_id")
+    assert studies.loc["s3", ["bleed", "any", "label_source"]].tolist() == [1, 1, "study"]
+    assert len(studies) == 3
+
+
+def test_duplicates_lose_their_id_to_the_first_usable_file() -> None:
+    headers = pd.DataFrame(
+        {
+            "source_file": ["1", "2", "3", "4", "5"],
+            "status": ["corrupt", "ok", "ok", "not_dicom", "ok"],
+            "reason": ["bad", None, None, "no", None],
+            "image_id": ["a", "a", "a", None, "b"],
+            "store_file": ["s"] * 5,
+        }
+    )
+    marked = mark_duplicates(headers)
+    assert marked["status"].tolist() == ["corrupt", "ok", "duplicate", "not_dicom", "ok"]
+    assert marked["image_id"].fillna("-").tolist() == ["-", "a", "-", "-", "b"]
+    assert marked["store_file"].fillna("-").tolist() == ["-", "s", "-", "-", "s"]
+    assert marked["reason"][2] == "same image as 2"
+    assert headers["image_id"][0] == "a"
+
+
+def test_files_are_listed_once_by_name(tmp_path, caplog) -> None:
+    (tmp_path / "b" / "c").mkdir(parents=True)
+    for name in ("z", "b/y", "b/c/x", "b/c/.hidden"):
+        (tmp_path / name).write_text("1234")
+    (tmp_path / "b" / "loop").symlink_to(tmp_path / "b")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    files = list_files(tmp_path, "test")
+    assert files["source_file"].tolist() == ["b/c/.hidden", "b/c/x", "b/y", "z"]
+    assert set(files["split"]) == {"test"}
+    assert set(files["size"]) == {4}
+    assert "dangling link" in caplog.text
+    assert list_files(tmp_path, "none", "b/c", lambda name: name == "x")[
+        "source_file"
+    ].tolist() == ["b/c/x"]
