@@ -122,10 +122,8 @@ def test_folds_pooled_score_as_one_set_with_the_prior_of_each(experiment, tmp_pa
         write_predictions(folder / "predictions" / "valid.parquet", part, LABELS)
         folders.append(folder)
     pooled = pool(folders, table, "valid", selected=False).metrics
-    assert (
-        pooled
-        == score_predictions("", whole, table, read_experiment(experiment, "valid")[1]).metrics
-    )
+    prior = read_experiment(experiment, "valid")[1]
+    assert pooled == score_predictions("", whole, table, prior).metrics
     with pytest.raises(InputError, match="overlap"):
         pool([experiment, folders[0]], table, "valid", selected=False)
 
