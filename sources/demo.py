@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -20,9 +20,9 @@ from tqdm import tqdm
 from common.errors import InputError
 from common.files import write_bytes, write_json, write_text
 from rsna_task import LABELS
-
-from .phantom.rsna_files import Family, draw_family, encode_study, names_of
-from .phantom.study import Study, generate_study, num_studies_of
+from sources.phantom.rsna_files import Family, draw_family, encode_study, names_of
+from sources.phantom.study import Study, generate_study, num_studies_of
+from sources.rsna import RSNASource
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class DemoParameters:
         seed: seed of everything.
     """
 
-    num_patients: int = 54
+    num_patients: int = 60
     num_test_patients: int = 3
     matrix: int = 256
     seed: int = 4667
@@ -80,6 +80,28 @@ def write_demo(folder: Path, parameters: DemoParameters | None = None, n_jobs: i
     write_json(folder / "demo.json", _manifest(parameters, finished=True))
 
 
+class DemoSource(RSNASource):
+    """Demo data: made where they are missing or half-made, then read as the challenge's.
+
+    Args:
+        folder: where they are, or will be.
+        n_jobs: processes to make them with.
+
+    Raises:
+        InputError: the folder holds something else.
+    """
+
+    name: ClassVar[str] = "demo"
+
+    def __init__(self, folder: Path, n_jobs: int = 1) -> None:
+        write_demo(Path(folder), n_jobs=n_jobs)
+        super().__init__(folder)
+
+    def parameters(self) -> dict[str, Any]:
+        """Returns what the phantoms were made from."""
+        return super().parameters() | _read_manifest(self.folder)
+
+
 def _run(
     folder: Path, parameters: DemoParameters, keys: list[tuple[int, int]], n_jobs: int
 ) -> Iterator[None]:
@@ -90,12 +112,14 @@ def _run(
         return
     # Spawned, not forked: the caller may hold threads or open Blosc2 files.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(n_jobs, mp_context=context, initializer=cv2.setNumThreads,
-                             initargs=(1,)) as pool:  # fmt: skip
+    pool = ProcessPoolExecutor(n_jobs, context, initializer=cv2.setNumThreads, initargs=(1,))
+    try:
         tasks = [pool.submit(_write_study, folder, parameters, *key) for key in keys]
         for task in as_completed(tasks):
             task.result()
             yield
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _write_study(folder: Path, parameters: DemoParameters, patient: int, number: int) -> None:
@@ -159,7 +183,7 @@ def _begin(folder: Path, parameters: DemoParameters | None) -> tuple[DemoParamet
         parameters = parameters or DemoParameters()
         write_json(path, _manifest(parameters, finished=False))
         return parameters, False
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = _read_manifest(folder)
     wanted = _manifest(parameters, False) if parameters else None
     same = found["generator_version"] == GENERATOR_VERSION
     if (wanted and wanted["parameters"] != found["parameters"]) or not (same or found["finished"]):
@@ -170,6 +194,10 @@ def _begin(folder: Path, parameters: DemoParameters | None) -> tuple[DemoParamet
     if not same:
         logger.warning("demo data in %s were made by another version of the generator", folder)
     return DemoParameters(**found["parameters"]), bool(found["finished"])
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "demo.json").read_text(encoding="utf-8"))
 
 
 def _manifest(parameters: DemoParameters, finished: bool) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .atlas import Atlas, load_atlas, tentorium_height
-from .grid import Field, axes, ramp, smooth_noise
-from .skull_base import (
+from sources.phantom.atlas import Atlas, load_atlas, tentorium_height
+from sources.phantom.grid import Field, axes, ramp, smooth_noise
+from sources.phantom.skull_base import (
     DENSE_BONE,
     FAT,
     outline_mm,

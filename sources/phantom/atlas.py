@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 from scipy import ndimage
 
-from .grid import (
+from sources.phantom.grid import (
     SHAPE,
     STEP_X,
     STEP_Y,

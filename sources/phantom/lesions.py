@@ -11,10 +11,20 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from .anatomy import Head
-from .atlas import tentorium_height
-from .grid import SHAPE, STEP_X, STEP_Y, STEP_Z, Field, axes, index_of, ramp, smooth_noise
-from .shapes import Point
+from sources.phantom.anatomy import Head
+from sources.phantom.atlas import tentorium_height
+from sources.phantom.grid import (
+    SHAPE,
+    STEP_X,
+    STEP_Y,
+    STEP_Z,
+    Field,
+    axes,
+    index_of,
+    ramp,
+    smooth_noise,
+)
+from sources.phantom.shapes import Point
 
 Rng = np.random.Generator
 MIDDLE = (0.0, -18.0, 12.0)  # of the brain, mm

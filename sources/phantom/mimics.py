@@ -6,9 +6,9 @@ one slice tells the answer.
 
 import numpy as np
 
-from .anatomy import Head
-from .grid import Field, axes, ramp, smooth_noise
-from .shapes import Point, blend, capsule, ellipsoid
+from sources.phantom.anatomy import Head
+from sources.phantom.grid import Field, axes, ramp, smooth_noise
+from sources.phantom.shapes import Point, blend, capsule, ellipsoid
 
 Rng = np.random.Generator
 

@@ -7,7 +7,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from .grid import STEP_X, STEP_Y, STEP_Z, X_RIGHT, Y_FRONT, Z_BOTTOM, Field, Mask, spline_noise
+from sources.phantom.grid import (
+    STEP_X,
+    STEP_Y,
+    STEP_Z,
+    X_RIGHT,
+    Y_FRONT,
+    Z_BOTTOM,
+    Field,
+    Mask,
+    spline_noise,
+)
 
 Rng = np.random.Generator
 Rows = NDArray[np.float64]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .grid import Field, box, local_axes, ramp
+from sources.phantom.grid import Field, box, local_axes, ramp
 
 Point = tuple[float, float, float]
 Box = tuple[slice, slice, slice]

@@ -6,8 +6,8 @@ brain only. Order matters: later solids overwrite earlier ones.
 
 import numpy as np
 
-from .grid import Field, axes, box, local_axes, ramp, smooth_noise
-from .shapes import blend, capsule, ellipsoid, paint_capsule, paint_ellipsoid
+from sources.phantom.grid import Field, axes, box, local_axes, ramp, smooth_noise
+from sources.phantom.shapes import blend, capsule, ellipsoid, paint_capsule, paint_ellipsoid
 
 AIR, FAT, MUSCLE, BONE, DENSE_BONE = -1000.0, -95.0, 55.0, 850.0, 1500.0
 

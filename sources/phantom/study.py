@@ -7,11 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsna_task import SUBTYPES
-
-from .anatomy import Body, build_head
-from .lesions import PAINTERS
-from .mimics import paint_mimics
-from .scanner import Pose, Protocol, degrade, draw_pose, sample
+from sources.phantom.anatomy import Body, build_head
+from sources.phantom.lesions import PAINTERS
+from sources.phantom.mimics import paint_mimics
+from sources.phantom.scanner import Pose, Protocol, degrade, draw_pose, sample
 
 Rng = np.random.Generator
 
