@@ -2,8 +2,11 @@
 
 import errno
 import logging
+import shlex
+import signal
 import sys
 from collections.abc import Callable
+from types import FrameType
 
 from common.errors import CheckFailed, InputError, Interrupted
 
@@ -36,7 +39,13 @@ def run_script(main: Callable[[], None]) -> None:
     0 done, 1 our own fault (traceback in the log), 2 unusable flags or input, 3 a check found
     something, 128 + n stopped by signal n after saving.
     """
+    signal.signal(signal.SIGTERM, _terminate)
     sys.exit(status_of(main))
+
+
+def command_line() -> str:
+    """The command that this process was started with; scripts go on where they are run again."""
+    return shlex.join(["python", *sys.argv])
 
 
 def status_of(main: Callable[[], None]) -> int:
@@ -52,10 +61,11 @@ def status_of(main: Callable[[], None]) -> int:
         return EXIT_CHECK
     except Interrupted as error:
         if error.resume_command:
-            _tell(f"Stopped and saved. To go on: {error.resume_command}")
+            _tell(f"Stopped. To go on: {error.resume_command}")
         return 128 + error.signal_number
     except KeyboardInterrupt:
-        return 130
+        _tell(f"Stopped. To go on: {command_line()}")
+        return 128 + signal.SIGINT
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             return _fault()
@@ -67,6 +77,10 @@ def status_of(main: Callable[[], None]) -> int:
     except Exception:
         return _fault()
     return EXIT_DONE
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Interrupted(number, command_line())
 
 
 def _fault() -> int:
