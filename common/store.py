@@ -68,7 +68,8 @@ class SeriesWriter:
         index = len(self)
         image_hu = np.ascontiguousarray(image_hu)
         self._array.resize((index + 1, *self.shape))
-        self._array[index] = image_hu
+        # A slice is a whole chunk: this is what assigning it does, without its detours.
+        self._array.schunk.update_data(index, image_hu, copy=True)
         self._checksums.append(zlib.crc32(image_hu.data))
         return index
 

@@ -53,6 +53,12 @@ HEADER_COLUMNS = {
     "window_center": "float64",
     "window_width": "float64",
 }
+# Those of them that a SliceHeader has, as a field or as a property.
+_OF_HEADER = [
+    name
+    for name in HEADER_COLUMNS
+    if name in SliceHeader.__dataclass_fields__ or hasattr(SliceHeader, name)
+]
 _FILES_PER_TASK = 64
 _SECONDS_PER_SHARD = 20.0
 
@@ -131,8 +137,7 @@ def store_name(header: SliceHeader) -> str:
 
 
 def _header_row(header: SliceHeader) -> dict[str, Any]:
-    row = {name: getattr(header, name) for name in HEADER_COLUMNS if hasattr(header, name)}
-    return row | {
+    return {name: getattr(header, name) for name in _OF_HEADER} | {
         "status": STATUS_OK,
         "patient_id": header.patient_id or None,
         "store_file": store_name(header),
