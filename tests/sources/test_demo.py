@@ -1,6 +1,7 @@
 """The demo folder: the challenge's layout and header quirks, whole after any interruption."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from common.dicom import RejectedFile, quiet_pydicom, read_headers, read_hu
 from common.errors import InputError
 from rsna_task import LABELS
-from sources.demo import DemoParameters, write_demo
+from sources.demo import DemoParameters, DemoSource, write_demo
 from sources.phantom.rsna_files import FAMILIES, store_pixels
 from sources.phantom.study import generate_study
 
@@ -103,10 +104,8 @@ def test_every_way_of_storing_pixels_keeps_hounsfield_units(family) -> None:
 
 
 def test_an_interrupted_demo_is_completed_to_the_same_bytes(demo: Path, tmp_path: Path) -> None:
-    small = DemoParameters(num_patients=2, num_test_patients=0, matrix=48, seed=5)
-    write_demo(tmp_path / "whole", small)
-    write_demo(tmp_path / "cut", small)
     cut = tmp_path / "cut"
+    shutil.copytree(demo, cut)
     manifest = json.loads((cut / "demo.json").read_text())
     (cut / "demo.json").write_text(json.dumps(manifest | {"finished": False}))
     lost = json.loads((cut / "studies" / "0001_0.json").read_text())["image_ids"]
@@ -116,10 +115,9 @@ def test_an_interrupted_demo_is_completed_to_the_same_bytes(demo: Path, tmp_path
     (cut / "stage_2_train.csv").unlink()
     write_demo(cut)
     names = sorted(p.relative_to(cut) for p in cut.rglob("*") if p.is_file())
-    expected = tmp_path / "whole"
-    assert names == sorted(p.relative_to(expected) for p in expected.rglob("*") if p.is_file())
+    assert names == sorted(p.relative_to(demo) for p in demo.rglob("*") if p.is_file())
     for name in names:
-        assert (cut / name).read_bytes() == (expected / name).read_bytes(), name
+        assert (cut / name).read_bytes() == (demo / name).read_bytes(), name
 
 
 def test_a_finished_demo_is_left_alone(demo: Path) -> None:
@@ -143,3 +141,16 @@ def test_processes_write_the_same_bytes(demo: Path, tmp_path: Path) -> None:
     write_demo(tmp_path / "two", TINY, n_jobs=2)
     for path in sorted(demo.rglob("*.dcm")):
         assert path.read_bytes() == (tmp_path / "two" / path.relative_to(demo)).read_bytes()
+
+
+def test_the_source_reads_what_was_written(demo: Path) -> None:
+    source = DemoSource(demo)
+    files = source.files().set_index("split")["source_file"]
+    labels = source.labels()
+    assert {Path(name).stem for name in files["train"]} == set(labels["image_id"])
+    assert set(labels.columns) == {"image_id", *LABELS}
+    for patient in range(TINY.num_patients):
+        written = record(demo, patient)
+        rows = labels.set_index("image_id").loc[written["image_ids"], list(LABELS)]
+        np.testing.assert_array_equal(rows.to_numpy(), written["labels"])
+    assert source.parameters()["parameters"]["seed"] == TINY.seed
