@@ -29,12 +29,13 @@ def make_folds(
 
     Args:
         frame: slices with image_id, patient_id, split and the labels (NaN counts as absent).
-            Rows of other splits, and files without a patient id, get no fold.
+            Rows of other splits, and files without image or patient id, get no fold.
 
     Raises:
         InputError: fewer patients than folds.
     """
-    rows = frame[frame["split"].eq(TRAIN_SPLIT) & frame["patient_id"].notna()]
+    has_ids = frame["image_id"].notna() & frame["patient_id"].notna()
+    rows = frame[frame["split"].eq(TRAIN_SPLIT) & has_ids]
     if rows.empty:
         return pd.DataFrame({"image_id": [], "patient_id": [], "fold": []}).astype(
             {"image_id": "str", "patient_id": "str", "fold": "int64"}

@@ -111,14 +111,11 @@ class CtIchReader:
     def read_headers(self, source_file: str) -> list[SliceHeader]:
         """Returns the header that a slice of CT-ICH would have; raises RejectedFile."""
         rows, columns = self._read_grey(source_file).shape
-        patient, number = _patient_and_number(source_file)
+        _, number = _patient_and_number(source_file)
         return [
             SliceHeader(
-                image_id=image_id(patient, number),
+                **self.read_ids(source_file),
                 frame=None,
-                patient_id=patient,
-                study_id=f"CT-ICH_{patient}",
-                series_id=f"CT-ICH_{patient}",
                 modality="CT",
                 image_type=(),
                 instance_number=number,
@@ -141,6 +138,17 @@ class CtIchReader:
                 num_frames=1,
             )
         ]
+
+    def read_ids(self, source_file: str) -> dict[str, str]:
+        """Returns the ids, which the name of the file tells."""
+        patient, number = _patient_and_number(source_file)
+        study = f"CT-ICH_{patient}"
+        return {
+            "image_id": image_id(patient, number),
+            "patient_id": patient,
+            "study_id": study,
+            "series_id": study,
+        }
 
     def read_pixels(self, source_file: str) -> SlicePixels:
         """Returns HU put together from both windows; raises RejectedFile."""

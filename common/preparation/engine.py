@@ -180,7 +180,7 @@ def _store_missing(
 
 
 def _count(slices: pd.DataFrame, num_files: int) -> Preparation:
-    stored = slices["status"] == STATUS_OK
+    stored = _stored(slices)
     return Preparation(
         num_files=num_files,
         num_slices=int(stored.sum()),
@@ -189,6 +189,11 @@ def _count(slices: pd.DataFrame, num_files: int) -> Preparation:
         notes=_tally(slices.loc[stored, "reason"]),
         num_padding=int(slices["num_padding"].sum()),
     )
+
+
+def _stored(slices: pd.DataFrame) -> pd.Series:
+    """Returns which slices have pixels, as bool by row."""
+    return slices["status"] == STATUS_OK
 
 
 def _tally(words: pd.Series) -> dict[str, int]:
@@ -213,9 +218,9 @@ def _with_folds(
         logger.warning("the folds have changed: earlier experiments were split differently")
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    num_alone = int((slices["split"].eq(TRAIN_SPLIT) & slices["patient_id"].isna()).sum())
-    if num_alone:
-        logger.warning("%d training files have no patient id and are in no fold", num_alone)
+    alone = _stored(slices) & slices["split"].eq(TRAIN_SPLIT) & slices["patient_id"].isna()
+    if alone.any():
+        logger.warning("%d training slices have no patient id: in no fold", alone.sum())
     report, deviation = fold_report(folds, slices, source.label_names)
     return replace(prepared, folds=report, fold_deviation=deviation)
 

@@ -126,7 +126,8 @@ def read_header_task(task: HeaderTask) -> list[dict[str, Any]]:
             headers = task.reader.read_headers(source_file)
             rows += [found | _header_row(header) for header in headers]
         except RejectedFile as rejected:
-            rows.append(found | {"status": rejected.status, "reason": rejected.reason})
+            found |= {"status": rejected.status, "reason": rejected.reason}
+            rows.append(found | task.reader.read_ids(source_file))
     return rows
 
 

@@ -6,9 +6,18 @@ from typing import Protocol
 
 import numpy as np
 
-from common.dicom import RejectedFile, SliceHeader, read_headers, read_hu
+from common.dicom import RejectedFile, SliceHeader, elements, read_headers, read_hu
+from common.dicom.part10 import open_dicom
 
 __all__ = ["DicomReader", "RejectedFile", "SlicePixels", "SliceReader"]
+
+
+_IDS = {
+    "image_id": "SOPInstanceUID",
+    "patient_id": "PatientID",
+    "study_id": "StudyInstanceUID",
+    "series_id": "SeriesInstanceUID",
+}
 
 
 @dataclass(frozen=True)
@@ -27,10 +36,7 @@ class SlicePixels:
 
 
 class SliceReader(Protocol):
-    """Reads files by their names relative to a folder; it is pickled into other processes.
-
-    Both methods raise RejectedFile, and no other exception for anything wrong with a file.
-    """
+    """Reads files by their names relative to a folder; it is pickled into other processes."""
 
     @property
     def version(self) -> str:
@@ -38,11 +44,15 @@ class SliceReader(Protocol):
         ...
 
     def read_headers(self, source_file: str) -> list[SliceHeader]:
-        """Returns one header per slice of the file, without reading pixels."""
+        """Returns one header per slice of the file, without pixels; raises RejectedFile."""
+        ...
+
+    def read_ids(self, source_file: str) -> dict[str, str]:
+        """Returns what is known of image_id, patient_id, study_id, series_id of a rejected file."""
         ...
 
     def read_pixels(self, source_file: str) -> SlicePixels:
-        """Returns the pixels of all slices of the file."""
+        """Returns the pixels of all slices of the file; raises RejectedFile."""
         ...
 
 
@@ -56,6 +66,16 @@ class DicomReader:
     def read_headers(self, source_file: str) -> list[SliceHeader]:
         """Returns one header per frame; raises RejectedFile."""
         return read_headers(self.folder / source_file)
+
+    def read_ids(self, source_file: str) -> dict[str, str]:
+        """Returns the ids that can still be read; a file with too few pixels has them all."""
+        try:
+            with open_dicom(self.folder / source_file) as opened:
+                found = {name: elements.text(opened.dataset, k) for name, k in _IDS.items()}
+        except Exception:
+            # The file is rejected already, for a reason of its own.
+            return {}
+        return {name: value for name, value in found.items() if value}
 
     def read_pixels(self, source_file: str) -> SlicePixels:
         """Returns the pixels of all frames; raises RejectedFile."""

@@ -94,6 +94,9 @@ def test_missing_and_damaged_images(subset: Path, tmp_path: Path) -> None:
     assert prepared.rejected == {"truncated": 1, "corrupt": 1}
     assert sorted(prepared.notes.values()) == [1, 1]
     assert prepared.num_slices == 6
+    frame = SliceTable.load(tmp_path / "out").frame.set_index("image_id")
+    assert frame.loc["CT-ICH_049_11", "status"] == "truncated"
+    assert frame.loc["CT-ICH_049_11", "any"] in (0, 1)
 
 
 def test_other_folders_and_tables_are_refused(subset: Path, tmp_path: Path) -> None:
