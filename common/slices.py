@@ -152,8 +152,8 @@ class SliceTable:
 
     def labels(self, rows: np.ndarray, label_names: Sequence[str]) -> np.ndarray:
         """Returns the labels of rows as float32 (rows, labels), NaN where unknown."""
-        values = self.frame[list(label_names)].to_numpy(dtype=np.float32, na_value=np.nan)
-        return values[rows]
+        values = self.frame[list(label_names)].iloc[rows]
+        return values.to_numpy(dtype=np.float32, na_value=np.nan)
 
     def rows_of(self, image_ids: Sequence[str] | pd.Series | np.ndarray) -> np.ndarray:
         """Returns the row of each image id as int64; raises InputError for unknown ids."""

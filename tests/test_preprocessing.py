@@ -1,5 +1,7 @@
 """preprocessing.py as users run it: statuses, last line, and what a kill leaves behind."""
 
+import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -47,6 +49,7 @@ def start_and_wait(project_root: Path, tmp_path: Path, moment: str) -> subproces
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
@@ -59,10 +62,14 @@ def start_and_wait(project_root: Path, tmp_path: Path, moment: str) -> subproces
 
 
 def children_of(pid: int) -> list[int]:
-    found = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False
-    )
-    return [int(word) for word in found.stdout.split()]
+    """Returns the child processes where /proc tells them."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(fields[1]) == pid:
+                found.append(int(stat.parent.name))
+    return found
 
 
 @pytest.mark.parametrize("moment", [pytest.param("headers", marks=pytest.mark.long), "pixels"])
@@ -80,7 +87,7 @@ def test_a_killed_run_goes_on_to_the_same_dataset(
     assert num_records(dataset) < NUM_SERIES
     if moment == "pixels":
         assert num_records(dataset) >= 3
-        assert children
+        assert children or not Path("/proc").exists()
 
     deadline = time.monotonic() + 30
     while any(Path(f"/proc/{pid}").exists() for pid in children) and time.monotonic() < deadline:
@@ -101,7 +108,8 @@ def test_a_signal_stops_with_the_command_that_goes_on(
     number: int, status: int, project_root: Path, many_series: Path
 ) -> None:
     process = start_and_wait(project_root, many_series, "pixels")
-    process.send_signal(number)
+    # The terminal sends SIGINT to all processes; others send SIGTERM to the one they know.
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == status
     assert "To go on: python" in stderr
@@ -112,7 +120,7 @@ def test_a_signal_stops_with_the_command_that_goes_on(
 def test_the_challenge_end_to_end(project_root: Path, tmp_path: Path) -> None:
     write_rsna_folder(tmp_path / "in")
     (tmp_path / "in" / "stage_2_test" / "broken.dcm").write_bytes(b"nothing")
-    result = run(project_root, *flags(tmp_path, "rsna"), "--pre_num_folds", 2, "--n_jobs", 1)
+    result = run(project_root, *flags(tmp_path, "rsna"), "--pre_num_folds", 2, "--n_jobs", 0)
     assert result.returncode == 0, result.stderr
     last = result.stdout.splitlines()[-1]
     assert last.endswith("read 16 files, stored 15 slices in 5 series, rejected 1 (1 not_dicom)")

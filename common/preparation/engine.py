@@ -20,7 +20,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from common.errors import InputError, Interrupted
-from common.files import replacing, write_parquet
+from common.files import write_parquet, write_text
 from common.folds import FOLDS_FILE, TRAIN_SPLIT, fold_report, make_folds
 from common.preparation.headers import read_index, reject_in_index
 from common.preparation.manifest import check_same_source, write_manifest
@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 LOCK_FILE = ".lock"
 ROW_ORDER = ["patient_id", "study_id", "series_id", "store_file", "rank", "source_file"]
-"""Slices lie beside their neighbours in the table; what yielded none comes last."""
+"""Slices lie beside their neighbours in the table; files without ids come last."""
 _LIBRARIES = ("pydicom", "blosc2", "numpy", "pandas", "iterative-stratification")
 
 
@@ -130,17 +130,8 @@ def prepare_dataset(
         versions = {name: version(name) for name in _LIBRARIES}
         write_manifest(dataset_folder, source, parameters, versions, None)
         with TaskRunner(n_jobs) as runner:
-            index = read_index(files, source.reader, dataset_folder, runner)
-            while True:
-                headers = mark_duplicates(index)
-                headers["rank"] = rank_slices(headers)
-                results = _store_missing(headers, source, dataset_folder, runner)
-                failed = undecodable_duplicates(headers, results)
-                if failed.empty:
-                    break
-                index = reject_in_index(index, failed, dataset_folder)
+            headers, results = _read_and_store(files, source, dataset_folder, runner)
         splits = files.set_index("source_file")["split"]
-        headers = headers.sort_values(ROW_ORDER, ignore_index=True)
         slices = slices_table(headers, splits, results, source)
         _remove_stale(dataset_folder, set(results))
         prepared = _count(slices, len(files))
@@ -152,6 +143,24 @@ def prepare_dataset(
     if prepared.num_slices == 0:
         raise InputError(f"nothing usable in {source.folder}: {prepared.line()}")
     return prepared
+
+
+def _read_and_store(
+    files: pd.DataFrame, source: Source, dataset_folder: Path, runner: TaskRunner
+) -> tuple[pd.DataFrame, dict[str, list[SliceResult] | None]]:
+    """Returns all header rows with their rank, and by store file what became of its slices.
+
+    A file that can't be decoded gives way to another one with the same image, if there is one.
+    """
+    index = read_index(files, source.reader, dataset_folder, runner)
+    while True:
+        headers = mark_duplicates(index)
+        headers["rank"] = rank_slices(headers)
+        results = _store_missing(headers, source, dataset_folder, runner)
+        failed = undecodable_duplicates(headers, results)
+        if failed.empty:
+            return headers.sort_values(ROW_ORDER, ignore_index=True), results
+        index = reject_in_index(index, failed, dataset_folder)
 
 
 def _store_missing(
@@ -216,8 +225,7 @@ def _with_folds(
     path = dataset_folder / FOLDS_FILE
     if path.is_file() and path.read_text(encoding="utf-8") != text:
         logger.warning("the folds have changed: earlier experiments were split differently")
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, text)
     alone = _stored(slices) & slices["split"].eq(TRAIN_SPLIT) & slices["patient_id"].isna()
     if alone.any():
         logger.warning("%d training slices have no patient id: in no fold", alone.sum())

@@ -92,12 +92,16 @@ def read_index(
         return known
     logger.info("reading the headers of %d files (%d known)", len(missing), len(known))
     with tqdm(total=len(missing), unit="file", desc="headers", mininterval=1) as progress:
+        crashed = [_header_frame([])]
         for shard in _read_missing(missing, reader, runner, progress):
-            write_parquet(index_folder / f"headers-{uuid.uuid4().hex}.parquet", shard)
+            # What crashed is not kept: it is tried again in the next run.
+            has_crashed = shard["status"] == CRASHED
+            crashed.append(shard[has_crashed])
+            shard_file = index_folder / f"headers-{uuid.uuid4().hex}.parquet"
+            write_parquet(shard_file, shard[~has_crashed])
     known = _known_headers(index_folder, files, reader)
-    assert set(known["source_file"]) == set(files["source_file"])
     _consolidate(index_folder, known)
-    return known
+    return pd.concat([known, *crashed], ignore_index=True)
 
 
 def reject_in_index(headers: pd.DataFrame, rejected: pd.DataFrame, folder: Path) -> pd.DataFrame:

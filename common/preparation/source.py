@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -65,29 +66,28 @@ def list_files(
     visited: set[tuple[int, int]] = set()
     pending = [os.path.join(folder, subfolder)]
     while pending:
+        path = pending.pop()
+        prefix = os.path.relpath(path, folder).replace(os.sep, "/") + "/"
         try:
-            path = pending.pop()
             here = os.stat(path)
-            entries = list(os.scandir(path))
+            if (here.st_dev, here.st_ino) in visited:
+                continue
+            visited.add((here.st_dev, here.st_ino))
+            for entry in os.scandir(path):
+                name = f"{prefix}{entry.name}".removeprefix("./")
+                if entry.is_dir():
+                    pending.append(entry.path)
+                elif not _is_utf8(name):
+                    skipped.append("a file whose name is not UTF-8")
+                elif not entry.is_file():
+                    skipped.append("an entry that is not a file, or a dangling link")
+                elif wanted(entry.name):
+                    status = entry.stat()
+                    rows.append((name, split, status.st_size, status.st_mtime_ns))
         except OSError as error:
-            skipped.append(f"a folder: {error.strerror}")
-            continue
-        if (here.st_dev, here.st_ino) in visited:
-            continue
-        visited.add((here.st_dev, here.st_ino))
-        for entry in entries:
-            if entry.is_dir():
-                pending.append(entry.path)
-            elif not _is_utf8(entry.name):
-                skipped.append("a file: its name is not UTF-8")
-            elif not entry.is_file():
-                skipped.append("an entry that is not a file, or a dangling link")
-            elif wanted(entry.name):
-                status = entry.stat()
-                name = os.path.relpath(entry.path, folder).replace(os.sep, "/")
-                rows.append((name, split, status.st_size, status.st_mtime_ns))
-    for reason in sorted(set(skipped)):
-        logger.warning("left out %d times %s", skipped.count(reason), reason)
+            skipped.append(f"a folder, or the rest of it: {error.strerror}")
+    for reason, count in sorted(Counter(skipped).items()):
+        logger.warning("left out %d times %s", count, reason)
     return pd.DataFrame(sorted(rows), columns=list(FILE_COLUMNS))
 
 

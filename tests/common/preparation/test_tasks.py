@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from prepared import prepare_dicom, write_series_files
 
+from common.dicom import SliceHeader
 from common.preparation import DicomReader, SlicePixels, prepare_dataset
 from common.preparation.tasks import TaskRunner
 from common.slices import SliceTable
@@ -21,10 +22,21 @@ class CrashingReader(DicomReader):
         return super().read_pixels(source_file)
 
 
+class CrashingHeaderReader(DicomReader):
+    """Kills its process on the header of one file."""
+
+    def read_headers(self, source_file: str) -> list[SliceHeader]:
+        if source_file == "1.2-2.dcm":
+            os.abort()
+        return super().read_headers(source_file)
+
+
 class CrashingSource(DicomSource):
+    reader_class: type[DicomReader] = CrashingReader
+
     @property
     def reader(self) -> DicomReader:
-        return CrashingReader(self.folder)
+        return self.reader_class(self.folder)
 
 
 def square_or_fail(number: int) -> int:
@@ -60,6 +72,18 @@ def test_a_crashing_codec_costs_its_own_series(tmp_path: Path) -> None:
     # With a codec that works, the next run makes up for it.
     prepared, _ = prepare_dicom(tmp_path / "in", tmp_path / "out")
     assert (prepared.num_slices, prepared.rejected) == (12, {})
+
+
+@pytest.mark.long
+def test_a_header_that_kills_costs_its_own_file(tmp_path: Path) -> None:
+    for series in ("1.1", "1.2"):
+        write_series_files(tmp_path / "in", series)
+    source = CrashingSource(tmp_path / "in")
+    source.reader_class = CrashingHeaderReader
+    prepared = prepare_dataset(source, tmp_path / "out", n_jobs=1)
+    assert (prepared.num_slices, prepared.rejected) == (7, {"crashed": 1})
+    prepared, _ = prepare_dicom(tmp_path / "in", tmp_path / "out")
+    assert (prepared.num_slices, prepared.rejected) == (8, {})
 
 
 def test_processes_and_one_process_make_the_same_dataset(tmp_path: Path) -> None:
