@@ -94,7 +94,7 @@ def epidural(head: Head, rng: Rng) -> list[Lesion]:
     side = _side(rng)
     direction = (side, rng.normal(0.1, 0.55), rng.uniform(-0.25, 0.75))
     point = _surface_point(head, direction)
-    radius, thick = rng.uniform(22, 38), rng.uniform(8, 22)
+    radius, thick = rng.uniform(24, 40), rng.uniform(10, 22)
     push_brain(head, point, 0.6 * thick, 1.4 * radius)
     profile = thick * (1 - (_distance_to(point) / radius) ** 2)
     z, y, x = axes()
@@ -166,7 +166,7 @@ def subarachnoid(head: Head, rng: Rng) -> list[Lesion]:
         weight = np.maximum(weight, 1.6 * np.exp(-((_distance_to(point) / reach) ** 2)))
     weight = np.clip(weight * (1 + 0.25 * smooth_noise(rng, 16.0)) - 0.15, 0, 1)
     share = weight * np.clip(2.4 * head.cistern, 0, 1) * ramp(head.cavity_mm - 0.5, 1.0)
-    _paint(head, share, rng.uniform(52, 68))
+    _paint(head, share, rng.uniform(56, 70))
     return [Lesion("subarachnoid", share)]
 
 

@@ -14,8 +14,15 @@ from sources.phantom.scanner import Pose, Protocol, degrade, draw_pose, sample
 
 Rng = np.random.Generator
 
-# A slice is labelled when the blood in it covers this area, a disc of 6 mm across.
-MIN_AREA_MM2 = 28.0
+# A slice is labelled when the blood in it covers this area (mm²): a reader misses a sliver along
+# the skull or a trace in a sulcus sooner than a spot in the brain.
+MIN_AREA_MM2 = {
+    "epidural": 80.0,
+    "intraparenchymal": 30.0,
+    "intraventricular": 30.0,
+    "subarachnoid": 70.0,
+    "subdural": 80.0,
+}
 VISIBLE_SHARE = 0.4
 LOWEST_HU, HIGHEST_HU = -1024.0, 3071.0
 
@@ -110,7 +117,8 @@ def generate_study(patient: int, study: int, seed: int, matrix: int = 256) -> St
         area_mm2[:, SUBTYPES.index(lesion.label)] += area
     slices_hu = degrade(slices_hu, protocol, study_rng)
     image_hu = np.rint(np.clip(slices_hu, LOWEST_HU, HIGHEST_HU)).astype(np.int16)
-    return Study(image_hu, area_mm2 >= MIN_AREA_MM2, area_mm2, protocol)
+    smallest = [MIN_AREA_MM2[label] for label in SUBTYPES]
+    return Study(image_hu, area_mm2 >= smallest, area_mm2, protocol)
 
 
 def draw_protocol(pose: Pose, matrix: int, rng: Rng) -> Protocol:
