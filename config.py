@@ -161,6 +161,9 @@ class OptimizerConfig:
     optim_ema_decay: float = 0.0
     """Decay of the exponential moving average of the weights per step (0: none). It warms up
     as min(decay, (1 + step) / (10 + step)). The average is what is validated and predicted with."""
+    optim_ema_bn_samples: int = 512
+    """Training slices from which the batch-norm statistics of the average are measured before it
+    is used (0: the average of the statistics is taken)."""
     optim_swa_enabled: Switch = 0
     """1: stochastic weight averaging. Not there yet."""
     optim_swa_start: int = 50
@@ -185,7 +188,7 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         for name in ("optim_lr", "optim_scheduler_max_lr"):
             _require(self, name, getattr(self, name) > 0, "greater than 0")
-        _at_least(self, 0, "optim_weight_decay", "optim_scheduler_min_lr")
+        _at_least(self, 0, "optim_weight_decay", "optim_scheduler_min_lr", "optim_ema_bn_samples")
         _between(
             self, 0, 1, "optim_momentum", "optim_scheduler_pct_start", "optim_scheduler_warmup"
         )
@@ -356,6 +359,7 @@ EFFECTIVE_WHEN = {
         "--optim_scheduler one_cycle_lr",
         lambda flags: flags["optim_scheduler"] == "one_cycle_lr",
     ),
+    "optim_ema_bn_samples": ("--optim_ema_decay", lambda flags: flags["optim_ema_decay"] > 0),
     "tr_amp_dtype": ("--tr_use_amp 1", lambda flags: flags["tr_use_amp"] == 1),
     "mlflow_uri": ("--mlflow_enabled 1", lambda flags: flags["mlflow_enabled"] == 1),
     "dev_num_studies": ("--dev_enabled 1", lambda flags: flags["dev_enabled"] == 1),

@@ -17,7 +17,7 @@ from common.predictor import PREDICTOR_FOLDER, Predictor
 from common.seeding import seed_everything
 from common.trackers import Tracker
 from config import Config, resumed_config
-from rsna_dataset import RSNAData, load_data
+from rsna_dataset import RSNAData, RSNADataset, load_data
 from rsna_model import RSNAModel
 from rsna_network import METRIC, RSNANetwork, build_network, fit_settings
 from rsna_task import LABEL_WEIGHTS, LABELS
@@ -100,7 +100,7 @@ class RSNATraining:
         callbacks: list[Callback] = []
         decay = self.config.optimizer.optim_ema_decay
         if decay:
-            callbacks.append(WeightAverage(self.model, decay))
+            callbacks.append(WeightAverage(self.model, decay, self._statistics_loader()))
         shown = (METRIC, "auc.any")
         callbacks.append(TrainingMonitor(self.experiment.metrics_log, tracker, shown=shown))
         callbacks.append(saver)
@@ -125,6 +125,20 @@ class RSNATraining:
     def _valid_loader(self) -> Any:
         general, training = self.config.general, self.config.training
         return make_loader(self.data.valid, training.tr_batch_size_valid, general.n_jobs)
+
+    def _statistics_loader(self) -> Any:
+        """Some training slices as validation sees them, in full batches; None where not asked."""
+        batch_size = self.config.training.tr_batch_size_valid
+        num_samples = min(self.config.optimizer.optim_ema_bn_samples, len(self.data.train))
+        if not num_samples:
+            return None
+        batch_size = min(batch_size, num_samples)
+        num_samples -= num_samples % batch_size
+        general, train = self.config.general, self.data.train
+        draw = np.random.default_rng(general.seed)
+        rows = draw.choice(train.rows, num_samples, replace=False)
+        dataset = RSNADataset(train.table, rows, self.data.valid.transform)
+        return make_loader(dataset, batch_size, general.n_jobs)
 
     def _write_results(self, network: RSNANetwork, best_path: Path) -> None:
         """Predictions of the last averaged weights and of the best checkpoint; the predictor."""

@@ -231,15 +231,15 @@ PIPELINES: dict[str, list[Node]] = {
         normalize(),
     ],
     "train_small": [
-        resize(224, area=True),
+        resize(192, area=True),
         MIRROR,
         affine(p=0.8, shift=0.06, scale=0.12, degrees=20, border_mode=cv2.BORDER_CONSTANT),
         SHIFTED_WINDOWS,
         noise((0.005, 0.02), p=0.3, per_channel=False),
     ],
-    "valid_small": [resize(224, area=True), FIXED_WINDOWS],
+    "valid_small": [resize(192, area=True), FIXED_WINDOWS],
     "tta_small": [
-        resize(224, area=True),
+        resize(192, area=True),
         MIRROR,
         affine(p=0.8, shift=0.04, scale=0.08, degrees=12, border_mode=cv2.BORDER_CONSTANT),
         SHIFTED_WINDOWS,

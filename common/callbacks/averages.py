@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,16 +21,25 @@ class WeightAverage(Callback):
     is not held back by its first weights. In a validation the averages take the place of the
     weights.
 
+    Averaged batch-norm statistics are those of other activations than the averaged weights make:
+    with `statistics_data` they are measured anew, as for stochastic weight averaging.
+
     Args:
         model: the module whose weights are averaged; the average begins as a copy of them.
         decay: share of the average that one step keeps.
+        statistics_data: batches (of training samples, not augmented) from which the batch-norm
+            statistics of the average are measured before it is used.
     """
 
     is_average = True
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(
+        self, model: nn.Module, decay: float, statistics_data: Iterable[Any] | None = None
+    ) -> None:
         self.decay = decay
         self.num_updates = 0
+        self.statistics_data = statistics_data
+        self._measured_at = -1
         self.average = {name: value.clone() for name, value in model.state_dict().items()}
         self._aside: dict[str, Tensor] | None = None
 
@@ -51,6 +61,11 @@ class WeightAverage(Callback):
         weights = network.model.state_dict()
         self._aside = {name: value.clone() for name, value in weights.items()}
         network.model.load_state_dict(self.average)
+        if self.statistics_data is not None and self._measured_at != self.num_updates:
+            measure_batch_norm(network, self.statistics_data)
+            for name, value in network.model.state_dict().items():
+                self.average[name].copy_(value)
+            self._measured_at = self.num_updates
 
     def on_validation_end(self, network: AbstractNetwork) -> None:
         """Puts the weights back."""
@@ -65,5 +80,28 @@ class WeightAverage(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over what `state_dict` returned."""
         self.num_updates = state["num_updates"]
+        self._measured_at = -1
         for name, value in state["model"].items():
             self.average[name].copy_(value)
+
+
+def measure_batch_norm(network: AbstractNetwork, data: Iterable[Any]) -> None:
+    """Replaces the running statistics of all batch norms by their means over the batches.
+
+    Everything else in the model is in evaluation mode, so nothing is drawn at random.
+    """
+    norms = [m for m in network.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    network.model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean over all batches
+        norm.train()
+    try:
+        network.run_forward(data)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.eval()

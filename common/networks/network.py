@@ -4,7 +4,7 @@ import contextlib
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -222,8 +222,8 @@ class AbstractNetwork(ABC):
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
         """Inside the block, averages of the weights (if there are any) are the weights in place."""
-        self._call("on_validation_begin")
         try:
+            self._call("on_validation_begin")
             yield
         finally:
             self._call("on_validation_end")
@@ -243,8 +243,16 @@ class AbstractNetwork(ABC):
         """Outputs of the weights in place for all of `data`, by name, in its order."""
         return _joined([_to_numpy(out) for out in self._evaluate(data, self.prediction_step)])
 
+    def run_forward(self, data: Iterable[Any]) -> None:
+        """Runs all of `data` through the model as its modules are now, for what they gather."""
+        for _ in self._outputs(data, self.prediction_step):
+            pass
+
     def _evaluate(self, data: DataLoader, step: Callable[[Any], Any]) -> Iterator[Any]:
         self.model.eval()
+        return self._outputs(data, step)
+
+    def _outputs(self, data: Iterable[Any], step: Callable[[Any], Any]) -> Iterator[Any]:
         with torch.inference_mode():
             for batch in data:
                 with self._autocast():

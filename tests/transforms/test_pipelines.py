@@ -26,9 +26,9 @@ SIZES = {
     "test_intermediate_tta_512": 512,
     "test_intermediate_tta_410_norm": 410,
     "test_intermediate_tta_500_norm": 500,
-    "train_small": 224,
-    "valid_small": 224,
-    "tta_small": 224,
+    "train_small": 192,
+    "valid_small": 192,
+    "tta_small": 192,
 }
 DETERMINISTIC = {
     "validate_simple",
@@ -109,5 +109,5 @@ def test_strengths_suit_a_head(name: str) -> None:
 
 def test_validation_sees_the_whole_slice() -> None:
     image = load_transform(FOLDER / "valid_small.json")(head()[:, :, 0], 0)
-    brain = np.clip(cv2.resize(head()[:, :, 0].astype(np.float32), (224, 224)) / 80, 0, 1)
+    brain = np.clip(cv2.resize(head()[:, :, 0].astype(np.float32), (192, 192)) / 80, 0, 1)
     assert np.abs(image[0] - brain).mean() < 0.01

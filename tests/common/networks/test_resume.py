@@ -23,8 +23,9 @@ def _network(folder, amp_dtype=None, extra=()):
     settings = FitSettings(
         iteration_num=12, accumulation_step=2, clip_norm=1.0, iteration_valid=5, amp_dtype=amp_dtype
     )
+    statistics = toy_loader(ToyDataset(8, torch.float32), 4)
     callbacks = (
-        WeightAverage(model, 0.9),
+        WeightAverage(model, 0.9, statistics),
         TrainingMonitor(folder / "metrics.jsonl", every=4),
         CheckpointSaver(folder, every=1),
         *extra,
