@@ -14,7 +14,7 @@ from common.files import replacing
 from common.predictions import build_predictions, write_predictions
 from common.predictor import Predictor
 from common.slices import STATUS_OK, SliceTable
-from common.studies import list_series, list_studies
+from common.studies import DAMAGED, list_series, list_studies
 from common.submission import SubmissionSample, build_submission, write_submission
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def predict_table(
         frame, predictions[list(names)].to_numpy(), series, predictor.prior, names
     )
     unread = frame[~frame["readable"]]
-    reasons = unread["status"].where(unread["status"] != STATUS_OK, "damaged in the store")
+    reasons = unread["status"].where(unread["status"] != STATUS_OK, DAMAGED)
     filled = pd.DataFrame({"image_id": unread["image_id"], "reason": reasons})
     if len(filled):
         logger.warning("%d slices can't be read and have the prior", len(filled))

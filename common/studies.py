@@ -7,12 +7,16 @@ import numpy as np
 import pandas as pd
 
 from common.metrics import Floats
+from common.slices import STATUS_OK
 
 # Head CT is mostly read in slices this far apart (RSNA 2019: 86 % of the gaps are above 4.5 mm).
 USUAL_SPACING_MM = 5.0
 # A slice with less brain than this in it says little about the length that a series covers.
 MIN_BRAIN_FRACTION = 0.02
 COVERAGE_STEP_MM = 20.0
+
+# Why a slice of status ok can't be read.
+DAMAGED = "damaged in the store"
 
 SERIES_COLUMNS = (
     "study_id", "patient_id", "series_id", "store_file", "num_slices", "num_unreadable", "rows",
@@ -34,9 +38,10 @@ def list_series(frame: pd.DataFrame) -> pd.DataFrame:
     Returns:
         `SERIES_COLUMNS`, sorted by study: spacing_mm is the median gap between slices, brain_mm the
         length along which there is brain, used 0 or 1. Unreadable slices are counted with the
-        largest store file of their series, or have a row of their own where it has none.
+        largest store file of their series, or have a row of their own where it has none; those
+        of no known study are left out.
     """
-    assert frame[["study_id", "series_id"]].notna().all(axis=None), "a slice without series"
+    frame = frame[frame["study_id"].notna()]
     return _choose(_describe(frame)).sort_values(["study_id", "used"], ascending=[True, False])
 
 
@@ -99,9 +104,10 @@ def _describe(frame: pd.DataFrame) -> pd.DataFrame:
     )
     series["brain_mm"] = series["num_brain"] * series["spacing_mm"].fillna(USUAL_SPACING_MM)
     # A series of which nothing can be read gets its row here.
-    all_series = frame.groupby(series_key, as_index=False).agg(
+    all_series = frame.groupby(series_key, as_index=False, dropna=False).agg(
         patient_id=("patient_id", "first"),
         num_unreadable=("readable", lambda readable: int((~readable).sum())),
+        statuses=("status", lambda statuses: ", ".join(sorted(set(statuses) - {STATUS_OK}))),
     )
     series = all_series.merge(series, on=series_key, how="left")
     series["num_slices"] = series["num_slices"].fillna(0).astype(int)
@@ -124,6 +130,7 @@ def _choose(series: pd.DataFrame) -> pd.DataFrame:
     of_study = ranked.groupby("study_id")
     best, num_series = of_study.transform("first"), of_study["is_empty"].transform("size")
     used = ~ranked.duplicated("study_id") & ~ranked["is_empty"]
+    unreadable = "no slice can be read: " + ranked["statuses"].replace("", DAMAGED)
     reasons = np.select(
         [
             ranked["is_empty"],
@@ -133,7 +140,7 @@ def _choose(series: pd.DataFrame) -> pd.DataFrame:
             ranked["distance"] > best["distance"],
         ],
         [
-            "no slice can be read",
+            unreadable,
             "the only series",
             "covers the most brain, with a spacing nearest to the usual one",
             "covers less brain",

@@ -20,6 +20,7 @@ def series(study: str, name: str, num: int, spacing: float, brain: float = 0.3, 
             "columns": 512,
             "brain_fraction": brain,
             "readable": True,
+            "status": "ok",
             **columns,
         }
     )
@@ -90,6 +91,7 @@ def test_unreadable_slices_are_counted_and_say_nothing():
     frame = table(series("s", "a", 10, 5.0), series("t", "b", 3, 5.0))
     missing = frame["image_id"].isin(["a_2", "a_3", "b_0", "b_1", "b_2"])
     frame.loc[missing, "readable"] = False
+    frame.loc[frame["series_id"] == "b", "status"] = "not_ct"
     frame.loc[frame["image_id"] == "a_3", "store_file"] = None
     probabilities = np.where(missing.to_numpy()[:, None], 0.99, 0.3) * np.ones((1, 2))
     listed = list_series(frame)
@@ -101,5 +103,19 @@ def test_unreadable_slices_are_counted_and_say_nothing():
     listed = listed.set_index("series_id")
     assert listed.loc["a", "num_unreadable"] == 2
     assert listed.loc["b", "num_unreadable"] == 3
-    assert listed.loc["b", "reason"] == "no slice can be read"
+    assert listed.loc["b", "reason"] == "no slice can be read: not_ct"
     assert listed.loc["b", "used"] == 0
+
+
+def test_slices_without_study_or_series_are_no_obstacle():
+    frame = table(series("s", "a", 3, 5.0), series("t", "b", 1, 5.0), series("u", "c", 1, 5.0))
+    lost = frame["series_id"].isin(["b", "c"])
+    frame.loc[lost, ["readable", "status", "store_file"]] = [False, "no_id", None]
+    frame.loc[frame["series_id"] == "b", "series_id"] = None
+    frame.loc[frame["series_id"] == "c", "study_id"] = None
+    listed = list_series(frame)
+    assert listed["study_id"].tolist() == ["s", "t"]
+    assert listed["reason"].tolist() == ["the only series", "no slice can be read: no_id"]
+    studies = list_studies(frame, np.full((5, 2), 0.3), listed, PRIOR, NAMES)
+    assert studies["status"].tolist() == ["ok", "prior"]
+    assert studies["any"].tolist() == [0.3, 0.2]
