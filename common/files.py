@@ -5,11 +5,14 @@ import json
 import math
 import os
 import uuid
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from common.errors import InputError
 
 
 @contextlib.contextmanager
@@ -27,6 +30,20 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder where it is missing; InputError where nothing can be written to it."""
+    reason = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror
+    else:
+        if not os.access(folder, os.W_OK):
+            reason = "read-only"
+    if reason is not None:
+        raise InputError(f"{folder} can't be written to ({reason}): choose another folder")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -50,6 +67,21 @@ def write_parquet(path: Path, frame: pd.DataFrame) -> None:
     """Writes `frame` to `path` as parquet, without its index."""
     with replacing(path) as temporary:
         frame.to_parquet(temporary, index=False)
+
+
+def read_csv(path: Path, **options: Any) -> pd.DataFrame:
+    """Returns a csv file of the user's as `pandas.read_csv` reads it with `options`.
+
+    Raises:
+        InputError: the file can't be read, or is no csv.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Rows longer than the header.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return pd.read_csv(path, index_col=False, **options)
+    except (OSError, ValueError, pd.errors.ParserWarning) as error:
+        raise InputError(f"{path}: not a readable csv file ({error})") from error
 
 
 def without_nan(value: Any) -> Any:

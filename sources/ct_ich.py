@@ -15,6 +15,7 @@ import pandas as pd
 
 from common.dicom import RejectedFile, SliceHeader
 from common.errors import InputError
+from common.files import read_csv
 from common.preparation import SlicePixels, list_files
 from rsna_task import LABELS, SUBTYPES
 from sources.base import AbstractSource
@@ -75,7 +76,7 @@ class CtIchSource(AbstractSource):
 
     def labels(self) -> pd.DataFrame:
         """Returns the labels of all slices; `any` is one of the five, or none of "No"."""
-        table = pd.read_csv(self.folder / LABEL_FILE)
+        table = read_csv(self.folder / LABEL_FILE)
         table.columns = table.columns.str.strip().str.lower()
         wanted = {"patientnumber", "slicenumber", "no_hemorrhage", *SUBTYPES}
         if not wanted <= set(table.columns):

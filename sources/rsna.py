@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import pandas as pd
 
 from common.errors import InputError
+from common.files import read_csv
 from common.preparation import DicomReader, list_files
 from rsna_task import LABELS, SUBTYPES
 from sources.base import AbstractSource
@@ -90,9 +91,11 @@ def read_label_rows(path: Path) -> tuple[pd.DataFrame, int]:
         InputError: other columns or labels, a value that is not 0 or 1, or repeated rows that
             contradict each other.
     """
-    rows = pd.read_csv(path)
+    rows = read_csv(path, dtype={"ID": "str"}, keep_default_na=False)
     if list(rows.columns) != ["ID", "Label"]:
         raise InputError(f"{path}: its columns must be ID,Label, not {','.join(rows.columns)}")
+    if rows.empty:
+        raise InputError(f"{path}: there is no label in it")
     if not rows["Label"].isin((0, 1)).all():
         raise InputError(f"{path}: a label is not 0 or 1")
     num_rows = len(rows)
@@ -100,7 +103,7 @@ def read_label_rows(path: Path) -> tuple[pd.DataFrame, int]:
     if rows["ID"].duplicated().any():
         first = rows.loc[rows["ID"].duplicated(), "ID"].iloc[0]
         raise InputError(f"{path} lists {first} with different labels")
-    parts = rows["ID"].astype("str").str.rpartition("_")
+    parts = rows["ID"].str.rpartition("_")
     if not set(parts[2].unique()) <= set(LABELS) or parts[0].eq("").any():
         raise InputError(f"{path}: IDs must end in _<label>, one of {', '.join(LABELS)}")
     table = rows.assign(image_id=parts[0], label=parts[2])

@@ -20,7 +20,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from common.errors import InputError, Interrupted
-from common.files import write_parquet, write_text
+from common.files import make_folder, write_parquet, write_text
 from common.folds import FOLDS_FILE, TRAIN_SPLIT, fold_report, make_folds
 from common.preparation.headers import read_index, reject_in_index
 from common.preparation.manifest import check_same_source, write_manifest
@@ -121,18 +121,21 @@ def prepare_dataset(
         InputError: nothing to read or nothing usable, a folder of other data or in use.
         Interrupted: by SIGINT or SIGTERM.
     """
+    _check_apart(source.folder, dataset_folder)
     with _interruptible(resume_command), _locked(dataset_folder):
-        files = source.files()
+        files = _without_own(source.files(), source.folder, dataset_folder)
         if files.empty:
             raise InputError(f"no files in {source.folder}: is this the folder of the data?")
         check_same_source(dataset_folder, source, files)
+        # Before the work: what is wrong with the label file should not show hours later.
+        labels = source.labels()
         parameters = {"num_folds": num_folds, "fold_seed": fold_seed}
         versions = {name: version(name) for name in _LIBRARIES}
         write_manifest(dataset_folder, source, parameters, versions, None)
         with TaskRunner(n_jobs) as runner:
             headers, results = _read_and_store(files, source, dataset_folder, runner)
         splits = files.set_index("source_file")["split"]
-        slices = slices_table(headers, splits, results, source)
+        slices = slices_table(headers, splits, results, source.label_names, labels)
         _remove_stale(dataset_folder, set(results))
         prepared = _count(slices, len(files))
         if num_folds is not None and slices["split"].eq(TRAIN_SPLIT).any():
@@ -246,10 +249,28 @@ def _remove_stale(dataset_folder: Path, store_files: set[str]) -> None:
         logger.warning("removed %d series that are no longer in the source", num_series)
 
 
+def _check_apart(source_folder: Path, dataset_folder: Path) -> None:
+    """Raises InputError where the original files lie in the dataset folder."""
+    if source_folder.resolve().is_relative_to(dataset_folder.resolve()):
+        raise InputError(
+            f"{dataset_folder} has the original files in it ({source_folder}): a dataset needs a "
+            f"folder of its own"
+        )
+
+
+def _without_own(files: pd.DataFrame, source_folder: Path, dataset_folder: Path) -> pd.DataFrame:
+    """Returns `files` without those of the dataset, whose folder may lie in the source's."""
+    own, root = dataset_folder.resolve(), source_folder.resolve()
+    if not own.is_relative_to(root):
+        return files
+    is_own = files["source_file"].str.startswith(f"{own.relative_to(root).as_posix()}/")
+    return files[~is_own].reset_index(drop=True)
+
+
 @contextlib.contextmanager
 def _locked(dataset_folder: Path) -> Iterator[None]:
     """Keeps a second process out of the dataset folder; a killed process leaves no lock."""
-    dataset_folder.mkdir(parents=True, exist_ok=True)
+    make_folder(dataset_folder)
     with open(dataset_folder / LOCK_FILE, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

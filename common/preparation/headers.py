@@ -104,6 +104,23 @@ def read_index(
     return pd.concat([known, *crashed], ignore_index=True)
 
 
+def read_shards(index_folder: Path) -> pd.DataFrame:
+    """Returns all headers that were kept; a damaged file of them is left out with a warning."""
+    shards = [_header_frame([])]
+    for path in sorted(index_folder.glob("headers*.parquet")):
+        try:
+            shards.append(pd.read_parquet(path, columns=list(HEADER_COLUMNS)))
+        except (OSError, ValueError) as error:
+            logger.warning("%s can't be read, its headers are read again: %s", path.name, error)
+    return pd.concat(shards, ignore_index=True).astype(HEADER_COLUMNS)
+
+
+def forget_headers(index_folder: Path) -> None:
+    """Removes all headers that were kept."""
+    for path in index_folder.glob("headers*.parquet"):
+        path.unlink()
+
+
 def reject_in_index(headers: pd.DataFrame, rejected: pd.DataFrame, folder: Path) -> pd.DataFrame:
     """Returns `headers` with the status and reason of `rejected` rows, and keeps that.
 
@@ -199,8 +216,7 @@ def _header_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 def _known_headers(index_folder: Path, files: pd.DataFrame, reader: SliceReader) -> pd.DataFrame:
     """Returns the kept headers of files that have not changed."""
-    shards = [pd.read_parquet(path) for path in sorted(index_folder.glob("headers*.parquet"))]
-    known = pd.concat([_header_frame([]), *shards], ignore_index=True).astype(HEADER_COLUMNS)
+    known = read_shards(index_folder)
     known = known[known["reader"] == reader.version]
     known = known.drop_duplicates(["source_file", "size", "mtime_ns", "frame"], keep="last")
     known = known.merge(files[["source_file", "size", "mtime_ns"]], how="inner")

@@ -8,7 +8,7 @@ import pandas as pd
 
 from common.errors import InputError
 from common.files import write_json
-from common.preparation.headers import INDEX_FOLDER
+from common.preparation.headers import INDEX_FOLDER, forget_headers, read_shards
 from common.preparation.source import Source
 
 MANIFEST_FILE = "manifest.json"
@@ -18,27 +18,31 @@ def check_same_source(dataset_folder: Path, source: Source, files: pd.DataFrame)
     """Raises InputError where the dataset folder was made from other data.
 
     The data may have moved, and may have grown: a third of the files read before must be there.
+    Another folder can have files of the same names, sizes and times, so its headers are read
+    again.
     """
     path = dataset_folder / MANIFEST_FILE
     if not path.is_file():
         return
     try:
-        made_from = json.loads(path.read_text(encoding="utf-8"))["source"]
-    except (ValueError, KeyError) as error:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        made_from, folder = manifest["source"], manifest["folder"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} can't be read: delete {dataset_folder} and run again") from error
-    advice = f"choose another --data_dataset, or delete {dataset_folder}"
+    advice = f"choose another --data_dataset (or --pr_output), or delete {dataset_folder}"
     if made_from != source.name:
         raise InputError(
             f"{dataset_folder} was made from source {made_from}, not {source.name}: {advice}"
         )
-    index = dataset_folder / INDEX_FOLDER / "headers.parquet"
-    if index.is_file():
-        known = pd.read_parquet(index, columns=["source_file"])["source_file"].drop_duplicates()
-        if 3 * known.isin(files["source_file"]).sum() < len(known):
-            raise InputError(
-                f"{dataset_folder} was made from {len(known)} files of which few are in "
-                f"{source.folder}: {advice}"
-            )
+    index_folder = dataset_folder / INDEX_FOLDER
+    known = read_shards(index_folder)["source_file"].drop_duplicates()
+    if 3 * known.isin(files["source_file"]).sum() < len(known):
+        raise InputError(
+            f"{dataset_folder} was made from {len(known)} files of which few are in "
+            f"{source.folder}: {advice}"
+        )
+    if folder != str(source.folder.resolve()):
+        forget_headers(index_folder)
 
 
 def write_manifest(
@@ -53,7 +57,7 @@ def write_manifest(
         dataset_folder / MANIFEST_FILE,
         {
             "source": source.name,
-            "folder": str(source.folder),
+            "folder": str(source.folder.resolve()),
             "complete": counts is not None,
             "parameters": source.parameters() | parameters,
             "versions": versions,

@@ -63,7 +63,8 @@ def slices_table(
     headers: pd.DataFrame,
     splits: pd.Series,
     results: dict[str, list[SliceResult] | None],
-    source: Source,
+    label_names: Sequence[str],
+    labels: pd.DataFrame | None,
 ) -> pd.DataFrame:
     """Returns the table of slices with the columns of `SLICE_COLUMNS` and the labels.
 
@@ -72,7 +73,8 @@ def slices_table(
         splits: split by source_file.
         results: by store file, what became of its slices by rank; None where decoding it
             killed every process that tried.
-        source: for labels.
+        label_names: the labels of the task.
+        labels: image_id and these, as `Source.labels` returns them.
     """
     frame = headers.drop(columns=["size", "mtime_ns", "reader", "frame", "num_frames"])
     frame["split"] = frame["source_file"].map(splits)
@@ -81,8 +83,8 @@ def slices_table(
     _add_results(frame, results)
     frame["rank"] = frame["rank"].where(ranked)
     frame["keep_for_training"] = True
-    frame = _with_labels(frame, source)
-    types = SLICE_COLUMNS | dict.fromkeys(source.label_names, "float32")
+    frame = _with_labels(frame, label_names, labels)
+    types = SLICE_COLUMNS | dict.fromkeys(label_names, "float32")
     return frame[list(types)].astype(types)
 
 
@@ -126,9 +128,10 @@ def _add_results(frame: pd.DataFrame, results: dict[str, list[SliceResult] | Non
     frame["store_file"] = frame["store_file"].mask(without_pixels)
 
 
-def _with_labels(frame: pd.DataFrame, source: Source) -> pd.DataFrame:
-    names = list(source.label_names)
-    labels = source.labels()
+def _with_labels(
+    frame: pd.DataFrame, label_names: Sequence[str], labels: pd.DataFrame | None
+) -> pd.DataFrame:
+    names = list(label_names)
     if labels is None:
         return frame.assign(**dict.fromkeys(names, np.nan), label_source=None)
     num_absent = int((~labels["image_id"].isin(frame["image_id"])).sum())

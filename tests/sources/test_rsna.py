@@ -113,11 +113,22 @@ def test_label_rows_become_columns_by_name(tmp_path: Path) -> None:
         (["ID_a_any,0.5"], "not 0 or 1"),
         (["ID_a_other,1"], "must end in"),
         (["any,1"], "must end in"),
+        ([",1"], "must end in"),
+        ([], "no label in it"),
     ],
 )
 def test_wrong_label_files_are_refused(tmp_path: Path, rows: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_label_rows(label_file(tmp_path / "a.csv", *rows))
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe_any,0\n", b"ID,Label\nID_a_any,2\n"])
+def test_a_wrong_label_file_is_told_before_the_work(tmp_path: Path, content: bytes) -> None:
+    write_rsna_folder(tmp_path / "in")
+    (tmp_path / "in" / "stage_2_train.csv").write_bytes(content)
+    with pytest.raises(InputError, match=r"stage_2_train\.csv"):
+        prepare_dataset(RSNASource(tmp_path / "in"), tmp_path / "out", n_jobs=0, num_folds=2)
+    assert not (tmp_path / "out" / "index").exists()
 
 
 def test_folders_that_are_not_the_challenge_are_refused(tmp_path: Path) -> None:

@@ -208,6 +208,45 @@ def test_a_dataset_of_other_data_is_not_overwritten(tmp_path: Path) -> None:
     }
 
 
+def test_another_folder_with_files_of_the_same_names_sizes_and_times(tmp_path: Path) -> None:
+    for folder, series in (("a", "1.1"), ("b", "1.2")):
+        write_series_files(tmp_path / folder, series)
+        for number, file in enumerate(sorted((tmp_path / folder).iterdir())):
+            os.utime(file.rename(file.with_name(f"IM{number}")), (10**9, 10**9))
+    prepare_dicom(tmp_path / "a", tmp_path / "out")
+    _, frame = prepare_dicom(tmp_path / "b", tmp_path / "out")
+    assert set(frame["series_id"]) == {"1.2"}
+    assert set(frame["patient_id"]) == {"patient of 1.2"}
+
+
+def test_a_dataset_inside_the_folder_of_the_files_is_not_read(tmp_path: Path) -> None:
+    write_series_files(tmp_path / "in")
+    for _ in range(2):
+        prepared, _ = prepare_dicom(tmp_path / "in", tmp_path / "in" / "datasets" / "x")
+        assert prepared.num_files == 4
+    for folder in (tmp_path / "in", tmp_path):
+        with pytest.raises(InputError, match="has the original files in it"):
+            prepare_dicom(tmp_path / "in", folder)
+
+
+def test_damaged_headers_are_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_series_files(tmp_path / "in")
+    prepare_dicom(tmp_path / "in", tmp_path / "out")
+    before = contents(tmp_path / "out")
+    (tmp_path / "out" / "index" / "headers.parquet").write_bytes(b"PAR1")
+    prepare_dicom(tmp_path / "in", tmp_path / "out")
+    assert "headers.parquet can't be read" in caplog.text
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_folder_that_can_not_be_made_is_an_input_error(tmp_path: Path) -> None:
+    write_series_files(tmp_path / "in")
+    (tmp_path / "file").write_text("x")
+    for folder in (tmp_path / "file", tmp_path / "file" / "out"):
+        with pytest.raises(InputError, match="can't be written to"):
+            prepare_dicom(tmp_path / "in", folder)
+
+
 def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
     write_series_files(tmp_path / "in")
     errors: list[BaseException] = []
