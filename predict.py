@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from common.cli import log_to_console, run_script
 from common.errors import InputError
+from common.files import make_folder
 from config import Config, parse_config
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def main() -> None:
     # Refused before the work, not after it.
     asked_for = config.prediction.pr_dataframe
     sample = read_sample(Path(asked_for), predictor.label_names) if asked_for is not None else None
+    make_folder(output)
     table = _open_table(config, source, output)
     prediction = predict_table(
         predictor,

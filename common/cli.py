@@ -15,6 +15,15 @@ logger = logging.getLogger(__name__)
 # Libraries that tell at INFO what no user of a script asked for.
 NOISY_LIBRARIES = ("numexpr", "distributed", "alembic", "mlflow", "httpx", "matplotlib")
 
+# What the operating system refuses, and only the user can change.
+OUTSIDE_FAULTS = {
+    errno.ENOSPC: ("the disk is full", "free some space"),
+    errno.EDQUOT: ("the disk quota is used up", "free some space"),
+    errno.EACCES: ("permission denied", "allow it or choose another folder"),
+    errno.EPERM: ("not permitted", "allow it or choose another folder"),
+    errno.EROFS: ("the file system is read-only", "choose another folder"),
+}
+
 EXIT_DONE = 0
 EXIT_FAULT = 1
 EXIT_INPUT = 2
@@ -67,12 +76,11 @@ def status_of(main: Callable[[], None]) -> int:
         _tell(f"Stopped. To go on: {command_line()}")
         return 128 + signal.SIGINT
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in OUTSIDE_FAULTS:
             return _fault()
+        what, advice = OUTSIDE_FAULTS[error.errno]
         place = error.filename or "while writing"
-        _tell(
-            f"error: the disk is full ({place}): free some space, then run the same command again"
-        )
+        _tell(f"error: {what} ({place}): {advice}, then run the same command again")
         return EXIT_INPUT
     except Exception:
         return _fault()

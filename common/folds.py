@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from common.errors import InputError
+from common.files import read_csv
 from common.slices import SliceTable
 
 logger = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ def read_folds(path: Path) -> pd.DataFrame:
     """
     if not path.is_file():
         raise InputError(f"no folds at {path}: run preprocessing.py first")
-    folds = pd.read_csv(path, dtype="str", keep_default_na=False)
+    folds = read_csv(path, dtype="str", keep_default_na=False)
     id_column = next((name for name in ("image_id", "id", "ID") if name in folds), None)
     if id_column and "sample_type" in folds:
         folds = folds.rename(columns={id_column: "image_id"})[["image_id", "sample_type"]]
@@ -111,6 +112,8 @@ def read_folds(path: Path) -> pd.DataFrame:
         if others:
             raise InputError(f"{path}: sample_type is train or valid, not {others[0]!r}")
     elif id_column == "image_id" and {"patient_id", "fold"} <= set(folds):
+        if not folds["fold"].str.fullmatch(r"\d+").all():
+            raise InputError(f"{path}: a fold is a number from 0 on; one row has another value")
         folds = folds[list(FOLD_COLUMNS)].astype({"fold": "int64"})
     else:
         raise InputError(

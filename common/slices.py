@@ -94,7 +94,12 @@ class SliceTable:
             raise InputError(
                 f"no dataset at {dataset_folder} (no {SLICES_FILE}): run preprocessing.py first"
             )
-        return cls(pd.read_parquet(path), dataset_folder)
+        try:
+            frame = pd.read_parquet(path)
+        except (OSError, ValueError) as error:
+            advice = "run preprocessing.py again"
+            raise InputError(f"{path} can't be read ({error}): {advice}") from error
+        return cls(frame, dataset_folder)
 
     def __len__(self) -> int:
         return len(self.frame)

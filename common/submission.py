@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from common.errors import InputError
-from common.files import replacing
+from common.files import read_csv, replacing
 from common.metrics import Floats
 
 COLUMNS = ("ID", "Label")
@@ -111,12 +111,9 @@ def write_submission(path: Path, submission: pd.DataFrame, sample: SubmissionSam
 
 
 def _read_ids(path: Path) -> pd.Series:
-    try:
-        frame = pd.read_csv(path, dtype={"ID": "str"}, keep_default_na=False)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; give the path of a sample submission") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable csv file ({error})") from error
+    if not path.exists():
+        raise InputError(f"{path}: no such file; give the path of a sample submission")
+    frame = read_csv(path, dtype={"ID": "str"}, keep_default_na=False)
     if "ID" not in frame:
         raise InputError(f"{path}: a sample submission has the columns {', '.join(COLUMNS)}")
     if frame.empty:

@@ -131,6 +131,7 @@ def test_not_there_yet_names_exist():
         (Interrupted(15), 143, ""),
         (KeyboardInterrupt(), 130, ""),
         (OSError(28, "full", "x.pt"), 2, "the disk is full (x.pt)"),
+        (PermissionError(13, "no", "y.csv"), 2, "permission denied (y.csv)"),
         (RuntimeError("bug"), 1, ""),
         (None, 0, ""),
     ],

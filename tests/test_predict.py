@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from dicom_factory import write_ct
 from predictor_factory import make_dataset, make_predictor
+from prepared import write_series_files
 
 import predict
 from common.cli import status_of
@@ -114,6 +116,9 @@ def test_unusable_flags_are_one_line_each(monkeypatch, capsys, root, tmp_path):
     assert "no predictor at" in refused(*folders, "--experiment_id", "0007")
     assert "no such file" in refused(*folders, "--pr_dataframe", str(tmp_path / "none.csv"))
     assert not (tmp_path / "out").exists()
+    (tmp_path / "file").write_text("x")
+    below_a_file = str(tmp_path / "file" / "out")
+    assert "can't be written to" in refused("--pr_input", dataset, "--pr_output", below_a_file)
 
 
 def test_a_dataset_without_a_readable_slice_exits_2(monkeypatch, capsys, root, tmp_path):
@@ -148,6 +153,23 @@ def test_a_folder_of_dicom_is_prepared_and_predicted(
     before = (output / "studies.csv").read_bytes()
     assert run_predict(monkeypatch, root, *flags) == 0
     assert (output / "studies.csv").read_bytes() == before
+
+
+def test_files_without_study_or_series_stop_nothing(monkeypatch, root, tmp_path):
+    folder, output = tmp_path / "dicom", tmp_path / "out"
+    write_series_files(folder)
+    pixels = np.zeros((16, 16), np.int16)
+    write_ct(folder / "a", pixels, SOPInstanceUID="5.1", StudyInstanceUID=None)
+    write_ct(folder / "b", pixels, SOPInstanceUID="5.2", SeriesInstanceUID=None)
+    flags = ("--pr_input", str(folder), "--pr_output", str(output))
+    assert run_predict(monkeypatch, root, *flags) == 0
+    slices = pd.read_parquet(output / "predictions.parquet").set_index("image_id")
+    assert len(slices) == 6
+    np.testing.assert_allclose(
+        slices.loc[["5.1", "5.2"], list(LABELS)].astype(float), [PRIOR] * 2, rtol=1e-5
+    )
+    filled = pd.read_csv(output / "filled_with_prior.csv", dtype="str")
+    assert dict(zip(filled["image_id"], filled["reason"])) == {"5.1": "no_id", "5.2": "no_id"}
 
 
 def test_a_folder_without_ct_exits_2(monkeypatch, capsys, root, tmp_path):

@@ -172,6 +172,8 @@ def test_a_given_split_is_read_and_preferred(tmp_path: Path) -> None:
         ("image_id,fold\na,0\n", "needs the columns"),
         ("image_id,patient_id,fold\na,p,0\na,p,1\n", "repeats 1"),
         ("id,sample_type\na,test\n", "not 'test'"),
+        ("image_id,patient_id,fold\na,p,first\n", "a fold is a number"),
+        ("", "not a readable csv"),
     ],
 )
 def test_bad_files_are_refused(tmp_path: Path, content: str, message: str) -> None:

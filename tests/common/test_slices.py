@@ -142,3 +142,9 @@ def test_a_table_of_the_size_of_rsna_is_indexed_and_read_quickly() -> None:
     read = time.perf_counter()
     assert built - start < 30
     assert (read - built) / len(rows) < 1e-3
+
+
+def test_a_damaged_table_is_an_input_error(tmp_path: Path) -> None:
+    (tmp_path / "slices.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match=r"can't be read.*preprocessing\.py"):
+        SliceTable.load(tmp_path)

@@ -70,6 +70,9 @@ def test_files_that_are_no_samples_are_refused(tmp_path):
     (tmp_path / "other.csv").write_text("id,label\n1,2\n")
     with pytest.raises(InputError, match="has the columns ID, Label"):
         read_sample(tmp_path / "other.csv", LABELS)
+    (tmp_path / "ragged.csv").write_text("ID,Label\n1,2,3,4\n5,6,7,8\n")
+    with pytest.raises(InputError, match="not a readable csv"):
+        read_sample(tmp_path / "ragged.csv", LABELS)
     (tmp_path / "empty.csv").write_text("")
     with pytest.raises(InputError, match="not a readable csv"):
         read_sample(tmp_path / "empty.csv", LABELS)
