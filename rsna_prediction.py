@@ -69,6 +69,8 @@ def predict_table(
             device=device,
             on_batch=bar.update,
         )
+    if result.unreadable.all():
+        raise InputError(f"no slice in {table.store.folder} is what was stored: prepare them again")
     frame = table.frame.iloc[rows].assign(readable=~result.unreadable)
     names = predictor.label_names
     predictions = build_predictions(

@@ -82,6 +82,8 @@ class CtIchSource(AbstractSource):
         if not wanted <= set(table.columns):
             missing = ", ".join(sorted(wanted - set(table.columns)))
             raise InputError(f"{self.folder / LABEL_FILE} lacks the columns {missing}")
+        if table.empty:
+            raise InputError(f"{self.folder / LABEL_FILE}: there is no label in it")
         table["image_id"] = [
             image_id(str(patient).zfill(3), number)
             for patient, number in zip(table["patientnumber"], table["slicenumber"])

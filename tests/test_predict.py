@@ -127,6 +127,10 @@ def test_a_dataset_without_a_readable_slice_exits_2(monkeypatch, capsys, root, t
     flags = ["--pr_input", str(tmp_path / "dataset"), "--pr_output", str(tmp_path / "out")]
     assert run_predict(monkeypatch, root, *flags) == 2
     assert "6 corrupt" in capsys.readouterr().err
+    make_dataset(tmp_path / "dataset", num_patients=1)
+    shutil.rmtree(tmp_path / "dataset" / "store")
+    assert run_predict(monkeypatch, root, *flags) == 2
+    assert "prepare them again" in capsys.readouterr().err
 
 
 def test_a_folder_of_dicom_is_prepared_and_predicted(

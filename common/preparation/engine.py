@@ -22,7 +22,7 @@ from tqdm import tqdm
 from common.errors import InputError, Interrupted
 from common.files import make_folder, write_parquet, write_text
 from common.folds import FOLDS_FILE, TRAIN_SPLIT, fold_report, make_folds
-from common.preparation.headers import read_index, reject_in_index
+from common.preparation.headers import PASSING, read_index, reject_in_index
 from common.preparation.manifest import check_same_source, write_manifest
 from common.preparation.series import (
     SeriesTask,
@@ -175,7 +175,7 @@ def _store_missing(
     missing: list[SeriesTask] = []
     for task in series_tasks(ranked, source.reader, dataset_folder):
         record = read_record(task)
-        if record is None:
+        if record is None or any(result.status in PASSING for result in record):
             missing.append(task)
         else:
             results[task.store_file] = record

@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 INDEX_FOLDER = "index"
 CRASHED = "crashed"
+PASSING = (CRASHED, "unreadable")
+"""What may be over in the next run, with the same file: such files are tried again."""
 
 # What the header pass finds, one row per slice or per file that yields none. `store_file` names
 # the group, `frame` is the number in a multi-frame file, -1 elsewhere.
@@ -92,16 +94,15 @@ def read_index(
         return known
     logger.info("reading the headers of %d files (%d known)", len(missing), len(known))
     with tqdm(total=len(missing), unit="file", desc="headers", mininterval=1) as progress:
-        crashed = [_header_frame([])]
+        passing = [_header_frame([])]
         for shard in _read_missing(missing, reader, runner, progress):
-            # What crashed is not kept: it is tried again in the next run.
-            has_crashed = shard["status"] == CRASHED
-            crashed.append(shard[has_crashed])
+            is_passing = shard["status"].isin(PASSING)
+            passing.append(shard[is_passing])
             shard_file = index_folder / f"headers-{uuid.uuid4().hex}.parquet"
-            write_parquet(shard_file, shard[~has_crashed])
+            write_parquet(shard_file, shard[~is_passing])
     known = _known_headers(index_folder, files, reader)
     _consolidate(index_folder, known)
-    return pd.concat([known, *crashed], ignore_index=True)
+    return pd.concat([known, *passing], ignore_index=True)
 
 
 def read_shards(index_folder: Path) -> pd.DataFrame:
@@ -217,7 +218,7 @@ def _header_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
 def _known_headers(index_folder: Path, files: pd.DataFrame, reader: SliceReader) -> pd.DataFrame:
     """Returns the kept headers of files that have not changed."""
     known = read_shards(index_folder)
-    known = known[known["reader"] == reader.version]
+    known = known[(known["reader"] == reader.version) & ~known["status"].isin(PASSING)]
     known = known.drop_duplicates(["source_file", "size", "mtime_ns", "frame"], keep="last")
     known = known.merge(files[["source_file", "size", "mtime_ns"]], how="inner")
     return known.sort_values(["source_file", "frame"], ignore_index=True)

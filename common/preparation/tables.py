@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from common.folds import TRAIN_SPLIT
 from common.preparation.headers import CRASHED
 from common.preparation.series import SliceResult
 from common.preparation.source import Source
@@ -139,7 +140,12 @@ def _with_labels(
         logger.warning("%d labelled images have no file", num_absent)
     # A missing id must not meet another missing id.
     frame = frame.merge(labels.dropna(subset=["image_id"]), on="image_id", how="left")
-    return frame.assign(label_source=_label_source(frame, names))
+    frame = frame.assign(label_source=_label_source(frame, names))
+    is_known = frame["split"].eq(TRAIN_SPLIT) & frame["image_id"].notna()
+    num_unlabelled = int((is_known & frame["label_source"].isna()).sum())
+    if num_unlabelled:
+        logger.warning("%d training images have no labels, or not all", num_unlabelled)
+    return frame
 
 
 def _label_source(frame: pd.DataFrame, names: Sequence[str]) -> pd.Series:

@@ -10,8 +10,9 @@ from prepared import contents, prepare_dicom, write_series_files
 from pydicom.uid import JPEG2000Lossless, RLELossless
 
 import common.preparation.engine
+from common.dicom import RejectedFile
 from common.errors import InputError
-from common.preparation import prepare_dataset
+from common.preparation import DicomReader, prepare_dataset
 from common.slices import SliceTable
 from sources.dicom import DicomSource
 
@@ -227,6 +228,27 @@ def test_a_dataset_inside_the_folder_of_the_files_is_not_read(tmp_path: Path) ->
     for folder in (tmp_path / "in", tmp_path):
         with pytest.raises(InputError, match="has the original files in it"):
             prepare_dicom(tmp_path / "in", folder)
+
+
+@pytest.mark.parametrize("step", ["read_headers", "read_pixels"])
+def test_a_file_that_could_not_be_opened_is_tried_again(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_series_files(tmp_path / "in")
+    whole = getattr(DicomReader, step)
+
+    def failing(reader: DicomReader, source_file: str) -> object:
+        if source_file == "1.2.3.4-2.dcm":
+            raise RejectedFile("unreadable", "Input/output error")
+        return whole(reader, source_file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DicomReader, step, failing)
+        prepared, _ = prepare_dicom(tmp_path / "in", tmp_path / "out")
+        assert prepared.rejected == {"unreadable": 1}
+    prepared, frame = prepare_dicom(tmp_path / "in", tmp_path / "out")
+    assert prepared.rejected == {}
+    assert frame["rank"].tolist() == [0, 1, 2, 3]
 
 
 def test_damaged_headers_are_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
