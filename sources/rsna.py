@@ -35,7 +35,9 @@ class RSNASource(AbstractSource):
             raise InputError(
                 f"--pre_folder {folder}: no stage_2_train.csv or stage_1_train.csv there"
             )
-        self.stage = stages[0]
+        # Both label files can be beside the images of one stage.
+        with_images = [stage for stage in stages if self._image_folder("train", stage) is not None]
+        self.stage = (with_images or stages)[0]
         if self._image_folder("train") is None:
             raise InputError(
                 f"--pre_folder {folder}: no folder {self.stage}_train or "
@@ -77,8 +79,8 @@ class RSNASource(AbstractSource):
         """Returns which stage was read."""
         return {"stage": self.stage}
 
-    def _image_folder(self, split: str) -> str | None:
-        names = (f"{self.stage}_{split}{ending}" for ending in _FOLDER_ENDINGS)
+    def _image_folder(self, split: str, stage: str | None = None) -> str | None:
+        names = (f"{stage or self.stage}_{split}{ending}" for ending in _FOLDER_ENDINGS)
         return next((name for name in names if (self.folder / name).is_dir()), None)
 
 

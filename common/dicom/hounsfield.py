@@ -118,6 +118,8 @@ def _check_possible(image: np.ndarray, offset: int) -> None:
     low, high = POSSIBLE_HU[0] - offset, POSSIBLE_HU[1] - offset
     if image.min() >= low and image.max() <= high:
         return
+    if image.min() > MAX_HU - offset:
+        raise RejectedFile("corrupt", "all pixels hold impossible HU: no scanner measures those")
     impossible = image[(image < low) | (image > high)]
     part = impossible.size / image.size
     if part > MAX_IMPOSSIBLE and np.unique(impossible).size > MAX_PADDING_VALUES:

@@ -36,6 +36,8 @@ def test_stage_2_comes_before_stage_1(tmp_path: Path) -> None:
         write_rsna_folder(tmp_path, stage)
     assert RSNASource(tmp_path).stage == "stage_2"
     assert RSNASource(tmp_path).files()["source_file"].str.startswith("stage_2").all()
+    (tmp_path / "stage_2_train").rename(tmp_path / "elsewhere")
+    assert RSNASource(tmp_path).stage == "stage_1"
 
 
 def test_images_without_labels_and_labels_without_images(

@@ -155,6 +155,14 @@ def test_scattered_impossible_values_are_refused(tmp_path: Path) -> None:
     assert caught.value.status == "corrupt"
 
 
+@pytest.mark.parametrize("tags", [{"RescaleSlope": 1e30}, {"RescaleIntercept": 1e300}])
+def test_images_of_only_impossible_values_are_refused(tmp_path: Path, tags: dict) -> None:
+    pixels = np.full((8, 8), 1064, np.int16)
+    with pytest.raises(RejectedFile, match="all pixels hold impossible HU") as caught:
+        read_hu(write_ct(tmp_path / "a.dcm", pixels, **tags))
+    assert caught.value.status == "corrupt"
+
+
 def test_metal_and_several_paddings_are_possible(tmp_path: Path) -> None:
     pixels = np.full((64, 64), 1064, np.int16)
     pixels[:8], pixels[8:16] = -32768, -8192
