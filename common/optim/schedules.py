@@ -26,7 +26,8 @@ def make_schedule(
         return None
     if name == "one_cycle_lr":
         steps = max(num_steps, 2)
-        share = min(max(pct_start, 1 / steps), 1 - 1 / steps)
+        # Neither phase may be empty: torch divides by their lengths.
+        share = min(max(pct_start, 1.5 / steps), 1 - 0.5 / steps)
         return OneCycleLR(
             optimizer, max_lr, total_steps=steps, pct_start=share, cycle_momentum=False
         )
