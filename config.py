@@ -4,6 +4,7 @@ A flag is declared once, here: its type and rule are checked when a script start
 its help. Importing this module parses nothing and makes nothing.
 """
 
+import itertools
 import logging
 import re
 import sys
@@ -44,7 +45,8 @@ class GeneralConfig:
     """Folder of all results: <output_dir>/results/<experiment_id>."""
 
     def __post_init__(self) -> None:
-        _at_least(self, 0, "seed", "n_jobs")
+        _between(self, 0, 2**63 - 1, "seed")
+        _at_least(self, 0, "n_jobs")
         _at_least(self, 1, "dev_num_studies", "dev_iteration_num")
         _require(
             self,
@@ -146,7 +148,7 @@ class OptimizerConfig:
 
     optim: str = "adamw"
     """sgd or adamw (adam, radam, lamb and lars are not there yet)."""
-    optim_lr: float = 1e-3
+    optim_lr: float = 5e-4
     """Learning rate of the constant schedule."""
     optim_momentum: float = 0.9
     """Momentum of sgd."""
@@ -158,7 +160,7 @@ class OptimizerConfig:
     """Factor of the learning rate from each layer to the one before. Not there yet."""
     optim_lookahead_enabled: Switch = 0
     """1: Lookahead around the optimizer. Not there yet."""
-    optim_ema_decay: float = 0.0
+    optim_ema_decay: float = 0.99
     """Decay of the exponential moving average of the weights per step (0: none). It warms up
     as min(decay, (1 + step) / (10 + step)). The average is what is validated and predicted with."""
     optim_ema_bn_samples: int = 512
@@ -172,7 +174,7 @@ class OptimizerConfig:
     """Learning rate of stochastic weight averaging. Not there yet."""
     optim_scheduler: str = "one_cycle_lr"
     """constant, one_cycle_lr or warmup_cosine (the others are not there yet)."""
-    optim_scheduler_max_lr: float = 1e-3
+    optim_scheduler_max_lr: float = 5e-4
     """Highest learning rate of one_cycle_lr and warmup_cosine."""
     optim_scheduler_min_lr: float = 0.0
     """Last learning rate of warmup_cosine."""
@@ -210,7 +212,7 @@ class TrainingConfig:
     """1: mixed precision."""
     tr_amp_dtype: Literal["bf16", "fp16"] = "bf16"
     """Type of mixed precision; fp16 scales the loss and needs a GPU."""
-    tr_iteration_num: int = 600
+    tr_iteration_num: int = 400
     """Iterations to train."""
     tr_batch_size: int = 16
     """Slices in a training batch."""
@@ -448,7 +450,7 @@ def parse_config(
     Raises:
         InputError: an unknown flag, or a value that breaks its rule.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    argv = _config_first(sys.argv[1:] if argv is None else argv)
     parser = _build_parser(description, groups)
     values = _parse(parser, argv)
     given = frozenset(_parse(parser, argv, defaults=False))
@@ -492,11 +494,37 @@ def resumed_config(config: Config) -> Config:
     return replace(recorded.with_flags(**free), given=config.given)
 
 
-def _build_parser(description: str, groups: Sequence[str]) -> Any:
-    from jsonargparse import ArgumentParser, set_parsing_settings
+def _config_first(argv: Sequence[str]) -> list[str]:
+    """The arguments with --config in front: it gives defaults, which flags win over anywhere."""
+    files: list[str] = []
+    others: list[str] = []
+    arguments = iter(argv)
+    for argument in arguments:
+        if argument == "--config":
+            files += [argument, *itertools.islice(arguments, 1)]
+        else:
+            (files if argument.startswith("--config=") else others).append(argument)
+    return files + others
 
+
+def _build_parser(description: str, groups: Sequence[str]) -> Any:
+    from jsonargparse import ArgumentParser, set_loader, set_parsing_settings
+
+    own = {item.name for group in groups for item in fields(GROUPS[group])}
+    others = {item.name for kind in GROUPS.values() for item in fields(kind)} - own
+
+    def load_own(text: str) -> Any:
+        """One file serves all scripts: the flags of other scripts in it are passed over."""
+        value = yaml.safe_load(text)
+        if isinstance(value, dict):
+            return {name: item for name, item in value.items() if name not in others}
+        return value
+
+    set_loader("own_flags", load_own, exceptions=(yaml.YAMLError,))
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(description=description, exit_on_error=False, default_env=False)
+    parser = ArgumentParser(
+        description=description, exit_on_error=False, default_env=False, parser_mode="own_flags"
+    )
     parser.add_argument("--config", action="config", help="YAML file whose values become defaults.")
     for group in groups:
         parser.add_class_arguments(GROUPS[group], as_group=True)

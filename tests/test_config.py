@@ -27,6 +27,7 @@ def test_defaults_and_values():
     ("argv", "message"),
     [
         (("--tr_batch_size", "0"), r"--tr_batch_size 0: must be at least 1"),
+        (("--seed", str(2**63)), r"--seed 9223372036854775808: must be from 0"),
         (("--tr_batch_size", "many"), r"--tr_batch_size.*int.*many"),
         (("--tr_use_amp", "2"), r"--tr_use_amp.*\[0, 1\].*2"),
         (("--data_fold", "-1"), r"--data_fold -1: must be at least 0"),
@@ -73,6 +74,26 @@ def test_yaml_gives_defaults_and_flags_win(tmp_path):
     config = parse("--config", str(path), "--data_fold", "1")
     assert (config.training.tr_batch_size, config.data.data_fold) == (7, 1)
     assert "tr_batch_size" in config.given
+
+
+def test_flags_win_over_yaml_wherever_they_stand(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("tr_batch_size: 7\ndata_fold: 2\n")
+    for config in (("--config", str(path)), (f"--config={path}",)):
+        flags = parse("--data_fold", "1", *config)
+        assert (flags.training.tr_batch_size, flags.data.data_fold) == (7, 1)
+
+
+def test_the_yaml_of_an_experiment_serves_every_script(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(parse("--tr_batch_size", "5", "--data_fold", "2").to_yaml())
+    assert parse("--config", str(path)).training.tr_batch_size == 5
+    config = parse("--config", str(path), groups=("general", "data"))
+    assert config.data.data_fold == 2
+    assert "tr_batch_size" not in config.given
+    path.write_text("tr_batchsize: 5\n")
+    with pytest.raises(InputError, match="tr_batchsize"):
+        parse("--config", str(path))
 
 
 def _experiment(tmp_path, *argv: str):
@@ -132,6 +153,7 @@ def test_not_there_yet_names_exist():
         (KeyboardInterrupt(), 130, ""),
         (OSError(28, "full", "x.pt"), 2, "the disk is full (x.pt)"),
         (PermissionError(13, "no", "y.csv"), 2, "permission denied (y.csv)"),
+        (FloatingPointError("the loss is not finite"), 2, "error: the loss is not finite"),
         (RuntimeError("bug"), 1, ""),
         (None, 0, ""),
     ],
