@@ -38,7 +38,14 @@ def load_checkpoint(path: Path, flag: str = "checkpoint") -> dict[str, Any]:
         raise InputError(f"{flag} {path}: no such file")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+    except pickle.UnpicklingError as error:
+        # torch's own message advises to load it unsafely.
+        raise InputError(
+            f"{flag} {path}: not a checkpoint that can be read safely (it is no torch file, or "
+            f"holds more than tensors and plain types)"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        # A file that ends too early is an OSError for torch.
         reason = (str(error).strip().splitlines() or ["unknown"])[0][:200]
         raise InputError(
             f"{flag} {path}: not a checkpoint that can be read safely ({reason})"

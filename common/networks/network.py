@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from common.callbacks.base import Callback
 from common.datasets.samplers import EpochSampler
-from common.errors import Interrupted
+from common.errors import InputError, Interrupted
 from common.networks.signals import StopAsked, StopRequest
 from common.networks.state import FitSettings, FitState, StepOutput
 from common.seeding import rng_state, set_rng_state
@@ -105,7 +105,9 @@ class AbstractNetwork(ABC):
 
         Raises:
             Interrupted: SIGINT or SIGTERM came; everything is saved.
-            FloatingPointError: the loss is not finite; the message names iteration and samples.
+            FloatingPointError: a loss or gradient is not finite; the message names the iteration,
+                and the samples where one is.
+            InputError: a checkpoint of a training on other data was loaded.
         """
         with self._stop_request.listening():
             try:
@@ -145,10 +147,11 @@ class AbstractNetwork(ABC):
             num_samples += num_in_batch
             if ends_epoch:
                 break
-        self._refuse_non_finite(steps, ids)
+        finite = torch.isfinite(torch.stack([step.loss_sum for step in steps])).tolist()
+        self._refuse_non_finite("loss", finite, ids)
         num_terms = sum(float(step.num_terms) for step in steps)
         learning_rate = float(self.optimizer.param_groups[0]["lr"])
-        norm = self._step(num_terms)
+        norm = self._step(num_terms, ids)
         seconds = time.perf_counter() - started
         self.step_values = {
             "loss": sum(float(step.loss_sum) for step in steps) / max(num_terms, 1e-12),
@@ -160,7 +163,7 @@ class AbstractNetwork(ABC):
         self.state.iteration += 1
         self._call("on_step_end")
 
-    def _step(self, num_terms: float) -> float:
+    def _step(self, num_terms: float, ids: list[list[str]]) -> float:
         """Turns summed gradients into means, clips them and steps; returns their norm.
 
         A group without any term (all labels unknown) has a zero gradient and changes nothing but
@@ -175,6 +178,8 @@ class AbstractNetwork(ABC):
             norm = nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm)
         else:
             norm = nn.utils.get_total_norm(gradients)
+        if not self._scaler.is_enabled():  # it skips such steps itself
+            self._refuse_non_finite("gradient", [bool(norm.isfinite())] * len(ids), ids)
         self._scaler.step(self.optimizer)
         self._scaler.update()
         if self.scheduler is not None:
@@ -186,6 +191,7 @@ class AbstractNetwork(ABC):
         sampler, batch_size = train_data.sampler, train_data.batch_size
         if not isinstance(sampler, EpochSampler) or batch_size is None:
             raise TypeError("fit needs a loader with a batch size and an EpochSampler")
+        self._refuse_other_samples(sampler.num_samples)
         while True:
             sampler.start(self.state.epoch, self.state.position)
             num_left = len(sampler)
@@ -194,13 +200,21 @@ class AbstractNetwork(ABC):
                 num_left -= num_in_batch
                 yield batch, num_in_batch, num_left == 0
 
-    def _refuse_non_finite(self, steps: list[StepOutput], ids: list[list[str]]) -> None:
-        finite = torch.isfinite(torch.stack([step.loss_sum for step in steps])).tolist()
+    def _refuse_other_samples(self, num_samples: int) -> None:
+        before = self.state.num_samples
+        if before not in (0, num_samples):
+            raise InputError(
+                f"{num_samples} training samples, but the checkpoint is of a training on {before}: "
+                f"go on with the same dataset and --dev_ flags, or start a new experiment"
+            )
+        self.state.num_samples = num_samples
+
+    def _refuse_non_finite(self, what: str, finite: list[bool], ids: list[list[str]]) -> None:
         if all(finite):
             return
         bad = [name for names, is_ok in zip(ids, finite) if not is_ok for name in names]
         raise FloatingPointError(
-            f"the loss is not finite at iteration {self.state.iteration + 1}, in a batch of "
+            f"the {what} is not finite at iteration {self.state.iteration + 1}, in a batch of "
             f"{', '.join(bad) or 'unnamed samples'}: look at these images, lower the learning "
             f"rate, or train without mixed precision"
         )
@@ -236,6 +250,11 @@ class AbstractNetwork(ABC):
             loss_sum += float(step.loss_sum)
             num_terms += float(step.num_terms)
             parts.append(_to_numpy(step.outputs))
+        if not np.isfinite(loss_sum):
+            raise FloatingPointError(
+                f"the loss of the validation at iteration {self.state.iteration} is not finite: "
+                f"lower the learning rate, or train without mixed precision"
+            )
         loss = loss_sum / num_terms if num_terms else None
         return {"loss": loss} | self.compute_metrics(_joined(parts))
 
@@ -270,7 +289,11 @@ class AbstractNetwork(ABC):
             "iteration": self.state.iteration,
             "micro_step": self.state.micro_step,
             "validated": self.state.validated,
-            "sampler": {"epoch": self.state.epoch, "position": self.state.position},
+            "sampler": {
+                "epoch": self.state.epoch,
+                "position": self.state.position,
+                "num_samples": self.state.num_samples,
+            },
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
             "scaler": self._scaler.state_dict(),
@@ -283,6 +306,9 @@ class AbstractNetwork(ABC):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes over what `state_dict` returned."""
         assert self.optimizer is not None
+        missing = self.state_dict().keys() - state.keys()
+        if missing:
+            raise InputError(f"the checkpoint lacks {', '.join(sorted(missing))}: restore it")
         self.model.load_state_dict(state["model"])
         self.state = FitState(
             iteration=state["iteration"],

@@ -75,6 +75,7 @@ class FitState:
         micro_step: batches done.
         epoch: the epoch that the next batch belongs to.
         position: samples of that epoch that are done.
+        num_samples: samples of a whole epoch; 0 until the first one begins.
         validated: the iteration of the last finished validation.
     """
 
@@ -82,6 +83,7 @@ class FitState:
     micro_step: int = 0
     epoch: int = 0
     position: int = 0
+    num_samples: int = 0
     validated: int = 0
 
     def count_batch(self, num_samples: int, ends_epoch: bool) -> None:

@@ -102,3 +102,12 @@ def test_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
 def test_inference_weights_of_a_plain_state_dict_are_itself():
     state = _model().state_dict()
     assert inference_weights(state).keys() == state.keys()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
+def test_a_file_cut_off_is_refused(tmp_path, share):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"model": nn.Linear(300, 300).state_dict()})
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(InputError, match="not a checkpoint that can be read"):
+        load_checkpoint(path)

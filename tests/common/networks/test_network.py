@@ -4,7 +4,7 @@ import signal
 import pytest
 import torch
 from torch import nn
-from toy import ToyDataset, make_toy, toy_loader, weights_of
+from toy import ToyDataset, ToyNetwork, make_toy, toy_loader, weights_of
 
 from common.callbacks import Callback
 from common.errors import InputError, Interrupted
@@ -69,6 +69,29 @@ def test_schedule_and_validation_count_optimizer_steps():
     network.fit(toy_loader(dataset, 2), toy_loader(dataset, 10))
     assert seen == [(3, 9), (6, 18), (7, 21)]
     assert network.scheduler.get_last_lr() == [0.01 * 0.5**7]
+
+
+def test_a_gradient_that_is_not_finite_changes_no_weight():
+    class Steep(ToyNetwork):
+        def training_step(self, batch):
+            step = super().training_step(batch)
+            root = (step.loss_sum - step.loss_sum.detach()).sqrt()  # 0, of infinite slope
+            return StepOutput(step.loss_sum + root, step.num_terms, step.outputs)
+
+    toy = make_toy(FitSettings(iteration_num=3))
+    network = Steep(toy.model, toy.settings, toy.optimizer)
+    before = weights_of(network).clone()
+    with pytest.raises(FloatingPointError, match=r"gradient is not finite at iteration 1.*sample"):
+        network.fit(toy_loader(ToyDataset(12), 4))
+    assert torch.equal(weights_of(network), before)
+
+
+def test_a_validation_that_is_not_finite_is_no_score():
+    network = make_toy(FitSettings(iteration_num=3))
+    with torch.no_grad():
+        network.model[2].bias.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="validation at iteration 0 is not finite"):
+        network.validate(toy_loader(ToyDataset(12), 4))
 
 
 def test_hooks_run_in_the_documented_order():

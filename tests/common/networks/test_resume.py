@@ -7,6 +7,7 @@ from toy import ToyDataset, make_toy, toy_loader
 
 from common.callbacks import Callback, CheckpointSaver, TrainingMonitor, WeightAverage
 from common.checkpoint import load_checkpoint
+from common.errors import InputError
 from common.networks import FitSettings
 from common.seeding import seed_everything
 
@@ -125,3 +126,19 @@ def test_loading_warns_when_bits_will_differ(tmp_path, caplog):
     state["numerics"] = {**state["numerics"], "num_threads": 77}
     network.load_state_dict(state)
     assert "num_threads was 77" in caplog.text
+
+
+@pytest.mark.parametrize("num_samples", [4, 40])
+def test_other_training_samples_are_refused(num_samples):
+    network = make_toy(FitSettings(iteration_num=4))
+    network.fit(toy_loader(ToyDataset(20), 4))
+    other = make_toy(FitSettings(iteration_num=9))
+    other.load_state_dict(network.state_dict())
+    with pytest.raises(InputError, match=f"{num_samples} training samples.* on 20"):
+        other.fit(toy_loader(ToyDataset(num_samples), 4))
+
+
+def test_a_file_that_is_no_training_checkpoint_is_refused():
+    network = make_toy(FitSettings(iteration_num=4))
+    with pytest.raises(InputError, match=r"lacks .*optimizer"):
+        network.load_state_dict({"model": network.model.state_dict()})
