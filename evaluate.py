@@ -1,7 +1,11 @@
 """Evaluates an experiment on its validation rows, or on another dataset (--data_dataset)."""
 
+import logging
+
 from common.cli import log_to_console, run_script
 from config import MonitorConfig, parse_config, recorded_config
+
+logger = logging.getLogger(__name__)
 
 # What an evaluation takes from its own flags where they are given; the rest is as recorded.
 FLAGS = {"data_dataset", "data_input_folder", "n_jobs", "device", "dev_enabled"}
@@ -15,6 +19,8 @@ def main() -> None:
     folder = given.existing_experiment_folder()
     recorded = recorded_config(folder)
     own = {name: given.flags()[name] for name in given.given & FLAGS}
+    for name in sorted(given.given - FLAGS - {"experiment_id", "output_dir"}):
+        logger.warning("--%s has no effect: the experiment has its own", name)
     config = recorded.with_flags(output_dir=given.general.output_dir, **own)
     from common.slices import SliceTable
     from rsna_evaluation import evaluate_experiment, evaluate_on_dataset
@@ -35,7 +41,7 @@ def main() -> None:
         for path in (evaluation.metrics_file, evaluation.report):
             tracker.log_artifact(path)
     print(summary(evaluation.metrics, evaluation.report))
-    print(next_steps(folder.name, tracker.ui_command()))
+    print(next_steps(folder, tracker.ui_command()))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from rsna_task import LABELS
 
 logger = logging.getLogger(__name__)
 
+# What the networks take: the windows of one slice.
+NUM_CHANNELS = 3
 TRANSFORMS_FOLDER = Path(__file__).resolve().parent / "transforms"
 
 
@@ -103,7 +105,9 @@ def find_transform(
         raise InputError(
             f"--{flag} {name}: its images differ in size: add a Resize, or give --data_img_size"
         )
-    return transform.with_normalization(mean, std)
+    transform = transform.with_normalization(mean, std)
+    transform.require_channels(NUM_CHANNELS)
+    return transform
 
 
 def _limit_studies(table: SliceTable, rows: np.ndarray, most: int, seed: int) -> np.ndarray:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from common.cli import script_command
 from rsna_task import LABELS
 
 
@@ -27,15 +28,17 @@ def summary(values: Mapping[str, Any], report: Path) -> str:
     return "\n".join(lines)
 
 
-def next_steps(experiment_id: str, monitor_command: str | None) -> str:
+def next_steps(experiment_folder: Path, monitor_command: str | None) -> str:
     """Returns what a user may want to do after an evaluation, a line each."""
+    output_dir = experiment_folder.parent.parent
+    place = [] if output_dir == Path("output") else ["--output_dir", str(output_dir)]
+    which = ("--experiment_id", experiment_folder.name, *place)
+    predict, train = script_command(*which, script="predict.py"), script_command(script="train.py")
     lines = [f"to watch the runs:  {monitor_command}"] if monitor_command else []
     lines += [
-        "to try next:        "
-        f"python predict.py --experiment_id {experiment_id} --pr_input <folder of DICOM> "
-        "--pr_output <folder>",
+        f"to try next:        {predict} --pr_input <folder of DICOM> --pr_output <folder>",
         "                    "
-        "python train.py --net_model rsna-seresnext-50.32.4d   (python train.py --help: all flags)",
+        f"{train} --net_model rsna-seresnext-50.32.4d   ({train} --help: all flags)",
     ]
     return "\n".join(lines)
 

@@ -1,6 +1,9 @@
 """One training from its flags: new or resumed, fitted, and its results written."""
 
+import contextlib
 import logging
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,7 @@ import numpy as np
 
 from common.callbacks import Callback, CheckpointSaver, TrainingMonitor, WeightAverage
 from common.checkpoint import inference_weights, load_checkpoint, load_weights
+from common.cli import script_command
 from common.datasets import EpochSampler, make_loader
 from common.errors import InputError, Interrupted
 from common.experiment import Experiment
@@ -59,12 +63,9 @@ class RSNATraining:
             if self.is_resumed:
                 network.load_state_dict(load_checkpoint(saver.last_path))
                 logger.info("resumed after iteration %d", network.state.iteration)
-            try:
+            with self._telling_how_to_go_on(saver.last_path):
                 network.fit(self._train_loader(), self._valid_loader())
-            except Interrupted as stop:
-                stop.resume_command = self._resume_command()
-                raise
-            self._write_results(network, saver.best_path)
+                self._write_results(network, saver.best_path)
         return self.experiment
 
     @property
@@ -173,10 +174,25 @@ class RSNATraining:
             "iterations": self.config.iteration_num,
         }
 
+    @contextlib.contextmanager
+    def _telling_how_to_go_on(self, last_path: Path) -> Iterator[None]:
+        """What stops the block after a checkpoint was saved is told with the command to resume."""
+        try:
+            yield
+        except (Interrupted, KeyboardInterrupt) as stop:
+            if not last_path.is_file():
+                raise
+            number = stop.signal_number if isinstance(stop, Interrupted) else signal.SIGINT
+            raise Interrupted(number, self._resume_command()) from None
+        except OSError:
+            if last_path.is_file():
+                logger.error("To go on from the last checkpoint: %s", self._resume_command())
+            raise
+
     def _resume_command(self) -> str:
         general = self.config.general
-        place = "" if general.output_dir == "output" else f" --output_dir {general.output_dir}"
-        return f"python train.py --experiment_id {self.experiment.id} --tr_resume 1{place}"
+        place = [] if general.output_dir == "output" else ["--output_dir", general.output_dir]
+        return script_command("--experiment_id", self.experiment.id, "--tr_resume", "1", *place)
 
 
 def _predictor(model: RSNAModel, data: RSNAData, origin: dict[str, Any]) -> Predictor:

@@ -6,6 +6,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 
 from common.errors import CheckFailed, InputError, Interrupted
@@ -54,7 +55,14 @@ def run_script(main: Callable[[], None]) -> None:
 
 def command_line() -> str:
     """The command that this process was started with; scripts go on where they are run again."""
-    return shlex.join(["python", *sys.argv])
+    return script_command(*sys.argv[1:])
+
+
+def script_command(*arguments: str, script: str | None = None) -> str:
+    """The command that runs `script`, or this one again, as from the present folder."""
+    this = Path(sys.argv[0])
+    path = this if script is None else this.with_name(script)
+    return shlex.join(["python", str(path), *arguments])
 
 
 def status_of(main: Callable[[], None]) -> int:
@@ -62,6 +70,9 @@ def status_of(main: Callable[[], None]) -> int:
     try:
         main()
     except InputError as error:
+        _tell(f"error: {error}")
+        return EXIT_INPUT
+    except FloatingPointError as error:
         _tell(f"error: {error}")
         return EXIT_INPUT
     except CheckFailed as error:

@@ -1,13 +1,15 @@
 """The folder of one experiment: its id, its lock, its log and its configuration."""
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from common.errors import InputError
+from common.errors import InputError, Interrupted
 from common.files import write_text
 
 logger = logging.getLogger(__name__)
@@ -48,10 +50,18 @@ class Experiment:
         """Makes a new experiment, with the next free id where none is asked for.
 
         Raises:
-            InputError: the id asked for exists.
+            InputError: the id asked for exists, or nothing can be written there.
         """
-        results.mkdir(parents=True, exist_ok=True)
-        folder = _take(results, experiment_id)
+        try:
+            results.mkdir(parents=True, exist_ok=True)
+            folder = _take(results, experiment_id)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise InputError(
+                f"--output_dir {results.parent}: no folder can be made there ({error.strerror}): "
+                f"give another"
+            ) from error
         write_text(folder / "config.yaml", config_yaml)
         return cls(folder)
 
@@ -85,12 +95,22 @@ class Experiment:
             root.addHandler(handler)
             try:
                 yield
+            except Interrupted:
+                raise
             except Exception:
-                logger.debug("stopped by an error", exc_info=True)
+                # To the file alone: the script tells the console.
+                handler.handle(_record_of_error())
                 raise
             finally:
                 root.removeHandler(handler)
                 handler.close()
+
+
+def _record_of_error() -> logging.LogRecord:
+    error = sys.exc_info()
+    return logger.makeRecord(
+        logger.name, logging.ERROR, __file__, 0, "stopped by: %s", (error[1],), error
+    )
 
 
 def _take(results: Path, experiment_id: str | None) -> Path:
@@ -98,8 +118,10 @@ def _take(results: Path, experiment_id: str | None) -> Path:
     if experiment_id is not None:
         folder = results / experiment_id
         Experiment.refuse_existing(results, experiment_id)
-        folder.mkdir()
-        return folder
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+        Experiment.refuse_existing(results, experiment_id)  # another process was quicker
     taken = [int(name) for name in os.listdir(results) if name.isdecimal()]
     number = max(taken, default=0)
     while True:

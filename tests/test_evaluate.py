@@ -102,6 +102,14 @@ def test_evaluates_the_rows_it_validated_on(monkeypatch, capsys, experiment):
     assert str(experiment / "report.html") in shown
 
 
+def test_hints_find_the_experiment_and_flags_in_vain_warn(monkeypatch, capsys, caplog, experiment):
+    assert run_evaluate(monkeypatch, experiment, "--data_fold", "3") == 0
+    place = f"--experiment_id 0001 --output_dir {experiment.parents[1]} --pr_input"
+    assert f"python predict.py {place}" in capsys.readouterr().out
+    assert "--data_fold has no effect" in caplog.text
+    assert "--data_input_folder" not in caplog.text
+
+
 def test_evaluates_another_dataset_with_the_predictor(monkeypatch, experiment):
     assert run_evaluate(monkeypatch, experiment, "--data_dataset", "other") == 0
     folder = experiment / "evaluations" / "other"

@@ -1,5 +1,6 @@
 """The task's datasets: same draws wherever a sample is read, nothing random in validation."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,9 @@ import torch
 from tiny_dataset import make_tiny_dataset
 
 from common.datasets import EpochSampler, make_loader
+from common.errors import InputError
 from config import Config
-from rsna_dataset import RSNADataset, load_data
+from rsna_dataset import RSNADataset, find_transform, load_data
 from rsna_task import LABELS
 
 
@@ -84,6 +86,29 @@ def test_dev_mode_limits_studies(config):
     frame = limited.train.table.frame
     assert frame["study_id"].iloc[limited.train.rows].nunique() == 1
     assert frame["study_id"].iloc[limited.valid.rows].nunique() == 1
+
+
+@pytest.mark.parametrize(
+    ("windows", "means", "word"),
+    [(1, 3, "makes 1 channels, but the network takes 3"), (3, 2, "2 means for 3 channels")],
+)
+def test_channels_that_do_not_fit_are_refused_before_training(tmp_path, windows, means, word):
+    limits = {
+        f"window_{what}_{end}": [40.0] * windows
+        for what in ("width", "center")
+        for end in ("mins", "maxs")
+    }
+    nodes = [
+        {"__class_fullname__": "Resize", "height": 8, "width": 8},
+        {"__class_fullname__": "common.albumentations.DicomWindowShift", **limits},
+        {"__class_fullname__": "Normalize", "mean": [0.5] * means, "std": [0.5] * means}
+        | {"max_pixel_value": 1.0},
+    ]
+    compose = {"__class_fullname__": "Compose", "p": 1.0, "transforms": nodes}
+    path = tmp_path / "odd.json"
+    path.write_text(json.dumps({"__version__": "2.0.8", "transform": compose}))
+    with pytest.raises(InputError, match=word):
+        find_transform("data_train_transform", str(path), 0, [0.5] * 3, [0.5] * 3)
 
 
 def test_transforms_folder_is_found_from_anywhere(config, tmp_path, monkeypatch):

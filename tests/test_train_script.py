@@ -1,5 +1,6 @@
 """train.py as its user runs it: killed, interrupted, resumed, misused."""
 
+import errno
 import fcntl
 import json
 import os
@@ -17,6 +18,8 @@ from tiny_dataset import make_tiny_dataset
 import train
 from common.checkpoint import load_checkpoint
 from common.cli import status_of
+from common.errors import Interrupted
+from rsna_training import RSNATraining
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = [
@@ -143,6 +146,36 @@ def test_signal_saves_and_prints_the_command_that_goes_on(place, number):
     assert command in err.splitlines()[-1]
     saved = load_checkpoint(results(place, name) / "checkpoints" / "last.pt")
     assert 0 < saved["iteration"] < 100000
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (Interrupted(signal.SIGTERM, "python train.py of a new experiment"), 143),
+        (KeyboardInterrupt(), 130),
+        (OSError(errno.ENOSPC, "full"), 2),
+    ],
+)
+def test_stopped_while_results_are_written_it_says_how_to_go_on(
+    place, capsys, monkeypatch, error, status
+):
+    def stop(*_):
+        raise error
+
+    monkeypatch.setattr(RSNATraining, "_write_results", stop)
+    output = place / "out put"
+    places = ["--data_input_folder", str(place / "input"), "--output_dir", str(output)]
+    flags = ["--tr_iteration_num", "2", "--mlflow_enabled", "0", "--experiment_id", f"stop{status}"]
+    monkeypatch.setattr(sys, "argv", ["../train.py", *places, *FLAGS, *flags, "--n_jobs", "0"])
+    assert status_of(train.main) == status
+    command = (
+        f"python ../train.py --experiment_id stop{status} --tr_resume 1 --output_dir '{output}'"
+    )
+    assert (
+        command
+        in capsys.readouterr().err
+        + (output / "results" / f"stop{status}" / "train.log").read_text()
+    )
 
 
 TINY = ("--data_dataset", "tiny", "--net_model", "test_efficientnet", "--net_pretrained", "0")

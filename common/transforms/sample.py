@@ -148,6 +148,20 @@ class SampleTransform:
                 f"{', '.join(self.random_transforms)} draw; give a pipeline without them"
             )
 
+    def require_channels(self, num_channels: int) -> None:
+        """Raises InputError unless one slice becomes `num_channels` channels, normalised."""
+        if self.num_windows != num_channels:
+            raise InputError(
+                f"{self._where}: DicomWindowShift makes {self.num_windows} channels, but the "
+                f"network takes {num_channels}: give as many windows"
+            )
+        normalization = self.pipeline.normalization
+        if normalization is not None and num_channels % len(normalization.mean):
+            raise InputError(
+                f"{self._where}: Normalize has {len(normalization.mean)} means for {num_channels} "
+                f"channels: give one for all, or one for each"
+            )
+
     def __reduce__(self) -> tuple[Any, ...]:
         return SampleTransform, (self.pipeline, self._where)
 

@@ -43,3 +43,33 @@ def test_one_process_at_a_time(tmp_path):
         pass
     with experiment.running():
         pass
+
+
+def test_an_output_folder_that_can_not_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"--output_dir .*file: no folder can be made"):
+        Experiment.create(tmp_path / "file" / "results", None, "")
+
+
+def test_two_processes_asking_for_one_id_get_it_once(tmp_path, monkeypatch):
+    Experiment.create(tmp_path, "mine", "")
+    refuse = Experiment.refuse_existing
+    calls = []
+
+    def too_early(results, experiment_id):
+        calls.append(experiment_id)
+        if len(calls) > 1:
+            refuse(results, experiment_id)
+
+    monkeypatch.setattr(Experiment, "refuse_existing", staticmethod(too_early))
+    with pytest.raises(InputError, match="--experiment_id mine exists"):
+        Experiment.create(tmp_path, "mine", "")
+
+
+def test_the_log_of_the_experiment_holds_the_traceback(tmp_path):
+    experiment = Experiment.create(tmp_path, None, "")
+    with pytest.raises(ZeroDivisionError), experiment.running():
+        1 / 0  # noqa: B018
+    text = (experiment.folder / "train.log").read_text()
+    assert "Traceback" in text
+    assert "ERROR stopped by: division by zero" in text
