@@ -7,6 +7,8 @@ RSNA folder, so that the demo runs the real path.
 import json
 import logging
 import multiprocessing
+import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -71,6 +73,8 @@ def write_demo(folder: Path, parameters: DemoParameters | None = None, n_jobs: i
     if finished:
         logger.info("demo data in %s are kept as they are", folder)
         return
+    for leftover in folder.rglob(".*.tmp"):  # of a run that was killed while it wrote
+        leftover.unlink()
     missing = [key for key in parameters.studies() if not _record_path(folder, *key).exists()]
     logger.info("making %d phantom studies in %s", len(missing), folder)
     with tqdm(total=len(missing), desc="phantom studies", unit="study") as bar:
@@ -112,7 +116,7 @@ def _run(
         return
     # Spawned, not forked: the caller may hold threads or open Blosc2 files.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(n_jobs, context, initializer=cv2.setNumThreads, initargs=(1,))
+    pool = ProcessPoolExecutor(n_jobs, context, initializer=_start_worker)
     try:
         tasks = [pool.submit(_write_study, folder, parameters, *key) for key in keys]
         for task in as_completed(tasks):
@@ -120,6 +124,19 @@ def _run(
             yield
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Gives a worker one thread, and an end when its parent is killed: else it would wait."""
+    cv2.setNumThreads(1)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def leave_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=leave_with_parent, daemon=True).start()
 
 
 def _write_study(folder: Path, parameters: DemoParameters, patient: int, number: int) -> None:

@@ -17,11 +17,11 @@ Rng = np.random.Generator
 # A slice is labelled when the blood in it covers this area (mm²): a reader misses a sliver along
 # the skull or a trace in a sulcus sooner than a spot in the brain.
 MIN_AREA_MM2 = {
-    "epidural": 80.0,
+    "epidural": 130.0,
     "intraparenchymal": 30.0,
     "intraventricular": 30.0,
     "subarachnoid": 70.0,
-    "subdural": 80.0,
+    "subdural": 120.0,
 }
 VISIBLE_SHARE = 0.4
 LOWEST_HU, HIGHEST_HU = -1024.0, 3071.0
@@ -59,13 +59,11 @@ class Study:
     Attributes:
         image_hu: int16 (slices, rows, columns), from the neck to the vertex.
         labels: bool (slices, 5), in the order of `rsna_task.SUBTYPES`.
-        area_mm2: float (slices, 5), the area of blood the labels were made from.
         protocol: geometry and image quality.
     """
 
     image_hu: NDArray[np.int16]
     labels: NDArray[np.bool_]
-    area_mm2: NDArray[np.float64]
     protocol: Protocol
 
 
@@ -118,7 +116,7 @@ def generate_study(patient: int, study: int, seed: int, matrix: int = 256) -> St
     slices_hu = degrade(slices_hu, protocol, study_rng)
     image_hu = np.rint(np.clip(slices_hu, LOWEST_HU, HIGHEST_HU)).astype(np.int16)
     smallest = [MIN_AREA_MM2[label] for label in SUBTYPES]
-    return Study(image_hu, area_mm2 >= smallest, area_mm2, protocol)
+    return Study(image_hu, area_mm2 >= smallest, protocol)
 
 
 def draw_protocol(pose: Pose, matrix: int, rng: Rng) -> Protocol:

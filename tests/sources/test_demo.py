@@ -1,11 +1,17 @@
 """The demo folder: the challenge's layout and header quirks, whole after any interruption."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pydicom
 import pytest
 
@@ -137,10 +143,35 @@ def test_a_folder_of_something_else_is_refused(demo: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.long
-def test_processes_write_the_same_bytes(demo: Path, tmp_path: Path) -> None:
-    write_demo(tmp_path / "two", TINY, n_jobs=2)
-    for path in sorted(demo.rglob("*.dcm")):
-        assert path.read_bytes() == (tmp_path / "two" / path.relative_to(demo)).read_bytes()
+def test_a_killed_demo_leaves_no_process_and_is_completed(
+    demo: Path, tmp_path: Path, project_root: Path
+) -> None:
+    folder = tmp_path / "killed"
+    code = (
+        "from pathlib import Path\n"
+        "from sources.demo import DemoParameters, write_demo\n"
+        "if __name__ == '__main__':\n"
+        f"    write_demo(Path({str(folder)!r}), DemoParameters(**{asdict(TINY)!r}), n_jobs=2)\n"
+    )
+    script = tmp_path / "make_demo.py"
+    script.write_text(code)
+    environment = os.environ | {"PYTHONPATH": str(project_root)}
+    process = subprocess.Popen([sys.executable, script], env=environment)
+    workers: list[psutil.Process] = []
+    while not list(folder.glob("studies/*.json")):
+        assert process.poll() is None, "it ended before it could be killed"
+        workers = psutil.Process(process.pid).children(recursive=True)
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert workers
+    _, alive = psutil.wait_procs(workers, timeout=10)
+    assert not alive
+    assert not json.loads((folder / "demo.json").read_text())["finished"]
+    write_demo(folder, n_jobs=2)
+    for path in sorted(demo.rglob("*")):
+        if path.is_file():
+            assert path.read_bytes() == (folder / path.relative_to(demo)).read_bytes()
 
 
 def test_the_source_reads_what_was_written(demo: Path) -> None:
