@@ -47,6 +47,12 @@ class RSNAData:
     prior: np.ndarray
     tta_transform: SampleTransform
 
+    def log_sizes(self) -> None:
+        """Tells the log how many slices and studies each side has."""
+        for side, dataset in (("training", self.train), ("validation", self.valid)):
+            studies = dataset.table.frame["study_id"].iloc[dataset.rows].nunique()
+            logger.info("%s: %d slices of %d studies", side, len(dataset), studies)
+
 
 def load_data(config: Config, mean: Sequence[float], std: Sequence[float]) -> RSNAData:
     """Opens the dataset that the flags name.
@@ -76,9 +82,6 @@ def load_data(config: Config, mean: Sequence[float], std: Sequence[float]) -> RS
     transforms[1].require_deterministic()
     train = RSNADataset(table, train_rows, transforms[0], config.general.seed)
     valid = RSNADataset(table, valid_rows, transforms[1], config.general.seed)
-    for side, dataset in (("training", train), ("validation", valid)):
-        studies = table.frame["study_id"].iloc[dataset.rows].nunique()
-        logger.info("%s: %d slices of %d studies", side, len(dataset), studies)
     return RSNAData(train, valid, training_prior(train.labels), transforms[2])
 
 

@@ -57,6 +57,7 @@ class RSNATraining:
         keep_freed_memory()
         with self.experiment.running(), tracking(self.config, self.experiment.folder) as tracker:
             logger.info("experiment %s in %s", self.experiment.id, self.experiment.folder)
+            self.data.log_sizes()
             tracker.log_params(self.config.flags())
             saver = self._checkpoint_saver()
             network = self._build_network(saver, tracker)

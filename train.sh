@@ -11,28 +11,18 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 source setup.sh
 ensure_environment requirements.txt
 
-# The value of a flag among the arguments, or a default.
-value_of() {
-    local flag=$1 value=$2 previous=
-    shift 2
-    for argument in "$@"; do
-        [[ $previous == "$flag" ]] && value=$argument
-        [[ $argument == "$flag="* ]] && value=${argument#*=}
-        previous=$argument
-    done
-    echo "$value"
-}
-
 for argument in "$@"; do
     case $argument in -h | --help | --print_config*) exec "$PYTHON_BIN" train.py "$@" ;; esac
 done
 
-dataset=$(value_of --data_dataset demo "$@")
-input=$(value_of --data_input_folder input "$@")
-output=$(value_of --output_dir output "$@")
+# The flags as they will be, whether they come from the command line or from a --config file.
+flags=$("$PYTHON_BIN" train.py "$@" --print_config)
+flag() { sed -n "s/^$1: *//p" <<<"$flags"; }
+input=$(flag data_input_folder)
+output=$(flag output_dir)
 
 # About two minutes, once: heads are generated, written as DICOM, and prepared like any others.
-if [[ $dataset == demo ]]; then
+if [[ $(flag data_dataset) == demo && $(flag tr_resume) == 0 ]]; then
     "$PYTHON_BIN" preprocessing.py --pre_source demo --data_dataset demo --data_input_folder "$input"
 fi
 

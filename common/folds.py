@@ -143,7 +143,11 @@ def split_rows(
     frame = table.frame
     side = _sides(folds, fold).reindex(frame["image_id"]).to_numpy()
     usable = table.readable & frame["split"].eq(TRAIN_SPLIT).to_numpy(dtype=bool)
-    usable &= ~np.isnan(table.labels(np.arange(len(table)), label_names)).any(axis=1)
+    is_unlabelled = np.isnan(table.labels(np.arange(len(table)), label_names)).any(axis=1)
+    num_unlabelled = int((usable & is_unlabelled).sum())
+    if num_unlabelled:
+        logger.warning("%d slices are left out: a label is unknown", num_unlabelled)
+    usable &= ~is_unlabelled
     is_train = usable & (side == "train") & frame["keep_for_training"].to_numpy(dtype=bool)
     is_valid = usable & (side == "valid")
     patients = frame["patient_id"]

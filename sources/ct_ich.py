@@ -5,6 +5,7 @@ Hssayeni et al., PhysioNet v1.0.0 (2019): `Patients_CT/<patient>/{brain,bone}/<s
 positions of DICOM. Pixel spacing and gantry tilt are not told.
 """
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -210,8 +211,9 @@ def combine_windows(brain: np.ndarray | None, bone: np.ndarray | None) -> tuple[
 
 
 def image_id(patient: str, number: int) -> str:
-    """Returns the id of a slice; CT-ICH has none of its own."""
-    return f"CT-ICH_{patient}_{number:02d}"
+    """Returns the id of a slice: a hash, as image ids are shown where patient ids must not be."""
+    digest = hashlib.blake2b(f"{patient}/{number}".encode(), digest_size=6).hexdigest()
+    return f"CT-ICH_{digest}"
 
 
 def _patient_and_number(source_file: str) -> tuple[str, int]:
