@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from common.datasets import ImageClassificationDataset, make_loader
 from common.errors import InputError
 from common.files import replacing, write_json
+from common.memory import keep_freed_memory
 from common.metrics import DEFAULT_THRESHOLD, Floats
 from common.networks.classifier import ImageClassifierNetwork
 from common.networks.state import FitSettings
@@ -160,6 +161,7 @@ class Predictor:
             device: where the network runs.
             on_batch: told the number of slices done with each batch, all views counted.
         """
+        keep_freed_memory()
         rows = np.asarray(rows, dtype=np.int64)
         if num_views and self.tta_transform is None:
             raise InputError(f"--pr_tta {num_views}: this predictor has no test-time transform")
