@@ -33,9 +33,9 @@ class GeneralConfig:
     """Seed of everything random: sampling, augmentation, initial weights."""
     dev_enabled: Switch = 0
     """1: a quick round for debugging: few studies and iterations, no monitor but the local log."""
-    dev_num_studies: int = 16
+    dev_num_studies: int = 12
     """Dev mode: the most studies that are used."""
-    dev_iteration_num: int = 25
+    dev_iteration_num: int = 20
     """Dev mode: the most iterations that are trained."""
     n_jobs: int = 2
     """Processes for preprocessing and for loading data (0: load in the main process)."""

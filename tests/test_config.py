@@ -131,7 +131,7 @@ def test_missing_experiment_is_named(tmp_path):
 
 
 def test_dev_mode_limits_iterations():
-    assert parse("--dev_enabled", "1").iteration_num == 25
+    assert parse("--dev_enabled", "1").iteration_num == 20
     assert parse("--dev_enabled", "1", "--dev_iteration_num", "9").iteration_num == 9
     assert parse("--dev_enabled", "1", "--tr_iteration_num", "20").iteration_num == 20
 
