@@ -1,10 +1,13 @@
 """Runs tasks on processes of this machine; a task that kills its process fails alone."""
 
+import contextlib
 import logging
 import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -125,16 +128,34 @@ class TaskRunner:
         )
         for name in ("distributed", "distributed.nanny", "distributed.scheduler"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        self._cluster = LocalCluster(
-            n_workers=self.num_processes,
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address=None,
-            memory_limit=MEMORY_LIMIT // self.num_processes,
-            silence_logs=logging.CRITICAL,
-        )
+        with _sigint_blocked():
+            self._cluster = LocalCluster(
+                n_workers=self.num_processes,
+                threads_per_worker=1,
+                processes=True,
+                dashboard_address=None,
+                memory_limit=MEMORY_LIMIT // self.num_processes,
+                silence_logs=logging.CRITICAL,
+            )
         self._client = Client(self._cluster)
         logger.debug("%d processes of %d cores", self.num_processes, os.cpu_count())
+
+
+@contextlib.contextmanager
+def _sigint_blocked() -> Iterator[None]:
+    """Blocks SIGINT in the threads and processes that are started within, for good.
+
+    Ctrl+C in a terminal reaches every process of the group. The one that started the others
+    stops them; each would print a traceback of its own otherwise. A signal that arrives within
+    is delivered at the end.
+    """
+    # Its start unblocks SIGINT in the thread where it happens.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _call(function: Callable[[Task], Result], task: Task) -> Result:

@@ -1,4 +1,6 @@
 import os
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +47,15 @@ def square_or_fail(number: int) -> int:
     return number * number
 
 
+def send_sigint_to_itself(number: int) -> int:
+    """Does what Ctrl+C in a terminal does to every process; 3 kills its process."""
+    if number == 3:
+        os.abort()
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.2)
+    return number
+
+
 def test_in_this_process_every_task_has_its_outcome() -> None:
     with TaskRunner(0) as runner:
         outcomes = list(runner.stream(square_or_fail, [1, 2, 4]))
@@ -54,6 +65,16 @@ def test_in_this_process_every_task_has_its_outcome() -> None:
 def test_an_exception_of_a_task_is_raised() -> None:
     with TaskRunner(0) as runner, pytest.raises(ArithmeticError):
         list(runner.stream(square_or_fail, [1, 3]))
+
+
+def test_sigint_is_left_to_the_process_that_started_the_others() -> None:
+    with TaskRunner(1) as runner:
+        outcomes = list(runner.stream(send_sigint_to_itself, [1, 3, 2]))
+    # The process that replaces a dead one behaves the same.
+    assert {outcome.task: outcome.result for outcome in outcomes} == {1: 1, 2: 2, 3: None}
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
 
 
 def test_a_crashing_codec_costs_its_own_series(tmp_path: Path) -> None:
