@@ -4,10 +4,8 @@ A flag is declared once, here: its type and rule are checked when a script start
 its help. Importing this module parses nothing and makes nothing.
 """
 
-import itertools
 import logging
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 from common.errors import InputError
+from common.flags import at_least, between, parse_flags, require
 
 logger = logging.getLogger(__name__)
 
@@ -45,10 +44,10 @@ class GeneralConfig:
     """Folder of all results: <output_dir>/results/<experiment_id>."""
 
     def __post_init__(self) -> None:
-        _between(self, 0, 2**63 - 1, "seed")
-        _at_least(self, 0, "n_jobs")
-        _at_least(self, 1, "dev_num_studies", "dev_iteration_num")
-        _require(
+        between(self, 0, 2**63 - 1, "seed")
+        at_least(self, 0, "n_jobs")
+        at_least(self, 1, "dev_num_studies", "dev_iteration_num")
+        require(
             self,
             "experiment_id",
             self.experiment_id is None or re.fullmatch(r"[A-Za-z0-9_-]+", self.experiment_id),
@@ -80,10 +79,10 @@ class DataConfig:
     """Where transforms run. cuda and auto are not there yet."""
 
     def __post_init__(self) -> None:
-        _at_least(self, 0, "data_img_size")
+        at_least(self, 0, "data_img_size")
         if isinstance(self.data_fold, int):
-            _at_least(self, 0, "data_fold")
-        _require(
+            at_least(self, 0, "data_fold")
+        require(
             self,
             "data_dataset",
             re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.data_dataset),
@@ -111,8 +110,8 @@ class PreprocessingConfig:
     """1: write a page about the dataset. Not there yet."""
 
     def __post_init__(self) -> None:
-        _at_least(self, 2, "pre_num_folds")
-        _at_least(self, 0, "pre_fold_seed")
+        at_least(self, 2, "pre_num_folds")
+        at_least(self, 0, "pre_fold_seed")
 
 
 @dataclass(frozen=True)
@@ -133,8 +132,8 @@ class NetworkConfig:
     """Stochastic depth, for backbones that have it."""
 
     def __post_init__(self) -> None:
-        _between(self, 0, 1, "net_drop_rate", "net_drop_path_rate")
-        _require(
+        between(self, 0, 1, "net_drop_rate", "net_drop_path_rate")
+        require(
             self,
             "net_num_classes",
             self.net_num_classes == 6,
@@ -189,12 +188,10 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         for name in ("optim_lr", "optim_scheduler_max_lr"):
-            _require(self, name, getattr(self, name) > 0, "greater than 0")
-        _at_least(self, 0, "optim_weight_decay", "optim_scheduler_min_lr", "optim_ema_bn_samples")
-        _between(
-            self, 0, 1, "optim_momentum", "optim_scheduler_pct_start", "optim_scheduler_warmup"
-        )
-        _require(self, "optim_ema_decay", 0 <= self.optim_ema_decay < 1, "at least 0, less than 1")
+            require(self, name, getattr(self, name) > 0, "greater than 0")
+        at_least(self, 0, "optim_weight_decay", "optim_scheduler_min_lr", "optim_ema_bn_samples")
+        between(self, 0, 1, "optim_momentum", "optim_scheduler_pct_start", "optim_scheduler_warmup")
+        require(self, "optim_ema_decay", 0 <= self.optim_ema_decay < 1, "at least 0, less than 1")
         _known(self, "optim", ("sgd", "adamw"), ("adam", "radam", "lamb", "lars"))
         _known(
             self,
@@ -238,7 +235,7 @@ class TrainingConfig:
     """1: images in channels-last memory, faster on CPU and on recent GPUs."""
 
     def __post_init__(self) -> None:
-        _at_least(
+        at_least(
             self,
             1,
             "tr_iteration_num",
@@ -248,8 +245,8 @@ class TrainingConfig:
             "tr_iteration_checkpoint",
             "tr_num_best",
         )
-        _at_least(self, 0, "tr_iteration_valid", "tr_clip_norm")
-        _between(self, 0, 0.5, "tr_label_smoothing")
+        at_least(self, 0, "tr_iteration_valid", "tr_clip_norm")
+        between(self, 0, 0.5, "tr_label_smoothing")
 
 
 @dataclass(frozen=True)
@@ -266,7 +263,7 @@ class PredictionConfig:
     """Extra passes with the test transform, averaged with the plain one."""
 
     def __post_init__(self) -> None:
-        _at_least(self, 0, "pr_tta")
+        at_least(self, 0, "pr_tta")
 
 
 @dataclass(frozen=True)
@@ -450,10 +447,10 @@ def parse_config(
     Raises:
         InputError: an unknown flag, or a value that breaks its rule.
     """
-    argv = _config_first(sys.argv[1:] if argv is None else argv)
-    parser = _build_parser(description, groups)
-    values = _parse(parser, argv)
-    given = frozenset(_parse(parser, argv, defaults=False))
+    own = [GROUPS[group] for group in groups]
+    # One file serves all scripts: the flags of other scripts in it are passed over.
+    others = Config().flags().keys() - {item.name for kind in own for item in fields(kind)}
+    values, given = parse_flags(description, own, argv, others)
     config = _build_config(values, groups, given)
     _refuse_not_there_yet(config)
     _warn_without_effect(config, groups)
@@ -494,61 +491,6 @@ def resumed_config(config: Config) -> Config:
     return replace(recorded.with_flags(**free), given=config.given)
 
 
-def _config_first(argv: Sequence[str]) -> list[str]:
-    """The arguments with --config in front: it gives defaults, which flags win over anywhere."""
-    files: list[str] = []
-    others: list[str] = []
-    arguments = iter(argv)
-    for argument in arguments:
-        if argument == "--config":
-            files += [argument, *itertools.islice(arguments, 1)]
-        else:
-            (files if argument.startswith("--config=") else others).append(argument)
-    return files + others
-
-
-def _build_parser(description: str, groups: Sequence[str]) -> Any:
-    from jsonargparse import ArgumentParser, set_loader, set_parsing_settings
-
-    own = {item.name for group in groups for item in fields(GROUPS[group])}
-    others = {item.name for kind in GROUPS.values() for item in fields(kind)} - own
-
-    def load_own(text: str) -> Any:
-        """One file serves all scripts: the flags of other scripts in it are passed over."""
-        value = yaml.safe_load(text)
-        if isinstance(value, dict):
-            return {name: item for name, item in value.items() if name not in others}
-        return value
-
-    set_loader("own_flags", load_own, exceptions=(yaml.YAMLError,))
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(
-        description=description, exit_on_error=False, default_env=False, parser_mode="own_flags"
-    )
-    parser.add_argument("--config", action="config", help="YAML file whose values become defaults.")
-    for group in groups:
-        parser.add_class_arguments(GROUPS[group], as_group=True)
-    return parser
-
-
-def _parse(parser: Any, argv: list[str], defaults: bool = True) -> dict[str, Any]:
-    from argparse import ArgumentError
-
-    try:
-        namespace = parser.parse_args(argv, defaults=defaults)
-    except ArgumentError as error:
-        raise InputError(_flag_message(str(error))) from error
-    values = namespace.as_dict()
-    values.pop("config", None)
-    return {name: value for name, value in values.items() if defaults or value is not None}
-
-
-def _flag_message(message: str) -> str:
-    message = re.sub(r'Parser key "(\w+)"', r"--\1", message)
-    message = re.sub(r"<class '(\w+)'>", r"\1", message.replace("typing.Literal", "one of "))
-    return " ".join(message.replace("Expected a", "must be a value of type").split())
-
-
 def _build_config(values: dict[str, Any], groups: Sequence[str], given: frozenset[str]) -> Config:
     parts: dict[str, Any] = {}
     for group in groups:
@@ -578,23 +520,7 @@ def _warn_without_effect(config: Config, groups: Sequence[str]) -> None:
             logger.warning("--%s has no effect without %s", name, needs)
 
 
-def _require(group: Any, name: str, holds: object, rule: str) -> None:
-    if not holds:
-        raise InputError(f"--{name} {getattr(group, name)}: must be {rule}")
-
-
-def _at_least(group: Any, lowest: float, *names: str) -> None:
-    for name in names:
-        _require(group, name, getattr(group, name) >= lowest, f"at least {lowest}")
-
-
-def _between(group: Any, lowest: float, highest: float, *names: str) -> None:
-    for name in names:
-        inside = lowest <= getattr(group, name) <= highest
-        _require(group, name, inside, f"from {lowest} to {highest}")
-
-
 def _known(group: Any, name: str, known: Sequence[str], later: Sequence[str]) -> None:
     value = getattr(group, name)
     rule = f"one of {', '.join(known)}" + (" (not there yet)" if value in later else "")
-    _require(group, name, value in known, rule)
+    require(group, name, value in known, rule)
