@@ -16,7 +16,7 @@ from common.dicom import RejectedFile, SliceHeader, group_key
 from common.files import write_parquet
 from common.preparation.readers import SliceReader
 from common.preparation.tasks import TaskRunner
-from common.slices import STATUS_OK
+from common.slices import SLICE_COLUMNS, STATUS_OK
 
 logger = logging.getLogger(__name__)
 
@@ -28,32 +28,37 @@ PASSING = (CRASHED, "unreadable")
 # What the header pass finds, one row per slice or per file that yields none. `store_file` names
 # the group, `frame` is the number in a multi-frame file, -1 elsewhere.
 HEADER_COLUMNS = {
-    "source_file": "str",
     "size": "int64",
     "mtime_ns": "int64",
     "reader": "str",
-    "status": "str",
-    "reason": "str",
-    "image_id": "str",
-    "patient_id": "str",
-    "study_id": "str",
-    "series_id": "str",
-    "store_file": "str",
     "frame": "int32",
     "num_frames": "int32",
     "instance_number": "float64",
-    "position_mm": "float64",
-    "tilt_deg": "float64",
-    "rows": "Int32",
-    "columns": "Int32",
-    "spacing_row": "float64",
-    "spacing_column": "float64",
-    "bits_stored": "Int32",
-    "pixel_representation": "Int32",
-    "rescale_slope": "float64",
-    "rescale_intercept": "float64",
-    "window_center": "float64",
-    "window_width": "float64",
+}
+HEADER_COLUMNS |= {
+    name: SLICE_COLUMNS[name]
+    for name in (
+        "source_file",
+        "status",
+        "reason",
+        "image_id",
+        "patient_id",
+        "study_id",
+        "series_id",
+        "store_file",
+        "position_mm",
+        "tilt_deg",
+        "rows",
+        "columns",
+        "spacing_row",
+        "spacing_column",
+        "bits_stored",
+        "pixel_representation",
+        "rescale_slope",
+        "rescale_intercept",
+        "window_center",
+        "window_width",
+    )
 }
 # Those of them that a SliceHeader has, as a field or as a property.
 _OF_HEADER = [

@@ -129,7 +129,6 @@ def test_pickled_store_opens_its_own_files(tmp_path: Path) -> None:
     np.testing.assert_array_equal(copy.read("a.b2nd", 1), volume[1])
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_forked_reader_of_a_parent_that_has_read(tmp_path: Path) -> None:
     """More than one Blosc2 thread in the parent would hang the child for ever."""
     volume = random_series()

@@ -123,13 +123,14 @@ def test_an_undecodable_file_gives_way_to_its_duplicate(tmp_path: Path) -> None:
         file = tmp_path / "in" / f"{name}.dcm"
         write_ct(file, pixels, transfer_syntax=RLELossless, SOPInstanceUID="1.9")
     data = bytearray((tmp_path / "in" / "a.dcm").read_bytes())
-    data[-300:-100] = bytes(200)
+    # The second item is the frame, which begins with its number of segments: 15 at the most.
+    frame = data.index(b"\xfe\xff\x00\xe0", data.index(b"\xfe\xff\x00\xe0") + 4) + 8
+    data[frame] = 99
     (tmp_path / "in" / "a.dcm").write_bytes(data)
     for _ in range(2):
         prepared, frame = prepare_dicom(tmp_path / "in", tmp_path / "out")
         good = frame[frame["status"] == "ok"]
-        if prepared.rejected == {"duplicate": 1}:
-            pytest.skip("the codec read the damaged file")
+        assert prepared.rejected == {"corrupt": 1}
         assert good["source_file"].tolist() == ["b.dcm"]
         assert good["image_id"].tolist() == ["1.9"]
 
