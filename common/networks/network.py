@@ -1,6 +1,7 @@
 """AbstractNetwork: the one fit loop, and the validation and prediction that go with it."""
 
 import contextlib
+import inspect
 import logging
 import time
 from abc import ABC, abstractmethod
@@ -103,7 +104,7 @@ class AbstractNetwork(ABC):
 
     def forward(self, *inputs: Any, **named_inputs: Any) -> Any:
         """What the model makes of a batch."""
-        if self.model.training and self._training_module is not None:
+        if torch.is_grad_enabled() and self._training_module is not None:
             return self._training_module(*inputs, **named_inputs)
         return self._module(*inputs, **named_inputs)
 
@@ -146,7 +147,10 @@ class AbstractNetwork(ABC):
         if not self.processes.are_many:
             return self._module
         # Statistics of batches are averaged after each step instead, so that all are alike then.
-        shared = DistributedDataParallel(self.model, broadcast_buffers=False)
+        # The option has another name since torch 2.12.
+        known = inspect.signature(DistributedDataParallel).parameters
+        name = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in known)
+        shared = DistributedDataParallel(self.model, **{name: False})
         return torch.compile(shared) if self.settings.compile else shared
 
     def _train_iteration(self, batches: Iterator["_TrainingBatch"]) -> None:
@@ -327,8 +331,12 @@ class AbstractNetwork(ABC):
 
     def run_forward(self, data: Iterable[Any]) -> None:
         """Runs all of `data` through the model as its modules are now, for what they gather."""
-        for _ in self._outputs(data, self.prediction_step):
-            pass
+        compiled, self._module = self._module, self.model  # not worth compiling anew for
+        try:
+            for _ in self._outputs(data, self.prediction_step):
+                pass
+        finally:
+            self._module = compiled
 
     def _evaluate(self, data: DataLoader, step: Callable[[Any], Any]) -> Iterator[Any]:
         self.model.eval()
