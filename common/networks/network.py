@@ -150,7 +150,8 @@ class AbstractNetwork(ABC):
         # The option has another name since torch 2.12.
         known = inspect.signature(DistributedDataParallel).parameters
         name = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in known)
-        shared = DistributedDataParallel(self.model, **{name: False})
+        options: dict[str, Any] = {name: False}
+        shared = DistributedDataParallel(self.model, **options)
         return torch.compile(shared) if self.settings.compile else shared
 
     def _train_iteration(self, batches: Iterator["_TrainingBatch"]) -> None:
