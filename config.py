@@ -298,6 +298,24 @@ class PredictionConfig:
 
 
 @dataclass(frozen=True)
+class LRFinderConfig:
+    """The learning-rate range test; its results are in <output_dir>/lr_finder/<number>."""
+
+    lrf_start_lr: float = 1e-6
+    """Learning rate of the first iteration."""
+    lrf_end_lr: float = 1.0
+    """Learning rate of the last iteration; the test ends early where the loss diverges."""
+    lrf_iteration_num: int = 100
+    """Iterations from one to the other, in equal factors."""
+
+    def __post_init__(self) -> None:
+        require(self, "lrf_start_lr", self.lrf_start_lr > 0, "greater than 0")
+        rises = self.lrf_end_lr > self.lrf_start_lr
+        require(self, "lrf_end_lr", rises, f"greater than --lrf_start_lr {self.lrf_start_lr}")
+        at_least(self, 3, "lrf_iteration_num")
+
+
+@dataclass(frozen=True)
 class CallbackConfig:
     """What can be watched while training."""
 
@@ -329,6 +347,7 @@ GROUPS: dict[str, type] = {
     "optimizer": OptimizerConfig,
     "training": TrainingConfig,
     "prediction": PredictionConfig,
+    "lr_finder": LRFinderConfig,
     "callbacks": CallbackConfig,
     "monitor": MonitorConfig,
 }
@@ -412,6 +431,7 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     prediction: PredictionConfig = field(default_factory=PredictionConfig)
+    lr_finder: LRFinderConfig = field(default_factory=LRFinderConfig)
     callbacks: CallbackConfig = field(default_factory=CallbackConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     given: frozenset[str] = frozenset()
