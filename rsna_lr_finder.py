@@ -84,6 +84,11 @@ def suggestion(result: RangeTestResult, config: Config) -> str:
         f"The loss falls fastest at {found.suggestion:.2g} and is lowest at {found.lowest:.2g}.",
         f"suggestion: --optim {optim.optim} {flag} {found.suggestion:.2g}",
     ]
+    if not found.is_clear:
+        lines.append(
+            "But that fall is within the noise of the batches: larger ones "
+            "(--tr_batch_size, --tr_accumulation_step) or more --lrf_iteration_num tell more."
+        )
     return "\n".join(lines)
 
 
@@ -94,8 +99,13 @@ def _folder(config: Config) -> Path:
 def _write(result: RangeTestResult) -> None:
     found, folder = result.found, result.folder
     write_json(folder / "lr_finder.json", dataclasses.asdict(found))
-    columns = {"learning_rate": found.learning_rates, "loss": found.losses}
+    columns = {
+        "learning_rate": found.learning_rates,
+        "loss": found.losses,
+        "start_loss": found.start_losses,
+        "smoothed": found.smoothed,
+    }
     with replacing(folder / "lr_finder.csv") as temporary:
-        pd.DataFrame(columns | {"smoothed": found.smoothed}).to_csv(temporary, index=False)
+        pd.DataFrame(columns).to_csv(temporary, index=False)
     with replacing(result.plot) as temporary:
         range_figure(found).savefig(temporary, format="png", dpi=120)

@@ -124,8 +124,8 @@ def schedule_figure(
     named = lowest_scale != 1
     axes.plot(steps + 1, rates, color=COLORS[0], label="last layer" if named else "schedule")
     if named:
-        lowest = rates * lowest_scale
-        axes.plot(steps + 1, lowest, color=COLORS[6], linewidth=1, label="first layer")
+        lowest, label = rates * lowest_scale, f"first layer ({lowest_scale:.2g} of it)"
+        axes.plot(steps + 1, lowest, color=COLORS[6], linewidth=1, label=label)
         axes.fill_between(steps + 1, lowest, rates, color=COLORS[6], alpha=0.15, linewidth=0)
     if swa_start is not None:
         label = "stochastic weight averaging begins"
@@ -137,7 +137,7 @@ def schedule_figure(
     ]
     if used:
         thinned = _thinned(*(np.array(values) for values in zip(*used)))
-        style = {"linestyle": "none", "marker": ".", "markersize": 3}
+        style = {"linestyle": "none", "marker": ".", "markersize": 5}
         axes.plot(*thinned, color=COLORS[4], label="used", **style)
     _label(axes, "learning rate", "iteration", "")
     axes.set_ylim(bottom=0)

@@ -3,8 +3,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from test_resume import assert_same_state
-from toy import ToyDataset, make_toy, toy_loader, weights_of
+from toy import ToyDataset, assert_same_state, make_toy, toy_loader, weights_of
 
 from common.callbacks import WeightAverage
 from common.lr_finder import find_learning_rate, range_figure
@@ -53,6 +52,7 @@ def test_the_range_is_covered_in_equal_factors_and_ends_where_the_loss_diverges(
     assert len(rates) == len(found.losses) == len(found.smoothed) < 60
     # Momentum 0.9 on this task: far too small at 1e-4, diverging above 1.
     assert 1e-4 < found.suggestion < found.lowest < 1
+    assert found.is_clear
 
 
 def test_a_whole_range_has_all_its_iterations():
@@ -72,6 +72,7 @@ def test_a_loss_that_never_falls_has_no_suggestion():
     network.__class__ = Rising
     found = find_learning_rate(network, toy_loader(ToyDataset(24), 4), 1e-7, 1e-6, 9)
     assert found.suggestion is None
+    assert not found.is_clear
     assert "suggestion" not in str(range_figure(found).axes[0].get_legend_handles_labels()[1])
 
 
@@ -81,3 +82,18 @@ def test_the_picture_shows_the_suggestion():
     assert axes.get_xscale() == "log"
     labels = axes.get_legend_handles_labels()[1]
     assert any(f"suggestion {found.suggestion:.2g}" in label for label in labels)
+
+
+def test_what_differs_between_batches_is_taken_out():
+    """A learning rate of nothing changes nothing, whatever the batches are."""
+    network = make_toy(
+        FitSettings(iteration_num=9),
+        model=torch.nn.Sequential(
+            torch.nn.Linear(5, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 1)
+        ),
+    )
+    found = find_learning_rate(network, toy_loader(ToyDataset(24), 2), 1e-300, 1e-299, 9)
+    assert len(set(found.losses)) == 9
+    assert found.losses == found.start_losses
+    np.testing.assert_allclose(found.smoothed, np.mean(found.losses))
+    assert not found.is_clear

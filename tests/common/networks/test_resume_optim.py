@@ -4,9 +4,8 @@ import io
 
 import pytest
 import torch
-from test_resume import assert_same_state
 from torch import nn
-from toy import ToyDataset, ToyNetwork, toy_loader
+from toy import ToyDataset, ToyNetwork, assert_same_state, toy_loader
 
 from common.callbacks import Callback, StochasticWeightAverage, WeightAverage
 from common.checkpoint import inference_weights

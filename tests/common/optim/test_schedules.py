@@ -109,3 +109,13 @@ def test_only_a_schedule_that_changes_something_is_made():
     assert make_schedule(optimizer(1.0), Schedule("constant", 9, 0.5)) is None
     averaged = Schedule("constant", 9, 0.5, swa_start=3, swa_lr=0.1)
     assert make_schedule(optimizer(1.0), averaged) is not None
+
+
+def test_a_checkpoint_of_one_cycle_lr_of_torch_goes_on():
+    before = lr_scheduler.OneCycleLR(optimizer(1.0), 0.5, 20, cycle_momentum=False)
+    expected = rates_of(lr_scheduler.OneCycleLR(optimizer(1.0), 0.5, 20, cycle_momentum=False), 20)
+    rates_of(before, 8)
+    now = make_schedule(optimizer(1.0), Schedule("one_cycle_lr", 20, 0.5))
+    now.load_state_dict(before.state_dict())
+    now.optimizer.load_state_dict(before.optimizer.state_dict())
+    assert rates_of(now, 12) == pytest.approx(expected[8:], rel=1e-9)

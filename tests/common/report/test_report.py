@@ -129,7 +129,7 @@ def test_the_schedule_is_drawn_over_all_iterations():
     steps, rates = lines["last layer"].get_data()
     assert (steps[0], steps[-1], len(steps)) == (1, 1000, 1000)
     np.testing.assert_allclose(rates, 1 - (steps - 1) / 1000)
-    np.testing.assert_allclose(lines["first layer"].get_ydata(), rates * 0.1)
+    np.testing.assert_allclose(lines["first layer (0.1 of it)"].get_ydata(), rates * 0.1)
     assert list(lines["used"].get_xdata()) == [10]
     assert lines["stochastic weight averaging begins"].get_xdata()[0] == 700
     plain = figures.schedule_figure(lambda step: 1.0, 10**6)
