@@ -114,8 +114,7 @@ def range_figure(found: LearningRateRange) -> "Figure":
     axes = drawing.subplots()
     axes.grid(color="#e6e9ed", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.plot(found.learning_rates, found.losses, color="#B0BEC5", linewidth=1, label="batches")
-    label = "against the first weights, smoothed"
+    label = "smoothed, against the first weights"
     axes.plot(found.learning_rates, found.smoothed, color="#0072B2", label=label)
     if found.suggestion is not None:
         label = f"suggestion {found.suggestion:.2g} (falls fastest)"
@@ -125,8 +124,10 @@ def range_figure(found: LearningRateRange) -> "Figure":
         label = f"lowest at {found.lowest:.2g}"
         axes.axvline(found.lowest, color="#999999", linestyle=":", label=label)
     axes.set_xscale("log")
-    # What lies past the divergence would flatten all that matters.
-    axes.set_ylim(0, 2 * float(np.median(found.start_losses)))
+    # The fall fills a quarter of the height; what lies past the divergence is left out.
+    start, lowest = float(np.mean(found.start_losses)), min(found.smoothed)
+    depth = max(start - lowest, 0.02 * start)
+    axes.set_ylim(max(0, lowest - depth), start + 2 * depth)
     axes.set_xlabel("learning rate")
     axes.set_ylabel("training loss")
     axes.set_title("Learning-rate range test", fontsize=10)

@@ -122,11 +122,15 @@ def schedule_figure(
     steps = np.unique(np.linspace(0, num_steps - 1, _MOST_SCHEDULE_POINTS).round().astype(int))
     rates = np.array([rate(int(step)) for step in steps])
     named = lowest_scale != 1
-    axes.plot(steps + 1, rates, color=COLORS[0], label="last layer" if named else "schedule")
+    axes.step(
+        steps + 1, rates, where="mid", color=COLORS[0], label="last layer" if named else "schedule"
+    )
     if named:
         lowest, label = rates * lowest_scale, f"first layer ({lowest_scale:.2g} of it)"
-        axes.plot(steps + 1, lowest, color=COLORS[6], linewidth=1, label=label)
-        axes.fill_between(steps + 1, lowest, rates, color=COLORS[6], alpha=0.15, linewidth=0)
+        axes.step(steps + 1, lowest, where="mid", color=COLORS[6], linewidth=1, label=label)
+        axes.fill_between(
+            steps + 1, lowest, rates, step="mid", color=COLORS[6], alpha=0.15, linewidth=0
+        )
     if swa_start is not None:
         label = "stochastic weight averaging begins"
         axes.axvline(swa_start, color="#999999", linestyle=":", label=label)

@@ -112,6 +112,25 @@ def test_loaded_state_goes_on_bit_for_bit(name, lookahead, tmp_path):
             assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("lookahead", [False, True])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_step_that_is_not_finite_is_skipped_whole_with_scaled_losses(name, lookahead):
+    """As with fp16; the fused kernels are those of the CPU here."""
+    model = model_of().float()
+    optimizer = make_optimizer(name, model, LR, DECAY, MOMENTUM, lookahead=lookahead, fused=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
+    for step in range(12):
+        before = [p.detach().clone() for p in model.parameters()]
+        for parameter, gradient in zip(model.parameters(), gradients(model, step)):
+            parameter.grad = gradient.float() * (float("inf") if step == 4 else scaler.get_scale())
+        scaler.scale(torch.zeros(1))
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+        kept = all(torch.equal(old, new) for old, new in zip(before, model.parameters()))
+        assert kept == (step == 4)
+
+
 def test_lookahead_goes_half_way_back_every_five_steps():
     model, plain = model_of(), model_of()
     optimizer = make_optimizer("sgd", model, LR, lookahead=True)
