@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from timm.layers import convert_sync_batchnorm
 
-from common.callbacks import Callback, CheckpointSaver, TrainingMonitor, WeightAverage
+from common.callbacks import Callback, CheckpointSaver, TrainingMonitor
 from common.checkpoint import inference_weights, load_checkpoint, load_weights
 from common.cli import script_command
 from common.datasets import EpochSampler, make_loader
@@ -26,7 +26,7 @@ from common.trackers import Tracker
 from config import Config, resumed_config
 from rsna_dataset import RSNAData, RSNADataset, load_data
 from rsna_model import RSNAModel
-from rsna_network import METRIC, RSNANetwork, build_network, fit_settings
+from rsna_network import METRIC, RSNANetwork, build_averages, build_network, fit_settings
 from rsna_task import LABEL_WEIGHTS, LABELS
 from rsna_tracking import tracking
 
@@ -135,10 +135,8 @@ class RSNATraining:
         return experiment
 
     def _build_network(self, saver: CheckpointSaver, tracker: Tracker) -> RSNANetwork:
-        callbacks: list[Callback] = []
-        decay = self.config.optimizer.optim_ema_decay
-        if decay:
-            callbacks.append(WeightAverage(self.model, decay, self._statistics_loader()))
+        averages = build_averages(self.config, self.model, self._statistics_loader)
+        callbacks: list[Callback] = [*averages]
         if self.processes.is_main:
             shown = (METRIC, "auc.any")
             callbacks.append(TrainingMonitor(self.experiment.metrics_log, tracker, shown=shown))
@@ -186,6 +184,7 @@ class RSNATraining:
 
     def _write_results(self, network: RSNANetwork, best_path: Path) -> None:
         """Predictions of the last averaged weights and of the best checkpoint; the predictor."""
+        logger.info("predictions are of the %s weights", network.weights_name)
         with network.averaged():
             self._write_predictions(network, "valid")
             if self.processes.is_main:

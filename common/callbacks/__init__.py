@@ -1,8 +1,15 @@
 """What is optional around a fit, one file each."""
 
-from common.callbacks.averages import WeightAverage
+from common.callbacks.averages import AveragedWeights, StochasticWeightAverage, WeightAverage
 from common.callbacks.base import Callback
 from common.callbacks.checkpoints import CheckpointSaver
 from common.callbacks.monitor import TrainingMonitor
 
-__all__ = ["Callback", "CheckpointSaver", "TrainingMonitor", "WeightAverage"]
+__all__ = [
+    "AveragedWeights",
+    "Callback",
+    "CheckpointSaver",
+    "StochasticWeightAverage",
+    "TrainingMonitor",
+    "WeightAverage",
+]

@@ -6,13 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.losses import weighted_bce_sum
+from common.losses import weighted_bce_sum, weighted_focal_sum
 from common.networks.network import AbstractNetwork
 from common.networks.state import FitSettings, StepOutput
 
 
 class ImageClassifierNetwork(AbstractNetwork):
-    """Multi-label classification with binary cross-entropy, weighted per label.
+    """Multi-label classification with binary cross-entropy or focal loss, weighted per label.
+
+    The loss of a validation is what training minimises, smoothing left out; metrics come beside it
+    under their own names.
 
     A batch is what `ImageClassificationDataset` makes: `image`, `labels` with NaN where unknown,
     and `index`.
@@ -20,6 +23,7 @@ class ImageClassifierNetwork(AbstractNetwork):
     Args:
         label_weights: weight of each label in the loss.
         label_smoothing: training labels y become y (1 - s) + s / 2.
+        focal_gamma: gamma of the focal loss; None for cross-entropy.
         sample_ids: names of the training samples by index, for messages.
     """
 
@@ -29,12 +33,14 @@ class ImageClassifierNetwork(AbstractNetwork):
         settings: FitSettings,
         label_weights: Sequence[float],
         label_smoothing: float = 0.0,
+        focal_gamma: float | None = None,
         sample_ids: Sequence[str] = (),
         **options: Any,
     ) -> None:
         super().__init__(model, settings, **options)
         self.label_weights = torch.tensor(label_weights, device=self.device)
         self.label_smoothing = label_smoothing
+        self.focal_gamma = focal_gamma
         self.sample_ids = sample_ids
 
     def training_step(self, batch: Mapping[str, Tensor]) -> StepOutput:
@@ -53,9 +59,17 @@ class ImageClassifierNetwork(AbstractNetwork):
         """The names of the samples, where they were given."""
         return [self.sample_ids[i] for i in batch["index"].tolist()] if len(self.sample_ids) else []
 
+    def loss_weights(self) -> Tensor:
+        """The weight of each label in the loss of the next iteration, (labels,)."""
+        return self.label_weights
+
     def _loss(self, batch: Mapping[str, Tensor], smoothing: float) -> StepOutput:
         logits, labels = self.forward(batch["image"]), batch["labels"]
         smoothed = labels * (1 - smoothing) + smoothing / 2
-        loss_sum, num_terms = weighted_bce_sum(logits, smoothed, self.label_weights)
+        weights = self.loss_weights()
+        if self.focal_gamma is None:
+            loss_sum, num_terms = weighted_bce_sum(logits, smoothed, weights)
+        else:
+            loss_sum, num_terms = weighted_focal_sum(logits, smoothed, weights, self.focal_gamma)
         outputs = {"logits": logits.detach(), "labels": labels, "index": batch["index"]}
         return StepOutput(loss_sum, num_terms, outputs)
