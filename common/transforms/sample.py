@@ -8,13 +8,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import albumentations as A
 import cv2
 import numpy as np
 
 from common.errors import InputError
 from common.transforms import catalog, sizes
-from common.transforms.pipeline import Pipeline, checked_normalization, parse_pipeline
+from common.transforms.boxes import BoxStep
+from common.transforms.device import DeviceTransform, HostTransform
+from common.transforms.draws import Recorder, random_state
+from common.transforms.pipeline import AIR_HU, Pipeline, checked_normalization, parse_pipeline
+from common.transforms.plan import Layout, Plan, plan_host
+from common.transforms.warp import Step, simplified, warp_on_host
 
 
 def load_transform(path: Path) -> "SampleTransform":
@@ -43,7 +47,10 @@ class SampleTransform:
     def __init__(self, pipeline: Pipeline, where: str = "the transform") -> None:
         self.pipeline = pipeline
         self._where = where
-        self._compose = A.Compose([catalog.build(node, where) for node in pipeline.nodes])
+        plan = plan_host(pipeline)
+        self._before = [catalog.build(node, where) for node in plan.host]
+        self._geometry = ComposedGeometry(plan, pipeline, where) if plan.geometry else None
+        self._after = [catalog.build(node, where) for node in plan.rest]
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any], where: str = "the transform") -> Self:
@@ -69,8 +76,12 @@ class SampleTransform:
             image = image[:, :, 0]
         # Not set_random_seed: it gives every transform a generator of its own in the same state,
         # so that their draws are all equal.
-        self._compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
-        image = self._compose(image=image)["image"]
+        generator, py = random_state(seed)
+        py.random()  # A.Compose draws whether it runs; DeviceTransform's draws are the same ones.
+        image = _run(self._before, image, generator, py)
+        if self._geometry is not None:
+            image = self._geometry(image, generator, py)
+        image = _run(self._after, image, generator, py)
         channels = np.empty((image.shape[2], *image.shape[:2]), np.float32)
         cv2.split(image, list(channels))
         return self._normalized(channels)
@@ -111,6 +122,14 @@ class SampleTransform:
         if self.has_normalize:
             return self
         return self._with(normalization=checked_normalization(mean, std, self._where))
+
+    def host_part(self) -> HostTransform:
+        """What is left to the loader where `device_part` does the rest."""
+        return HostTransform(self.pipeline, self._where)
+
+    def device_part(self, channels_last: bool = False) -> DeviceTransform:
+        """What makes images, where the network runs, of what `host_part` hands over."""
+        return DeviceTransform(self.pipeline, channels_last)
 
     def _with(self, **changes: Any) -> "SampleTransform":
         return SampleTransform(dataclasses.replace(self.pipeline, **changes), self._where)
@@ -168,3 +187,47 @@ class SampleTransform:
     def __repr__(self) -> str:
         names = ", ".join(catalog.name_of(node) for node in self.pipeline.nodes)
         return f"SampleTransform({names})"
+
+
+class ComposedGeometry:
+    """Several geometric transforms as one resampling, but for areas that are averaged.
+
+    One after the other would blur the image each time; and this is what a device does.
+
+    Args:
+        plan: whose geometry it is.
+        pipeline: where that is from.
+        where: the name of the file, for messages.
+    """
+
+    def __init__(self, plan: Plan, pipeline: Pipeline, where: str) -> None:
+        self._recorder = Recorder(plan.geometry, where)
+        self._layout = Layout(Plan(plan.host, plan.geometry, ()), pipeline)
+
+    def __call__(
+        self, image: np.ndarray, generator: np.random.Generator, py: random.Random
+    ) -> np.ndarray:
+        """Returns float32 (height, width[, slices]), drawn from the given random state."""
+        record = self._recorder.draw(image.shape, generator, py)
+        row, shapes = self._layout.row_and_shapes(record, image.shape[:2], 0)
+        run: list[Step] = []
+        for step, shape in zip(self._layout.steps(row[None]), shapes):
+            if isinstance(step, BoxStep):
+                image = step.on_host(_warped(image, run, shape))
+                run = []
+            else:
+                run.append(step)
+        return _warped(image, run, shapes[-1])
+
+
+def _warped(image: np.ndarray, steps: list[Step], size: tuple[int, int]) -> np.ndarray:
+    return warp_on_host(image, simplified(steps, size), size, AIR_HU) if steps else image
+
+
+def _run(
+    transforms: Sequence[Any], image: np.ndarray, generator: np.random.Generator, py: random.Random
+) -> np.ndarray:
+    for transform in transforms:
+        transform.set_random_state(generator, py)
+        image = transform(image=image)["image"]
+    return image
