@@ -13,6 +13,7 @@ from common.errors import InputError
 from common.metrics import auc, log_loss, weighted_log_loss
 from common.networks import FitSettings, ImageClassifierNetwork
 from common.optim import make_optimizer, make_schedule
+from common.transforms.device import DeviceTransform
 from config import Config
 from rsna_task import LABEL_WEIGHTS, LABELS
 
@@ -41,6 +42,7 @@ def build_network(
     settings: FitSettings,
     sample_ids: Sequence[str],
     callbacks: Sequence[Callback],
+    batch_transform: DeviceTransform | None = None,
 ) -> RSNANetwork:
     """The network with the optimizer and schedule that the flags name."""
     optim = config.optimizer
@@ -66,6 +68,7 @@ def build_network(
         settings,
         label_smoothing=config.training.tr_label_smoothing,
         sample_ids=sample_ids,
+        batch_transform=batch_transform,
         optimizer=optimizer,
         scheduler=scheduler,
         callbacks=callbacks,
@@ -94,3 +97,18 @@ def find_device(config: Config) -> torch.device:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch sees no GPU here; use --device cpu")
     return torch.device(wanted)
+
+
+def transforms_on_device(config: Config, device: torch.device) -> bool:
+    """Whether --data_transform_device makes the training images where the network runs.
+
+    Raises:
+        InputError: it says cuda, but the network does not run on a GPU.
+    """
+    wanted = config.data.data_transform_device
+    if wanted == "cuda" and device.type != "cuda":
+        reason = "torch sees no GPU here" if not torch.cuda.is_available() else "--device is cpu"
+        raise InputError(
+            f"--data_transform_device cuda: the network runs on the CPU ({reason}); use cpu or auto"
+        )
+    return wanted != "cpu" and device.type == "cuda"

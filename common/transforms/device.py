@@ -17,6 +17,7 @@ from common.transforms import catalog, sizes
 from common.transforms.boxes import BoxStep
 from common.transforms.catalog import Node, name_of
 from common.transforms.draws import Recorder, random_state
+from common.transforms.host import HostStages
 from common.transforms.mappings import averages_areas
 from common.transforms.pipeline import AIR_HU, Pipeline
 from common.transforms.plan import Layout, plan_device
@@ -34,7 +35,7 @@ class HostTransform:
     def __init__(self, pipeline: Pipeline, where: str) -> None:
         self._arguments = (pipeline, where)
         plan = plan_device(pipeline)
-        self._transforms = [catalog.build(node, where) for node in plan.host]
+        self._stages = HostStages(pipeline, where, len(plan.host)) if plan.host else None
         self._recorder = Recorder((*plan.geometry, *plan.rest), where)
         self._layout = Layout(plan, pipeline)
 
@@ -51,12 +52,9 @@ class HostTransform:
         generator, py = random_state(seed)
         py.random()  # Compose draws whether it runs at all
         image = image_hu
-        if self._transforms:
+        if self._stages is not None:
             image = image_hu[0] if len(image_hu) == 1 else np.moveaxis(image_hu, 0, 2)
-            image = np.ascontiguousarray(image, np.float32)
-            for transform in self._transforms:
-                transform.set_random_state(generator, py)
-                image = transform(image=image)["image"]
+            image = self._stages(np.ascontiguousarray(image, np.float32), generator, py)
             image = image[None] if image.ndim == 2 else np.moveaxis(image, 2, 0)
             image = np.ascontiguousarray(image)
         shape = image.shape[1:] if len(image) == 1 else (*image.shape[1:], len(image))

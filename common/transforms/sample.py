@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import json
-import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -13,12 +12,10 @@ import numpy as np
 
 from common.errors import InputError
 from common.transforms import catalog, sizes
-from common.transforms.boxes import BoxStep
 from common.transforms.device import DeviceTransform, HostTransform
-from common.transforms.draws import Recorder, random_state
-from common.transforms.pipeline import AIR_HU, Pipeline, checked_normalization, parse_pipeline
-from common.transforms.plan import Layout, Plan, plan_host
-from common.transforms.warp import Step, simplified, warp_on_host
+from common.transforms.draws import random_state
+from common.transforms.host import HostStages
+from common.transforms.pipeline import Pipeline, checked_normalization, parse_pipeline
 
 
 def load_transform(path: Path) -> "SampleTransform":
@@ -47,10 +44,7 @@ class SampleTransform:
     def __init__(self, pipeline: Pipeline, where: str = "the transform") -> None:
         self.pipeline = pipeline
         self._where = where
-        plan = plan_host(pipeline)
-        self._before = [catalog.build(node, where) for node in plan.host]
-        self._geometry = ComposedGeometry(plan, pipeline, where) if plan.geometry else None
-        self._after = [catalog.build(node, where) for node in plan.rest]
+        self._stages = HostStages(pipeline, where)
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any], where: str = "the transform") -> Self:
@@ -78,10 +72,7 @@ class SampleTransform:
         # so that their draws are all equal.
         generator, py = random_state(seed)
         py.random()  # A.Compose draws whether it runs; DeviceTransform's draws are the same ones.
-        image = _run(self._before, image, generator, py)
-        if self._geometry is not None:
-            image = self._geometry(image, generator, py)
-        image = _run(self._after, image, generator, py)
+        image = self._stages(image, generator, py)
         channels = np.empty((image.shape[2], *image.shape[:2]), np.float32)
         cv2.split(image, list(channels))
         return self._normalized(channels)
@@ -187,47 +178,3 @@ class SampleTransform:
     def __repr__(self) -> str:
         names = ", ".join(catalog.name_of(node) for node in self.pipeline.nodes)
         return f"SampleTransform({names})"
-
-
-class ComposedGeometry:
-    """Several geometric transforms as one resampling, but for areas that are averaged.
-
-    One after the other would blur the image each time; and this is what a device does.
-
-    Args:
-        plan: whose geometry it is.
-        pipeline: where that is from.
-        where: the name of the file, for messages.
-    """
-
-    def __init__(self, plan: Plan, pipeline: Pipeline, where: str) -> None:
-        self._recorder = Recorder(plan.geometry, where)
-        self._layout = Layout(Plan(plan.host, plan.geometry, ()), pipeline)
-
-    def __call__(
-        self, image: np.ndarray, generator: np.random.Generator, py: random.Random
-    ) -> np.ndarray:
-        """Returns float32 (height, width[, slices]), drawn from the given random state."""
-        record = self._recorder.draw(image.shape, generator, py)
-        row, shapes = self._layout.row_and_shapes(record, image.shape[:2], 0)
-        run: list[Step] = []
-        for step, shape in zip(self._layout.steps(row[None]), shapes):
-            if isinstance(step, BoxStep):
-                image = step.on_host(_warped(image, run, shape))
-                run = []
-            else:
-                run.append(step)
-        return _warped(image, run, shapes[-1])
-
-
-def _warped(image: np.ndarray, steps: list[Step], size: tuple[int, int]) -> np.ndarray:
-    return warp_on_host(image, simplified(steps, size), size, AIR_HU) if steps else image
-
-
-def _run(
-    transforms: Sequence[Any], image: np.ndarray, generator: np.random.Generator, py: random.Random
-) -> np.ndarray:
-    for transform in transforms:
-        transform.set_random_state(generator, py)
-        image = transform(image=image)["image"]
-    return image
