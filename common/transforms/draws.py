@@ -68,6 +68,7 @@ def _leaves_of(transform: Any) -> list[Any]:
     return [leaf for child in transform.transforms for leaf in _leaves_of(child)]
 
 
+@functools.lru_cache(maxsize=64)
 def _blank(shape: tuple[int, ...]) -> np.ndarray:
     """An image of ones that takes no memory; its mean leaves a brightness as it was drawn."""
     return np.broadcast_to(np.float32(1), shape)

@@ -15,6 +15,7 @@ import numpy as np
 
 # What a resize looks beyond the edges; its border repeats them, as reading the image does.
 HALF_PIXEL = 0.501
+NO_BORDER = -1
 
 
 @dataclass
@@ -26,23 +27,29 @@ class MatrixStep:
         size_in: float64 (batch, 2), height and width of what goes in.
         border: one of `mappings.BORDERS`.
         tolerance: how far places may lie outside before the border matters, in pixels.
+        is_far: whether some place lies outside by more than the size of the image.
     """
 
     matrix: np.ndarray
     size_in: np.ndarray
     border: int
     tolerance: float = 1e-4
+    is_far: bool = False
 
-    def needs_border(self, size_out: np.ndarray) -> bool:
-        """Whether any corner of an output of height and width `size_out` lies outside."""
+    def bordered(self, size_out: np.ndarray) -> "MatrixStep":
+        """Returns the step as it is for an output of height and width `size_out`.
+
+        Its border is `NO_BORDER` where no corner of the output lies outside what goes in.
+        """
         bottom, right = (size_out - 1).T
         none, one = np.zeros_like(right), np.ones_like(right)
         corners = np.array([(x, y, one) for x in (none, right) for y in (none, bottom)])
         x, y = np.einsum("nij,kjn->kin", self.matrix, corners).transpose(1, 0, 2)[:2]
-        height, width = self.size_in.T
-        lowest = min(x.min(), y.min())
-        excess = max((x - (width - 1)).max(), (y - (height - 1)).max())
-        return lowest < -self.tolerance or excess > self.tolerance
+        last_y, last_x = self.size_in.T - 1
+        outside = max(-x.min(), -y.min(), (x - last_x).max(), (y - last_y).max())
+        border = self.border if outside > self.tolerance else NO_BORDER
+        is_far = bool(outside > min(last_x.min(), last_y.min()))
+        return MatrixStep(self.matrix, self.size_in, border, self.tolerance, is_far)
 
 
 @dataclass
@@ -84,13 +91,12 @@ def simplified(steps: Sequence[Step], size_out: tuple[int, int]) -> list[Step]:
         size = np.broadcast_to(size, step.size_in.shape)
         if np.allclose(step.matrix, np.eye(3), atol=1e-9) and np.array_equal(size, step.size_in):
             continue
-        border = step.border if step.needs_border(size) else -1
-        step = MatrixStep(step.matrix, step.size_in, border)
+        step = step.bordered(size)
         last = chain[-1] if chain else None
-        if isinstance(last, MatrixStep) and last.border == -1:
-            chain[-1] = MatrixStep(step.matrix @ last.matrix, step.size_in, border)
-        else:
-            chain.append(step)
+        if isinstance(last, MatrixStep) and last.border == NO_BORDER:
+            chain.pop()
+            step.matrix = step.matrix @ last.matrix
+        chain.append(step)
     return chain
 
 
@@ -123,13 +129,14 @@ def coordinates(
             y = _looked_up(as_array(step.ys), y, library)
         else:
             x, y = _multiplied(step.matrix, x, y, as_array)
-        if step.border == -1:
+        if step.border == NO_BORDER:
             continue
+        is_far = isinstance(step, AxisStep) or step.is_far
         height, width = (as_array(size[:, None, None]) for size in step.size_in.T)
         if step.border == cv2.BORDER_CONSTANT:
             inside = _inside(x, width, library) * _inside(y, height, library)
             coverage = inside if coverage is None else coverage * inside
-        x, y = (_folded(v, n, step.border, library) for v, n in ((x, width), (y, height)))
+        x, y = (_folded(v, n, step.border, library, is_far) for v, n in ((x, width), (y, height)))
     return x, y, coverage
 
 
@@ -140,8 +147,11 @@ def _multiplied(matrix: np.ndarray, x: Any, y: Any, as_array: Any) -> tuple[Any,
         terms = [
             v * as_array(row[:, i, None, None]) for i, v in enumerate((x, y)) if row[:, i].any()
         ]
+        # The offset first: as long as x and y are lines, it costs nothing there.
         terms[0] += offset
-        rows.append(terms[0] if len(terms) == 1 else terms[0] + terms[1])
+        if len(terms) == 2 and terms[0].shape == terms[1].shape:
+            terms[0] += terms.pop()
+        rows.append(sum(terms[1:], terms[0]))
     return rows[0], rows[1]
 
 
@@ -169,13 +179,23 @@ def _inside(places: Any, length: Any, library: Any) -> Any:
     return library.minimum(places + 1, length - places).clip(0, 1)
 
 
-def _folded(places: Any, length: Any, border: int, library: Any) -> Any:
-    """Places inside [0, length - 1] that show what the border shows."""
+def _folded(places: Any, length: Any, border: int, library: Any, is_far: bool) -> Any:
+    """Places inside [0, length - 1] that show what the border shows.
+
+    Args:
+        is_far: whether they may lie outside by more than `length - 1`.
+    """
     if border == cv2.BORDER_REFLECT_101:
         last = (length - 1).clip(1)
-        return last - abs(library.remainder(abs(places), 2 * last) - last)
+        places = abs(places)
+        if is_far:
+            places = library.remainder(places, 2 * last)
+        places -= last
+        return last - abs(places)
     if border == cv2.BORDER_REFLECT:
-        places = library.remainder(abs(places + 0.5), 2 * length)
+        places = abs(places + 0.5)
+        if is_far:
+            places = library.remainder(places, 2 * length)
         places = length - abs(places - length) - 0.5
     return library.minimum(places.clip(0), length - 1)
 
@@ -186,17 +206,12 @@ def warp_on_host(
     """Returns float32 (height, width[, slices]) of one image, by OpenCV."""
     if not chain:
         return image
+    slices = [image] if image.ndim == 2 else list(np.moveaxis(image, 2, 0))
+    slices = [np.ascontiguousarray(one, np.float32) for one in slices]
     x, y, coverage = coordinates(chain, size, np, lambda values: values.astype(np.float32))
     map_x, map_y = (np.ascontiguousarray(np.broadcast_to(v[0], size)) for v in (x, y))
-    slices = [image] if image.ndim == 2 else list(np.moveaxis(image, 2, 0))
-    warped = []
-    for one in slices:
-        one = cv2.remap(
-            np.ascontiguousarray(one, np.float32),
-            map_x,
-            map_y,
-            cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_REPLICATE,
-        )
-        warped.append(one if coverage is None else fill + coverage[0] * (one - fill))
+    border = cv2.BORDER_REPLICATE
+    warped = [cv2.remap(one, map_x, map_y, cv2.INTER_LINEAR, None, border) for one in slices]
+    if coverage is not None:
+        warped = [fill + coverage[0] * (one - fill) for one in warped]
     return warped[0] if image.ndim == 2 else np.stack(warped, axis=-1)
