@@ -31,7 +31,7 @@ class Recorder:
 
     def __init__(self, nodes: Sequence[Node], where: str) -> None:
         self._transforms = [catalog.build(node, where) for node in nodes]
-        self.leaves: list[Any] = [leaf for t in self._transforms for leaf in _leaves_of(t)]
+        self.leaves: list[Any] = leaves_of(self._transforms)
         self._record: Record = {}
         for position, leaf in enumerate(self.leaves):
             _leave_out_the_image(leaf)
@@ -62,10 +62,13 @@ def random_state(seed: int) -> tuple[np.random.Generator, random.Random]:
     return np.random.default_rng(seed), random.Random(seed)
 
 
-def _leaves_of(transform: Any) -> list[Any]:
-    if not isinstance(transform, A.BaseCompose):
-        return [transform]
-    return [leaf for child in transform.transforms for leaf in _leaves_of(child)]
+def leaves_of(transforms: Sequence[Any]) -> list[Any]:
+    """The transforms, and in place of a container what it holds."""
+    leaves: list[Any] = []
+    for transform in transforms:
+        is_container = isinstance(transform, A.BaseCompose)
+        leaves += leaves_of(transform.transforms) if is_container else [transform]
+    return leaves
 
 
 @functools.lru_cache(maxsize=64)

@@ -1,17 +1,23 @@
 """Runs the first transforms of a pipeline on the CPU, for one sample."""
 
+import functools
+import math
 import random
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy.special import ndtri
 
 from common.transforms import catalog
 from common.transforms.boxes import BoxStep
-from common.transforms.draws import Recorder
+from common.transforms.draws import Recorder, leaves_of
 from common.transforms.pipeline import AIR_HU, Pipeline
 from common.transforms.plan import Layout, Plan, plan_host
 from common.transforms.warp import Step, simplified, warp_on_host
+
+# As many as there are 16-bit numbers: noise beyond 4.3 standard deviations does not occur.
+NUM_QUANTILES = 2**16
 
 
 class HostStages:
@@ -33,6 +39,9 @@ class HostStages:
         self._before = [catalog.build(node, where) for node in plan.host]
         self._geometry = ComposedGeometry(plan, pipeline, where) if plan.geometry else None
         self._after = [catalog.build(node, where) for node in nodes[num_geometric:]]
+        for leaf in leaves_of(self._after):
+            if type(leaf).__name__ == "GaussNoise" and leaf.noise_scale_factor == 1:
+                leaf.get_params_dependent_on_data = functools.partial(_noise_of, leaf)
 
     def __call__(
         self, image: np.ndarray, generator: np.random.Generator, py: random.Random
@@ -47,6 +56,28 @@ class HostStages:
         if self._geometry is not None:
             image = self._geometry(image, generator, py)
         return _run(self._after, image, generator, py)
+
+
+def _noise_of(leaf: Any, params: dict[str, Any], data: Any) -> dict[str, np.ndarray]:
+    """The noise of albumentations' GaussNoise, with its draws but in half of the time."""
+    std, mean = (leaf.py_random.uniform(*limits) for limits in (leaf.std_range, leaf.mean_range))
+    shape = params["shape"] if leaf.per_channel else (*params["shape"][:2], 1)
+    generator = np.random.default_rng(leaf.random_generator.integers(0, 2**16))
+    size = math.prod(shape)
+    # Four at a time, and taken without checks: twice as fast as the plain ways.
+    numbers = generator.integers(0, 2**64 - 1, -(-size // 4), np.uint64, endpoint=True)
+    index = numbers.view(np.uint16)[:size].reshape(shape)
+    noise = np.take(_normal_quantiles(), index, mode="clip")
+    noise *= np.float32(std)
+    noise += np.float32(mean)
+    return {"noise_map": np.broadcast_to(noise, params["shape"])}
+
+
+@functools.cache
+def _normal_quantiles() -> np.ndarray:
+    """Evenly spaced quantiles of the standard normal distribution, float32, variance 1."""
+    values = ndtri((np.arange(NUM_QUANTILES) + 0.5) / NUM_QUANTILES)
+    return (values / values.std()).astype(np.float32)
 
 
 class ComposedGeometry:

@@ -102,6 +102,13 @@ def _matrix(*rows: tuple[float, float, float]) -> np.ndarray:
     return np.array([*rows, (0.0, 0.0, 1.0)])
 
 
+def _inverse(matrix: np.ndarray) -> np.ndarray:
+    (a, b, x), (c, d, y) = matrix[:2].tolist()
+    scale = 1 / (a * d - b * c)
+    a, b, c, d = d * scale, -b * scale, -c * scale, a * scale
+    return _matrix((a, b, -a * x - b * y), (c, d, -c * x - d * y))
+
+
 def _turned(turns: int, shape: Shape) -> tuple[np.ndarray, Shape]:
     """Of np.rot90, which turns counterclockwise."""
     bottom, right = shape[0] - 1, shape[1] - 1
@@ -180,11 +187,11 @@ def _padded(params: Any, transform: Any, shape: Shape) -> tuple[np.ndarray, Shap
 
 def _affine(params: Any, transform: Any, shape: Shape) -> tuple[np.ndarray, Shape]:
     height, width = (int(np.round(length)) for length in params["output_shape"])
-    return np.linalg.inv(params["matrix"]), (height, width)
+    return _inverse(params["matrix"]), (height, width)
 
 
 def _rotated(params: Any, transform: Any, shape: Shape) -> tuple[np.ndarray, Shape]:
-    matrix = np.linalg.inv(params["matrix"])
+    matrix = _inverse(params["matrix"])
     if not transform.crop_border:
         return matrix, shape
     left, top = params["x_min"], params["y_min"]
