@@ -1,32 +1,41 @@
 """The benchmarks of the loader and of GPU training run at toy size and end with their JSON."""
 
 import json
-import os
-import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
+import torch
 
+from benchmarks import loader, train_gpu
 from benchmarks.loader import make_ways, write_sources
 from common.transforms import load_transform
 
 
-def run(root: Path, script: str, *flags: str) -> tuple[str, dict]:
-    command = [sys.executable, f"benchmarks/{script}.py", *flags]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    result = subprocess.run(
-        command, cwd=root, env=environment, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr
-    *table, last = result.stdout.splitlines()
-    return "\n".join(table), json.loads(last)
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Any]:
+    """Runs a benchmark's main with flags; gives its table and its figures."""
+
+    def run(module: ModuleType, *flags: str) -> tuple[str, dict[str, Any]]:
+        monkeypatch.setattr(sys, "argv", [str(module.__file__), *flags])
+        module.main()
+        *table, last = capsys.readouterr().out.splitlines()
+        return "\n".join(table), json.loads(last)
+
+    num_threads = torch.get_num_threads(), cv2.getNumThreads()
+    yield run
+    torch.set_num_threads(num_threads[0])
+    cv2.setNumThreads(num_threads[1])
 
 
-def test_loader(project_root: Path) -> None:
+def test_loader(run: Any) -> None:
     flags = ("--repeats", "1", "--samples", "4", "--size", "48", "--batch_size", "2")
-    table, figures = run(project_root, "loader", *flags)
+    table, figures = run(loader, *flags)
     ways = {"dicom", "png", "npy", "store+cpu", "store+device"}
     assert set(figures["samples_per_second"]) == ways and all(way in table for way in ways)
     for rates in figures["samples_per_second"].values():
@@ -48,11 +57,11 @@ def test_all_ways_of_the_loader_show_the_same_image(tmp_path: Path) -> None:
         assert np.corrcoef(image.ravel(), images["store+cpu"].ravel())[0, 1] > 0.9, name
 
 
-def test_train_gpu(project_root: Path) -> None:
+def test_train_gpu(run: Any) -> None:
     network = ("--model", "test_efficientnet", "--size", "32", "--stored_size", "40")
     data = ("--slices", "24", "--batch_size", "4", "--workers", "0", "--amp", "none")
     steps = ("--steps", "3", "--warmup", "1", "--repeats", "1", "--device", "cpu")
-    table, figures = run(project_root, "train_gpu", *network, *data, *steps)
+    table, figures = run(train_gpu, *network, *data, *steps)
     assert figures["device"] == "cpu" and figures["peak_memory_gib"] is None
     assert "peak_memory_gib               not measured" in table
     assert figures["images_per_second"] > 0 and 0 <= figures["data_wait_share"] <= 1
