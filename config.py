@@ -77,7 +77,8 @@ class DataConfig:
     data_img_size: int = 0
     """Side of the square image the network sees, in pixels (0: as the transforms say)."""
     data_transform_device: Literal["cpu", "cuda", "auto"] = "cpu"
-    """Where transforms run. cuda and auto are not there yet."""
+    """Where training images are made of HU: cuda makes them in batches on the GPU that the network
+    runs on, auto does so where it runs on one. Validation and prediction make theirs on the CPU."""
 
     def __post_init__(self) -> None:
         at_least(self, 0, "data_img_size")
@@ -366,6 +367,7 @@ FREE_ON_RESUME = {
     "tr_resume",
     "n_jobs",
     "device",
+    "data_transform_device",
     "output_dir",
     "data_input_folder",
 }
@@ -374,7 +376,6 @@ FREE_ON_RESUME |= {name for name in GeneralConfig.__dataclass_fields__ if name.s
 
 NOT_THERE_YET = {
     "data_sampler",
-    "data_transform_device",
     "pre_address",
     "pre_check",
     "pre_report",
@@ -421,6 +422,10 @@ EFFECTIVE_WHEN = {
         lambda flags: flags["optim_ema_decay"] > 0 or flags["optim_swa_enabled"] == 1,
     ),
     "tr_focal_gamma": _needs("tr_loss", "focal"),
+    "data_transform_device": (
+        "a GPU for the network (--device is cpu)",
+        lambda flags: flags["data_transform_device"] != "auto" or flags["device"] != "cpu",
+    ),
     "tr_amp_dtype": ("--tr_use_amp 1", lambda flags: flags["tr_use_amp"] == 1),
     "mlflow_uri": ("--mlflow_enabled 1", lambda flags: flags["mlflow_enabled"] == 1),
     "dev_num_studies": ("--dev_enabled 1", lambda flags: flags["dev_enabled"] == 1),

@@ -14,6 +14,7 @@ from common.errors import InputError
 from common.metrics import auc, log_loss, weighted_log_loss
 from common.networks import FitSettings, ImageClassifierNetwork
 from common.optim import Schedule, make_optimizer, make_schedule
+from common.transforms.device import DeviceTransform
 from config import Config
 from rsna_task import LABEL_WEIGHTS, LABELS
 
@@ -66,6 +67,7 @@ def build_network(
     settings: FitSettings,
     sample_ids: Sequence[str],
     callbacks: Sequence[Callback],
+    batch_transform: DeviceTransform | None = None,
 ) -> RSNANetwork:
     """The network with the optimizer and schedule that the flags name."""
     optim, training = config.optimizer, config.training
@@ -87,6 +89,7 @@ def build_network(
         label_smoothing=training.tr_label_smoothing,
         focal_gamma=training.tr_focal_gamma if training.tr_loss == "focal" else None,
         sample_ids=sample_ids,
+        batch_transform=batch_transform,
         optimizer=optimizer,
         scheduler=make_schedule(optimizer, build_schedule(config)),
         callbacks=callbacks,
@@ -164,3 +167,18 @@ def find_device(config: Config, processes: Processes | None = None) -> torch.dev
             )
         return torch.device(wanted, processes.local_rank)
     return torch.device(wanted)
+
+
+def transforms_on_device(config: Config, device: torch.device) -> bool:
+    """Whether --data_transform_device makes the training images where the network runs.
+
+    Raises:
+        InputError: it says cuda, but the network does not run on a GPU.
+    """
+    wanted = config.data.data_transform_device
+    if wanted == "cuda" and device.type != "cuda":
+        reason = "torch sees no GPU here" if not torch.cuda.is_available() else "--device is cpu"
+        raise InputError(
+            f"--data_transform_device cuda: the network runs on the CPU ({reason}); use cpu or auto"
+        )
+    return wanted != "cpu" and device.type == "cuda"

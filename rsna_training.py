@@ -23,10 +23,18 @@ from common.predictions import build_predictions, write_predictions
 from common.predictor import PREDICTOR_FOLDER, Predictor
 from common.seeding import seed_everything
 from common.trackers import Tracker
+from common.transforms.device import DeviceTransform
 from config import Config, resumed_config
 from rsna_dataset import RSNAData, RSNADataset, load_data
 from rsna_model import RSNAModel
-from rsna_network import METRIC, RSNANetwork, build_averages, build_network, fit_settings
+from rsna_network import (
+    METRIC,
+    RSNANetwork,
+    build_averages,
+    build_network,
+    fit_settings,
+    transforms_on_device,
+)
 from rsna_task import LABEL_WEIGHTS, LABELS
 from rsna_tracking import tracking
 
@@ -50,8 +58,10 @@ class RSNATraining:
         seed_everything(self.config.general.seed)
         self.settings = fit_settings(self.config)
         self._set_precision()
+        is_on_device = transforms_on_device(self.config, self.settings.device)
         self.model = self._create_model()
         self.data = load_data(self.config, self.model.mean, self.model.std)
+        self.device_transform = self._split_transform() if is_on_device else None
         if not self.is_resumed and self.config.network.net_weight_file is None:
             self.model.start_from_prevalence(self.data.prior.tolist())
 
@@ -72,6 +82,7 @@ class RSNATraining:
     def _train(self, tracker: Tracker) -> None:
         logger.info("experiment %s in %s", self.experiment.id, self.experiment.folder)
         self.data.log_sizes()
+        self._log_transforms()
         tracker.log_params(self.config.flags())
         saver = self._checkpoint_saver()
         network = self._build_network(saver, tracker)
@@ -106,6 +117,18 @@ class RSNATraining:
     @property
     def _results(self) -> Path:
         return Path(self.config.general.output_dir) / "results"
+
+    def _split_transform(self) -> DeviceTransform:
+        """Leaves training images to the device, as far as it knows how."""
+        transform = self.data.train.transform
+        self.data.train.host_transform = transform.host_part()
+        return transform.device_part(self.settings.channels_last)
+
+    def _log_transforms(self) -> None:
+        if self.device_transform is None:
+            logger.info("training transforms: all on the CPU")
+        else:
+            logger.info("training transforms: %s", self.device_transform.describe())
 
     def _create_model(self) -> RSNAModel:
         flags = self.config.network
@@ -142,7 +165,9 @@ class RSNATraining:
             callbacks.append(TrainingMonitor(self.experiment.metrics_log, tracker, shown=shown))
         callbacks.append(saver)
         ids = [str(name) for name in self.data.train.image_ids]
-        return build_network(self.config, self.model, self.settings, ids, callbacks)
+        return build_network(
+            self.config, self.model, self.settings, ids, callbacks, self.device_transform
+        )
 
     def _checkpoint_saver(self) -> CheckpointSaver:
         training = self.config.training
@@ -154,10 +179,17 @@ class RSNATraining:
             self.config.flags(),
         )
 
+    @property
+    def _pins_memory(self) -> bool:
+        """Whether batches wait in memory that a GPU copies from without a detour."""
+        return self.settings.device.type == "cuda"
+
     def _train_loader(self) -> Any:
         general, training = self.config.general, self.config.training
         sampler = EpochSampler(len(self.data.train), general.seed)
-        return make_loader(self.data.train, training.tr_batch_size, general.n_jobs, sampler)
+        return make_loader(
+            self.data.train, training.tr_batch_size, general.n_jobs, sampler, self._pins_memory
+        )
 
     def _valid_loader(self) -> Any:
         general, training = self.config.general, self.config.training
@@ -166,6 +198,7 @@ class RSNATraining:
             training.tr_batch_size_valid,
             general.n_jobs,
             processes=self.processes,
+            pin_memory=self._pins_memory,
         )
 
     def _statistics_loader(self) -> Any:
@@ -180,7 +213,7 @@ class RSNATraining:
         draw = np.random.default_rng(general.seed)
         rows = draw.choice(train.rows, num_samples, replace=False)
         dataset = RSNADataset(train.table, rows, self.data.valid.transform)
-        return make_loader(dataset, batch_size, general.n_jobs)
+        return make_loader(dataset, batch_size, general.n_jobs, pin_memory=self._pins_memory)
 
     def _write_results(self, network: RSNANetwork, best_path: Path) -> None:
         """Predictions of the last averaged weights and of the best checkpoint; the predictor."""

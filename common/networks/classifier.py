@@ -1,8 +1,9 @@
 """Networks that give each image a probability per label."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +26,8 @@ class ImageClassifierNetwork(AbstractNetwork):
         label_smoothing: training labels y become y (1 - s) + s / 2.
         focal_gamma: gamma of the focal loss; None for cross-entropy.
         sample_ids: names of the training samples by index, for messages.
+        batch_transform: makes the images of batches that hold `draws`, on the device, of `image`
+            and `draws`; see `common.transforms.device.DeviceTransform`.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class ImageClassifierNetwork(AbstractNetwork):
         label_smoothing: float = 0.0,
         focal_gamma: float | None = None,
         sample_ids: Sequence[str] = (),
+        batch_transform: Callable[[Tensor, np.ndarray], Tensor] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(model, settings, **options)
@@ -42,6 +46,17 @@ class ImageClassifierNetwork(AbstractNetwork):
         self.label_smoothing = label_smoothing
         self.focal_gamma = focal_gamma
         self.sample_ids = sample_ids
+        self.batch_transform = batch_transform
+
+    def to_device(self, batch: Any) -> Any:
+        """The batch on the device, its images made there where the loader left that to do."""
+        batch = super().to_device(batch)
+        if isinstance(batch, dict) and "draws" in batch:
+            if self.batch_transform is None:
+                raise TypeError("batches with draws need a batch_transform")
+            with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+                batch["image"] = self.batch_transform(batch["image"], batch.pop("draws"))
+        return batch
 
     def training_step(self, batch: Mapping[str, Tensor]) -> StepOutput:
         """The weighted loss of the smoothed labels."""
