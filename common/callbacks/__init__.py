@@ -4,5 +4,6 @@ from common.callbacks.averages import WeightAverage
 from common.callbacks.base import Callback
 from common.callbacks.checkpoints import CheckpointSaver
 from common.callbacks.monitor import TrainingMonitor
+from common.callbacks.same_data import SameData
 
-__all__ = ["Callback", "CheckpointSaver", "TrainingMonitor", "WeightAverage"]
+__all__ = ["Callback", "CheckpointSaver", "SameData", "TrainingMonitor", "WeightAverage"]
