@@ -14,22 +14,29 @@ from common.metrics import auc, log_loss, weighted_log_loss
 from common.networks import FitSettings, ImageClassifierNetwork
 from common.optim import make_optimizer, make_schedule
 from config import Config
-from rsna_task import LABEL_WEIGHTS, LABELS
+from rsna_task import CHALLENGE, TASKS, Task
 
 METRIC = "weighted_log_loss"
 
 
 class RSNANetwork(ImageClassifierNetwork):
-    """Six labels per slice, trained and validated with the weights of the challenge."""
+    """The labels of a task, trained and validated with its weights.
 
-    def __init__(self, model: nn.Module, settings: FitSettings, **options: Any) -> None:
-        super().__init__(model, settings, LABEL_WEIGHTS, **options)
+    Args:
+        task: the six labels of the challenge, or `any` alone.
+    """
+
+    def __init__(
+        self, model: nn.Module, settings: FitSettings, task: Task = CHALLENGE, **options: Any
+    ) -> None:
+        super().__init__(model, settings, task.label_weights, **options)
+        self.task = task
 
     def compute_metrics(self, outputs: Mapping[str, np.ndarray]) -> dict[str, float | None]:
         """The weighted log loss of the challenge over all slices; log loss and AUC per label."""
         labels, probabilities = outputs["labels"], expit(outputs["logits"].astype(np.float64))
-        metrics = {METRIC: weighted_log_loss(labels, probabilities, LABEL_WEIGHTS)}
-        for column, name in enumerate(LABELS):
+        metrics = {METRIC: weighted_log_loss(labels, probabilities, self.task.label_weights)}
+        for column, name in enumerate(self.task.label_names):
             metrics[f"log_loss.{name}"] = log_loss(labels[:, column], probabilities[:, column])
             metrics[f"auc.{name}"] = auc(labels[:, column], probabilities[:, column])
         return metrics
@@ -64,6 +71,7 @@ def build_network(
     return RSNANetwork(
         model,
         settings,
+        TASKS[config.network.net_num_classes],
         label_smoothing=config.training.tr_label_smoothing,
         sample_ids=sample_ids,
         optimizer=optimizer,

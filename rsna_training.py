@@ -9,10 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from common.callbacks import Callback, CheckpointSaver, TrainingMonitor, WeightAverage
+from common.callbacks import (
+    Callback,
+    CheckpointSaver,
+    SameData,
+    TrainingMonitor,
+    WeightAverage,
+)
 from common.checkpoint import inference_weights, load_checkpoint, load_weights
 from common.cli import script_command
-from common.datasets import EpochSampler, make_loader
+from common.datasets import make_loader
 from common.errors import InputError, Interrupted
 from common.experiment import Experiment
 from common.memory import keep_freed_memory
@@ -24,7 +30,8 @@ from config import Config, resumed_config
 from rsna_dataset import RSNAData, RSNADataset, load_data
 from rsna_model import RSNAModel
 from rsna_network import METRIC, RSNANetwork, build_network, fit_settings
-from rsna_task import LABEL_WEIGHTS, LABELS
+from rsna_sampling import make_sampler
+from rsna_task import TASKS, Task
 from rsna_tracking import tracking
 
 logger = logging.getLogger(__name__)
@@ -44,6 +51,7 @@ class RSNATraining:
         self.config = resumed_config(config) if self.is_resumed else config
         if not self.is_resumed and config.general.experiment_id is not None:
             Experiment.refuse_existing(self._results, config.general.experiment_id)
+        self.task = TASKS[self.config.network.net_num_classes]
         seed_everything(self.config.general.seed)
         self.settings = fit_settings(self.config)
         self.model = self._create_model()
@@ -105,7 +113,8 @@ class RSNATraining:
             callbacks.append(WeightAverage(self.model, decay, self._statistics_loader()))
         shown = (METRIC, "auc.any")
         callbacks.append(TrainingMonitor(self.experiment.metrics_log, tracker, shown=shown))
-        callbacks.append(saver)
+        train = self.data.train
+        callbacks += [saver, SameData(train.image_ids, train.labels)]
         ids = [str(name) for name in self.data.train.image_ids]
         return build_network(self.config, self.model, self.settings, ids, callbacks)
 
@@ -121,7 +130,7 @@ class RSNATraining:
 
     def _train_loader(self) -> Any:
         general, training = self.config.general, self.config.training
-        sampler = EpochSampler(len(self.data.train), general.seed)
+        sampler = make_sampler(self.config, self.data.train)
         return make_loader(self.data.train, training.tr_batch_size, general.n_jobs, sampler)
 
     def _valid_loader(self) -> Any:
@@ -139,14 +148,16 @@ class RSNATraining:
         general, train = self.config.general, self.data.train
         draw = np.random.default_rng(general.seed)
         rows = draw.choice(train.rows, num_samples, replace=False)
-        dataset = RSNADataset(train.table, rows, self.data.valid.transform)
+        dataset = RSNADataset(
+            train.table, rows, self.data.valid.transform, label_names=self.task.label_names
+        )
         return make_loader(dataset, batch_size, general.n_jobs)
 
     def _write_results(self, network: RSNANetwork, best_path: Path) -> None:
         """Predictions of the last averaged weights and of the best checkpoint; the predictor."""
         with network.averaged():
             self._write_predictions(network, "valid")
-            _predictor(self.model, self.data, self._origin()).save(
+            _predictor(self.model, self.data, self.task, self._origin()).save(
                 self.experiment.folder / PREDICTOR_FOLDER
             )
         if best_path.is_file():
@@ -161,11 +172,12 @@ class RSNATraining:
         frame = build_predictions(
             valid.table.frame.iloc[valid.rows],
             outputs["logits"],
-            LABELS,
+            self.task.label_names,
             fold,
             self.experiment.id,
         )
-        write_predictions(self.experiment.predictions / f"{name}.parquet", frame, LABELS)
+        path = self.experiment.predictions / f"{name}.parquet"
+        write_predictions(path, frame, self.task.label_names)
 
     def _origin(self) -> dict[str, Any]:
         return {
@@ -196,12 +208,12 @@ class RSNATraining:
         return script_command("--experiment_id", self.experiment.id, "--tr_resume", "1", *place)
 
 
-def _predictor(model: RSNAModel, data: RSNAData, origin: dict[str, Any]) -> Predictor:
+def _predictor(model: RSNAModel, data: RSNAData, task: Task, origin: dict[str, Any]) -> Predictor:
     return Predictor(
         network=model,
         model=model.specification,
-        label_names=LABELS,
-        label_weights=LABEL_WEIGHTS,
+        label_names=task.label_names,
+        label_weights=task.label_weights,
         transform=data.valid.transform,
         tta_transform=data.tta_transform,
         prior=data.prior,

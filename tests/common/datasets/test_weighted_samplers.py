@@ -136,9 +136,9 @@ def test_groups_have_their_number_of_samples_and_more_of_the_middle():
     # Of the first draw alone: GroupSampler with one sample a group has exactly these chances.
     single = GroupSampler(GROUPS, 1, middle_weights(PLACES, SIZES), 5)
     counts = np.bincount(np.concatenate([single.order(epoch) for epoch in range(3000)]))
-    chances = middle_weights(PLACES, SIZES)
-    for name in np.unique(GROUPS):
-        chances[GROUPS == name] /= chances[GROUPS == name].sum()
+    weights = middle_weights(PLACES, SIZES)
+    groups = np.unique(GROUPS, return_inverse=True)[1]
+    chances = weights / np.bincount(groups, weights)[groups]
     spread = np.sqrt(3000 * chances * (1 - chances))
     assert (np.abs(counts - 3000 * chances) < 4.5 * spread + 1e-9).all()
     counts = np.bincount(np.concatenate(orders))[GROUPS == "study2"]
