@@ -246,6 +246,14 @@ class TrainingConfig:
     """Training labels y become y (1 - s) + s / 2; the reported metric keeps the true ones."""
     tr_channels_last: Switch = 1
     """1: images in channels-last memory, faster on CPU and on recent GPUs."""
+    tr_compile: Switch = 0
+    """1: compile the network with torch.compile: minutes at the start, faster steps."""
+    tr_tf32: Switch = 1
+    """1: a GPU may round the factors of float32 products to TF32."""
+    tr_deterministic: Switch = 0
+    """1: the same bits on every run on the same hardware, at some cost of speed."""
+    tr_sync_bn: Switch = 0
+    """1: batch norm over the batches of all processes (torchrun on GPUs)."""
 
     def __post_init__(self) -> None:
         at_least(

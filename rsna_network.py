@@ -9,6 +9,7 @@ from scipy.special import expit
 from torch import nn
 
 from common.callbacks import Callback
+from common.distributed import Processes
 from common.errors import InputError
 from common.metrics import auc, log_loss, weighted_log_loss
 from common.networks import FitSettings, ImageClassifierNetwork
@@ -82,7 +83,7 @@ def build_network(
 
 def fit_settings(config: Config) -> FitSettings:
     """The settings of the fit loop that the flags name."""
-    training = config.training
+    training, processes = config.training, Processes.from_environment()
     return FitSettings(
         iteration_num=config.iteration_num,
         accumulation_step=training.tr_accumulation_step,
@@ -90,15 +91,24 @@ def fit_settings(config: Config) -> FitSettings:
         iteration_valid=training.tr_iteration_valid,
         amp_dtype=training.tr_amp_dtype if training.tr_use_amp else None,
         channels_last=bool(training.tr_channels_last),
-        device=find_device(config),
+        device=find_device(config, processes),
+        compile=bool(training.tr_compile),
+        processes=processes,
     )
 
 
-def find_device(config: Config) -> torch.device:
-    """The device that --device names; auto takes a GPU when there is one."""
+def find_device(config: Config, processes: Processes | None = None) -> torch.device:
+    """The device that --device names; auto takes a GPU when there is one, its own for a process."""
     wanted = config.general.device
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch sees no GPU here; use --device cpu")
+    if wanted == "cuda" and processes is not None and processes.are_many:
+        if processes.local_rank >= torch.cuda.device_count():
+            raise InputError(
+                f"--device cuda: {torch.cuda.device_count()} GPUs here are fewer than processes: "
+                f"lower --nproc_per_node of torchrun"
+            )
+        return torch.device(wanted, processes.local_rank)
     return torch.device(wanted)

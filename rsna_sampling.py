@@ -2,7 +2,6 @@
 
 import logging
 from math import ceil
-from typing import Any
 
 import numpy as np
 
@@ -22,56 +21,56 @@ logger = logging.getLogger(__name__)
 _NOTABLE_ODDS_RATIO = 1.1
 
 
-def make_sampler(config: Config, train: RSNADataset, **shard: Any) -> EpochSampler:
-    """Returns the sampler that the flags name, and tells the log what it leaves out.
-
-    A slice is positive where any of its labels is.
+def make_sampler(config: Config, train: RSNADataset, num_processes: int = 1) -> EpochSampler:
+    """Returns the sampler that the flags name; a slice is positive where any of its labels is.
 
     Args:
         config: the flags.
         train: the training slices.
-        shard: which part of each batch this process takes; see `EpochSampler`.
+        num_processes: processes that train together, each with its batch.
 
     Raises:
         InputError: the sampler needs positive and negative slices, and there are none.
     """
     data, training, seed = config.data, config.training, config.general.seed
-    is_positive = (train.labels == 1).any(axis=1)
-    num_per_batch = training.tr_batch_size * shard.get("num_processes", 1)
-    sampler: EpochSampler
     if data.data_sampler == "balanced":
-        sampler = BalancedSampler(is_positive, seed, **shard)
-    elif data.data_sampler == "pos_range":
-        sampler = PositiveRangeSampler(
-            is_positive,
+        return BalancedSampler(_is_positive(train), seed)
+    if data.data_sampler == "pos_range":
+        return PositiveRangeSampler(
+            _is_positive(train),
             seed,
             data.data_sampler_pos_start,
             data.data_sampler_pos_end,
             config.iteration_num,
-            num_per_batch,
+            training.tr_batch_size * num_processes,
             training.tr_accumulation_step,
-            **shard,
         )
-    elif data.data_sampler == "slices_per_study":
+    if data.data_sampler == "slices_per_study":
         studies = train.table.frame["study_id"].to_numpy(dtype=object)[train.rows].astype(str)
         weights = middle_weights(*train.table.places(train.rows))
-        sampler = GroupSampler(studies, data.data_sampler_num_slices, weights, seed, **shard)
-    else:
-        return EpochSampler(len(train), seed, **shard)
-    steps = ceil(ceil(sampler.num_samples / num_per_batch) / training.tr_accumulation_step)
+        return GroupSampler(studies, data.data_sampler_num_slices, weights, seed)
+    return EpochSampler(len(train), seed)
+
+
+def log_sampler(
+    config: Config, sampler: EpochSampler, train: RSNADataset, num_processes: int = 1
+) -> None:
+    """Tells what an epoch holds, counted in the first and the last one of the training.
+
+    Nothing is told of the plain sampler, which leaves nothing out.
+    """
+    if config.data.data_sampler is None:
+        return
+    training, is_positive = config.training, _is_positive(train)
+    num_batches = ceil(sampler.num_samples / (training.tr_batch_size * num_processes))
+    steps = ceil(num_batches / training.tr_accumulation_step)
     num_epochs = max(1, ceil(config.iteration_num / steps))
-    _log(data.data_sampler, sampler, is_positive, num_epochs)
-    return sampler
-
-
-def _log(name: str, sampler: EpochSampler, is_positive: np.ndarray, num_epochs: int) -> None:
-    """Tells what an epoch holds, counted in the first and the last one of the training."""
     first, last = sampler.order(0), sampler.order(num_epochs - 1)
     logger.info(
         "--data_sampler %s: an epoch has %d draws from %d training slices; in the first epoch %d "
         "slices are left out and %d come again; positive are %.1f %% of the first epoch, %.1f %% "
         "of the last (number %d), %.1f %% of all slices",
-        name,
+        config.data.data_sampler,
         sampler.num_samples,
         len(is_positive),
         len(is_positive) - len(np.unique(first)),
@@ -91,6 +90,10 @@ def _log(name: str, sampler: EpochSampler, is_positive: np.ndarray, num_epochs: 
             100 * drawn,
             100 * share,
         )
+
+
+def _is_positive(train: RSNADataset) -> np.ndarray:
+    return (train.labels == 1).any(axis=1)
 
 
 def _odds(share: float) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from timm.layers import convert_sync_batchnorm
 
 from common.callbacks import (
     Callback,
@@ -19,9 +20,11 @@ from common.callbacks import (
 from common.checkpoint import inference_weights, load_checkpoint, load_weights
 from common.cli import script_command
 from common.datasets import make_loader
+from common.distributed import Processes, connected, failing_together
 from common.errors import InputError, Interrupted
 from common.experiment import Experiment
 from common.memory import keep_freed_memory
+from common.precision import require_compiler, set_precision
 from common.predictions import build_predictions, write_predictions
 from common.predictor import PREDICTOR_FOLDER, Predictor
 from common.seeding import seed_everything
@@ -30,7 +33,7 @@ from config import Config, resumed_config
 from rsna_dataset import RSNAData, RSNADataset, load_data
 from rsna_model import RSNAModel
 from rsna_network import METRIC, RSNANetwork, build_network, fit_settings
-from rsna_sampling import make_sampler
+from rsna_sampling import log_sampler, make_sampler
 from rsna_task import TASKS, Task
 from rsna_tracking import tracking
 
@@ -54,28 +57,61 @@ class RSNATraining:
         self.task = TASKS[self.config.network.net_num_classes]
         seed_everything(self.config.general.seed)
         self.settings = fit_settings(self.config)
+        self._set_precision()
         self.model = self._create_model()
         self.data = load_data(self.config, self.model.mean, self.model.std)
+        self.sampler = make_sampler(self.config, self.data.train, self.processes.num)
         if not self.is_resumed and self.config.network.net_weight_file is None:
             self.model.start_from_prevalence(self.data.prior.tolist())
-        self.experiment = self._open_experiment()
 
     def run(self) -> Experiment:
         """Trains, writes predictions and the predictor, and returns the experiment."""
         keep_freed_memory()
-        with self.experiment.running(), tracking(self.config, self.experiment.folder) as tracker:
-            logger.info("experiment %s in %s", self.experiment.id, self.experiment.folder)
-            self.data.log_sizes()
-            tracker.log_params(self.config.flags())
-            saver = self._checkpoint_saver()
-            network = self._build_network(saver, tracker)
-            if self.is_resumed:
-                network.load_state_dict(load_checkpoint(saver.last_path))
-                logger.info("resumed after iteration %d", network.state.iteration)
-            with self._telling_how_to_go_on(saver.last_path):
-                network.fit(self._train_loader(), self._valid_loader())
-                self._write_results(network, saver.best_path)
+        with connected(self.processes, self.settings.device):
+            self.experiment = self.processes.from_main(self._open_experiment)
+            with self._open_records() as tracker, failing_together():
+                self._train(tracker)
         return self.experiment
+
+    @property
+    def processes(self) -> Processes:
+        """Who trains together."""
+        return self.settings.processes
+
+    def _train(self, tracker: Tracker) -> None:
+        logger.info("experiment %s in %s", self.experiment.id, self.experiment.folder)
+        self.data.log_sizes()
+        log_sampler(self.config, self.sampler, self.data.train, self.processes.num)
+        tracker.log_params(self.config.flags())
+        saver = self._checkpoint_saver()
+        network = self._build_network(saver, tracker)
+        if self.is_resumed:
+            state = self.processes.from_main(lambda: load_checkpoint(saver.last_path))
+            network.load_state_dict(state)
+            logger.info("resumed after iteration %d", network.state.iteration)
+        elif self.processes.rank:
+            # The weights are the main process's; dropout must differ.
+            seed_everything(self.config.general.seed + self.processes.rank)
+        with self._telling_how_to_go_on(saver.last_path):
+            network.fit(self._train_loader(), self._valid_loader())
+            self._write_results(network, saver.best_path)
+
+    @contextlib.contextmanager
+    def _open_records(self) -> Iterator[Tracker]:
+        """Lock, log and trackers for the block, in the process that writes."""
+        if not self.processes.is_main:
+            yield Tracker()
+            return
+        with self.experiment.running(), tracking(self.config, self.experiment.folder) as tracker:
+            yield tracker
+
+    def _set_precision(self) -> None:
+        training, device = self.config.training, self.settings.device
+        set_precision(device, bool(training.tr_tf32), bool(training.tr_deterministic))
+        if training.tr_compile:
+            require_compiler(device)
+        if training.tr_sync_bn and not (self.processes.are_many and device.type == "cuda"):
+            logger.warning("--tr_sync_bn has no effect without torchrun and GPUs")
 
     @property
     def _results(self) -> Path:
@@ -93,6 +129,8 @@ class RSNATraining:
         )
         if flags.net_weight_file is not None and not self.is_resumed:
             load_weights(model, Path(flags.net_weight_file))
+        if self.config.training.tr_sync_bn and self.settings.device.type == "cuda":
+            model = convert_sync_batchnorm(model)
         return model
 
     def _open_experiment(self) -> Experiment:
@@ -111,8 +149,9 @@ class RSNATraining:
         decay = self.config.optimizer.optim_ema_decay
         if decay:
             callbacks.append(WeightAverage(self.model, decay, self._statistics_loader()))
-        shown = (METRIC, "auc.any")
-        callbacks.append(TrainingMonitor(self.experiment.metrics_log, tracker, shown=shown))
+        if self.processes.is_main:
+            shown = (METRIC, "auc.any")
+            callbacks.append(TrainingMonitor(self.experiment.metrics_log, tracker, shown=shown))
         train = self.data.train
         callbacks += [saver, SameData(train.image_ids, train.labels)]
         ids = [str(name) for name in self.data.train.image_ids]
@@ -130,12 +169,16 @@ class RSNATraining:
 
     def _train_loader(self) -> Any:
         general, training = self.config.general, self.config.training
-        sampler = make_sampler(self.config, self.data.train)
-        return make_loader(self.data.train, training.tr_batch_size, general.n_jobs, sampler)
+        return make_loader(self.data.train, training.tr_batch_size, general.n_jobs, self.sampler)
 
     def _valid_loader(self) -> Any:
         general, training = self.config.general, self.config.training
-        return make_loader(self.data.valid, training.tr_batch_size_valid, general.n_jobs)
+        return make_loader(
+            self.data.valid,
+            training.tr_batch_size_valid,
+            general.n_jobs,
+            processes=self.processes,
+        )
 
     def _statistics_loader(self) -> Any:
         """Some training slices as validation sees them, in full batches; None where not asked."""
@@ -157,16 +200,22 @@ class RSNATraining:
         """Predictions of the last averaged weights and of the best checkpoint; the predictor."""
         with network.averaged():
             self._write_predictions(network, "valid")
-            _predictor(self.model, self.data, self.task, self._origin()).save(
-                self.experiment.folder / PREDICTOR_FOLDER
-            )
-        if best_path.is_file():
-            self.model.load_state_dict(inference_weights(load_checkpoint(best_path)))
+            if self.processes.is_main:
+                _predictor(self.model, self.data, self.task, self._origin()).save(
+                    self.experiment.folder / PREDICTOR_FOLDER
+                )
+        best = self.processes.from_main(
+            lambda: inference_weights(load_checkpoint(best_path)) if best_path.is_file() else None
+        )
+        if best is not None:
+            self.model.load_state_dict(best)
             self._write_predictions(network, "valid_best")
 
     def _write_predictions(self, network: RSNANetwork, name: str) -> None:
         outputs = network.predict(self._valid_loader())
         assert np.array_equal(outputs["index"], np.arange(len(self.data.valid)))
+        if not self.processes.is_main:
+            return
         valid, fold = self.data.valid, self.config.data.data_fold
         assert isinstance(fold, int)
         frame = build_predictions(
@@ -196,7 +245,8 @@ class RSNATraining:
             if not last_path.is_file():
                 raise
             number = stop.signal_number if isinstance(stop, Interrupted) else signal.SIGINT
-            raise Interrupted(number, self._resume_command()) from None
+            command = self._resume_command() if self.processes.is_main else ""
+            raise Interrupted(number, command) from None
         except OSError:
             if last_path.is_file():
                 logger.error("To go on from the last checkpoint: %s", self._resume_command())

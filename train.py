@@ -12,8 +12,10 @@ def main() -> None:
     config = parse_config(__doc__ or "", GROUPS)
     from rsna_training import RSNATraining
 
-    experiment = RSNATraining(config).run()
-    print(experiment.id)
+    training = RSNATraining(config)
+    experiment = training.run()
+    if training.processes.is_main:
+        print(experiment.id)
 
 
 if __name__ == "__main__":

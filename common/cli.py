@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from common.errors import CheckFailed, InputError, Interrupted
+from common.errors import CheckFailed, InputError, Interrupted, PeerFailure
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +75,9 @@ def status_of(main: Callable[[], None]) -> int:
     except FloatingPointError as error:
         _tell(f"error: {error}")
         return EXIT_INPUT
+    except PeerFailure as error:
+        _tell(f"stopped by the failure of another process: {error}")
+        return EXIT_FAULT
     except CheckFailed as error:
         for finding in error.findings:
             _tell(finding)

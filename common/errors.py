@@ -28,3 +28,7 @@ class Interrupted(Exception):
         super().__init__(f"interrupted by signal {signal_number}")
         self.signal_number = signal_number
         self.resume_command = resume_command
+
+
+class PeerFailure(Exception):
+    """Another process of a training failed; the message is its reason."""

@@ -17,7 +17,7 @@ from common.checkpoint import load_checkpoint
 from common.datasets import BalancedSampler, EpochSampler, GroupSampler, PositiveRangeSampler
 from config import Config
 from rsna_dataset import RSNADataset, load_data
-from rsna_sampling import make_sampler
+from rsna_sampling import log_sampler, make_sampler
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -50,7 +50,9 @@ def positive_of(train: RSNADataset) -> np.ndarray:
 )
 def test_the_flag_names_the_sampler(config, train, caplog, name, kind):
     caplog.set_level(logging.INFO)
-    sampler = make_sampler(config.with_flags(data_sampler=name), train)
+    config = config.with_flags(data_sampler=name)
+    sampler = make_sampler(config, train)
+    log_sampler(config, sampler, train)
     assert type(sampler) is kind
     num_drawn = len(set(sampler.order(0).tolist()))
     assert bool(caplog.text) == (name is not None)
@@ -63,13 +65,17 @@ def test_the_flag_names_the_sampler(config, train, caplog, name, kind):
 def test_balanced_draws_half_positive_slices_and_warns_of_probabilities(config, train, caplog):
     rare = RSNADataset(train.table, train.rows, train.transform)
     rare.labels = np.where(np.arange(len(rare))[:, None] < 4, rare.labels.max(), 0.0)
-    sampler = make_sampler(config.with_flags(data_sampler="balanced"), rare)
+    halves = config.with_flags(data_sampler="balanced")
+    sampler = make_sampler(halves, rare)
+    log_sampler(halves, sampler, rare)
     assert (sampler.order(0) < 4).mean() == 0.5
     assert "probabilities will be those of the slices drawn, of which 50.0 %" in caplog.text
     caplog.clear()
     share = float(positive_of(train).mean())
     flags = {"data_sampler_pos_start": share, "data_sampler_pos_end": share}
-    sampler = make_sampler(config.with_flags(data_sampler="pos_range", **flags), train)
+    as_it_is = config.with_flags(data_sampler="pos_range", **flags)
+    sampler = make_sampler(as_it_is, train)
+    log_sampler(as_it_is, sampler, train)
     assert positive_of(train)[sampler.order(0)].mean() == pytest.approx(share, abs=0.05)
     assert "probabilities" not in caplog.text
 
@@ -85,6 +91,9 @@ def test_pos_range_knows_when_the_training_ends(config, train):
     assert shares[0] > shares[1] > 0.09
     assert shares[2] == pytest.approx(0.1, abs=1 / sampler.num_samples)
     assert sampler.num_epochs == 30 / steps
+    # Two processes with half the batch each are the same training.
+    halved = make_sampler(config.with_flags(tr_batch_size=2), train, num_processes=2)
+    assert halved.num_epochs == sampler.num_epochs
 
 
 def test_slices_per_study_draws_k_of_each(config, train):

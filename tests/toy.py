@@ -36,13 +36,13 @@ class ToyNetwork(AbstractNetwork):
     """Squared error of a linear model or of whatever is given."""
 
     def training_step(self, batch: Any) -> StepOutput:
-        error = (self.model(batch["x"]).squeeze(-1) - batch["y"]) ** 2
+        error = (self.forward(batch["x"]).squeeze(-1) - batch["y"]) ** 2
         return StepOutput(error.sum(), len(error), {"index": batch["index"]})
 
     validation_step = training_step
 
     def prediction_step(self, batch: Any) -> dict[str, Tensor]:
-        return {"prediction": self.model(batch["x"]).squeeze(-1)}
+        return {"prediction": self.forward(batch["x"]).squeeze(-1)}
 
     def batch_ids(self, batch: Any) -> list[str]:
         return [f"sample{index}" for index in batch["index"].tolist()]

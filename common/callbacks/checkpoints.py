@@ -66,10 +66,11 @@ class CheckpointSaver(Callback):
         ranked = sorted([*self.best, (float(value), iteration)])[: self.num_best]
         if iteration in [kept for _, kept in ranked]:
             dropped, self.best = set(self.best) - set(ranked), ranked
-            save_checkpoint(self._path(iteration), self._state(network))
-            for _, old in dropped:
-                self._path(old).unlink(missing_ok=True)
-            _link(self._path(ranked[0][1]), self.best_path)
+            self._save(network, self._path(iteration))
+            if network.processes.is_main:
+                for _, old in dropped:
+                    self._path(old).unlink(missing_ok=True)
+                _link(self._path(ranked[0][1]), self.best_path)
         self._saved = -1
 
     def on_iteration_end(self, network: AbstractNetwork) -> None:
@@ -97,11 +98,14 @@ class CheckpointSaver(Callback):
 
     def _save_last(self, network: AbstractNetwork) -> None:
         if self._saved != network.state.iteration:
-            save_checkpoint(self.last_path, self._state(network))
+            self._save(network, self.last_path)
             self._saved = network.state.iteration
 
-    def _state(self, network: AbstractNetwork) -> dict[str, Any]:
-        return {**network.state_dict(), "config": self.config}
+    def _save(self, network: AbstractNetwork, path: Path) -> None:
+        """All processes contribute to the state, one writes it."""
+        state = network.state_dict()
+        if network.processes.is_main:
+            save_checkpoint(path, {**state, "config": self.config})
 
     def _path(self, iteration: int) -> Path:
         return self.folder / f"iteration_{iteration:07d}.pt"

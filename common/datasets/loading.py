@@ -7,6 +7,8 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from common.datasets.base import AbstractDataset
+from common.datasets.samplers import PartSampler
+from common.distributed import Processes
 
 
 def make_loader(
@@ -15,17 +17,22 @@ def make_loader(
     num_workers: int,
     sampler: Sampler | None = None,
     pin_memory: bool = False,
+    processes: Processes | None = None,
 ) -> DataLoader:
     """Returns a loader of all samples, the short last batch included.
 
-    Without a sampler the samples come in their order. The loader has a generator of its own, since
+    Without a sampler the samples come in their order, or those of one process's part where several
+    processes evaluate together. The loader has a generator of its own, since
     one without it draws from torch's global generator each time it is iterated, and a resumed run
     would then differ from an uninterrupted one.
     """
+    part = None
+    if sampler is None and processes is not None and processes.are_many:
+        part = PartSampler(len(dataset), processes.rank, processes.num)
     return DataLoader(
         dataset,
         batch_size=batch_size,
-        sampler=sampler,
+        sampler=sampler if part is None else part,
         num_workers=min(num_workers, len(dataset)),
         pin_memory=pin_memory,
         persistent_workers=num_workers > 0 and sampler is not None,

@@ -1,6 +1,7 @@
-"""The order of samples: a function of (seed, epoch), which can be entered anywhere."""
+"""The order of samples, and which process takes which of them."""
 
 from collections.abc import Iterator
+from math import ceil
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -8,6 +9,8 @@ from torch.utils.data import Sampler
 
 class EpochSampler(Sampler[tuple[int, int]]):
     """Yields (epoch, index), each index once an epoch, in an order drawn from (seed, epoch).
+
+    The order can be entered anywhere, and several processes can share it: see `start`, `share`.
 
     Args:
         num_samples: number of samples in the dataset.
@@ -19,19 +22,79 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.seed = seed
         self.epoch = 0
         self.position = 0
+        self.share(batch_size=1, rank=0, num_processes=1)
 
     def start(self, epoch: int, position: int = 0) -> None:
         """Makes the next iteration yield `epoch` from its sample number `position` on."""
         self.epoch, self.position = epoch, position
 
+    def share(self, batch_size: int, rank: int, num_processes: int) -> None:
+        """Makes this the sampler of one process of several.
+
+        Of every `num_processes * batch_size` samples each process takes an equal part, in turn.
+        Where the last ones of an epoch are fewer than the processes, those that get none repeat
+        one; `batch_sizes` says so.
+        """
+        self.batch_size = batch_size
+        self.rank = rank
+        self.num_processes = num_processes
+
     def order(self, epoch: int) -> np.ndarray:
         """All indices in the order of `epoch`, int64 (num_samples,)."""
         return np.random.default_rng([self.seed, epoch]).permutation(self.num_samples)
 
+    def batch_sizes(self) -> Iterator[tuple[int, int]]:
+        """For each batch of the next iteration: samples of all processes, and of this one.
+
+        The second is 0 where this process only repeats a sample.
+        """
+        num_left = self.num_samples - self.position
+        while num_left > 0:
+            num_in_batch = min(num_left, self.num_processes * self.batch_size)
+            begin, end = _part(num_in_batch, self.rank, self.num_processes)
+            yield num_in_batch, end - begin
+            num_left -= num_in_batch
+
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        epoch = self.epoch
-        for index in self.order(epoch)[self.position :]:
-            yield epoch, int(index)
+        epoch, first = self.epoch, self.position
+        order = self.order(epoch)
+        for num_in_batch, num_own in self.batch_sizes():
+            begin, _ = _part(num_in_batch, self.rank, self.num_processes)
+            if not num_own:
+                begin, num_own = 0, 1
+            for index in order[first + begin : first + begin + num_own]:
+                yield epoch, int(index)
+            first += num_in_batch
 
     def __len__(self) -> int:
-        return self.num_samples - self.position
+        return sum(max(own, 1) for _, own in self.batch_sizes())
+
+
+class PartSampler(Sampler[int]):
+    """Yields the samples of one process in a validation or prediction, each sample once in all.
+
+    Args:
+        num_samples: number of samples in the dataset.
+        rank, num_processes: which of how many processes this is; the parts are consecutive.
+    """
+
+    def __init__(self, num_samples: int, rank: int, num_processes: int) -> None:
+        self.indices = range(*_part(num_samples, rank, num_processes))
+        self.num_in_largest_part = ceil(num_samples / num_processes)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def num_batches_less(self, batch_size: int) -> int:
+        """How many batches fewer this process has than the one with the most."""
+        return ceil(self.num_in_largest_part / batch_size) - ceil(len(self) / batch_size)
+
+
+def _part(num_samples: int, rank: int, num_processes: int) -> tuple[int, int]:
+    """Begin and end of a process's part; sizes differ by one at most, the first are larger."""
+    size, num_larger = divmod(num_samples, num_processes)
+    begin = rank * size + min(rank, num_larger)
+    return begin, begin + size + (rank < num_larger)

@@ -5,7 +5,6 @@ sample depends on (seed, epoch, sample). Who does not come in one epoch comes in
 """
 
 from math import ceil, floor
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,7 +25,7 @@ class _TwoKindsSampler(EpochSampler):
     come twice in that round, never twice in an epoch.
     """
 
-    def __init__(self, is_positive: ArrayLike, seed: int, **shard: Any) -> None:
+    def __init__(self, is_positive: ArrayLike, seed: int) -> None:
         positive = np.asarray(is_positive, dtype=bool)
         self.packs = (np.flatnonzero(~positive), np.flatnonzero(positive))
         for pack, kind in zip(self.packs, ("negative", "positive"), strict=True):
@@ -35,7 +34,7 @@ class _TwoKindsSampler(EpochSampler):
                     f"--data_sampler: there is no {kind} sample among {len(positive)} to train on; "
                     f"leave the flag out"
                 )
-        super().__init__(self._epoch_length(), seed, **shard)
+        super().__init__(self._epoch_length(), seed)
 
     def _epoch_length(self) -> int:
         """Samples of an epoch, from the sizes of the packs."""
@@ -71,7 +70,6 @@ class BalancedSampler(_TwoKindsSampler):
     Args:
         is_positive: bool (samples,).
         seed: seed of the order.
-        shard: see `EpochSampler`.
 
     Raises:
         InputError: there is no positive, or no negative sample.
@@ -104,7 +102,6 @@ class PositiveRangeSampler(_TwoKindsSampler):
         iteration_num: optimizer steps of the training.
         num_per_batch: samples in a batch, those of all processes together.
         accumulation_step: batches of one step; the end of an epoch ends a step too.
-        shard: see `EpochSampler`.
 
     Raises:
         InputError: there is no positive, or no negative sample.
@@ -119,10 +116,9 @@ class PositiveRangeSampler(_TwoKindsSampler):
         iteration_num: int,
         num_per_batch: int,
         accumulation_step: int = 1,
-        **shard: Any,
     ) -> None:
         self.first_share, self.last_share = first_share, last_share
-        super().__init__(is_positive, seed, **shard)
+        super().__init__(is_positive, seed)
         steps_per_epoch = ceil(ceil(self.num_samples / num_per_batch) / accumulation_step)
         self.num_epochs = iteration_num / steps_per_epoch
 
@@ -173,18 +169,17 @@ class GroupSampler(EpochSampler):
         num_per_group: most samples of a group in an epoch.
         weights: (samples,) above 0.
         seed: seed of the draws and of the order.
-        shard: see `EpochSampler`.
     """
 
     def __init__(
-        self, groups: ArrayLike, num_per_group: int, weights: ArrayLike, seed: int, **shard: Any
+        self, groups: ArrayLike, num_per_group: int, weights: ArrayLike, seed: int
     ) -> None:
         self.groups = np.unique(np.asarray(groups), return_inverse=True)[1]
         self.num_per_group = num_per_group
         self.weights = np.asarray(weights, dtype=np.float64)
         assert (self.weights > 0).all(), "a sample without weight would never come"
         sizes = np.bincount(self.groups)
-        super().__init__(int(np.minimum(sizes, num_per_group).sum()), seed, **shard)
+        super().__init__(int(np.minimum(sizes, num_per_group).sum()), seed)
         self._starts = np.cumsum(sizes) - sizes
 
     def order(self, epoch: int) -> Indices:

@@ -47,14 +47,14 @@ class ImageClassifierNetwork(AbstractNetwork):
 
     def prediction_step(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Outputs are `logits` (batch, labels) and `index` (batch,)."""
-        return {"logits": self.model(batch["image"]), "index": batch["index"]}
+        return {"logits": self.forward(batch["image"]), "index": batch["index"]}
 
     def batch_ids(self, batch: Mapping[str, Tensor]) -> list[str]:
         """The names of the samples, where they were given."""
         return [self.sample_ids[i] for i in batch["index"].tolist()] if len(self.sample_ids) else []
 
     def _loss(self, batch: Mapping[str, Tensor], smoothing: float) -> StepOutput:
-        logits, labels = self.model(batch["image"]), batch["labels"]
+        logits, labels = self.forward(batch["image"]), batch["labels"]
         smoothed = labels * (1 - smoothing) + smoothing / 2
         loss_sum, num_terms = weighted_bce_sum(logits, smoothed, self.label_weights)
         outputs = {"logits": logits.detach(), "labels": labels, "index": batch["index"]}

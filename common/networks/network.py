@@ -5,15 +5,18 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from common.callbacks.base import Callback
-from common.datasets.samplers import EpochSampler
+from common.datasets.samplers import EpochSampler, PartSampler
+from common.distributed import failing_together, wait_for_failure
 from common.errors import InputError, Interrupted
 from common.networks.signals import StopAsked, StopRequest
 from common.networks.state import FitSettings, FitState, StepOutput
@@ -26,7 +29,8 @@ class AbstractNetwork(ABC):
     """A model with its optimizer, and the loop that fits it.
 
     A subclass says what a batch means: `training_step`, `validation_step`, `prediction_step`,
-    `compute_metrics` and `batch_ids`. This class never looks inside a batch.
+    `compute_metrics` and `batch_ids`. This class never looks inside a batch. Steps call
+    `self.forward`, not the model: it may be compiled, or shared with other processes.
 
     Hooks of callbacks, in the order they run. Callbacks run in the order of their list: averages
     first, then monitors, checkpoints last.
@@ -61,6 +65,7 @@ class AbstractNetwork(ABC):
     ) -> None:
         self.settings = settings
         self.device = settings.device
+        self.processes = settings.processes
         self.model = model.to(self.device)
         if settings.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -70,6 +75,8 @@ class AbstractNetwork(ABC):
         self.state = FitState()
         self.step_values: dict[str, float] = {}
         self._stop_request = StopRequest()
+        self._module: Any = torch.compile(self.model) if settings.compile else self.model
+        self._training_module: Any = None
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=settings.amp_dtype == "fp16")
 
     # What a subclass says
@@ -94,6 +101,12 @@ class AbstractNetwork(ABC):
         """Names of the samples in a batch, for messages."""
         return []
 
+    def forward(self, *inputs: Any, **named_inputs: Any) -> Any:
+        """What the model makes of a batch."""
+        if self.model.training and self._training_module is not None:
+            return self._training_module(*inputs, **named_inputs)
+        return self._module(*inputs, **named_inputs)
+
     # Training
 
     def fit(self, train_data: DataLoader, valid_data: DataLoader | None = None) -> None:
@@ -105,12 +118,14 @@ class AbstractNetwork(ABC):
 
         Raises:
             Interrupted: SIGINT or SIGTERM came; everything is saved.
+            PeerFailure: another process of the training failed.
             FloatingPointError: a loss or gradient is not finite; the message names the iteration,
                 and the samples where one is.
             InputError: a checkpoint of a training on other data was loaded.
         """
-        with self._stop_request.listening():
+        with self._stop_request.listening(), failing_together():
             try:
+                self._training_module = self._shared_module()
                 self._call("on_fit_begin")
                 self._validate_if_due(valid_data)
                 batches = self._batches(train_data)
@@ -118,7 +133,7 @@ class AbstractNetwork(ABC):
                     self._train_iteration(batches)
                     self._validate_if_due(valid_data)
                     self._call("on_iteration_end")
-                    self._stop_request.check()
+                    self._check_stop()
                 self._call("on_fit_end")
             except StopAsked as stop:
                 self._call("on_stop")
@@ -126,7 +141,15 @@ class AbstractNetwork(ABC):
             finally:
                 self._call("close")
 
-    def _train_iteration(self, batches: Iterator[tuple[Any, int, bool]]) -> None:
+    def _shared_module(self) -> Any:
+        """The module that training calls: gradients are averaged over the processes."""
+        if not self.processes.are_many:
+            return self._module
+        # Statistics of batches are averaged after each step instead, so that all are alike then.
+        shared = DistributedDataParallel(self.model, broadcast_buffers=False)
+        return torch.compile(shared) if self.settings.compile else shared
+
+    def _train_iteration(self, batches: Iterator["_TrainingBatch"]) -> None:
         """One optimizer step over up to `accumulation_step` batches of one epoch."""
         assert self.optimizer is not None
         started, waited, num_samples = time.perf_counter(), 0.0, 0
@@ -134,27 +157,24 @@ class AbstractNetwork(ABC):
         ids: list[list[str]] = []
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        for _ in range(self.settings.accumulation_step):
+        for number in range(1, self.settings.accumulation_step + 1):
             asked = time.perf_counter()
-            batch, num_in_batch, ends_epoch = next(batches)
+            batch = next(batches)
             waited += time.perf_counter() - asked
-            with self._autocast():
-                step = self.training_step(self.to_device(batch))
-            self._scaler.scale(step.loss_sum).backward()
-            steps.append(StepOutput(step.loss_sum.detach(), step.num_terms, {}))
-            ids.append(self.batch_ids(batch))
-            self.state.count_batch(num_in_batch, ends_epoch)
-            num_samples += num_in_batch
-            if ends_epoch:
+            is_last = batch.ends_epoch or number == self.settings.accumulation_step
+            with self._gradients_kept_back(not is_last):
+                steps.append(self._backward(batch))
+            ids.append(self.batch_ids(batch.content))
+            self.state.count_batch(batch.num_samples, batch.ends_epoch)
+            num_samples += batch.num_samples
+            if is_last:
                 break
-        finite = torch.isfinite(torch.stack([step.loss_sum for step in steps])).tolist()
-        self._refuse_non_finite("loss", finite, ids)
-        num_terms = sum(float(step.num_terms) for step in steps)
+        loss_sum, num_terms = self._total(steps, ids)
         learning_rate = float(self.optimizer.param_groups[0]["lr"])
         norm = self._step(num_terms, ids)
         seconds = time.perf_counter() - started
         self.step_values = {
-            "loss": sum(float(step.loss_sum) for step in steps) / max(num_terms, 1e-12),
+            "loss": loss_sum / max(num_terms, 1e-12),
             "learning_rate": learning_rate,
             "gradient_norm": norm,
             "samples_per_second": num_samples / seconds,
@@ -162,6 +182,34 @@ class AbstractNetwork(ABC):
         }
         self.state.iteration += 1
         self._call("on_step_end")
+
+    def _backward(self, batch: "_TrainingBatch") -> StepOutput:
+        """Adds the gradients of one batch; returns its loss, without outputs."""
+        with self._autocast():
+            step = self.training_step(self.to_device(batch.content))
+        if batch.is_stand_in:
+            step = StepOutput(step.loss_sum * 0, 0.0, {})
+        self._scaler.scale(step.loss_sum).backward()
+        return StepOutput(step.loss_sum.detach(), step.num_terms, {})
+
+    def _total(self, steps: list[StepOutput], ids: list[list[str]]) -> tuple[float, float]:
+        """The loss and the number of terms of all batches of all processes."""
+        losses = torch.stack([step.loss_sum for step in steps])
+        finite = torch.isfinite(losses).tolist()
+        num_terms = sum(float(step.num_terms) for step in steps)
+        # In float64 whatever the type of the loss, one batch after the other.
+        values = [sum(losses.double().tolist()), num_terms, float(not all(finite))]
+        loss_sum, num_terms, num_failing = self.processes.total(values)
+        self._refuse_non_finite("loss", finite, ids)
+        if num_failing:
+            wait_for_failure()
+        return loss_sum, num_terms
+
+    def _gradients_kept_back(self, is_wanted: bool) -> contextlib.AbstractContextManager[Any]:
+        """Inside the block gradients stay in this process, to be averaged with later ones."""
+        if is_wanted and self.processes.are_many:
+            return self._training_module.no_sync()
+        return contextlib.nullcontext()
 
     def _step(self, num_terms: float, ids: list[list[str]]) -> float:
         """Turns summed gradients into means, clips them and steps; returns their norm.
@@ -173,7 +221,8 @@ class AbstractNetwork(ABC):
         self._scaler.unscale_(self.optimizer)
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         gradients = [p.grad for p in parameters if p.grad is not None]
-        torch._foreach_div_(gradients, max(num_terms, 1e-12))
+        # The average over the processes becomes the sum over them, then the mean over all terms.
+        torch._foreach_div_(gradients, max(num_terms, 1e-12) / self.processes.num)
         if self.settings.clip_norm:
             norm = nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm)
         else:
@@ -184,21 +233,24 @@ class AbstractNetwork(ABC):
         self._scaler.update()
         if self.scheduler is not None:
             self.scheduler.step()
+        self.processes.average([b for b in self.model.buffers() if b.is_floating_point()])
         return float(norm)
 
-    def _batches(self, train_data: DataLoader) -> Iterator[tuple[Any, int, bool]]:
-        """Yields (batch, number of its samples, whether it ends the epoch), for ever."""
+    def _batches(self, train_data: DataLoader) -> Iterator["_TrainingBatch"]:
+        """Yields the batches of this process, epoch after epoch, for ever."""
         sampler, batch_size = train_data.sampler, train_data.batch_size
         if not isinstance(sampler, EpochSampler) or batch_size is None:
             raise TypeError("fit needs a loader with a batch size and an EpochSampler")
         self._refuse_other_samples(sampler.num_samples)
+        sampler.share(batch_size, self.processes.rank, self.processes.num)
         while True:
             sampler.start(self.state.epoch, self.state.position)
-            num_left = len(sampler)
-            for batch in train_data:
-                num_in_batch = min(batch_size, num_left)
-                num_left -= num_in_batch
-                yield batch, num_in_batch, num_left == 0
+            num_left = sampler.num_samples - self.state.position
+            for content, (num_samples, num_own) in zip(
+                train_data, sampler.batch_sizes(), strict=True
+            ):
+                num_left -= num_samples
+                yield _TrainingBatch(content, num_samples, num_own == 0, num_left == 0)
 
     def _refuse_other_samples(self, num_samples: int) -> None:
         before = self.state.num_samples
@@ -250,17 +302,28 @@ class AbstractNetwork(ABC):
             loss_sum += float(step.loss_sum)
             num_terms += float(step.num_terms)
             parts.append(_to_numpy(step.outputs))
+        outputs = self._of_all_processes(parts, data)
+        if _is_shared(data):
+            loss_sum, num_terms = self.processes.total([loss_sum, num_terms])
         if not np.isfinite(loss_sum):
             raise FloatingPointError(
                 f"the loss of the validation at iteration {self.state.iteration} is not finite: "
                 f"lower the learning rate, or train without mixed precision"
             )
         loss = loss_sum / num_terms if num_terms else None
-        return {"loss": loss} | self.compute_metrics(_joined(parts))
+        return {"loss": loss} | self.compute_metrics(outputs)
 
     def predict(self, data: DataLoader) -> dict[str, np.ndarray]:
         """Outputs of the weights in place for all of `data`, by name, in its order."""
-        return _joined([_to_numpy(out) for out in self._evaluate(data, self.prediction_step)])
+        parts = [_to_numpy(outputs) for outputs in self._evaluate(data, self.prediction_step)]
+        return self._of_all_processes(parts, data)
+
+    def _of_all_processes(
+        self, parts: Sequence[dict[str, np.ndarray]], data: DataLoader
+    ) -> dict[str, np.ndarray]:
+        """The joined outputs of all processes, which had consecutive parts of the data."""
+        own = _joined(parts)
+        return _joined(self.processes.gathered(own)) if _is_shared(data) else own
 
     def run_forward(self, data: Iterable[Any]) -> None:
         """Runs all of `data` through the model as its modules are now, for what they gather."""
@@ -269,7 +332,11 @@ class AbstractNetwork(ABC):
 
     def _evaluate(self, data: DataLoader, step: Callable[[Any], Any]) -> Iterator[Any]:
         self.model.eval()
-        return self._outputs(data, step)
+        yield from self._outputs(data, step)
+        if _is_shared(data):
+            # A process with a smaller part stays in step with the others.
+            for _ in range(data.sampler.num_batches_less(data.batch_size)):  # type: ignore[attr-defined]
+                self._check_stop()
 
     def _outputs(self, data: Iterable[Any], step: Callable[[Any], Any]) -> Iterator[Any]:
         with torch.inference_mode():
@@ -277,12 +344,21 @@ class AbstractNetwork(ABC):
                 with self._autocast():
                     output = step(self.to_device(batch))
                 yield output
-                self._stop_request.check()
+                self._check_stop()
+
+    def _check_stop(self) -> None:
+        """Stops all processes at the same place once one of them has been asked to."""
+        number = int(self.processes.largest(self._stop_request.signal_number or 0))
+        if number:
+            raise StopAsked(number)
 
     # Checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """All that `fit` needs to go on as if it had never stopped; tensors and plain types."""
+        """All that `fit` needs to go on as if it had never stopped; tensors and plain types.
+
+        All processes call it together.
+        """
         assert self.optimizer is not None
         return {
             "model": self.model.state_dict(),
@@ -299,7 +375,7 @@ class AbstractNetwork(ABC):
             "scaler": self._scaler.state_dict(),
             "averages": self._callback_states(of_averages=True),
             "callbacks": self._callback_states(of_averages=False),
-            "rng": rng_state(),
+            "rng": self.processes.gathered(rng_state()),
             "numerics": self.settings.numerics(),
         }
 
@@ -324,7 +400,8 @@ class AbstractNetwork(ABC):
         for callback in self.callbacks:
             if callback.name in recorded:
                 callback.load_state_dict(recorded[callback.name])
-        set_rng_state(state["rng"])
+        if self.processes.rank < len(state["rng"]):
+            set_rng_state(state["rng"][self.processes.rank])
         for name, now in self.settings.numerics().items():
             before = state["numerics"].get(name)
             if before != now:
@@ -377,6 +454,29 @@ def _to_numpy(outputs: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
 
 
 def _joined(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    parts = [part for part in parts if part]
     if not parts:
         return {}
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _is_shared(data: Any) -> bool:
+    """Whether each process evaluates a part of `data`, not all of it."""
+    return isinstance(getattr(data, "sampler", None), PartSampler)
+
+
+@dataclass(frozen=True)
+class _TrainingBatch:
+    """A batch of this process, and the place in the epoch that it has with those of the others.
+
+    Attributes:
+        content: what the loader made.
+        num_samples: samples in the batches of all processes.
+        is_stand_in: True where this process got no sample and only keeps the others company.
+        ends_epoch: whether the epoch ends with it.
+    """
+
+    content: Any
+    num_samples: int
+    is_stand_in: bool
+    ends_epoch: bool

@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from common.distributed import Processes
 from common.errors import InputError
 
 
@@ -36,6 +37,8 @@ class FitSettings:
         amp_dtype: type of mixed precision, None for none; fp16 needs a GPU.
         channels_last: keep 4-D tensors in channels-last memory.
         device: where the network runs.
+        compile: compile the model with torch.compile.
+        processes: who trains together.
     """
 
     iteration_num: int
@@ -45,6 +48,8 @@ class FitSettings:
     amp_dtype: Literal["bf16", "fp16"] | None = None
     channels_last: bool = False
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    compile: bool = False
+    processes: Processes = field(default_factory=Processes)
 
     def __post_init__(self) -> None:
         if self.amp_dtype == "fp16" and self.device.type != "cuda":
@@ -62,6 +67,8 @@ class FitSettings:
             "num_threads": torch.get_num_threads(),
             "channels_last": self.channels_last,
             "amp_dtype": self.amp_dtype or "none",
+            "compile": self.compile,
+            "num_processes": self.processes.num,
             "torch": str(torch.__version__),
         }
 

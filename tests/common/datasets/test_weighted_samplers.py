@@ -24,16 +24,16 @@ PLACES = np.concatenate([np.arange(n) for n in (9, 2, 30, 12)])
 SIZES = np.repeat([9, 2, 30, 12], [9, 2, 30, 12])
 
 
-def balanced(seed: int = 5, **shard) -> BalancedSampler:
-    return BalancedSampler(IS_POSITIVE, seed, **shard)
+def balanced(seed: int = 5) -> BalancedSampler:
+    return BalancedSampler(IS_POSITIVE, seed)
 
 
-def pos_range(seed: int = 5, iteration_num: int = 40, **shard) -> PositiveRangeSampler:
-    return PositiveRangeSampler(IS_POSITIVE, seed, 0.4, 0.14, iteration_num, 4, 2, **shard)
+def pos_range(seed: int = 5, iteration_num: int = 40) -> PositiveRangeSampler:
+    return PositiveRangeSampler(IS_POSITIVE, seed, 0.4, 0.14, iteration_num, 4, 2)
 
 
-def grouped(seed: int = 5, **shard) -> GroupSampler:
-    return GroupSampler(GROUPS, 4, middle_weights(PLACES, SIZES), seed, **shard)
+def grouped(seed: int = 5) -> GroupSampler:
+    return GroupSampler(GROUPS, 4, middle_weights(PLACES, SIZES), seed)
 
 
 ALL = pytest.mark.parametrize("make", [balanced, pos_range, grouped])
@@ -68,6 +68,21 @@ def test_an_epoch_can_be_entered_anywhere(make):
     assert list(sampler) == whole[5:]
     sampler.start(3)
     assert [index for _, index in sampler] == sampler.order(3).tolist()
+
+
+@ALL
+@pytest.mark.parametrize("num_processes", [2, 3])
+def test_processes_share_every_batch(make, num_processes):
+    parts = []
+    for rank in range(num_processes):
+        sampler = make()
+        sampler.share(2, rank, num_processes)
+        sampler.start(2, 2 * num_processes)
+        parts.append([index for _, index in sampler])
+    left = make().order(2)[2 * num_processes :]
+    assert set(np.concatenate(parts)) == set(left)
+    first = np.concatenate([part[:2] for part in parts])
+    assert set(first) == set(left[: 2 * num_processes])
 
 
 def test_balanced_has_all_positives_and_negatives_in_turn():

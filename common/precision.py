@@ -1,0 +1,38 @@
+"""How exactly, and how fast, the device computes: settings of torch that hold for the process."""
+
+import os
+import shutil
+
+import torch
+
+from common.errors import InputError
+
+
+def set_precision(device: torch.device, tf32: bool, deterministic: bool) -> None:
+    """Sets what torch may trade for speed.
+
+    Args:
+        device: where the network runs.
+        tf32: float32 products on a GPU may round their factors to 10 bits of mantissa.
+        deterministic: the same bits on every run on the same hardware; an operation that can't
+            give them is an error that names it. Otherwise cuDNN tries its algorithms at the first
+            batch and keeps the fastest.
+    """
+    if deterministic:
+        # Read when cuBLAS starts.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = device.type == "cuda" and not deterministic
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = tf32
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+
+
+def require_compiler(device: torch.device) -> None:
+    """Raises InputError where torch.compile would find no compiler, instead of in mid-training."""
+    wanted = ("gcc", "clang") if device.type == "cuda" else ("g++", "clang++")
+    if not any(shutil.which(os.environ.get("CXX", name)) for name in wanted):
+        raise InputError(
+            f"--tr_compile 1: needs a compiler ({' or '.join(wanted)}): install one, "
+            f"or leave the flag out"
+        )

@@ -1,0 +1,142 @@
+"""Two processes, started by torchrun, are one process with the doubled batch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from common.datasets.samplers import EpochSampler, PartSampler
+from common.distributed import Processes, connected
+from common.errors import InputError
+
+
+def run_toy(
+    root: Path, folder: Path, what: str, num_processes: int, dropout: float = 0.0
+) -> subprocess.CompletedProcess[str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    program = [str(root / "tests" / "distributed_toy.py"), str(folder), what, str(dropout)]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [*torchrun, f"--nproc_per_node={num_processes}"] if num_processes > 1 else []
+    return subprocess.run(
+        [*(command or [sys.executable]), *program],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def results(folder: Path, num_processes: int) -> list[dict]:
+    paths = [folder / f"result{rank}.pt" for rank in range(num_processes)]
+    return [torch.load(path, weights_only=True) for path in paths]
+
+
+def assert_same(first: dict, second: dict, tolerance: float) -> None:
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=0, atol=tolerance)
+
+
+def test_two_processes_are_one_with_the_doubled_batch(project_root: Path, tmp_path: Path) -> None:
+    # 21 samples in batches of 8 end with a batch of 5, which two processes share as 3 and 2.
+    for num in (1, 2):
+        done = run_toy(project_root, tmp_path / str(num), "fit", num)
+        assert done.returncode == 0, done.stderr
+    (alone,) = results(tmp_path / "1", 1)
+    for together in results(tmp_path / "2", 2):
+        assert_same(alone["model"], together["model"], 1e-12)
+        assert_same(alone["averages"]["model"], together["averages"]["model"], 1e-12)
+        # Each sample of the validation counts once, in its place.
+        assert together["gathered"]["index"] == list(range(11))
+        assert together["metrics"] == pytest.approx(alone["metrics"], rel=1e-12)
+        assert together["loss"] == pytest.approx(alone["loss"], rel=1e-12)
+        torch.testing.assert_close(
+            together["predictions"], alone["predictions"], rtol=0, atol=1e-12
+        )
+    # One writer, and no trace of the wrapper.
+    names = [torch.load(tmp_path / n / "last.pt", weights_only=True)["model"] for n in "12"]
+    assert list(names[0]) == list(names[1])
+
+
+@pytest.mark.long
+def test_stopped_together_and_resumed_to_the_same_bits(project_root: Path, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run_toy(project_root, whole, "fit", 2, dropout=0.3).returncode == 0
+    stopped = run_toy(project_root, parts, "stop", 2, dropout=0.3)
+    assert stopped.returncode != 0
+    assert torch.load(parts / "last.pt", weights_only=True)["iteration"] == 4
+    assert run_toy(project_root, parts, "resume", 2, dropout=0.3).returncode == 0
+    for first, second in zip(results(whole, 2), results(parts, 2), strict=True):
+        assert_same(first["model"], second["model"], 0.0)
+
+
+@pytest.mark.long
+def test_processes_fail_together_with_the_reason(project_root: Path, tmp_path: Path) -> None:
+    failed = run_toy(project_root, tmp_path, "fail", 2)
+    assert failed.returncode != 0
+    assert "error: the loss is not finite at iteration 5" in failed.stderr
+    reason = "stopped by the failure of another process: process 1: the loss is not finite"
+    assert reason in failed.stderr
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 3, 5])
+@pytest.mark.parametrize("position", [0, 6])
+def test_processes_share_every_batch_and_the_order_is_that_of_one(num_processes, position):
+    samplers = []
+    for rank in range(num_processes):
+        sampler = EpochSampler(23, seed=4)
+        sampler.share(4, rank, num_processes)
+        sampler.start(2, position)
+        samplers.append(sampler)
+    order = list(samplers[0].order(2)[position:])
+    taken = [[index for _, index in sampler] for sampler in samplers]
+    assert [len(sampler) for sampler in samplers] == [len(part) for part in taken]
+    sizes = [list(sampler.batch_sizes()) for sampler in samplers]
+    begins = [0] * num_processes
+    for number in range(len(sizes[0])):
+        batch = []
+        for rank in range(num_processes):
+            total, own = sizes[rank][number]
+            assert total == sizes[0][number][0]
+            part = taken[rank][begins[rank] : begins[rank] + max(own, 1)]
+            begins[rank] += max(own, 1)
+            batch += part[:own]
+        assert batch == order[:total]
+        order = order[total:]
+    assert not order
+
+
+@pytest.mark.parametrize("num_samples", [0, 1, 7, 12])
+def test_parts_of_an_evaluation_cover_all_once(num_samples):
+    parts = [PartSampler(num_samples, rank, 5) for rank in range(5)]
+    assert [index for part in parts for index in part] == list(range(num_samples))
+    num_batches = [-(-len(part) // 2) + part.num_batches_less(2) for part in parts]
+    assert len(set(num_batches)) == 1
+
+
+def test_alone_everything_is_what_it_was():
+    processes = Processes()
+    tensor = torch.ones(3)
+    processes.average([tensor])
+    assert processes.total([1.5, 2.0]) == [1.5, 2.0]
+    assert processes.largest(4) == 4
+    assert processes.gathered("a") == ["a"]
+    assert processes.from_main(lambda: 7) == 7
+    assert np.array_equal(tensor, np.ones(3))
+
+
+def test_environment_that_makes_no_sense(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(InputError, match="WORLD_SIZE"):
+        Processes.from_environment()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    processes = Processes.from_environment()
+    with (
+        pytest.raises(InputError, match="torchrun"),
+        connected(processes, torch.device("cpu")),
+    ):
+        pass
