@@ -129,7 +129,7 @@ def test_killed_in_mid_epoch_it_goes_on_bit_for_bit(config, name):
     folder = Path(config.data.data_input_folder)
     flags = [
         *("--data_dataset", "tiny", "--net_model", "test_efficientnet", "--net_pretrained", "0"),
-        *("--data_img_size", "32", "--tr_iteration_num", "12", "--tr_batch_size", "4"),
+        *("--data_img_size", "64", "--tr_iteration_num", "12", "--tr_batch_size", "4"),
         *("--tr_accumulation_step", "2", "--tr_iteration_checkpoint", "3", "--data_sampler", name),
         *("--mlflow_enabled", "0"),
     ]
