@@ -72,8 +72,16 @@ class DataConfig:
     """Transform of validation and prediction; it may hold nothing random."""
     data_test_transform: str = "tta_small"
     """Transform of the extra passes of test-time augmentation (--pr_tta)."""
-    data_sampler: str | None = None
-    """How training slices are drawn (none: each once an epoch). Not there yet."""
+    data_sampler: Literal["balanced", "pos_range", "slices_per_study"] | None = None
+    """How training slices are drawn (none: each once an epoch). balanced: all positive slices and
+    as many negative ones, which change from epoch to epoch; pos_range: the share of positive ones
+    falls over the training; slices_per_study: a few of each study, more often from its middle."""
+    data_sampler_pos_start: float = 0.40
+    """pos_range: share of positive slices at the start of the training."""
+    data_sampler_pos_end: float = 0.14
+    """pos_range: share of positive slices at its end."""
+    data_sampler_num_slices: int = 4
+    """slices_per_study: slices of each study in an epoch."""
     data_img_size: int = 0
     """Side of the square image the network sees, in pixels (0: as the transforms say)."""
     data_transform_device: Literal["cpu", "cuda", "auto"] = "cpu"
@@ -82,6 +90,11 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 0, "data_img_size")
+        at_least(self, 1, "data_sampler_num_slices")
+        start, end = self.data_sampler_pos_start, self.data_sampler_pos_end
+        require(self, "data_sampler_pos_start", 0 < start < 1, "greater than 0, less than 1")
+        rule = f"greater than 0, at most --data_sampler_pos_start {start}"
+        require(self, "data_sampler_pos_end", 0 < end <= start, rule)
         if isinstance(self.data_fold, int):
             at_least(self, 0, "data_fold")
         require(
@@ -127,7 +140,7 @@ class NetworkConfig:
     net_weight_file: str | None = None
     """Checkpoint or plain state dict to start from."""
     net_num_classes: int = 6
-    """Number of labels."""
+    """6: the labels of the challenge; 1: any hemorrhage alone."""
     net_drop_rate: float = 0.2
     """Dropout before the last layer."""
     net_drop_path_rate: float = 0.0
@@ -138,8 +151,8 @@ class NetworkConfig:
         require(
             self,
             "net_num_classes",
-            self.net_num_classes == 6,
-            "6: the any-only network is not there yet",
+            self.net_num_classes in (1, 6),
+            "6 (the labels of the challenge) or 1 (any alone)",
         )
 
 
@@ -375,7 +388,6 @@ FREE_ON_RESUME |= {field.name for field in fields(MonitorConfig)}
 FREE_ON_RESUME |= {name for name in GeneralConfig.__dataclass_fields__ if name.startswith("dev_")}
 
 NOT_THERE_YET = {
-    "data_sampler",
     "pre_address",
     "pre_check",
     "pre_report",
@@ -395,6 +407,9 @@ def _needs(name: str, *values: Any) -> tuple[str, Callable[[dict[str, Any]], boo
 
 # flag -> (what it needs, test): a flag that was given and does nothing earns a warning.
 EFFECTIVE_WHEN = {
+    "data_sampler_pos_start": _needs("data_sampler", "pos_range"),
+    "data_sampler_pos_end": _needs("data_sampler", "pos_range"),
+    "data_sampler_num_slices": _needs("data_sampler", "slices_per_study"),
     "optim_momentum": _needs("optim", "sgd", "lars"),
     "optim_nesterov": (
         "--optim sgd or lars with momentum",

@@ -14,7 +14,7 @@ from common.metrics import training_prior
 from common.slices import SliceTable
 from common.transforms import SampleTransform, load_transform
 from config import Config
-from rsna_task import LABELS
+from rsna_task import LABELS, TASKS
 
 logger = logging.getLogger(__name__)
 
@@ -24,12 +24,17 @@ TRANSFORMS_FOLDER = Path(__file__).resolve().parent / "transforms"
 
 
 class RSNADataset(ImageClassificationDataset):
-    """Slices with the six labels of the task."""
+    """Slices with the labels of the task, or `any` alone."""
 
     def __init__(
-        self, table: SliceTable, rows: np.ndarray, transform: SampleTransform, seed: int = 0
+        self,
+        table: SliceTable,
+        rows: np.ndarray,
+        transform: SampleTransform,
+        seed: int = 0,
+        label_names: Sequence[str] = LABELS,
     ) -> None:
-        super().__init__(table, rows, transform, LABELS, seed=seed)
+        super().__init__(table, rows, transform, label_names, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,8 @@ def load_data(config: Config, mean: Sequence[float], std: Sequence[float]) -> RS
     fold = config.data.data_fold
     assert isinstance(fold, int)
     folds = read_folds(folds_path(config.dataset_folder, fold))
-    train_rows, valid_rows = split_rows(table, folds, fold, LABELS)
+    label_names = TASKS[config.network.net_num_classes].label_names
+    train_rows, valid_rows = split_rows(table, folds, fold, label_names)
     if config.general.dev_enabled:
         num_valid = max(1, config.general.dev_num_studies // 4)
         num_train = max(1, config.general.dev_num_studies - num_valid)
@@ -80,8 +86,9 @@ def load_data(config: Config, mean: Sequence[float], std: Sequence[float]) -> RS
         for flag in ("data_train_transform", "data_valid_transform", "data_test_transform")
     ]
     transforms[1].require_deterministic()
-    train = RSNADataset(table, train_rows, transforms[0], config.general.seed)
-    valid = RSNADataset(table, valid_rows, transforms[1], config.general.seed)
+    seed = config.general.seed
+    train = RSNADataset(table, train_rows, transforms[0], seed, label_names)
+    valid = RSNADataset(table, valid_rows, transforms[1], seed, label_names)
     return RSNAData(train, valid, training_prior(train.labels), transforms[2])
 
 

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,14 @@ from common.store import UnreadableSlice
 from config import Config, recorded_config
 from rsna_model import build_model
 from rsna_network import build_schedule
-from rsna_scoring import predictor_info, prior_of, read_experiment, score_predictions, study_labels
-from rsna_task import LABELS
+from rsna_scoring import (
+    predictor_info,
+    prior_of,
+    read_experiment,
+    score_predictions,
+    study_labels,
+    task_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -66,12 +72,14 @@ def evaluate_experiment(experiment_folder: Path, table: SliceTable) -> Evaluatio
     """
     info = predictor_info(experiment_folder)
     last, prior = read_experiment(experiment_folder, "valid")
-    main = score_predictions("last weights", last, table, prior, info["threshold"])
+    task = task_of(info)
+    options: dict[str, Any] = {"threshold": info["threshold"], "task": task}
+    main = score_predictions("last weights", last, table, prior, **options)
     metrics, others = dict(main.metrics), []
     if (experiment_folder / "predictions" / "valid_best.parquet").is_file():
         best, _ = read_experiment(experiment_folder, "valid_best")
         others.append(
-            score_predictions("best checkpoint", best, table, prior, info["threshold"], True)
+            score_predictions("best checkpoint", best, table, prior, selected=True, **options)
         )
         metrics["best"] = others[0].metrics
     write_json(experiment_folder / METRICS_FILE, metrics)
@@ -80,11 +88,11 @@ def evaluate_experiment(experiment_folder: Path, table: SliceTable) -> Evaluatio
     report = EvaluationReport(
         title=f"Experiment {experiment_folder.name}",
         subtitle=f"Validation rows of {training.get('dataset')}, fold {training.get('fold')}",
-        label_names=LABELS,
+        label_names=task.label_names,
         main=main,
         others=others,
         facts=_facts(info),
-        num_skipped=_num_skipped(table),
+        num_skipped=_num_skipped(table, task.label_names),
         learning_records=_learning_records(experiment_folder / "metrics.jsonl"),
         loss_note=_loss_note(config),
         schedule=_planned_schedule(config, info["model"]),
@@ -115,7 +123,8 @@ def evaluate_on_dataset(
     """
     info = predictor_info(experiment_folder)
     predictor = Predictor.load(experiment_folder / PREDICTOR_FOLDER, build_model)
-    rows = _labelled_rows(table, name)
+    task = task_of(info)
+    rows = _labelled_rows(table, name, task.label_names)
     with tqdm(total=len(rows), unit="slice", desc=f"predicting {name}") as bar:
         result = predictor.predict_rows(
             table, rows, num_workers=num_workers, device=device, on_batch=bar.update
@@ -123,22 +132,24 @@ def evaluate_on_dataset(
     frame = build_predictions(
         table.frame.iloc[rows],
         result.logits,
-        LABELS,
+        task.label_names,
         fold=None,
         experiment_id=experiment_folder.name,
         calibration=predictor.calibration,
     )
     folder = experiment_folder / "evaluations" / name
-    write_predictions(folder / "predictions.parquet", frame, LABELS)
-    main = score_predictions("last weights", frame, table, prior_of(info), info["threshold"])
+    write_predictions(folder / "predictions.parquet", frame, task.label_names)
+    main = score_predictions(
+        "last weights", frame, table, prior_of(info), info["threshold"], task=task
+    )
     write_json(folder / METRICS_FILE, main.metrics)
-    num_skipped = _num_skipped(table)
+    num_skipped = _num_skipped(table, task.label_names)
     if result.unreadable.any():
         num_skipped["pixels found damaged, scored with the prior"] = int(result.unreadable.sum())
     report = EvaluationReport(
         title=f"Experiment {experiment_folder.name} on {name}",
         subtitle=f"All labelled slices of {name}",
-        label_names=LABELS,
+        label_names=task.label_names,
         main=main,
         facts=_facts(info),
         num_skipped=num_skipped,
@@ -148,12 +159,12 @@ def evaluate_on_dataset(
     return Evaluation(dict(main.metrics), folder)
 
 
-def _labelled_rows(table: SliceTable, name: str) -> np.ndarray:
+def _labelled_rows(table: SliceTable, name: str, label_names: Sequence[str]) -> np.ndarray:
     """Returns the readable rows that have a label, or whose study has one."""
     all_rows = np.arange(len(table))
-    has_label = ~np.isnan(table.labels(all_rows, LABELS)).all(axis=1)
+    has_label = ~np.isnan(table.labels(all_rows, label_names)).all(axis=1)
     if not has_label.any():
-        by_study = study_labels(table)
+        by_study = study_labels(table, label_names)
         if by_study is not None:
             labelled = by_study.index[by_study.notna().any(axis=1)]
             has_label = table.frame["study_id"].isin(labelled).to_numpy()
@@ -163,13 +174,13 @@ def _labelled_rows(table: SliceTable, name: str) -> np.ndarray:
     return rows
 
 
-def _num_skipped(table: SliceTable) -> dict[str, int]:
+def _num_skipped(table: SliceTable, label_names: Sequence[str]) -> dict[str, int]:
     """Returns what the dataset holds that no score counts, by reason."""
     frame = table.frame
     counts = frame.loc[frame["status"] != STATUS_OK, "status"].value_counts()
     skipped = {f"files not usable: {status}": int(count) for status, count in counts.items()}
     all_rows = np.arange(len(table))
-    unlabelled = np.isnan(table.labels(all_rows, LABELS)).all(axis=1) & table.readable
+    unlabelled = np.isnan(table.labels(all_rows, label_names)).all(axis=1) & table.readable
     if unlabelled.any():
         skipped["slices without a label"] = int(unlabelled.sum())
     return skipped
@@ -179,6 +190,7 @@ def _facts(info: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what a page may tell of a predictor: no paths."""
     return {
         "model": info["model"].get("name"),
+        "labels": ", ".join(info["label_names"]),
         "neighbouring slices": info["slice_offsets"],
         "calibration": "per label" if info["calibration"] else "none",
         **{name: info["training"].get(name) for name in ("dataset", "fold", "iterations")},

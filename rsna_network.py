@@ -16,7 +16,7 @@ from common.networks import FitSettings, ImageClassifierNetwork
 from common.optim import Schedule, make_optimizer, make_schedule
 from common.transforms.device import DeviceTransform
 from config import Config
-from rsna_task import LABEL_WEIGHTS, LABELS
+from rsna_task import CHALLENGE, TASKS, Task
 
 METRIC = "weighted_log_loss"
 
@@ -26,9 +26,10 @@ ANY_WEIGHTS = (2.6, 2.4, 2.2, 2.0, 1.0)
 
 
 class RSNANetwork(ImageClassifierNetwork):
-    """Six labels per slice, trained and validated with the weights of the challenge.
+    """The labels of a task, trained and validated with its weights.
 
     Args:
+        task: the six labels of the challenge, or `any` alone.
         any_weight_schedule: the weight of `any` in the loss follows `ANY_WEIGHTS` in its place.
     """
 
@@ -36,26 +37,28 @@ class RSNANetwork(ImageClassifierNetwork):
         self,
         model: nn.Module,
         settings: FitSettings,
+        task: Task = CHALLENGE,
         any_weight_schedule: bool = False,
         **options: Any,
     ) -> None:
-        super().__init__(model, settings, LABEL_WEIGHTS, **options)
+        super().__init__(model, settings, task.label_weights, **options)
+        self.task = task
         self.any_weight_schedule = any_weight_schedule
 
     def loss_weights(self) -> Tensor:
-        """The weights of the challenge, but for `any` where it has a schedule."""
+        """The weights of the task, but for `any` where it has a schedule."""
         if not self.any_weight_schedule:
             return self.label_weights
         fifth = len(ANY_WEIGHTS) * self.state.iteration // self.settings.iteration_num
         weights = self.label_weights.clone()
-        weights[LABELS.index("any")] = ANY_WEIGHTS[min(fifth, len(ANY_WEIGHTS) - 1)]
+        weights[self.task.label_names.index("any")] = ANY_WEIGHTS[min(fifth, len(ANY_WEIGHTS) - 1)]
         return weights
 
     def compute_metrics(self, outputs: Mapping[str, np.ndarray]) -> dict[str, float | None]:
         """The weighted log loss of the challenge over all slices; log loss and AUC per label."""
         labels, probabilities = outputs["labels"], expit(outputs["logits"].astype(np.float64))
-        metrics = {METRIC: weighted_log_loss(labels, probabilities, LABEL_WEIGHTS)}
-        for column, name in enumerate(LABELS):
+        metrics = {METRIC: weighted_log_loss(labels, probabilities, self.task.label_weights)}
+        for column, name in enumerate(self.task.label_names):
             metrics[f"log_loss.{name}"] = log_loss(labels[:, column], probabilities[:, column])
             metrics[f"auc.{name}"] = auc(labels[:, column], probabilities[:, column])
         return metrics
@@ -85,6 +88,7 @@ def build_network(
     return RSNANetwork(
         model,
         settings,
+        TASKS[config.network.net_num_classes],
         any_weight_schedule=bool(training.tr_any_weight_schedule),
         label_smoothing=training.tr_label_smoothing,
         focal_gamma=training.tr_focal_gamma if training.tr_loss == "focal" else None,

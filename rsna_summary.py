@@ -16,7 +16,7 @@ def summary(values: Mapping[str, Any], report: Path) -> str:
     prior = values["prior_weighted_log_loss"]
     lines.append(f"{'constant prior':<18} weighted log loss {_shown(prior, 4)}")
     lines.append(f"{'label':<18} {'AUC':>6} {'AP':>6} {'ECE':>6}   per study: AUC")
-    for name in LABELS:
+    for name in (label for label in LABELS if values["confusion"][label] is not None):
         cells = [values[key][name] for key in ("auc", "average_precision", "ece")]
         cells.append(values["study"]["auc"][name])
         auc, precision, ece, study = (_shown(cell) for cell in cells)

@@ -1,5 +1,10 @@
 """The task of the RSNA 2019 challenge: its labels, their order and their weights."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from common.errors import InputError
+
 LABELS = (
     "epidural",
     "intraparenchymal",
@@ -12,3 +17,31 @@ SUBTYPES = LABELS[:-1]
 
 # The challenge weighs `any` twice and each subtype once, and divides by their sum.
 LABEL_WEIGHTS = (1.0, 1.0, 1.0, 1.0, 1.0, 2.0)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a network tells of a slice.
+
+    Attributes:
+        label_names: one for each logit.
+        label_weights: their weights in the weighted log loss.
+    """
+
+    label_names: tuple[str, ...]
+    label_weights: tuple[float, ...]
+
+
+CHALLENGE = Task(LABELS, LABEL_WEIGHTS)
+# One label: its weight cancels out, and the weighted log loss is its log loss.
+ANY_ONLY = Task(("any",), (1.0,))
+TASKS = {len(task.label_names): task for task in (CHALLENGE, ANY_ONLY)}
+
+
+def task_of_labels(label_names: Sequence[str], where: str) -> Task:
+    """Returns the task with these labels; InputError, naming `where`, if there is none."""
+    for task in TASKS.values():
+        if tuple(label_names) == task.label_names:
+            return task
+    known = " or ".join(", ".join(task.label_names) for task in TASKS.values())
+    raise InputError(f"{where} has the labels {', '.join(label_names)}, wanted are {known}")

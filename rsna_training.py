@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from timm.layers import convert_sync_batchnorm
 
-from common.callbacks import Callback, CheckpointSaver, TrainingMonitor
+from common.callbacks import Callback, CheckpointSaver, SameData, TrainingMonitor
 from common.checkpoint import inference_weights, load_checkpoint, load_weights
 from common.cli import script_command
-from common.datasets import EpochSampler, make_loader
+from common.datasets import make_loader
 from common.distributed import Processes, connected, failing_together
 from common.errors import InputError, Interrupted
 from common.experiment import Experiment
@@ -35,7 +35,8 @@ from rsna_network import (
     fit_settings,
     transforms_on_device,
 )
-from rsna_task import LABEL_WEIGHTS, LABELS
+from rsna_sampling import log_sampler, make_sampler
+from rsna_task import TASKS, Task
 from rsna_tracking import tracking
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class RSNATraining:
         self.config = resumed_config(config) if self.is_resumed else config
         if not self.is_resumed and config.general.experiment_id is not None:
             Experiment.refuse_existing(self._results, config.general.experiment_id)
+        self.task = TASKS[self.config.network.net_num_classes]
         seed_everything(self.config.general.seed)
         self.settings = fit_settings(self.config)
         self._set_precision()
@@ -62,6 +64,7 @@ class RSNATraining:
         self.model = self._create_model()
         self.data = load_data(self.config, self.model.mean, self.model.std)
         self.device_transform = self._split_transform() if is_on_device else None
+        self.sampler = make_sampler(self.config, self.data.train, self.processes.num)
         if not self.is_resumed and self.config.network.net_weight_file is None:
             self.model.start_from_prevalence(self.data.prior.tolist())
 
@@ -83,6 +86,7 @@ class RSNATraining:
         logger.info("experiment %s in %s", self.experiment.id, self.experiment.folder)
         self.data.log_sizes()
         self._log_transforms()
+        log_sampler(self.config, self.sampler, self.data.train, self.processes.num)
         tracker.log_params(self.config.flags())
         saver = self._checkpoint_saver()
         network = self._build_network(saver, tracker)
@@ -163,7 +167,8 @@ class RSNATraining:
         if self.processes.is_main:
             shown = (METRIC, "auc.any")
             callbacks.append(TrainingMonitor(self.experiment.metrics_log, tracker, shown=shown))
-        callbacks.append(saver)
+        train = self.data.train
+        callbacks += [saver, SameData(train.image_ids, train.labels)]
         ids = [str(name) for name in self.data.train.image_ids]
         return build_network(
             self.config, self.model, self.settings, ids, callbacks, self.device_transform
@@ -186,9 +191,12 @@ class RSNATraining:
 
     def _train_loader(self) -> Any:
         general, training = self.config.general, self.config.training
-        sampler = EpochSampler(len(self.data.train), general.seed)
         return make_loader(
-            self.data.train, training.tr_batch_size, general.n_jobs, sampler, self._pins_memory
+            self.data.train,
+            training.tr_batch_size,
+            general.n_jobs,
+            self.sampler,
+            self._pins_memory,
         )
 
     def _valid_loader(self) -> Any:
@@ -212,7 +220,9 @@ class RSNATraining:
         general, train = self.config.general, self.data.train
         draw = np.random.default_rng(general.seed)
         rows = draw.choice(train.rows, num_samples, replace=False)
-        dataset = RSNADataset(train.table, rows, self.data.valid.transform)
+        dataset = RSNADataset(
+            train.table, rows, self.data.valid.transform, label_names=self.task.label_names
+        )
         return make_loader(dataset, batch_size, general.n_jobs, pin_memory=self._pins_memory)
 
     def _write_results(self, network: RSNANetwork, best_path: Path) -> None:
@@ -221,7 +231,7 @@ class RSNATraining:
         with network.averaged():
             self._write_predictions(network, "valid")
             if self.processes.is_main:
-                _predictor(self.model, self.data, self._origin()).save(
+                _predictor(self.model, self.data, self.task, self._origin()).save(
                     self.experiment.folder / PREDICTOR_FOLDER
                 )
         best = self.processes.from_main(
@@ -241,11 +251,12 @@ class RSNATraining:
         frame = build_predictions(
             valid.table.frame.iloc[valid.rows],
             outputs["logits"],
-            LABELS,
+            self.task.label_names,
             fold,
             self.experiment.id,
         )
-        write_predictions(self.experiment.predictions / f"{name}.parquet", frame, LABELS)
+        path = self.experiment.predictions / f"{name}.parquet"
+        write_predictions(path, frame, self.task.label_names)
 
     def _origin(self) -> dict[str, Any]:
         return {
@@ -277,12 +288,12 @@ class RSNATraining:
         return script_command("--experiment_id", self.experiment.id, "--tr_resume", "1", *place)
 
 
-def _predictor(model: RSNAModel, data: RSNAData, origin: dict[str, Any]) -> Predictor:
+def _predictor(model: RSNAModel, data: RSNAData, task: Task, origin: dict[str, Any]) -> Predictor:
     return Predictor(
         network=model,
         model=model.specification,
-        label_names=LABELS,
-        label_weights=LABEL_WEIGHTS,
+        label_names=task.label_names,
+        label_weights=task.label_weights,
         transform=data.valid.transform,
         tta_transform=data.tta_transform,
         prior=data.prior,

@@ -22,7 +22,7 @@ from common.predictions import check_predictions
 from common.report import ScoredSet
 from common.slices import SliceTable
 from config import recorded_config
-from rsna_scoring import read_experiment, score_predictions
+from rsna_scoring import predictor_info, read_experiment, score_predictions, task_of
 from rsna_summary import score_line
 from rsna_task import LABELS
 
@@ -30,10 +30,16 @@ from rsna_task import LABELS
 def pool(folders: list[Path], table: SliceTable, name: str, selected: bool) -> ScoredSet:
     """Returns the score of predictions/<name>.parquet of all folders together."""
     read = [read_experiment(folder, name) for folder in folders]
+    tasks = {task_of(predictor_info(folder)) for folder in folders}
+    if len(tasks) > 1:
+        raise InputError("these experiments predict different labels: pool those of one kind")
+    task = tasks.pop()
     predictions = pd.concat([frame for frame, _ in read], ignore_index=True)
-    check_predictions(predictions, LABELS, "the experiments together (do their folds overlap?)")
+    check_predictions(
+        predictions, task.label_names, "the experiments together (do their folds overlap?)"
+    )
     prior = np.concatenate([np.tile(prior, (len(frame), 1)) for frame, prior in read])
-    return score_predictions(name, predictions, table, prior, selected=selected)
+    return score_predictions(name, predictions, table, prior, selected=selected, task=task)
 
 
 def dataset_of(folders: list[Path]) -> Path:

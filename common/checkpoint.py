@@ -92,7 +92,8 @@ def load_weights(model: nn.Module, path: Path, flag: str = "--net_weight_file") 
             logger.error("%s: %s", path.name, problem)
         shown = "; ".join(problems[:5]) + ("; ... (all are in the log)" if problems[5:] else "")
         raise InputError(
-            f"{flag} {path}: {len(problems)} keys don't match the network of --net_model: {shown}"
+            f"{flag} {path}: {len(problems)} keys don't match the network of --net_model and "
+            f"--net_num_classes: {shown}"
         )
     model.load_state_dict(weights)
 

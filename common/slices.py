@@ -155,6 +155,13 @@ class SliceTable:
         start, stop = self._group_bounds(row)
         return self._order[start:stop]
 
+    def places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the number of each readable row in its group, from 0, and the group's size."""
+        groups = self._groups[rows]
+        assert (groups >= 0).all(), "a row without pixels has no place"
+        starts, stops = self._starts[groups], self._starts[groups + 1]
+        return self._places[rows] - starts, stops - starts
+
     def labels(self, rows: np.ndarray, label_names: Sequence[str]) -> np.ndarray:
         """Returns the labels of rows as float32 (rows, labels), NaN where unknown."""
         values = self.frame[list(label_names)].iloc[rows]

@@ -48,8 +48,9 @@ def read_sample(path: Path, label_names: Sequence[str]) -> SubmissionSample:
     if (labels < 0).any():
         row = int(np.argmax(labels < 0))
         raise InputError(
-            f"{path}: the id {ids[row]!r} in line {row + 2} must end with _ and one of "
-            f"{', '.join(label_names)}"
+            f"{path}: the id {ids[row]!r} in line {row + 2} must end with _ and a label that the "
+            f"experiment predicts, which are: {', '.join(label_names)}; choose an experiment that "
+            f"predicts all the labels asked for, or correct the file"
         )
     if ids.duplicated().any():
         first = ids[ids.duplicated()].iloc[0]

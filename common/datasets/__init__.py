@@ -4,5 +4,20 @@ from common.datasets.base import AbstractDataset
 from common.datasets.classification import ImageClassificationDataset
 from common.datasets.loading import make_loader
 from common.datasets.samplers import EpochSampler
+from common.datasets.weighted_samplers import (
+    BalancedSampler,
+    GroupSampler,
+    PositiveRangeSampler,
+    middle_weights,
+)
 
-__all__ = ["AbstractDataset", "EpochSampler", "ImageClassificationDataset", "make_loader"]
+__all__ = [
+    "AbstractDataset",
+    "BalancedSampler",
+    "EpochSampler",
+    "GroupSampler",
+    "ImageClassificationDataset",
+    "PositiveRangeSampler",
+    "make_loader",
+    "middle_weights",
+]

@@ -12,7 +12,7 @@ class AbstractDataset(Dataset, ABC):
     """Samples whose random draws are a function of (seed, epoch, sample id).
 
     A key is an index, or a pair (epoch, index) as `EpochSampler` yields. Subclasses say how many
-    samples there are, what each is called, and how one is made from its index and a seed.
+    samples there are, how one is made from its index and a seed, and what each is called.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -21,9 +21,12 @@ class AbstractDataset(Dataset, ABC):
     @abstractmethod
     def __len__(self) -> int: ...
 
-    @abstractmethod
     def sample_id(self, index: int) -> str:
-        """The name of a sample, which is the same wherever and whenever it is read."""
+        """The name of a sample, which is the same wherever and whenever it is read.
+
+        It is the index unless a subclass knows better: one whose samples can be a selection does.
+        """
+        return str(index)
 
     @abstractmethod
     def make_sample(self, index: int, seed: int) -> dict[str, Any]:

@@ -9,16 +9,16 @@ from common.errors import InputError
 
 
 class AbstractModel(nn.Module, ABC):
-    """A module that knows how it was made, and what its input should look like.
+    """A module that knows how it was made, in two parts: features, and a head on them.
 
-    Attributes:
-        specification: arguments that make the same architecture again; plain types only.
-        mean, std: normalisation of a window in [0, 1] that the weights were trained with.
+    Args:
+        specification: arguments that make the same architecture again; plain types only. They are
+            kept as the attribute of that name.
     """
 
-    specification: dict[str, Any]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    def __init__(self, **specification: Any) -> None:
+        super().__init__()
+        self.specification = specification
 
     @abstractmethod
     def forward_features(self, images: Tensor) -> Tensor:
@@ -36,5 +36,5 @@ class AbstractModel(nn.Module, ABC):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits, (batch, labels), of images (batch, channels, rows, columns)."""
+        """The head's outputs, such as logits (batch, labels), of images (batch, channels, ...)."""
         return self.forward_head(self.forward_features(images))

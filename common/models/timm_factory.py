@@ -35,7 +35,13 @@ class TimmClassifier(AbstractModel):
         pretrained: start from ImageNet weights.
         drop_rate: dropout before the linear layer.
         drop_path_rate: stochastic depth; an InputError for backbones without it.
+
+    Attributes:
+        mean, std: normalisation of a window in [0, 1] that the weights were trained with.
     """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
     def __init__(
         self,
@@ -46,8 +52,7 @@ class TimmClassifier(AbstractModel):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.specification = {"name": name, "num_classes": num_classes, "in_chans": in_chans}
+        super().__init__(name=name, num_classes=num_classes, in_chans=in_chans)
         self.backbone = create_backbone(name, in_chans, pretrained, drop_path_rate)
         self.mean = tuple(self.backbone.pretrained_cfg.get("mean", (0.5, 0.5, 0.5)))
         self.std = tuple(self.backbone.pretrained_cfg.get("std", (0.5, 0.5, 0.5)))

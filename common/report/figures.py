@@ -49,8 +49,9 @@ def reliability_figure(
     Each point is a tenth of the rows by probability, so that rare labels show their small
     probabilities too; the axes end a little above the largest value.
     """
+    num_columns = min(3, len(label_names))
     num_rows = (len(label_names) + 2) // 3
-    drawing, all_axes = _figure(num_rows, 3, (11, 3.4 * num_rows))
+    drawing, all_axes = _figure(num_rows, num_columns, (11 / 3 * num_columns, 3.4 * num_rows))
     for column, axes in enumerate(np.ravel(all_axes)):
         if column >= len(label_names):
             axes.axis("off")
