@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from common.callbacks import Callback, CheckpointSaver, TrainingMonitor, WeightAverage
+from common.callbacks import CheckpointSaver
 from common.checkpoint import inference_weights, load_checkpoint, load_weights
 from common.cli import script_command
 from common.datasets import EpochSampler, make_loader
@@ -21,11 +21,12 @@ from common.predictor import PREDICTOR_FOLDER, Predictor
 from common.seeding import seed_everything
 from common.trackers import Tracker
 from config import Config, resumed_config
-from rsna_dataset import RSNAData, RSNADataset, load_data
+from rsna_callbacks import build_callbacks, checkpoint_saver, require_usable
+from rsna_dataset import RSNAData, RSNADataset, draw_subset, load_data
 from rsna_model import RSNAModel
-from rsna_network import METRIC, RSNANetwork, build_network, fit_settings
+from rsna_network import RSNANetwork, build_network, fit_settings
 from rsna_task import LABEL_WEIGHTS, LABELS
-from rsna_tracking import tracking
+from rsna_tracking import require_clients, tracking
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +45,11 @@ class RSNATraining:
         self.config = resumed_config(config) if self.is_resumed else config
         if not self.is_resumed and config.general.experiment_id is not None:
             Experiment.refuse_existing(self._results, config.general.experiment_id)
+        require_clients(self.config)
         seed_everything(self.config.general.seed)
         self.settings = fit_settings(self.config)
         self.model = self._create_model()
+        require_usable(self.config, self.model)
         self.data = load_data(self.config, self.model.mean, self.model.std)
         if not self.is_resumed and self.config.network.net_weight_file is None:
             self.model.start_from_prevalence(self.data.prior.tolist())
@@ -59,13 +62,13 @@ class RSNATraining:
             logger.info("experiment %s in %s", self.experiment.id, self.experiment.folder)
             self.data.log_sizes()
             tracker.log_params(self.config.flags())
-            saver = self._checkpoint_saver()
+            saver = checkpoint_saver(self.config, self.experiment)
             network = self._build_network(saver, tracker)
             if self.is_resumed:
                 network.load_state_dict(load_checkpoint(saver.last_path))
                 logger.info("resumed after iteration %d", network.state.iteration)
             with self._telling_how_to_go_on(saver.last_path):
-                network.fit(self._train_loader(), self._valid_loader())
+                network.fit(self._train_loader(), self._valid_loader(), self._subset_loader())
                 self._write_results(network, saver.best_path)
         return self.experiment
 
@@ -99,25 +102,11 @@ class RSNATraining:
         return experiment
 
     def _build_network(self, saver: CheckpointSaver, tracker: Tracker) -> RSNANetwork:
-        callbacks: list[Callback] = []
-        decay = self.config.optimizer.optim_ema_decay
-        if decay:
-            callbacks.append(WeightAverage(self.model, decay, self._statistics_loader()))
-        shown = (METRIC, "auc.any")
-        callbacks.append(TrainingMonitor(self.experiment.metrics_log, tracker, shown=shown))
-        callbacks.append(saver)
+        callbacks = build_callbacks(
+            self.config, self.model, self.experiment, tracker, saver, self._statistics_loader
+        )
         ids = [str(name) for name in self.data.train.image_ids]
         return build_network(self.config, self.model, self.settings, ids, callbacks)
-
-    def _checkpoint_saver(self) -> CheckpointSaver:
-        training = self.config.training
-        return CheckpointSaver(
-            self.experiment.checkpoints,
-            training.tr_iteration_checkpoint,
-            METRIC,
-            training.tr_num_best,
-            self.config.flags(),
-        )
 
     def _train_loader(self) -> Any:
         general, training = self.config.general, self.config.training
@@ -127,6 +116,14 @@ class RSNATraining:
     def _valid_loader(self) -> Any:
         general, training = self.config.general, self.config.training
         return make_loader(self.data.valid, training.tr_batch_size_valid, general.n_jobs)
+
+    def _subset_loader(self) -> Any:
+        """The slices of the validations between those of the whole; None where all are whole."""
+        general, training = self.config.general, self.config.training
+        if not (training.tr_iteration_valid and training.tr_iteration_valid_full):
+            return None
+        subset = draw_subset(self.data.valid, training.tr_valid_subset, general.seed)
+        return make_loader(subset, training.tr_batch_size_valid, general.n_jobs)
 
     def _statistics_loader(self) -> Any:
         """Some training slices as validation sees them, in full batches; None where not asked."""
@@ -146,7 +143,7 @@ class RSNATraining:
         """Predictions of the last averaged weights and of the best checkpoint; the predictor."""
         with network.averaged():
             self._write_predictions(network, "valid")
-            _predictor(self.model, self.data, self._origin()).save(
+            _predictor(self.model, self.data, self._origin(network)).save(
                 self.experiment.folder / PREDICTOR_FOLDER
             )
         if best_path.is_file():
@@ -167,12 +164,12 @@ class RSNATraining:
         )
         write_predictions(self.experiment.predictions / f"{name}.parquet", frame, LABELS)
 
-    def _origin(self) -> dict[str, Any]:
+    def _origin(self, network: RSNANetwork) -> dict[str, Any]:
         return {
             "experiment_id": self.experiment.id,
             "dataset": self.config.data.data_dataset,
             "fold": self.config.data.data_fold,
-            "iterations": self.config.iteration_num,
+            "iterations": network.state.iteration,
         }
 
     @contextlib.contextmanager

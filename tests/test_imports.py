@@ -16,7 +16,7 @@ MODULES = [
         [*ROOT.glob("*.py"), *ROOT.glob("common/**/*.py"), *ROOT.glob("sources/**/*.py")]
     )
 ]
-SCRIPTS = ["train.py", "preprocessing.py", "evaluate.py", "predict.py"]
+SCRIPTS = ["train.py", "preprocessing.py", "evaluate.py", "predict.py", "resend.py"]
 
 
 def changes(arguments: list[str], trace: Path) -> list[str]:
