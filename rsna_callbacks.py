@@ -81,7 +81,8 @@ def build_callbacks(
     if flags.cb_telemetry_enabled:
         name = str(flags.cb_telemetry_module_name)
         callbacks.append(ActivationTelemetry(model, name, flags.cb_telemetry_log_every))
-    callbacks.append(TrainingMonitor(experiment.metrics_log, tracker, LOG_EVERY, SHOWN))
+    shown = tuple(dict.fromkeys([*SHOWN, training.tr_best_metric]))
+    callbacks.append(TrainingMonitor(experiment.metrics_log, tracker, LOG_EVERY, shown))
     if flags.cb_outputs_num:
         callbacks.append(OutputSaver(_outputs_folder(experiment), flags.cb_outputs_num))
     if flags.cb_early_stopping_patience:

@@ -106,7 +106,7 @@ class TensorBoardBackend(Backend):
 
 def _tag(name: str) -> str:
     """`train_loss` as `train/loss`: TensorBoard groups by the part before the slash."""
-    for group in ("valid_subset", "valid", "train", "activation", "learning_rate"):
+    for group in ("valid_subset", "valid", "train", "activation"):
         if name.startswith(f"{group}_"):
             return f"{group}/{name.removeprefix(f'{group}_')}"
     return name
@@ -115,15 +115,21 @@ def _tag(name: str) -> str:
 def _text_event(params: Mapping[str, str]) -> Any:
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.compat.proto.tensor_pb2 import TensorProto
+    from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+    from tensorboard.compat.proto.types_pb2 import DT_STRING
     from tensorboard.plugins.text.metadata import create_summary_metadata
-    from tensorboard.util.tensor_util import make_tensor_proto
 
     rows = "\n".join(f"| {name} | {value} |" for name, value in sorted(params.items()))
     table = f"| flag | value |\n|---|---|\n{rows}"
     value = Summary.Value(
         tag="flags",
         metadata=create_summary_metadata(display_name="flags", description=""),
-        tensor=make_tensor_proto([table.encode()], dtype=object),
+        tensor=TensorProto(
+            dtype=DT_STRING,
+            tensor_shape=TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)]),
+            string_val=[table.encode()],
+        ),
     )
     return Event(wall_time=time.time(), step=0, summary=Summary(value=[value]))
 
