@@ -304,7 +304,7 @@ class CallbackConfig:
     cb_learning_rates_enabled: Switch = 0
     """1: record the learning rate of every parameter group."""
     cb_device_memory_enabled: Switch = 1
-    """1: record the peaks of GPU memory; nothing on a CPU."""
+    """1: record the peaks of GPU memory so far; nothing on a CPU."""
     cb_telemetry_enabled: Switch = 0
     """1: record mean, spread and share of dead units of a module's activations."""
     cb_telemetry_module_name: str | None = None
@@ -408,6 +408,8 @@ EFFECTIVE_WHEN = {
     "optim_ema_bn_samples": ("--optim_ema_decay", lambda flags: flags["optim_ema_decay"] > 0),
     "tr_amp_dtype": ("--tr_use_amp 1", lambda flags: flags["tr_use_amp"] == 1),
     "mlflow_uri": ("--mlflow_enabled 1", lambda flags: flags["mlflow_enabled"] == 1),
+    "tensorboard_enabled": ("--dev_enabled 0", lambda flags: flags["dev_enabled"] == 0),
+    "nml_enabled": ("--dev_enabled 0", lambda flags: flags["dev_enabled"] == 0),
     "nml_project": ("--nml_enabled 1", lambda flags: flags["nml_enabled"] == 1),
     "tr_valid_subset": (
         "--tr_iteration_valid and --tr_iteration_valid_full",

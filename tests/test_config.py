@@ -8,7 +8,7 @@ from common.cli import status_of
 from common.errors import CheckFailed, InputError, Interrupted
 from config import GROUPS, Config, parse_config, recorded_config, resumed_config
 
-TRAIN = ("general", "data", "network", "optimizer", "training", "monitor")
+TRAIN = ("general", "data", "network", "optimizer", "training", "callbacks", "monitor")
 
 
 def parse(*argv: str, groups=TRAIN) -> Config:
@@ -38,6 +38,14 @@ def test_defaults_and_values():
         (("--tr_resume", "1"), r"--tr_resume 1 needs --experiment_id"),
         (("--data_dataset", "../x"), r"--data_dataset \.\./x: must be"),
         (("--experiment_id", "../x"), r"--experiment_id \.\./x: must be"),
+        (("--tr_best_metric", "sharpness"), r"--tr_best_metric: metric sharpness: .*auc"),
+        (("--tr_iteration_valid_full", "10"), r"--tr_iteration_valid_full 10: must be 0, or at"),
+        (("--tr_valid_subset", "0"), r"--tr_valid_subset 0: must be at least 1"),
+        (("--tr_max_hours", "-1"), r"--tr_max_hours -1.0: must be at least 0"),
+        (("--cb_early_stopping_metric", "x"), r"--cb_early_stopping_metric: metric x"),
+        (("--cb_metrics_threshold", "2"), r"--cb_metrics_threshold 2.0: must be from 0 to 1"),
+        (("--cb_telemetry_enabled", "1"), r"needs --cb_telemetry_module_name"),
+        (("--cb_telemetry_log_every", "0"), r"--cb_telemetry_log_every 0: must be at least 1"),
         (("--no_such_flag", "1"), r"--no_such_flag"),
         (("--config", "/no/such.yaml"), r"/no/such.yaml"),
     ],
@@ -54,6 +62,29 @@ def test_flags_without_effect_warn(caplog):
     caplog.clear()
     parse("--optim", "sgd", "--optim_momentum", "0.5")
     assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("flags", "needs"),
+    [
+        (("--tr_valid_subset", "8"), "--tr_iteration_valid and --tr_iteration_valid_full"),
+        (("--cb_early_stopping_min_delta", "0.1"), "--cb_early_stopping_patience"),
+        (("--cb_early_stopping_metric", "auc.any"), "--cb_early_stopping_patience"),
+        (("--cb_telemetry_module_name", "head"), "--cb_telemetry_enabled 1"),
+        (("--cb_telemetry_log_every", "5"), "--cb_telemetry_enabled 1"),
+        (("--cb_metrics_enabled", "0", "--cb_metrics_threshold", "0.3"), "--cb_metrics_enabled 1"),
+        (("--nml_project", "a/b"), "--nml_enabled 1"),
+        (("--tensorboard_enabled", "1", "--dev_enabled", "1"), "--dev_enabled 0"),
+    ],
+)
+def test_watching_flags_without_effect_warn(caplog, flags, needs):
+    parse(*flags)
+    assert f"has no effect without {needs}" in caplog.text
+
+
+def test_the_maximum_time_may_change_on_resume():
+    assert "tr_max_hours" in config_module.FREE_ON_RESUME
+    assert "tr_best_metric" not in config_module.FREE_ON_RESUME
 
 
 def test_flag_names_are_unique_and_every_one_has_help(capsys):

@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
 
 class DeviceMemory(Callback):
-    """Records the peaks of allocated and of reserved GPU memory since the last record, in MiB.
+    """Records the peaks of allocated and of reserved GPU memory so far, in MiB.
 
-    On a CPU it records nothing: `memory_mb` of the monitor is the peak of the process there.
+    Much more reserved than allocated tells of fragments. On a CPU it records nothing: `memory_mb`
+    of the monitor is the peak of the process there.
 
     Args:
         every: iterations from one record to the next.
@@ -31,4 +32,3 @@ class DeviceMemory(Callback):
             return
         network.gauges["gpu_allocated_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
         network.gauges["gpu_reserved_mb"] = torch.cuda.max_memory_reserved(device) / 2**20
-        torch.cuda.reset_peak_memory_stats(device)

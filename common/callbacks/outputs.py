@@ -55,7 +55,7 @@ class OutputSaver(Callback):
         """Writes the outputs, and drops the oldest file."""
         path = self.folder / f"iteration_{network.state.iteration:07d}.npz"
         with replacing(path) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **self._outputs)
+            np.savez_compressed(file, **self._outputs)
         self._outputs = {}
         for _, old in self._files()[: -self.num_kept]:
             old.unlink()
