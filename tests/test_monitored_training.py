@@ -23,6 +23,7 @@ import predict
 import resend
 import train
 from common.cli import status_of
+from common.trackers import MLflowBackend
 from rsna_task import LABELS, SUBTYPES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -204,6 +205,25 @@ def test_mlflow_has_the_record_and_a_resend_adds_nothing(root, capsys):
     assert call(resend, root) == 0
     assert f"MLflow: 0 values sent, {len(record(root))} were there" in capsys.readouterr().out
     assert_is_record(mlflow_points(root), root)
+
+
+def test_points_that_mlflow_has_without_saying_so_are_no_new_ones(root, monkeypatch):
+    # As after a server that took a batch and did not answer: sent again without a look.
+    monkeypatch.setattr(MLflowBackend, "known_iterations", lambda backend, name: set())
+    before = mlflow_points(root)
+    assert call(resend, root) == 0
+    assert mlflow_points(root) == before
+
+
+def test_mlflow_has_parameters_reports_and_the_end(root):
+    with sqlite3.connect(root / "output" / "mlflow.db") as database:
+        runs = database.execute("select name, status from runs").fetchall()
+        params = dict(database.execute("select key, value from params").fetchall())
+    assert runs == [("0001", "FINISHED")]
+    assert params["tr_batch_size"] == "3"
+    assert not params.keys() & {"data_input_folder", "output_dir"}
+    files = {path.name for path in (root / "output" / "mlflow_artifacts").rglob("*.*")}
+    assert files == {"report.html", "metrics.json"}
 
 
 @needs_tensorboard

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,7 +30,7 @@ class OutputSaver(Callback):
     def __init__(self, folder: Path, num_kept: int) -> None:
         self.folder = folder
         self.num_kept = num_kept
-        self._outputs: dict[str, np.ndarray] = {}
+        self._outputs: dict[str, Any] = {}
 
     def on_fit_begin(self, network: AbstractNetwork) -> None:
         """Drops what lies after the checkpoint that a resumed run starts from."""

@@ -46,7 +46,13 @@ class NeptuneTracker(RemoteTracker):
         logger.info("Neptune: %s", where)
         kind = "common.trackers.neptune:NeptuneBackend"
         lock_path = experiment_folder / ".neptune.lock"
+        self._is_offline = "project" not in arguments
         super().__init__(kind, arguments, "Neptune", lock_path, **options)
+
+    def log_artifact(self, path: Path) -> None:
+        """Shows a report or a table of metrics on a server; offline, it is beside the run's."""
+        if not self._is_offline:
+            super().log_artifact(path)
 
 
 def neptune_options(experiment_folder: Path, project: str | None) -> tuple[dict[str, Any], str]:

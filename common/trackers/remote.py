@@ -22,9 +22,9 @@ MAX_MESSAGE = 4096
 class RemoteTracker(Tracker):
     """Starts the process beside the training (`common.trackers.sidecar`), and talks to it.
 
-    No call waits: a message that the process does not take at once is dropped, and values come from
-    metrics.jsonl, so they wait there for a store that is dead or slow. Only `close` waits, for at
-    most `close_seconds`.
+    The process starts with the first thing that there is to show. No call waits: a message that the
+    process does not take at once is dropped, and values come from metrics.jsonl, so they wait there
+    for a store that is dead or slow. Only `close` waits, for at most `close_seconds`.
 
     Args:
         kind: `module:Class` of the backend.
@@ -52,17 +52,16 @@ class RemoteTracker(Tracker):
         self._close_seconds = close_seconds
         self._is_closed = False
         self._heard = b""
-        self._process = self._start()
-        self._say(
-            {
-                "kind": kind,
-                "options": dict(options),
-                "lock": str(lock_path.resolve()),
-                "parent": os.getpid(),
-                "batch_seconds": batch_seconds,
-                "retry_seconds": retry_seconds,
-            }
-        )
+        self._process: subprocess.Popen[bytes] | None = None
+        self._has_started = False
+        self._order = {
+            "kind": kind,
+            "options": dict(options),
+            "lock": str(lock_path.resolve()),
+            "parent": os.getpid(),
+            "batch_seconds": batch_seconds,
+            "retry_seconds": retry_seconds,
+        }
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Shows the parameters that are plain words and numbers."""
@@ -92,6 +91,8 @@ class RemoteTracker(Tracker):
         if self._is_closed:
             return
         self._is_closed = True
+        if not self._has_started:
+            return
         self._say({"close": status})
         if self._process is not None:
             deadline = time.monotonic() + self._close_seconds
@@ -118,7 +119,7 @@ class RemoteTracker(Tracker):
     @property
     def has_missed(self) -> bool:
         """Whether, after `close`, something is known not to have arrived."""
-        return self._is_closed and self.num_left != 0
+        return self._is_closed and self._has_started and self.num_left != 0
 
     def _start(self) -> subprocess.Popen[bytes] | None:
         environment = {
@@ -144,6 +145,10 @@ class RemoteTracker(Tracker):
         return process
 
     def _say(self, message: Mapping[str, Any]) -> None:
+        if not self._has_started:
+            self._has_started = True
+            self._process = self._start()
+            self._say(self._order)
         if self._process is None or self._process.stdin is None:
             return
         line = (json.dumps(message) + "\n").encode()

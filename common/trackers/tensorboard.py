@@ -30,6 +30,9 @@ class TensorBoardTracker(RemoteTracker):
         lock_path = experiment_folder / ".tensorboard.lock"
         super().__init__(kind, {"folder": str(self.folder)}, "TensorBoard", lock_path, **options)
 
+    def log_artifact(self, path: Path) -> None:
+        """Shows nothing: the file is where the event files are."""
+
     def ui_command(self) -> str:
         """Returns the command that shows the runs beside each other."""
         tensorboard = shlex.quote(str(Path(sys.executable).with_name("tensorboard")))

@@ -1,16 +1,11 @@
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
-
 from common.trackers import Delivery, MLflowBackend, mlflow_options
 from common.trackers.mlflow import MLflowTracker
-
-PATIENT = "ID_93407cad"
 
 
 class Client:
@@ -55,12 +50,11 @@ def line(iteration: int, **values: float) -> str:
     return f'{{"iteration": {iteration}, "time": {iteration}.25, {body}}}\n'
 
 
-def delivery_to(client: Client | None, folder: Path) -> Delivery:
+def delivery_to(client: Client, folder: Path) -> Delivery:
     experiment = folder / "results" / "0001"
     experiment.mkdir(parents=True, exist_ok=True)
     options = mlflow_options(experiment, folder, None)
-    make_client = (lambda uri: client) if client is not None else None
-    delivery = Delivery(MLflowBackend(**options, make_client=make_client))
+    delivery = Delivery(MLflowBackend(**options, make_client=lambda uri: client))
     delivery.follow(experiment / "metrics.jsonl")
     return delivery
 
@@ -92,58 +86,6 @@ def test_ui_command_names_the_store(tmp_path: Path) -> None:
             assert "mlflow server" in command
         else:
             assert command == uri
-
-
-@pytest.fixture(scope="module")
-def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An output folder after a run with a real store, ids of patients all around it."""
-    folder = tmp_path_factory.mktemp(f"of_{PATIENT}") / "output"
-    delivery = delivery_to(None, folder)
-    experiment = folder / "results" / "0001"
-    (experiment / "metrics.jsonl").write_text(line(10, **{"valid_auc.any": 0.75, PATIENT: 1.0}))
-    delivery.add_params({"seed": 1, "pre_folder": f"/data/{PATIENT}", "pr_input": Path(PATIENT)})
-    for name in ("report.html", "predictions.parquet"):
-        (experiment / name).write_text("<p>")
-        delivery.add_file(experiment / name)
-    delivery.deliver()
-    delivery.backend.end("finished")
-    return folder
-
-
-def rows(output: Path, table: str) -> list[Any]:
-    with sqlite3.connect(output / "mlflow.db") as database:
-        return database.execute(f"select * from {table}").fetchall()
-
-
-def test_real_store_has_the_run(output: Path) -> None:
-    with sqlite3.connect(output / "mlflow.db") as database:
-        metrics = database.execute("select key, value, step from metrics").fetchall()
-        params = database.execute("select key, value from params").fetchall()
-        runs = database.execute("select name, status from runs").fetchall()
-    assert metrics == [("valid_auc.any", 0.75, 10)]
-    assert params == [("seed", "1")]
-    assert runs == [("0001", "FINISHED")]
-    artifacts = [path.name for path in (output / "mlflow_artifacts").rglob("*") if path.is_file()]
-    assert artifacts == ["report.html"]
-
-
-def test_no_patient_id_reaches_the_store(output: Path) -> None:
-    with sqlite3.connect(output / "mlflow.db") as database:
-        text = "\n".join(database.iterdump()).replace(str(output), "")
-    assert PATIENT not in text and "predictions.parquet" not in text
-
-
-def test_the_same_points_again_are_no_new_ones_in_a_real_store(output: Path) -> None:
-    before = rows(output, "metrics")
-    # As after a server that took a batch and did not say so: sent again without a look.
-    blind = delivery_to(None, output)
-    blind.backend.known_iterations = lambda name: set()  # type: ignore[method-assign]
-    blind.deliver()
-    assert blind.num_sent == 1
-    again = delivery_to(None, output)
-    again.deliver()
-    assert (again.num_sent, again.num_known) == (0, 1)
-    assert rows(output, "metrics") == before
 
 
 def test_importing_the_trackers_leaves_their_clients_alone() -> None:

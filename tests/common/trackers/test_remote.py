@@ -107,6 +107,7 @@ def test_a_bad_store_costs_the_training_nothing(tmp_path, caplog, kind):
 
 def test_no_call_waits_even_if_the_process_does_not_listen(tmp_path):
     tracker = start(tmp_path, close_seconds=0.5)
+    tracker.follow(tmp_path / "metrics.jsonl")
     os.kill(tracker._process.pid, signal.SIGSTOP)
     began = time.monotonic()
     for number in range(2000):  # far more than a pipe holds
@@ -119,6 +120,7 @@ def test_no_call_waits_even_if_the_process_does_not_listen(tmp_path):
 
 def test_a_process_that_cannot_work_is_told_of(tmp_path, caplog):
     tracker = start(tmp_path, "NoSuchBackend")
+    tracker.follow(tmp_path / "metrics.jsonl")
     tracker.close()
     assert "NoSuchBackend" in caplog.text and tracker.has_missed
 
@@ -138,6 +140,13 @@ def test_a_server_that_never_answers_or_refuses_delays_no_step(tmp_path, answers
     assert tracker.has_missed
     assert torch.equal(weights_of(network), weights_of(plain))
     server.close()
+
+
+def test_who_has_nothing_to_show_starts_no_process(tmp_path):
+    tracker = start(tmp_path)
+    tracker.log_metrics(1, {})
+    tracker.close()
+    assert tracker._process is None and not tracker.has_missed
 
 
 def test_the_end_of_a_killed_training_is_told(tmp_path):
