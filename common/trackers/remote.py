@@ -43,7 +43,7 @@ class RemoteTracker(Tracker):
         title: str,
         lock_path: Path,
         *,
-        close_seconds: float = 30.0,
+        close_seconds: float = 60.0,
         batch_seconds: float = 2.0,
         retry_seconds: float = 60.0,
     ) -> None:

@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,6 @@ from common.trackers.delivery import Delivery
 
 # A process of the same run that was killed may still be sending: so long it is waited for.
 LOCK_SECONDS = 30.0
-# Where the training listens: what clients print to stdout goes nowhere.
-TALK = 3
 
 
 class Sidecar:
@@ -37,6 +35,7 @@ class Sidecar:
     Args:
         delivery: what is sent, and where.
         messages: what the training says, as it comes in.
+        tell: tells the training something.
         batch_seconds: how often the file is looked at.
         retry_seconds: how long a failed store is left alone.
     """
@@ -45,11 +44,13 @@ class Sidecar:
         self,
         delivery: Delivery,
         messages: queue.Queue[dict[str, Any]],
+        tell: Callable[[dict[str, Any]], None],
         batch_seconds: float,
         retry_seconds: float,
     ) -> None:
         self.delivery = delivery
         self.messages = messages
+        self.tell = tell
         self.batch_seconds = batch_seconds
         self.retry_seconds = retry_seconds
         self._status: Status | None = None
@@ -71,7 +72,7 @@ class Sidecar:
                 retry_at = time.monotonic() + self.retry_seconds
                 self._tell_once(error)
             if self._status is not None:
-                tell({"left": self.delivery.num_left(), "sent": self.delivery.num_sent})
+                self.tell({"left": self.delivery.num_left(), "sent": self.delivery.num_sent})
                 return
 
     def _listen(self) -> None:
@@ -94,13 +95,19 @@ class Sidecar:
         if not self._has_told:
             self._has_told = True
             reason = (str(error).splitlines() or [""])[0][:200]
-            tell({"error": f"{type(error).__name__}: {reason}"})
+            self.tell({"error": f"{type(error).__name__}: {reason}"})
 
 
-def tell(message: dict[str, Any]) -> None:
-    """Tells the training something; it may be gone."""
-    with contextlib.suppress(OSError):
-        os.write(TALK, (json.dumps(message) + "\n").encode())
+def take_stdout() -> Callable[[dict[str, Any]], None]:
+    """Returns what writes a message to stdout; what clients print there goes nowhere from now."""
+    number = os.dup(1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+    def tell(message: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):  # the training may be gone
+            os.write(number, (json.dumps(message) + "\n").encode())
+
+    return tell
 
 
 def listen_to_training(messages: queue.Queue[dict[str, Any]], parent: int) -> None:
@@ -140,8 +147,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     os.nice(5)
-    os.dup2(1, TALK)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    tell = take_stdout()
     order = json.loads(sys.stdin.readline())
     messages: queue.Queue[dict[str, Any]] = queue.Queue()
     listen_to_training(messages, order["parent"])
@@ -152,7 +158,7 @@ def main() -> None:
             tell({"error": f"{type(error).__name__}: {error}"})
             return
         delivery = Delivery(backend)
-        Sidecar(delivery, messages, order["batch_seconds"], order["retry_seconds"]).run()
+        Sidecar(delivery, messages, tell, order["batch_seconds"], order["retry_seconds"]).run()
     # Clients leave threads behind that would hold up an orderly exit.
     os._exit(0)
 
