@@ -26,6 +26,7 @@ from common.trackers import (
     mlflow_options,
     neptune_options,
 )
+from common.trackers.base import Status
 from config import Config
 
 logger = logging.getLogger(__name__)
@@ -55,14 +56,21 @@ def tracking(config: Config, experiment_folder: Path) -> Iterator[Tracker]:
     try:
         yield tracker
     except (Interrupted, KeyboardInterrupt):
-        tracker.close("killed")
+        _close(tracker, "killed", config, experiment_folder)
         raise
     except BaseException:
-        tracker.close("failed")
+        _close(tracker, "failed", config, experiment_folder)
         raise
-    tracker.close("finished")
+    _close(tracker, "finished", config, experiment_folder)
+
+
+def _close(tracker: Tracker, status: Status, config: Config, experiment_folder: Path) -> None:
+    """Closes the trackers; tells how to send what they have missed."""
+    tracker.close(status)
     if tracker.has_missed:
-        which = ("--experiment_id", experiment_folder.name, *_place(config))
+        output_dir = config.general.output_dir
+        place = [] if output_dir == "output" else ["--output_dir", output_dir]
+        which = ("--experiment_id", experiment_folder.name, *place)
         logger.warning("to send it again: %s", script_command(*which, script="resend.py"))
 
 
@@ -137,8 +145,3 @@ def _backends(config: Config, experiment_folder: Path) -> Iterator[Backend]:
         arguments, where = neptune_options(experiment_folder, monitor.nml_project)
         logger.info("Neptune: %s", where)
         yield NeptuneBackend(**arguments)
-
-
-def _place(config: Config) -> list[str]:
-    output_dir = config.general.output_dir
-    return [] if output_dir == "output" else ["--output_dir", output_dir]

@@ -1,6 +1,8 @@
 """A training with every monitor on, evaluated, predicted with and sent again: what it leaves."""
 
+import contextlib
 import importlib.util
+import io
 import json
 import os
 import signal
@@ -87,12 +89,16 @@ def call(module, root: Path, *flags: str) -> int:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    """What a training, an evaluation and a prediction leave."""
+    """What a training, an evaluation, a resend and a prediction leave."""
     root = tmp_path_factory.mktemp("monitored")
     source = make_secret_dataset(root)
     data = ["--data_input_folder", str(root / "input")]
     assert call(train, root, *data, *FLAGS, "--n_jobs", "0") == 0
-    assert call(evaluate, root, "--n_jobs", "0") == 0
+    # The resend below sends its report: another process would take seconds to import MLflow.
+    assert call(evaluate, root, "--n_jobs", "0", "--mlflow_enabled", "0") == 0
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        assert call(resend, root) == 0
+    assert f"MLflow: 0 values sent, {len(record(root))} were there" in said.getvalue()
     folders = ["--pr_input", str(source), "--pr_output", str(root / "predicted")]
     assert call(predict, root, *folders, "--n_jobs", "0") == 0
     return root

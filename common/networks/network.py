@@ -52,6 +52,10 @@ class AbstractNetwork(ABC):
         optimizer: its optimizer; needed to fit, not to predict.
         scheduler: learning-rate schedule, stepped once an iteration.
         callbacks: what averages, watches and saves.
+
+    Attributes:
+        step_values: loss, norm and speed of the last step, by name.
+        gauges: what callbacks have seen in it and want in the record; the record takes them.
     """
 
     def __init__(
