@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
+from common.directions import direction_of
 from common.errors import InputError
 from common.flags import at_least, between, parse_flags, require
 
@@ -256,11 +257,20 @@ class TrainingConfig:
     tr_iteration_valid: int = 200
     """Iterations from one validation to the next (0: at the end only)."""
     tr_iteration_valid_full: int = 0
-    """Iterations between validations of the whole fold. Not there yet: all are of the whole."""
+    """Iterations from one validation of the whole fold to the next; those of tr_iteration_valid
+    between them are then of a fixed subset (0: all are of the whole; the last one always is)."""
+    tr_valid_subset: int = 64
+    """Studies in that subset, drawn from the seed, with positives of each label if there are."""
     tr_iteration_checkpoint: int = 100
     """Iterations from one last.pt to the next."""
     tr_num_best: int = 1
     """How many of the best checkpoints are kept."""
+    tr_best_metric: str = "weighted_log_loss"
+    """Metric of validations of the whole fold that says which are best, such as auc.any or
+    f1.mean; whether smaller or greater is better is known by its name."""
+    tr_max_hours: float = 0.0
+    """Hours after which a run saves and stops, with status 143; --tr_resume 1 goes on, with the
+    same time anew (0: no limit). Leave room for one validation."""
     tr_resume: Switch = 0
     """1: go on with --experiment_id from its last.pt."""
     tr_valid_raw: Switch = 1
@@ -298,8 +308,17 @@ class TrainingConfig:
             "tr_iteration_checkpoint",
             "tr_num_best",
         )
-        at_least(self, 0, "tr_iteration_valid", "tr_clip_norm", "tr_focal_gamma")
+        at_least(self, 1, "tr_valid_subset")
+        at_least(self, 0, "tr_iteration_valid", "tr_clip_norm", "tr_focal_gamma", "tr_max_hours")
         between(self, 0, 0.5, "tr_label_smoothing")
+        require(
+            self,
+            "tr_iteration_valid_full",
+            self.tr_iteration_valid_full == 0
+            or self.tr_iteration_valid_full >= max(self.tr_iteration_valid, 1),
+            f"0, or at least --tr_iteration_valid ({self.tr_iteration_valid})",
+        )
+        _metric(self, "tr_best_metric")
 
 
 @dataclass(frozen=True)
@@ -341,12 +360,39 @@ class LRFinderConfig:
 class CallbackConfig:
     """What can be watched while training."""
 
+    cb_metrics_enabled: Switch = 1
+    """1: validations report precision, recall and F1 of each label, and means over the labels."""
+    cb_metrics_threshold: float = 0.5
+    """Probability from which a label counts as called, in precision, recall and F1."""
+    cb_early_stopping_patience: int = 0
+    """Validations of the whole fold without improvement after which training ends (0: never)."""
+    cb_early_stopping_metric: str = "weighted_log_loss"
+    """Metric that has to improve; see tr_best_metric."""
+    cb_early_stopping_min_delta: float = 0.0
+    """The least improvement that counts, in units of the metric."""
+    cb_outputs_num: int = 0
+    """How many validations of the whole fold keep their raw outputs, in outputs/ (the newest)."""
+    cb_learning_rates_enabled: Switch = 0
+    """1: record the learning rate of every parameter group."""
+    cb_device_memory_enabled: Switch = 1
+    """1: record the peaks of GPU memory so far; nothing on a CPU."""
     cb_telemetry_enabled: Switch = 0
-    """1: statistics of activations. Not there yet."""
+    """1: record mean, spread and share of dead units of a module's activations."""
     cb_telemetry_module_name: str | None = None
-    """Module whose activations are watched. Not there yet."""
+    """Module whose activations are watched, by its name in the network."""
     cb_telemetry_log_every: int = 500
-    """Iterations between two looks at the activations. Not there yet."""
+    """Iterations between two looks at the activations."""
+
+    def __post_init__(self) -> None:
+        between(self, 0, 1, "cb_metrics_threshold")
+        at_least(self, 0, "cb_early_stopping_patience", "cb_early_stopping_min_delta")
+        at_least(self, 0, "cb_outputs_num")
+        at_least(self, 1, "cb_telemetry_log_every")
+        _metric(self, "cb_early_stopping_metric")
+        if self.cb_telemetry_enabled and not self.cb_telemetry_module_name:
+            raise InputError(
+                "--cb_telemetry_enabled 1 needs --cb_telemetry_module_name: say which module"
+            )
 
 
 @dataclass(frozen=True)
@@ -357,8 +403,13 @@ class MonitorConfig:
     """1: show the run in MLflow."""
     mlflow_uri: str | None = None
     """MLflow server or store (default: the SQLite file <output_dir>/mlflow.db)."""
+    tensorboard_enabled: Switch = 0
+    """1: write TensorBoard event files into the experiment folder."""
     nml_enabled: Switch = 0
-    """1: show the run in Neptune. Not there yet."""
+    """1: show the run in Neptune: on the self-hosted server that made the token in
+    NEPTUNE_API_TOKEN, else offline (the hosted service closed in March 2026)."""
+    nml_project: str | None = None
+    """Project on that server: workspace/name."""
 
 
 GROUPS: dict[str, type] = {
@@ -378,6 +429,7 @@ GROUPS: dict[str, type] = {
 FREE_ON_RESUME = {
     "experiment_id",
     "tr_resume",
+    "tr_max_hours",
     "n_jobs",
     "device",
     "data_transform_device",
@@ -391,11 +443,6 @@ NOT_THERE_YET = {
     "pre_address",
     "pre_check",
     "pre_report",
-    "tr_iteration_valid_full",
-    "cb_telemetry_enabled",
-    "cb_telemetry_module_name",
-    "cb_telemetry_log_every",
-    "nml_enabled",
 }
 
 
@@ -441,10 +488,28 @@ EFFECTIVE_WHEN = {
         "a GPU for the network (--device is cpu)",
         lambda flags: flags["data_transform_device"] != "auto" or flags["device"] != "cpu",
     ),
-    "tr_amp_dtype": ("--tr_use_amp 1", lambda flags: flags["tr_use_amp"] == 1),
-    "mlflow_uri": ("--mlflow_enabled 1", lambda flags: flags["mlflow_enabled"] == 1),
-    "dev_num_studies": ("--dev_enabled 1", lambda flags: flags["dev_enabled"] == 1),
-    "dev_iteration_num": ("--dev_enabled 1", lambda flags: flags["dev_enabled"] == 1),
+    "tr_amp_dtype": _needs("tr_use_amp", 1),
+    "mlflow_uri": _needs("mlflow_enabled", 1),
+    "tensorboard_enabled": _needs("dev_enabled", 0),
+    "nml_enabled": _needs("dev_enabled", 0),
+    "nml_project": _needs("nml_enabled", 1),
+    "tr_valid_subset": (
+        "--tr_iteration_valid and --tr_iteration_valid_full",
+        lambda flags: flags["tr_iteration_valid"] > 0 and flags["tr_iteration_valid_full"] > 0,
+    ),
+    "cb_metrics_threshold": _needs("cb_metrics_enabled", 1),
+    "cb_early_stopping_metric": (
+        "--cb_early_stopping_patience",
+        lambda flags: flags["cb_early_stopping_patience"] > 0,
+    ),
+    "cb_early_stopping_min_delta": (
+        "--cb_early_stopping_patience",
+        lambda flags: flags["cb_early_stopping_patience"] > 0,
+    ),
+    "cb_telemetry_module_name": _needs("cb_telemetry_enabled", 1),
+    "cb_telemetry_log_every": _needs("cb_telemetry_enabled", 1),
+    "dev_num_studies": _needs("dev_enabled", 1),
+    "dev_iteration_num": _needs("dev_enabled", 1),
 }
 
 
@@ -647,3 +712,10 @@ def _warn_unwise(config: Config) -> None:
 
 def _known(group: Any, name: str, known: Sequence[str]) -> None:
     require(group, name, getattr(group, name) in known, f"one of {', '.join(known)}")
+
+
+def _metric(group: Any, name: str) -> None:
+    try:
+        direction_of(getattr(group, name))
+    except InputError as error:
+        raise InputError(f"--{name}: {error}") from error

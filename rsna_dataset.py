@@ -12,6 +12,7 @@ from common.errors import InputError
 from common.folds import folds_path, read_folds, split_rows
 from common.metrics import training_prior
 from common.slices import SliceTable
+from common.subset import draw_studies
 from common.transforms import SampleTransform, load_transform
 from config import Config
 from rsna_task import LABELS, TASKS
@@ -90,6 +91,24 @@ def load_data(config: Config, mean: Sequence[float], std: Sequence[float]) -> RS
     train = RSNADataset(table, train_rows, transforms[0], seed, label_names)
     valid = RSNADataset(table, valid_rows, transforms[1], seed, label_names)
     return RSNAData(train, valid, training_prior(train.labels), transforms[2])
+
+
+def draw_subset(dataset: RSNADataset, num_studies: int, seed: int) -> RSNADataset:
+    """The slices of some studies of a dataset; see `draw_studies`."""
+    studies = dataset.table.frame["study_id"].to_numpy(dtype=object)[dataset.rows].astype(str)
+    chosen = draw_studies(studies, dataset.labels, num_studies, seed)
+    logger.info(
+        "validation between those of the whole: %d slices of %d studies",
+        chosen.sum(),
+        len(np.unique(studies[chosen])),
+    )
+    return RSNADataset(
+        dataset.table,
+        dataset.rows[chosen],
+        dataset.transform,
+        dataset.seed,
+        label_names=dataset.label_names,
+    )
 
 
 def find_transform(

@@ -148,6 +148,7 @@ def fit_settings(config: Config) -> FitSettings:
         clip_norm=training.tr_clip_norm,
         iteration_valid=training.tr_iteration_valid,
         validate_raw=bool(training.tr_valid_raw),
+        iteration_valid_full=training.tr_iteration_valid_full,
         amp_dtype=training.tr_amp_dtype if training.tr_use_amp else None,
         channels_last=bool(training.tr_channels_last),
         device=find_device(config, processes),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from timm.layers import convert_sync_batchnorm
 
-from common.callbacks import Callback, CheckpointSaver, SameData, TrainingMonitor
+from common.callbacks import CheckpointSaver, SameData
 from common.checkpoint import inference_weights, load_checkpoint, load_weights
 from common.cli import script_command
 from common.datasets import make_loader
@@ -25,10 +25,10 @@ from common.seeding import seed_everything
 from common.trackers import Tracker
 from common.transforms.device import DeviceTransform
 from config import Config, resumed_config
-from rsna_dataset import RSNAData, RSNADataset, load_data
+from rsna_callbacks import build_callbacks, checkpoint_saver, require_usable
+from rsna_dataset import RSNAData, RSNADataset, draw_subset, load_data
 from rsna_model import RSNAModel
 from rsna_network import (
-    METRIC,
     RSNANetwork,
     build_averages,
     build_network,
@@ -37,7 +37,7 @@ from rsna_network import (
 )
 from rsna_sampling import log_sampler, make_sampler
 from rsna_task import TASKS, Task
-from rsna_tracking import tracking
+from rsna_tracking import require_clients, tracking
 
 logger = logging.getLogger(__name__)
 
@@ -57,11 +57,13 @@ class RSNATraining:
         if not self.is_resumed and config.general.experiment_id is not None:
             Experiment.refuse_existing(self._results, config.general.experiment_id)
         self.task = TASKS[self.config.network.net_num_classes]
+        require_clients(self.config)
         seed_everything(self.config.general.seed)
         self.settings = fit_settings(self.config)
         self._set_precision()
         is_on_device = transforms_on_device(self.config, self.settings.device)
         self.model = self._create_model()
+        require_usable(self.config, self.model, self.task.label_names)
         self.data = load_data(self.config, self.model.mean, self.model.std)
         self.device_transform = self._split_transform() if is_on_device else None
         self.sampler = make_sampler(self.config, self.data.train, self.processes.num)
@@ -88,7 +90,7 @@ class RSNATraining:
         self._log_transforms()
         log_sampler(self.config, self.sampler, self.data.train, self.processes.num)
         tracker.log_params(self.config.flags())
-        saver = self._checkpoint_saver()
+        saver = checkpoint_saver(self.config, self.experiment)
         network = self._build_network(saver, tracker)
         if self.is_resumed:
             state = self.processes.from_main(lambda: load_checkpoint(saver.last_path))
@@ -98,7 +100,7 @@ class RSNATraining:
             # The weights are the main process's; dropout must differ.
             seed_everything(self.config.general.seed + self.processes.rank)
         with self._telling_how_to_go_on(saver.last_path):
-            network.fit(self._train_loader(), self._valid_loader())
+            network.fit(self._train_loader(), self._valid_loader(), self._subset_loader())
             self._write_results(network, saver.best_path)
 
     @contextlib.contextmanager
@@ -162,26 +164,20 @@ class RSNATraining:
         return experiment
 
     def _build_network(self, saver: CheckpointSaver, tracker: Tracker) -> RSNANetwork:
-        averages = build_averages(self.config, self.model, self._statistics_loader)
-        callbacks: list[Callback] = [*averages]
-        if self.processes.is_main:
-            shown = (METRIC, "auc.any")
-            callbacks.append(TrainingMonitor(self.experiment.metrics_log, tracker, shown=shown))
         train = self.data.train
-        callbacks += [saver, SameData(train.image_ids, train.labels)]
+        first = build_averages(self.config, self.model, self._statistics_loader)
+        callbacks = build_callbacks(
+            self.config,
+            self.model,
+            self.task.label_names,
+            self.processes.is_main,
+            self.experiment,
+            tracker,
+        )
+        callbacks = [*first, *callbacks, SameData(train.image_ids, train.labels), saver]
         ids = [str(name) for name in self.data.train.image_ids]
         return build_network(
             self.config, self.model, self.settings, ids, callbacks, self.device_transform
-        )
-
-    def _checkpoint_saver(self) -> CheckpointSaver:
-        training = self.config.training
-        return CheckpointSaver(
-            self.experiment.checkpoints,
-            training.tr_iteration_checkpoint,
-            METRIC,
-            training.tr_num_best,
-            self.config.flags(),
         )
 
     @property
@@ -200,14 +196,25 @@ class RSNATraining:
         )
 
     def _valid_loader(self) -> Any:
+        return self._evaluation_loader(self.data.valid)
+
+    def _evaluation_loader(self, dataset: RSNADataset) -> Any:
         general, training = self.config.general, self.config.training
         return make_loader(
-            self.data.valid,
+            dataset,
             training.tr_batch_size_valid,
             general.n_jobs,
             processes=self.processes,
             pin_memory=self._pins_memory,
         )
+
+    def _subset_loader(self) -> Any:
+        """The slices of the validations between those of the whole; None where all are whole."""
+        general, training = self.config.general, self.config.training
+        if not (training.tr_iteration_valid and training.tr_iteration_valid_full):
+            return None
+        subset = draw_subset(self.data.valid, training.tr_valid_subset, general.seed)
+        return self._evaluation_loader(subset)
 
     def _statistics_loader(self) -> Any:
         """Some training slices as validation sees them, in full batches; None where not asked."""
@@ -231,7 +238,7 @@ class RSNATraining:
         with network.averaged():
             self._write_predictions(network, "valid")
             if self.processes.is_main:
-                _predictor(self.model, self.data, self.task, self._origin()).save(
+                _predictor(self.model, self.data, self.task, self._origin(network)).save(
                     self.experiment.folder / PREDICTOR_FOLDER
                 )
         best = self.processes.from_main(
@@ -258,12 +265,12 @@ class RSNATraining:
         path = self.experiment.predictions / f"{name}.parquet"
         write_predictions(path, frame, self.task.label_names)
 
-    def _origin(self) -> dict[str, Any]:
+    def _origin(self, network: RSNANetwork) -> dict[str, Any]:
         return {
             "experiment_id": self.experiment.id,
             "dataset": self.config.data.data_dataset,
             "fold": self.config.data.data_fold,
-            "iterations": self.config.iteration_num,
+            "iterations": network.state.iteration,
         }
 
     @contextlib.contextmanager

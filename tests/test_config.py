@@ -8,7 +8,7 @@ from common.cli import status_of
 from common.errors import CheckFailed, InputError, Interrupted
 from config import GROUPS, Config, parse_config, recorded_config, resumed_config
 
-TRAIN = ("general", "data", "network", "optimizer", "training", "monitor")
+TRAIN = ("general", "data", "network", "optimizer", "training", "callbacks", "monitor")
 
 
 def parse(*argv: str, groups=TRAIN) -> Config:
@@ -52,6 +52,14 @@ def test_defaults_and_values():
         (("--data_sampler_pos_start", "1"), r"--data_sampler_pos_start 1.*less than 1"),
         (("--net_num_classes", "2"), r"--net_num_classes 2: must be 6 .* or 1 \(any alone\)"),
         (("--data_fold", "all"), r"--data_fold all is not there yet"),
+        (("--tr_best_metric", "sharpness"), r"--tr_best_metric: metric sharpness: .*auc"),
+        (("--tr_iteration_valid_full", "10"), r"--tr_iteration_valid_full 10: must be 0, or at"),
+        (("--tr_valid_subset", "0"), r"--tr_valid_subset 0: must be at least 1"),
+        (("--tr_max_hours", "-1"), r"--tr_max_hours -1.0: must be at least 0"),
+        (("--cb_early_stopping_metric", "x"), r"--cb_early_stopping_metric: metric x"),
+        (("--cb_metrics_threshold", "2"), r"--cb_metrics_threshold 2.0: must be from 0 to 1"),
+        (("--cb_telemetry_enabled", "1"), r"needs --cb_telemetry_module_name"),
+        (("--cb_telemetry_log_every", "0"), r"--cb_telemetry_log_every 0: must be at least 1"),
         (("--tr_resume", "1"), r"--tr_resume 1 needs --experiment_id"),
         (("--data_dataset", "../x"), r"--data_dataset \.\./x: must be"),
         (("--experiment_id", "../x"), r"--experiment_id \.\./x: must be"),
@@ -98,6 +106,29 @@ def test_dev_mode_keeps_the_shares_of_the_schedule():
     flags = ("--optim_swa_enabled", "1", "--optim_swa_start", "300")
     assert parse(*flags).dev_scaled(300) == 300
     assert parse(*flags, "--dev_enabled", "1").dev_scaled(300) == 15
+
+
+@pytest.mark.parametrize(
+    ("flags", "needs"),
+    [
+        (("--tr_valid_subset", "8"), "--tr_iteration_valid and --tr_iteration_valid_full"),
+        (("--cb_early_stopping_min_delta", "0.1"), "--cb_early_stopping_patience"),
+        (("--cb_early_stopping_metric", "auc.any"), "--cb_early_stopping_patience"),
+        (("--cb_telemetry_module_name", "head"), "--cb_telemetry_enabled 1"),
+        (("--cb_telemetry_log_every", "5"), "--cb_telemetry_enabled 1"),
+        (("--cb_metrics_enabled", "0", "--cb_metrics_threshold", "0.3"), "--cb_metrics_enabled 1"),
+        (("--nml_project", "a/b"), "--nml_enabled 1"),
+        (("--tensorboard_enabled", "1", "--dev_enabled", "1"), "--dev_enabled 0"),
+    ],
+)
+def test_watching_flags_without_effect_warn(caplog, flags, needs):
+    parse(*flags)
+    assert f"has no effect without {needs}" in caplog.text
+
+
+def test_the_maximum_time_may_change_on_resume():
+    assert "tr_max_hours" in config_module.FREE_ON_RESUME
+    assert "tr_best_metric" not in config_module.FREE_ON_RESUME
 
 
 def test_flag_names_are_unique_and_every_one_has_help(capsys):

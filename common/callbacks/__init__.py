@@ -3,13 +3,27 @@
 from common.callbacks.averages import AveragedWeights, StochasticWeightAverage, WeightAverage
 from common.callbacks.base import Callback
 from common.callbacks.checkpoints import CheckpointSaver
+from common.callbacks.device_memory import DeviceMemory
+from common.callbacks.early_stopping import EarlyStopping
+from common.callbacks.learning_rates import LearningRates
+from common.callbacks.max_time import MaxTime
 from common.callbacks.monitor import TrainingMonitor
+from common.callbacks.multilabel import MultiLabelMetrics
+from common.callbacks.outputs import OutputSaver
 from common.callbacks.same_data import SameData
+from common.callbacks.telemetry import ActivationTelemetry
 
 __all__ = [
+    "ActivationTelemetry",
     "AveragedWeights",
     "Callback",
     "CheckpointSaver",
+    "DeviceMemory",
+    "EarlyStopping",
+    "LearningRates",
+    "MaxTime",
+    "MultiLabelMetrics",
+    "OutputSaver",
     "SameData",
     "StochasticWeightAverage",
     "TrainingMonitor",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     from common.networks.network import AbstractNetwork
@@ -25,6 +28,9 @@ class Callback:
     def on_fit_begin(self, network: AbstractNetwork) -> None:
         """Before the first step."""
 
+    def on_step_begin(self, network: AbstractNetwork) -> None:
+        """Before the first batch of an iteration."""
+
     def on_step_end(self, network: AbstractNetwork) -> None:
         """After an optimizer step."""
 
@@ -33,6 +39,17 @@ class Callback:
 
     def on_validation_end(self, network: AbstractNetwork) -> None:
         """After a validation, also one that broke off."""
+
+    def on_outputs(
+        self,
+        network: AbstractNetwork,
+        outputs: Mapping[str, np.ndarray],
+        metrics: dict[str, float | None],
+    ) -> None:
+        """With the outputs of a validation, whole or of a subset; metrics may be added."""
+
+    def on_subset_metrics(self, network: AbstractNetwork, metrics: dict[str, float | None]) -> None:
+        """After a validation of the subset."""
 
     def on_metrics(self, network: AbstractNetwork, metrics: dict[str, float | None]) -> None:
         """After a whole validation."""

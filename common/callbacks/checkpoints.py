@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.callbacks.base import Callback
 from common.checkpoint import save_checkpoint
+from common.directions import badness, direction_of
 
 if TYPE_CHECKING:
     from common.networks.network import AbstractNetwork
@@ -26,7 +27,8 @@ class CheckpointSaver(Callback):
     Args:
         folder: where checkpoints are kept.
         every: iterations from one last.pt to the next.
-        metric: name of the metric of validation that decides; smaller is better.
+        metric: name of the metric that decides, as validations of the whole fold report it;
+            `common.directions` knows which way it is better.
         num_best: how many of the best are kept.
         config: flags of the experiment, kept in every checkpoint.
     """
@@ -39,6 +41,7 @@ class CheckpointSaver(Callback):
         num_best: int = 1,
         config: Mapping[str, Any] | None = None,
     ) -> None:
+        direction_of(metric)
         self.folder = folder
         self.every = every
         self.metric = metric
@@ -63,7 +66,7 @@ class CheckpointSaver(Callback):
         if value is None:
             logger.warning("%s is undefined at iteration %d: not kept", self.metric, iteration)
             return
-        ranked = sorted([*self.best, (float(value), iteration)])[: self.num_best]
+        ranked = sorted([*self.best, (float(value), iteration)], key=self._rank)[: self.num_best]
         if iteration in [kept for _, kept in ranked]:
             dropped, self.best = set(self.best) - set(ranked), ranked
             self._save(network, self._path(iteration))
@@ -106,6 +109,11 @@ class CheckpointSaver(Callback):
         state = network.state_dict()
         if network.processes.is_main:
             save_checkpoint(path, {**state, "config": self.config})
+
+    def _rank(self, entry: tuple[float, int]) -> tuple[float, int]:
+        """Smaller is better; of equal values the earlier."""
+        value, iteration = entry
+        return badness(self.metric, value), iteration
 
     def _path(self, iteration: int) -> Path:
         return self.folder / f"iteration_{iteration:07d}.pt"

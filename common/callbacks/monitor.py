@@ -26,13 +26,14 @@ class TrainingMonitor(Callback):
     """Reports training every few iterations, and each validation, to the log and the trackers.
 
     metrics.jsonl is the source of truth: one object a line with iteration, micro_step, epoch, time
-    (seconds since 1970) and named values, `train_*` as means since the last line
-    (the learning rate as it is), `valid_*` for a
-    validation. A resumed run first drops the lines that lie after the checkpoint it starts from.
+    (seconds since 1970) and named values: `train_*` as means since the last line (the learning
+    rate as it is), with what callbacks put into `network.gauges`; `valid_*` for a validation of
+    the whole fold, `valid_subset_*` for one of the subset. A resumed run first drops the lines
+    that lie after the checkpoint it starts from.
 
     Args:
         path: the metrics.jsonl.
-        tracker: gets a copy of every line.
+        tracker: follows the file.
         every: iterations from one line to the next.
         shown: metrics of a validation that the log shows; metrics.jsonl has all of them.
     """
@@ -61,6 +62,8 @@ class TrainingMonitor(Callback):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
         self._began = (iteration, time.monotonic())
+        if self.tracker is not None:
+            self.tracker.follow(self.path)
 
     def on_step_end(self, network: AbstractNetwork) -> None:
         """Adds up the values of the step; writes a line when one is due."""
@@ -70,13 +73,22 @@ class TrainingMonitor(Callback):
         iteration = network.state.iteration
         if iteration % self.every == 0 or iteration == network.settings.iteration_num:
             self._report(network)
+        elif network.gauges:
+            self._write(network, network.gauges)
+        network.gauges = {}
 
     def on_metrics(self, network: AbstractNetwork, metrics: dict[str, float | None]) -> None:
-        """Writes a line with the metrics of a validation."""
-        values = {f"valid_{name}": value for name, value in metrics.items()}
-        self._write(network, values)
-        shown = [f"{name} {metrics[name]:.4f}" for name in self.shown if metrics.get(name)]
-        logger.info("validation at %d: %s", network.state.iteration, "  ".join(shown))
+        """Writes a line with the metrics of a validation of the whole."""
+        self._write_validation(network, metrics, "valid_", "validation")
+
+    def on_subset_metrics(self, network: AbstractNetwork, metrics: dict[str, float | None]) -> None:
+        """Writes a line with the metrics of a validation of the subset."""
+        self._write_validation(network, metrics, "valid_subset_", "validation of the subset")
+
+    def on_fit_end(self, network: AbstractNetwork) -> None:
+        """Writes what is left, where a callback has ended the training between two lines."""
+        if self._num_steps and network.step_values:
+            self._report(network)
 
     def close(self, network: AbstractNetwork) -> None:
         """Closes the file."""
@@ -99,7 +111,9 @@ class TrainingMonitor(Callback):
         memory_mb = _memory_mb(network.device)
         self._write(
             network,
-            {f"train_{name}": value for name, value in means.items()} | {"memory_mb": memory_mb},
+            {f"train_{name}": value for name, value in means.items()}
+            | {"memory_mb": memory_mb}
+            | network.gauges,
         )
         logger.info(
             "iteration %d/%d  loss %.4f  lr %.2e  grad %.2f  %.1f samples/s  "
@@ -114,6 +128,13 @@ class TrainingMonitor(Callback):
             memory_mb,
             self._time_left(network),
         )
+
+    def _write_validation(
+        self, network: AbstractNetwork, metrics: dict[str, float | None], prefix: str, title: str
+    ) -> None:
+        self._write(network, {f"{prefix}{name}": value for name, value in metrics.items()})
+        shown = [f"{name} {metrics[name]:.4f}" for name in self.shown if metrics.get(name)]
+        logger.info("%s at %d: %s", title, network.state.iteration, "  ".join(shown))
 
     def _write(self, network: AbstractNetwork, values: Mapping[str, float | None]) -> None:
         state = network.state

@@ -40,10 +40,13 @@ class AbstractNetwork(ABC):
     | hook | when |
     |---|---|
     | on_fit_begin | once, before the first step; a checkpoint has been loaded by then |
+    | on_step_begin | before the first batch of an iteration |
     | on_step_end | after each optimizer step: averages are updated |
     | on_validation_begin | before a validation or prediction; an average is in place by then |
+    | on_outputs | with the outputs and the metrics of a validation: metrics are added |
     | on_validation_end | after it, also after an error, before the weights come back |
-    | on_metrics | after a whole validation, with its metrics: they are recorded |
+    | on_subset_metrics | after a validation of the subset: they are recorded, and decide nothing |
+    | on_metrics | after a validation of the whole: they are recorded; the best are kept |
     | on_iteration_end | after a step and the validation that may follow: log, save |
     | on_stop | a signal asked to stop: save |
     | on_fit_end | once, after the last iteration |
@@ -55,6 +58,10 @@ class AbstractNetwork(ABC):
         optimizer: its optimizer; needed to fit, not to predict.
         scheduler: learning-rate schedule, stepped once an iteration.
         callbacks: what averages, watches and saves.
+
+    Attributes:
+        step_values: loss, norm and speed of the last step, by name.
+        gauges: what callbacks have seen in it and want in the record; the record takes them.
     """
 
     def __init__(
@@ -76,6 +83,8 @@ class AbstractNetwork(ABC):
         self.callbacks = list(callbacks)
         self.state = FitState()
         self.step_values: dict[str, float] = {}
+        self.gauges: dict[str, float] = {}
+        self._ends_early = False
         self._stop_request = StopRequest()
         self._module: Any = torch.compile(self.model) if settings.compile else self.model
         self._training_module: Any = None
@@ -111,15 +120,21 @@ class AbstractNetwork(ABC):
 
     # Training
 
-    def fit(self, train_data: DataLoader, valid_data: DataLoader | None = None) -> None:
+    def fit(
+        self,
+        train_data: DataLoader,
+        valid_data: DataLoader | None = None,
+        subset_data: DataLoader | None = None,
+    ) -> None:
         """Trains until `settings.iteration_num`, from where `self.state` stands.
 
         Args:
             train_data: loader whose sampler is an `EpochSampler`.
             valid_data: loader of the samples to validate on.
+            subset_data: loader of some of them, for the validations between those of the whole.
 
         Raises:
-            Interrupted: SIGINT or SIGTERM came; everything is saved.
+            Interrupted: SIGINT or SIGTERM came, or a callback asked; everything is saved.
             PeerFailure: another process of the training failed.
             FloatingPointError: a loss or gradient is not finite; the message names the iteration,
                 and the samples where one is.
@@ -129,11 +144,11 @@ class AbstractNetwork(ABC):
             try:
                 self._training_module = self._shared_module()
                 self._call("on_fit_begin")
-                self._validate_if_due(valid_data)
+                self._validate_if_due(valid_data, subset_data)
                 batches = self._batches(train_data)
-                while self.state.iteration < self.settings.iteration_num:
+                while not self.is_done:
                     self._train_iteration(batches)
-                    self._validate_if_due(valid_data)
+                    self._validate_if_due(valid_data, subset_data)
                     self._call("on_iteration_end")
                     self._check_stop()
                 self._call("on_fit_end")
@@ -155,12 +170,26 @@ class AbstractNetwork(ABC):
         shared = DistributedDataParallel(self.model, **options)
         return torch.compile(shared) if self.settings.compile else shared
 
+    @property
+    def is_done(self) -> bool:
+        """Whether the last iteration has been trained, or a callback has ended the training."""
+        return self._ends_early or self.state.iteration >= self.settings.iteration_num
+
+    def end_early(self) -> None:
+        """For callbacks: this iteration is the last; the training counts as done."""
+        self._ends_early = True
+
+    def ask_to_stop(self) -> None:
+        """For callbacks: stops after this iteration as SIGTERM does: another run goes on."""
+        self._stop_request.ask()
+
     def _train_iteration(self, batches: Iterator["_TrainingBatch"]) -> None:
         """One optimizer step over up to `accumulation_step` batches of one epoch."""
         assert self.optimizer is not None
         started, waited, num_samples = time.perf_counter(), 0.0, 0
         steps: list[StepOutput] = []
         ids: list[list[str]] = []
+        self._call("on_step_begin")
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         for number in range(1, self.settings.accumulation_step + 1):
@@ -279,16 +308,18 @@ class AbstractNetwork(ABC):
 
     # Validation and prediction
 
-    def _validate_if_due(self, valid_data: DataLoader | None) -> None:
-        """Validates after every `iteration_valid` steps and after the last, once each."""
-        state, every = self.state, self.settings.iteration_valid
-        is_last = state.iteration == self.settings.iteration_num
-        is_due = is_last or (every and state.iteration % every == 0)
-        if valid_data is None or not is_due or state.validated == state.iteration:
+    def _validate_if_due(
+        self, valid_data: DataLoader | None, subset_data: DataLoader | None
+    ) -> None:
+        """Validates where the settings say so, on the subset or on the whole, once an iteration."""
+        state = self.state
+        kind = self.settings.validation_at(state.iteration)
+        data = subset_data if kind == "subset" else valid_data
+        if data is None or kind is None or state.validated == state.iteration:
             return
-        metrics = self._validate_all_weights(valid_data)
+        metrics = self._validate_all_weights(data)
         state.validated = state.iteration
-        self._call("on_metrics", metrics)
+        self._call("on_metrics" if kind == "whole" else "on_subset_metrics", metrics)
 
     def _validate_all_weights(self, data: DataLoader) -> dict[str, float | None]:
         """Metrics of the weights that are predicted with; of the others as `raw_<name>` and such.
@@ -350,7 +381,9 @@ class AbstractNetwork(ABC):
                 f"lower the learning rate, or train without mixed precision"
             )
         loss = loss_sum / num_terms if num_terms else None
-        return {"loss": loss} | self.compute_metrics(outputs)
+        metrics = {"loss": loss} | self.compute_metrics(outputs)
+        self._call("on_outputs", outputs, metrics)
+        return metrics
 
     def predict(self, data: DataLoader) -> dict[str, np.ndarray]:
         """Outputs of the weights in place for all of `data`, by name, in its order."""

@@ -39,6 +39,11 @@ class StopRequest:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def ask(self) -> None:
+        """Notes the wish as SIGTERM does, unless a signal has come before."""
+        if self.signal_number is None:
+            self.signal_number = signal.SIGTERM
+
     def check(self) -> None:
         """Raises StopAsked where a signal has come."""
         if self.signal_number is not None:

@@ -35,6 +35,8 @@ class FitSettings:
         clip_norm: largest norm of the gradient, 0 for no clipping.
         iteration_valid: steps between validations; 0: after the last one only.
         validate_raw: where there are averages, validate the raw weights too.
+        iteration_valid_full: steps between validations of the whole, those of `iteration_valid`
+            between them being of a subset; 0: all are of the whole.
         amp_dtype: type of mixed precision, None for none; fp16 needs a GPU.
         channels_last: keep 4-D tensors in channels-last memory.
         device: where the network runs.
@@ -47,6 +49,7 @@ class FitSettings:
     clip_norm: float = 0.0
     iteration_valid: int = 0
     validate_raw: bool = True
+    iteration_valid_full: int = 0
     amp_dtype: Literal["bf16", "fp16"] | None = None
     channels_last: bool = False
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -56,6 +59,15 @@ class FitSettings:
     def __post_init__(self) -> None:
         if self.amp_dtype == "fp16" and self.device.type != "cuda":
             raise InputError("--tr_amp_dtype fp16: needs a GPU; use bf16 on a CPU")
+
+    def validation_at(self, iteration: int) -> Literal["whole", "subset"] | None:
+        """Which validation comes after `iteration`, if any; after the last it is of the whole."""
+        is_valid = self.iteration_valid > 0 and iteration % self.iteration_valid == 0
+        every_full = self.iteration_valid_full
+        is_whole = iteration % every_full == 0 if every_full else is_valid
+        if is_whole or iteration == self.iteration_num:
+            return "whole"
+        return "subset" if is_valid else None
 
     @property
     def autocast_dtype(self) -> torch.dtype | None:

@@ -22,12 +22,13 @@ ARTIFACTS = frozenset({"metrics.json", "metrics.jsonl", "report.html"})
 class Tracker:
     """Shows a run somewhere. This one shows it nowhere, so that nobody needs to ask for one.
 
-    A tracker never raises into a training and never holds it up; what it can't deliver it drops
-    and counts. Only what the functions `public_*` of this module let through may be sent.
+    A tracker never raises into a training and never holds it up. Only what the functions
+    `public_*` of this module let through may be sent.
 
     | method | called |
     |---|---|
     | log_params | once, before the training |
+    | follow | when a fit begins: metrics.jsonl is whole up to there, and grows from now on |
     | log_metrics | each time metrics.jsonl gets a line |
     | log_artifact | for a finished file of the experiment folder |
     | close | once, at the end |
@@ -36,8 +37,11 @@ class Tracker:
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Shows the parameters of the run."""
 
+    def follow(self, path: Path) -> None:
+        """Shows every line of a metrics.jsonl, those that are there and those that will be."""
+
     def log_metrics(self, iteration: int, metrics: Mapping[str, float]) -> None:
-        """Shows values at an iteration (optimizer step)."""
+        """Shows values at an iteration (optimizer step), where the tracker follows no file."""
 
     def log_artifact(self, path: Path) -> None:
         """Shows a copy of a file."""
@@ -48,6 +52,11 @@ class Tracker:
     def ui_command(self) -> str | None:
         """Returns the command that opens the tracker's page, or None where there is none."""
         return None
+
+    @property
+    def has_missed(self) -> bool:
+        """Whether, after `close`, something is known not to have arrived."""
+        return False
 
 
 class TrackerGroup(Tracker):
@@ -60,6 +69,11 @@ class TrackerGroup(Tracker):
         """Passes the parameters on."""
         for tracker in self.trackers:
             tracker.log_params(params)
+
+    def follow(self, path: Path) -> None:
+        """Passes the path on."""
+        for tracker in self.trackers:
+            tracker.follow(path)
 
     def log_metrics(self, iteration: int, metrics: Mapping[str, float]) -> None:
         """Passes the values on."""
@@ -79,6 +93,11 @@ class TrackerGroup(Tracker):
     def ui_command(self) -> str | None:
         """Returns the first command there is."""
         return next((c for c in (t.ui_command() for t in self.trackers) if c), None)
+
+    @property
+    def has_missed(self) -> bool:
+        """Whether any of them has missed something."""
+        return any(tracker.has_missed for tracker in self.trackers)
 
 
 def public_params(params: Mapping[str, Any]) -> dict[str, str]:

@@ -105,8 +105,8 @@ def test_hooks_run_in_the_documented_order():
 
     network = make_toy(FitSettings(iteration_num=2, iteration_valid=1), callbacks=(Record(),))
     network.fit(toy_loader(ToyDataset(8), 4), toy_loader(ToyDataset(8), 4))
-    step = ["on_step_end", "on_validation_begin", "on_validation_end", "on_metrics"]
-    step.append("on_iteration_end")
+    step = ["on_step_begin", "on_step_end", "on_validation_begin", "on_outputs"]
+    step += ["on_validation_end", "on_metrics", "on_iteration_end"]
     assert calls == ["on_fit_begin", *step, *step, "on_fit_end", "close"]
 
 

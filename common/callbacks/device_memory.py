@@ -1,0 +1,34 @@
+"""The memory of the GPU that a training takes, in the record of a run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from common.callbacks.base import Callback
+
+if TYPE_CHECKING:
+    from common.networks.network import AbstractNetwork
+
+
+class DeviceMemory(Callback):
+    """Records the peaks of allocated and of reserved GPU memory so far, in MiB.
+
+    Much more reserved than allocated tells of fragments. On a CPU it records nothing: `memory_mb`
+    of the monitor is the peak of the process there.
+
+    Args:
+        every: iterations from one record to the next.
+    """
+
+    def __init__(self, every: int = 10) -> None:
+        self.every = every
+
+    def on_step_end(self, network: AbstractNetwork) -> None:
+        """Records the peaks when they are due."""
+        device = network.device
+        if device.type != "cuda" or (network.state.iteration % self.every and not network.is_done):
+            return
+        network.gauges["gpu_allocated_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
+        network.gauges["gpu_reserved_mb"] = torch.cuda.max_memory_reserved(device) / 2**20

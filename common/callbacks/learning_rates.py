@@ -1,0 +1,33 @@
+"""The learning rate of every parameter group, in the record of a run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from common.callbacks.base import Callback
+
+if TYPE_CHECKING:
+    from common.networks.network import AbstractNetwork
+
+
+class LearningRates(Callback):
+    """Records `learning_rate.group<n>` of each parameter group, as the step has used it.
+
+    Args:
+        every: iterations from one record to the next.
+    """
+
+    def __init__(self, every: int = 10) -> None:
+        self.every = every
+        self._rates: list[float] = []
+
+    def on_step_begin(self, network: AbstractNetwork) -> None:
+        """Looks at the rates before the schedule moves them on."""
+        assert network.optimizer is not None
+        self._rates = [float(group["lr"]) for group in network.optimizer.param_groups]
+
+    def on_step_end(self, network: AbstractNetwork) -> None:
+        """Records the rates when they are due."""
+        if network.state.iteration % self.every == 0 or network.is_done:
+            for number, rate in enumerate(self._rates):
+                network.gauges[f"learning_rate.group{number}"] = rate

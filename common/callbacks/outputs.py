@@ -1,0 +1,70 @@
+"""Keeps what the network said in its latest validations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from common.callbacks.base import Callback
+from common.files import replacing
+
+if TYPE_CHECKING:
+    from common.networks.network import AbstractNetwork
+
+
+class OutputSaver(Callback):
+    """Writes the raw outputs of each validation of the whole fold, and keeps the newest few.
+
+    A file is `iteration_<n>.npz` with one array per output, such as `logits`, `labels` and
+    `index`, the row in the validation data. No id of a patient or an image is in it.
+
+    Args:
+        folder: where the files are kept.
+        num_kept: how many are kept.
+    """
+
+    def __init__(self, folder: Path, num_kept: int) -> None:
+        self.folder = folder
+        self.num_kept = num_kept
+        self._outputs: dict[str, Any] = {}
+
+    def on_fit_begin(self, network: AbstractNetwork) -> None:
+        """Drops what lies after the checkpoint that a resumed run starts from."""
+        for iteration, path in self._files():
+            if iteration > network.state.iteration:
+                path.unlink()
+
+    def on_outputs(
+        self,
+        network: AbstractNetwork,
+        outputs: Mapping[str, np.ndarray],
+        metrics: dict[str, float | None],
+    ) -> None:
+        """Takes the outputs."""
+        self._outputs = dict(outputs)
+
+    def on_subset_metrics(self, network: AbstractNetwork, metrics: dict[str, float | None]) -> None:
+        """Lets the outputs of a subset go."""
+        self._outputs = {}
+
+    def on_metrics(self, network: AbstractNetwork, metrics: dict[str, float | None]) -> None:
+        """Writes the outputs, and drops the oldest file."""
+        path = self.folder / f"iteration_{network.state.iteration:07d}.npz"
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, **self._outputs)
+        self._outputs = {}
+        for _, old in self._files()[: -self.num_kept]:
+            old.unlink()
+
+    def _files(self) -> list[tuple[int, Path]]:
+        """Iterations and files, the oldest first."""
+        found = []
+        for path in self.folder.glob("iteration_*.npz"):
+            match = re.fullmatch(r"iteration_(\d+)\.npz", path.name)
+            if match:
+                found.append((int(match[1]), path))
+        return sorted(found)

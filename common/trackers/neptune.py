@@ -1,0 +1,189 @@
+"""Shows a run in Neptune: a self-hosted server, or files that can be sent to one later."""
+
+import base64
+import binascii
+import json
+import logging
+import os
+import shutil
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from common.files import write_text
+from common.trackers.backend import Backend, Point
+from common.trackers.base import Status
+from common.trackers.remote import RemoteTracker
+
+logger = logging.getLogger(__name__)
+
+NEPTUNE_FOLDER = "neptune"
+RUN_ID_FILE = "neptune_run_id.txt"
+TOKEN_VARIABLE = "NEPTUNE_API_TOKEN"
+OFFLINE_PROJECT = "offline/head-ct"
+HOSTED = "neptune.ai"
+PROBE_SECONDS = 3.0
+
+
+class NeptuneTracker(RemoteTracker):
+    """Sends a run to Neptune from a process of its own.
+
+    The server is the one that the token in NEPTUNE_API_TOKEN names. Without a project or a token,
+    or with a token of the hosted service (closed on 2026-03-05), the client works offline.
+
+    Args:
+        experiment_folder: its name is the run's name; offline files are in its folder `neptune`.
+        project: `workspace/name` on the server.
+        options: see `RemoteTracker`.
+    """
+
+    def __init__(self, experiment_folder: Path, project: str | None, **options: Any) -> None:
+        arguments, where = neptune_options(experiment_folder, project)
+        logger.info("Neptune: %s", where)
+        kind = "common.trackers.neptune:NeptuneBackend"
+        lock_path = experiment_folder / ".neptune.lock"
+        self._is_offline = "project" not in arguments
+        super().__init__(kind, arguments, "Neptune", lock_path, **options)
+
+    def log_artifact(self, path: Path) -> None:
+        """Shows a report or a table of metrics on a server; offline, it is beside the run's."""
+        if not self._is_offline:
+            super().log_artifact(path)
+
+
+def neptune_options(experiment_folder: Path, project: str | None) -> tuple[dict[str, Any], str]:
+    """Returns the arguments of `NeptuneBackend`, and one line that says where a run goes."""
+    address = token_address(os.environ.get(TOKEN_VARIABLE, ""))
+    host = urlsplit(address).hostname or ""
+    arguments: dict[str, Any] = {"experiment_folder": str(experiment_folder.resolve())}
+    if project and host and not f".{host}".endswith(f".{HOSTED}"):
+        return arguments | {"project": project, "address": address}, f"the server at {address}"
+    if host.endswith(HOSTED):
+        reason = "the hosted service closed on 2026-03-05"
+    elif not host:
+        reason = f"no token of a self-hosted server in {TOKEN_VARIABLE}"
+    else:
+        reason = "no --nml_project"
+    return arguments, f"offline, in the experiment's folder {NEPTUNE_FOLDER} ({reason})"
+
+
+def token_address(token: str) -> str:
+    """Returns the address of the server that made a token, or an empty string."""
+    try:
+        content = json.loads(base64.b64decode(token, validate=True))
+        return str(content.get("api_address") or content.get("api_url") or "")
+    except (binascii.Error, ValueError, AttributeError):
+        return ""
+
+
+class NeptuneBackend(Backend):
+    """A run of Neptune.
+
+    Offline, each process that has values begins anew with all of them and removes the files of the
+    one before. On a server the run is found again by its id; a series of Neptune can only grow, so
+    what was missed before its last point stays missing there.
+
+    Args:
+        experiment_folder: of the run.
+        project: `workspace/name`; None: offline.
+        address: of the server, which is asked first whether it answers.
+    """
+
+    title = "Neptune"
+
+    def __init__(
+        self, experiment_folder: str, project: str | None = None, address: str = ""
+    ) -> None:
+        self.folder = Path(experiment_folder)
+        self.project = project
+        self.address = address
+        self._run: Any = None
+        self._params: dict[str, str] = {}
+
+    def connect(self) -> None:
+        """Finds or makes the run on a server; offline, the run begins with its first values."""
+        if self.project:
+            _require_answer(self.address)
+            self._begin()
+
+    def _begin(self) -> None:
+        # Its client reads these on import, and would write into the current folder.
+        os.environ["NEPTUNE_DATA_DIRECTORY"] = str(self.folder / NEPTUNE_FOLDER)
+        os.environ.setdefault("NEPTUNE_RETRIES_TIMEOUT", "5")
+        if not self.project:
+            shutil.rmtree(self.folder / NEPTUNE_FOLDER / "offline", ignore_errors=True)
+        import neptune
+
+        self._run = neptune.init_run(
+            project=self.project or OFFLINE_PROJECT,
+            mode="async" if self.project else "offline",
+            custom_run_id=self._own_id(),
+            name=self.folder.name,
+            # Nothing is told that it is not asked: no console, host, code or git.
+            capture_stdout=False,
+            capture_stderr=False,
+            capture_hardware_metrics=False,
+            capture_traceback=False,
+            git_ref=False,
+            source_files=[],
+        )
+        if self._params:
+            self._run["parameters"] = self._params
+
+    def known_iterations(self, name: str) -> set[int]:
+        """The iterations at which the run on the server had the metric."""
+        if not self.project:
+            return set()
+        series = self._run[f"metrics/{name}"]
+        if not self._run.exists(f"metrics/{name}"):
+            return set()
+        values = series.fetch_values(include_timestamp=False, progress_bar=None)
+        return {int(step) for step in values["step"]}
+
+    def send_params(self, params: Mapping[str, str]) -> None:
+        """Adds or replaces parameters."""
+        self._params |= params
+        if self._run is not None:
+            self._run["parameters"] = self._params
+
+    def send_points(self, points: Sequence[Point]) -> None:
+        """Adds values."""
+        if self._run is None:
+            self._begin()
+        for point in points:
+            self._run[f"metrics/{point.name}"].append(
+                point.value, step=point.iteration, timestamp=point.time_ms / 1000
+            )
+        if self.project:
+            self._run.wait()
+
+    def send_file(self, path: Path) -> None:
+        """Adds or replaces a file; offline, nothing: the file is beside the run's."""
+        if self.project:
+            self._run[f"files/{path.name.replace('.', '_')}"].upload(str(path), wait=True)
+
+    def end(self, status: Status) -> None:
+        """Delivers all that is left and ends the run."""
+        if self._run is None:
+            return
+        self._run["status"] = status
+        self._run.stop()
+
+    def _own_id(self) -> str:
+        """The id by which a resumed run finds its run again (32 of the 36 letters allowed)."""
+        path = self.folder / RUN_ID_FILE
+        if not path.is_file():
+            write_text(path, uuid.uuid4().hex + "\n")
+        return path.read_text(encoding="utf-8").strip()
+
+
+def _require_answer(address: str) -> None:
+    """Raises OSError unless the server answers: the client would wait for ever, or a minute."""
+    try:
+        urllib.request.urlopen(address, timeout=PROBE_SECONDS).close()
+    except urllib.error.HTTPError:
+        return  # an answer
