@@ -4,9 +4,10 @@ A flag is declared once, here: its type and rule are checked when a script start
 its help. Importing this module parses nothing and makes nothing.
 """
 
+import itertools
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -84,7 +85,8 @@ class DataConfig:
     data_img_size: int = 0
     """Side of the square image the network sees, in pixels (0: as the transforms say)."""
     data_transform_device: Literal["cpu", "cuda", "auto"] = "cpu"
-    """Where transforms run. cuda and auto are not there yet."""
+    """Where training images are made of HU: cuda makes them in batches on the GPU that the network
+    runs on, auto does so where it runs on one. Validation and prediction make theirs on the CPU."""
 
     def __post_init__(self) -> None:
         at_least(self, 0, "data_img_size")
@@ -159,59 +161,78 @@ class OptimizerConfig:
     """How weights are changed; every count is of optimizer steps."""
 
     optim: str = "adamw"
-    """sgd or adamw (adam, radam, lamb and lars are not there yet)."""
+    """sgd, adam, adamw, radam, lamb or lars. Each has its own scale of learning rate and of weight
+    decay: lr_finder.py suggests the former."""
     optim_lr: float = 5e-4
-    """Learning rate of the constant schedule."""
+    """Learning rate of the schedules constant and multistep."""
     optim_momentum: float = 0.9
-    """Momentum of sgd."""
+    """Momentum of sgd and lars."""
     optim_nesterov: Switch = 0
-    """1: Nesterov momentum for sgd."""
+    """1: Nesterov momentum for sgd and lars."""
     optim_weight_decay: float = 0.05
-    """Weight decay of all weights but norms and biases."""
+    """Weight decay of all weights but norms and biases. For sgd, adam and lars it is a part of the
+    gradient (1e-4 is usual), for the others it is not."""
     optim_layer_decay: float = 1.0
-    """Factor of the learning rate from each layer to the one before. Not there yet."""
+    """Factor of the learning rate from each layer to the one before; the last one has the whole."""
     optim_lookahead_enabled: Switch = 0
-    """1: Lookahead around the optimizer. Not there yet."""
+    """1: Lookahead around the optimizer: every 5 steps the weights go half way back."""
     optim_ema_decay: float = 0.99
     """Decay of the exponential moving average of the weights per step (0: none). It warms up
     as min(decay, (1 + step) / (10 + step)). The average is what is validated and predicted with."""
     optim_ema_bn_samples: int = 512
-    """Training slices from which the batch-norm statistics of the average are measured before it
-    is used (0: the average of the statistics is taken)."""
+    """Training slices from which the batch-norm statistics of an average (EMA or SWA) are measured
+    before it is used (0: the average of the statistics is taken; not with SWA)."""
     optim_swa_enabled: Switch = 0
-    """1: stochastic weight averaging. Not there yet."""
-    optim_swa_start: int = 50
-    """First iteration of stochastic weight averaging. Not there yet."""
-    optim_swa_lr: float = 0.05
-    """Learning rate of stochastic weight averaging. Not there yet."""
+    """1: stochastic weight averaging: the plain mean of the weights after each step from
+    optim_swa_start on. Once it has begun, it is what is validated and predicted with."""
+    optim_swa_start: int = 300
+    """Iterations before stochastic weight averaging begins (dev mode: that share of its own)."""
+    optim_swa_lr: float = 2.5e-4
+    """Learning rate of stochastic weight averaging; a cosine leads to it in the first tenth."""
     optim_scheduler: str = "one_cycle_lr"
-    """constant, one_cycle_lr or warmup_cosine (the others are not there yet)."""
+    """constant, one_cycle_lr, warmup_cosine, cosine_restarts or multistep."""
     optim_scheduler_max_lr: float = 5e-4
-    """Highest learning rate of one_cycle_lr and warmup_cosine."""
+    """Highest learning rate of one_cycle_lr, warmup_cosine and cosine_restarts."""
     optim_scheduler_min_lr: float = 0.0
-    """Last learning rate of warmup_cosine."""
+    """Lowest learning rate of warmup_cosine and cosine_restarts."""
     optim_scheduler_pct_start: float = 0.3
     """Share of the training in which one_cycle_lr rises."""
     optim_scheduler_warmup: float = 0.1
     """Share of the training in which warmup_cosine rises."""
-    optim_scheduler_gamma: float = 1.0
-    """Factor at each milestone of multistep. Not there yet."""
+    optim_scheduler_num_cycles: int = 3
+    """Cosines of cosine_restarts; the last one ends with the training."""
+    optim_scheduler_cycle_factor: float = 1.0
+    """How many times longer each cosine of cosine_restarts is than the one before."""
+    optim_scheduler_gamma: float = 0.1
+    """Factor of the learning rate at each milestone of multistep."""
     optim_scheduler_milestones: list[int] = field(default_factory=list)
-    """Milestones of multistep. Not there yet."""
+    """Iterations at which multistep changes the learning rate, such as [200,300] (dev mode: these
+    shares of its own)."""
 
     def __post_init__(self) -> None:
-        for name in ("optim_lr", "optim_scheduler_max_lr"):
+        for name in ("optim_lr", "optim_scheduler_max_lr", "optim_swa_lr", "optim_scheduler_gamma"):
             require(self, name, getattr(self, name) > 0, "greater than 0")
         at_least(self, 0, "optim_weight_decay", "optim_scheduler_min_lr", "optim_ema_bn_samples")
+        at_least(self, 0, "optim_swa_start")
+        at_least(self, 1, "optim_scheduler_num_cycles", "optim_scheduler_cycle_factor")
         between(self, 0, 1, "optim_momentum", "optim_scheduler_pct_start", "optim_scheduler_warmup")
         require(self, "optim_ema_decay", 0 <= self.optim_ema_decay < 1, "at least 0, less than 1")
-        _known(self, "optim", ("sgd", "adamw"), ("adam", "radam", "lamb", "lars"))
-        _known(
-            self,
-            "optim_scheduler",
-            ("constant", "one_cycle_lr", "warmup_cosine"),
-            ("cosine_restarts", "multistep"),
-        )
+        inside = 0 < self.optim_layer_decay <= 1
+        require(self, "optim_layer_decay", inside, "greater than 0, at most 1")
+        _known(self, "optim", ("sgd", "adam", "adamw", "radam", "lamb", "lars"))
+        schedules = ("constant", "one_cycle_lr", "warmup_cosine", "cosine_restarts", "multistep")
+        _known(self, "optim_scheduler", schedules)
+        steps = self.optim_scheduler_milestones
+        rising = all(before < after for before, after in itertools.pairwise([0, *steps]))
+        require(self, "optim_scheduler_milestones", rising, "rising iterations, from 1 on")
+        if self.optim_scheduler == "multistep":
+            require(self, "optim_scheduler_milestones", steps, "some iterations, for multistep")
+        if self.optim_scheduler in ("warmup_cosine", "cosine_restarts"):
+            falls = self.optim_scheduler_min_lr <= self.optim_scheduler_max_lr
+            require(self, "optim_scheduler_min_lr", falls, "at most --optim_scheduler_max_lr")
+        if self.optim_swa_enabled:
+            measured = self.optim_ema_bn_samples > 0
+            require(self, "optim_ema_bn_samples", measured, "greater than 0 with SWA")
 
 
 @dataclass(frozen=True)
@@ -242,6 +263,17 @@ class TrainingConfig:
     """How many of the best checkpoints are kept."""
     tr_resume: Switch = 0
     """1: go on with --experiment_id from its last.pt."""
+    tr_valid_raw: Switch = 1
+    """1: where there are averages, validate the raw weights too (valid_raw_* in metrics.jsonl).
+    Validation then takes twice as long."""
+    tr_loss: Literal["bce", "focal"] = "bce"
+    """What training minimises: bce is the metric itself, focal weighs easy slices less. Validation
+    reports the metric in either case, beside the loss."""
+    tr_focal_gamma: float = 2.0
+    """Gamma of the focal loss (0: bce)."""
+    tr_any_weight_schedule: Switch = 0
+    """1: the weight of `any` in the loss is 2.6, 2.4, 2.2, 2.0 and 1.0 by fifths of the training;
+    0: 2, as in the metric."""
     tr_label_smoothing: float = 0.0
     """Training labels y become y (1 - s) + s / 2; the reported metric keeps the true ones."""
     tr_channels_last: Switch = 1
@@ -266,7 +298,7 @@ class TrainingConfig:
             "tr_iteration_checkpoint",
             "tr_num_best",
         )
-        at_least(self, 0, "tr_iteration_valid", "tr_clip_norm")
+        at_least(self, 0, "tr_iteration_valid", "tr_clip_norm", "tr_focal_gamma")
         between(self, 0, 0.5, "tr_label_smoothing")
 
 
@@ -285,6 +317,24 @@ class PredictionConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 0, "pr_tta")
+
+
+@dataclass(frozen=True)
+class LRFinderConfig:
+    """The learning-rate range test; its results are in <output_dir>/lr_finder/<number>."""
+
+    lrf_start_lr: float = 1e-6
+    """Learning rate of the first iteration."""
+    lrf_end_lr: float = 1.0
+    """Learning rate of the last iteration; the test ends early where the loss diverges."""
+    lrf_iteration_num: int = 100
+    """Iterations from one to the other, in equal factors."""
+
+    def __post_init__(self) -> None:
+        require(self, "lrf_start_lr", self.lrf_start_lr > 0, "greater than 0")
+        rises = self.lrf_end_lr > self.lrf_start_lr
+        require(self, "lrf_end_lr", rises, f"greater than --lrf_start_lr {self.lrf_start_lr}")
+        at_least(self, 3, "lrf_iteration_num")
 
 
 @dataclass(frozen=True)
@@ -319,6 +369,7 @@ GROUPS: dict[str, type] = {
     "optimizer": OptimizerConfig,
     "training": TrainingConfig,
     "prediction": PredictionConfig,
+    "lr_finder": LRFinderConfig,
     "callbacks": CallbackConfig,
     "monitor": MonitorConfig,
 }
@@ -329,6 +380,7 @@ FREE_ON_RESUME = {
     "tr_resume",
     "n_jobs",
     "device",
+    "data_transform_device",
     "output_dir",
     "data_input_folder",
 }
@@ -336,17 +388,9 @@ FREE_ON_RESUME |= {field.name for field in fields(MonitorConfig)}
 FREE_ON_RESUME |= {name for name in GeneralConfig.__dataclass_fields__ if name.startswith("dev_")}
 
 NOT_THERE_YET = {
-    "data_transform_device",
     "pre_address",
     "pre_check",
     "pre_report",
-    "optim_layer_decay",
-    "optim_lookahead_enabled",
-    "optim_swa_enabled",
-    "optim_swa_start",
-    "optim_swa_lr",
-    "optim_scheduler_gamma",
-    "optim_scheduler_milestones",
     "tr_iteration_valid_full",
     "cb_telemetry_enabled",
     "cb_telemetry_module_name",
@@ -354,43 +398,49 @@ NOT_THERE_YET = {
     "nml_enabled",
 }
 
+
+def _needs(name: str, *values: Any) -> tuple[str, Callable[[dict[str, Any]], bool]]:
+    """An entry of EFFECTIVE_WHEN: the flag `name` has to have one of the values."""
+    words = " or ".join(str(value) for value in values)
+    return f"--{name} {words}", lambda flags: flags[name] in values
+
+
 # flag -> (what it needs, test): a flag that was given and does nothing earns a warning.
 EFFECTIVE_WHEN = {
-    "data_sampler_pos_start": (
-        "--data_sampler pos_range",
-        lambda flags: flags["data_sampler"] == "pos_range",
+    "data_sampler_pos_start": _needs("data_sampler", "pos_range"),
+    "data_sampler_pos_end": _needs("data_sampler", "pos_range"),
+    "data_sampler_num_slices": _needs("data_sampler", "slices_per_study"),
+    "optim_momentum": _needs("optim", "sgd", "lars"),
+    "optim_nesterov": (
+        "--optim sgd or lars with momentum",
+        lambda flags: flags["optim"] in ("sgd", "lars") and flags["optim_momentum"] > 0,
     ),
-    "data_sampler_pos_end": (
-        "--data_sampler pos_range",
-        lambda flags: flags["data_sampler"] == "pos_range",
+    "optim_lr": _needs("optim_scheduler", "constant", "multistep"),
+    "optim_scheduler_max_lr": _needs(
+        "optim_scheduler", "one_cycle_lr", "warmup_cosine", "cosine_restarts"
     ),
-    "data_sampler_num_slices": (
-        "--data_sampler slices_per_study",
-        lambda flags: flags["data_sampler"] == "slices_per_study",
+    "optim_scheduler_min_lr": _needs("optim_scheduler", "warmup_cosine", "cosine_restarts"),
+    "optim_scheduler_warmup": _needs("optim_scheduler", "warmup_cosine"),
+    "optim_scheduler_pct_start": _needs("optim_scheduler", "one_cycle_lr"),
+    "optim_scheduler_num_cycles": _needs("optim_scheduler", "cosine_restarts"),
+    "optim_scheduler_cycle_factor": _needs("optim_scheduler", "cosine_restarts"),
+    "optim_scheduler_gamma": _needs("optim_scheduler", "multistep"),
+    "optim_scheduler_milestones": _needs("optim_scheduler", "multistep"),
+    "optim_swa_start": _needs("optim_swa_enabled", 1),
+    "optim_swa_lr": _needs("optim_swa_enabled", 1),
+    "optim_ema_bn_samples": (
+        "--optim_ema_decay or --optim_swa_enabled 1",
+        lambda flags: flags["optim_ema_decay"] > 0 or flags["optim_swa_enabled"] == 1,
     ),
-    "optim_momentum": ("--optim sgd", lambda flags: flags["optim"] == "sgd"),
-    "optim_nesterov": ("--optim sgd", lambda flags: flags["optim"] == "sgd"),
-    "optim_lr": (
-        "--optim_scheduler constant",
-        lambda flags: flags["optim_scheduler"] == "constant",
+    "tr_valid_raw": (
+        "--optim_ema_decay or --optim_swa_enabled 1",
+        lambda flags: flags["optim_ema_decay"] > 0 or flags["optim_swa_enabled"] == 1,
     ),
-    "optim_scheduler_max_lr": (
-        "a schedule other than constant",
-        lambda flags: flags["optim_scheduler"] != "constant",
+    "tr_focal_gamma": _needs("tr_loss", "focal"),
+    "data_transform_device": (
+        "a GPU for the network (--device is cpu)",
+        lambda flags: flags["data_transform_device"] != "auto" or flags["device"] != "cpu",
     ),
-    "optim_scheduler_min_lr": (
-        "--optim_scheduler warmup_cosine",
-        lambda flags: flags["optim_scheduler"] == "warmup_cosine",
-    ),
-    "optim_scheduler_warmup": (
-        "--optim_scheduler warmup_cosine",
-        lambda flags: flags["optim_scheduler"] == "warmup_cosine",
-    ),
-    "optim_scheduler_pct_start": (
-        "--optim_scheduler one_cycle_lr",
-        lambda flags: flags["optim_scheduler"] == "one_cycle_lr",
-    ),
-    "optim_ema_bn_samples": ("--optim_ema_decay", lambda flags: flags["optim_ema_decay"] > 0),
     "tr_amp_dtype": ("--tr_use_amp 1", lambda flags: flags["tr_use_amp"] == 1),
     "mlflow_uri": ("--mlflow_enabled 1", lambda flags: flags["mlflow_enabled"] == 1),
     "dev_num_studies": ("--dev_enabled 1", lambda flags: flags["dev_enabled"] == 1),
@@ -409,6 +459,7 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     prediction: PredictionConfig = field(default_factory=PredictionConfig)
+    lr_finder: LRFinderConfig = field(default_factory=LRFinderConfig)
     callbacks: CallbackConfig = field(default_factory=CallbackConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     given: frozenset[str] = frozenset()
@@ -444,6 +495,18 @@ class Config:
         if self.general.dev_enabled:
             return min(self.training.tr_iteration_num, self.general.dev_iteration_num)
         return self.training.tr_iteration_num
+
+    def dev_scaled(self, iteration: int) -> int:
+        """An iteration of the whole training, as that of dev mode's shorter one if it is on."""
+        return iteration * self.iteration_num // self.training.tr_iteration_num
+
+    @property
+    def base_lr(self) -> float:
+        """The learning rate that the schedule begins or peaks at."""
+        optim = self.optimizer
+        if optim.optim_scheduler in ("constant", "multistep"):
+            return optim.optim_lr
+        return optim.optim_scheduler_max_lr
 
     def flags(self) -> dict[str, Any]:
         """All flags and their values in one flat dict of plain types."""
@@ -542,6 +605,12 @@ def _refuse_not_there_yet(config: Config) -> None:
         raise InputError("--data_fold all is not there yet: give the number of one fold")
     if config.training.tr_resume and config.general.experiment_id is None:
         raise InputError("--tr_resume 1 needs --experiment_id: say which experiment goes on")
+    optim, num_steps = config.optimizer, config.training.tr_iteration_num
+    if optim.optim_swa_enabled and optim.optim_swa_start >= num_steps:
+        raise InputError(
+            f"--optim_swa_start {optim.optim_swa_start}: must be less than --tr_iteration_num "
+            f"{num_steps}, or nothing is averaged"
+        )
 
 
 def _warn_without_effect(config: Config, groups: Sequence[str]) -> None:
@@ -550,9 +619,31 @@ def _warn_without_effect(config: Config, groups: Sequence[str]) -> None:
         needs, has_effect = EFFECTIVE_WHEN[name]
         if not has_effect(flags):
             logger.warning("--%s has no effect without %s", name, needs)
+    if "optimizer" in groups and not config.training.tr_resume:
+        _warn_unwise(config)
 
 
-def _known(group: Any, name: str, known: Sequence[str], later: Sequence[str]) -> None:
-    value = getattr(group, name)
-    rule = f"one of {', '.join(known)}" + (" (not there yet)" if value in later else "")
-    require(group, name, value in known, rule)
+def _warn_unwise(config: Config) -> None:
+    """Warns about optimizer flags that are allowed, but hardly meant."""
+    optim, given = config.optimizer, config.given
+    num_steps = config.training.tr_iteration_num
+    too_late = [step for step in optim.optim_scheduler_milestones if step >= num_steps]
+    if too_late:
+        logger.warning("--optim_scheduler_milestones: %s are never reached", too_late)
+    if optim.optim in ("sgd", "adam", "lars") and "optim_weight_decay" not in given:
+        logger.warning(
+            "--optim %s takes --optim_weight_decay %g as a part of the gradient, which is much: "
+            "1e-4 is usual",
+            optim.optim,
+            optim.optim_weight_decay,
+        )
+    if optim.optim == "lars" and config.base_lr < 0.05:
+        logger.warning(
+            "--optim lars changes weights by a thousandth of the learning rate a step: %g is "
+            "little, 1 is usual",
+            config.base_lr,
+        )
+
+
+def _known(group: Any, name: str, known: Sequence[str]) -> None:
+    require(group, name, getattr(group, name) in known, f"one of {', '.join(known)}")

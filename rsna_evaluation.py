@@ -16,10 +16,12 @@ from common.errors import InputError
 from common.files import write_json
 from common.predictions import build_predictions, write_predictions
 from common.predictor import PREDICTOR_FOLDER, Predictor
-from common.report import EvaluationReport
+from common.report import EvaluationReport, PlannedSchedule
 from common.slices import STATUS_OK, SliceTable
 from common.store import UnreadableSlice
+from config import Config, recorded_config
 from rsna_model import build_model
+from rsna_network import build_schedule
 from rsna_scoring import (
     predictor_info,
     prior_of,
@@ -82,6 +84,7 @@ def evaluate_experiment(experiment_folder: Path, table: SliceTable) -> Evaluatio
         metrics["best"] = others[0].metrics
     write_json(experiment_folder / METRICS_FILE, metrics)
     training = info["training"]
+    config = recorded_config(experiment_folder)
     report = EvaluationReport(
         title=f"Experiment {experiment_folder.name}",
         subtitle=f"Validation rows of {training.get('dataset')}, fold {training.get('fold')}",
@@ -91,6 +94,8 @@ def evaluate_experiment(experiment_folder: Path, table: SliceTable) -> Evaluatio
         facts=_facts(info),
         num_skipped=_num_skipped(table, task.label_names),
         learning_records=_learning_records(experiment_folder / "metrics.jsonl"),
+        loss_note=_loss_note(config),
+        schedule=_planned_schedule(config, info["model"]),
         read_image_hu=_ImageReader(table, last["image_id"]),
     )
     report.write(experiment_folder / REPORT_FILE)
@@ -191,6 +196,31 @@ def _facts(info: Mapping[str, Any]) -> dict[str, Any]:
         **{name: info["training"].get(name) for name in ("dataset", "fold", "iterations")},
         "prior": ", ".join(f"{name} {share:.4f}" for name, share in info["prior"].items()),
     }
+
+
+def _planned_schedule(config: Config, specification: Mapping[str, Any]) -> PlannedSchedule:
+    """Returns the learning rate that the flags ask for, and the first layer's share of it."""
+    schedule, decay = build_schedule(config), config.optimizer.optim_layer_decay
+    lowest = 1.0
+    if decay != 1:
+        depths = build_model(dict(specification)).parameter_depths().values()
+        lowest = decay ** (max(depths) - min(depths))
+    return PlannedSchedule(schedule, schedule.num_steps, lowest, schedule.swa_start)
+
+
+def _loss_note(config: Config) -> str:
+    """Returns what the flags made of the training loss, beside the metric."""
+    training = config.training
+    parts = ["focal loss" if training.tr_loss == "focal" else "cross-entropy"]
+    if training.tr_any_weight_schedule:
+        parts.append("with a weight of `any` that falls over the training")
+    if training.tr_label_smoothing:
+        parts.append("of smoothed labels")
+    return (
+        f"train_loss is what training minimised on augmented slices: {' '.join(parts)}. "
+        "weighted_log_loss is the metric, of the weights that are predicted with; raw: of the "
+        "weights without averaging."
+    )
 
 
 def _learning_records(path: Path) -> list[dict[str, Any]]:

@@ -10,13 +10,7 @@ from typing import Any
 import numpy as np
 from timm.layers import convert_sync_batchnorm
 
-from common.callbacks import (
-    Callback,
-    CheckpointSaver,
-    SameData,
-    TrainingMonitor,
-    WeightAverage,
-)
+from common.callbacks import Callback, CheckpointSaver, SameData, TrainingMonitor
 from common.checkpoint import inference_weights, load_checkpoint, load_weights
 from common.cli import script_command
 from common.datasets import make_loader
@@ -29,10 +23,18 @@ from common.predictions import build_predictions, write_predictions
 from common.predictor import PREDICTOR_FOLDER, Predictor
 from common.seeding import seed_everything
 from common.trackers import Tracker
+from common.transforms.device import DeviceTransform
 from config import Config, resumed_config
 from rsna_dataset import RSNAData, RSNADataset, load_data
 from rsna_model import RSNAModel
-from rsna_network import METRIC, RSNANetwork, build_network, fit_settings
+from rsna_network import (
+    METRIC,
+    RSNANetwork,
+    build_averages,
+    build_network,
+    fit_settings,
+    transforms_on_device,
+)
 from rsna_sampling import log_sampler, make_sampler
 from rsna_task import TASKS, Task
 from rsna_tracking import tracking
@@ -58,8 +60,10 @@ class RSNATraining:
         seed_everything(self.config.general.seed)
         self.settings = fit_settings(self.config)
         self._set_precision()
+        is_on_device = transforms_on_device(self.config, self.settings.device)
         self.model = self._create_model()
         self.data = load_data(self.config, self.model.mean, self.model.std)
+        self.device_transform = self._split_transform() if is_on_device else None
         self.sampler = make_sampler(self.config, self.data.train, self.processes.num)
         if not self.is_resumed and self.config.network.net_weight_file is None:
             self.model.start_from_prevalence(self.data.prior.tolist())
@@ -81,6 +85,7 @@ class RSNATraining:
     def _train(self, tracker: Tracker) -> None:
         logger.info("experiment %s in %s", self.experiment.id, self.experiment.folder)
         self.data.log_sizes()
+        self._log_transforms()
         log_sampler(self.config, self.sampler, self.data.train, self.processes.num)
         tracker.log_params(self.config.flags())
         saver = self._checkpoint_saver()
@@ -117,6 +122,18 @@ class RSNATraining:
     def _results(self) -> Path:
         return Path(self.config.general.output_dir) / "results"
 
+    def _split_transform(self) -> DeviceTransform:
+        """Leaves training images to the device, as far as it knows how."""
+        transform = self.data.train.transform
+        self.data.train.host_transform = transform.host_part()
+        return transform.device_part(self.settings.channels_last)
+
+    def _log_transforms(self) -> None:
+        if self.device_transform is None:
+            logger.info("training transforms: all on the CPU")
+        else:
+            logger.info("training transforms: %s", self.device_transform.describe())
+
     def _create_model(self) -> RSNAModel:
         flags = self.config.network
         is_fresh = not self.is_resumed and flags.net_weight_file is None
@@ -145,17 +162,17 @@ class RSNATraining:
         return experiment
 
     def _build_network(self, saver: CheckpointSaver, tracker: Tracker) -> RSNANetwork:
-        callbacks: list[Callback] = []
-        decay = self.config.optimizer.optim_ema_decay
-        if decay:
-            callbacks.append(WeightAverage(self.model, decay, self._statistics_loader()))
+        averages = build_averages(self.config, self.model, self._statistics_loader)
+        callbacks: list[Callback] = [*averages]
         if self.processes.is_main:
             shown = (METRIC, "auc.any")
             callbacks.append(TrainingMonitor(self.experiment.metrics_log, tracker, shown=shown))
         train = self.data.train
         callbacks += [saver, SameData(train.image_ids, train.labels)]
         ids = [str(name) for name in self.data.train.image_ids]
-        return build_network(self.config, self.model, self.settings, ids, callbacks)
+        return build_network(
+            self.config, self.model, self.settings, ids, callbacks, self.device_transform
+        )
 
     def _checkpoint_saver(self) -> CheckpointSaver:
         training = self.config.training
@@ -167,9 +184,20 @@ class RSNATraining:
             self.config.flags(),
         )
 
+    @property
+    def _pins_memory(self) -> bool:
+        """Whether batches wait in memory that a GPU copies from without a detour."""
+        return self.settings.device.type == "cuda"
+
     def _train_loader(self) -> Any:
         general, training = self.config.general, self.config.training
-        return make_loader(self.data.train, training.tr_batch_size, general.n_jobs, self.sampler)
+        return make_loader(
+            self.data.train,
+            training.tr_batch_size,
+            general.n_jobs,
+            self.sampler,
+            self._pins_memory,
+        )
 
     def _valid_loader(self) -> Any:
         general, training = self.config.general, self.config.training
@@ -178,6 +206,7 @@ class RSNATraining:
             training.tr_batch_size_valid,
             general.n_jobs,
             processes=self.processes,
+            pin_memory=self._pins_memory,
         )
 
     def _statistics_loader(self) -> Any:
@@ -194,10 +223,11 @@ class RSNATraining:
         dataset = RSNADataset(
             train.table, rows, self.data.valid.transform, label_names=self.task.label_names
         )
-        return make_loader(dataset, batch_size, general.n_jobs)
+        return make_loader(dataset, batch_size, general.n_jobs, pin_memory=self._pins_memory)
 
     def _write_results(self, network: RSNANetwork, best_path: Path) -> None:
         """Predictions of the last averaged weights and of the best checkpoint; the predictor."""
+        logger.info("predictions are of the %s weights", network.weights_name)
         with network.averaged():
             self._write_predictions(network, "valid")
             if self.processes.is_main:

@@ -58,12 +58,13 @@ def load_checkpoint(path: Path, flag: str = "checkpoint") -> dict[str, Any]:
 
 
 def inference_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights to predict with: the averages where there are some, else the model.
+    """The weights to predict with: the first average that has begun, else the model.
 
     A dict that is itself a plain state dict is returned as it is.
     """
     for average in state.get("averages", {}).values():
-        return average["model"]
+        if average["num_updates"]:
+            return average["model"]
     for key in ("model", "model_state_dict", "state_dict"):
         if isinstance(state.get(key), dict):
             return state[key]

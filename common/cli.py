@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import shlex
 import signal
 import sys
@@ -32,11 +33,18 @@ EXIT_CHECK = 3
 
 
 def log_to_console(level: int = logging.INFO) -> None:
-    """Sends log records of `level` and above to stderr as plain lines."""
+    """Sends log records of `level` and above to stderr as plain lines.
+
+    Of several processes (torchrun) the first tells everything, the others only what went wrong.
+    """
     root = logging.getLogger()
+    rank = os.environ.get("RANK", "0")
+    if rank != "0":
+        level = max(level, logging.WARNING)
     if not root.handlers:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+        who = "" if rank == "0" else f"process {rank}: "
+        handler.setFormatter(logging.Formatter(f"%(asctime)s  {who}%(message)s", "%H:%M:%S"))
         root.addHandler(handler)
     root.setLevel(level)
     for name in NOISY_LIBRARIES:

@@ -2,13 +2,14 @@
 
     torchrun --nproc_per_node 2 tests/distributed_toy.py <folder> <what> <dropout>
 
-`what` is `fit` (to the end), `stop` (SIGTERM reaches the last process at iteration 4), `resume`
-(from last.pt) or `fail` (the last process meets a NaN).
+`what` is `fit` (to the end), `stop` (torchrun gets SIGTERM at iteration 4), `resume` (from last.pt)
+or `fail` (the last process meets a NaN).
 """
 
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -30,15 +31,22 @@ NUM_SAMPLES, NUM_VALID, GLOBAL_BATCH, NUM_ITERATIONS = 21, 11, 8, 9
 
 
 class Trouble(Callback):
-    """Sends a signal to, or spoils the weights of, the last process."""
+    """The last process stops torchrun, or spoils its own weights."""
 
     def __init__(self, what: str, processes: Processes) -> None:
-        self.what = what if processes.rank == processes.num - 1 else ""
+        self.what = what
+        self.is_last = processes.rank == processes.num - 1
 
     def on_iteration_end(self, network: ToyNetwork) -> None:
-        if network.state.iteration == 4 and self.what == "stop":
-            os.kill(os.getpid(), signal.SIGTERM)
-        if network.state.iteration == 4 and self.what == "fail":
+        if network.state.iteration != 4:
+            return
+        if self.what == "stop":
+            if self.is_last:
+                os.kill(os.getppid(), signal.SIGTERM)
+            # torchrun passes it on to one process after the other: the first to hear of it goes on.
+            while not network._stop_request.signal_number:
+                time.sleep(0.01)
+        if self.what == "fail" and self.is_last:
             with torch.no_grad():
                 next(network.model.parameters()).fill_(torch.nan)
 

@@ -31,7 +31,21 @@ def test_defaults_and_values():
         (("--tr_batch_size", "many"), r"--tr_batch_size.*int.*many"),
         (("--tr_use_amp", "2"), r"--tr_use_amp.*\[0, 1\].*2"),
         (("--data_fold", "-1"), r"--data_fold -1: must be at least 0"),
-        (("--optim", "lamb"), r"--optim lamb: must be one of sgd, adamw \(not there yet\)"),
+        (("--optim", "lion"), r"--optim lion: must be one of sgd, adam, adamw, radam, lamb, lars"),
+        (("--optim_layer_decay", "0"), r"--optim_layer_decay 0.*greater than 0, at most 1"),
+        (("--optim_scheduler", "multistep"), r"--optim_scheduler_milestones.*for multistep"),
+        (("--optim_scheduler_milestones", "[9,9]"), r"milestones \[9, 9\]: must be rising"),
+        (("--optim_scheduler_num_cycles", "0"), r"--optim_scheduler_num_cycles 0.*at least 1"),
+        (
+            ("--optim_scheduler", "cosine_restarts", "--optim_scheduler_min_lr", "1"),
+            r"--optim_scheduler_min_lr 1.0: must be at most --optim_scheduler_max_lr",
+        ),
+        (("--optim_swa_enabled", "1", "--optim_swa_start", "400"), r"less than --tr_iteration_num"),
+        (
+            ("--optim_swa_enabled", "1", "--optim_ema_bn_samples", "0"),
+            r"--optim_ema_bn_samples 0: must be greater than 0 with SWA",
+        ),
+        (("--tr_focal_gamma", "-1"), r"--tr_focal_gamma -1.0: must be at least 0"),
         (("--optim_ema_decay", "1"), r"--optim_ema_decay 1.*less than 1"),
         (("--data_sampler", "even"), r"--data_sampler.*balanced.*pos_range.*even"),
         (("--data_sampler_pos_end", "0.5"), r"--data_sampler_pos_end 0.5: .*pos_start 0.4"),
@@ -55,8 +69,35 @@ def test_flags_without_effect_warn(caplog):
     assert "--optim_momentum has no effect without --optim sgd" in caplog.text
     assert "--tr_amp_dtype has no effect" in caplog.text
     caplog.clear()
-    parse("--optim", "sgd", "--optim_momentum", "0.5")
+    parse("--optim", "sgd", "--optim_momentum", "0.5", "--optim_weight_decay", "1e-4")
     assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("--optim", "lars"), "--optim lars changes weights by a thousandth"),
+        (("--optim", "adam"), "--optim adam takes --optim_weight_decay 0.05"),
+        (
+            ("--optim_scheduler", "multistep", "--optim_scheduler_milestones", "[9,500]"),
+            r"--optim_scheduler_milestones: [500] are never reached",
+        ),
+        (("--optim_swa_lr", "1"), "--optim_swa_lr has no effect without --optim_swa_enabled 1"),
+        (("--optim_scheduler_gamma", "1"), "no effect without --optim_scheduler multistep"),
+        (("--optim_lr", "1"), "no effect without --optim_scheduler constant or multistep"),
+        (("--tr_focal_gamma", "1"), "--tr_focal_gamma has no effect without --tr_loss focal"),
+        (("--tr_valid_raw", "0", "--optim_ema_decay", "0"), "--tr_valid_raw has no effect"),
+    ],
+)
+def test_flags_of_the_optimizer_that_are_hardly_meant_warn(argv, message, caplog):
+    parse(*argv)
+    assert message in caplog.text
+
+
+def test_dev_mode_keeps_the_shares_of_the_schedule():
+    flags = ("--optim_swa_enabled", "1", "--optim_swa_start", "300")
+    assert parse(*flags).dev_scaled(300) == 300
+    assert parse(*flags, "--dev_enabled", "1").dev_scaled(300) == 15
 
 
 def test_flag_names_are_unique_and_every_one_has_help(capsys):

@@ -17,7 +17,7 @@ MODULES = [
     )
 ]
 STRACE = shutil.which("strace")
-SCRIPTS = ["train.py", "preprocessing.py", "evaluate.py", "predict.py"]
+SCRIPTS = ["train.py", "preprocessing.py", "evaluate.py", "predict.py", "lr_finder.py"]
 
 
 # What Python itself reports, where strace (which also sees native code) is not installed.

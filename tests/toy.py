@@ -68,3 +68,21 @@ def toy_loader(dataset: ToyDataset, batch_size: int, num_workers: int = 0):
 
 def weights_of(network: AbstractNetwork) -> Tensor:
     return torch.cat([p.detach().flatten() for p in network.model.parameters()])
+
+
+def _flat(value, prefix=""):
+    if isinstance(value, dict):
+        return {k: v for name in value for k, v in _flat(value[name], f"{prefix}.{name}").items()}
+    if isinstance(value, list | tuple):
+        return _flat(dict(enumerate(value)), prefix)
+    return {prefix: value}
+
+
+def assert_same_state(one, other):
+    one, other = _flat(one), _flat(other)
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, other[name]), name
+        elif "samples_per_second" not in name and "data_wait" not in name:
+            assert value == other[name], name

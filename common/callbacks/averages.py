@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from common.callbacks.base import Callback
 
@@ -14,64 +15,47 @@ if TYPE_CHECKING:
     from common.networks.network import AbstractNetwork
 
 
-class WeightAverage(Callback):
-    """Exponential moving average of weights and of batch-norm statistics.
-
-    The decay warms up as min(decay, (1 + n) / (10 + n)) over the steps n, so that a short training
-    is not held back by its first weights. In a validation the averages take the place of the
-    weights.
+class AveragedWeights(Callback):
+    """An average of weights and of batch-norm statistics; subclasses say how it moves.
 
     Averaged batch-norm statistics are those of other activations than the averaged weights make:
-    with `statistics_data` they are measured anew, as for stochastic weight averaging.
+    with `statistics_data` they are measured anew.
 
     Args:
         model: the module whose weights are averaged; the average begins as a copy of them.
-        decay: share of the average that one step keeps.
         statistics_data: batches (of training samples, not augmented) from which the batch-norm
             statistics of the average are measured before it is used.
+
+    Attributes:
+        label: what its metrics are called beside those of other weights.
+        num_updates: steps that the average has seen; it is not used before the first.
     """
 
     is_average = True
+    label: str
 
-    def __init__(
-        self, model: nn.Module, decay: float, statistics_data: Iterable[Any] | None = None
-    ) -> None:
-        self.decay = decay
+    def __init__(self, model: nn.Module, statistics_data: Iterable[Any] | None = None) -> None:
         self.num_updates = 0
         self.statistics_data = statistics_data
         self._measured_at = -1
         self.average = {name: value.clone() for name, value in model.state_dict().items()}
-        self._aside: dict[str, Tensor] | None = None
 
-    def on_step_end(self, network: AbstractNetwork) -> None:
-        """Moves the average towards the weights; counters are taken over as they are."""
-        self.num_updates += 1
-        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
-        floats, sources = [], []
-        for name, value in network.model.state_dict().items():
-            if value.is_floating_point():
-                floats.append(self.average[name])
-                sources.append(value)
-            else:
-                self.average[name].copy_(value)
-        torch._foreach_lerp_(floats, sources, 1 - decay)
-
-    def on_validation_begin(self, network: AbstractNetwork) -> None:
-        """Puts the average in the place of the weights."""
+    def on_fit_begin(self, network: AbstractNetwork) -> None:
+        """Follows the weights to their device."""
         weights = network.model.state_dict()
-        self._aside = {name: value.clone() for name, value in weights.items()}
-        network.model.load_state_dict(self.average)
-        if self.statistics_data is not None and self._measured_at != self.num_updates:
-            measure_batch_norm(network, self.statistics_data)
-            for name, value in network.model.state_dict().items():
-                self.average[name].copy_(value)
-            self._measured_at = self.num_updates
+        self.average = {name: v.to(weights[name].device) for name, v in self.average.items()}
 
-    def on_validation_end(self, network: AbstractNetwork) -> None:
-        """Puts the weights back."""
-        if self._aside is not None:
-            network.model.load_state_dict(self._aside)
-            self._aside = None
+    @contextlib.contextmanager
+    def in_place(self, network: AbstractNetwork) -> Iterator[None]:
+        """Inside the block, the average is in the place of the weights."""
+        weights = network.model.state_dict()
+        aside = {name: value.clone() for name, value in weights.items()}
+        try:
+            network.model.load_state_dict(self.average)
+            self._measure_statistics(network)
+            yield
+        finally:
+            network.model.load_state_dict(aside)
 
     def state_dict(self) -> dict[str, Any]:
         """The averaged weights under `model`, and the number of updates."""
@@ -83,6 +67,76 @@ class WeightAverage(Callback):
         self._measured_at = -1
         for name, value in state["model"].items():
             self.average[name].copy_(value)
+
+    def _move(self, network: AbstractNetwork, share: float) -> None:
+        """Moves the average towards the weights; counters are taken over as they are."""
+        floats, sources = [], []
+        for name, value in network.model.state_dict().items():
+            if value.is_floating_point():
+                floats.append(self.average[name])
+                sources.append(value)
+            else:
+                self.average[name].copy_(value)
+        torch._foreach_lerp_(floats, sources, share)
+
+    def _measure_statistics(self, network: AbstractNetwork) -> None:
+        if self.statistics_data is None or self._measured_at == self.num_updates:
+            return
+        measure_batch_norm(network, self.statistics_data)
+        for name, value in network.model.state_dict().items():
+            self.average[name].copy_(value)
+        self._measured_at = self.num_updates
+
+
+class WeightAverage(AveragedWeights):
+    """Exponential moving average.
+
+    The decay warms up as min(decay, (1 + n) / (10 + n)) over the steps n, so that a short training
+    is not held back by its first weights.
+
+    Args:
+        decay: share of the average that one step keeps.
+        model, statistics_data: see `AveragedWeights`.
+    """
+
+    label = "ema"
+
+    def __init__(
+        self, model: nn.Module, decay: float, statistics_data: Iterable[Any] | None = None
+    ) -> None:
+        super().__init__(model, statistics_data)
+        self.decay = decay
+
+    def on_step_end(self, network: AbstractNetwork) -> None:
+        """Moves the average towards the weights."""
+        self.num_updates += 1
+        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        self._move(network, 1 - decay)
+
+
+class StochasticWeightAverage(AveragedWeights):
+    """The plain mean of the weights after each step from `start` on (Izmailov et al. 2018).
+
+    The learning rate that belongs to it is the schedule's: see `common.optim.Schedule`.
+
+    Args:
+        start: iterations before the first step whose weights are averaged.
+        model, statistics_data: see `AveragedWeights`.
+    """
+
+    label = "swa"
+
+    def __init__(
+        self, model: nn.Module, start: int, statistics_data: Iterable[Any] | None = None
+    ) -> None:
+        super().__init__(model, statistics_data)
+        self.start = start
+
+    def on_step_end(self, network: AbstractNetwork) -> None:
+        """Takes the weights into the mean, from the start on."""
+        if network.state.iteration > self.start:
+            self.num_updates += 1
+            self._move(network, 1 / self.num_updates)
 
 
 def measure_batch_norm(network: AbstractNetwork, data: Iterable[Any]) -> None:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import Any
 
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from common.seeding import sample_seed
 
@@ -31,6 +31,10 @@ class AbstractDataset(Dataset, ABC):
     @abstractmethod
     def make_sample(self, index: int, seed: int) -> dict[str, Any]:
         """The sample as a dict of tensors and numbers; `seed` decides all that is random."""
+
+    def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+        """The batch that samples make: tensors stacked by name."""
+        return default_collate(samples)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         epoch, index = key if isinstance(key, tuple) else (0, key)

@@ -9,6 +9,8 @@ import torch
 from common.datasets.base import AbstractDataset
 from common.slices import SliceTable
 from common.transforms import SampleTransform
+from common.transforms.device import HostTransform
+from common.transforms.pipeline import AIR_HU
 
 
 class ImageClassificationDataset(AbstractDataset):
@@ -16,6 +18,9 @@ class ImageClassificationDataset(AbstractDataset):
 
     A sample is a dict: `image` float32 (channels, rows, columns), `labels` float32 (labels,) with
     NaN where unknown, and `index`, its place in `rows`.
+
+    With `host_transform` set, the image is what is left to the loader (int16 HU as a rule), and a
+    batch has `draws` too: the rows of `HostTransform`, a numpy array that stays on the CPU.
 
     Args:
         table: the slices; neighbours are looked up in all of it, whatever `rows` holds.
@@ -41,6 +46,7 @@ class ImageClassificationDataset(AbstractDataset):
         self.table = table
         self.rows = np.asarray(rows, dtype=np.int64)
         self.transform = transform
+        self.host_transform: HostTransform | None = None
         self.label_names = tuple(label_names)
         self.slice_offsets = tuple(slice_offsets)
         frame = table.frame
@@ -57,13 +63,28 @@ class ImageClassificationDataset(AbstractDataset):
     def make_sample(self, index: int, seed: int) -> dict[str, Any]:
         """Reads the slice and its neighbours, and transforms them with one draw."""
         rows = self.table.neighbour_rows(int(self.rows[index]), self.slice_offsets)
-        image_hu = np.stack([self.table.image_hu(row) for row in rows], axis=-1)
-        image = self.transform(image_hu, seed)
-        return {
-            "image": torch.from_numpy(image),
-            "labels": torch.from_numpy(self.labels[index]),
-            "index": index,
-        }
+        slices = [self.table.image_hu(row) for row in rows]
+        others = {"labels": torch.from_numpy(self.labels[index]), "index": index}
+        if self.host_transform is not None:
+            image_hu = slices[0][None] if len(slices) == 1 else np.stack(slices)
+            image, draws = self.host_transform(image_hu, seed)
+            return {"image": torch.from_numpy(image), "draws": draws, **others}
+        image = self.transform(np.stack(slices, axis=-1), seed)
+        return {"image": torch.from_numpy(image), **others}
+
+    def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+        """A batch; images of different sizes, for the device, are padded right and below."""
+        if self.host_transform is None:
+            return super().collate(samples)
+        draws = np.stack([sample.pop("draws") for sample in samples])
+        shapes = [sample["image"].shape for sample in samples]
+        largest = tuple(map(max, *shapes)) if len(shapes) > 1 else shapes[0]
+        for sample, shape in zip(samples, shapes):
+            if tuple(shape) != tuple(largest):
+                padded = sample["image"].new_full(largest, AIR_HU)
+                padded[:, : shape[1], : shape[2]] = sample["image"]
+                sample["image"] = padded
+        return {**super().collate(samples), "draws": draws}
 
     def prevalence(self) -> np.ndarray:
         """Share of positives per label among the known ones, float64 (labels,)."""

@@ -35,6 +35,7 @@ def make_loader(
         sampler=sampler if part is None else part,
         num_workers=min(num_workers, len(dataset)),
         pin_memory=pin_memory,
+        collate_fn=dataset.collate,
         persistent_workers=num_workers > 0 and sampler is not None,
         worker_init_fn=_prepare_worker,
         generator=torch.Generator().manual_seed(0),

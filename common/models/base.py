@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from common.errors import InputError
+
 
 class AbstractModel(nn.Module, ABC):
     """A module that knows how it was made, in two parts: features, and a head on them.
@@ -25,6 +27,13 @@ class AbstractModel(nn.Module, ABC):
     @abstractmethod
     def forward_head(self, features: Tensor) -> Tensor:
         """Logits, (batch, labels), of pooled features."""
+
+    def parameter_depths(self) -> dict[str, int]:
+        """The layer of each parameter by its name: 0 for the first, the head above all others."""
+        raise InputError(
+            f"--optim_layer_decay: {type(self).__name__} does not say which layer comes after "
+            f"which; leave the flag out"
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """The head's outputs, such as logits (batch, labels), of images (batch, channels, ...)."""

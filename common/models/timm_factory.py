@@ -78,6 +78,18 @@ class TimmClassifier(AbstractModel):
         """Logits, (batch, labels)."""
         return self.classifier(self.dropout(features))
 
+    def parameter_depths(self) -> dict[str, int]:
+        """Layers as timm numbers them for layer decay: blocks, with the classifier on top."""
+        from timm.models import group_parameters
+
+        matcher = self.backbone.group_matcher(coarse=False)
+        depths = group_parameters(self.backbone, matcher, reverse=True)
+        head = max(depths.values()) + 1
+        return {
+            name: depths.get(name.removeprefix("backbone."), head)
+            for name, _ in self.named_parameters()
+        }
+
     def start_from_prevalence(self, prevalence: Sequence[float]) -> None:
         """Sets the last bias to the log-odds of `prevalence`, so that training starts at the prior.
 

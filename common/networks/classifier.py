@@ -1,18 +1,22 @@
 """Networks that give each image a probability per label."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.losses import weighted_bce_sum
+from common.losses import weighted_bce_sum, weighted_focal_sum
 from common.networks.network import AbstractNetwork
 from common.networks.state import FitSettings, StepOutput
 
 
 class ImageClassifierNetwork(AbstractNetwork):
-    """Multi-label classification with binary cross-entropy, weighted per label.
+    """Multi-label classification with binary cross-entropy or focal loss, weighted per label.
+
+    The loss of a validation is what training minimises, smoothing left out; metrics come beside it
+    under their own names.
 
     A batch is what `ImageClassificationDataset` makes: `image`, `labels` with NaN where unknown,
     and `index`.
@@ -20,7 +24,10 @@ class ImageClassifierNetwork(AbstractNetwork):
     Args:
         label_weights: weight of each label in the loss.
         label_smoothing: training labels y become y (1 - s) + s / 2.
+        focal_gamma: gamma of the focal loss; None for cross-entropy.
         sample_ids: names of the training samples by index, for messages.
+        batch_transform: makes the images of batches that hold `draws`, on the device, of `image`
+            and `draws`; see `common.transforms.device.DeviceTransform`.
     """
 
     def __init__(
@@ -29,13 +36,27 @@ class ImageClassifierNetwork(AbstractNetwork):
         settings: FitSettings,
         label_weights: Sequence[float],
         label_smoothing: float = 0.0,
+        focal_gamma: float | None = None,
         sample_ids: Sequence[str] = (),
+        batch_transform: Callable[[Tensor, np.ndarray], Tensor] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(model, settings, **options)
         self.label_weights = torch.tensor(label_weights, device=self.device)
         self.label_smoothing = label_smoothing
+        self.focal_gamma = focal_gamma
         self.sample_ids = sample_ids
+        self.batch_transform = batch_transform
+
+    def to_device(self, batch: Any) -> Any:
+        """The batch on the device, its images made there where the loader left that to do."""
+        batch = super().to_device(batch)
+        if isinstance(batch, dict) and "draws" in batch:
+            if self.batch_transform is None:
+                raise TypeError("batches with draws need a batch_transform")
+            with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+                batch["image"] = self.batch_transform(batch["image"], batch.pop("draws"))
+        return batch
 
     def training_step(self, batch: Mapping[str, Tensor]) -> StepOutput:
         """The weighted loss of the smoothed labels."""
@@ -53,9 +74,17 @@ class ImageClassifierNetwork(AbstractNetwork):
         """The names of the samples, where they were given."""
         return [self.sample_ids[i] for i in batch["index"].tolist()] if len(self.sample_ids) else []
 
+    def loss_weights(self) -> Tensor:
+        """The weight of each label in the loss of the next iteration, (labels,)."""
+        return self.label_weights
+
     def _loss(self, batch: Mapping[str, Tensor], smoothing: float) -> StepOutput:
         logits, labels = self.forward(batch["image"]), batch["labels"]
         smoothed = labels * (1 - smoothing) + smoothing / 2
-        loss_sum, num_terms = weighted_bce_sum(logits, smoothed, self.label_weights)
+        weights = self.loss_weights()
+        if self.focal_gamma is None:
+            loss_sum, num_terms = weighted_bce_sum(logits, smoothed, weights)
+        else:
+            loss_sum, num_terms = weighted_focal_sum(logits, smoothed, weights, self.focal_gamma)
         outputs = {"logits": logits.detach(), "labels": labels, "index": batch["index"]}
         return StepOutput(loss_sum, num_terms, outputs)

@@ -1,6 +1,7 @@
 """AbstractNetwork: the one fit loop, and the validation and prediction that go with it."""
 
 import contextlib
+import inspect
 import logging
 import time
 from abc import ABC, abstractmethod
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from common.callbacks.averages import AveragedWeights
 from common.callbacks.base import Callback
 from common.datasets.samplers import EpochSampler, PartSampler
 from common.distributed import failing_together, wait_for_failure
@@ -39,8 +41,8 @@ class AbstractNetwork(ABC):
     |---|---|
     | on_fit_begin | once, before the first step; a checkpoint has been loaded by then |
     | on_step_end | after each optimizer step: averages are updated |
-    | on_validation_begin | before a validation or prediction: averages become the weights |
-    | on_validation_end | after it, also after an error: the weights come back |
+    | on_validation_begin | before a validation or prediction; an average is in place by then |
+    | on_validation_end | after it, also after an error, before the weights come back |
     | on_metrics | after a whole validation, with its metrics: they are recorded |
     | on_iteration_end | after a step and the validation that may follow: log, save |
     | on_stop | a signal asked to stop: save |
@@ -103,7 +105,7 @@ class AbstractNetwork(ABC):
 
     def forward(self, *inputs: Any, **named_inputs: Any) -> Any:
         """What the model makes of a batch."""
-        if self.model.training and self._training_module is not None:
+        if torch.is_grad_enabled() and self._training_module is not None:
             return self._training_module(*inputs, **named_inputs)
         return self._module(*inputs, **named_inputs)
 
@@ -146,7 +148,11 @@ class AbstractNetwork(ABC):
         if not self.processes.are_many:
             return self._module
         # Statistics of batches are averaged after each step instead, so that all are alike then.
-        shared = DistributedDataParallel(self.model, broadcast_buffers=False)
+        # The option has another name since torch 2.12.
+        known = inspect.signature(DistributedDataParallel).parameters
+        name = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in known)
+        options: dict[str, Any] = {name: False}
+        shared = DistributedDataParallel(self.model, **options)
         return torch.compile(shared) if self.settings.compile else shared
 
     def _train_iteration(self, batches: Iterator["_TrainingBatch"]) -> None:
@@ -170,7 +176,7 @@ class AbstractNetwork(ABC):
             if is_last:
                 break
         loss_sum, num_terms = self._total(steps, ids)
-        learning_rate = float(self.optimizer.param_groups[0]["lr"])
+        learning_rate = max(float(group["lr"]) for group in self.optimizer.param_groups)
         norm = self._step(num_terms, ids)
         seconds = time.perf_counter() - started
         self.step_values = {
@@ -280,19 +286,52 @@ class AbstractNetwork(ABC):
         is_due = is_last or (every and state.iteration % every == 0)
         if valid_data is None or not is_due or state.validated == state.iteration:
             return
-        with self.averaged():
-            metrics = self.validate(valid_data)
+        metrics = self._validate_all_weights(valid_data)
         state.validated = state.iteration
         self._call("on_metrics", metrics)
 
+    def _validate_all_weights(self, data: DataLoader) -> dict[str, float | None]:
+        """Metrics of the weights that are predicted with; of the others as `raw_<name>` and such.
+
+        The weights that are predicted with come last, so that what callbacks see last is of them.
+        """
+        others: dict[str, float | None] = {}
+        averages = self.averages
+        if averages and self.settings.validate_raw:
+            others |= _prefixed("raw", self.validate(data))
+        for average in averages[1:]:
+            with average.in_place(self):
+                others |= _prefixed(average.label, self.validate(data))
+        with self.averaged():
+            return self.validate(data) | others
+
+    @property
+    def averages(self) -> list[AveragedWeights]:
+        """Averages that have begun; the first one is what is predicted with."""
+        return [
+            callback
+            for callback in self.callbacks
+            if isinstance(callback, AveragedWeights) and callback.num_updates
+        ]
+
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Inside the block, averages of the weights (if there are any) are the weights in place."""
-        try:
-            self._call("on_validation_begin")
-            yield
-        finally:
-            self._call("on_validation_end")
+        """Inside the block, the weights to predict with (an average if there is one) are in place.
+
+        `weights_name` says which they are.
+        """
+        averages = self.averages
+        with averages[0].in_place(self) if averages else contextlib.nullcontext():
+            try:
+                self._call("on_validation_begin")
+                yield
+            finally:
+                self._call("on_validation_end")
+
+    @property
+    def weights_name(self) -> str:
+        """The weights that are predicted with: `raw`, or the label of an average."""
+        return next((average.label for average in self.averages), "raw")
 
     def validate(self, data: DataLoader) -> dict[str, float | None]:
         """Metrics of the weights in place, computed once over all of `data`, with the loss."""
@@ -327,8 +366,12 @@ class AbstractNetwork(ABC):
 
     def run_forward(self, data: Iterable[Any]) -> None:
         """Runs all of `data` through the model as its modules are now, for what they gather."""
-        for _ in self._outputs(data, self.prediction_step):
-            pass
+        compiled, self._module = self._module, self.model  # not worth compiling anew for
+        try:
+            for _ in self._outputs(data, self.prediction_step):
+                pass
+        finally:
+            self._module = compiled
 
     def _evaluate(self, data: DataLoader, step: Callable[[Any], Any]) -> Iterator[Any]:
         self.model.eval()
@@ -451,6 +494,10 @@ def _to_numpy(outputs: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
         .numpy()
         for name, value in outputs.items()
     }
+
+
+def _prefixed(label: str, metrics: Mapping[str, float | None]) -> dict[str, float | None]:
+    return {f"{label}_{name}": value for name, value in metrics.items()}
 
 
 def _joined(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

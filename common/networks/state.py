@@ -34,6 +34,7 @@ class FitSettings:
         accumulation_step: batches whose gradients make one step.
         clip_norm: largest norm of the gradient, 0 for no clipping.
         iteration_valid: steps between validations; 0: after the last one only.
+        validate_raw: where there are averages, validate the raw weights too.
         amp_dtype: type of mixed precision, None for none; fp16 needs a GPU.
         channels_last: keep 4-D tensors in channels-last memory.
         device: where the network runs.
@@ -45,6 +46,7 @@ class FitSettings:
     accumulation_step: int = 1
     clip_norm: float = 0.0
     iteration_valid: int = 0
+    validate_raw: bool = True
     amp_dtype: Literal["bf16", "fp16"] | None = None
     channels_last: bool = False
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))

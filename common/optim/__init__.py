@@ -1,6 +1,14 @@
 """Optimizers and schedules by name."""
 
-from common.optim.optimizers import make_optimizer
-from common.optim.schedules import make_schedule
+from common.optim.groups import parameter_groups
+from common.optim.optimizers import OPTIMIZERS, make_optimizer
+from common.optim.schedules import IterationScheduler, Schedule, make_schedule
 
-__all__ = ["make_optimizer", "make_schedule"]
+__all__ = [
+    "OPTIMIZERS",
+    "IterationScheduler",
+    "Schedule",
+    "make_optimizer",
+    "make_schedule",
+    "parameter_groups",
+]

@@ -21,6 +21,23 @@ NOTICE = (
 
 
 @dataclass(frozen=True)
+class PlannedSchedule:
+    """The learning rate of a training, as its flags say.
+
+    Attributes:
+        rate: learning rate of the last layer by the number of iterations done.
+        num_steps: iterations of the training.
+        lowest_scale: share of it that the first layer has.
+        swa_start: iterations before stochastic weight averaging, or None.
+    """
+
+    rate: Callable[[int], float]
+    num_steps: int
+    lowest_scale: float = 1.0
+    swa_start: int | None = None
+
+
+@dataclass(frozen=True)
 class ScoredSet:
     """Predictions of one set of weights, and what they scored.
 
@@ -50,6 +67,8 @@ class EvaluationReport:
         facts: what was evaluated, by name; no paths and no patient data.
         num_skipped: rows left out or filled, by reason.
         learning_records: lines of metrics.jsonl; empty where there are none.
+        loss_note: what training minimised, in a sentence.
+        schedule: of the learning rate; None where it is not known.
         read_image_hu: pixels of a row of `main`, None where they can't be read.
         num_random_examples: slices shown that were drawn at random.
     """
@@ -62,6 +81,8 @@ class EvaluationReport:
     facts: Mapping[str, Any] = field(default_factory=dict)
     num_skipped: Mapping[str, int] = field(default_factory=dict)
     learning_records: Sequence[Mapping[str, Any]] = ()
+    loss_note: str = ""
+    schedule: PlannedSchedule | None = None
     read_image_hu: Callable[[int], NDArray[np.int16] | None] = lambda row: None
     num_random_examples: int = 6
 
@@ -83,6 +104,8 @@ class EvaluationReport:
             ]
         if self.learning_records:
             sections.append(("Learning", self._learning()))
+        if self.schedule is not None:
+            sections.append(("Learning rate", self._schedule(self.schedule)))
         if len(self.main.image_ids):
             sections.append(("Slices to look at", self._examples()))
         sections += [("What was left out", self._skipped()), ("What was evaluated", self._facts())]
@@ -182,10 +205,22 @@ class EvaluationReport:
 
     def _learning(self) -> str:
         baseline = self.main.metrics["prior_weighted_log_loss"]
-        losses = ("train_loss", "valid_weighted_log_loss")
+        others = [f"valid_{weights}_weighted_log_loss" for weights in ("raw", "ema")]
+        losses = ("train_loss", "valid_weighted_log_loss", *others)
         areas = [f"valid_auc.{name}" for name in self.label_names]
         drawing = figures.learning_figure(self.learning_records, losses, areas, baseline)
-        return figure(drawing, "loss and AUC over the iterations")
+        drawn = figure(drawing, "loss and AUC over the iterations")
+        return drawn + (paragraph(self.loss_note, "quiet") if self.loss_note else "")
+
+    def _schedule(self, schedule: PlannedSchedule) -> str:
+        drawing = figures.schedule_figure(
+            schedule.rate,
+            schedule.num_steps,
+            schedule.lowest_scale,
+            schedule.swa_start,
+            self.learning_records,
+        )
+        return figure(drawing, "learning rate over the iterations")
 
     def _examples(self) -> str:
         main = self.main

@@ -3,7 +3,7 @@
 matplotlib is imported when a figure is drawn: it makes a folder for its cache.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#000000", "#56B4E9", "#A58B00")
 NUM_RELIABILITY_POINTS = 10
 _MOST_POINTS = 400
+_MOST_SCHEDULE_POINTS = 2000
 
 
 def curves_figure(labels: Floats, probabilities: Floats, label_names: Sequence[str]) -> "Figure":
@@ -99,6 +100,53 @@ def learning_figure(
     for axes in (left, right):
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8)
+    return drawing
+
+
+def schedule_figure(
+    rate: Callable[[int], float],
+    num_steps: int,
+    lowest_scale: float = 1.0,
+    swa_start: int | None = None,
+    records: Sequence[Mapping[str, Any]] = (),
+) -> "Figure":
+    """Draws the learning rate of every iteration of a training, planned and used.
+
+    Args:
+        rate: the learning rate of the last layer by the number of iterations done.
+        num_steps: iterations of the training.
+        lowest_scale: share of it that the first layer has.
+        swa_start: iterations before stochastic weight averaging, or None.
+        records: lines of metrics.jsonl, for what was used; those without are passed over.
+    """
+    drawing, axes = _figure(1, 1, (11, 3.4))
+    steps = np.unique(np.linspace(0, num_steps - 1, _MOST_SCHEDULE_POINTS).round().astype(int))
+    rates = np.array([rate(int(step)) for step in steps])
+    named = lowest_scale != 1
+    axes.step(
+        steps + 1, rates, where="mid", color=COLORS[0], label="last layer" if named else "schedule"
+    )
+    if named:
+        lowest, label = rates * lowest_scale, f"first layer ({lowest_scale:.2g} of it)"
+        axes.step(steps + 1, lowest, where="mid", color=COLORS[6], linewidth=1, label=label)
+        axes.fill_between(
+            steps + 1, lowest, rates, step="mid", color=COLORS[6], alpha=0.15, linewidth=0
+        )
+    if swa_start is not None:
+        label = "stochastic weight averaging begins"
+        axes.axvline(swa_start, color="#999999", linestyle=":", label=label)
+    used = [
+        (record["iteration"], record["train_learning_rate"])
+        for record in records
+        if record.get("train_learning_rate") is not None
+    ]
+    if used:
+        thinned = _thinned(*(np.array(values) for values in zip(*used)))
+        style = {"linestyle": "none", "marker": ".", "markersize": 5}
+        axes.plot(*thinned, color=COLORS[4], label="used", **style)
+    _label(axes, "learning rate", "iteration", "")
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=8)
     return drawing
 
 

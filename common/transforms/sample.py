@@ -3,17 +3,18 @@
 import copy
 import dataclasses
 import json
-import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import albumentations as A
 import cv2
 import numpy as np
 
 from common.errors import InputError
 from common.transforms import catalog, sizes
+from common.transforms.device import DeviceTransform, HostTransform
+from common.transforms.draws import random_state
+from common.transforms.host import HostStages
 from common.transforms.pipeline import Pipeline, checked_normalization, parse_pipeline
 
 
@@ -43,7 +44,7 @@ class SampleTransform:
     def __init__(self, pipeline: Pipeline, where: str = "the transform") -> None:
         self.pipeline = pipeline
         self._where = where
-        self._compose = A.Compose([catalog.build(node, where) for node in pipeline.nodes])
+        self._stages = HostStages(pipeline, where)
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any], where: str = "the transform") -> Self:
@@ -69,8 +70,9 @@ class SampleTransform:
             image = image[:, :, 0]
         # Not set_random_seed: it gives every transform a generator of its own in the same state,
         # so that their draws are all equal.
-        self._compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
-        image = self._compose(image=image)["image"]
+        generator, py = random_state(seed)
+        py.random()  # A.Compose draws whether it runs; DeviceTransform's draws are the same ones.
+        image = self._stages(image, generator, py)
         channels = np.empty((image.shape[2], *image.shape[:2]), np.float32)
         cv2.split(image, list(channels))
         return self._normalized(channels)
@@ -111,6 +113,14 @@ class SampleTransform:
         if self.has_normalize:
             return self
         return self._with(normalization=checked_normalization(mean, std, self._where))
+
+    def host_part(self) -> HostTransform:
+        """What is left to the loader where `device_part` does the rest."""
+        return HostTransform(self.pipeline, self._where)
+
+    def device_part(self, channels_last: bool = False) -> DeviceTransform:
+        """What makes images, where the network runs, of what `host_part` hands over."""
+        return DeviceTransform(self.pipeline, channels_last)
 
     def _with(self, **changes: Any) -> "SampleTransform":
         return SampleTransform(dataclasses.replace(self.pipeline, **changes), self._where)

@@ -20,13 +20,14 @@ def output_size(geometry: Sequence[Node]) -> tuple[int, int] | None:
     size: tuple[int, int] | None = None
     for node in geometry:
         if name_of(node) in RESAMPLING | CROPPING and node["p"] == 1:
-            size = _size(node)
+            size = size_of(node)
         elif size is not None and any(_may_change(leaf, size) for leaf in leaves(node)):
             size = None
     return size
 
 
-def _size(node: Node) -> tuple[int, int]:
+def size_of(node: Node) -> tuple[int, int]:
+    """Returns the (height, width) that a node of `RESAMPLING` or `CROPPING` makes."""
     height, width = node["size"] if "size" in node else (node["height"], node["width"])
     return int(height), int(width)
 
@@ -34,7 +35,7 @@ def _size(node: Node) -> tuple[int, int]:
 def _may_change(leaf: Node, size: tuple[int, int]) -> bool:
     name = name_of(leaf)
     if name in RESAMPLING | CROPPING:
-        return _size(leaf) != size
+        return size_of(leaf) != size
     if name in SWAPPING:
         return size[0] != size[1]
     return name in RELATIVE or bool(leaf.get("fit_output")) or bool(leaf.get("crop_border"))

@@ -57,8 +57,14 @@ def test_weights_come_from_plain_dicts_wrappers_and_averages(tmp_path):
     plain = source.state_dict()
     wrapped = {f"module._orig_mod.{name}": value for name, value in plain.items()}
     averages = {"WeightAverage": {"model": average.state_dict(), "num_updates": 1}}
+    began = {"StochasticWeightAverage": {"model": average.state_dict(), "num_updates": 2}}
+    waits = {"StochasticWeightAverage": {"model": {}, "num_updates": 0}}
+    other = {"WeightAverage": {"model": _model().state_dict(), "num_updates": 9}}
     for state, expected in [
         (plain, plain),
+        ({"model": plain, "averages": began | other}, average.state_dict()),
+        ({"model": plain, "averages": waits | averages}, average.state_dict()),
+        ({"model": plain, "averages": waits}, plain),
         (wrapped, plain),
         ({"model": plain, "averages": {}}, plain),
         ({"model_state_dict": plain}, plain),

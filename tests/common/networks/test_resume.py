@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import nn
-from toy import ToyDataset, make_toy, toy_loader
+from toy import ToyDataset, assert_same_state, make_toy, toy_loader
 
 from common.callbacks import Callback, CheckpointSaver, TrainingMonitor, WeightAverage
 from common.checkpoint import load_checkpoint
@@ -51,24 +51,6 @@ class _BreakAfter(Callback):
     def on_iteration_end(self, network):
         if network.state.iteration == self.iteration:
             raise _Break
-
-
-def _flat(value, prefix=""):
-    if isinstance(value, dict):
-        return {k: v for name in value for k, v in _flat(value[name], f"{prefix}.{name}").items()}
-    if isinstance(value, list | tuple):
-        return _flat(dict(enumerate(value)), prefix)
-    return {prefix: value}
-
-
-def assert_same_state(one, other):
-    one, other = _flat(one), _flat(other)
-    assert one.keys() == other.keys()
-    for name, value in one.items():
-        if isinstance(value, torch.Tensor):
-            assert torch.equal(value, other[name]), name
-        elif "samples_per_second" not in name and "data_wait" not in name:
-            assert value == other[name], name
 
 
 @pytest.mark.parametrize("amp_dtype", [None, "bf16"])

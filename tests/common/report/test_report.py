@@ -5,7 +5,7 @@ import pytest
 
 from common import metrics
 from common.intervals import patient_intervals
-from common.report import EvaluationReport, ScoredSet, choose_examples
+from common.report import EvaluationReport, PlannedSchedule, ScoredSet, choose_examples, figures
 from common.report.examples import window_strip
 from common.report.page import page, table
 
@@ -120,3 +120,25 @@ def test_windows_side_by_side_keep_the_shape_of_the_slice(shape):
 def test_text_is_escaped():
     assert "<b>" not in table(["<b>"], [["<b>"]])
     assert "<i>" not in page("<i>", "<i>", "<i>", [("<i>", "")])
+
+
+def test_the_schedule_is_drawn_over_all_iterations():
+    records = [{"iteration": 10, "train_learning_rate": 0.3}, {"iteration": 20, "valid_loss": 1.0}]
+    drawing = figures.schedule_figure(lambda step: 1 - step / 1000, 1000, 0.1, 700, records)
+    lines = {line.get_label(): line for line in drawing.axes[0].lines}
+    steps, rates = lines["last layer"].get_data()
+    assert (steps[0], steps[-1], len(steps)) == (1, 1000, 1000)
+    np.testing.assert_allclose(rates, 1 - (steps - 1) / 1000)
+    np.testing.assert_allclose(lines["first layer (0.1 of it)"].get_ydata(), rates * 0.1)
+    assert list(lines["used"].get_xdata()) == [10]
+    assert lines["stochastic weight averaging begins"].get_xdata()[0] == 700
+    plain = figures.schedule_figure(lambda step: 1.0, 10**6)
+    assert [line.get_label() for line in plain.axes[0].lines] == ["schedule"]
+    assert len(plain.axes[0].lines[0].get_xdata()) <= 2000
+
+
+def test_a_page_with_a_schedule_shows_it():
+    schedule = PlannedSchedule(lambda step: 1.0, 20)
+    shown = make_report(scored_set(), schedule=schedule, loss_note="a focal loss").html()
+    assert "<h2>Learning rate</h2>" in shown
+    assert "a focal loss" in shown

@@ -1,0 +1,217 @@
+"""Several geometric transforms as one resampling, for a batch, with numpy or with torch.
+
+A step takes places in what comes out of it to places in what goes in, and folds back those that
+its border reflects; so the steps run from the last to the first, and the image is read once.
+Arrays of coordinates are (batch, height, width), with 1 for an axis along which nothing changes:
+as long as nothing turns, all of this costs next to nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+# What a resize looks beyond the edges; its border repeats them, as reading the image does.
+HALF_PIXEL = 0.501
+NO_BORDER = -1
+
+
+@dataclass
+class MatrixStep:
+    """Matrices and sizes of a batch.
+
+    Attributes:
+        matrix: float64 (batch, 3, 3), output to input, of (x, y) of pixel centres.
+        size_in: float64 (batch, 2), height and width of what goes in.
+        border: one of `mappings.BORDERS`.
+        tolerance: how far places may lie outside before the border matters, in pixels.
+        is_far: whether some place lies outside by more than the size of the image.
+    """
+
+    matrix: np.ndarray
+    size_in: np.ndarray
+    border: int
+    tolerance: float = 1e-4
+    is_far: bool = False
+
+    def bordered(self, size_out: np.ndarray) -> "MatrixStep":
+        """Returns the step as it is for an output of height and width `size_out`.
+
+        Its border is `NO_BORDER` where no corner of the output lies outside what goes in.
+        """
+        bottom, right = (size_out - 1).T
+        none, one = np.zeros_like(right), np.ones_like(right)
+        corners = np.array([(x, y, one) for x in (none, right) for y in (none, bottom)])
+        x, y = np.einsum("nij,kjn->kin", self.matrix, corners).transpose(1, 0, 2)[:2]
+        last_y, last_x = self.size_in.T - 1
+        outside = max(-x.min(), -y.min(), (x - last_x).max(), (y - last_y).max())
+        border = self.border if outside > self.tolerance else NO_BORDER
+        is_far = bool(outside > min(last_x.min(), last_y.min()))
+        return MatrixStep(self.matrix, self.size_in, border, self.tolerance, is_far)
+
+
+@dataclass
+class AxisStep:
+    """Where the pixels of each column and row come from.
+
+    Attributes:
+        xs, ys: float64 (batch, width) and (batch, height).
+        size_in: float64 (batch, 2), height and width of what goes in.
+        border: one of `mappings.BORDERS`.
+    """
+
+    xs: np.ndarray
+    ys: np.ndarray
+    size_in: np.ndarray
+    border: int
+
+
+Step = MatrixStep | AxisStep
+
+
+def simplified(steps: Sequence[Step], size_out: tuple[int, int]) -> list[Step]:
+    """Returns the steps from the last to the first, with as few of them as do the same.
+
+    What changes no sample of the batch is left out; matrices are multiplied where no border lies
+    between them.
+
+    Args:
+        steps: in the order that the transforms run.
+        size_out: (height, width) after the last one.
+    """
+    chain: list[Step] = []
+    sizes = [*[step.size_in for step in steps[1:]], np.array([size_out], dtype=np.float64)]
+    for step, size in zip(reversed(steps), reversed(sizes)):
+        if isinstance(step, AxisStep):
+            if _moves(step.xs) or _moves(step.ys):
+                chain.append(step)
+            continue
+        size = np.broadcast_to(size, step.size_in.shape)
+        if np.allclose(step.matrix, np.eye(3), atol=1e-9) and np.array_equal(size, step.size_in):
+            continue
+        step = step.bordered(size)
+        last = chain[-1] if chain else None
+        if isinstance(last, MatrixStep) and last.border == NO_BORDER:
+            chain.pop()
+            step.matrix = step.matrix @ last.matrix
+        chain.append(step)
+    return chain
+
+
+def _moves(places: np.ndarray) -> bool:
+    return not np.array_equal(places, np.broadcast_to(np.arange(places.shape[1]), places.shape))
+
+
+def coordinates(
+    chain: Sequence[Step],
+    size_out: tuple[int, int],
+    library: Any,
+    as_array: Callable[[np.ndarray], Any],
+) -> tuple[Any, Any, Any]:
+    """Returns x, y and coverage of each pixel of the output.
+
+    Coverage is the weight of the image against the constant outside it; None where it is 1.
+
+    Args:
+        chain: what `simplified` returned.
+        size_out: (height, width) of the output.
+        library: numpy or torch.
+        as_array: makes a float32 array of the library.
+    """
+    x = as_array(np.arange(size_out[1], dtype=np.float64)[None, None, :])
+    y = as_array(np.arange(size_out[0], dtype=np.float64)[None, :, None])
+    coverage = None
+    for step in chain:
+        if isinstance(step, AxisStep):
+            x = _looked_up(as_array(step.xs), x, library)
+            y = _looked_up(as_array(step.ys), y, library)
+        else:
+            x, y = _multiplied(step.matrix, x, y, as_array)
+        if step.border == NO_BORDER:
+            continue
+        is_far = isinstance(step, AxisStep) or step.is_far
+        height, width = (as_array(size[:, None, None]) for size in step.size_in.T)
+        if step.border == cv2.BORDER_CONSTANT:
+            inside = _inside(x, width, library) * _inside(y, height, library)
+            coverage = inside if coverage is None else coverage * inside
+        x, y = (_folded(v, n, step.border, library, is_far) for v, n in ((x, width), (y, height)))
+    return x, y, coverage
+
+
+def _multiplied(matrix: np.ndarray, x: Any, y: Any, as_array: Any) -> tuple[Any, Any]:
+    rows = []
+    for row in matrix[:, :2].transpose(1, 0, 2):
+        offset = as_array(row[:, 2, None, None])
+        terms = [
+            v * as_array(row[:, i, None, None]) for i, v in enumerate((x, y)) if row[:, i].any()
+        ]
+        # The offset first: as long as x and y are lines, it costs nothing there.
+        terms[0] += offset
+        if len(terms) == 2 and terms[0].shape == terms[1].shape:
+            terms[0] += terms.pop()
+        rows.append(sum(terms[1:], terms[0]))
+    return rows[0], rows[1]
+
+
+def _looked_up(table: Any, places: Any, library: Any) -> Any:
+    """The table (batch, length) at places, between whose entries it is straight."""
+    last = table.shape[1] - 1
+    places = places.clip(0, last)
+    low = library.floor(places).clip(0, max(last - 1, 0))
+    part = places - low
+    if library is np:
+        index = np.broadcast_to(low.astype(np.int64), (len(table), *low.shape[1:]))
+        flat = index.reshape(len(table), -1)
+        first = np.take_along_axis(table, flat, 1).reshape(index.shape)
+        second = np.take_along_axis(table, np.minimum(flat + 1, last), 1).reshape(index.shape)
+    else:
+        index = low.long().expand(len(table), *low.shape[1:])
+        flat = index.reshape(len(table), -1)
+        first = table.gather(1, flat).reshape(index.shape)
+        second = table.gather(1, (flat + 1).clamp_(max=last)).reshape(index.shape)
+    return first + (second - first) * part
+
+
+def _inside(places: Any, length: Any, library: Any) -> Any:
+    """How much of a pixel read at `places` lies on the image, by linear interpolation."""
+    return library.minimum(places + 1, length - places).clip(0, 1)
+
+
+def _folded(places: Any, length: Any, border: int, library: Any, is_far: bool) -> Any:
+    """Places inside [0, length - 1] that show what the border shows.
+
+    Args:
+        is_far: whether they may lie outside by more than `length - 1`.
+    """
+    if border == cv2.BORDER_REFLECT_101:
+        last = (length - 1).clip(1)
+        places = abs(places)
+        if is_far:
+            places = library.remainder(places, 2 * last)
+        places -= last
+        return last - abs(places)
+    if border == cv2.BORDER_REFLECT:
+        places = abs(places + 0.5)
+        if is_far:
+            places = library.remainder(places, 2 * length)
+        places = length - abs(places - length) - 0.5
+    return library.minimum(places.clip(0), length - 1)
+
+
+def warp_on_host(
+    image: np.ndarray, chain: Sequence[Step], size: tuple[int, int], fill: float
+) -> Any:
+    """Returns float32 (height, width[, slices]) of one image, by OpenCV."""
+    if not chain:
+        return image
+    slices = [image] if image.ndim == 2 else list(np.moveaxis(image, 2, 0))
+    slices = [np.ascontiguousarray(one, np.float32) for one in slices]
+    x, y, coverage = coordinates(chain, size, np, lambda values: values.astype(np.float32))
+    map_x, map_y = (np.ascontiguousarray(np.broadcast_to(v[0], size)) for v in (x, y))
+    border = cv2.BORDER_REPLICATE
+    warped = [cv2.remap(one, map_x, map_y, cv2.INTER_LINEAR, None, border) for one in slices]
+    if coverage is not None:
+        warped = [fill + coverage[0] * (one - fill) for one in warped]
+    return warped[0] if image.ndim == 2 else np.stack(warped, axis=-1)

@@ -1,0 +1,20 @@
+"""Suggests a learning rate: trains while it grows, plots the loss, and keeps nothing else."""
+
+from common.cli import log_to_console, run_script
+from config import parse_config
+
+GROUPS = ("general", "data", "network", "optimizer", "training", "lr_finder")
+
+
+def main() -> None:
+    """Writes the plot and its figures, and prints a suggestion on stdout."""
+    log_to_console()
+    config = parse_config(__doc__ or "", GROUPS)
+    from rsna_lr_finder import RSNALearningRateFinder, suggestion
+
+    result = RSNALearningRateFinder(config).find()
+    print(suggestion(result, config))
+
+
+if __name__ == "__main__":
+    run_script(main)

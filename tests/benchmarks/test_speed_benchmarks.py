@@ -1,0 +1,71 @@
+"""The benchmarks of the loader and of GPU training run at toy size and end with their JSON."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import loader, train_gpu
+from benchmarks.loader import make_ways, write_sources
+from common.transforms import load_transform
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Any]:
+    """Runs a benchmark's main with flags; gives its table and its figures."""
+
+    def run(module: ModuleType, *flags: str) -> tuple[str, dict[str, Any]]:
+        monkeypatch.setattr(sys, "argv", [str(module.__file__), *flags])
+        module.main()
+        *table, last = capsys.readouterr().out.splitlines()
+        return "\n".join(table), json.loads(last)
+
+    num_threads = torch.get_num_threads(), cv2.getNumThreads()
+    yield run
+    torch.set_num_threads(num_threads[0])
+    cv2.setNumThreads(num_threads[1])
+
+
+def test_loader(run: Any) -> None:
+    flags = ("--repeats", "1", "--samples", "4", "--size", "48", "--batch_size", "2")
+    table, figures = run(loader, *flags)
+    ways = {"dicom", "png", "npy", "store+cpu", "store+device"}
+    assert set(figures["samples_per_second"]) == ways and all(way in table for way in ways)
+    for rates in figures["samples_per_second"].values():
+        assert set(rates) == {"0", "2"} and all(rate > 0 for rate in rates.values())
+    assert figures["ratio_cpu"] > 0 and figures["ratio_device"] > 0
+
+
+def test_all_ways_of_the_loader_show_the_same_image(tmp_path: Path) -> None:
+    """But for noise: what is compared is the same work."""
+    transform = load_transform(Path("transforms/train_complex_512.json")).with_size(64)
+    assert write_sources(tmp_path, 64) > 0
+    made = {name: make(1, 9) for name, make in make_ways(tmp_path, transform).items()}
+    device = made.pop("store+device")
+    images = {name: image.numpy() for name, image in made.items()}
+    images["device"] = transform.device_part()(device["image"][None], device["draws"][None])[0]
+    for name, image in images.items():
+        image = np.asarray(image)
+        assert image.dtype == np.float32 and image.shape == (3, 64, 64)
+        assert np.corrcoef(image.ravel(), images["store+cpu"].ravel())[0, 1] > 0.9, name
+
+
+def test_train_gpu(run: Any) -> None:
+    network = ("--model", "test_efficientnet", "--size", "32", "--stored_size", "40")
+    data = ("--slices", "24", "--batch_size", "4", "--workers", "0", "--amp", "none")
+    steps = ("--steps", "3", "--warmup", "1", "--repeats", "1", "--device", "cpu")
+    table, figures = run(train_gpu, *network, *data, *steps)
+    assert figures["device"] == "cpu" and figures["peak_memory_gib"] is None
+    assert "peak_memory_gib               not measured" in table
+    assert figures["images_per_second"] > 0 and 0 <= figures["data_wait_share"] <= 1
+    assert figures["ratio_to_memory"] == pytest.approx(
+        figures["images_per_second"] / figures["images_per_second_in_memory"], rel=0.01
+    )
+    assert figures["epoch_seconds"] is None  # of another network than the published one
