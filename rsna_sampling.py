@@ -1,7 +1,7 @@
 """Which training slices come in an epoch: the sampler that --data_sampler names."""
 
 import logging
-from math import ceil
+from math import ceil, sqrt
 
 import numpy as np
 
@@ -17,7 +17,8 @@ from rsna_dataset import RSNADataset
 
 logger = logging.getLogger(__name__)
 
-# A share of positives whose odds are this much off those of the training slices earns a warning.
+# A share of positives whose odds are this much off those of the training slices earns a warning,
+# unless so few slices are drawn that it may be chance (three standard errors).
 _NOTABLE_ODDS_RATIO = 1.1
 
 
@@ -82,7 +83,8 @@ def log_sampler(
     )
     drawn, share = is_positive[last].mean(), is_positive.mean()
     ratio = _odds(drawn) / _odds(share)
-    if max(ratio, 1 / ratio) > _NOTABLE_ODDS_RATIO:
+    chance = 3 * sqrt(share * (1 - share) / len(last))
+    if max(ratio, 1 / ratio) > _NOTABLE_ODDS_RATIO and abs(drawn - share) > chance:
         logger.warning(
             "probabilities will be those of the slices drawn, of which %.1f %% are positive at the "
             "end of the training, not those of slices as they come (%.1f %%): log loss and "
