@@ -6,6 +6,11 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A busy machine is no failure.
+settings.register_profile("project", deadline=None)
+settings.load_profile("project")
 
 STARTED = time.monotonic()
 ROOT = Path(__file__).resolve().parent.parent
