@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from timm.layers import convert_sync_batchnorm
 
 from common.callbacks import CheckpointSaver, SameData
 from common.checkpoint import inference_weights, load_checkpoint, load_weights
@@ -149,6 +148,9 @@ class RSNATraining:
         if flags.net_weight_file is not None and not self.is_resumed:
             load_weights(model, Path(flags.net_weight_file))
         if self.config.training.tr_sync_bn and self.settings.device.type == "cuda":
+            # Imported late: timm makes folders when it is.
+            from timm.layers import convert_sync_batchnorm
+
             model = convert_sync_batchnorm(model)
         return model
 
