@@ -5,9 +5,8 @@ its help. Importing this module parses nothing and makes nothing.
 """
 
 import itertools
-import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -17,8 +16,7 @@ import yaml
 from common.directions import direction_of
 from common.errors import InputError
 from common.flags import at_least, between, parse_flags, require
-
-logger = logging.getLogger(__name__)
+from config_checks import refuse_unusable, warn_about_flags
 
 Switch = Literal[0, 1]
 Group = TypeVar("Group")
@@ -439,79 +437,6 @@ FREE_ON_RESUME = {
 FREE_ON_RESUME |= {field.name for field in fields(MonitorConfig)}
 FREE_ON_RESUME |= {name for name in GeneralConfig.__dataclass_fields__ if name.startswith("dev_")}
 
-NOT_THERE_YET = {
-    "pre_address",
-    "pre_check",
-    "pre_report",
-}
-
-
-def _needs(name: str, *values: Any) -> tuple[str, Callable[[dict[str, Any]], bool]]:
-    """An entry of EFFECTIVE_WHEN: the flag `name` has to have one of the values."""
-    words = " or ".join(str(value) for value in values)
-    return f"--{name} {words}", lambda flags: flags[name] in values
-
-
-# flag -> (what it needs, test): a flag that was given and does nothing earns a warning.
-EFFECTIVE_WHEN = {
-    "data_sampler_pos_start": _needs("data_sampler", "pos_range"),
-    "data_sampler_pos_end": _needs("data_sampler", "pos_range"),
-    "data_sampler_num_slices": _needs("data_sampler", "slices_per_study"),
-    "optim_momentum": _needs("optim", "sgd", "lars"),
-    "optim_nesterov": (
-        "--optim sgd or lars with momentum",
-        lambda flags: flags["optim"] in ("sgd", "lars") and flags["optim_momentum"] > 0,
-    ),
-    "optim_lr": _needs("optim_scheduler", "constant", "multistep"),
-    "optim_scheduler_max_lr": _needs(
-        "optim_scheduler", "one_cycle_lr", "warmup_cosine", "cosine_restarts"
-    ),
-    "optim_scheduler_min_lr": _needs("optim_scheduler", "warmup_cosine", "cosine_restarts"),
-    "optim_scheduler_warmup": _needs("optim_scheduler", "warmup_cosine"),
-    "optim_scheduler_pct_start": _needs("optim_scheduler", "one_cycle_lr"),
-    "optim_scheduler_num_cycles": _needs("optim_scheduler", "cosine_restarts"),
-    "optim_scheduler_cycle_factor": _needs("optim_scheduler", "cosine_restarts"),
-    "optim_scheduler_gamma": _needs("optim_scheduler", "multistep"),
-    "optim_scheduler_milestones": _needs("optim_scheduler", "multistep"),
-    "optim_swa_start": _needs("optim_swa_enabled", 1),
-    "optim_swa_lr": _needs("optim_swa_enabled", 1),
-    "optim_ema_bn_samples": (
-        "--optim_ema_decay or --optim_swa_enabled 1",
-        lambda flags: flags["optim_ema_decay"] > 0 or flags["optim_swa_enabled"] == 1,
-    ),
-    "tr_valid_raw": (
-        "--optim_ema_decay or --optim_swa_enabled 1",
-        lambda flags: flags["optim_ema_decay"] > 0 or flags["optim_swa_enabled"] == 1,
-    ),
-    "tr_focal_gamma": _needs("tr_loss", "focal"),
-    "data_transform_device": (
-        "a GPU for the network (--device is cpu)",
-        lambda flags: flags["data_transform_device"] != "auto" or flags["device"] != "cpu",
-    ),
-    "tr_amp_dtype": _needs("tr_use_amp", 1),
-    "mlflow_uri": _needs("mlflow_enabled", 1),
-    "tensorboard_enabled": _needs("dev_enabled", 0),
-    "nml_enabled": _needs("dev_enabled", 0),
-    "nml_project": _needs("nml_enabled", 1),
-    "tr_valid_subset": (
-        "--tr_iteration_valid and --tr_iteration_valid_full",
-        lambda flags: flags["tr_iteration_valid"] > 0 and flags["tr_iteration_valid_full"] > 0,
-    ),
-    "cb_metrics_threshold": _needs("cb_metrics_enabled", 1),
-    "cb_early_stopping_metric": (
-        "--cb_early_stopping_patience",
-        lambda flags: flags["cb_early_stopping_patience"] > 0,
-    ),
-    "cb_early_stopping_min_delta": (
-        "--cb_early_stopping_patience",
-        lambda flags: flags["cb_early_stopping_patience"] > 0,
-    ),
-    "cb_telemetry_module_name": _needs("cb_telemetry_enabled", 1),
-    "cb_telemetry_log_every": _needs("cb_telemetry_enabled", 1),
-    "dev_num_studies": _needs("dev_enabled", 1),
-    "dev_iteration_num": _needs("dev_enabled", 1),
-}
-
 
 @dataclass(frozen=True)
 class Config:
@@ -612,8 +537,8 @@ def parse_config(
     others = Config().flags().keys() - {item.name for kind in own for item in fields(kind)}
     values, given = parse_flags(description, own, argv, others)
     config = _build_config(values, groups, given)
-    _refuse_not_there_yet(config)
-    _warn_without_effect(config, groups)
+    refuse_unusable(config)
+    warn_about_flags(config, groups)
     return config
 
 
@@ -659,55 +584,6 @@ def _build_config(values: dict[str, Any], groups: Sequence[str], given: frozense
             **{item.name: values[item.name] for item in fields(kind) if item.name in values}
         )
     return Config(**parts, given=given)
-
-
-def _refuse_not_there_yet(config: Config) -> None:
-    flags, defaults = config.flags(), Config().flags()
-    for name in sorted(NOT_THERE_YET):
-        if flags[name] != defaults[name]:
-            raise InputError(f"--{name} is not there yet: leave it out")
-    if config.data.data_fold == "all":
-        raise InputError("--data_fold all is not there yet: give the number of one fold")
-    if config.training.tr_resume and config.general.experiment_id is None:
-        raise InputError("--tr_resume 1 needs --experiment_id: say which experiment goes on")
-    optim, num_steps = config.optimizer, config.training.tr_iteration_num
-    if optim.optim_swa_enabled and optim.optim_swa_start >= num_steps:
-        raise InputError(
-            f"--optim_swa_start {optim.optim_swa_start}: must be less than --tr_iteration_num "
-            f"{num_steps}, or nothing is averaged"
-        )
-
-
-def _warn_without_effect(config: Config, groups: Sequence[str]) -> None:
-    flags = config.flags()
-    for name in sorted(config.given & EFFECTIVE_WHEN.keys()):
-        needs, has_effect = EFFECTIVE_WHEN[name]
-        if not has_effect(flags):
-            logger.warning("--%s has no effect without %s", name, needs)
-    if "optimizer" in groups and not config.training.tr_resume:
-        _warn_unwise(config)
-
-
-def _warn_unwise(config: Config) -> None:
-    """Warns about optimizer flags that are allowed, but hardly meant."""
-    optim, given = config.optimizer, config.given
-    num_steps = config.training.tr_iteration_num
-    too_late = [step for step in optim.optim_scheduler_milestones if step >= num_steps]
-    if too_late:
-        logger.warning("--optim_scheduler_milestones: %s are never reached", too_late)
-    if optim.optim in ("sgd", "adam", "lars") and "optim_weight_decay" not in given:
-        logger.warning(
-            "--optim %s takes --optim_weight_decay %g as a part of the gradient, which is much: "
-            "1e-4 is usual",
-            optim.optim,
-            optim.optim_weight_decay,
-        )
-    if optim.optim == "lars" and config.base_lr < 0.05:
-        logger.warning(
-            "--optim lars changes weights by a thousandth of the learning rate a step: %g is "
-            "little, 1 is usual",
-            config.base_lr,
-        )
 
 
 def _known(group: Any, name: str, known: Sequence[str]) -> None:

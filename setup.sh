@@ -22,7 +22,7 @@ find_python() {
 
 ensure_environment() {
     local requirements=$1 wanted stamp python
-    wanted=$(cat requirements.txt "$requirements" | cksum | tr -d ' ')
+    wanted=$(cat requirements*.txt | cksum | tr -d ' ')
     stamp=.venv/.installed-${requirements%.txt}
     if [[ -x $PYTHON_BIN && -f $stamp && $(cat "$stamp") == "$wanted" ]]; then
         return

@@ -6,7 +6,6 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,16 @@ from torch.utils.data import DataLoader
 
 from common.callbacks.averages import AveragedWeights
 from common.callbacks.base import Callback
-from common.datasets.samplers import EpochSampler, PartSampler
 from common.distributed import failing_together, wait_for_failure
 from common.errors import InputError, Interrupted
+from common.networks.batches import (
+    TrainingBatch,
+    is_shared,
+    joined,
+    prefixed,
+    to_numpy,
+    training_batches,
+)
 from common.networks.signals import StopAsked, StopRequest
 from common.networks.state import FitSettings, FitState, StepOutput
 from common.seeding import rng_state, set_rng_state
@@ -145,7 +151,7 @@ class AbstractNetwork(ABC):
                 self._training_module = self._shared_module()
                 self._call("on_fit_begin")
                 self._validate_if_due(valid_data, subset_data)
-                batches = self._batches(train_data)
+                batches = training_batches(train_data, self.state, self.processes)
                 while not self.is_done:
                     self._train_iteration(batches)
                     self._validate_if_due(valid_data, subset_data)
@@ -183,7 +189,7 @@ class AbstractNetwork(ABC):
         """For callbacks: stops after this iteration as SIGTERM does: another run goes on."""
         self._stop_request.ask()
 
-    def _train_iteration(self, batches: Iterator["_TrainingBatch"]) -> None:
+    def _train_iteration(self, batches: Iterator[TrainingBatch]) -> None:
         """One optimizer step over up to `accumulation_step` batches of one epoch."""
         assert self.optimizer is not None
         started, waited, num_samples = time.perf_counter(), 0.0, 0
@@ -218,7 +224,7 @@ class AbstractNetwork(ABC):
         self.state.iteration += 1
         self._call("on_step_end")
 
-    def _backward(self, batch: "_TrainingBatch") -> StepOutput:
+    def _backward(self, batch: TrainingBatch) -> StepOutput:
         """Adds the gradients of one batch; returns its loss, without outputs."""
         with self._autocast():
             step = self.training_step(self.to_device(batch.content))
@@ -271,31 +277,6 @@ class AbstractNetwork(ABC):
         self.processes.average([b for b in self.model.buffers() if b.is_floating_point()])
         return float(norm)
 
-    def _batches(self, train_data: DataLoader) -> Iterator["_TrainingBatch"]:
-        """Yields the batches of this process, epoch after epoch, for ever."""
-        sampler, batch_size = train_data.sampler, train_data.batch_size
-        if not isinstance(sampler, EpochSampler) or batch_size is None:
-            raise TypeError("fit needs a loader with a batch size and an EpochSampler")
-        self._refuse_other_samples(sampler.num_samples)
-        sampler.share(batch_size, self.processes.rank, self.processes.num)
-        while True:
-            sampler.start(self.state.epoch, self.state.position)
-            num_left = sampler.num_samples - self.state.position
-            for content, (num_samples, num_own) in zip(
-                train_data, sampler.batch_sizes(), strict=True
-            ):
-                num_left -= num_samples
-                yield _TrainingBatch(content, num_samples, num_own == 0, num_left == 0)
-
-    def _refuse_other_samples(self, num_samples: int) -> None:
-        before = self.state.num_samples
-        if before not in (0, num_samples):
-            raise InputError(
-                f"{num_samples} training samples, but the checkpoint is of a training on {before}: "
-                f"go on with the same dataset and --dev_ flags, or start a new experiment"
-            )
-        self.state.num_samples = num_samples
-
     def _refuse_non_finite(self, what: str, finite: list[bool], ids: list[list[str]]) -> None:
         if all(finite):
             return
@@ -329,10 +310,10 @@ class AbstractNetwork(ABC):
         others: dict[str, float | None] = {}
         averages = self.averages
         if averages and self.settings.validate_raw:
-            others |= _prefixed("raw", self.validate(data))
+            others |= prefixed("raw", self.validate(data))
         for average in averages[1:]:
             with average.in_place(self):
-                others |= _prefixed(average.label, self.validate(data))
+                others |= prefixed(average.label, self.validate(data))
         with self.averaged():
             return self.validate(data) | others
 
@@ -371,9 +352,9 @@ class AbstractNetwork(ABC):
         for step in self._evaluate(data, self.validation_step):
             loss_sum += float(step.loss_sum)
             num_terms += float(step.num_terms)
-            parts.append(_to_numpy(step.outputs))
+            parts.append(to_numpy(step.outputs))
         outputs = self._of_all_processes(parts, data)
-        if _is_shared(data):
+        if is_shared(data):
             loss_sum, num_terms = self.processes.total([loss_sum, num_terms])
         if not np.isfinite(loss_sum):
             raise FloatingPointError(
@@ -387,15 +368,15 @@ class AbstractNetwork(ABC):
 
     def predict(self, data: DataLoader) -> dict[str, np.ndarray]:
         """Outputs of the weights in place for all of `data`, by name, in its order."""
-        parts = [_to_numpy(outputs) for outputs in self._evaluate(data, self.prediction_step)]
+        parts = [to_numpy(outputs) for outputs in self._evaluate(data, self.prediction_step)]
         return self._of_all_processes(parts, data)
 
     def _of_all_processes(
         self, parts: Sequence[dict[str, np.ndarray]], data: DataLoader
     ) -> dict[str, np.ndarray]:
         """The joined outputs of all processes, which had consecutive parts of the data."""
-        own = _joined(parts)
-        return _joined(self.processes.gathered(own)) if _is_shared(data) else own
+        own = joined(parts)
+        return joined(self.processes.gathered(own)) if is_shared(data) else own
 
     def run_forward(self, data: Iterable[Any]) -> None:
         """Runs all of `data` through the model as its modules are now, for what they gather."""
@@ -409,7 +390,7 @@ class AbstractNetwork(ABC):
     def _evaluate(self, data: DataLoader, step: Callable[[Any], Any]) -> Iterator[Any]:
         self.model.eval()
         yield from self._outputs(data, step)
-        if _is_shared(data):
+        if is_shared(data):
             # A process with a smaller part stays in step with the others.
             for _ in range(data.sampler.num_batches_less(data.batch_size)):  # type: ignore[attr-defined]
                 self._check_stop()
@@ -517,46 +498,3 @@ class AbstractNetwork(ABC):
     def _call(self, hook: str, *arguments: Any) -> None:
         for callback in self.callbacks:
             getattr(callback, hook)(self, *arguments)
-
-
-def _to_numpy(outputs: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    """Outputs on the host; what mixed precision made 16 bits wide becomes float32."""
-    return {
-        name: (value.float() if value.dtype in (torch.bfloat16, torch.float16) else value)
-        .cpu()
-        .numpy()
-        for name, value in outputs.items()
-    }
-
-
-def _prefixed(label: str, metrics: Mapping[str, float | None]) -> dict[str, float | None]:
-    return {f"{label}_{name}": value for name, value in metrics.items()}
-
-
-def _joined(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    parts = [part for part in parts if part]
-    if not parts:
-        return {}
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _is_shared(data: Any) -> bool:
-    """Whether each process evaluates a part of `data`, not all of it."""
-    return isinstance(getattr(data, "sampler", None), PartSampler)
-
-
-@dataclass(frozen=True)
-class _TrainingBatch:
-    """A batch of this process, and the place in the epoch that it has with those of the others.
-
-    Attributes:
-        content: what the loader made.
-        num_samples: samples in the batches of all processes.
-        is_stand_in: True where this process got no sample and only keeps the others company.
-        ends_epoch: whether the epoch ends with it.
-    """
-
-    content: Any
-    num_samples: int
-    is_stand_in: bool
-    ends_epoch: bool
