@@ -1,5 +1,6 @@
 """What every script does around its work: exit statuses, and one line for what users can mend."""
 
+import atexit
 import errno
 import logging
 import os
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from common.errors import CheckFailed, InputError, Interrupted, PeerFailure
 
@@ -58,7 +60,23 @@ def run_script(main: Callable[[], None]) -> None:
     something, 128 + n stopped by signal n after saving.
     """
     signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(status_of(main))
+    status = status_of(main)
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        _leave(status)
+    sys.exit(status)
+
+
+def _leave(status: int) -> NoReturn:
+    """Ends the process as `sys.exit` does, but without taking the interpreter down.
+
+    DistributedDataParallel keeps gloo's threads alive beyond the process group. One that releases
+    a tensor while the interpreter goes down aborts the process, and torchrun then calls a training
+    failed that has succeeded.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def command_line() -> str:

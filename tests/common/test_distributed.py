@@ -1,5 +1,6 @@
 """Two processes, started by torchrun, are one process with the doubled batch."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -140,3 +141,39 @@ def test_environment_that_makes_no_sense(monkeypatch):
         connected(processes, torch.device("cpu")),
     ):
         pass
+
+
+def test_one_of_many_leaves_without_taking_the_interpreter_down(project_root: Path) -> None:
+    # Taking it down while gloo's threads still hold tensors aborts a process now and then.
+    program = """
+import atexit, sys
+from common.cli import run_script
+from common.errors import InputError
+
+class Last:
+    def __del__(self):
+        print("taken down", flush=True)
+
+last = Last()
+atexit.register(print, "tidied up")
+
+def main():
+    print("written", end=" ")
+    raise InputError("no such flag")
+
+run_script(main)
+"""
+    ends = {}
+    for num in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=project_root,
+            env={**os.environ, "WORLD_SIZE": num},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 2
+        assert "error: no such flag" in done.stderr
+        ends[num] = done.stdout
+    assert ends == {"1": "written tidied up\ntaken down\n", "2": "written tidied up\n"}
