@@ -1,5 +1,6 @@
 import os
 import pickle
+import zlib
 from pathlib import Path
 
 import blosc2
@@ -148,3 +149,37 @@ def test_a_replaced_file_is_opened_again(tmp_path: Path) -> None:
     volume = np.full((7, 8, 8), 40, np.int16)
     write_series(tmp_path / "a.b2nd", volume)
     np.testing.assert_array_equal(store.read("a.b2nd", 6), volume[6])
+
+
+def test_a_slice_is_verified_when_a_process_first_reads_it(tmp_path: Path, monkeypatch) -> None:
+    volume = random_series(3)
+    write_series(tmp_path / "a.b2nd", volume)
+    checked = []
+    crc32 = zlib.crc32
+    monkeypatch.setattr(zlib, "crc32", lambda data: checked.append(1) or crc32(data))
+    store = SliceStore(tmp_path)
+    for _ in range(3):
+        for index in range(3):
+            np.testing.assert_array_equal(store.read("a.b2nd", index), volume[index])
+    assert len(checked) == 3
+    pickle.loads(pickle.dumps(store)).read("a.b2nd", 0)
+    assert len(checked) == 4
+    # A failed read, here of a shorter series that took its place, forgets what was verified.
+    write_series(tmp_path / "a.b2nd", volume[:1])
+    checked.clear()
+    store.close()
+    with pytest.raises(UnreadableSlice):
+        store.read("a.b2nd", 2)
+    store.read("a.b2nd", 0)
+    assert len(checked) == 1
+
+
+def test_a_file_of_other_chunks_is_refused(tmp_path: Path) -> None:
+    volume = random_series(4, 16, 16)
+    array = blosc2.asarray(
+        volume, chunks=(2, 16, 16), blocks=(1, 16, 16), urlpath=str(tmp_path / "a.b2nd")
+    )
+    checksums = [zlib.crc32(image_hu) for image_hu in volume]
+    array.schunk.vlmeta["slice_crc32"] = np.array(checksums, "<u4").tobytes()
+    with pytest.raises(UnreadableSlice, match="not a slice store"):
+        SliceStore(tmp_path).read("a.b2nd", 0)
