@@ -242,7 +242,7 @@ class TrainingConfig:
     """1: mixed precision."""
     tr_amp_dtype: Literal["bf16", "fp16"] = "bf16"
     """Type of mixed precision; fp16 scales the loss and needs a GPU."""
-    tr_iteration_num: int = 400
+    tr_iteration_num: int = 320
     """Iterations to train."""
     tr_batch_size: int = 16
     """Slices in a training batch."""
@@ -252,7 +252,7 @@ class TrainingConfig:
     """Batches whose gradients make one iteration."""
     tr_clip_norm: float = 1.0
     """Largest norm of the gradient (0: no clipping)."""
-    tr_iteration_valid: int = 200
+    tr_iteration_valid: int = 160
     """Iterations from one validation to the next (0: at the end only)."""
     tr_iteration_valid_full: int = 0
     """Iterations from one validation of the whole fold to the next; those of tr_iteration_valid
