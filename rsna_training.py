@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from common.callbacks import CheckpointSaver, SameData
+from common.callbacks import CheckpointSaver, LatestOutputs, SameData
 from common.checkpoint import inference_weights, load_checkpoint, load_weights
 from common.cli import script_command
 from common.datasets import make_loader
@@ -66,6 +66,7 @@ class RSNATraining:
         self.data = load_data(self.config, self.model.mean, self.model.std)
         self.device_transform = self._split_transform() if is_on_device else None
         self.sampler = make_sampler(self.config, self.data.train, self.processes.num)
+        self.latest = LatestOutputs()
         if not self.is_resumed and self.config.network.net_weight_file is None:
             self.model.start_from_prevalence(self.data.prior.tolist())
 
@@ -176,7 +177,8 @@ class RSNATraining:
             self.experiment,
             tracker,
         )
-        callbacks = [*first, *callbacks, SameData(train.image_ids, train.labels), saver]
+        same_data = SameData(train.image_ids, train.labels)
+        callbacks = [*first, *callbacks, same_data, self.latest, saver]
         ids = [str(name) for name in self.data.train.image_ids]
         return build_network(
             self.config, self.model, self.settings, ids, callbacks, self.device_transform
@@ -238,20 +240,24 @@ class RSNATraining:
         """Predictions of the last averaged weights and of the best checkpoint; the predictor."""
         logger.info("predictions are of the %s weights", network.weights_name)
         with network.averaged():
-            self._write_predictions(network, "valid")
+            self._write_predictions(network, "valid", network.state.iteration)
             if self.processes.is_main:
                 _predictor(self.model, self.data, self.task, self._origin(network)).save(
                     self.experiment.folder / PREDICTOR_FOLDER
                 )
         best = self.processes.from_main(
-            lambda: inference_weights(load_checkpoint(best_path)) if best_path.is_file() else None
+            lambda: load_checkpoint(best_path) if best_path.is_file() else None
         )
         if best is not None:
-            self.model.load_state_dict(best)
-            self._write_predictions(network, "valid_best")
+            self.model.load_state_dict(inference_weights(best))
+            self._write_predictions(network, "valid_best", best["iteration"])
 
-    def _write_predictions(self, network: RSNANetwork, name: str) -> None:
-        outputs = network.predict(self._valid_loader())
+    def _write_predictions(self, network: RSNANetwork, name: str, iteration: int) -> None:
+        """Writes what the weights in place, those to predict with after `iteration`, predict."""
+        if self.latest.iteration == iteration:
+            outputs = self.latest.outputs
+        else:
+            outputs = network.predict(self._valid_loader())
         assert np.array_equal(outputs["index"], np.arange(len(self.data.valid)))
         if not self.processes.is_main:
             return

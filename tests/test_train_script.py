@@ -16,9 +16,11 @@ import torch
 from tiny_dataset import make_tiny_dataset
 
 import train
+from common.callbacks import LatestOutputs
 from common.checkpoint import load_checkpoint
 from common.cli import status_of
 from common.errors import Interrupted
+from rsna_network import RSNANetwork
 from rsna_training import RSNATraining
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -128,6 +130,25 @@ def test_kill_and_resume_is_bit_identical(place, whole, moment, jobs):
     assert (status, out) == (0, f"{name}\n"), err
     assert f"resumed after iteration {saved['iteration']}" in err
     assert_equal_results(whole, results(place, name), place)
+
+
+def test_what_the_last_validation_computed_is_what_would_be_predicted(place, monkeypatch):
+    passes = []
+    predict = RSNANetwork.predict
+    monkeypatch.setattr(RSNANetwork, "predict", lambda *a: passes.append(1) or predict(*a))
+    tables = {}
+    for name in ("kept", "anew"):
+        if name == "anew":
+            monkeypatch.setattr(LatestOutputs, "on_metrics", lambda *_: None)
+        places = ["--data_input_folder", str(place / "input"), "--output_dir", str(place / name)]
+        flags = [*places, *FLAGS, "--tr_iteration_valid", "12", "--n_jobs", "0"]
+        monkeypatch.setattr(sys, "argv", ["train.py", *flags])
+        assert status_of(train.main) == 0
+        folder = place / name / "results" / "0001" / "predictions"
+        tables[name] = [pd.read_parquet(folder / f"{f}.parquet") for f in ("valid", "valid_best")]
+        assert len(passes) == {"kept": 0, "anew": 2}[name]
+    for kept, anew in zip(tables["kept"], tables["anew"], strict=True):
+        pd.testing.assert_frame_equal(kept, anew, check_exact=True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -9,7 +9,7 @@ from common.callbacks.learning_rates import LearningRates
 from common.callbacks.max_time import MaxTime
 from common.callbacks.monitor import TrainingMonitor
 from common.callbacks.multilabel import MultiLabelMetrics
-from common.callbacks.outputs import OutputSaver
+from common.callbacks.outputs import LatestOutputs, OutputSaver
 from common.callbacks.same_data import SameData
 from common.callbacks.telemetry import ActivationTelemetry
 
@@ -20,6 +20,7 @@ __all__ = [
     "CheckpointSaver",
     "DeviceMemory",
     "EarlyStopping",
+    "LatestOutputs",
     "LearningRates",
     "MaxTime",
     "MultiLabelMetrics",

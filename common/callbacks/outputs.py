@@ -16,7 +16,34 @@ if TYPE_CHECKING:
     from common.networks.network import AbstractNetwork
 
 
-class OutputSaver(Callback):
+class LatestOutputs(Callback):
+    """Holds the outputs of the latest validation of the whole, and the iteration it was at.
+
+    Attributes:
+        outputs: arrays by name, such as `logits`, `labels` and `index`; empty before.
+        iteration: -1 before.
+    """
+
+    def __init__(self) -> None:
+        self.outputs: dict[str, Any] = {}
+        self.iteration = -1
+        self._seen: dict[str, Any] = {}
+
+    def on_outputs(
+        self,
+        network: AbstractNetwork,
+        outputs: Mapping[str, np.ndarray],
+        metrics: dict[str, float | None],
+    ) -> None:
+        """Takes the outputs; those of the weights that are predicted with come last."""
+        self._seen = dict(outputs)
+
+    def on_metrics(self, network: AbstractNetwork, metrics: dict[str, float | None]) -> None:
+        """Holds on to what was seen."""
+        self.outputs, self.iteration = self._seen, network.state.iteration
+
+
+class OutputSaver(LatestOutputs):
     """Writes the raw outputs of each validation of the whole fold, and keeps the newest few.
 
     A file is `iteration_<n>.npz` with one array per output, such as `logits`, `labels` and
@@ -28,9 +55,9 @@ class OutputSaver(Callback):
     """
 
     def __init__(self, folder: Path, num_kept: int) -> None:
+        super().__init__()
         self.folder = folder
         self.num_kept = num_kept
-        self._outputs: dict[str, Any] = {}
 
     def on_fit_begin(self, network: AbstractNetwork) -> None:
         """Drops what lies after the checkpoint that a resumed run starts from."""
@@ -38,25 +65,12 @@ class OutputSaver(Callback):
             if iteration > network.state.iteration:
                 path.unlink()
 
-    def on_outputs(
-        self,
-        network: AbstractNetwork,
-        outputs: Mapping[str, np.ndarray],
-        metrics: dict[str, float | None],
-    ) -> None:
-        """Takes the outputs."""
-        self._outputs = dict(outputs)
-
-    def on_subset_metrics(self, network: AbstractNetwork, metrics: dict[str, float | None]) -> None:
-        """Lets the outputs of a subset go."""
-        self._outputs = {}
-
     def on_metrics(self, network: AbstractNetwork, metrics: dict[str, float | None]) -> None:
         """Writes the outputs, and drops the oldest file."""
+        super().on_metrics(network, metrics)
         path = self.folder / f"iteration_{network.state.iteration:07d}.npz"
         with replacing(path) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, **self._outputs)
-        self._outputs = {}
+            np.savez_compressed(file, **self.outputs)
         for _, old in self._files()[: -self.num_kept]:
             old.unlink()
 
