@@ -81,7 +81,7 @@ def open_archive(path: Path) -> Archive:
         raise
     except Exception as error:
         raise _failed(error, "no list of members at its end: cut off, or no zip archive") from error
-    infos = [info for info in file.infolist() if not info.is_dir()]
+    infos = [info for info in file.infolist() if not info.filename.endswith("/")]
     try:
         _check_total(infos, os.path.getsize(path), file.start_dir)
     except RejectedFile:
@@ -133,10 +133,13 @@ def explain_not_dicom(folder: Path, source_file: str, start: bytes) -> RejectedF
         return RejectedFile("nested_archive", reason)
     if source_file.lower().endswith(ARCHIVE_SUFFIX):
         try:
-            with open_archive(folder / source_file).file:
-                return RejectedFile("bad_archive", "an archive without files")
+            archive = open_archive(folder / source_file)
         except RejectedFile as rejected:
             return rejected
+        with archive.file:
+            if archive.members:
+                return RejectedFile("not_dicom", "an archive (zip) that was not asked to be opened")
+            return RejectedFile("bad_archive", "an archive without files")
     if kind is None:
         return None
     return RejectedFile("not_dicom", f"an archive ({kind}): only files named .zip are opened")

@@ -17,6 +17,8 @@ from common.dicom.geometry import slice_normal
 
 LARGEST_TILT_DEG = 45.0
 """Slices further from axial are left out; gantries tilt by 30 degrees at most."""
+MAX_TEXT = 256
+"""Letters of a text that are looked at; DICOM allows 64."""
 _NAMED_PLANE_DEG = 20.0
 
 _SCREEN = ("SCREEN SAVE", "SCREEN_SAVE", "SCREENSHOT", "DOSE_INFO", "DOSE INFO")
@@ -181,5 +183,6 @@ def _contrast(dataset: Dataset, frame: int, series: str) -> tuple[str, str] | No
 
 
 def _text(dataset: Dataset, keyword: str) -> str:
-    """Returns an element in upper case with single spaces; ^ and _ count as spaces."""
-    return " ".join(re.sub(r"[\^_]", " ", elements.text(dataset, keyword)).upper().split())
+    """Returns the start of an element in upper case with single spaces; ^ and _ count as such."""
+    text = elements.text(dataset, keyword)[:MAX_TEXT]
+    return " ".join(re.sub(r"[\^_]", " ", text).upper().split())

@@ -139,8 +139,8 @@ def _note_gaps(frame: pd.DataFrame) -> None:
     starts = np.flatnonzero(~stored["store_file"].duplicated().to_numpy())
     for start, stop in zip(starts, [*starts[1:], len(stored)]):
         for row in stored.index[start:stop][gap_starts(positions_mm[start:stop])]:
-            reason = frame.at[row, "reason"]
-            frame.at[row, "reason"] = f"{reason}; {GAP_NOTE}" if reason else GAP_NOTE
+            notes = [str(note) for note in (frame.at[row, "reason"], GAP_NOTE) if note]
+            frame.at[row, "reason"] = "; ".join(notes)
 
 
 def _with_labels(

@@ -98,6 +98,7 @@ NAMES = [
     "ä\xa0",
     "a/../b",
     "!/b",
+    "",
     "x.zip!/y.dcm",
     "-rf",
 ]
@@ -230,11 +231,27 @@ def test_damaged_archives_have_a_reason(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(data)
         caught = rejection(tmp_path, name)
         assert (caught.status, text in caught.reason) == ("bad_archive", True), name
+    (tmp_path / "w.zip").write_bytes(whole)
+    assert str(rejection(tmp_path, "w.zip")) == (
+        "not_dicom: an archive (zip) that was not asked to be opened"
+    )
     zip_members(tmp_path / "none.zip", {})
     assert str(rejection(tmp_path, "none.zip")) == "bad_archive: an archive without files"
     # A DICOM file is one whatever it is called.
     shutil.copy(tmp_path / "source.dcm", tmp_path / "ct.zip")
     assert DicomReader(tmp_path).read_headers("ct.zip")[0].rows == 16
+
+
+def test_names_in_old_and_in_wrong_encodings(tmp_path: Path) -> None:
+    """Without a flag, names are in code page 437, where every byte is a letter."""
+    archive = zip_members(tmp_path / "a.zip", {"xyz": ct_bytes(tmp_path)})
+    archive.write_bytes(archive.read_bytes().replace(b"xyz", b"x\x84\xff"))
+    assert list(open_archive(archive).members) == ["xä\xa0"]
+    assert DicomReader(tmp_path).read_headers("a.zip!/xä\xa0")[0].rows == 16
+    patch(archive, flags=0x800)  # the flag of UTF-8
+    assert str(rejection(tmp_path, "a.zip")) == (
+        "bad_archive: a name is not in the encoding that the archive declares"
+    )
 
 
 def test_no_damage_of_packed_pixels_passes(tmp_path: Path) -> None:
