@@ -4,6 +4,7 @@ A member is named `a.zip!/b.dcm`. Its name only looks it up in the archive: `../
 `C:\\x` is a name like any other and becomes no path.
 """
 
+import contextlib
 import errno
 import functools
 import io
@@ -13,7 +14,6 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -68,6 +68,13 @@ class Archive:
     members: dict[str, zipfile.ZipInfo]
     num_replaced: int
 
+    def close(self) -> None:
+        """Closes the file; zipfile leaves those open that it was given."""
+        stream = self.file.fp
+        self.file.close()
+        if stream is not None:
+            stream.close()
+
 
 def open_archive(path: Path) -> Archive:
     """Returns an archive of which nothing but the list of members is read yet.
@@ -75,23 +82,23 @@ def open_archive(path: Path) -> Archive:
     Raises:
         RejectedFile: unreadable, bad_archive, or zip_bomb, where the whole is beyond the limits.
     """
-    try:
-        file = zipfile.ZipFile(_CappedFile(path))
-    except RejectedFile:
-        raise
-    except Exception as error:
-        raise _failed(error, "no list of members at its end: cut off, or no zip archive") from error
-    infos = [info for info in file.infolist() if not info.filename.endswith("/")]
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            stream = stack.enter_context(_CappedFile(path))
+            file = zipfile.ZipFile(stream)
+        except RejectedFile:
+            raise
+        except Exception as error:
+            reason = "no list of members at its end: cut off, or no zip archive"
+            raise _failed(error, reason) from error
+        infos = [info for info in file.infolist() if not info.filename.endswith("/")]
         _check_total(infos, os.path.getsize(path), file.start_dir)
-    except RejectedFile:
-        file.close()
-        raise
+        stack.pop_all()
     members = {info.filename: info for info in infos}
     return Archive(file, members, len(infos) - len(members))
 
 
-@contextmanager
+@contextlib.contextmanager
 def open_source_file(folder: Path, source_file: str) -> Iterator[Path | BinaryIO]:
     """Yields the path of a file, or the stream of a member of an archive.
 
@@ -136,7 +143,7 @@ def explain_not_dicom(folder: Path, source_file: str, start: bytes) -> RejectedF
             archive = open_archive(folder / source_file)
         except RejectedFile as rejected:
             return rejected
-        with archive.file:
+        with contextlib.closing(archive):
             if archive.members:
                 return RejectedFile("not_dicom", "an archive (zip) that was not asked to be opened")
             return RejectedFile("bad_archive", "an archive without files")

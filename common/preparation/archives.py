@@ -1,5 +1,6 @@
 """Zip archives among the files of a source: their members stand in their place."""
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,7 +57,7 @@ def _member_rows(
     except RejectedFile:
         yield archive_row
         return
-    with archive.file:
+    with contextlib.closing(archive):
         if archive.num_replaced:
             logger.warning(
                 "left out %d members of an archive: later ones have the same names",

@@ -6,6 +6,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from common.dicom import RejectedFile, archives, read_headers, read_hu
 from common.dicom.archives import MemberStream, open_archive, open_source_file
-from common.preparation import DicomReader
+from common.preparation import DicomReader, list_files, with_members
 
 IMAGE = np.random.default_rng(0).integers(0, 3000, (16, 12)).astype(np.uint16)
 
@@ -293,6 +294,20 @@ def test_a_changed_archive_is_opened_anew(tmp_path: Path) -> None:
     assert str(caught) == "unreadable: the archive has changed since it was listed"
 
 
+def test_listing_archives_leaves_none_open(tmp_path: Path) -> None:
+    zip_members(tmp_path / "a.zip", {"m": b"x"})
+    zip_members(tmp_path / "none.zip", {})
+    (tmp_path / "broken.zip").write_bytes(b"PK")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        assert len(with_members(list_files(tmp_path), tmp_path)) == 3
+        assert rejection(tmp_path, "none.zip").status == "bad_archive"
+    archive = open_archive(tmp_path / "a.zip")
+    stream = archive.file.fp
+    archive.close()
+    assert stream is not None and stream.closed
+
+
 def test_odd_ids_in_members_stay_ids(tmp_path: Path) -> None:
     path = write_rsna(tmp_path / "r.dcm", IMAGE, "../../x", SeriesInstanceUID="/etc/x")
     zip_members(tmp_path / "a.zip", {"m": path.read_bytes()})
@@ -305,7 +320,7 @@ def test_odd_ids_in_members_stay_ids(tmp_path: Path) -> None:
 READ_BOMB = """
 import resource, sys
 from pathlib import Path
-from common.preparation import DicomReader
+from common.preparation import DicomReader, list_files, with_members
 from common.dicom import RejectedFile
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
