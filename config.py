@@ -111,7 +111,8 @@ class PreprocessingConfig:
     pre_source: Literal["demo", "rsna", "ct_ich", "dicom"] = "demo"
     """Kind of the data in pre_folder; demo makes its own."""
     pre_folder: str | None = None
-    """Folder of the original files (demo: made there; default <data_input_folder>/demo)."""
+    """Folder of the original files (demo: made there; default <data_input_folder>/demo); for dicom
+    also a zip archive."""
     pre_num_folds: int = 5
     """Number of patient folds."""
     pre_fold_seed: int = 4667
@@ -324,7 +325,7 @@ class PredictionConfig:
     """What predict.py reads and writes."""
 
     pr_input: str | None = None
-    """Folder of DICOM files, or of a prepared dataset."""
+    """Folder of DICOM files or zip archives, one zip archive, or a prepared dataset."""
     pr_output: str | None = None
     """Folder for the predictions."""
     pr_dataframe: str | None = None

@@ -52,10 +52,10 @@ def _folders(config: Config) -> tuple[Path, Path]:
     flags = config.prediction
     if config.general.experiment_id is None:
         raise InputError("--experiment_id is missing: say which experiment, such as 0001")
-    if flags.pr_input is None or not Path(flags.pr_input).is_dir():
+    if flags.pr_input is None or not _is_input(Path(flags.pr_input)):
         raise InputError(
-            f"--pr_input {flags.pr_input}: no such folder; give one with DICOM files, or a "
-            f"prepared dataset"
+            f"--pr_input {flags.pr_input}: no such folder; give one with DICOM files or zip "
+            f"archives, one zip archive, or a prepared dataset"
         )
     if flags.pr_output is None:
         raise InputError("--pr_output is missing: say which folder the predictions go to")
@@ -65,6 +65,12 @@ def _folders(config: Config) -> tuple[Path, Path]:
     if output.exists() and not output.is_dir():
         raise InputError(f"--pr_output {output} is a file: choose a folder")
     return source, output
+
+
+def _is_input(path: Path) -> bool:
+    from sources.dicom import is_archive
+
+    return path.is_dir() or is_archive(path)
 
 
 def _open_table(config: Config, source: Path, output: Path) -> "SliceTable":

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from common.dicom.geometry import SAME_POSITION_MM, gap_starts
+from common.dicom.rejection import NOT_WANTED
 from common.metrics import Floats
 from common.slices import STATUS_OK
 
@@ -20,7 +22,8 @@ DAMAGED = "damaged in the store"
 
 SERIES_COLUMNS = (
     "study_id", "patient_id", "series_id", "store_file", "num_slices", "num_unreadable", "rows",
-    "columns", "spacing_mm", "brain_mm", "used", "reason",
+    "columns", "spacing_mm", "brain_mm", "num_left_out", "num_gaps", "num_same_position", "used",
+    "reason",
 )  # fmt: skip
 
 
@@ -37,12 +40,19 @@ def list_series(frame: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         `SERIES_COLUMNS`, sorted by study: spacing_mm is the median gap between slices, brain_mm the
-        length along which there is brain, used 0 or 1. Unreadable slices are counted with the
-        largest store file of their series, or have a row of their own where it has none; those
-        of no known study are left out.
+        length along which there is brain, num_gaps the places where slices seem to be missing,
+        num_same_position the slices at the position of the one before, used 0 or 1. Unreadable
+        slices are counted with the largest store file of their series, or have a row of their own
+        where it has none. Slices that are sound but not asked for (scouts, reformats, ...) have a
+        row for each series and status, with their number in num_left_out. Slices of no known study
+        have no row.
     """
     frame = frame[frame["study_id"].notna()]
-    return _choose(_describe(frame)).sort_values(["study_id", "used"], ascending=[True, False])
+    wanted = ~frame["status"].isin(NOT_WANTED) | frame["readable"].astype(bool)
+    series = pd.concat([_describe(frame[wanted]), _left_out(frame[~wanted])], ignore_index=True)
+    counts = ["num_slices", "num_unreadable", "num_left_out", "num_gaps", "num_same_position"]
+    series[counts] = series[counts].fillna(0).astype("int64")
+    return _choose(series).sort_values(["study_id", "used"], ascending=[True, False])
 
 
 def list_studies(
@@ -93,7 +103,9 @@ def _describe(frame: pd.DataFrame) -> pd.DataFrame:
     gaps_mm = slices.groupby("store_file")["position_mm"].diff()
     fractions = slices["brain_fraction"].astype("float64")
     slices = slices.assign(
-        gap_mm=gaps_mm.where(gaps_mm > 0), has_brain=~(fractions < MIN_BRAIN_FRACTION)
+        gap_mm=gaps_mm.where(gaps_mm > 0),
+        has_brain=~(fractions < MIN_BRAIN_FRACTION),
+        is_repeated=gaps_mm <= SAME_POSITION_MM,
     )
     series = slices.groupby([*series_key, "store_file"], as_index=False).agg(
         num_slices=("image_id", "size"),
@@ -101,6 +113,8 @@ def _describe(frame: pd.DataFrame) -> pd.DataFrame:
         columns=("columns", "first"),
         spacing_mm=("gap_mm", "median"),
         num_brain=("has_brain", "sum"),
+        num_gaps=("position_mm", _num_gaps),
+        num_same_position=("is_repeated", "sum"),
     )
     series["brain_mm"] = series["num_brain"] * series["spacing_mm"].fillna(USUAL_SPACING_MM)
     # A series of which nothing can be read gets its row here.
@@ -113,7 +127,27 @@ def _describe(frame: pd.DataFrame) -> pd.DataFrame:
     series["num_slices"] = series["num_slices"].fillna(0).astype(int)
     series = series.sort_values("num_slices", ascending=False, kind="stable")
     series.loc[series.duplicated(series_key), "num_unreadable"] = 0
-    return series
+    return series.assign(num_left_out=0)
+
+
+def _left_out(frame: pd.DataFrame) -> pd.DataFrame:
+    """Returns a row for each series and status of slices that are not asked for."""
+    reasons = frame["reason"] if "reason" in frame else pd.Series(None, frame.index, dtype="str")
+    by_status = frame.assign(why=reasons.fillna("")).groupby(
+        ["study_id", "series_id", "status"], as_index=False, dropna=False
+    )
+    rows = by_status.agg(
+        patient_id=("patient_id", "first"),
+        num_left_out=("status", "size"),
+        why=("why", lambda texts: "; ".join(sorted(set(texts) - {""})[:3])),
+    )
+    rows["why"] = ("left out: " + rows["status"] + ": " + rows["why"]).str.removesuffix(": ")
+    return rows.assign(num_slices=0, num_unreadable=0, store_file=None).drop(columns="status")
+
+
+def _num_gaps(positions_mm: pd.Series) -> int:
+    """Returns in how many places of a sorted series slices seem to be missing."""
+    return int(gap_starts(positions_mm.to_numpy(dtype=np.float64)).sum())
 
 
 def _choose(series: pd.DataFrame) -> pd.DataFrame:
@@ -129,12 +163,16 @@ def _choose(series: pd.DataFrame) -> pd.DataFrame:
     )
     of_study = ranked.groupby("study_id")
     best, num_series = of_study.transform("first"), of_study["is_empty"].transform("size")
+    num_empty = of_study["is_empty"].transform("sum")
     used = ~ranked.duplicated("study_id") & ~ranked["is_empty"]
     unreadable = "no slice can be read: " + ranked["statuses"].replace("", DAMAGED)
+    if "why" in ranked:
+        unreadable = ranked["why"].fillna(unreadable)
     reasons = np.select(
         [
             ranked["is_empty"],
             num_series == 1,
+            num_series - num_empty == 1,
             used,
             ranked["coverage"] > best["coverage"],
             ranked["distance"] > best["distance"],
@@ -142,6 +180,7 @@ def _choose(series: pd.DataFrame) -> pd.DataFrame:
         [
             unreadable,
             "the only series",
+            "the only series with slices that can be used",
             "covers the most brain, with a spacing nearest to the usual one",
             "covers less brain",
             "its spacing is farther from the usual one",

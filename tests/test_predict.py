@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from archive_files import zip_folder
 from dicom_factory import write_ct
 from predictor_factory import make_dataset, make_predictor
 from prepared import write_series_files
@@ -157,6 +158,36 @@ def test_a_folder_of_dicom_is_prepared_and_predicted(
     before = (output / "studies.csv").read_bytes()
     assert run_predict(monkeypatch, root, *flags) == 0
     assert (output / "studies.csv").read_bytes() == before
+
+
+def test_a_zip_archive_is_predicted_as_its_folder_is(
+    monkeypatch, capsys, root, tmp_path, test_data
+):
+    write_ct(tmp_path / "in" / "scout.dcm", np.zeros((16, 16), np.uint16), SOPInstanceUID="5.1",
+             SeriesDescription="Scout")  # fmt: skip
+    shutil.copytree(test_data / "ge_head", tmp_path / "in" / "head")
+    archive = zip_folder(tmp_path / "in", tmp_path / "zips" / "head.zip")
+    counts = []
+    for source, output in (
+        (tmp_path / "in", tmp_path / "plain"),
+        (archive, tmp_path / "zipped"),
+    ):
+        assert (
+            run_predict(monkeypatch, root, "--pr_input", str(source), "--pr_output", str(output))
+            == 0
+        )
+        counts.append(capsys.readouterr().out.splitlines()[-1])
+    assert counts[1] == counts[0]
+    assert "stored 28 slices in 1 series" in counts[0]
+    plain = pd.read_parquet(tmp_path / "plain" / "predictions.parquet")
+    assert len(plain) == 29
+    again = pd.read_parquet(tmp_path / "zipped" / "predictions.parquet")
+    pd.testing.assert_frame_equal(again, plain, check_exact=True)
+    for table in ("studies.csv", "series.csv", "filled_with_prior.csv"):
+        expected = (tmp_path / "plain" / table).read_bytes()
+        assert (tmp_path / "zipped" / table).read_bytes() == expected
+    series = pd.read_csv(tmp_path / "zipped" / "series.csv")
+    assert sorted(series["reason"].str.slice(0, 20)) == ["left out: localizer:", "the only series"]
 
 
 def test_files_without_study_or_series_stop_nothing(monkeypatch, root, tmp_path):

@@ -20,6 +20,8 @@ FUNCTIONAL_GROUPS = {
     "RescaleType": "PixelValueTransformationSequence",
     "WindowCenter": "FrameVOILUTSequence",
     "WindowWidth": "FrameVOILUTSequence",
+    "FrameType": "CTImageFrameTypeSequence",
+    "ContrastBolusAgentAdministered": "ContrastBolusUsageSequence",
 }
 """Where enhanced multi-frame images keep what differs by frame, PS3.3 C.7.6.16."""
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 ORIENTATION_TOLERANCE = 0.01
 """Largest error of the length, and of the cosine between, the two direction vectors."""
+SAME_POSITION_MM = 0.01
 
 
 def is_orientation(orientation: Sequence[float]) -> bool:
@@ -80,3 +81,29 @@ def order_slices(headers: Sequence["SliceHeader"]) -> list[int]:
         return position, header.image_id.rpartition("_")[0], header.frame
 
     return sorted(range(len(headers)), key=key)
+
+
+def gap_starts(positions_mm: np.ndarray) -> np.ndarray:
+    """Returns which slices are followed by a gap where slices seem to be missing, bool (n,).
+
+    A step counts where the steps before and after it are equal to within a tenth, and it is twice
+    as long or a higher multiple of theirs. So a change of spacing within a series is no gap, and
+    what is missing at either end, or beside another gap, is not seen.
+
+    Args:
+        positions_mm: (n,) ascending positions; equal ones count as one, unknown ones have no gaps.
+    """
+    found = np.zeros(len(positions_mm), dtype=bool)
+    is_new = np.append(True, np.diff(positions_mm) > SAME_POSITION_MM)[: len(positions_mm)]
+    starts = np.flatnonzero(is_new)
+    if len(starts) < 4 or np.isnan(positions_mm).any():
+        return found
+    steps = np.diff(positions_mm[starts])
+    before, step, after = steps[:-2], steps[1:-1], steps[2:]
+    usual = (before + after) / 2
+    times = step / usual
+    is_multiple = (times > 1.9) & (np.abs(times - np.rint(times)) < 0.1 * np.rint(times))
+    is_gap = is_multiple & (np.abs(before - after) < 0.1 * usual)
+    # The last of the slices at the position before the step.
+    found[starts[2:-1][is_gap] - 1] = True
+    return found

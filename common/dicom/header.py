@@ -7,7 +7,7 @@ from typing import BinaryIO
 import numpy as np
 from pydicom.dataset import Dataset
 
-from common.dicom import elements, geometry
+from common.dicom import elements, geometry, kinds
 from common.dicom.checks import StoredImage, check_image
 from common.dicom.part10 import OpenFile, open_dicom
 from common.dicom.rejection import RejectedFile
@@ -21,6 +21,7 @@ class SliceHeader:
     """One slice of one file, in DICOM's own terms; None where an element is absent.
 
     image_id is the SOPInstanceUID, with `_<frame>` in multi-frame files; patient_id may be empty.
+    left_out is the status of a slice that is sound but not asked for, empty elsewhere (`kinds`).
     Lengths are mm, in the patient's coordinates: x to the left, y to the back, z to the head.
     """
 
@@ -49,6 +50,8 @@ class SliceHeader:
     window_width: float | None
     transfer_syntax: str
     num_frames: int
+    left_out: str = ""
+    left_out_reason: str = ""
 
     @property
     def normal(self) -> np.ndarray | None:
@@ -69,27 +72,32 @@ class SliceHeader:
         return None if self.orientation is None else geometry.gantry_tilt(self.orientation)
 
 
-def read_headers(file: Path | BinaryIO, *, require_ct: bool = True) -> list[SliceHeader]:
+def read_headers(
+    file: Path | BinaryIO, *, require_ct: bool = True, sort_out: bool = False
+) -> list[SliceHeader]:
     """Returns the header of every slice in a file, one per frame, without reading pixels.
 
     Args:
         file: a path or a seekable stream.
         require_ct: reject what is not a CT image (modality and SOP class).
+        sort_out: fill in `left_out` and its reason.
 
     Raises:
         RejectedFile: no image can come of this file, for a reason that its header shows.
     """
     with open_dicom(file) as opened:
-        return slice_headers(opened, require_ct=require_ct)
+        return slice_headers(opened, require_ct=require_ct, sort_out=sort_out)
 
 
-def slice_headers(opened: OpenFile, *, require_ct: bool) -> list[SliceHeader]:
+def slice_headers(
+    opened: OpenFile, *, require_ct: bool, sort_out: bool = False
+) -> list[SliceHeader]:
     """Returns the header of every slice of an open file; raises RejectedFile."""
     stored = check_image(opened, require_ct=require_ct)
-    return [_frame_header(opened, stored, frame) for frame in range(stored.num_frames)]
+    return [_frame_header(opened, stored, frame, sort_out) for frame in range(stored.num_frames)]
 
 
-def _frame_header(opened: OpenFile, stored: StoredImage, frame: int) -> SliceHeader:
+def _frame_header(opened: OpenFile, stored: StoredImage, frame: int, sort_out: bool) -> SliceHeader:
     dataset = opened.dataset
     slope, intercept = _rescale(dataset, frame)
     orientation = elements.numbers(dataset, "ImageOrientationPatient", 6, frame)
@@ -98,6 +106,7 @@ def _frame_header(opened: OpenFile, stored: StoredImage, frame: int) -> SliceHea
     spacing = elements.numbers(dataset, "PixelSpacing", 2, frame) or (None, None)
     instance = elements.first_number(dataset, "InstanceNumber")
     uid = elements.text(dataset, "SOPInstanceUID")
+    left_out = kinds.why_left_out(dataset, frame, orientation) if sort_out else None
     return SliceHeader(
         image_id=uid if stored.num_frames == 1 else f"{uid}_{frame}",
         frame=None if stored.num_frames == 1 else frame,
@@ -107,7 +116,7 @@ def _frame_header(opened: OpenFile, stored: StoredImage, frame: int) -> SliceHea
         modality=elements.text(dataset, "Modality"),
         image_type=elements.texts(dataset, "ImageType"),
         instance_number=None if instance is None else int(instance),
-        position=elements.numbers(dataset, "ImagePositionPatient", 3, frame),
+        position=_position(dataset, stored.num_frames, frame),
         orientation=orientation,
         rows=stored.rows,
         columns=stored.columns,
@@ -124,7 +133,16 @@ def _frame_header(opened: OpenFile, stored: StoredImage, frame: int) -> SliceHea
         window_width=elements.first_number(dataset, "WindowWidth", frame),
         transfer_syntax=opened.transfer_syntax,
         num_frames=stored.num_frames,
+        left_out=left_out[0] if left_out else "",
+        left_out_reason=left_out[1] if left_out else "",
     )
+
+
+def _position(dataset: Dataset, num_frames: int, frame: int) -> tuple[float, ...] | None:
+    """Returns the position of a slice; unknown in frames that all share the one of their file."""
+    if num_frames > 1 and "PerFrameFunctionalGroupsSequence" not in dataset:
+        return None
+    return elements.numbers(dataset, "ImagePositionPatient", 3, frame)
 
 
 def _rescale(dataset: Dataset, frame: int) -> tuple[float, float]:

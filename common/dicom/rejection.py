@@ -3,6 +3,10 @@
 STATUSES = {
     "not_dicom": "no DICM marker at byte 128",
     "unreadable": "the operating system would not let the file be read",
+    "bad_archive": "an archive, or a member of one, that is damaged, empty or packed in an odd way",
+    "nested_archive": "an archive within an archive: not opened",
+    "encrypted": "a member of an archive that needs a password",
+    "zip_bomb": "an archive, or a member of one, that unpacks to suspiciously much",
     "not_ct": "another modality, or a screen shot or report made from CT",
     "no_pixels": "no pixel data",
     "unsupported_syntax": "a transfer syntax that no codec here decodes",
@@ -12,11 +16,21 @@ STATUSES = {
     "too_large": "above the limits that keep one file from taking all memory",
     "color": "more than one sample per pixel, or a palette",
     "localizer": "a scout view, not a slice",
+    "not_axial": "a coronal, sagittal or oblique slice, more than 45 degrees from axial",
+    "derived": "a projection, rendering, map or subtraction, not what a slice measures",
+    "contrast": "contrast medium was given",
+    "not_head": "another part of the body",
     "no_id": "no SOP instance, series or study UID",
     "no_rescale": "no rescale slope and intercept: HU are unknown",
     "not_hu": "rescaled to another unit, as perfusion maps are",
 }
 """Every status of a rejected file, with its meaning."""
+
+NOT_WANTED = frozenset(
+    ("not_ct", "no_pixels", "color", "not_hu", "localizer")
+    + ("not_axial", "derived", "contrast", "not_head")
+)
+"""Statuses of sound files that are not asked for: nothing is missing where they are left out."""
 
 
 class RejectedFile(Exception):

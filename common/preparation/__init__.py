@@ -1,5 +1,6 @@
 """From the files of a source to a dataset folder, on several processes, resumable at any time."""
 
+from common.preparation.archives import list_archive, with_members
 from common.preparation.engine import Preparation, prepare_dataset
 from common.preparation.readers import DicomReader, SlicePixels, SliceReader
 from common.preparation.source import FILE_COLUMNS, Source, list_files
@@ -11,6 +12,8 @@ __all__ = [
     "SlicePixels",
     "SliceReader",
     "Source",
+    "list_archive",
     "list_files",
     "prepare_dataset",
+    "with_members",
 ]

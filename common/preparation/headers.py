@@ -166,7 +166,8 @@ def store_name(header: SliceHeader) -> str:
 
 def _header_row(header: SliceHeader) -> dict[str, Any]:
     return {name: getattr(header, name) for name in _OF_HEADER} | {
-        "status": STATUS_OK,
+        "status": header.left_out or STATUS_OK,
+        "reason": header.left_out_reason or None,
         "patient_id": header.patient_id or None,
         "store_file": store_name(header),
         "frame": -1 if header.frame is None else header.frame,

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import numpy as np
 
 from common.dicom import RejectedFile, SliceHeader, elements, read_headers, read_hu
+from common.dicom.archives import MemberStream, explain_not_dicom, open_source_file
 from common.dicom.part10 import open_dicom
 
 __all__ = ["DicomReader", "RejectedFile", "SlicePixels", "SliceReader"]
@@ -58,19 +59,37 @@ class SliceReader(Protocol):
 
 @dataclass(frozen=True)
 class DicomReader:
-    """Reads DICOM files below a folder."""
+    """Reads DICOM files below a folder, and in zip archives there (`a.zip!/b.dcm`).
+
+    Args:
+        folder: what the names of files are relative to.
+        sort_out: leave out what is no axial slice of a head without contrast medium, as
+            `common.dicom.kinds` tells from the headers.
+    """
 
     folder: Path
-    version: str = "dicom 1"
+    sort_out: bool = False
+
+    @property
+    def version(self) -> str:
+        """Differs where other slices of a file are left out, too."""
+        return "dicom 2, sorted out" if self.sort_out else "dicom 2"
 
     def read_headers(self, source_file: str) -> list[SliceHeader]:
         """Returns one header per frame; raises RejectedFile."""
-        return read_headers(self.folder / source_file)
+        with open_source_file(self.folder, source_file) as file:
+            try:
+                return read_headers(file, sort_out=self.sort_out)
+            except RejectedFile as rejected:
+                if rejected.status != "not_dicom":
+                    raise
+                explained = explain_not_dicom(self.folder, source_file, _start(file))
+                raise explained or rejected from None
 
     def read_ids(self, source_file: str) -> dict[str, str]:
         """Returns the ids that can still be read; a file with too few pixels has them all."""
         try:
-            with open_dicom(self.folder / source_file) as opened:
+            with open_source_file(self.folder, source_file) as file, open_dicom(file) as opened:
                 found = {name: elements.text(opened.dataset, k) for name, k in _IDS.items()}
         except Exception:
             # The file is rejected already, for a reason of its own.
@@ -79,6 +98,18 @@ class DicomReader:
 
     def read_pixels(self, source_file: str) -> SlicePixels:
         """Returns the pixels of all frames; raises RejectedFile."""
-        decoded = read_hu(self.folder / source_file)
+        with open_source_file(self.folder, source_file) as file:
+            if isinstance(file, MemberStream):
+                file.check()
+            decoded = read_hu(file)
         note = "wrapped 12-bit values were unwrapped" if decoded.repaired_12bit else ""
         return SlicePixels(decoded.image_hu, decoded.num_padding, note)
+
+
+def _start(file: Path | BinaryIO) -> bytes:
+    """Returns the first bytes of a file that could be read before."""
+    if isinstance(file, Path):
+        with open(file, "rb") as opened:
+            return opened.read(8)
+    file.seek(0)
+    return file.read(8)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from common.dicom.geometry import gap_starts
 from common.folds import TRAIN_SPLIT
 from common.preparation.headers import CRASHED
 from common.preparation.series import SliceResult
@@ -16,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 DUPLICATE = "duplicate"
 _SAME_IMAGE = "same image as "
+GAP_NOTE = "slices seem to be missing after it"
 LABELS_OF_SLICES = "slices"
 LABELS_OF_STUDY = "study"
 
@@ -82,6 +84,7 @@ def slices_table(
     ranked = frame["rank"] >= 0
     frame["num_slices"] = frame.groupby("store_file")["rank"].transform("size").where(ranked)
     _add_results(frame, results)
+    _note_gaps(frame)
     frame["rank"] = frame["rank"].where(ranked)
     frame["keep_for_training"] = True
     frame = _with_labels(frame, label_names, labels)
@@ -127,6 +130,17 @@ def _add_results(frame: pd.DataFrame, results: dict[str, list[SliceResult] | Non
         frame[name] = values
     without_pixels = frame["store_index"].isna()
     frame["store_file"] = frame["store_file"].mask(without_pixels)
+
+
+def _note_gaps(frame: pd.DataFrame) -> None:
+    """Notes in the reason of stored slices where others seem to be missing after them, in place."""
+    stored = frame[frame["store_index"].notna()].sort_values(["store_file", "rank"])
+    positions_mm = stored["position_mm"].to_numpy(dtype=np.float64)
+    starts = np.flatnonzero(~stored["store_file"].duplicated().to_numpy())
+    for start, stop in zip(starts, [*starts[1:], len(stored)]):
+        for row in stored.index[start:stop][gap_starts(positions_mm[start:stop])]:
+            notes = [str(note) for note in (frame.at[row, "reason"], GAP_NOTE) if note]
+            frame.at[row, "reason"] = "; ".join(notes)
 
 
 def _with_labels(

@@ -91,7 +91,7 @@ def test_unreadable_slices_are_counted_and_say_nothing():
     frame = table(series("s", "a", 10, 5.0), series("t", "b", 3, 5.0))
     missing = frame["image_id"].isin(["a_2", "a_3", "b_0", "b_1", "b_2"])
     frame.loc[missing, "readable"] = False
-    frame.loc[frame["series_id"] == "b", "status"] = "not_ct"
+    frame.loc[frame["series_id"] == "b", "status"] = "corrupt"
     frame.loc[frame["image_id"] == "a_3", "store_file"] = None
     probabilities = np.where(missing.to_numpy()[:, None], 0.99, 0.3) * np.ones((1, 2))
     listed = list_series(frame)
@@ -103,7 +103,7 @@ def test_unreadable_slices_are_counted_and_say_nothing():
     listed = listed.set_index("series_id")
     assert listed.loc["a", "num_unreadable"] == 2
     assert listed.loc["b", "num_unreadable"] == 3
-    assert listed.loc["b", "reason"] == "no slice can be read: not_ct"
+    assert listed.loc["b", "reason"] == "no slice can be read: corrupt"
     assert listed.loc["b", "used"] == 0
 
 
@@ -119,3 +119,34 @@ def test_slices_without_study_or_series_are_no_obstacle():
     studies = list_studies(frame, np.full((5, 2), 0.3), listed, PRIOR, NAMES)
     assert studies["status"].tolist() == ["ok", "prior"]
     assert studies["any"].tolist() == [0.3, 0.2]
+
+
+def test_what_is_not_asked_for_is_listed_and_nothing_is_missing_without_it():
+    frame = table(
+        series("s", "head", 12, 5.0),
+        series("s", "scout", 2, 5.0, readable=False, status="localizer", reason="a scout"),
+        series("t", "report", 1, 5.0, readable=False, status="not_ct", reason="a report"),
+    )
+    # The series of the head holds two sagittal slices as well.
+    moved = frame["image_id"].isin(["head_0", "head_11"])
+    frame.loc[moved, ["readable", "status", "store_file"]] = [False, "not_axial", None]
+    frame.loc[moved, "reason"] = "a sagittal slice"
+    listed = list_series(frame)
+    rows = listed.set_index(["series_id", "num_slices"])
+    assert rows.loc[("head", 10), "reason"] == "the only series with slices that can be used"
+    assert rows.loc[("head", 10), "num_unreadable"] == 0
+    assert rows.loc[("head", 0), "reason"] == "left out: not_axial: a sagittal slice"
+    assert rows.loc[("head", 0), "num_left_out"] == 2
+    assert rows.loc[("scout", 0), "reason"] == "left out: localizer: a scout"
+    assert rows.loc[("report", 0), "reason"] == "left out: not_ct: a report"
+    studies = list_studies(frame, np.full((len(frame), 2), 0.3), listed, PRIOR, NAMES)
+    assert studies["status"].tolist() == ["ok", "prior"]
+    alone = frame[frame["study_id"] == "t"]
+    assert list_series(alone)["reason"].tolist() == ["left out: not_ct: a report"]
+
+
+def test_gaps_and_repeated_positions_of_a_series_are_counted():
+    frame = series("s", "a", 12, 5.0)
+    frame = pd.concat([frame.drop(index=[4, 8, 9]), frame.iloc[[2]].assign(image_id="again")])
+    listed = list_series(frame.sample(frac=1, random_state=1))
+    assert (listed["num_gaps"].tolist(), listed["num_same_position"].tolist()) == ([2], [1])
