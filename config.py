@@ -108,7 +108,7 @@ class DataConfig:
 class PreprocessingConfig:
     """How DICOM becomes a dataset."""
 
-    pre_source: Literal["demo", "rsna", "ct_ich", "dicom"] = "demo"
+    pre_source: Literal["demo", "rsna", "ct_ich", "cq500", "dicom"] = "demo"
     """Kind of the data in pre_folder; demo makes its own."""
     pre_folder: str | None = None
     """Folder of the original files (demo: made there; default <data_input_folder>/demo)."""
