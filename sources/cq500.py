@@ -125,9 +125,11 @@ class Cq500Reader(DicomReader):
         return [replace(header, patient_id=patient, study_id=patient) for header in headers]
 
     def read_ids(self, source_file: str) -> dict[str, str]:
-        """Returns the ids that can still be read, patient and scan after the folder."""
+        """Returns the ids that can still be read, patient and scan after the folder alone."""
         ids = super().read_ids(source_file)
         patient = patient_in_path(source_file)
+        for name in ("patient_id", "study_id"):
+            ids.pop(name, None)
         return ids if patient is None else ids | {"patient_id": patient, "study_id": patient}
 
 
