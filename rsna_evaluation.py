@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from common.errors import InputError
 from common.files import write_json
+from common.pixel_steps import require_same_steps
 from common.predictions import build_predictions, write_predictions
 from common.predictor import PREDICTOR_FOLDER, Predictor
 from common.report import EvaluationReport, PlannedSchedule
@@ -127,6 +128,7 @@ def evaluate_on_dataset(
     """
     info = predictor_info(experiment_folder)
     predictor = Predictor.load(experiment_folder / PREDICTOR_FOLDER, build_model)
+    require_same_steps(info["training"], table.folder)
     task = task_of(info)
     rows, num_skipped, series = _labelled_rows(table, name, task.label_names)
     with tqdm(total=len(rows), unit="slice", desc=f"predicting {name}") as bar:
