@@ -48,7 +48,8 @@ _UNWANTED_NAMES = (
         r"(?<!pre )(?<!non )(?<!without )contrast|\bpost\b(?! fossa)|\bcect\b|\bc\b|mmc\b"
         r"|\d ?cc\b|\biv\b|angio|\bcta\b",
     ),
-    ("not_axial", r"mpr\b|\bcor(onal)?\b|\bsag(ittal)?\b|\b3d\b|\bmip\b"),
+    ("not_axial", r"\bcor(onal)?\b|\bsag(ittal)?\b"),
+    ("derived", r"mpr\b|\b3d\b|\bmip\b"),
     ("sharp_kernel", r"bone|hi ?res|\bdetails?\b"),
 )
 _AXIAL_BEYOND = np.sqrt(0.5)  # the least part of the normal that points to the head

@@ -12,13 +12,14 @@ STATUSES = {
     "too_large": "above the limits that keep one file from taking all memory",
     "color": "more than one sample per pixel, or a palette",
     "localizer": "a scout view, not a slice",
-    "not_axial": "slices across another plane, or a reformat",
+    "not_axial": "a coronal, sagittal or oblique slice, more than 45 degrees from axial",
+    "derived": "a projection, rendering, map or subtraction, not what a slice measures",
+    "contrast": "contrast medium was given",
     "not_head": "another part of the body",
-    "contrast": "taken with contrast medium",
-    "sharp_kernel": "reconstructed for bone: too noisy for the brain",
     "no_id": "no SOP instance, series or study UID",
     "no_rescale": "no rescale slope and intercept: HU are unknown",
     "not_hu": "rescaled to another unit, as perfusion maps are",
+    "sharp_kernel": "reconstructed for bone: too noisy for the brain",
 }
 """Every status of a rejected file, with its meaning."""
 
