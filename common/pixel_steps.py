@@ -27,9 +27,7 @@ OPENING_MM = 7.0
 MARGIN_MM = 5.0
 USUAL_SPACING_MM = 0.5
 """Taken for the widths above where the pixel spacing is unknown."""
-# Slices with less of the head than this part of the largest don't widen the box: with a table
-# and no head, the largest component is the table.
-_LEAST_PART = 0.1
+# Below that it may be a bit of a table in a slice above the head.
 _LEAST_HEAD_MM2 = 400.0
 _MAX_PIXELS = 4096
 
@@ -168,7 +166,7 @@ class HeadFinder:
     """
 
     spacing_mm: tuple[float | None, float | None]
-    _found: list[tuple[int, Box]] = field(default_factory=list)
+    _found: list[Box] = field(default_factory=list)
     _shape: tuple[int, int] = (0, 0)
 
     def add(self, image_hu: np.ndarray) -> None:
@@ -177,22 +175,20 @@ class HeadFinder:
         mask = head_mask(image_hu, self.spacing_mm)
         if mask is not None:
             rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-            box = (int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1)
-            self._found.append((int(np.count_nonzero(mask)), box))
+            ends = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+            self._found.append(ends)
 
     def box(self) -> Box | None:
-        """Returns rows and columns that hold the head with a margin; None where none was found."""
+        """Returns rows and columns that hold the head with a margin; None where none was found.
+
+        No slice is passed over: a broad table without a head above it widens the box, which does
+        no harm, but nothing of a head is ever cut.
+        """
         if not self._found:
             return None
-        largest, widest = max(self._found)
-        boxes = [
-            box
-            for area, box in self._found
-            if area >= _LEAST_PART * largest and _middle_is_in(box, widest)
-        ]
         row_mm, column_mm = _known(self.spacing_mm)
         margin_rows, margin_columns = round(MARGIN_MM / row_mm), round(MARGIN_MM / column_mm)
-        tops, bottoms, lefts, rights = zip(*boxes)
+        tops, bottoms, lefts, rights = zip(*self._found)
         return (
             max(0, min(tops) - margin_rows),
             min(self._shape[0], max(bottoms) + margin_rows),
@@ -258,11 +254,6 @@ def require_same_steps(training: Mapping[str, Any], dataset_folder: Path) -> Non
 
 def _known(spacing_mm: tuple[float | None, float | None]) -> tuple[float, float]:
     return spacing_mm[0] or USUAL_SPACING_MM, spacing_mm[1] or USUAL_SPACING_MM
-
-
-def _middle_is_in(box: Box, other: Box) -> bool:
-    row, column = (box[0] + box[1]) / 2, (box[2] + box[3]) / 2
-    return other[0] <= row <= other[1] and other[2] <= column <= other[3]
 
 
 def _resized(image_hu: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

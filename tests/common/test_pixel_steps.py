@@ -58,9 +58,9 @@ def test_the_box_holds_the_head_of_all_slices_with_a_margin() -> None:
     tilted = ((90, 120), (60, 40)), ((110, 125), (70, 50))
     for center, axes in tilted:
         finder.add(head(center, axes))
-    table_alone = np.full((200, 240), -1000, np.int16)
-    table_alone[150:199, 0:30] = 300
-    finder.add(table_alone)
+    bit_of_table = np.full((200, 240), -1000, np.int16)
+    bit_of_table[170:199, 0:30] = 300
+    finder.add(bit_of_table)
     finder.add(np.full((200, 240), -1024, np.int16))
     top, bottom, left, right = box_of(is_head(*tilted[0]) | is_head(*tilted[1]))
     expected = (top - MARGIN, bottom + MARGIN, left - MARGIN, right + MARGIN)
@@ -69,6 +69,17 @@ def test_the_box_holds_the_head_of_all_slices_with_a_margin() -> None:
     box = finder.box()
     assert box is not None
     assert box[0] <= top and box[1] >= bottom and box[2] <= left and box[3] >= right
+
+
+def test_parts_of_a_head_that_lie_apart_are_all_in_the_box() -> None:
+    finder = HeadFinder(SPACING)
+    for top, left in ((20, 30), (140, 180)):
+        image = np.full((200, 240), -1000, np.int16)
+        image[top : top + 45, left : left + 45] = 40
+        finder.add(image)
+    box = finder.box()
+    assert box is not None
+    assert box[0] <= 20 and box[1] >= 185 and box[2] <= 30 and box[3] >= 225
 
 
 def test_inside_the_head_nothing_changes_and_outside_is_air() -> None:
