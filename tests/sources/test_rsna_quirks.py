@@ -1,6 +1,5 @@
 """What the files of the RSNA challenge have that others do not; sources/README.md lists it all."""
 
-import itertools
 import logging
 import warnings
 from pathlib import Path
@@ -57,9 +56,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
-@pytest.mark.parametrize(
-    "name", ["ID_a\n.dcm", "ID_a (1) 'x\" $HOME;.dcm", "ID_ä.dcm", "-a", "ID_a"]
-)
+@pytest.mark.parametrize("name", ["ID_a\n.dcm", "ID_ä (1) 'x\" $HOME;"])
 def test_odd_file_names_are_only_names(
     folder: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -142,7 +139,7 @@ def test_equal_positions_have_one_order_whatever_the_names(tmp_path: Path) -> No
     """Slices at the same place are ordered by id, so a dataset does not depend on file names."""
     ids = [f"ID_a{number}" for number in (7, 3, 9, 1)]
     tables = []
-    for names in itertools.islice(itertools.permutations("abcd"), 0, 24, 7):
+    for names in ("abcd", "dbca"):
         folder = tmp_path / "".join(names) / "in"
         for image_id, name, z in zip(ids, names, (0.0, 5.0, 5.0, 5.0)):
             write_slice(folder, image_id, z, file_name=name)
