@@ -108,7 +108,7 @@ class DataConfig:
 class PreprocessingConfig:
     """How DICOM becomes a dataset."""
 
-    pre_source: Literal["demo", "rsna", "ct_ich", "dicom"] = "demo"
+    pre_source: Literal["demo", "rsna", "ct_ich", "cq500", "dicom"] = "demo"
     """Kind of the data in pre_folder; demo makes its own."""
     pre_folder: str | None = None
     """Folder of the original files (demo: made there; default <data_input_folder>/demo); for dicom
@@ -123,10 +123,33 @@ class PreprocessingConfig:
     """1: verify a prepared dataset. Not there yet."""
     pre_report: Switch = 0
     """1: write a page about the dataset. Not there yet."""
+    pre_brain_min: float = 0.0
+    """Leave training slices out of training that lie below the first or above the last slice of
+    their series with this share of pixels from 0 to 80 HU, such as 0.05 (0: none)."""
+    pre_head_crop: Switch = 0
+    """1: set what is not head to air, and cut each series to the box of its head."""
+    pre_spacing: float = 0.0
+    """Resample slices to this pixel spacing in mm (0: as they are)."""
+    pre_size: int = 0
+    """Store slices of this many rows and columns (0: as they are): padded to a square and resized,
+    or, with --pre_spacing, padded or cut around the middle."""
 
     def __post_init__(self) -> None:
         at_least(self, 2, "pre_num_folds")
         at_least(self, 0, "pre_fold_seed")
+        require(self, "pre_brain_min", 0 <= self.pre_brain_min < 1, "at least 0, less than 1")
+        require(
+            self,
+            "pre_spacing",
+            self.pre_spacing == 0 or 0.1 <= self.pre_spacing <= 5,
+            "0, or from 0.1 to 5 mm",
+        )
+        require(
+            self,
+            "pre_size",
+            self.pre_size == 0 or 32 <= self.pre_size <= 2048,
+            "0, or from 32 to 2048 pixels",
+        )
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ def _needs(name: str, *values: Any) -> tuple[str, Callable[[dict[str, Any]], boo
 
 # flag -> (what it needs, test): a flag that was given and does nothing earns a warning.
 EFFECTIVE_WHEN = {
+    "pre_brain_min": _needs("pre_source", "demo", "rsna", "ct_ich"),
     "data_sampler_pos_start": _needs("data_sampler", "pos_range"),
     "data_sampler_pos_end": _needs("data_sampler", "pos_range"),
     "data_sampler_num_slices": _needs("data_sampler", "slices_per_study"),

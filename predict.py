@@ -2,8 +2,9 @@
 
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from common.cli import log_to_console, run_script
 from common.errors import InputError
@@ -31,7 +32,7 @@ def main() -> None:
     asked_for = config.prediction.pr_dataframe
     sample = read_sample(Path(asked_for), predictor.label_names) if asked_for is not None else None
     make_folder(output)
-    table = _open_table(config, source, output)
+    table = _open_table(config, source, output, predictor.training)
     prediction = predict_table(
         predictor,
         table,
@@ -73,11 +74,18 @@ def _is_input(path: Path) -> bool:
     return path.is_dir() or is_archive(path)
 
 
-def _open_table(config: Config, source: Path, output: Path) -> "SliceTable":
-    """Returns the slices of a prepared dataset, or of DICOM files after preparing them."""
+def _open_table(
+    config: Config, source: Path, output: Path, training: Mapping[str, Any]
+) -> "SliceTable":
+    """Returns the slices of a prepared dataset, or of DICOM files after preparing them.
+
+    Both as the slices were prepared that the predictor was trained on.
+    """
+    from common.pixel_steps import require_same_steps, steps_of
     from common.slices import SLICES_FILE, SliceTable
 
     if (source / SLICES_FILE).is_file():
+        require_same_steps(training, source)
         return SliceTable.load(source)
     from common.preparation import prepare_dataset
     from sources.dicom import DicomSource
@@ -87,6 +95,7 @@ def _open_table(config: Config, source: Path, output: Path) -> "SliceTable":
         output / "dataset",
         n_jobs=config.general.n_jobs,
         resume_command=shlex.join(["python", *sys.argv]),
+        steps=steps_of(training),
     )
     return SliceTable.load(output / "dataset")
 

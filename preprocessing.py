@@ -15,6 +15,7 @@ def main() -> None:
     """Prepares the dataset, and ends with the folds and a line of counts."""
     log_to_console()
     config = parse_config(__doc__ or "", GROUPS)
+    from common.pixel_steps import PixelSteps
     from common.preparation import prepare_dataset
     from sources import make_source
 
@@ -26,6 +27,8 @@ def main() -> None:
         num_folds=flags.pre_num_folds,
         fold_seed=flags.pre_fold_seed,
         resume_command=f"python {shlex.join(sys.argv)}",
+        steps=PixelSteps(bool(flags.pre_head_crop), flags.pre_spacing, flags.pre_size),
+        brain_min=flags.pre_brain_min,
     )
     if prepared.folds is not None:
         print(prepared.folds.to_string(float_format="{:.4f}".format))

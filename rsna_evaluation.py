@@ -14,14 +14,17 @@ from tqdm import tqdm
 
 from common.errors import InputError
 from common.files import write_json
+from common.pixel_steps import require_same_steps
 from common.predictions import build_predictions, write_predictions
 from common.predictor import PREDICTOR_FOLDER, Predictor
 from common.report import EvaluationReport, PlannedSchedule
 from common.slices import STATUS_OK, SliceTable
 from common.store import UnreadableSlice
+from common.studies import list_series
 from config import Config, recorded_config
 from rsna_model import build_model
 from rsna_network import build_schedule
+from rsna_prediction import SERIES_FILE, write_csv
 from rsna_scoring import (
     predictor_info,
     prior_of,
@@ -112,7 +115,9 @@ def evaluate_on_dataset(
 ) -> Evaluation:
     """Predicts and scores all labelled slices of a dataset that the experiment has not seen.
 
-    Writes evaluations/<name>/{predictions.parquet,metrics.json,report.html}.
+    Writes evaluations/<name>/{predictions.parquet,metrics.json,report.html}. Where studies have
+    labels and slices have none, the series that speaks for each study (`common.studies`) is
+    predicted, as in predict.py, and series.csv says which and why.
 
     Args:
         experiment_folder: a finished training's.
@@ -123,8 +128,9 @@ def evaluate_on_dataset(
     """
     info = predictor_info(experiment_folder)
     predictor = Predictor.load(experiment_folder / PREDICTOR_FOLDER, build_model)
+    require_same_steps(info["training"], table.folder)
     task = task_of(info)
-    rows = _labelled_rows(table, name, task.label_names)
+    rows, num_skipped, series = _labelled_rows(table, name, task.label_names)
     with tqdm(total=len(rows), unit="slice", desc=f"predicting {name}") as bar:
         result = predictor.predict_rows(
             table, rows, num_workers=num_workers, device=device, on_batch=bar.update
@@ -143,7 +149,8 @@ def evaluate_on_dataset(
         "last weights", frame, table, prior_of(info), info["threshold"], task=task
     )
     write_json(folder / METRICS_FILE, main.metrics)
-    num_skipped = _num_skipped(table, task.label_names)
+    if series is not None:
+        write_csv(folder / SERIES_FILE, series)
     if result.unreadable.any():
         num_skipped["pixels found damaged, scored with the prior"] = int(result.unreadable.sum())
     report = EvaluationReport(
@@ -159,26 +166,49 @@ def evaluate_on_dataset(
     return Evaluation(dict(main.metrics), folder)
 
 
-def _labelled_rows(table: SliceTable, name: str, label_names: Sequence[str]) -> np.ndarray:
-    """Returns the readable rows that have a label, or whose study has one."""
+def _labelled_rows(
+    table: SliceTable, name: str, label_names: Sequence[str]
+) -> tuple[np.ndarray, dict[str, int], pd.DataFrame | None]:
+    """Returns the rows to predict: those with a label, or of the labelled studies.
+
+    With them come the numbers of what is left out, by reason, and where studies are labelled
+    every series seen (`list_series`).
+    """
     all_rows = np.arange(len(table))
     has_label = ~np.isnan(table.labels(all_rows, label_names)).all(axis=1)
+    skipped, series = _num_unusable(table), None
+    what = "slices without a label"
     if not has_label.any():
         by_study = study_labels(table, label_names)
         if by_study is not None:
             labelled = by_study.index[by_study.notna().any(axis=1)]
-            has_label = table.frame["study_id"].isin(labelled).to_numpy()
+            has_label = table.frame["study_id"].isin(labelled).to_numpy(dtype=bool)
+            what = "slices of studies without a label"
+    if (table.readable & ~has_label).any():
+        skipped[what] = int((table.readable & ~has_label).sum())
+    if what != "slices without a label":
+        series = list_series(table.frame.assign(readable=table.readable)[has_label])
+        is_used = table.frame["store_file"].isin(series.loc[series["used"] == 1, "store_file"])
+        others = table.readable & has_label & ~is_used.to_numpy(dtype=bool)
+        has_label = has_label & ~others
+        if others.any():
+            skipped["slices of series that do not speak for their study"] = int(others.sum())
     rows = np.flatnonzero(has_label & table.readable)
     if not len(rows):
         raise InputError(f"--data_dataset {name}: no slice that can be read has a label")
-    return rows
+    return rows, skipped, series
+
+
+def _num_unusable(table: SliceTable) -> dict[str, int]:
+    """Returns how many files of the dataset have no pixels, by status."""
+    statuses = table.frame["status"]
+    counts = statuses[statuses != STATUS_OK].value_counts()
+    return {f"files not usable: {status}": int(count) for status, count in counts.items()}
 
 
 def _num_skipped(table: SliceTable, label_names: Sequence[str]) -> dict[str, int]:
     """Returns what the dataset holds that no score counts, by reason."""
-    frame = table.frame
-    counts = frame.loc[frame["status"] != STATUS_OK, "status"].value_counts()
-    skipped = {f"files not usable: {status}": int(count) for status, count in counts.items()}
+    skipped = _num_unusable(table)
     all_rows = np.arange(len(table))
     unlabelled = np.isnan(table.labels(all_rows, label_names)).all(axis=1) & table.readable
     if unlabelled.any():

@@ -17,6 +17,7 @@ from common.distributed import Processes, connected, failing_together
 from common.errors import InputError, Interrupted
 from common.experiment import Experiment
 from common.memory import keep_freed_memory
+from common.pixel_steps import PARAMETER, recorded_steps
 from common.precision import require_compiler, set_precision
 from common.predictions import build_predictions, write_predictions
 from common.predictor import PREDICTOR_FOLDER, Predictor
@@ -279,6 +280,7 @@ class RSNATraining:
             "dataset": self.config.data.data_dataset,
             "fold": self.config.data.data_fold,
             "iterations": network.state.iteration,
+            PARAMETER: recorded_steps(self.data.train.table.folder).parameters(),
         }
 
     @contextlib.contextmanager

@@ -6,7 +6,7 @@ from sources.base import AbstractSource
 
 
 def make_source(name: str, folder: Path, n_jobs: int) -> AbstractSource:
-    """Returns the source called `name` (rsna, ct_ich, dicom or demo) in `folder`.
+    """Returns the source called `name` (rsna, ct_ich, cq500, dicom or demo) in `folder`.
 
     Args:
         name: kind of the source.
@@ -28,6 +28,10 @@ def make_source(name: str, folder: Path, n_jobs: int) -> AbstractSource:
         from sources.ct_ich import CtIchSource
 
         return CtIchSource(folder)
+    if name == "cq500":
+        from sources.cq500 import Cq500Source
+
+        return Cq500Source(folder)
     if name == "dicom":
         from sources.dicom import DicomSource
 

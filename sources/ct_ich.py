@@ -1,11 +1,13 @@
-"""CT-ICH: 82 labelled patients as pairs of JPEGs, one in a brain, one in a bone window.
+"""CT-ICH: 82 labelled patients, as pairs of JPEGs or as NIfTI volumes.
 
-Hssayeni et al., PhysioNet v1.0.0 (2019): `Patients_CT/<patient>/{brain,bone}/<slice>.jpg` beside
-`hemorrhage_diagnosis.csv`. Slices are 5 mm apart, 1 is the lowest: from foot to head, like the
-positions of DICOM. Pixel spacing and gantry tilt are not told.
+Hssayeni et al., PhysioNet. v1.0.0 (2019): `Patients_CT/<patient>/{brain,bone}/<slice>.jpg` beside
+`hemorrhage_diagnosis.csv`, in a brain and in a bone window. Slices are 5 mm apart, 1 is the lowest:
+from foot to head, like the positions of DICOM. Pixel spacing and gantry tilt are not told.
+Up to v1.3.1: `ct_scans/<patient>.nii` beside `hemorrhage_diagnosis_raw_ct.csv`, of 75 patients.
+A slice has the same id and labels in both.
 """
 
-import hashlib
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,12 +19,17 @@ import pandas as pd
 from common.dicom import RejectedFile, SliceHeader
 from common.errors import InputError
 from common.files import read_csv
-from common.preparation import SlicePixels, list_files
+from common.preparation import SlicePixels, SliceReader, list_files
 from rsna_task import LABELS, SUBTYPES
 from sources.base import AbstractSource
+from sources.ct_ich_ids import image_id, scan_ids
+from sources.ct_ich_nifti import SCAN_FOLDER, CtIchNiftiReader
+
+logger = logging.getLogger(__name__)
 
 IMAGE_FOLDER = "Patients_CT"
 LABEL_FILE = "hemorrhage_diagnosis.csv"
+NIFTI_LABEL_FILE = "hemorrhage_diagnosis_raw_ct.csv"
 SLICE_SPACING_MM = 5.0
 
 # Windows that the data were published in, as (lowest HU, width).
@@ -38,29 +45,45 @@ _AIR_HU, _BONE_HU = -1000.0, 1000.0
 
 
 class CtIchSource(AbstractSource):
-    """The CT-ICH folder, as published in 2019."""
+    """The CT-ICH folder in either layout; the volumes where both are there, as they hold HU."""
 
     name: ClassVar[str] = "ct_ich"
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        for name in (IMAGE_FOLDER, LABEL_FILE):
-            if not (self.folder / name).exists():
-                raise InputError(
-                    f"--pre_folder {folder}: no {name} there: the folder of CT-ICH v1.0.0 is "
-                    f"needed, with JPEG images (the NIfTI files of later versions are not read)"
-                )
+        layouts = {
+            "nifti": (SCAN_FOLDER, NIFTI_LABEL_FILE),
+            "jpeg": (IMAGE_FOLDER, LABEL_FILE),
+        }
+        found = [
+            layout
+            for layout, names in layouts.items()
+            if all((self.folder / name).exists() for name in names)
+        ]
+        if not found:
+            raise InputError(
+                f"--pre_folder {folder}: neither {IMAGE_FOLDER} and {LABEL_FILE} there (CT-ICH "
+                f"v1.0.0), nor {SCAN_FOLDER} and {NIFTI_LABEL_FILE} (v1.3.1)"
+            )
+        self.layout = found[0]
+        self._label_path = self.folder / layouts[self.layout][1]
+        if len(found) > 1:
+            logger.warning("both layouts of CT-ICH are there: the volumes are read")
 
     @property
-    def reader(self) -> "CtIchReader":
-        """Reads a slice from its two JPEGs."""
-        return CtIchReader(self.folder)
+    def reader(self) -> SliceReader:
+        """Reads a slice from its two JPEGs, or the slices of a volume."""
+        return CtIchNiftiReader(self.folder) if self.layout == "nifti" else CtIchReader(self.folder)
 
     def files(self) -> pd.DataFrame:
-        """Returns one row per slice: its brain image, or its bone image where that is missing.
+        """Returns one row per volume, or per slice: its brain image, or else its bone image.
 
         Size and time are those of both images, so that a change of either is seen.
         """
+        if self.layout == "nifti":
+            return list_files(
+                self.folder, "train", SCAN_FOLDER, lambda name: name.endswith((".nii", ".nii.gz"))
+            )
         images = list_files(self.folder, "train", IMAGE_FOLDER, lambda name: name.endswith(".jpg"))
         parts = images["source_file"].str.extract(
             rf"^{IMAGE_FOLDER}/([^/]+)/(brain|bone)/(\d+)\.jpg$"
@@ -77,14 +100,15 @@ class CtIchSource(AbstractSource):
 
     def labels(self) -> pd.DataFrame:
         """Returns the labels of all slices; `any` is one of the five, or none of "No"."""
-        table = read_csv(self.folder / LABEL_FILE)
+        path = self._label_path
+        table = read_csv(path)
         table.columns = table.columns.str.strip().str.lower()
         wanted = {"patientnumber", "slicenumber", "no_hemorrhage", *SUBTYPES}
         if not wanted <= set(table.columns):
             missing = ", ".join(sorted(wanted - set(table.columns)))
-            raise InputError(f"{self.folder / LABEL_FILE} lacks the columns {missing}")
+            raise InputError(f"{path} lacks the columns {missing}")
         if table.empty:
-            raise InputError(f"{self.folder / LABEL_FILE}: there is no label in it")
+            raise InputError(f"{path}: there is no label in it")
         table["image_id"] = [
             image_id(str(patient).zfill(3), number)
             for patient, number in zip(table["patientnumber"], table["slicenumber"])
@@ -93,16 +117,18 @@ class CtIchSource(AbstractSource):
         contradictory = table.loc[table["any"] == table["no_hemorrhage"], "image_id"]
         if len(contradictory):
             raise InputError(
-                f"{self.folder / LABEL_FILE}: No_Hemorrhage contradicts the subtypes in "
+                f"{path}: No_Hemorrhage contradicts the subtypes in "
                 f"{len(contradictory)} rows, first {contradictory.iloc[0]}"
             )
         if table["image_id"].duplicated().any():
-            raise InputError(f"{self.folder / LABEL_FILE} repeats slices")
+            raise InputError(f"{path} repeats slices")
         return table[["image_id", *LABELS]]
 
     def parameters(self) -> dict[str, Any]:
-        """Returns the windows that HU were taken from."""
-        return {"brain_window": BRAIN_WINDOW, "bone_window": BONE_WINDOW}
+        """Returns the layout, and the windows that HU were taken from."""
+        if self.layout == "nifti":
+            return {"layout": self.layout}
+        return {"layout": self.layout, "brain_window": BRAIN_WINDOW, "bone_window": BONE_WINDOW}
 
 
 @dataclass(frozen=True)
@@ -146,13 +172,7 @@ class CtIchReader:
     def read_ids(self, source_file: str) -> dict[str, str]:
         """Returns the ids, which the name of the file tells."""
         patient, number = _patient_and_number(source_file)
-        study = f"CT-ICH_{patient}"
-        return {
-            "image_id": image_id(patient, number),
-            "patient_id": patient,
-            "study_id": study,
-            "series_id": study,
-        }
+        return {"image_id": image_id(patient, number), **scan_ids(patient)}
 
     def read_pixels(self, source_file: str) -> SlicePixels:
         """Returns HU put together from both windows; raises RejectedFile."""
@@ -208,12 +228,6 @@ def combine_windows(brain: np.ndarray | None, bone: np.ndarray | None) -> tuple[
     bottom, top = BRAIN_WINDOW[0], BRAIN_WINDOW[0] + BRAIN_WINDOW[1]
     combined = np.where(high, np.maximum(bone_hu, top), brain_hu)
     return _rounded(np.where(low, np.minimum(bone_hu, bottom), combined)), note
-
-
-def image_id(patient: str, number: int) -> str:
-    """Returns the id of a slice: a hash, as image ids are shown where patient ids must not be."""
-    digest = hashlib.blake2b(f"{patient}/{number}".encode(), digest_size=6).hexdigest()
-    return f"CT-ICH_{digest}"
 
 
 def _patient_and_number(source_file: str) -> tuple[str, int]:

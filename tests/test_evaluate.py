@@ -151,6 +151,15 @@ def test_a_dataset_that_labels_studies_gets_study_metrics(monkeypatch, experimen
     assert metrics["study"]["weighted_log_loss"] > 0
 
 
+def test_a_dataset_of_another_pixel_size_is_refused(monkeypatch, capsys, experiment):
+    dataset = experiment.parents[2] / "input" / "datasets" / "resized"
+    make_dataset(dataset, num_patients=4)
+    parameters = {"pixels": {"head_crop": False, "spacing_mm": 0.0, "size": 40}}
+    (dataset / "manifest.json").write_text(json.dumps({"parameters": parameters}))
+    assert run_evaluate(monkeypatch, experiment, "--data_dataset", "resized") == 2
+    assert "trained on slices prepared with --pre_head_crop 0" in capsys.readouterr().err
+
+
 def test_no_patient_nor_path_is_in_a_report(monkeypatch, experiment):
     if not (experiment / "report.html").exists():
         run_evaluate(monkeypatch, experiment)

@@ -216,3 +216,24 @@ def test_a_folder_without_ct_exits_2(monkeypatch, capsys, root, tmp_path):
     (folder / "notes.txt").write_text("not an image")
     assert run_predict(monkeypatch, root, *flags) == 2
     assert "1 not_dicom" in capsys.readouterr().err
+
+
+def test_slices_are_prepared_as_those_it_was_trained_on(monkeypatch, capsys, root, tmp_path):
+    network = RSNAModel("test_resnet")
+    steps = {"head_crop": False, "spacing_mm": 1.0, "size": 48}
+    predictor = make_predictor(
+        network=network, model=network.specification, training={"pixels": steps}
+    )
+    predictor.save(tmp_path / "output" / "results" / "0001" / "predictor")
+    write_series_files(tmp_path / "in", size=64)
+    folders = ["--pr_input", str(tmp_path / "in"), "--pr_output", str(tmp_path / "out")]
+    assert run_predict(monkeypatch, tmp_path, *folders) == 0
+    slices = pd.read_parquet(tmp_path / "out" / "dataset" / "slices.parquet")
+    assert set(slices["rows"]) == {48}
+    assert set(slices["spacing_row"]) == {1.0}
+    # The same folder prepared otherwise, by a predictor without steps: refused, not mixed up.
+    assert run_predict(monkeypatch, root, *folders) == 2
+    assert "was made with --pre_head_crop 0 --pre_spacing 1" in capsys.readouterr().err
+    folders = ["--pr_input", str(root / "dataset"), "--pr_output", str(tmp_path / "out2")]
+    assert run_predict(monkeypatch, tmp_path, *folders) == 2
+    assert "--pre_size 48: prepare the data" in capsys.readouterr().err

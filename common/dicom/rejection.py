@@ -23,12 +23,13 @@ STATUSES = {
     "no_id": "no SOP instance, series or study UID",
     "no_rescale": "no rescale slope and intercept: HU are unknown",
     "not_hu": "rescaled to another unit, as perfusion maps are",
+    "sharp_kernel": "reconstructed for bone: too noisy for the brain",
 }
 """Every status of a rejected file, with its meaning."""
 
 NOT_WANTED = frozenset(
     ("not_ct", "no_pixels", "color", "not_hu", "localizer")
-    + ("not_axial", "derived", "contrast", "not_head")
+    + ("not_axial", "derived", "contrast", "not_head", "sharp_kernel")
 )
 """Statuses of sound files that are not asked for: nothing is missing where they are left out."""
 

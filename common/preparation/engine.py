@@ -22,6 +22,8 @@ from tqdm import tqdm
 from common.errors import InputError, Interrupted
 from common.files import make_folder, write_parquet, write_text
 from common.folds import FOLDS_FILE, TRAIN_SPLIT, fold_report, make_folds
+from common.pixel_steps import NO_STEPS, PARAMETER, PixelSteps
+from common.preparation.brain_range import mark_brain_range, tell_marked
 from common.preparation.headers import PASSING, read_index, reject_in_index
 from common.preparation.manifest import check_same_source, write_manifest
 from common.preparation.series import (
@@ -105,6 +107,8 @@ def prepare_dataset(
     num_folds: int | None = None,
     fold_seed: int = 4667,
     resume_command: str = "",
+    steps: PixelSteps = NO_STEPS,
+    brain_min: float = 0.0,
 ) -> Preparation:
     """Makes or completes a dataset folder, and returns what was counted.
 
@@ -116,6 +120,9 @@ def prepare_dataset(
             the split `train`.
         fold_seed: seed of the folds.
         resume_command: what the user types to go on after an interruption.
+        steps: what is done to the pixels before they are stored.
+        brain_min: share of pixels in the brain window that a slice needs for its series' brain
+            range to begin there; training slices outside are marked. 0 marks none.
 
     Raises:
         InputError: nothing to read or nothing usable, a folder of other data or in use.
@@ -126,16 +133,24 @@ def prepare_dataset(
         files = _without_own(source.files(), source.folder, dataset_folder)
         if files.empty:
             raise InputError(f"no files in {source.folder}: is this the folder of the data?")
-        check_same_source(dataset_folder, source, files)
+        check_same_source(dataset_folder, source, files, steps)
         # Before the work: what is wrong with the label file should not show hours later.
         labels = source.labels()
-        parameters = {"num_folds": num_folds, "fold_seed": fold_seed}
+        parameters: dict[str, Any] = {"num_folds": num_folds, "fold_seed": fold_seed}
+        if steps:
+            parameters[PARAMETER] = steps.parameters()
+        if brain_min:
+            parameters["brain_min"] = brain_min
         versions = {name: version(name) for name in _LIBRARIES}
         write_manifest(dataset_folder, source, parameters, versions, None)
         with TaskRunner(n_jobs) as runner:
-            headers, results = _read_and_store(files, source, dataset_folder, runner)
+            headers, results = _read_and_store(files, source, dataset_folder, runner, steps)
         splits = files.set_index("source_file")["split"]
         slices = slices_table(headers, splits, results, source.label_names, labels)
+        if brain_min:
+            outside = mark_brain_range(slices, brain_min)
+            slices["keep_for_training"] &= ~outside
+            tell_marked(outside, slices, source.label_names[-1])
         _remove_stale(dataset_folder, set(results))
         prepared = _count(slices, len(files))
         if num_folds is not None and slices["split"].eq(TRAIN_SPLIT).any():
@@ -149,7 +164,11 @@ def prepare_dataset(
 
 
 def _read_and_store(
-    files: pd.DataFrame, source: Source, dataset_folder: Path, runner: TaskRunner
+    files: pd.DataFrame,
+    source: Source,
+    dataset_folder: Path,
+    runner: TaskRunner,
+    steps: PixelSteps,
 ) -> tuple[pd.DataFrame, dict[str, list[SliceResult] | None]]:
     """Returns all header rows with their rank, and by store file what became of its slices.
 
@@ -159,7 +178,7 @@ def _read_and_store(
     while True:
         headers = mark_duplicates(index)
         headers["rank"] = rank_slices(headers)
-        results = _store_missing(headers, source, dataset_folder, runner)
+        results = _store_missing(headers, source, dataset_folder, runner, steps)
         failed = undecodable_duplicates(headers, results)
         if failed.empty:
             return headers.sort_values(ROW_ORDER, ignore_index=True), results
@@ -167,13 +186,17 @@ def _read_and_store(
 
 
 def _store_missing(
-    headers: pd.DataFrame, source: Source, dataset_folder: Path, runner: TaskRunner
+    headers: pd.DataFrame,
+    source: Source,
+    dataset_folder: Path,
+    runner: TaskRunner,
+    steps: PixelSteps,
 ) -> dict[str, list[SliceResult] | None]:
     """Stores the series that are not there yet; returns by store file what became of all."""
     ranked = headers[headers["rank"] >= 0]
     results: dict[str, list[SliceResult] | None] = {}
     missing: list[SeriesTask] = []
-    for task in series_tasks(ranked, source.reader, dataset_folder):
+    for task in series_tasks(ranked, source.reader, dataset_folder, steps):
         record = read_record(task)
         if record is None or any(result.status in PASSING for result in record):
             missing.append(task)

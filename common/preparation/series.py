@@ -1,5 +1,6 @@
 """The pixel pass: every series decoded once into a store file, with a record of what happened."""
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -13,6 +14,7 @@ import pandas as pd
 
 from common.dicom import RejectedFile, order_slices
 from common.files import write_json
+from common.pixel_steps import NO_STEPS, HeadFinder, PixelSteps, SeriesPlan
 from common.preparation.headers import INDEX_FOLDER
 from common.preparation.readers import SliceReader
 from common.slices import STATUS_OK, STORE_FOLDER
@@ -35,7 +37,9 @@ class SeriesTask:
         files: for each file in the order it is decoded, its name and its frames, as indices
             into the file's pixels, with the rank of each.
         num_slices: how many slices there are in all.
-        fingerprint: changes when the files, their order or the reader change.
+        fingerprint: changes when the files, their order, the reader or the steps change.
+        spacing_mm: pixel spacing along a column and along a row, None where unknown.
+        steps: what is done to the pixels.
     """
 
     reader: SliceReader
@@ -45,10 +49,16 @@ class SeriesTask:
     files: tuple[tuple[str, tuple[tuple[int, int], ...]], ...]
     num_slices: int
     fingerprint: str
+    spacing_mm: tuple[float | None, float | None] = (None, None)
+    steps: PixelSteps = NO_STEPS
 
 
 class SliceResult(NamedTuple):
-    """What became of one slice; pixel values in HU, None where there are no pixels."""
+    """What became of one slice; pixel values in HU, None where there are no pixels.
+
+    Where the steps changed its size, `rows` and `columns` are those stored, and `scale_row` and
+    `scale_column` how much larger its pixels have become.
+    """
 
     status: str
     reason: str | None = None
@@ -58,6 +68,10 @@ class SliceResult(NamedTuple):
     hu_mean: float | None = None
     brain_fraction: float | None = None
     num_padding: int | None = None
+    rows: int | None = None
+    columns: int | None = None
+    scale_row: float | None = None
+    scale_column: float | None = None
 
 
 class _Place(NamedTuple):
@@ -88,12 +102,16 @@ def rank_slices(headers: pd.DataFrame) -> np.ndarray:
 
 
 def series_tasks(
-    headers: pd.DataFrame, reader: SliceReader, dataset_folder: Path
+    headers: pd.DataFrame,
+    reader: SliceReader,
+    dataset_folder: Path,
+    steps: PixelSteps = NO_STEPS,
 ) -> Iterator[SeriesTask]:
     """Yields one task per store file; `headers` has the column rank, and usable rows only."""
     columns = ("rank", "source_file", "frame", "num_frames", "size", "mtime_ns")
     values = {name: headers[name].to_numpy() for name in columns}
     shapes = headers[["rows", "columns"]].to_numpy(dtype=np.int64)
+    spacings = headers[["spacing_row", "spacing_column"]].to_numpy(dtype=np.float64)
     for store_file, members in _groups(headers).items():
         rows = members[np.argsort(values["rank"][members])]
         frames_of: dict[str, list[tuple[int, int]]] = {}
@@ -105,6 +123,9 @@ def series_tasks(
             reader.version,
             [[str(values[name][row]) for name in columns] for row in rows],
         ]
+        spacing_mm = tuple(_or_none(float(value)) for value in spacings[rows[0]])
+        if steps:
+            identity.append([steps.parameters(), spacing_mm])
         yield SeriesTask(
             reader=reader,
             dataset_folder=dataset_folder,
@@ -113,18 +134,22 @@ def series_tasks(
             files=tuple((name, tuple(frames)) for name, frames in frames_of.items()),
             num_slices=len(rows),
             fingerprint=hashlib.sha256(json.dumps(identity).encode()).hexdigest(),
+            spacing_mm=(spacing_mm[0], spacing_mm[1]),
+            steps=steps,
         )
 
 
 def store_series(task: SeriesTask) -> bool:
     """Decodes and stores a series, writes its record last, and returns True.
 
-    Slices are compressed as they are decoded: one file's pixels are in memory at a time.
+    Slices are compressed as they are decoded: one file's pixels are in memory at a time. Files
+    are decoded once more before that where the head has to be found.
     """
-    writer = SeriesWriter(*task.shape)
+    plan = _plan(task)
+    writer = SeriesWriter(*(task.shape if plan is None else plan.shape))
     results: dict[int, SliceResult] = {}
     for source_file, frames in task.files:
-        for (_, rank), result in zip(frames, _store_file(task, source_file, frames, writer)):
+        for (_, rank), result in zip(frames, _store_file(task, plan, source_file, frames, writer)):
             results[rank] = result
     path = task.dataset_folder / STORE_FOLDER / task.store_file
     if len(writer):
@@ -174,8 +199,27 @@ def _groups(headers: pd.DataFrame) -> dict[str, np.ndarray]:
     }
 
 
+def _plan(task: SeriesTask) -> SeriesPlan | None:
+    """Returns what is done to the slices of a series; None where they stay as they are."""
+    if not task.steps:
+        return None
+    finder = HeadFinder(task.spacing_mm)
+    for source_file, frames in task.files if task.steps.head_crop else ():
+        # What is wrong with a file is told when it is stored.
+        with contextlib.suppress(RejectedFile, MemoryError):
+            image_hu = task.reader.read_pixels(source_file).image_hu
+            for frame, _ in frames:
+                if image_hu[frame].shape == task.shape:
+                    finder.add(image_hu[frame])
+    return task.steps.plan(task.shape, task.spacing_mm, finder.box())
+
+
 def _store_file(
-    task: SeriesTask, source_file: str, frames: tuple[tuple[int, int], ...], writer: SeriesWriter
+    task: SeriesTask,
+    plan: SeriesPlan | None,
+    source_file: str,
+    frames: tuple[tuple[int, int], ...],
+    writer: SeriesWriter,
 ) -> Iterator[SliceResult]:
     """Yields the result of each of the `frames` of one file, once they are in the writer."""
     try:
@@ -187,15 +231,19 @@ def _store_file(
         result = SliceResult("too_large", "not enough memory to decode the file")
         yield from itertools.repeat(result, len(frames))
         return
-    note, num_padding = pixels.note or None, pixels.num_padding
+    notes = [pixels.note] if plan is None else [pixels.note, plan.note]
+    note, num_padding = "; ".join(filter(None, notes)) or None, pixels.num_padding
+    changes = () if plan is None else (*plan.shape, *plan.scale)
     for frame, _ in frames:
         image_hu = pixels.image_hu[frame]
         if image_hu.shape != task.shape:
             reason = f"the pixels are {image_hu.shape}, the header says {task.shape}"
             yield SliceResult("corrupt", reason)
             continue
+        if plan is not None:
+            image_hu = plan.apply(image_hu)
         yield SliceResult(
-            STATUS_OK, note, writer.append(image_hu), *_measure(image_hu), num_padding
+            STATUS_OK, note, writer.append(image_hu), *_measure(image_hu), num_padding, *changes
         )
         # Padding is known per file: its first frame has the count.
         num_padding = 0

@@ -117,6 +117,7 @@ def studies_table(slices: pd.DataFrame, source: Source) -> pd.DataFrame:
 def _add_results(frame: pd.DataFrame, results: dict[str, list[SliceResult] | None]) -> None:
     """Fills in what the pixel pass found, in place."""
     columns = {name: frame[name].to_numpy(dtype=object) for name in ("status", "reason")}
+    before = frame[["rows", "columns"]].copy()
     for name in SliceResult._fields[2:]:
         columns[name] = np.full(len(frame), None, dtype=object)
     crash = SliceResult(CRASHED, "decoding the series killed the process")
@@ -128,6 +129,10 @@ def _add_results(frame: pd.DataFrame, results: dict[str, list[SliceResult] | Non
             columns[name][row] = value
     for name, values in columns.items():
         frame[name] = values
+    # As stored, where steps changed the size; as the header says elsewhere.
+    for size, spacing in (("row", "spacing_row"), ("column", "spacing_column")):
+        frame[f"{size}s"] = pd.to_numeric(frame[f"{size}s"]).fillna(before[f"{size}s"])
+        frame[spacing] *= pd.to_numeric(frame.pop(f"scale_{size}")).fillna(1.0)
     without_pixels = frame["store_index"].isna()
     frame["store_file"] = frame["store_file"].mask(without_pixels)
 

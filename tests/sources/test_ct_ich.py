@@ -100,7 +100,7 @@ def test_missing_and_damaged_images(subset: Path, tmp_path: Path) -> None:
 
 
 def test_other_folders_and_tables_are_refused(subset: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"v1\.0\.0"):
+    with pytest.raises(InputError, match=r"v1\.0\.0.*v1\.3\.1"):
         CtIchSource(tmp_path)
     path = subset / "hemorrhage_diagnosis.csv"
     table = pd.read_csv(path)
