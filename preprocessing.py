@@ -25,6 +25,9 @@ def main() -> None:
         n_jobs=config.general.n_jobs,
         num_folds=flags.pre_num_folds,
         fold_seed=flags.pre_fold_seed,
+        valid_fraction=flags.pre_valid_fraction,
+        fold_by=flags.pre_fold_by,
+        drop_overlap=bool(flags.pre_drop_overlap),
         resume_command=f"python {shlex.join(sys.argv)}",
     )
     if prepared.folds is not None:
@@ -33,6 +36,10 @@ def main() -> None:
             f"The prevalence of a label in a fold differs from that of all slices by at most "
             f"{100 * prepared.fold_deviation:.1f} % of it."
         )
+    if prepared.overlap.num_training:
+        left_out = prepared.overlap.num_kept == 0
+        advice = "they are not trained on" if left_out else "--pre_drop_overlap 1 leaves them out"
+        print(f"{prepared.overlap.line().capitalize()}; {advice}.")
     for note, count in prepared.notes.items():
         print(f"{count} slices: {note}")
     print(f"{config.dataset_folder}: {prepared.line()}")

@@ -194,14 +194,12 @@ def _store_file(
             reason = f"the pixels are {image_hu.shape}, the header says {task.shape}"
             yield SliceResult("corrupt", reason)
             continue
-        yield SliceResult(
-            STATUS_OK, note, writer.append(image_hu), *_measure(image_hu), num_padding
-        )
+        yield SliceResult(STATUS_OK, note, writer.append(image_hu), *measure(image_hu), num_padding)
         # Padding is known per file: its first frame has the count.
         num_padding = 0
 
 
-def _measure(image_hu: np.ndarray) -> tuple[int, int, float, float]:
+def measure(image_hu: np.ndarray) -> tuple[int, int, float, float]:
     """Returns minimum, maximum and mean HU, and the share of pixels in the brain window."""
     low, high = BRAIN_HU
     in_brain = np.count_nonzero((image_hu >= low) & (image_hu <= high))
