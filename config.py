@@ -126,7 +126,7 @@ class PreprocessingConfig:
     pre_address: str | None = None
     """Address of a Dask scheduler to work on. Not there yet."""
     pre_check: Switch = 0
-    """1: verify a prepared dataset. Not there yet."""
+    """1: verify the prepared dataset instead of preparing it; status 3 where something is wrong."""
     pre_report: Switch = 0
     """1: write a page about the dataset. Not there yet."""
 

@@ -13,7 +13,6 @@ logger = logging.getLogger(__name__)
 
 NOT_THERE_YET = {
     "pre_address",
-    "pre_check",
     "pre_report",
 }
 

@@ -15,6 +15,9 @@ def main() -> None:
     """Prepares the dataset, and ends with the folds and a line of counts."""
     log_to_console()
     config = parse_config(__doc__ or "", GROUPS)
+    if config.preprocessing.pre_check:
+        check(config)
+        return
     from common.preparation import prepare_dataset
     from sources import make_source
 
@@ -43,6 +46,19 @@ def main() -> None:
     for note, count in prepared.notes.items():
         print(f"{count} slices: {note}")
     print(f"{config.dataset_folder}: {prepared.line()}")
+
+
+def check(config: Config) -> None:
+    """Verifies the prepared dataset, and ends with a line of counts; raises CheckFailed."""
+    from common.preparation.check import check_dataset
+
+    from rsna_task import SUBTYPES
+
+    checked = check_dataset(
+        config.dataset_folder, subtypes=SUBTYPES, union="any", n_jobs=config.general.n_jobs
+    )
+    print(f"{config.dataset_folder}: {checked.line()}", flush=True)
+    checked.raise_findings()
 
 
 def source_folder(config: Config) -> Path:
