@@ -51,7 +51,6 @@ def main() -> None:
 def check(config: Config) -> None:
     """Verifies the prepared dataset, and ends with a line of counts; raises CheckFailed."""
     from common.preparation.check import check_dataset
-
     from rsna_task import SUBTYPES
 
     checked = check_dataset(
