@@ -117,10 +117,17 @@ class PreprocessingConfig:
     """Number of patient folds."""
     pre_fold_seed: int = 4667
     """Seed of the folds."""
+    pre_valid_fraction: float = 0.0
+    """Share of the patients that one split validates on, as --data_fold 0, instead of folds (0)."""
+    pre_fold_by: Literal["patient", "source"] = "patient"
+    """source: each fold is what one folder directly in pre_folder holds, such as one hospital, for
+    external validation."""
+    pre_drop_overlap: Switch = 0
+    """1: training slices of patients that are in the test too are not trained on."""
     pre_address: str | None = None
     """Address of a Dask scheduler to work on. Not there yet."""
     pre_check: Switch = 0
-    """1: verify a prepared dataset. Not there yet."""
+    """1: verify the prepared dataset instead of preparing it; status 3 where something is wrong."""
     pre_report: Switch = 0
     """1: write a page about the dataset. Not there yet."""
     pre_brain_min: float = 0.0
@@ -150,6 +157,10 @@ class PreprocessingConfig:
             self.pre_size == 0 or 32 <= self.pre_size <= 2048,
             "0, or from 32 to 2048 pixels",
         )
+        inside = 0 <= self.pre_valid_fraction < 1
+        require(self, "pre_valid_fraction", inside, "at least 0, less than 1")
+        by_patient = not self.pre_valid_fraction or self.pre_fold_by == "patient"
+        require(self, "pre_fold_by", by_patient, "patient with --pre_valid_fraction")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ logger = logging.getLogger(__name__)
 
 NOT_THERE_YET = {
     "pre_address",
-    "pre_check",
     "pre_report",
 }
 
@@ -24,9 +23,21 @@ def _needs(name: str, *values: Any) -> tuple[str, Callable[[dict[str, Any]], boo
     return f"--{name} {words}", lambda flags: flags[name] in values
 
 
+def _makes_folds(flags: dict[str, Any]) -> bool:
+    return flags["pre_fold_by"] == "patient" and flags["pre_check"] == 0
+
+
 # flag -> (what it needs, test): a flag that was given and does nothing earns a warning.
 EFFECTIVE_WHEN = {
     "pre_brain_min": _needs("pre_source", "demo", "rsna", "ct_ich"),
+    **{name: _needs("pre_check", 0) for name in ("pre_source", "pre_folder", "pre_drop_overlap")},
+    "pre_fold_by": _needs("pre_check", 0),
+    "pre_valid_fraction": _needs("pre_check", 0),
+    "pre_num_folds": (
+        "--pre_fold_by patient, --pre_valid_fraction 0 and --pre_check 0",
+        lambda flags: _makes_folds(flags) and flags["pre_valid_fraction"] == 0,
+    ),
+    "pre_fold_seed": ("--pre_fold_by patient and --pre_check 0", lambda flags: _makes_folds(flags)),
     "data_sampler_pos_start": _needs("data_sampler", "pos_range"),
     "data_sampler_pos_end": _needs("data_sampler", "pos_range"),
     "data_sampler_num_slices": _needs("data_sampler", "slices_per_study"),

@@ -15,6 +15,9 @@ def main() -> None:
     """Prepares the dataset, and ends with the folds and a line of counts."""
     log_to_console()
     config = parse_config(__doc__ or "", GROUPS)
+    if config.preprocessing.pre_check:
+        check(config)
+        return
     from common.pixel_steps import PixelSteps
     from common.preparation import prepare_dataset
     from sources import make_source
@@ -26,6 +29,9 @@ def main() -> None:
         n_jobs=config.general.n_jobs,
         num_folds=flags.pre_num_folds,
         fold_seed=flags.pre_fold_seed,
+        valid_fraction=flags.pre_valid_fraction,
+        fold_by=flags.pre_fold_by,
+        drop_overlap=bool(flags.pre_drop_overlap),
         resume_command=f"python {shlex.join(sys.argv)}",
         steps=PixelSteps(bool(flags.pre_head_crop), flags.pre_spacing, flags.pre_size),
         brain_min=flags.pre_brain_min,
@@ -36,9 +42,25 @@ def main() -> None:
             f"The prevalence of a label in a fold differs from that of all slices by at most "
             f"{100 * prepared.fold_deviation:.1f} % of it."
         )
+    if prepared.overlap.num_training:
+        left_out = prepared.overlap.num_kept == 0
+        advice = "they are not trained on" if left_out else "--pre_drop_overlap 1 leaves them out"
+        print(f"{prepared.overlap.line().capitalize()}; {advice}.")
     for note, count in prepared.notes.items():
         print(f"{count} slices: {note}")
     print(f"{config.dataset_folder}: {prepared.line()}")
+
+
+def check(config: Config) -> None:
+    """Verifies the prepared dataset, and ends with a line of counts; raises CheckFailed."""
+    from common.preparation.check import check_dataset
+    from rsna_task import SUBTYPES
+
+    checked = check_dataset(
+        config.dataset_folder, subtypes=SUBTYPES, union="any", n_jobs=config.general.n_jobs
+    )
+    print(f"{config.dataset_folder}: {checked.line()}", flush=True)
+    checked.raise_findings()
 
 
 def source_folder(config: Config) -> Path:

@@ -153,6 +153,14 @@ class SliceStore:
         """Returns the number of slices in a file; raises UnreadableSlice if it can't be opened."""
         return len(self._opened(store_file)[1])
 
+    def checksums(self, store_file: str) -> np.ndarray:
+        """Returns the CRC-32 of every slice when it was written, uint32; no pixels are read.
+
+        Raises:
+            UnreadableSlice: the file can't be opened.
+        """
+        return self._opened(store_file)[1]
+
     def close(self) -> None:
         """Forgets the open files."""
         self._open_files.clear()

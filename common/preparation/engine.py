@@ -10,7 +10,7 @@ import logging
 import signal
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -20,12 +20,13 @@ import pandas as pd
 from tqdm import tqdm
 
 from common.errors import InputError, Interrupted
-from common.files import make_folder, write_parquet, write_text
-from common.folds import FOLDS_FILE, TRAIN_SPLIT, fold_report, make_folds
+from common.files import make_folder, write_parquet
+from common.folds import TRAIN_SPLIT
 from common.pixel_steps import NO_STEPS, PARAMETER, PixelSteps
 from common.preparation.brain_range import mark_brain_range, tell_marked
 from common.preparation.headers import PASSING, read_index, reject_in_index
 from common.preparation.manifest import check_same_source, write_manifest
+from common.preparation.overlap import Overlap, find_overlap
 from common.preparation.series import (
     SeriesTask,
     SliceResult,
@@ -37,6 +38,7 @@ from common.preparation.series import (
     store_series,
 )
 from common.preparation.source import Source
+from common.preparation.splits import FoldPlan, write_folds
 from common.preparation.tables import (
     mark_duplicates,
     slices_table,
@@ -45,6 +47,7 @@ from common.preparation.tables import (
 )
 from common.preparation.tasks import TaskRunner
 from common.slices import SLICES_FILE, STATUS_OK, STORE_FOLDER, STUDIES_FILE
+from common.store import SliceStore
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +70,8 @@ class Preparation:
         num_padding: pixels that held padding.
         folds: prevalence per fold as a table, or None where there are no folds.
         fold_deviation: largest relative deviation of a prevalence in a fold.
+        fold_sources: for a split by source, the source that each fold validates on.
+        overlap: what training and test share.
     """
 
     num_files: int
@@ -77,6 +82,8 @@ class Preparation:
     num_padding: int
     folds: pd.DataFrame | None = field(default=None, repr=False)
     fold_deviation: float = 0.0
+    fold_sources: list[str] = field(default_factory=list)
+    overlap: Overlap = field(default_factory=Overlap)
 
     def line(self) -> str:
         """Returns the counts in one line: read, stored, rejected by reason."""
@@ -96,6 +103,8 @@ class Preparation:
             "notes": self.notes,
             "num_padding": self.num_padding,
             "fold_deviation": None if self.folds is None else round(self.fold_deviation, 6),
+            "fold_sources": self.fold_sources,
+            "overlap": asdict(self.overlap),
         }
 
 
@@ -106,6 +115,9 @@ def prepare_dataset(
     n_jobs: int,
     num_folds: int | None = None,
     fold_seed: int = 4667,
+    valid_fraction: float = 0.0,
+    fold_by: str = "patient",
+    drop_overlap: bool = False,
     resume_command: str = "",
     steps: PixelSteps = NO_STEPS,
     brain_min: float = 0.0,
@@ -118,7 +130,9 @@ def prepare_dataset(
         n_jobs: processes; 0 works in this one, without protection from crashing codecs.
         num_folds: number of patient folds; None makes none, nor are there any without slices of
             the split `train`.
-        fold_seed: seed of the folds.
+        fold_seed, valid_fraction, fold_by: see `FoldPlan`.
+        drop_overlap: training slices that share something with test slices are marked as not to
+            be trained on.
         resume_command: what the user types to go on after an interruption.
         steps: what is done to the pixels before they are stored.
         brain_min: share of pixels in the brain window that a slice needs for its series' brain
@@ -136,7 +150,9 @@ def prepare_dataset(
         check_same_source(dataset_folder, source, files, steps)
         # Before the work: what is wrong with the label file should not show hours later.
         labels = source.labels()
-        parameters: dict[str, Any] = {"num_folds": num_folds, "fold_seed": fold_seed}
+        plan = FoldPlan(num_folds, fold_seed, valid_fraction, fold_by)
+        plan.check(files)
+        parameters: dict[str, Any] = plan.parameters() | {"drop_overlap": drop_overlap}
         if steps:
             parameters[PARAMETER] = steps.parameters()
         if brain_min:
@@ -153,8 +169,18 @@ def prepare_dataset(
             tell_marked(outside, slices, source.label_names[-1])
         _remove_stale(dataset_folder, set(results))
         prepared = _count(slices, len(files))
+        overlap, concerned = find_overlap(slices, SliceStore(dataset_folder / STORE_FOLDER))
+        if drop_overlap and concerned.any():
+            slices["keep_for_training"] &= ~concerned
+            overlap = replace(overlap, num_kept=0)
+        prepared = replace(prepared, overlap=overlap)
         if num_folds is not None and slices["split"].eq(TRAIN_SPLIT).any():
-            prepared = _with_folds(prepared, slices, source, dataset_folder, num_folds, fold_seed)
+            report, deviation, sources = write_folds(
+                plan, slices, source.label_names, dataset_folder
+            )
+            prepared = replace(
+                prepared, folds=report, fold_deviation=deviation, fold_sources=sources
+            )
         write_parquet(dataset_folder / STUDIES_FILE, studies_table(slices, source))
         write_parquet(dataset_folder / SLICES_FILE, slices)
         write_manifest(dataset_folder, source, parameters, versions, prepared.counts())
@@ -235,28 +261,6 @@ def _tally(words: pd.Series) -> dict[str, int]:
     """Returns how often each word occurs, the most frequent first."""
     counts = words.value_counts().sort_index().sort_values(ascending=False, kind="stable")
     return {str(word): int(count) for word, count in counts.items()}
-
-
-def _with_folds(
-    prepared: Preparation,
-    slices: pd.DataFrame,
-    source: Source,
-    dataset_folder: Path,
-    num_folds: int,
-    fold_seed: int,
-) -> Preparation:
-    """Writes folds.csv, and returns the counts with the report of the folds."""
-    folds = make_folds(slices, source.label_names, num_folds, fold_seed)
-    text = folds.to_csv(index=False)
-    path = dataset_folder / FOLDS_FILE
-    if path.is_file() and path.read_text(encoding="utf-8") != text:
-        logger.warning("the folds have changed: earlier experiments were split differently")
-    write_text(path, text)
-    alone = _stored(slices) & slices["split"].eq(TRAIN_SPLIT) & slices["patient_id"].isna()
-    if alone.any():
-        logger.warning("%d training slices have no patient id: in no fold", alone.sum())
-    report, deviation = fold_report(folds, slices, source.label_names)
-    return replace(prepared, folds=report, fold_deviation=deviation)
 
 
 def _remove_stale(dataset_folder: Path, store_files: set[str]) -> None:

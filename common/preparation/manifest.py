@@ -1,5 +1,6 @@
 """The manifest of a dataset folder: where it came from, with what it was made, what was counted."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,16 @@ import pandas as pd
 
 from common.errors import InputError
 from common.files import write_json
+from common.folds import FOLDS_FILE
 from common.pixel_steps import MANIFEST_FILE, NO_STEPS, PixelSteps, steps_of
 from common.preparation.headers import INDEX_FOLDER, forget_headers, read_shards
 from common.preparation.source import Source
+from common.slices import SLICES_FILE, STUDIES_FILE
 
-__all__ = ["MANIFEST_FILE", "check_same_source", "write_manifest"]
+__all__ = ["MANIFEST_FILE", "TABLES", "check_same_source", "write_manifest"]
+
+TABLES = (SLICES_FILE, STUDIES_FILE, FOLDS_FILE)
+"""What the manifest holds the hash of; the store has a checksum per slice in its files."""
 
 
 def check_same_source(
@@ -60,7 +66,10 @@ def write_manifest(
     versions: dict[str, str],
     counts: dict[str, Any] | None,
 ) -> None:
-    """Writes the manifest; `counts` is None while the dataset is being made."""
+    """Writes the manifest, with the hashes of the tables.
+
+    While the dataset is being made, `counts` is None and there are no hashes.
+    """
     write_json(
         dataset_folder / MANIFEST_FILE,
         {
@@ -70,5 +79,32 @@ def write_manifest(
             "parameters": source.parameters() | parameters,
             "versions": versions,
             "counts": counts or {},
+            "sha256": {} if counts is None else table_hashes(dataset_folder),
         },
     )
+
+
+def table_hashes(dataset_folder: Path) -> dict[str, str]:
+    """Returns the SHA-256 of each table that the dataset folder has, by its name."""
+    return {
+        name: hashlib.sha256((dataset_folder / name).read_bytes()).hexdigest()
+        for name in TABLES
+        if (dataset_folder / name).is_file()
+    }
+
+
+def read_manifest(dataset_folder: Path) -> dict[str, Any]:
+    """Returns the content of the manifest.
+
+    Raises:
+        InputError: it is missing, can't be read, or is not what `write_manifest` writes.
+    """
+    path = dataset_folder / MANIFEST_FILE
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        parts = [manifest[name] for name in ("parameters", "counts")]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} can't be read: run preprocessing.py again") from error
+    if not all(isinstance(part, dict) for part in parts):
+        raise InputError(f"{path} can't be read: run preprocessing.py again")
+    return dict(manifest)

@@ -243,13 +243,13 @@ def _store_file(
         if plan is not None:
             image_hu = plan.apply(image_hu)
         yield SliceResult(
-            STATUS_OK, note, writer.append(image_hu), *_measure(image_hu), num_padding, *changes
+            STATUS_OK, note, writer.append(image_hu), *measure(image_hu), num_padding, *changes
         )
         # Padding is known per file: its first frame has the count.
         num_padding = 0
 
 
-def _measure(image_hu: np.ndarray) -> tuple[int, int, float, float]:
+def measure(image_hu: np.ndarray) -> tuple[int, int, float, float]:
     """Returns minimum, maximum and mean HU, and the share of pixels in the brain window."""
     low, high = BRAIN_HU
     in_brain = np.count_nonzero((image_hu >= low) & (image_hu <= high))

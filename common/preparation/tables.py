@@ -43,6 +43,12 @@ def mark_duplicates(headers: pd.DataFrame) -> pd.DataFrame:
     return headers
 
 
+def same_image_files(slices: pd.DataFrame) -> pd.Series:
+    """Returns the name of the first file with the same image, by row of each duplicate."""
+    reasons = slices.loc[slices["status"] == DUPLICATE, "reason"]
+    return reasons.astype("str").str.removeprefix(_SAME_IMAGE)
+
+
 def undecodable_duplicates(
     headers: pd.DataFrame, results: dict[str, list[SliceResult] | None]
 ) -> pd.DataFrame:
@@ -50,8 +56,7 @@ def undecodable_duplicates(
 
     Another file has the same image, and should be tried in their place.
     """
-    of_duplicates = headers.loc[headers["status"] == DUPLICATE, "reason"]
-    others = set(of_duplicates.str.removeprefix(_SAME_IMAGE))
+    others = set(same_image_files(headers))
     failed = []
     tried = headers[headers["source_file"].isin(others) & (headers["rank"] >= 0)]
     columns = (tried[name] for name in ("source_file", "frame", "store_file", "rank"))
@@ -99,12 +104,7 @@ def studies_table(slices: pd.DataFrame, source: Source) -> pd.DataFrame:
     unless the source labels studies.
     """
     names = list(source.label_names)
-    by_study = slices[slices["study_id"].notna()].groupby("study_id")
-    labels = by_study[names].max()
-    unknown = slices[names].isna().groupby(slices["study_id"]).any()
-    labels = labels.mask(unknown & (labels != 1)).astype("float32")
-    studies = by_study[["patient_id"]].first().join(labels)
-    studies["label_source"] = _label_source(studies, names)
+    studies = studies_of_slices(slices, names)
     given = source.study_labels()
     if given is not None:
         given = given.set_index("study_id")
@@ -112,6 +112,17 @@ def studies_table(slices: pd.DataFrame, source: Source) -> pd.DataFrame:
         studies.loc[given.index, names] = given.astype("float32")
         studies.loc[given.index, "label_source"] = LABELS_OF_STUDY
     return studies.reset_index()[["study_id", "patient_id", *names, "label_source"]]
+
+
+def studies_of_slices(slices: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Returns patient_id, labels and label_source by study_id, as the slices tell them."""
+    names = list(names)
+    by_study = slices[slices["study_id"].notna()].groupby("study_id")
+    labels = by_study[names].max()
+    unknown = slices[names].isna().groupby(slices["study_id"]).any()
+    labels = labels.mask(unknown & (labels != 1)).astype("float32")
+    studies = by_study[["patient_id"]].first().join(labels)
+    return studies.assign(label_source=_label_source(studies, names))
 
 
 def _add_results(frame: pd.DataFrame, results: dict[str, list[SliceResult] | None]) -> None:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from slice_frames import slice_frame
 
 from common.errors import InputError
-from common.folds import fold_report, folds_path, make_folds, read_folds, split_rows
+from common.fold_making import fold_report, make_folds, make_source_folds, make_split
+from common.folds import folds_path, is_in, read_folds, split_rows
 from common.slices import SliceTable
 
 LABELS = ("rare", "common")
@@ -182,3 +183,94 @@ def test_bad_files_are_refused(tmp_path: Path, content: str, message: str) -> No
         read_folds(tmp_path / "folds.csv")
     with pytest.raises(InputError, match=r"preprocessing\.py"):
         read_folds(tmp_path / "absent.csv")
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    st.lists(st.integers(1, 12), min_size=10, max_size=60),
+    st.floats(0.1, 0.6),
+    st.integers(0, 2**31 - 1),
+)
+def test_a_split_validates_on_about_the_share_of_the_patients(
+    num_slices: list[int], fraction: float, seed: int
+) -> None:
+    frame = patients_frame(num_slices)
+    folds = make_split(frame, LABELS, fraction, seed)
+    assert sorted(folds["image_id"]) == sorted(frame["image_id"])
+    side_of = folds.groupby("patient_id")["fold"].agg(["nunique", "first"])
+    assert (side_of["nunique"] == 1).all()
+    assert set(side_of["first"]) == {0, -1}
+    # The balance of the labels may cost some patients more or less.
+    assert abs((side_of["first"] == 0).sum() - fraction * len(num_slices)) <= 4
+    again = make_split(frame.sample(frac=1, random_state=1), LABELS, fraction, seed)
+    pd.testing.assert_frame_equal(folds, again)
+
+
+def test_a_split_is_balanced_and_has_one_fold(tmp_path: Path) -> None:
+    frame = patients_frame([20] * 200)
+    folds = make_split(frame, LABELS, 0.25, 4667)
+    report, deviation = fold_report(folds, frame, LABELS)
+    assert report.index.tolist() == ["training", "0", "all"]
+    random_deviations = []
+    for seed in range(20):
+        patient = folds["patient_id"].str[1:].astype(int)
+        side = np.where(np.random.default_rng(seed).permutation(200)[patient] < 50, 0, -1)
+        random_deviations.append(fold_report(folds.assign(fold=side), frame, LABELS)[1])
+    assert deviation < np.median(random_deviations)
+
+    folds.to_csv(tmp_path / "folds.csv", index=False)
+    table, read = SliceTable(frame, tmp_path), read_folds(tmp_path / "folds.csv")
+    train_rows, valid_rows = split_rows(table, read, 0, LABELS)
+    assert len(train_rows) + len(valid_rows) == len(frame)
+    assert set(frame["image_id"].iloc[valid_rows]) == set(folds.loc[folds.fold == 0, "image_id"])
+    for fold in (1, -1):
+        with pytest.raises(InputError, match=rf"--data_fold {fold}: the dataset has the folds 0$"):
+            split_rows(table, read, fold, LABELS)
+    with pytest.raises(InputError, match="no patient on one of the sides"):
+        make_split(patients_frame([3] * 4), LABELS, 0.05, 0)
+
+
+def sources_frame() -> pd.DataFrame:
+    """Patients 0 to 2 of site a, 3 to 5 of a zip archive; patient 0 has a slice in both."""
+    frame = patients_frame([4] * 6)
+    number = frame["patient_id"].str[1:].astype(int)
+    frame["source_file"] = np.where(number < 3, "a/", "b.zip!/") + frame["image_id"] + "/x.dcm"
+    frame.loc[0, "source_file"] = "b.zip!/more.dcm"
+    return frame
+
+
+def test_each_source_is_a_fold_and_a_patient_of_two_is_whole(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    frame = sources_frame()
+    folds, sources = make_source_folds(frame)
+    assert sources == ["a", "b.zip"]
+    fold_of = folds.drop_duplicates("patient_id").set_index("patient_id")["fold"]
+    assert (folds.groupby("patient_id")["fold"].nunique() == 1).all()
+    assert fold_of.sort_index().tolist() == [0, 0, 0, 1, 1, 1]
+    assert "1 times a patient lies in a further source" in caplog.text
+    assert len(folds) == len(frame)
+
+
+@pytest.mark.parametrize(
+    ("name_of", "message"),
+    [
+        (lambda frame: "train/" + frame["image_id"], "one folder"),
+        (lambda frame: frame["image_id"], "one folder"),
+        (lambda frame: frame["patient_id"] + "/x.dcm", "each patient has a folder"),
+    ],
+)
+def test_one_source_or_one_per_patient_is_refused(name_of, message: str) -> None:
+    frame = sources_frame()
+    with pytest.raises(InputError, match=message):
+        make_source_folds(frame.assign(source_file=name_of(frame)))
+
+
+@settings(max_examples=30)
+@given(st.lists(st.none() | st.text(max_size=2)), st.lists(st.none() | st.text(max_size=2)))
+def test_is_in_equals_the_slower_one_of_pandas_but_for_missing(
+    values: list[str | None], wanted: list[str | None]
+) -> None:
+    known = {name for name in wanted if name is not None}
+    found = is_in(pd.Series(values, dtype="str"), pd.Series(wanted, dtype="str"))
+    assert found.tolist() == [name in known for name in values]

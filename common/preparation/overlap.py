@@ -1,0 +1,123 @@
+"""What training and test slices share: patients, studies, images, identical pixels."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from common.folds import TRAIN_SPLIT
+from common.preparation.tables import same_image_files
+from common.slices import STATUS_OK
+from common.store import SliceStore, UnreadableSlice
+
+TEST_SPLIT = "test"
+_MEASURES = ["rows", "columns", "hu_min", "hu_max", "hu_mean", "brain_fraction"]
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What the splits `train` and `test` share, in numbers; all 0 where they share nothing.
+
+    Attributes:
+        num_patients: patient ids with slices in both.
+        num_studies: study ids with slices in both.
+        num_images: image ids of which both have a file.
+        num_identical: training slices whose pixels a test slice has too.
+        num_training: training slices of all patients concerned.
+        num_kept: those of them that are trained on.
+    """
+
+    num_patients: int = 0
+    num_studies: int = 0
+    num_images: int = 0
+    num_identical: int = 0
+    num_training: int = 0
+    num_kept: int = 0
+
+    def line(self) -> str:
+        """Returns the counts in words."""
+        return (
+            f"training and test share {self.num_patients} patients, {self.num_studies} studies, "
+            f"{self.num_images} image ids and {self.num_identical} slices with identical pixels, "
+            f"which concerns {self.num_training} training slices"
+        )
+
+
+def find_overlap(slices: pd.DataFrame, store: SliceStore) -> tuple[Overlap, np.ndarray]:
+    """Returns what training and test share, and the training slices concerned, as bool (rows,).
+
+    These are the ones with a patient id, study id, image id or pixels of a test slice, and all
+    others of the same patients.
+
+    Args:
+        slices: the slice table, numbered from 0.
+        store: its pixels; only checksums of slices with equal measures are read.
+    """
+    usable = slices["status"].eq(STATUS_OK).to_numpy(dtype=bool)
+    in_train = usable & slices["split"].eq(TRAIN_SPLIT).to_numpy(dtype=bool)
+    in_test = usable & slices["split"].eq(TEST_SPLIT).to_numpy(dtype=bool)
+    if not in_train.any() or not in_test.any():
+        return Overlap(), np.zeros(len(slices), dtype=bool)
+    patients, studies = (
+        np.intersect1d(slices.loc[in_train, name].dropna(), slices.loc[in_test, name].dropna())
+        for name in ("patient_id", "study_id")
+    )
+    of_ids = slices["patient_id"].isin(patients) | slices["study_id"].isin(studies)
+    of_image, num_images = _images_of_both(slices)
+    group_of = identical_pixels(slices, store)
+    of_pixels = in_train & group_of.isin(group_of[in_test].dropna()).to_numpy(dtype=bool)
+    concerned = in_train & (of_ids.to_numpy(dtype=bool) | of_image | of_pixels)
+    of_patients = slices["patient_id"].isin(slices.loc[concerned, "patient_id"].dropna().unique())
+    concerned |= in_train & of_patients.to_numpy(dtype=bool)
+    overlap = Overlap(
+        num_patients=len(patients),
+        num_studies=len(studies),
+        num_images=num_images,
+        num_identical=int(of_pixels.sum()),
+        num_training=int(concerned.sum()),
+        num_kept=int((concerned & slices["keep_for_training"].to_numpy(dtype=bool)).sum()),
+    )
+    return overlap, concerned
+
+
+def identical_pixels(slices: pd.DataFrame, store: SliceStore) -> pd.Series:
+    """Returns for each row a number that slices of identical pixels share; NaN: no other has them.
+
+    Slices of one value (blank ones) are like no other. Size, measures and CRC-32 must be equal:
+    the checksum alone would take two of a million different slices for the same 100 times.
+    """
+    group_of = pd.Series(np.nan, index=slices.index)
+    with_pixels = slices["store_index"].notna() & slices["store_file"].notna()
+    candidates = slices[with_pixels & (slices["hu_min"] < slices["hu_max"]).fillna(False)]
+    candidates = candidates[candidates.duplicated(_MEASURES, keep=False)]
+    found = candidates[_MEASURES].assign(checksum=-1)
+    for store_file, rows in candidates.groupby("store_file").groups.items():
+        try:
+            checksums = store.checksums(str(store_file))
+        except UnreadableSlice:
+            continue
+        indices = candidates.loc[rows, "store_index"].to_numpy(dtype=np.int64)
+        known = indices < len(checksums)
+        found.loc[rows[known], "checksum"] = checksums[indices[known]].astype(np.int64)
+    found = found[found["checksum"] >= 0]
+    found = found[found.duplicated(keep=False)]
+    if len(found):
+        group_of.loc[found.index] = found.groupby(list(found)).ngroup().astype("float64")
+    return group_of
+
+
+def _images_of_both(slices: pd.DataFrame) -> tuple[np.ndarray, int]:
+    """Returns which rows have an image id that the other split has too, and how many ids.
+
+    Of several files with one image only the first keeps the id; the others name that file.
+    """
+    first_files = same_image_files(slices)
+    by_file = slices.drop_duplicates("source_file").set_index("source_file")["split"]
+    first_splits = first_files.map(by_file)
+    own_splits = slices.loc[first_files.index, "split"]
+    pairs = pd.DataFrame({"own": own_splits, "first": first_splits})
+    across = pairs.isin([TRAIN_SPLIT, TEST_SPLIT]).all(axis=1) & (pairs["own"] != pairs["first"])
+    files = first_files[across]
+    rows = slices["source_file"].isin(files).to_numpy(dtype=bool, copy=True)
+    rows[files.index] = True
+    return rows, int(files.nunique())
