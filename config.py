@@ -121,11 +121,24 @@ class PreprocessingConfig:
     pre_check: Switch = 0
     """1: verify a prepared dataset. Not there yet."""
     pre_report: Switch = 0
-    """1: write a page about the dataset. Not there yet."""
+    """1: write report.html about the dataset into its folder. A prepared dataset needs neither
+    pre_source nor pre_folder."""
+    pre_export: Literal["npy", "png"] | None = None
+    """Write an 8-bit image per slice: npy in the window of its header, stretched to 0-255 for each
+    image (as takmanman did; absolute HU are lost), or png in fixed windows."""
+    pre_export_folder: str | None = None
+    """Folder of these images (default: export_<kind> in the folder of the dataset)."""
+    pre_export_windows: list[str] = field(default_factory=lambda: ["brain", "subdural", "soft"])
+    """Windows of png: brain, subdural, soft, bone or header; three become red, green and blue,
+    such as [brain,subdural,bone], one becomes grey."""
 
     def __post_init__(self) -> None:
         at_least(self, 2, "pre_num_folds")
         at_least(self, 0, "pre_fold_seed")
+        windows = self.pre_export_windows
+        known = set(windows) <= {"brain", "subdural", "soft", "bone", "header"}
+        rule = "one or three of brain, subdural, soft, bone, header"
+        require(self, "pre_export_windows", known and len(windows) in (1, 3), rule)
 
 
 @dataclass(frozen=True)

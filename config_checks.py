@@ -14,7 +14,6 @@ logger = logging.getLogger(__name__)
 NOT_THERE_YET = {
     "pre_address",
     "pre_check",
-    "pre_report",
 }
 
 
@@ -26,6 +25,8 @@ def _needs(name: str, *values: Any) -> tuple[str, Callable[[dict[str, Any]], boo
 
 # flag -> (what it needs, test): a flag that was given and does nothing earns a warning.
 EFFECTIVE_WHEN = {
+    "pre_export_folder": _needs("pre_export", "npy", "png"),
+    "pre_export_windows": _needs("pre_export", "png"),
     "data_sampler_pos_start": _needs("data_sampler", "pos_range"),
     "data_sampler_pos_end": _needs("data_sampler", "pos_range"),
     "data_sampler_num_slices": _needs("data_sampler", "slices_per_study"),

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from common.cli import log_to_console, run_script
@@ -15,6 +16,11 @@ def main() -> None:
     """Prepares the dataset, and ends with the folds and a line of counts."""
     log_to_console()
     config = parse_config(__doc__ or "", GROUPS)
+    from rsna_exploration import explore, is_only_explored
+
+    if is_only_explored(config):
+        tell(explore(config))
+        return
     from common.preparation import prepare_dataset
     from sources import make_source
 
@@ -35,7 +41,14 @@ def main() -> None:
         )
     for note, count in prepared.notes.items():
         print(f"{count} slices: {note}")
-    print(f"{config.dataset_folder}: {prepared.line()}")
+    tell([f"{config.dataset_folder}: {prepared.line()}"])
+    tell(explore(config))
+
+
+def tell(lines: Iterable[str]) -> None:
+    """Prints each line when it comes."""
+    for line in lines:
+        print(line, flush=True)
 
 
 def source_folder(config: Config) -> Path:

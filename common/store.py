@@ -150,6 +150,10 @@ class SliceStore:
         """Returns the number of slices in a file; raises UnreadableSlice if it can't be opened."""
         return len(self._opened(store_file)[1])
 
+    def checksums(self, store_file: str) -> np.ndarray:
+        """Returns the CRC-32 of each slice when it was written; UnreadableSlice as `num_slices`."""
+        return self._opened(store_file)[1]
+
     def close(self) -> None:
         """Forgets the open files."""
         self._open_files.clear()

@@ -1,5 +1,6 @@
 """The figures of an exploration, drawn without matplotlib's global state."""
 
+import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,25 @@ if TYPE_CHECKING:
 _NUM_BINS = 60
 
 
+class Picture:
+    """A figure as a notebook shows it: a PNG of few dots, so that the notebook stays small.
+
+    Args:
+        drawing: the figure.
+        dpi: dots per inch.
+    """
+
+    def __init__(self, drawing: "Figure", dpi: int = 72) -> None:
+        self._drawing, self._dpi = drawing, dpi
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self._drawing.savefig(
+            buffer, format="png", dpi=self._dpi, bbox_inches="tight", metadata={"Software": None}
+        )
+        return buffer.getvalue()
+
+
 def label_figure(of_slices: pd.DataFrame, of_studies: pd.DataFrame) -> "Figure":
     """Draws the share of positives of each label, of slices on the left, of studies on the right.
 
@@ -26,12 +46,10 @@ def label_figure(of_slices: pd.DataFrame, of_studies: pd.DataFrame) -> "Figure":
     """
     drawing, both = new_figure(1, 2, (11, 3.2))
     for axes, counts, what in zip(both, (of_slices, of_studies), ("slices", "studies")):
-        shares = 100 * counts["share"].astype("float64").fillna(0.0)
+        shares = 100 * counts["share"].fillna(0.0).to_numpy(dtype=np.float64)
         bars = axes.barh(range(len(counts)), shares, color=COLORS[0])
-        texts = [
-            f" {share:.2g} % ({number:,})" if known else " unknown"
-            for share, number, known in zip(shares, counts["positive"], counts["known"])
-        ]
+        told = zip(shares, counts["positive"], counts["known"])
+        texts = [f" {share:.2g} % ({number:,})" if n else " unknown" for share, number, n in told]
         axes.bar_label(bars, texts, fontsize=8)
         axes.set_yticks(range(len(counts)), list(counts.index))
         axes.invert_yaxis()
@@ -45,12 +63,13 @@ def matrix_figure(counts: pd.DataFrame, shares: pd.DataFrame, title: str) -> "Fi
     num_labels = len(counts)
     drawing, axes = new_figure(1, 1, (1.6 + 0.95 * num_labels, 1.2 + 0.6 * num_labels))
     axes.grid(False)
+    numbers = counts.to_numpy(dtype=np.int64)
     values = shares.to_numpy(dtype=np.float64, na_value=np.nan)
     axes.imshow(np.nan_to_num(values), cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for i in range(num_labels):
         for j in range(num_labels):
             share = values[i, j]
-            text = f"{counts.iat[i, j]:,}"
+            text = f"{numbers[i, j]:,}"
             text += "" if np.isnan(share) else f"\n{100 * share:.0f} %"
             color = "white" if share > 0.6 else "#1c2530"
             axes.text(j, i, text, ha="center", va="center", fontsize=8, color=color)
@@ -83,8 +102,8 @@ def fold_figure(report: pd.DataFrame, label_names: Sequence[str]) -> "Figure":
     folds = report.drop(index="all")
     width = 0.8 / max(1, len(folds))
     places = np.arange(len(label_names))
-    for number, (fold, row) in enumerate(folds.iterrows()):
-        shares = 100 * row[list(label_names)].to_numpy(dtype=np.float64)
+    values = 100 * folds[list(label_names)].to_numpy(dtype=np.float64)
+    for number, (fold, shares) in enumerate(zip(map(str, folds.index), values)):
         offset = (number - (len(folds) - 1) / 2) * width
         color = COLORS[number % len(COLORS)]
         axes.bar(places + offset, shares, 0.92 * width, color=color, label=f"fold {fold}")
@@ -124,6 +143,11 @@ def windows_figure(
     table: SliceTable, chosen: Sequence[ChosenSlice], label_names: Sequence[str]
 ) -> "Figure":
     """Draws slices, one in a row, in the four windows; only image ids and labels are told."""
+    if not chosen:
+        drawing, axes = new_figure(1, 1, (4, 0.6))
+        axes.axis("off")
+        axes.text(0, 0.5, "no such slice", fontsize=9)
+        return drawing
     size = (2.4 * len(WINDOWS), 2.55 * len(chosen))
     drawing, grid = new_figure(len(chosen), len(WINDOWS), size)
     for line, choice in zip(np.reshape(grid, (len(chosen), len(WINDOWS))), chosen):
@@ -165,7 +189,7 @@ def _histogram(axes: "Axes", values: ArrayLike, title: str, x_name: str, y_name:
     low, high = np.quantile(finite, (0.001, 0.999), method="nearest")
     inside = finite[(finite >= low) & (finite <= high)]
     edges = np.linspace(low, high, _NUM_BINS) if high > low else np.array([low - 0.5, low + 0.5])
-    axes.hist(inside, bins=edges, color=COLORS[0])
+    axes.hist(inside, bins=edges.tolist(), color=COLORS[0])
     notes = [f"{len(finite) - len(inside):,} beyond"] if len(inside) < len(finite) else []
     notes += [f"{num_all - len(finite):,} unknown"] if len(finite) < num_all else []
     label_axes(axes, title + (f" ({', '.join(notes)})" if notes else ""), x_name, y_name)

@@ -34,9 +34,9 @@ def with_pixels(frame: pd.DataFrame) -> pd.DataFrame:
 def status_counts(frame: pd.DataFrame) -> pd.DataFrame:
     """Returns the number of rows by status, the usable ones first, and split."""
     counts = pd.crosstab(frame["status"].fillna("–"), frame["split"].fillna("–"))
-    counts = counts.assign(all=counts.sum(axis=1))
-    order = np.lexsort((-counts["all"].to_numpy(), counts.index != STATUS_OK))
-    return counts.iloc[order].rename_axis(index="status", columns=None)
+    counts = counts.assign(all=counts.sum(axis=1)).sort_values("all", ascending=False)
+    usable_first = np.argsort(np.asarray(counts.index) != STATUS_OK, kind="stable")
+    return counts.iloc[usable_first].rename_axis(index="status", columns=None)
 
 
 def reason_counts(frame: pd.DataFrame, most: int = 60) -> pd.DataFrame:
@@ -54,7 +54,11 @@ def reason_counts(frame: pd.DataFrame, most: int = 60) -> pd.DataFrame:
     counts = counts.sort_values(["slices", "status", "reason"], ascending=[False, True, True])
     if len(counts) > most:
         rest = counts.iloc[most:]
-        last = {"status": "", "reason": f"{len(rest)} other reasons", "slices": rest["slices"].sum()}
+        last = {
+            "status": "",
+            "reason": f"{len(rest)} other reasons",
+            "slices": rest["slices"].sum(),
+        }
         counts = pd.concat([counts.iloc[:most], pd.DataFrame([last])])
     return counts.reset_index(drop=True)
 
@@ -62,7 +66,7 @@ def reason_counts(frame: pd.DataFrame, most: int = 60) -> pd.DataFrame:
 def groups_of(frame: pd.DataFrame) -> pd.Series:
     """Returns what slices are compared by: their source where the table has one, else the split."""
     column = "source" if "source" in frame else "split"
-    return frame[column].fillna("–").astype("str").rename(column)
+    return frame[column].fillna("–").astype("str")
 
 
 def overview(frame: pd.DataFrame, by: pd.Series) -> pd.DataFrame:
@@ -77,9 +81,7 @@ def overview(frame: pd.DataFrame, by: pd.Series) -> pd.DataFrame:
             "series": groups["store_file"].nunique(),
             "studies": groups["study_id"].nunique(),
             "patients": groups["patient_id"].nunique(),
-            "matrix, most frequent": (
-                _pairs(frame, "rows", "columns").groupby(by).agg(lambda v: v.mode().iat[0])
-            ),
+            "matrix, most frequent": groups.apply(_usual_matrix),
             "pixel spacing, median mm": groups["spacing_row"].median(),
             "slice gap, median mm": gaps["gap_mm"].groupby(by.loc[gaps.index]).median(),
             "slices with tilt, %": 100 * (frame["tilt_deg"].abs() > TILTED_DEG).groupby(by).mean(),
@@ -110,7 +112,7 @@ def top_counts(values: pd.Series, by: pd.Series, most: int = 15) -> pd.DataFrame
     if len(counts) > most:
         rest = counts.iloc[most:]
         counts = pd.concat([counts.iloc[:most], rest.sum().to_frame(f"{len(rest)} others").T])
-    return counts.astype("int64").rename_axis(index=values.name, columns=None)
+    return counts.astype("int64").rename_axis(index=str(values.name), columns=None)
 
 
 def sizes(frame: pd.DataFrame) -> pd.Series:
@@ -185,6 +187,10 @@ def _pairs(frame: pd.DataFrame, first: str, second: str) -> pd.Series:
         return " x ".join("unknown" if np.isnan(value) else f"{value:g}" for value in values)
 
     return _by_combination(frame, (first, second), words)
+
+
+def _usual_matrix(frame: pd.DataFrame) -> str:
+    return str(_pairs(frame, "rows", "columns").mode().iat[0])
 
 
 def _by_combination(

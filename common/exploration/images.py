@@ -85,6 +85,11 @@ def choose_slices(
     return chosen + [ChosenSlice(row, NO_LABEL, of_study) for row in draw.middles(without)]
 
 
+def of_label(chosen: Sequence[ChosenSlice], label: str) -> list[ChosenSlice]:
+    """Returns those that are shown for a label, or for `NO_LABEL`."""
+    return [choice for choice in chosen if choice.label == label]
+
+
 class _Draw:
     """Draws series of different patients, and takes the middle one of their candidates."""
 

@@ -24,6 +24,13 @@ def label_counts(frame: pd.DataFrame, label_names: Sequence[str]) -> pd.DataFram
     return counts.assign(share=positive / known.where(known > 0)).rename_axis("label")
 
 
+def counts_of_both(of_slices: pd.DataFrame, of_studies: pd.DataFrame) -> pd.DataFrame:
+    """Returns two `label_counts` beside each other."""
+    names = ("slices", "studies")
+    both = zip((of_slices, of_studies), names)
+    return pd.concat([counts.add_suffix(f" ({name})") for counts, name in both], axis=1)
+
+
 def has_labels(frame: pd.DataFrame, label_names: Sequence[str]) -> bool:
     """Returns whether any label of any row is known."""
     return bool(frame[list(label_names)].notna().to_numpy().any())

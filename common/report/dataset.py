@@ -68,7 +68,8 @@ class DatasetReport:
         parts = [frame_table(headers.status_counts(frame))]
         reasons = headers.reason_counts(frame)
         if len(reasons):
-            rows = [[r.status, r.reason, f"{r.slices:,}"] for r in reasons.itertuples()]
+            told = zip(reasons["status"], reasons["reason"], reasons["slices"])
+            rows = [[str(status), str(reason), f"{number:,}"] for status, reason, number in told]
             parts.append(paragraph("Reasons, and notes on slices that are used:"))
             parts.append(table(["status", "reason", "number"], rows, text=[0, 1]))
         num_left_out = int((~headers.with_pixels(frame)["keep_for_training"]).sum())
@@ -81,9 +82,10 @@ class DatasetReport:
         of_studies = labels.label_counts(studies, names)
         if not of_slices["known"].any() and not of_studies["known"].any():
             return paragraph("Nothing is labelled.")
-        both = of_slices.join(of_studies, rsuffix=" (studies)")
+        both = labels.counts_of_both(of_slices, of_studies)
+        percent = {name: "percent" for name in map(str, both) if name.startswith("share")}
         parts = [figure(figures.label_figure(of_slices, of_studies), "share of each label")]
-        parts.append(frame_table(both, {"share": "percent", "share (studies)": "percent"}))
+        parts.append(frame_table(both, percent))
         if not of_slices["known"].any():
             parts.append(paragraph("Only studies are labelled, their slices are not."))
             return "\n".join(parts)
@@ -113,8 +115,8 @@ class DatasetReport:
             told = [[str(number), f"{count:,}"] for number, count in numbers.items()]
             parts.append(table([self._subtypes_of_a("slice"), "slices"], told))
             mixed = labels.combinations(frame, self.dataset.subtypes)
-            rows = [[name, f"{count:,}"] for name, count in mixed]
-            parts.append(table(["most frequent combinations", "slices"], rows, text=[0]))
+            told = [[name, f"{count:,}"] for name, count in mixed]
+            parts.append(table(["most frequent combinations", "slices"], told))
         return "\n".join(parts)
 
     def _duplicates(self) -> str:
@@ -147,7 +149,7 @@ class DatasetReport:
         if not len(headers.with_pixels(frame)):
             return paragraph("No slice has pixels.")
         by = headers.groups_of(frame)
-        parts = [frame_table(headers.overview(frame, by).T.rename_axis(by.name))]
+        parts = [frame_table(headers.overview(frame, by).T.rename_axis(str(by.name)))]
         for values in (headers.sizes(frame), headers.bit_families(frame), headers.windows(frame)):
             parts.append(frame_table(headers.top_counts(values, by)))
         return "\n".join(parts)
@@ -163,7 +165,9 @@ class DatasetReport:
         found = headers.gap_findings(frame)
         found["series with a tilted gantry"] = int((np.abs(tilts) > headers.TILTED_DEG).sum())
         found["slices whose pixels are not square"] = int(differ.sum())
-        found["slices whose matrix is not square"] = int((stored["rows"] != stored["columns"]).sum())
+        found["slices whose matrix is not square"] = int(
+            (stored["rows"] != stored["columns"]).sum()
+        )
         parts = [figure(drawing, "spacing, gaps, tilt and length"), counts_table(found)]
         for inner, outer in (("series_id", "study_id"), ("study_id", "patient_id")):
             counts = headers.counts_per(frame, inner, outer)
@@ -231,7 +235,9 @@ class DatasetReport:
         )
 
 
-def frame_table(frame: pd.DataFrame, styles: Mapping[str, str] | None = None, digits: int = 3) -> str:
+def frame_table(
+    frame: pd.DataFrame, styles: Mapping[str, str] | None = None, digits: int = 3
+) -> str:
     """Returns a frame as an HTML table, its index in the first column.
 
     Args:

@@ -66,10 +66,7 @@ def window_strip(
     scale = height / image_hu.shape[0]
     size = (max(1, round(image_hu.shape[1] * scale)), height)
     small = cv2.resize(image_hu.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-    panels = [
-        np.clip((small - (center - width / 2)) / width, 0, 1)
-        for _, center, width in windows
-    ]
+    panels = [np.clip((small - (center - width / 2)) / width, 0, 1) for _, center, width in windows]
     return np.round(np.concatenate(panels, axis=1) * 255).astype(np.uint8)
 
 
