@@ -75,6 +75,7 @@ def overview(frame: pd.DataFrame, by: pd.Series) -> pd.DataFrame:
     by = by.loc[frame.index]
     gaps = slice_gaps(frame)
     groups = frame.groupby(by)
+    tilted = (frame["tilt_deg"].abs() > TILTED_DEG).astype("float64")
     table = pd.DataFrame(
         {
             "slices": groups.size(),
@@ -84,7 +85,7 @@ def overview(frame: pd.DataFrame, by: pd.Series) -> pd.DataFrame:
             "matrix, most frequent": groups.apply(_usual_matrix),
             "pixel spacing, median mm": groups["spacing_row"].median(),
             "slice gap, median mm": gaps["gap_mm"].groupby(by.loc[gaps.index]).median(),
-            "slices with tilt, %": 100 * (frame["tilt_deg"].abs() > TILTED_DEG).groupby(by).mean(),
+            "slices with tilt, %": 100 * tilted.where(frame["tilt_deg"].notna()).groupby(by).mean(),
             "mean HU, median": groups["hu_mean"].median(),
             "brain, median share": groups["brain_fraction"].median(),
         }

@@ -164,6 +164,7 @@ class DatasetReport:
         differ = (spacings["spacing_row"] - spacings["spacing_column"]).abs() > 1e-6
         found = headers.gap_findings(frame)
         found["series with a tilted gantry"] = int((np.abs(tilts) > headers.TILTED_DEG).sum())
+        found["series whose tilt is unknown"] = len(lengths) - len(tilts)
         found["slices whose pixels are not square"] = int(differ.sum())
         found["slices whose matrix is not square"] = int(
             (stored["rows"] != stored["columns"]).sum()

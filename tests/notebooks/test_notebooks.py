@@ -54,7 +54,7 @@ def test_the_notebooks_run_on_the_demo(tmp_path):
     )
     refresh = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(refresh)
-    parameters = DemoParameters(num_patients=16, num_test_patients=1, matrix=64)
+    parameters = DemoParameters(num_patients=6, num_test_patients=1, matrix=64)
     write_demo(tmp_path / "demo", parameters)
     folder = tmp_path / "datasets" / "demo"
     prepare_dataset(DemoSource(tmp_path / "demo"), folder, n_jobs=0, num_folds=2)

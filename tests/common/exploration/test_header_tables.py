@@ -117,11 +117,12 @@ def test_an_overview_has_each_group_and_a_comparison_each_dataset():
         rows=[4, 4, 8],
         columns=[4, 4, 8],
         split=["train", "train", "test"],
-        tilt_deg=[0.0, 10.0, 0.0],
+        tilt_deg=[0.0, 10.0, np.nan],
     )
     table = headers.overview(frame, headers.groups_of(frame))
     assert table.loc["train", "slice gap, median mm"] == 2.5
     assert table.loc["train", "slices with tilt, %"] == 50
     assert table.loc["test", "matrix, most frequent"] == "8 x 8"
+    assert np.isnan(table.loc["test", "slices with tilt, %"])
     both = headers.compare({"one": frame, "two": frame.iloc[:2]})
     assert both["slices"].to_dict() == {"one": 3, "two": 2}
