@@ -129,7 +129,8 @@ class PreprocessingConfig:
     pre_check: Switch = 0
     """1: verify the prepared dataset instead of preparing it; status 3 where something is wrong."""
     pre_report: Switch = 0
-    """1: write a page about the dataset. Not there yet."""
+    """1: write report.html about the dataset into its folder. A prepared dataset needs neither
+    pre_source nor pre_folder."""
     pre_brain_min: float = 0.0
     """Leave training slices out of training that lie below the first or above the last slice of
     their series with this share of pixels from 0 to 80 HU, such as 0.05 (0: none)."""
@@ -140,6 +141,14 @@ class PreprocessingConfig:
     pre_size: int = 0
     """Store slices of this many rows and columns (0: as they are): padded to a square and resized,
     or, with --pre_spacing, padded or cut around the middle."""
+    pre_export: Literal["npy", "png"] | None = None
+    """Write an 8-bit image per slice: npy in the window of its header, stretched to 0-255 for each
+    image (as takmanman did; absolute HU are lost), or png in fixed windows."""
+    pre_export_folder: str | None = None
+    """Folder of these images (default: export_<kind> in the folder of the dataset)."""
+    pre_export_windows: list[str] = field(default_factory=lambda: ["brain", "subdural", "soft"])
+    """Windows of png: brain, subdural, soft, bone or header; three become red, green and blue,
+    such as [brain,subdural,bone], one becomes grey."""
 
     def __post_init__(self) -> None:
         at_least(self, 2, "pre_num_folds")
@@ -161,6 +170,10 @@ class PreprocessingConfig:
         require(self, "pre_valid_fraction", inside, "at least 0, less than 1")
         by_patient = not self.pre_valid_fraction or self.pre_fold_by == "patient"
         require(self, "pre_fold_by", by_patient, "patient with --pre_valid_fraction")
+        windows = self.pre_export_windows
+        known = set(windows) <= {"brain", "subdural", "soft", "bone", "header"}
+        rule = "one or three of brain, subdural, soft, bone, header"
+        require(self, "pre_export_windows", known and len(windows) in (1, 3), rule)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ logger = logging.getLogger(__name__)
 
 NOT_THERE_YET = {
     "pre_address",
-    "pre_report",
 }
 
 
@@ -38,6 +37,10 @@ EFFECTIVE_WHEN = {
         lambda flags: _makes_folds(flags) and flags["pre_valid_fraction"] == 0,
     ),
     "pre_fold_seed": ("--pre_fold_by patient and --pre_check 0", lambda flags: _makes_folds(flags)),
+    "pre_report": _needs("pre_check", 0),
+    "pre_export": _needs("pre_check", 0),
+    "pre_export_folder": _needs("pre_export", "npy", "png"),
+    "pre_export_windows": _needs("pre_export", "png"),
     "data_sampler_pos_start": _needs("data_sampler", "pos_range"),
     "data_sampler_pos_end": _needs("data_sampler", "pos_range"),
     "data_sampler_num_slices": _needs("data_sampler", "slices_per_study"),

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from common.cli import log_to_console, run_script
@@ -17,6 +18,11 @@ def main() -> None:
     config = parse_config(__doc__ or "", GROUPS)
     if config.preprocessing.pre_check:
         check(config)
+        return
+    from rsna_exploration import explore, is_only_explored
+
+    if is_only_explored(config):
+        tell(explore(config))
         return
     from common.pixel_steps import PixelSteps
     from common.preparation import prepare_dataset
@@ -48,7 +54,14 @@ def main() -> None:
         print(f"{prepared.overlap.line().capitalize()}; {advice}.")
     for note, count in prepared.notes.items():
         print(f"{count} slices: {note}")
-    print(f"{config.dataset_folder}: {prepared.line()}")
+    tell([f"{config.dataset_folder}: {prepared.line()}"])
+    tell(explore(config))
+
+
+def tell(lines: Iterable[str]) -> None:
+    """Prints each line when it comes."""
+    for line in lines:
+        print(line, flush=True)
 
 
 def check(config: Config) -> None:

@@ -57,15 +57,16 @@ def choose_examples(
     return [Example(row, reason) for row, reason in chosen.items()]
 
 
-def window_strip(image_hu: NDArray[np.int16], height: int = _HEIGHT) -> NDArray[np.uint8]:
-    """Returns int16 HU (rows, columns) in the reading windows side by side, grey, `height` high."""
+def window_strip(
+    image_hu: NDArray[np.int16],
+    height: int = _HEIGHT,
+    windows: Sequence[tuple[str, float, float]] = READING_WINDOWS,
+) -> NDArray[np.uint8]:
+    """Returns int16 HU (rows, columns) in `windows` side by side, grey, `height` high."""
     scale = height / image_hu.shape[0]
     size = (max(1, round(image_hu.shape[1] * scale)), height)
     small = cv2.resize(image_hu.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-    panels = [
-        np.clip((small - (center - width / 2)) / width, 0, 1)
-        for _, center, width in READING_WINDOWS
-    ]
+    panels = [np.clip((small - (center - width / 2)) / width, 0, 1) for _, center, width in windows]
     return np.round(np.concatenate(panels, axis=1) * 255).astype(np.uint8)
 
 

@@ -25,7 +25,7 @@ _MOST_SCHEDULE_POINTS = 2000
 
 def curves_figure(labels: Floats, probabilities: Floats, label_names: Sequence[str]) -> "Figure":
     """Draws the ROC curves and the precision-recall curves of all labels, (n, k) arrays."""
-    drawing, (left, right) = _figure(1, 2, (11, 4.8))
+    drawing, (left, right) = new_figure(1, 2, (11, 4.8))
     for column, name in enumerate(label_names):
         y, p, color = labels[:, column], probabilities[:, column], COLORS[column % len(COLORS)]
         area, precision = metrics.auc(y, p), metrics.average_precision(y, p)
@@ -33,8 +33,8 @@ def curves_figure(labels: Floats, probabilities: Floats, label_names: Sequence[s
         recall_precision = _thinned(*metrics.precision_recall_curve(y, p))
         right.plot(*recall_precision, color=color, label=_legend(name, precision))
     left.plot([0, 1], [0, 1], color="#999999", linewidth=1, linestyle=":")
-    _label(left, "ROC (area)", "false positive rate", "true positive rate")
-    _label(right, "precision and recall (average precision)", "recall", "precision")
+    label_axes(left, "ROC (area)", "false positive rate", "true positive rate")
+    label_axes(right, "precision and recall (average precision)", "recall", "precision")
     for axes, place in ((left, "lower right"), (right, "best")):
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
         axes.legend(loc=place, fontsize=8)
@@ -51,7 +51,7 @@ def reliability_figure(
     """
     num_columns = min(3, len(label_names))
     num_rows = (len(label_names) + 2) // 3
-    drawing, all_axes = _figure(num_rows, num_columns, (11 / 3 * num_columns, 3.4 * num_rows))
+    drawing, all_axes = new_figure(num_rows, num_columns, (11 / 3 * num_columns, 3.4 * num_rows))
     for column, axes in enumerate(np.ravel(all_axes)):
         if column >= len(label_names):
             axes.axis("off")
@@ -63,7 +63,7 @@ def reliability_figure(
         axes.plot(mean_probability, share, color=color, marker="o", markersize=4, linewidth=1)
         error = metrics.expected_calibration_error(y, p)
         title = f"{label_names[column]} (ECE {'–' if error is None else f'{error:.3f}'})"
-        _label(axes, title, "predicted probability", "share of positives")
+        label_axes(axes, title, "predicted probability", "share of positives")
         axes.set(xlim=(-0.03 * end, end), ylim=(-0.03 * end, end))
     return drawing
 
@@ -81,7 +81,7 @@ def learning_figure(
         loss_names, auc_names: the values to draw; those that never occur are left out.
         baseline: a constant to compare the losses with, or None.
     """
-    drawing, (left, right) = _figure(1, 2, (11, 4))
+    drawing, (left, right) = new_figure(1, 2, (11, 4))
     for axes, names in ((left, loss_names), (right, auc_names)):
         for number, name in enumerate(names):
             points = [
@@ -94,8 +94,8 @@ def learning_figure(
                 axes.plot(*zip(*points), color=COLORS[number], label=name, **style)
     if baseline is not None:
         left.axhline(baseline, color="#999999", linestyle=":", label="constant prior")
-    _label(left, "loss", "iteration", "")
-    _label(right, "AUC on the validation rows", "iteration", "")
+    label_axes(left, "loss", "iteration", "")
+    label_axes(right, "AUC on the validation rows", "iteration", "")
     left.set_ylim(bottom=0)
     for axes in (left, right):
         if axes.get_legend_handles_labels()[0]:
@@ -119,7 +119,7 @@ def schedule_figure(
         swa_start: iterations before stochastic weight averaging, or None.
         records: lines of metrics.jsonl, for what was used; those without are passed over.
     """
-    drawing, axes = _figure(1, 1, (11, 3.4))
+    drawing, axes = new_figure(1, 1, (11, 3.4))
     steps = np.unique(np.linspace(0, num_steps - 1, _MOST_SCHEDULE_POINTS).round().astype(int))
     rates = np.array([rate(int(step)) for step in steps])
     named = lowest_scale != 1
@@ -144,25 +144,28 @@ def schedule_figure(
         thinned = _thinned(*(np.array(values) for values in zip(*used)))
         style = {"linestyle": "none", "marker": ".", "markersize": 5}
         axes.plot(*thinned, color=COLORS[4], label="used", **style)
-    _label(axes, "learning rate", "iteration", "")
+    label_axes(axes, "learning rate", "iteration", "")
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=8)
     return drawing
 
 
-def _figure(num_rows: int, num_columns: int, size: tuple[float, float]) -> tuple["Figure", Any]:
+def new_figure(num_rows: int, num_columns: int, size: tuple[float, float]) -> tuple["Figure", Any]:
+    """Returns a figure of `size` inches in the style of the reports, and its axes."""
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=size, layout="constrained")
     all_axes = drawing.subplots(num_rows, num_columns)
     for axes in np.ravel(all_axes):
         axes.grid(color="#e6e9ed", linewidth=0.8)
+        axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
     return drawing, all_axes
 
 
-def _label(axes: "Axes", title: str, x_name: str, y_name: str) -> None:
+def label_axes(axes: "Axes", title: str, x_name: str, y_name: str) -> None:
+    """Sets the title and the names of both axes."""
     axes.set_title(title, fontsize=10)
     axes.set_xlabel(x_name, fontsize=9)
     axes.set_ylabel(y_name, fontsize=9)
