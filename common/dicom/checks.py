@@ -64,7 +64,7 @@ def check_image(opened: OpenFile, *, require_ct: bool) -> StoredImage:
     """Returns what the pixels of a file are, if they can be decoded; raises RejectedFile."""
     dataset = opened.dataset
     if require_ct:
-        _check_ct(dataset)
+        _check_ct(opened)
     _check_syntax(opened)
     _check_color(dataset)
     stored = _stored_image(dataset)
@@ -78,13 +78,18 @@ def check_image(opened: OpenFile, *, require_ct: bool) -> StoredImage:
     return stored
 
 
-def _check_ct(dataset: Dataset) -> None:
+def _check_ct(opened: OpenFile) -> None:
+    dataset = opened.dataset
     sop_class = UID(elements.text(dataset, "SOPClassUID"))
     modality = elements.text(dataset, "Modality")
+    if not sop_class and not modality and opened.media_class not in CT_CLASSES:
+        # A DICOMDIR, for one, has its class in the file meta information only.
+        sop_class = UID(opened.media_class)
     if sop_class not in CT_CLASSES and sop_class.name != sop_class:
         raise RejectedFile("not_ct", f"the SOP class is {sop_class.name}")
     if modality != "CT" and (modality or sop_class not in CT_CLASSES):
-        known = modality if modality.isalpha() and len(modality) <= 4 else "not one"
+        is_word = modality.isascii() and modality.isalpha() and len(modality) <= 4
+        known = modality if is_word else "not one"
         raise RejectedFile("not_ct", f"the modality is {known}" if modality else "no modality")
 
 
@@ -95,8 +100,9 @@ def _check_syntax(opened: OpenFile) -> None:
     if pixels.keyword != "PixelData":
         raise RejectedFile("not_hu", f"{pixels.keyword}: floating-point values of another unit")
     if syntax not in NATIVE_SYNTAXES and syntax not in ENCAPSULATED_SYNTAXES:
-        name = UID(syntax).name if syntax else "missing"
-        raise RejectedFile("unsupported_syntax", f"the transfer syntax is {name[:64]}")
+        name = UID(syntax).name[:64] if syntax else "missing"
+        name = name if name.isascii() and name.isprintable() else "not a UID"
+        raise RejectedFile("unsupported_syntax", f"the transfer syntax is {name}")
     if (pixels.length == UNDEFINED_LENGTH) != (syntax in ENCAPSULATED_SYNTAXES):
         held = "in fragments" if pixels.length == UNDEFINED_LENGTH else "not in fragments"
         raise RejectedFile("corrupt", f"pixel data {held}, the transfer syntax is {_name(syntax)}")
@@ -160,6 +166,9 @@ def _check_native_length(opened: OpenFile, stored: StoredImage) -> None:
     if present < expected:
         raise RejectedFile("truncated", f"{present} of {expected} bytes of pixel data")
     if opened.pixels.length - expected >= stored.frame_bytes:
+        if opened.pixels.length > opened.pixels.available:
+            reason = f"{present} of {opened.pixels.length} bytes of pixel data"
+            raise RejectedFile("truncated", reason)
         reason = f"{opened.pixels.length} bytes of pixel data where {expected} are declared"
         raise RejectedFile("overlong", reason)
 
