@@ -278,7 +278,7 @@ _ORIENTATIONS = rb"0\0\0\0\0\0 nan\0\0\0\1\0 1\0\0 1e300\0\0\0\1e300\0 1\0\0\1\0
 ABSURD: dict[str, Sequence[bytes | int]] = {
     "Rows": _SIZES,
     "Columns": _SIZES,
-    "NumberOfFrames": b"0 -1 2 3 4 1000 99999 2147483648 1A 1.5".split(),
+    "NumberOfFrames": b"0 -1 2 3 4 1000 9999 22369621 2147483648 1A 1.5".split(),
     "BitsAllocated": _BITS,
     "BitsStored": _BITS,
     "HighBit": _BITS,

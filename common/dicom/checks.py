@@ -11,6 +11,8 @@ from common.dicom.rejection import RejectedFile
 
 MAX_MATRIX = 4096
 """Largest rows and columns; clinical CT has 512 to 2048."""
+MAX_FRAMES = 10_000
+"""Most frames of a file; each costs a header of 1 ms, and enhanced CT has hundreds."""
 MAX_PIXELS = 1 << 28
 """Largest rows * columns * frames: 1,024 frames of 512 x 512, 512 MiB of HU."""
 
@@ -74,6 +76,10 @@ def check_image(opened: OpenFile, *, require_ct: bool) -> StoredImage:
         raise RejectedFile("unsupported_syntax", f"{stored.bits_stored}-bit JPEG Extended")
     if opened.transfer_syntax in NATIVE_SYNTAXES:
         _check_native_length(opened, stored)
+    elif opened.pixels is not None and 8 * stored.num_frames > opened.pixels.available:
+        # Each needs a fragment, which has a head of 8 bytes.
+        reason = f"{opened.pixels.available} bytes for {stored.num_frames} compressed frames"
+        raise RejectedFile("truncated", reason)
     _check_kind(dataset)
     return stored
 
@@ -139,6 +145,8 @@ def _check_size(stored: StoredImage) -> None:
     if max(rows, columns) > MAX_MATRIX:
         reason = f"{rows} x {columns} pixels, above the limit of {MAX_MATRIX} each way"
         raise RejectedFile("too_large", reason)
+    if num_frames > MAX_FRAMES:
+        raise RejectedFile("too_large", f"{num_frames} frames, above the limit of {MAX_FRAMES}")
     if rows * columns * num_frames > MAX_PIXELS:
         reason = f"{num_frames} frames of {rows} x {columns}, above the limit of {MAX_PIXELS}"
         raise RejectedFile("too_large", f"{reason} pixels")

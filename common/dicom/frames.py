@@ -20,6 +20,7 @@ J2K_SYNTAXES = {f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202,
 _END = b"\xff\xd9"  # end of image in JPEG and JPEG-LS, end of codestream in JPEG 2000
 _JPEG_START = b"\xff\xd8"
 _J2K_START = b"\xff\x4f\xff\x51"
+_ITEM = b"\xfe\xff\x00\xe0"
 _TILE_PART = b"\xff\x90"
 _JP2_START = b"\x00\x00\x00\x0cjP  "
 # Start-of-frame markers: C0 to CF but DHT (C4), JPG (C8) and DAC (CC); F7 is JPEG-LS's.
@@ -39,6 +40,7 @@ class FrameSize:
 
 def split_frames(data: bytes, num_frames: int) -> list[bytes]:
     """Returns the compressed frames in encapsulated pixel data; raises RejectedFile."""
+    _check_fragments(data)
     try:
         frames = list(generate_frames(data, number_of_frames=num_frames))
     except MemoryError:
@@ -51,6 +53,15 @@ def split_frames(data: bytes, num_frames: int) -> list[bytes]:
     if len(frames) > num_frames:
         raise RejectedFile("overlong", f"{len(frames)} compressed frames instead of {num_frames}")
     return frames
+
+
+def _check_fragments(data: bytes) -> None:
+    """Raises where the last fragment, PS3.5 A.4, is shorter than it declares."""
+    offset = 0
+    while data[offset : offset + 4] == _ITEM and offset + 8 <= len(data):
+        offset += 8 + struct.unpack_from("<I", data, offset + 4)[0]
+    if offset > len(data):
+        raise RejectedFile("truncated", f"a fragment lacks {offset - len(data)} bytes")
 
 
 def check_frame(frame: bytes, header: "SliceHeader") -> None:

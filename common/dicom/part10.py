@@ -26,7 +26,9 @@ from pydicom.valuerep import VR
 from common.dicom.rejection import RejectedFile
 
 MAX_FILE_BYTES = 1 << 30
-"""Largest file, and largest inflated dataset: 2,000 frames of 512 x 512."""
+"""Largest file: 2,000 frames of 512 x 512."""
+MAX_INFLATED_BYTES = 200 << 20
+"""Largest inflated dataset: 400 frames of 512 x 512, from a file that can be a thousandth of it."""
 
 UNDEFINED_LENGTH = 0xFFFFFFFF
 PIXEL_TAGS = {
@@ -168,11 +170,11 @@ def _inflate(stream: BinaryIO) -> BinaryIO:
     """Returns the inflated rest of `stream`; a small file can inflate a thousandfold."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        data = inflater.decompress(stream.read(), MAX_FILE_BYTES)
+        data = inflater.decompress(stream.read(), MAX_INFLATED_BYTES)
     except zlib.error as error:
         raise RejectedFile("corrupt", "the deflated elements cannot be inflated") from error
     if inflater.unconsumed_tail:
-        raise RejectedFile("too_large", f"inflates to more than {MAX_FILE_BYTES} bytes")
+        raise RejectedFile("too_large", f"inflates to more than {MAX_INFLATED_BYTES} bytes")
     if not inflater.eof:
         raise RejectedFile("truncated", "the deflated elements end too early")
     return io.BytesIO(data)

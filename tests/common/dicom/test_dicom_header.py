@@ -229,6 +229,19 @@ def test_a_length_beyond_the_file_is_no_excess_of_pixels(tmp_path: Path) -> None
     assert str(rejection(path)) == "truncated: 24 of 1048576 bytes of pixel data"
 
 
+def test_frames_that_cannot_be_there_cost_no_header_each(tmp_path: Path) -> None:
+    path = write_ct(
+        tmp_path / "a.dcm", PIXELS, transfer_syntax=RLELossless, NumberOfFrames=1, Rows=3, Columns=4
+    )
+    data = path.read_bytes()
+    tag = b"\x28\x00\x08\x00IS\x02\x00"
+    assert data.count(tag + b"1 ") == 1
+    for frames, status in ((b"9999", "truncated"), (b"22369621", "too_large")):
+        length = len(frames).to_bytes(2, "little")
+        path.write_bytes(data.replace(tag + b"1 ", tag[:-2] + length + frames))
+        assert rejection(path).status == status
+
+
 def test_windows_are_optional_and_never_fatal(tmp_path: Path) -> None:
     dataset = ct_dataset(PIXELS, WindowCenter=None, WindowWidth=None)
     dataset.add_new("WindowCenter", "LO", "wide")
@@ -273,7 +286,7 @@ def test_a_deflate_bomb_is_not_inflated(tmp_path: Path, monkeypatch: pytest.Monk
     pixels = np.zeros((256, 256), np.int16)
     path = write_ct(tmp_path / "a.dcm", pixels, transfer_syntax=DeflatedExplicitVRLittleEndian)
     np.testing.assert_array_equal(read_hu(path).image_hu[0], pixels - 1024)
-    monkeypatch.setattr(part10, "MAX_FILE_BYTES", 2 * path.stat().st_size)
+    monkeypatch.setattr(part10, "MAX_INFLATED_BYTES", 2 * path.stat().st_size)
     assert rejection(path).status == "too_large"
 
 
