@@ -11,6 +11,8 @@ from common.dicom.rejection import RejectedFile
 
 MAX_MATRIX = 4096
 """Largest rows and columns; clinical CT has 512 to 2048."""
+MAX_FRAMES = 10_000
+"""Most frames of a file; each costs a header of 1 ms, and enhanced CT has hundreds."""
 MAX_PIXELS = 1 << 28
 """Largest rows * columns * frames: 1,024 frames of 512 x 512, 512 MiB of HU."""
 
@@ -64,7 +66,7 @@ def check_image(opened: OpenFile, *, require_ct: bool) -> StoredImage:
     """Returns what the pixels of a file are, if they can be decoded; raises RejectedFile."""
     dataset = opened.dataset
     if require_ct:
-        _check_ct(dataset)
+        _check_ct(opened)
     _check_syntax(opened)
     _check_color(dataset)
     stored = _stored_image(dataset)
@@ -74,17 +76,26 @@ def check_image(opened: OpenFile, *, require_ct: bool) -> StoredImage:
         raise RejectedFile("unsupported_syntax", f"{stored.bits_stored}-bit JPEG Extended")
     if opened.transfer_syntax in NATIVE_SYNTAXES:
         _check_native_length(opened, stored)
+    elif opened.pixels is not None and 8 * stored.num_frames > opened.pixels.available:
+        # Each needs a fragment, which has a head of 8 bytes.
+        reason = f"{opened.pixels.available} bytes for {stored.num_frames} compressed frames"
+        raise RejectedFile("truncated", reason)
     _check_kind(dataset)
     return stored
 
 
-def _check_ct(dataset: Dataset) -> None:
+def _check_ct(opened: OpenFile) -> None:
+    dataset = opened.dataset
     sop_class = UID(elements.text(dataset, "SOPClassUID"))
     modality = elements.text(dataset, "Modality")
+    if not sop_class and not modality and opened.media_class not in CT_CLASSES:
+        # A DICOMDIR, for one, has its class in the file meta information only.
+        sop_class = UID(opened.media_class)
     if sop_class not in CT_CLASSES and sop_class.name != sop_class:
         raise RejectedFile("not_ct", f"the SOP class is {sop_class.name}")
     if modality != "CT" and (modality or sop_class not in CT_CLASSES):
-        known = modality if modality.isalpha() and len(modality) <= 4 else "not one"
+        is_word = modality.isascii() and modality.isalpha() and len(modality) <= 4
+        known = modality if is_word else "not one"
         raise RejectedFile("not_ct", f"the modality is {known}" if modality else "no modality")
 
 
@@ -95,8 +106,9 @@ def _check_syntax(opened: OpenFile) -> None:
     if pixels.keyword != "PixelData":
         raise RejectedFile("not_hu", f"{pixels.keyword}: floating-point values of another unit")
     if syntax not in NATIVE_SYNTAXES and syntax not in ENCAPSULATED_SYNTAXES:
-        name = UID(syntax).name if syntax else "missing"
-        raise RejectedFile("unsupported_syntax", f"the transfer syntax is {name[:64]}")
+        name = UID(syntax).name[:64] if syntax else "missing"
+        name = name if name.isascii() and name.isprintable() else "not a UID"
+        raise RejectedFile("unsupported_syntax", f"the transfer syntax is {name}")
     if (pixels.length == UNDEFINED_LENGTH) != (syntax in ENCAPSULATED_SYNTAXES):
         held = "in fragments" if pixels.length == UNDEFINED_LENGTH else "not in fragments"
         raise RejectedFile("corrupt", f"pixel data {held}, the transfer syntax is {_name(syntax)}")
@@ -133,6 +145,8 @@ def _check_size(stored: StoredImage) -> None:
     if max(rows, columns) > MAX_MATRIX:
         reason = f"{rows} x {columns} pixels, above the limit of {MAX_MATRIX} each way"
         raise RejectedFile("too_large", reason)
+    if num_frames > MAX_FRAMES:
+        raise RejectedFile("too_large", f"{num_frames} frames, above the limit of {MAX_FRAMES}")
     if rows * columns * num_frames > MAX_PIXELS:
         reason = f"{num_frames} frames of {rows} x {columns}, above the limit of {MAX_PIXELS}"
         raise RejectedFile("too_large", f"{reason} pixels")
@@ -160,6 +174,9 @@ def _check_native_length(opened: OpenFile, stored: StoredImage) -> None:
     if present < expected:
         raise RejectedFile("truncated", f"{present} of {expected} bytes of pixel data")
     if opened.pixels.length - expected >= stored.frame_bytes:
+        if opened.pixels.length > opened.pixels.available:
+            reason = f"{present} of {opened.pixels.length} bytes of pixel data"
+            raise RejectedFile("truncated", reason)
         reason = f"{opened.pixels.length} bytes of pixel data where {expected} are declared"
         raise RejectedFile("overlong", reason)
 

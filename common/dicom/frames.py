@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from common.dicom.header import SliceHeader
 
 RLE_SYNTAX = "1.2.840.10008.1.2.5"
+J2K_SYNTAXES = {f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203)}
 _END = b"\xff\xd9"  # end of image in JPEG and JPEG-LS, end of codestream in JPEG 2000
 _JPEG_START = b"\xff\xd8"
 _J2K_START = b"\xff\x4f\xff\x51"
+_ITEM = b"\xfe\xff\x00\xe0"
+_TILE_PART = b"\xff\x90"
 _JP2_START = b"\x00\x00\x00\x0cjP  "
 # Start-of-frame markers: C0 to CF but DHT (C4), JPG (C8) and DAC (CC); F7 is JPEG-LS's.
 _FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
@@ -37,6 +40,7 @@ class FrameSize:
 
 def split_frames(data: bytes, num_frames: int) -> list[bytes]:
     """Returns the compressed frames in encapsulated pixel data; raises RejectedFile."""
+    _check_fragments(data)
     try:
         frames = list(generate_frames(data, number_of_frames=num_frames))
     except MemoryError:
@@ -51,6 +55,15 @@ def split_frames(data: bytes, num_frames: int) -> list[bytes]:
     return frames
 
 
+def _check_fragments(data: bytes) -> None:
+    """Raises where the last fragment, PS3.5 A.4, is shorter than it declares."""
+    offset = 0
+    while data[offset : offset + 4] == _ITEM and offset + 8 <= len(data):
+        offset += 8 + struct.unpack_from("<I", data, offset + 4)[0]
+    if offset > len(data):
+        raise RejectedFile("truncated", f"a fragment lacks {offset - len(data)} bytes")
+
+
 def check_frame(frame: bytes, header: "SliceHeader") -> None:
     """Raises RejectedFile where a frame ends early or is not what the header declares."""
     if header.transfer_syntax == RLE_SYNTAX:
@@ -59,6 +72,9 @@ def check_frame(frame: bytes, header: "SliceHeader") -> None:
     if not frame.rstrip(b"\x00\xff").endswith(_END):  # some writers pad with ff
         raise RejectedFile("truncated", "a compressed frame has no end-of-image marker")
     is_j2k = frame.startswith((_J2K_START, _JP2_START))
+    if is_j2k != (header.transfer_syntax in J2K_SYNTAXES):
+        held = "JPEG 2000" if is_j2k else "no JPEG 2000"
+        raise RejectedFile("corrupt", f"a compressed frame is {held}, unlike its transfer syntax")
     size = _j2k_size(frame) if is_j2k else _jpeg_size(frame)
     if size is None:
         raise RejectedFile("corrupt", "a compressed frame has damaged headers")
@@ -66,6 +82,8 @@ def check_frame(frame: bytes, header: "SliceHeader") -> None:
         declared = f"the header says {header.rows} x {header.columns}"
         reason = f"a compressed frame is {size.rows} x {size.columns}, {declared}"
         raise RejectedFile("corrupt", reason)
+    if is_j2k:
+        _check_tile_parts(frame)
     if size.components != 1 or not 1 <= size.bits <= header.bits_allocated:
         reason = f"a compressed frame has {size.components} components of {size.bits} bits"
         raise RejectedFile("corrupt", reason)
@@ -79,6 +97,29 @@ def _j2k_size(frame: bytes) -> FrameSize | None:
     right, bottom, left, top = struct.unpack_from(">4I", frame, start + 8)
     components, bits = struct.unpack_from(">HB", frame, start + 40)
     return FrameSize(bottom - top, right - left, components, (bits & 0x7F) + 1)
+
+
+def _check_tile_parts(frame: bytes) -> None:
+    """Raises where the tile-parts, ISO 15444-1 A.4.2, are not as long as they declare.
+
+    The codec only warns of those that end early, and paints what is there.
+    """
+    offset = frame.find(_J2K_START) + 2
+    while (marker := frame[offset : offset + 2]) not in (_TILE_PART, _END):
+        if offset + 4 > len(frame) or not marker.startswith(b"\xff"):
+            raise RejectedFile("corrupt", "a compressed frame has damaged headers")
+        offset += 2 + struct.unpack_from(">H", frame, offset + 2)[0]
+    end = frame.rfind(_END)
+    while frame[offset : offset + 2] == _TILE_PART and offset + 12 <= len(frame):
+        (length,) = struct.unpack_from(">I", frame, offset + 6)
+        if length == 0:  # up to the end marker
+            return
+        if offset + length > end:
+            missing = offset + length - end
+            raise RejectedFile("truncated", f"a compressed frame lacks {missing} bytes of a tile")
+        offset += max(length, 12)
+    if offset != end:
+        raise RejectedFile("corrupt", "a compressed frame has data that belongs to no tile")
 
 
 def _jpeg_size(frame: bytes) -> FrameSize | None:

@@ -14,6 +14,11 @@ from common.dicom.rejection import RejectedFile
 
 HU_UNITS = {"HU", "HU_MOD"}
 """Values of RescaleType that are Hounsfield units, PS3.3 C.11.1.1.2; absent means HU for CT."""
+SPACING_MM = (0.001, 100.0)
+POSITION_MM = (-1e5, 1e5)
+"""Beyond these no scanner measures: 0, negative and absurd numbers are damage, not geometry."""
+INTERCEPT_HU = (-41000.0, 41000.0)
+"""32,768 for signed values stored as unsigned ones, and 8,192 as some scanners have it."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +104,12 @@ def slice_headers(
 
 def _frame_header(opened: OpenFile, stored: StoredImage, frame: int, sort_out: bool) -> SliceHeader:
     dataset = opened.dataset
-    slope, intercept = _rescale(dataset, frame)
+    slope, intercept = _rescale(dataset, frame, stored.bits_stored)
     orientation = elements.numbers(dataset, "ImageOrientationPatient", 6, frame)
-    if orientation is not None and not geometry.is_orientation(orientation):
-        orientation = None
-    spacing = elements.numbers(dataset, "PixelSpacing", 2, frame) or (None, None)
+    if orientation is not None:
+        is_unit = max(map(abs, orientation)) < 2 and geometry.is_orientation(orientation)
+        orientation = orientation if is_unit else None
+    spacing = _in_range(dataset, "PixelSpacing", 2, frame, SPACING_MM) or (None, None)
     instance = elements.first_number(dataset, "InstanceNumber")
     uid = elements.text(dataset, "SOPInstanceUID")
     left_out = kinds.why_left_out(dataset, frame, orientation) if sort_out else None
@@ -142,18 +148,30 @@ def _position(dataset: Dataset, num_frames: int, frame: int) -> tuple[float, ...
     """Returns the position of a slice; unknown in frames that all share the one of their file."""
     if num_frames > 1 and "PerFrameFunctionalGroupsSequence" not in dataset:
         return None
-    return elements.numbers(dataset, "ImagePositionPatient", 3, frame)
+    return _in_range(dataset, "ImagePositionPatient", 3, frame, POSITION_MM)
 
 
-def _rescale(dataset: Dataset, frame: int) -> tuple[float, float]:
+def _in_range(
+    dataset: Dataset, keyword: str, count: int, frame: int, limits: tuple[float, float]
+) -> tuple[float, ...] | None:
+    """Returns the numbers of an element, all within limits; None where it is absent."""
+    values = elements.numbers(dataset, keyword, count, frame)
+    low, high = limits
+    if values is not None and not all(low <= value <= high for value in values):
+        worst = next(value for value in values if not low <= value <= high)
+        raise RejectedFile("corrupt", f"{keyword} is {worst:g}, not within {low:g} and {high:g}")
+    return values
+
+
+def _rescale(dataset: Dataset, frame: int, bits_stored: int) -> tuple[float, float]:
     """Returns slope and intercept to HU; raises RejectedFile where there are none."""
     units = {value.upper() for value in elements.texts(dataset, "RescaleType", frame)}
     if units - HU_UNITS:
         raise RejectedFile("not_hu", "RescaleType is not HU")
     slope = elements.numbers(dataset, "RescaleSlope", 1, frame)
-    intercept = elements.numbers(dataset, "RescaleIntercept", 1, frame)
+    intercept = _in_range(dataset, "RescaleIntercept", 1, frame, INTERCEPT_HU)
     if slope is None or intercept is None:
         raise RejectedFile("no_rescale", "no RescaleSlope or RescaleIntercept: HU are unknown")
-    if slope[0] <= 0:
+    if slope[0] * ((1 << bits_stored) - 1) < 1:  # all stored values would be one HU
         raise RejectedFile("corrupt", f"RescaleSlope is {slope[0]:g}")
     return slope[0], intercept[0]

@@ -21,11 +21,14 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
 )
+from pydicom.valuerep import VR
 
 from common.dicom.rejection import RejectedFile
 
 MAX_FILE_BYTES = 1 << 30
-"""Largest file, and largest inflated dataset: 2,000 frames of 512 x 512."""
+"""Largest file: 2,000 frames of 512 x 512."""
+MAX_INFLATED_BYTES = 200 << 20
+"""Largest inflated dataset: 400 frames of 512 x 512, from a file that can be a thousandth of it."""
 
 UNDEFINED_LENGTH = 0xFFFFFFFF
 PIXEL_TAGS = {
@@ -34,6 +37,8 @@ PIXEL_TAGS = {
     0x7FE00010: "PixelData",
 }
 _LONG_VRS = {"OB", "OD", "OF", "OL", "OV", "OW", "UN"}  # their length takes 4 bytes, PS3.5 7.1.2
+_PIXEL_VRS = {None, "OB", "OW", "UN"}  # PS3.5 A.4 and 6.2.2; None where the VR is implicit
+_VRS = {vr.value for vr in VR}
 _PYDICOM_MODULES = r"pydicom(\.|$)"
 
 
@@ -53,12 +58,16 @@ class PixelElement:
 
 @dataclass(frozen=True)
 class OpenFile:
-    """The elements of an open file, its transfer syntax and where its pixels are."""
+    """The elements of an open file, its transfer syntax and where its pixels are.
+
+    `media_class` is the SOP class that the file meta information names; empty where none is.
+    """
 
     dataset: Dataset
     transfer_syntax: str
     pixels: PixelElement | None
     stream: BinaryIO
+    media_class: str = ""
 
     def read_pixels(self) -> bytes:
         """Returns the value of the pixel element as it is in the file."""
@@ -115,8 +124,9 @@ def _parse(stream: BinaryIO) -> OpenFile:
     if size > MAX_FILE_BYTES:
         raise RejectedFile("too_large", f"{size} bytes, above the limit of {MAX_FILE_BYTES}")
     meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
-    _check_end(meta, stream.tell(), size)
+    _check_meta(meta, stream.tell(), size)
     transfer_syntax = str(meta.get("TransferSyntaxUID", None) or "")
+    media_class = str(meta.get("MediaStorageSOPClassUID", None) or "")
     if transfer_syntax == DeflatedExplicitVRLittleEndian:
         stream = _inflate(stream)
         size = stream.seek(0, io.SEEK_END)
@@ -136,22 +146,35 @@ def _parse(stream: BinaryIO) -> OpenFile:
     )
     if not found:
         _check_end(dataset, stream.tell(), size)
-        return OpenFile(dataset, transfer_syntax, None, stream)
+        return OpenFile(dataset, transfer_syntax, None, stream, media_class)
     tag, vr, length = found[-1]
+    if PIXEL_TAGS[tag] == "PixelData" and vr not in _PIXEL_VRS:
+        raise RejectedFile("corrupt", "PixelData has a VR that it cannot have")
     offset = stream.tell() + (12 if vr in _LONG_VRS else 8)
     pixels = PixelElement(PIXEL_TAGS[tag], vr or "OW", offset, length, max(0, size - offset))
-    return OpenFile(dataset, transfer_syntax, pixels, stream)
+    return OpenFile(dataset, transfer_syntax, pixels, stream, media_class)
+
+
+def _check_meta(meta: Dataset, end: int, size: int) -> None:
+    """Raises where no sound file meta information follows the marker, PS3.10 7.1."""
+    if not meta and end < size:
+        raise RejectedFile("corrupt", "no file meta information follows the DICM marker")
+    vrs = {getattr(meta.get_item(tag), "VR", None) for tag in list(meta.keys())}
+    # A few writers leave out all VRs, and can be read.
+    if vrs - _VRS and (vrs != {None} or "TransferSyntaxUID" not in meta):
+        raise RejectedFile("corrupt", "the file meta information is damaged")
+    _check_end(meta, end, size)
 
 
 def _inflate(stream: BinaryIO) -> BinaryIO:
     """Returns the inflated rest of `stream`; a small file can inflate a thousandfold."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        data = inflater.decompress(stream.read(), MAX_FILE_BYTES)
+        data = inflater.decompress(stream.read(), MAX_INFLATED_BYTES)
     except zlib.error as error:
         raise RejectedFile("corrupt", "the deflated elements cannot be inflated") from error
     if inflater.unconsumed_tail:
-        raise RejectedFile("too_large", f"inflates to more than {MAX_FILE_BYTES} bytes")
+        raise RejectedFile("too_large", f"inflates to more than {MAX_INFLATED_BYTES} bytes")
     if not inflater.eof:
         raise RejectedFile("truncated", "the deflated elements end too early")
     return io.BytesIO(data)

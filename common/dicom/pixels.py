@@ -14,6 +14,7 @@ from common.dicom.checks import ENCAPSULATED_SYNTAXES
 from common.dicom.frames import check_frame, split_frames
 from common.dicom.header import SliceHeader, slice_headers
 from common.dicom.hounsfield import to_hounsfield
+from common.dicom.jpeg_lossless import check_used_up
 from common.dicom.part10 import OpenFile, open_dicom
 from common.dicom.rejection import RejectedFile
 
@@ -58,7 +59,10 @@ def read_hu(file: Path | BinaryIO, *, require_ct: bool = True) -> DecodedImage:
 
 
 def _sources(opened: OpenFile, header: SliceHeader) -> Iterator[bytes]:
-    """Yields the encoded bytes of each frame, all checked before the first is decoded."""
+    """Yields the native pixels for each frame, or its compressed bytes.
+
+    All compressed frames are checked before the first is decoded.
+    """
     data = opened.read_pixels()
     if opened.transfer_syntax not in ENCAPSULATED_SYNTAXES:
         yield from [data] * header.num_frames
@@ -66,8 +70,7 @@ def _sources(opened: OpenFile, header: SliceHeader) -> Iterator[bytes]:
     frames = split_frames(data, header.num_frames)
     for frame in frames:
         check_frame(frame, header)
-    for frame in frames:
-        yield encapsulate([frame], has_bot=False)
+    yield from frames
 
 
 def _decode(source: bytes, header: SliceHeader, opened: OpenFile) -> np.ndarray:
@@ -103,11 +106,14 @@ def _decode(source: bytes, header: SliceHeader, opened: OpenFile) -> np.ndarray:
         options["view_only"] = True
     index = 0 if encapsulated or header.frame is None else header.frame
     try:
-        stored, _ = decoder.as_array(source, raw=True, index=index, **options)
+        data = encapsulate([source], has_bot=False) if encapsulated else source
+        stored, _ = decoder.as_array(data, raw=True, index=index, **options)
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:
         lines = str(error).strip().splitlines() or [""]
         reason = f"cannot be decoded ({lines[-1].strip()[:160]})"
         raise RejectedFile("corrupt", f"frame {header.frame or 0}: {reason}") from error
+    if encapsulated:
+        check_used_up(source, stored)
     return stored.astype(stored.dtype.newbyteorder("="), copy=False)

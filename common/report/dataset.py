@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from common.exploration import ExploredDataset, figures, headers, images, labels
 from common.files import write_text
-from common.folds import fold_report
+from common.fold_making import fold_report
 from common.report.evaluation import NOTICE
 from common.report.examples import window_strip
 from common.report.page import figure, image_uri, page, paragraph, table

@@ -3,7 +3,9 @@
 import random
 from pathlib import Path
 
+import gdcm
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK
 
@@ -21,6 +23,22 @@ def test_order_equals_an_independent_reader(test_data: Path) -> None:
     headers = [read_headers(Path(file))[0] for file in shuffled]
     assert len({group_key(header) for header in headers}) == 1
     assert [shuffled[index] for index in order_slices(headers)] == files
+
+
+def test_order_equals_gdcm_s_sorter_by_position(test_data: Path, tmp_path: Path) -> None:
+    """The sorter refuses any series that tells its tilt, so it gets copies that do not."""
+    copies = []
+    for path in (test_data / "ge_head").glob("*.dcm"):
+        dataset = pydicom.dcmread(path)
+        del dataset.GantryDetectorTilt
+        dataset.save_as(tmp_path / path.name)
+        copies.append(str(tmp_path / path.name))
+    shuffled = random.Random(1).sample(sorted(copies), len(copies))
+    sorter = gdcm.IPPSorter()
+    sorter.SetComputeZSpacing(False)  # the steps are uneven
+    assert sorter.Sort(shuffled)
+    headers = [read_headers(test_data / "ge_head" / Path(file).name)[0] for file in shuffled]
+    assert [shuffled[index] for index in order_slices(headers)] == list(sorter.GetFilenames())
 
 
 def test_hu_equal_an_independent_reader(test_data: Path) -> None:

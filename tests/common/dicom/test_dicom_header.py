@@ -140,6 +140,11 @@ CORRUPT = [
     ({"RescaleSlope": 0}, "RescaleSlope"),
     ({"RescaleIntercept": [1, 2]}, "RescaleIntercept"),
     ({"ImagePositionPatient": [1, 2]}, "ImagePositionPatient"),
+    ({"ImagePositionPatient": [0, 1e300, 0]}, "ImagePositionPatient is 1e+300"),
+    ({"PixelSpacing": [0.5, 0]}, "PixelSpacing is 0, not within"),
+    ({"PixelSpacing": [-0.5, 0.5]}, "PixelSpacing is -0.5, not within"),
+    ({"RescaleSlope": 1e-300}, "RescaleSlope is 1e-300"),
+    ({"RescaleIntercept": -1e300}, "RescaleIntercept is -1e+300"),
 ]
 
 
@@ -167,6 +172,74 @@ def test_an_impossible_orientation_is_none(tmp_path: Path) -> None:
     (header,) = read_headers(path)
     assert (header.orientation, header.tilt_deg, header.normal) == (None, None, None)
     assert header.position_mm == 0
+
+
+def test_an_absurd_orientation_is_none_without_a_warning(tmp_path: Path) -> None:
+    absurd = [1e300, 0, 0, 0, 1e300, 0]
+    path = write_ct(tmp_path / "a.dcm", PIXELS, ImageOrientationPatient=absurd)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_headers(path)[0].orientation is None
+
+
+def with_syntax(path: Path, syntax: bytes) -> Path:
+    """Writes a file that declares a transfer syntax of 20 bytes."""
+    data = write_ct(path, PIXELS).read_bytes()
+    assert data.count(b"1.2.840.10008.1.2.1\0") == 1
+    path.write_bytes(data.replace(b"1.2.840.10008.1.2.1\0", syntax))
+    return path
+
+
+def test_odd_bytes_are_not_repeated_in_a_reason(tmp_path: Path) -> None:
+    path = with_syntax(tmp_path / "a.dcm", b"1.2.840.\x1b[2J\x8908.1.2\0")
+    assert rejection(path).reason == "the transfer syntax is not a UID"
+    path = write_ct(tmp_path / "b.dcm", PIXELS, Modality="\u00ff\u00ff")
+    assert rejection(path).reason == "the modality is not one"
+
+
+def test_file_meta_without_vrs_is_read_and_a_damaged_vr_is_not(tmp_path: Path) -> None:
+    path = write_ct(tmp_path / "a.dcm", PIXELS)
+    data = path.read_bytes()
+    meta = b"\x02\x00\x10\x00UI\x14\x00"
+    assert data[132:].startswith(meta)
+    path.write_bytes(data.replace(meta, b"\x02\x00\x10\x00\x14\x00\x00\x00"))
+    assert len(read_headers(path)) == 1
+    version = b"\x02\x00\x01\x00OB\x00\x00\x02\x00\x00\x00\x00\x01"
+    path.write_bytes(data.replace(meta, version + b"\x02\x00\x10\x00\x00\x00\x14\x00"))
+    assert str(rejection(path)) == "corrupt: the file meta information is damaged"
+    path.write_bytes(data[:132] + zlib.compress(data[132:]))
+    assert rejection(path).reason == "no file meta information follows the DICM marker"
+
+
+@pytest.mark.parametrize("vr", [b"UT", b"SQ", b"US", b"xx"])
+def test_pixels_with_a_vr_of_another_kind_are_refused(tmp_path: Path, vr: bytes) -> None:
+    """Some have the length elsewhere: the image was shifted by two pixels."""
+    path = write_ct(tmp_path / "a.dcm", PIXELS)
+    data = path.read_bytes()
+    assert data.count(b"\xe0\x7f\x10\x00OW") == 1
+    path.write_bytes(data.replace(b"\xe0\x7f\x10\x00OW", b"\xe0\x7f\x10\x00" + vr))
+    assert rejection(path).status in ("corrupt", "truncated")
+
+
+def test_a_length_beyond_the_file_is_no_excess_of_pixels(tmp_path: Path) -> None:
+    path = write_ct(tmp_path / "a.dcm", PIXELS)
+    data = path.read_bytes()
+    head = data[: -PIXELS.nbytes - 4]
+    path.write_bytes(head + (1 << 20).to_bytes(4, "little") + PIXELS.tobytes())
+    assert str(rejection(path)) == "truncated: 24 of 1048576 bytes of pixel data"
+
+
+def test_frames_that_cannot_be_there_cost_no_header_each(tmp_path: Path) -> None:
+    path = write_ct(
+        tmp_path / "a.dcm", PIXELS, transfer_syntax=RLELossless, NumberOfFrames=1, Rows=3, Columns=4
+    )
+    data = path.read_bytes()
+    tag = b"\x28\x00\x08\x00IS\x02\x00"
+    assert data.count(tag + b"1 ") == 1
+    for frames, status in ((b"9999", "truncated"), (b"22369621", "too_large")):
+        length = len(frames).to_bytes(2, "little")
+        path.write_bytes(data.replace(tag + b"1 ", tag[:-2] + length + frames))
+        assert rejection(path).status == status
 
 
 def test_windows_are_optional_and_never_fatal(tmp_path: Path) -> None:
@@ -213,7 +286,7 @@ def test_a_deflate_bomb_is_not_inflated(tmp_path: Path, monkeypatch: pytest.Monk
     pixels = np.zeros((256, 256), np.int16)
     path = write_ct(tmp_path / "a.dcm", pixels, transfer_syntax=DeflatedExplicitVRLittleEndian)
     np.testing.assert_array_equal(read_hu(path).image_hu[0], pixels - 1024)
-    monkeypatch.setattr(part10, "MAX_FILE_BYTES", 2 * path.stat().st_size)
+    monkeypatch.setattr(part10, "MAX_INFLATED_BYTES", 2 * path.stat().st_size)
     assert rejection(path).status == "too_large"
 
 

@@ -178,6 +178,39 @@ def test_a_frame_that_ends_the_process_in_gdcm_never_gets_there(
     assert rejection(path).reason == "a compressed frame has damaged headers"
 
 
+@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
+def test_a_fragment_that_lacks_a_byte_is_refused(tmp_path: Path, syntax: str) -> None:
+    path = write_ct(tmp_path / "a.dcm", IMAGE, transfer_syntax=syntax)
+    path.write_bytes(path.read_bytes()[:-9])  # the delimiter has 8
+    assert str(rejection(path)) == "truncated: a fragment lacks 1 bytes"
+
+
+@pytest.mark.parametrize("num_bytes", range(2, 40, 2))
+def test_the_last_bytes_of_an_rle_frame_are_missed(tmp_path: Path, num_bytes: int) -> None:
+    (frame,) = frames_of(write_ct(tmp_path / "a.dcm", IMAGE, transfer_syntax=RLELossless))
+    path = with_frame(tmp_path / "b.dcm", frame[:-num_bytes], RLELossless)
+    assert rejection(path).status in ("truncated", "corrupt")
+
+
+def cut_and_closed(frame: bytes, part: float) -> bytes:
+    """A frame without its end, but with an end marker."""
+    return frame[: int(part * len(frame)) // 2 * 2] + b"\xff\xd9"
+
+
+@pytest.mark.parametrize("part", [0.3, 0.6, 0.95])
+def test_a_cut_tile_of_jpeg_2000_is_refused(tmp_path: Path, part: float) -> None:
+    (frame,) = frames_of(write_ct(tmp_path / "a.dcm", IMAGE, transfer_syntax=JPEG2000Lossless))
+    path = with_frame(tmp_path / "b.dcm", cut_and_closed(frame, part), JPEG2000Lossless)
+    assert rejection(path).status == "truncated"
+    assert "of a tile" in rejection(path).reason
+
+
+def test_a_frame_of_another_codec_is_refused(tmp_path: Path) -> None:
+    (frame,) = frames_of(write_ct(tmp_path / "a.dcm", IMAGE, transfer_syntax=JPEG2000Lossless))
+    path = with_frame(tmp_path / "b.dcm", frame, JPEGLosslessSV1)
+    assert "is JPEG 2000, unlike its transfer syntax" in rejection(path).reason
+
+
 class Panic(BaseException):
     """As codecs written in Rust raise."""
 
