@@ -208,7 +208,7 @@ def _measure(image_hu: np.ndarray) -> tuple[int, int, float, float]:
     return (
         int(image_hu.min()),
         int(image_hu.max()),
-        round(float(image_hu.mean(dtype=np.float64)), 3),
+        round(int(image_hu.sum(dtype=np.int64)) / image_hu.size, 3),
         round(in_brain / image_hu.size, 6),
     )
 
