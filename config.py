@@ -117,7 +117,14 @@ class PreprocessingConfig:
     pre_fold_seed: int = 4667
     """Seed of the folds."""
     pre_address: str | None = None
-    """Address of a Dask scheduler to work on. Not there yet."""
+    """Address of a Dask scheduler whose workers do the work, such as tcp://host:8786, in place of
+    n_jobs processes of this machine. docs/preprocessing_cluster.md tells what they need."""
+    pre_series_timeout_s: float = 900
+    """Seconds that a series, or the header of a file, may take before it is given up (0: no
+    limit). Not with --n_jobs 0."""
+    pre_series_memory_mb: float = 4000
+    """Memory in MB that a process may take for one series before it is given up (0: no limit but
+    an equal share of this machine's). Not with --n_jobs 0."""
     pre_check: Switch = 0
     """1: verify a prepared dataset. Not there yet."""
     pre_report: Switch = 0
@@ -125,7 +132,9 @@ class PreprocessingConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 2, "pre_num_folds")
-        at_least(self, 0, "pre_fold_seed")
+        at_least(self, 0, "pre_fold_seed", "pre_series_timeout_s", "pre_series_memory_mb")
+        known = self.pre_address is None or re.fullmatch(r"(tcp|tls)://.+:\d+", self.pre_address)
+        require(self, "pre_address", known, "of a Dask scheduler, such as tcp://host:8786")
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,9 @@ FUNCTIONAL_GROUPS = {
 }
 """Where enhanced multi-frame images keep what differs by frame, PS3.3 C.7.6.16."""
 
+_PER_FRAME = Tag("PerFrameFunctionalGroupsSequence")
+_SHARED = Tag("SharedFunctionalGroupsSequence")
+
 
 def text(dataset: Dataset, keyword: str) -> str:
     """Returns an element as text without padding; empty where absent, the first of several."""
@@ -86,7 +89,7 @@ def first_number(dataset: Dataset, keyword: str, frame: int = 0) -> float | None
 def find(dataset: Dataset, keyword: str, frame: int = 0) -> Any:
     """Returns the value of an element for a frame: its own, the shared one, or the file's."""
     group = FUNCTIONAL_GROUPS.get(keyword)
-    if group is not None:
+    if group is not None and _has_functional_groups(dataset):
         for source, number in (
             ("PerFrameFunctionalGroupsSequence", frame),
             ("SharedFunctionalGroupsSequence", 0),
@@ -103,6 +106,11 @@ def find(dataset: Dataset, keyword: str, frame: int = 0) -> Any:
     return _get(dataset, keyword)
 
 
+def _has_functional_groups(dataset: Dataset) -> bool:
+    tags = dataset.keys()
+    return _PER_FRAME in tags or _SHARED in tags
+
+
 def _get(dataset: Dataset, keyword: str) -> Any:
     """Returns the value of an element or None."""
     tag = _tag(keyword)
@@ -117,7 +125,7 @@ def _plain_values(raw: RawDataElement) -> list[Any] | None:
     """Returns the values of a well-formed element, or None where pydicom has to look at it.
 
     pydicom makes objects of every value, which took a third of the time of preparing. These are
-    the same values, as plain types; `tests/common/dicom/test_dicom_elements.py` compares them.
+    the same values, as plain types; `tests/common/dicom/test_dicom_plain.py` compares them.
     """
     vr, value = raw.VR or _vr(raw.tag), raw.value
     if not isinstance(value, bytes) or len(value) != raw.length:

@@ -7,7 +7,7 @@ it returns None.
 """
 
 import struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydicom.charset import convert_encodings, default_encoding
 from pydicom.dataelem import RawDataElement, empty_value_for_VR
@@ -25,10 +25,16 @@ HEAD_BYTES = 1 << 15
 _UNDEFINED = 0xFFFFFFFF
 _PIXEL_GROUP = 0x7FE0
 _CHARACTER_SET = 0x00080005
-_TRANSFER_SYNTAX = 0x00020010
-_SHORT_VRS = {name.encode() for name in "AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL".split()}
-_SHORT_VRS |= {name.encode() for name in "SS ST TM UI UL US".split()}
-_LONG_VRS = {name.encode() for name in "OB OD OF OL OV OW SQ SV UC UN UR UT UV".split()}
+_TRANSFER_SYNTAX = BaseTag(0x00020010)
+# PS3.5 7.1.2: of these VRs the length takes two bytes, of the others four after two empty ones.
+_SHORT_VRS = {
+    *(b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO"),
+    *(b"LT", b"PN", b"SH", b"SL", b"SS", b"ST", b"TM", b"UI", b"UL", b"US"),
+}
+_LONG_VRS = {
+    *(b"OB", b"OD", b"OF", b"OL", b"OV", b"OW"),
+    *(b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"),
+}
 _EXPLICIT = struct.Struct("<HH2sH").unpack_from
 _IMPLICIT = struct.Struct("<HHL").unpack_from
 _GROUP = struct.Struct("<H").unpack_from
@@ -55,7 +61,7 @@ def read_plain(head: bytes, start: int) -> PlainFile | None:
     """
     try:
         meta, place = _elements(head, 0, start, implicit=False, meta=True)
-        syntax = meta[_TRANSFER_SYNTAX].value.decode("ascii").rstrip("\0 ")
+        syntax = (meta[_TRANSFER_SYNTAX].value or b"").decode("ascii").rstrip("\0 ")
         if syntax in (DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian):
             return None
         implicit = syntax == ImplicitVRLittleEndian
@@ -93,7 +99,7 @@ def _elements(
         end = value_at + length
         if length == _UNDEFINED or group == 0xFFFE or end > len(head):
             raise _Unusual
-        value = head[value_at:end] if length else empty_value_for_VR(vr, raw=True)
+        value: Any = head[value_at:end] if length else empty_value_for_VR(vr, raw=True)
         key = BaseTag(tag)
         found[key] = RawDataElement(key, vr, length, value, start + value_at, implicit, True)
         place = end

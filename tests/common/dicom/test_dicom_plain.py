@@ -33,7 +33,7 @@ def compare(short: part10.OpenFile, full: part10.OpenFile) -> None:
     assert short.transfer_syntax == full.transfer_syntax
     assert short.pixels == full.pixels
     assert short.dataset.keys() == full.dataset.keys()
-    for tag in full.dataset.keys():
+    for tag in list(full.dataset.keys()):
         assert short.dataset.get_item(tag) == full.dataset.get_item(tag)
     assert short.dataset.original_encoding == full.dataset.original_encoding
     assert short.dataset.original_character_set == full.dataset.original_character_set
@@ -86,7 +86,9 @@ def test_plain_values_are_those_of_pydicom(test_data: Path) -> None:
     quiet_pydicom()
     own = Path(str(get_testdata_file("CT_small.dcm"))).parent
     num_compared = 0
-    for path in sorted(path for folder in (own, test_data / "odd_dicom") for path in folder.glob("*")):
+    for path in sorted(
+        path for folder in (own, test_data / "odd_dicom") for path in folder.glob("*")
+    ):
         try:
             dataset = pydicom.dcmread(io.BytesIO(path.read_bytes()[: 1 << 20]), force=True)
         except Exception:
@@ -101,10 +103,6 @@ def test_plain_values_are_those_of_pydicom(test_data: Path) -> None:
                 continue
             if plain is None:
                 continue
-            values = elements._values(dataset[tag].value)
-            assert elements._values(plain) == values, (path.name, tag)
-            assert [str(a).strip(" \0") for a in elements._values(plain)] == [
-                str(b).strip(" \0") for b in values
-            ] or dataset[tag].VR in ("DS", "IS")
+            assert elements._values(plain) == elements._values(dataset[tag].value), (path.name, tag)
             num_compared += 1
     assert num_compared > 1000
