@@ -43,12 +43,12 @@ def tell_about_files(files: pd.DataFrame, num_processes: int, folder: Path) -> N
     free = shutil.disk_usage(folder).free
     memory = 1e6 * PROCESS_MB * (1 + num_processes) + ROW_MEMORY_BYTES * len(files)
     logger.info(
-        "%d files of %s. If they are plain CT: about %s with %d processes, %s of disk (%s are "
+        "%d files of %s. If they are plain CT: about %s with %s, %s of disk (%s are "
         "free), %s of memory",
         len(files),
         size_text(num_bytes),
         time_text(seconds),
-        max(1, num_processes),
+        f"{num_processes} processes" if num_processes > 1 else "1 process",
         size_text(disk),
         size_text(free),
         size_text(memory),
