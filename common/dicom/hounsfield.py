@@ -54,7 +54,8 @@ def to_hounsfield(stored: np.ndarray, header: "SliceHeader") -> tuple[np.ndarray
     if lowest < low or highest > high:
         image = np.clip(image, low, high)
     # Modulo 65536 where unsigned values did not fit: exact again.
-    image_hu = image.astype(np.int16) + np.int16(offset)
+    is_short = image.dtype.kind in "iu" and image.itemsize == 2
+    image_hu = (image.view(np.int16) if is_short else image.astype(np.int16)) + np.int16(offset)
     if declared is not None:
         np.copyto(image_hu, AIR_HU, where=declared)
     return image_hu, 0 if padding is None else int(np.count_nonzero(padding)), repaired

@@ -1,7 +1,7 @@
 """What preparing will take, told before it starts and compared with what there is.
 
-The figures are measured ones (docs/performance.md): they are right within a factor of two for CT of
-512 x 512, uncompressed or compressed without loss, on a local disk.
+The figures of time and memory were measured with uncompressed CT on a local disk
+(docs/performance.md), the ratio with one real head (common/store.py): they give the order of magnitude.
 """
 
 import logging
@@ -18,13 +18,13 @@ HEADER_MS = 1.5
 SLICE_MS = 1.5
 MEGAPIXEL_MS = 12.0
 COMPRESSED_FACTOR = 3.0
-"""JPEG lossless, JPEG-LS and JPEG 2000 take 2 to 6 times as long as what is not compressed."""
+"""How much longer compressed pixels take than others: an assumption, codecs differ widely."""
 STORE_RATIO = (2.4, 4.0)
 """How many times smaller the store is than 16-bit pixels: noisy thin slices, and the best case."""
 ROW_BYTES = 700
 """Tables, index and record of a slice on disk."""
 PROCESS_MB = 250
-ROW_MEMORY_BYTES = 3000
+ROW_MEMORY_BYTES = 4200
 """What a slice takes in the main process while the tables are made."""
 
 

@@ -67,7 +67,7 @@ def test_estimates_grow_with_the_work_and_shrink_with_processes(
         estimates.check_space(slices_of(10_000, 525_000), 2, tmp_path)
     assert [record.getMessage() for record in caplog.records] == [
         "752803 files of 395.2 GB. If they are plain CT: about 10 min with 8 processes, 165.2 GB "
-        "of disk (1000.0 GB are free), 4.5 GB of memory",
+        "of disk (1000.0 GB are free), 5.4 GB of memory",
         "storing 10000 slices: about 46 s, about 2.2 GB of disk, 1000.0 GB are free",
         "storing 10000 slices: about 2 min, about 2.2 GB of disk, 1000.0 GB are free",
         "storing 10000 slices: about 23 s, about 2.2 GB of disk, 1000.0 GB are free",
