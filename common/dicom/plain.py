@@ -1,8 +1,8 @@
 """Reads the elements of a well-formed little-endian file in one go; leaves the others to pydicom.
 
 pydicom looks at every element with care that most files don't need. This returns the same elements
-(`tests/common/dicom/test_dicom_plain.py` compares them) in less time. At the first sign of anything unusual (sequences of undefined length, unknown VRs, pixels far behind)
-it returns None.
+in less time (`tests/common/dicom/test_dicom_plain.py` compares them). At the first sign of anything
+unusual (sequences of undefined length, unknown VRs, pixels far behind) it returns None.
 """
 
 import struct

@@ -1,5 +1,6 @@
 """What preparing costs and needs is told; a full disk, few open files and kills do no harm."""
 
+import contextlib
 import errno
 import logging
 import multiprocessing
@@ -208,7 +209,8 @@ def test_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
         dataset = tmp_path / f"killed{number}"
         process, ended = start(dataset)
         time.sleep(rng.uniform(0, seconds[-1]))
-        os.kill(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
         process.join()
         if process.exitcode == 0 or ended.is_set():
             continue  # too late: it had ended
