@@ -125,7 +125,14 @@ class PreprocessingConfig:
     pre_drop_overlap: Switch = 0
     """1: training slices of patients that are in the test too are not trained on."""
     pre_address: str | None = None
-    """Address of a Dask scheduler to work on. Not there yet."""
+    """Address of a Dask scheduler whose workers do the work, such as tcp://host:8786, in place of
+    n_jobs processes of this machine. docs/preprocessing_cluster.md tells what they need."""
+    pre_series_timeout_s: float = 900
+    """Seconds that a series, or the header of a file, may take before it is given up (0: no
+    limit). Not with --n_jobs 0."""
+    pre_series_memory_mb: float = 4000
+    """Memory in MB that a process may take for one series before it is given up (0: no limit but
+    an equal share of this machine's). Not with --n_jobs 0."""
     pre_check: Switch = 0
     """1: verify the prepared dataset instead of preparing it; status 3 where something is wrong."""
     pre_report: Switch = 0
@@ -152,7 +159,6 @@ class PreprocessingConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 2, "pre_num_folds")
-        at_least(self, 0, "pre_fold_seed")
         require(self, "pre_brain_min", 0 <= self.pre_brain_min < 1, "at least 0, less than 1")
         require(
             self,
@@ -174,6 +180,11 @@ class PreprocessingConfig:
         known = set(windows) <= {"brain", "subdural", "soft", "bone", "header"}
         rule = "one or three of brain, subdural, soft, bone, header"
         require(self, "pre_export_windows", known and len(windows) in (1, 3), rule)
+        at_least(self, 0, "pre_fold_seed", "pre_series_timeout_s", "pre_series_memory_mb")
+        address_ok = self.pre_address is None or re.fullmatch(
+            r"(tcp|tls)://.+:\d+", self.pre_address
+        )
+        require(self, "pre_address", address_ok, "of a Dask scheduler, such as tcp://host:8786")
 
 
 @dataclass(frozen=True)

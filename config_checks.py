@@ -11,9 +11,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-NOT_THERE_YET = {
-    "pre_address",
-}
+NOT_THERE_YET: frozenset[str] = frozenset()
 
 
 def _needs(name: str, *values: Any) -> tuple[str, Callable[[dict[str, Any]], bool]]:
@@ -25,6 +23,11 @@ def _needs(name: str, *values: Any) -> tuple[str, Callable[[dict[str, Any]], boo
 def _makes_folds(flags: dict[str, Any]) -> bool:
     return flags["pre_fold_by"] == "patient" and flags["pre_check"] == 0
 
+
+_OTHER_PROCESSES = (
+    "--n_jobs or --pre_address: in one process nothing can be stopped",
+    lambda flags: flags["n_jobs"] > 0 or flags["pre_address"] is not None,
+)
 
 # flag -> (what it needs, test): a flag that was given and does nothing earns a warning.
 EFFECTIVE_WHEN = {
@@ -95,6 +98,8 @@ EFFECTIVE_WHEN = {
     ),
     "cb_telemetry_module_name": _needs("cb_telemetry_enabled", 1),
     "cb_telemetry_log_every": _needs("cb_telemetry_enabled", 1),
+    "pre_series_timeout_s": _OTHER_PROCESSES,
+    "pre_series_memory_mb": _OTHER_PROCESSES,
     "dev_num_studies": _needs("dev_enabled", 1),
     "dev_iteration_num": _needs("dev_enabled", 1),
 }

@@ -25,13 +25,17 @@ def main() -> None:
         tell(explore(config))
         return
     from common.pixel_steps import PixelSteps
-    from common.preparation import prepare_dataset
+    from common.preparation import Limits, prepare_dataset
     from sources import make_source
 
     flags = config.preprocessing
+    folder, dataset_folder = source_folder(config), config.dataset_folder
+    if flags.pre_address is not None:
+        # Workers run in folders of their own.
+        folder, dataset_folder = folder.resolve(), dataset_folder.resolve()
     prepared = prepare_dataset(
-        make_source(flags.pre_source, source_folder(config), config.general.n_jobs),
-        config.dataset_folder,
+        make_source(flags.pre_source, folder, config.general.n_jobs),
+        dataset_folder,
         n_jobs=config.general.n_jobs,
         num_folds=flags.pre_num_folds,
         fold_seed=flags.pre_fold_seed,
@@ -41,6 +45,8 @@ def main() -> None:
         resume_command=f"python {shlex.join(sys.argv)}",
         steps=PixelSteps(bool(flags.pre_head_crop), flags.pre_spacing, flags.pre_size),
         brain_min=flags.pre_brain_min,
+        address=flags.pre_address,
+        limits=Limits(flags.pre_series_timeout_s, flags.pre_series_memory_mb),
     )
     if prepared.folds is not None:
         print(prepared.folds.to_string(float_format="{:.4f}".format))

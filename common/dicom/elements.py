@@ -5,7 +5,8 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from pydicom.datadict import tag_for_keyword
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
 
@@ -24,6 +25,9 @@ FUNCTIONAL_GROUPS = {
     "ContrastBolusAgentAdministered": "ContrastBolusUsageSequence",
 }
 """Where enhanced multi-frame images keep what differs by frame, PS3.3 C.7.6.16."""
+
+_PER_FRAME = Tag("PerFrameFunctionalGroupsSequence")
+_SHARED = Tag("SharedFunctionalGroupsSequence")
 
 
 def text(dataset: Dataset, keyword: str) -> str:
@@ -87,7 +91,7 @@ def first_number(dataset: Dataset, keyword: str, frame: int = 0) -> float | None
 def find(dataset: Dataset, keyword: str, frame: int = 0) -> Any:
     """Returns the value of an element for a frame: its own, the shared one, or the file's."""
     group = FUNCTIONAL_GROUPS.get(keyword)
-    if group is not None:
+    if group is not None and _has_functional_groups(dataset):
         for source, number in (
             ("PerFrameFunctionalGroupsSequence", frame),
             ("SharedFunctionalGroupsSequence", 0),
@@ -104,10 +108,49 @@ def find(dataset: Dataset, keyword: str, frame: int = 0) -> Any:
     return _get(dataset, keyword)
 
 
+def _has_functional_groups(dataset: Dataset) -> bool:
+    tags = dataset.keys()
+    return _PER_FRAME in tags or _SHARED in tags
+
+
 def _get(dataset: Dataset, keyword: str) -> Any:
     """Returns the value of an element or None."""
     tag = _tag(keyword)
-    return dataset[tag].value if tag in dataset else None
+    element = dataset.get_item(tag)
+    if element is None:
+        return None
+    plain = _plain_values(element) if isinstance(element, RawDataElement) else None
+    return dataset[tag].value if plain is None else plain
+
+
+def _plain_values(raw: RawDataElement) -> list[Any] | None:
+    """Returns the values of a well-formed element, or None where pydicom has to look at it.
+
+    pydicom makes objects of every value, which took a quarter of the time of preparing. These are
+    the same values, as plain types; `tests/common/dicom/test_dicom_plain.py` compares them.
+    """
+    vr, value = raw.VR or _vr(raw.tag), raw.value
+    if not isinstance(value, bytes) or len(value) != raw.length:
+        return None
+    if vr == "US" and len(value) == 2:
+        return [int.from_bytes(value, "little" if raw.is_little_endian else "big")]
+    if vr not in ("DS", "IS", "CS", "UI", "LO") or not value.isascii() or b"\x1b" in value:
+        return None
+    values = value.decode("ascii").rstrip(" \0").split("\\")
+    if vr == "LO":
+        return [item.rstrip("\0 ") for item in values]
+    if vr in ("CS", "UI"):
+        return list(values)
+    try:
+        return [float(item) if vr == "DS" else int(item) for item in values]
+    except ValueError:
+        return None
+
+
+@functools.cache
+def _vr(tag: int) -> str:
+    """Returns the VR of a tag that the file leaves to the dictionary (implicit VR)."""
+    return dictionary_VR(tag)
 
 
 @functools.cache

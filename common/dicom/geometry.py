@@ -3,6 +3,7 @@
 Coordinates are DICOM's, mm: x to the patient's left, y to the back, z to the head.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -19,6 +20,12 @@ SAME_POSITION_MM = 0.01
 
 def is_orientation(orientation: Sequence[float]) -> bool:
     """Returns whether six numbers are two perpendicular unit vectors, along row and column."""
+    return _is_orientation(tuple(orientation))
+
+
+# The slices of a series share their orientation: what only depends on it is computed once.
+@functools.lru_cache(maxsize=1024)
+def _is_orientation(orientation: tuple[float, ...]) -> bool:
     row, column = np.reshape(orientation, (2, 3))
     lengths = np.linalg.norm(row), np.linalg.norm(column)
     errors = np.abs([lengths[0] - 1, lengths[1] - 1, row @ column])
@@ -31,6 +38,11 @@ def slice_normal(orientation: Sequence[float]) -> np.ndarray:
     Its largest component is positive: to the head in axial slices, whichever way the image lies,
     so positions along it ascend from foot to head in every axial series.
     """
+    return _slice_normal(tuple(orientation)).copy()
+
+
+@functools.lru_cache(maxsize=1024)
+def _slice_normal(orientation: tuple[float, ...]) -> np.ndarray:
     row, column = np.reshape(orientation, (2, 3))
     normal = np.cross(row, column)
     normal = normal / np.linalg.norm(normal)

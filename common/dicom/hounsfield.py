@@ -41,18 +41,24 @@ def to_hounsfield(stored: np.ndarray, header: "SliceHeader") -> tuple[np.ndarray
     """
     repaired = is_wrapped_12bit(header)
     image, offset = (_unwrapped(stored), 0) if repaired else _rescaled(stored, header)
-    _check_possible(image, offset)
-    padding = image < PADDING_BELOW_HU - offset
+    lowest, highest = image.min(), image.max()
+    _check_possible(image, offset, lowest, highest)
     declared = _declared_padding(stored, header)
-    if declared is not None:
-        padding |= declared
+    # Passes over the pixels that would change nothing are left out.
+    padding = declared
+    if lowest < PADDING_BELOW_HU - offset:
+        undeclared = image < PADDING_BELOW_HU - offset
+        padding = undeclared if declared is None else undeclared | declared
     limits = np.iinfo(np.int16 if image.dtype.kind == "f" else image.dtype)
     low, high = max(AIR_HU - offset, limits.min), min(MAX_HU - offset, limits.max)
-    image_hu = np.clip(image, low, high).astype(np.int16, copy=False)
-    image_hu += np.int16(offset)  # modulo 65536 where unsigned values did not fit: exact again
+    if lowest < low or highest > high:
+        image = np.clip(image, low, high)
+    # Modulo 65536 where unsigned values did not fit: exact again.
+    is_short = image.dtype.kind in "iu" and image.itemsize == 2
+    image_hu = (image.view(np.int16) if is_short else image.astype(np.int16)) + np.int16(offset)
     if declared is not None:
         np.copyto(image_hu, AIR_HU, where=declared)
-    return image_hu, int(np.count_nonzero(padding)), repaired
+    return image_hu, 0 if padding is None else int(np.count_nonzero(padding)), repaired
 
 
 def is_wrapped_12bit(header: "SliceHeader") -> bool:
@@ -109,16 +115,16 @@ def _as_stored(value: int, header: "SliceHeader") -> int:
     return value
 
 
-def _check_possible(image: np.ndarray, offset: int) -> None:
+def _check_possible(image: np.ndarray, offset: int, lowest: float, highest: float) -> None:
     """Raises where more than MAX_IMPOSSIBLE of the pixels have scattered impossible values.
 
     Damaged JPEG frames decode to such without an error, and so do files whose header confuses
     signed and unsigned. Padding passes: it has few values, also after lossy compression.
     """
     low, high = POSSIBLE_HU[0] - offset, POSSIBLE_HU[1] - offset
-    if image.min() >= low and image.max() <= high:
+    if lowest >= low and highest <= high:
         return
-    if image.min() > MAX_HU - offset:
+    if lowest > MAX_HU - offset:
         raise RejectedFile("corrupt", "all pixels hold impossible HU: no scanner measures those")
     impossible = image[(image < low) | (image > high)]
     part = impossible.size / image.size

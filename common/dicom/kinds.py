@@ -172,7 +172,7 @@ def _contrast(dataset: Dataset, frame: int, series: str) -> tuple[str, str] | No
         return None
     if _WITH.search(described):
         return "contrast", "SeriesDescription says contrast medium, angiography or perfusion"
-    if elements.find(dataset, "ContrastBolusAgentAdministered", frame) == "NO":
+    if "NO" in elements.texts(dataset, "ContrastBolusAgentAdministered", frame):
         return None
     agent = _text(dataset, "ContrastBolusAgent")
     if agent and not _NO_AGENT.fullmatch(agent) and not _NOT_IN_VEINS.fullmatch(agent):

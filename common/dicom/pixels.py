@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from pydicom.encaps import encapsulate
 from pydicom.pixels import get_decoder
-from pydicom.uid import UID
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from common.dicom.checks import ENCAPSULATED_SYNTAXES
 from common.dicom.frames import check_frame, split_frames
@@ -17,6 +17,8 @@ from common.dicom.hounsfield import to_hounsfield
 from common.dicom.jpeg_lossless import check_used_up
 from common.dicom.part10 import OpenFile, open_dicom
 from common.dicom.rejection import RejectedFile
+
+_PLAIN_SYNTAXES = (ImplicitVRLittleEndian, ExplicitVRLittleEndian)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,13 +50,18 @@ def read_hu(file: Path | BinaryIO, *, require_ct: bool = True) -> DecodedImage:
     """
     with open_dicom(file) as opened:
         headers = slice_headers(opened, require_ct=require_ct)
-        image_hu = np.empty((len(headers), headers[0].rows, headers[0].columns), np.int16)
+        shape = (len(headers), headers[0].rows, headers[0].columns)
+        image_hu = np.empty(shape if len(headers) > 1 else 0, np.int16)
         num_padding, repaired_12bit = 0, False
         for number, source in enumerate(_sources(opened, headers[0])):
             stored = _decode(source, headers[number], opened)
-            image_hu[number], padding, repaired = to_hounsfield(stored, headers[number])
+            frame_hu, padding, repaired = to_hounsfield(stored, headers[number])
             num_padding += padding
             repaired_12bit |= repaired
+            if len(headers) > 1:
+                image_hu[number] = frame_hu
+            else:
+                image_hu = frame_hu[None]
     return DecodedImage(image_hu, tuple(headers), num_padding, repaired_12bit)
 
 
@@ -73,6 +80,11 @@ def _sources(opened: OpenFile, header: SliceHeader) -> Iterator[bytes]:
     yield from frames
 
 
+def _is_plain(header: SliceHeader) -> bool:
+    """Returns whether the pixels of a native file are an array as they are: no codec is needed."""
+    return header.bits_allocated == header.bits_stored == 16 and header.frame is None
+
+
 def _decode(source: bytes, header: SliceHeader, opened: OpenFile) -> np.ndarray:
     """Returns the stored values (rows, columns) of one frame, in the machine's byte order.
 
@@ -86,6 +98,10 @@ def _decode(source: bytes, header: SliceHeader, opened: OpenFile) -> np.ndarray:
     """
     assert opened.pixels is not None
     encapsulated = opened.transfer_syntax in ENCAPSULATED_SYNTAXES
+    if opened.transfer_syntax in _PLAIN_SYNTAXES and _is_plain(header):
+        kind = "<i2" if header.pixel_representation else "<u2"
+        plain = np.frombuffer(source, kind, count=header.rows * header.columns)
+        return plain.reshape(header.rows, header.columns).astype(kind[1:], copy=False)
     decoder = get_decoder(UID(opened.transfer_syntax))
     if not decoder.is_available:
         name = ENCAPSULATED_SYNTAXES[opened.transfer_syntax]

@@ -4,10 +4,12 @@ from common.preparation.archives import list_archive, with_members
 from common.preparation.engine import Preparation, prepare_dataset
 from common.preparation.readers import DicomReader, SlicePixels, SliceReader
 from common.preparation.source import FILE_COLUMNS, Source, list_files
+from common.preparation.tasks import Limits
 
 __all__ = [
     "FILE_COLUMNS",
     "DicomReader",
+    "Limits",
     "Preparation",
     "SlicePixels",
     "SliceReader",

@@ -24,14 +24,16 @@ from common.files import make_folder, write_parquet
 from common.folds import TRAIN_SPLIT
 from common.pixel_steps import NO_STEPS, PARAMETER, PixelSteps
 from common.preparation.brain_range import mark_brain_range, tell_marked
-from common.preparation.headers import PASSING, read_index, reject_in_index
+from common.preparation.estimates import check_space, tell_about_files
+from common.preparation.headers import INDEX_FOLDER, read_index, reject_in_index
 from common.preparation.manifest import check_same_source, write_manifest
 from common.preparation.overlap import Overlap, find_overlap
 from common.preparation.series import (
-    SeriesTask,
     SliceResult,
+    is_passing,
     rank_slices,
     read_record,
+    record_exceeding,
     record_folder,
     record_path,
     series_tasks,
@@ -45,13 +47,16 @@ from common.preparation.tables import (
     studies_table,
     undecodable_duplicates,
 )
-from common.preparation.tasks import TaskRunner
+from common.preparation.tasks import Limits, TaskRunner
 from common.slices import SLICES_FILE, STATUS_OK, STORE_FOLDER, STUDIES_FILE
 from common.store import SliceStore
 
 logger = logging.getLogger(__name__)
 
 LOCK_FILE = ".lock"
+MARKS_FOLDER = "killed"
+DEFAULT_LIMITS = Limits(seconds=900, memory_mb=4000)
+"""Of a series: 2,000 uncompressed slices of 512 x 512 take about 15 s."""
 ROW_ORDER = ["patient_id", "study_id", "series_id", "store_file", "rank", "source_file"]
 """Slices lie beside their neighbours in the table; files without ids come last."""
 _LIBRARIES = ("pydicom", "blosc2", "numpy", "pandas", "iterative-stratification")
@@ -121,6 +126,9 @@ def prepare_dataset(
     resume_command: str = "",
     steps: PixelSteps = NO_STEPS,
     brain_min: float = 0.0,
+    address: str | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    runner: TaskRunner | None = None,
 ) -> Preparation:
     """Makes or completes a dataset folder, and returns what was counted.
 
@@ -137,13 +145,24 @@ def prepare_dataset(
         steps: what is done to the pixels before they are stored.
         brain_min: share of pixels in the brain window that a slice needs for its series' brain
             range to begin there; training slices outside are marked. 0 marks none.
+        address: of a Dask scheduler whose workers do the work instead; they see both folders,
+            which are absolute then, under the same names.
+        limits: what a series, or the header of a file, may take; not with `n_jobs` 0.
+        runner: processes that are there already, in place of the three above; it stays open.
 
     Raises:
-        InputError: nothing to read or nothing usable, a folder of other data or in use.
+        InputError: nothing to read or nothing usable, a folder of other data or in use, too
+            little space, an unusable cluster.
         Interrupted: by SIGINT or SIGTERM.
     """
     _check_apart(source.folder, dataset_folder)
-    with _interruptible(resume_command), _locked(dataset_folder):
+    marks = dataset_folder / INDEX_FOLDER / MARKS_FOLDER
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_interruptible(resume_command))
+        stack.enter_context(_locked(dataset_folder))
+        if runner is None:
+            runner = stack.enter_context(TaskRunner(n_jobs, address, limits, marks))
+            runner.connect(source.reader, source.folder, dataset_folder)
         files = _without_own(source.files(), source.folder, dataset_folder)
         if files.empty:
             raise InputError(f"no files in {source.folder}: is this the folder of the data?")
@@ -159,8 +178,9 @@ def prepare_dataset(
             parameters["brain_min"] = brain_min
         versions = {name: version(name) for name in _LIBRARIES}
         write_manifest(dataset_folder, source, parameters, versions, None)
-        with TaskRunner(n_jobs) as runner:
-            headers, results = _read_and_store(files, source, dataset_folder, runner, steps)
+        if not (dataset_folder / INDEX_FOLDER).exists():
+            tell_about_files(files, runner.num_workers(), dataset_folder)
+        headers, results = _read_and_store(files, source, dataset_folder, runner, steps)
         splits = files.set_index("source_file")["split"]
         slices = slices_table(headers, splits, results, source.label_names, labels)
         if brain_min:
@@ -221,22 +241,27 @@ def _store_missing(
     """Stores the series that are not there yet; returns by store file what became of all."""
     ranked = headers[headers["rank"] >= 0]
     results: dict[str, list[SliceResult] | None] = {}
-    missing: list[SeriesTask] = []
+    missing: set[str] = set()
     for task in series_tasks(ranked, source.reader, dataset_folder, steps):
-        record = read_record(task)
-        if record is None or any(result.status in PASSING for result in record):
-            missing.append(task)
+        record = read_record(task, runner.limits)
+        if record is None or is_passing(record):
+            missing.add(task.store_file)
         else:
             results[task.store_file] = record
     if not missing:
         return results
     logger.info("storing %d series (%d are there)", len(missing), len(results))
-    num_slices = sum(task.num_slices for task in missing)
-    with tqdm(total=num_slices, unit="slice", desc="pixels", mininterval=1) as progress:
-        for outcome in runner.stream(store_series, missing):
+    to_store = ranked[ranked["store_file"].isin(missing)]
+    check_space(to_store, runner.num_workers(), dataset_folder)
+    tasks = series_tasks(to_store, source.reader, dataset_folder, steps)
+    with tqdm(total=len(to_store), unit="slice", desc="pixels", mininterval=1) as progress:
+        for outcome in runner.stream(store_series, tasks):
             progress.update(outcome.task.num_slices)
             name = outcome.task.store_file
-            results[name] = None if outcome.result is None else read_record(outcome.task)
+            if outcome.exceeded is not None and runner.limits is not None:
+                results[name] = record_exceeding(outcome.task, outcome.exceeded, runner.limits)
+            else:
+                results[name] = None if outcome.result is None else read_record(outcome.task)
     return results
 
 
@@ -264,14 +289,18 @@ def _tally(words: pd.Series) -> dict[str, int]:
 
 
 def _remove_stale(dataset_folder: Path, store_files: set[str]) -> None:
-    """Removes store files and records of series that the source no longer has."""
+    """Removes what series that the source no longer has, and killed runs, have left."""
     kept = {dataset_folder / STORE_FOLDER / name for name in store_files}
     kept |= {record_path(dataset_folder, name) for name in store_files}
     found = [*(dataset_folder / STORE_FOLDER).glob("*"), *record_folder(dataset_folder).glob("*")]
     stale = [path for path in found if path not in kept]
     for path in stale:
         path.unlink()
-    num_series = sum(path.suffix == ".b2nd" for path in stale)
+    # A killed run leaves the file that it was writing, half done and under a temporary name.
+    for folder in (dataset_folder, dataset_folder / INDEX_FOLDER):
+        for path in folder.glob(".*.tmp"):
+            path.unlink()
+    num_series = sum(path.suffix == ".b2nd" and path.name[0] != "." for path in stale)
     if num_series:
         logger.warning("removed %d series that are no longer in the source", num_series)
 

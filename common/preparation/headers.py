@@ -15,7 +15,7 @@ from tqdm import tqdm
 from common.dicom import RejectedFile, SliceHeader, group_key
 from common.files import write_parquet
 from common.preparation.readers import SliceReader
-from common.preparation.tasks import TaskRunner
+from common.preparation.tasks import MEMORY, TIMEOUT, Limits, Outcome, TaskRunner
 from common.slices import SLICE_COLUMNS, STATUS_OK
 
 logger = logging.getLogger(__name__)
@@ -24,6 +24,8 @@ INDEX_FOLDER = "index"
 CRASHED = "crashed"
 PASSING = (CRASHED, "unreadable")
 """What may be over in the next run, with the same file: such files are tried again."""
+EXCEEDING = (TIMEOUT, MEMORY)
+"""What was killed for a limit: it is tried again only where that limit has been raised."""
 
 # What the header pass finds, one row per slice or per file that yields none. `store_file` names
 # the group, `frame` is the number in a multi-frame file, -1 elsewhere.
@@ -34,6 +36,7 @@ HEADER_COLUMNS = {
     "frame": "int32",
     "num_frames": "int32",
     "instance_number": "float64",
+    "limit": "float64",  # the one that was exceeded, where the status is one of EXCEEDING
 }
 HEADER_COLUMNS |= {
     name: SLICE_COLUMNS[name]
@@ -93,7 +96,7 @@ def read_index(
         runner: the processes to read on.
     """
     index_folder = folder / INDEX_FOLDER
-    known = _known_headers(index_folder, files, reader)
+    known = _known_headers(index_folder, files, reader, runner.limits)
     missing = files[~files["source_file"].isin(known["source_file"])]
     if missing.empty:
         return known
@@ -105,7 +108,7 @@ def read_index(
             passing.append(shard[is_passing])
             shard_file = index_folder / f"headers-{uuid.uuid4().hex}.parquet"
             write_parquet(shard_file, shard[~is_passing])
-    known = _known_headers(index_folder, files, reader)
+    known = _known_headers(index_folder, files, reader, runner.limits)
     _consolidate(index_folder, known)
     return pd.concat([known, *passing], ignore_index=True)
 
@@ -184,34 +187,39 @@ def _read_missing(
         for start in range(0, len(names), _FILES_PER_TASK)
     )
     rows: list[dict[str, Any]] = []
-    crashed: list[HeaderTask] = []
+    blamed: list[HeaderTask] = []
     written = time.monotonic()
     for outcome in runner.stream(read_header_task, tasks):
         if outcome.result is None:
-            crashed.append(outcome.task)
+            blamed.append(outcome.task)
             continue
         rows += outcome.result
         progress.update(len(outcome.task.files))
         if time.monotonic() - written > _SECONDS_PER_SHARD:
             yield _header_frame(rows)
             rows, written = [], time.monotonic()
-    singles = (HeaderTask(reader, (file,)) for task in crashed for file in task.files)
+    singles = (HeaderTask(reader, (file,)) for task in blamed for file in task.files)
     for outcome in runner.stream(read_header_task, singles):
-        rows += outcome.result or [_crashed_row(outcome.task)]
+        rows += outcome.result or [_killed_row(outcome, runner.limits)]
         progress.update(1)
     yield _header_frame(rows)
 
 
-def _crashed_row(task: HeaderTask) -> dict[str, Any]:
-    source_file, size, mtime_ns = task.files[0]
-    return {
+def _killed_row(outcome: Outcome[HeaderTask, Any], limits: Limits | None) -> dict[str, Any]:
+    """Returns the row of a file whose header killed the process, or had it killed."""
+    source_file, size, mtime_ns = outcome.task.files[0]
+    found = {
         "source_file": source_file,
         "size": size,
         "mtime_ns": mtime_ns,
-        "reader": task.reader.version,
-        "status": CRASHED,
-        "reason": "reading the header killed the process",
+        "reader": outcome.task.reader.version,
     }
+    if outcome.exceeded is None or limits is None:
+        reason = "reading the header killed the process"
+        return found | {"status": CRASHED, "reason": reason}
+    reason = f"reading the header took {excess_text(outcome.exceeded, limits)}"
+    limit = limits.of(outcome.exceeded)
+    return found | {"status": outcome.exceeded, "reason": reason, "limit": limit}
 
 
 def _header_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -221,10 +229,30 @@ def _header_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return frame.astype(HEADER_COLUMNS)
 
 
-def _known_headers(index_folder: Path, files: pd.DataFrame, reader: SliceReader) -> pd.DataFrame:
+def excess_text(exceeded: str, limits: Limits) -> str:
+    """Returns what a task that was killed took too much of."""
+    if exceeded == TIMEOUT:
+        return f"more than {limits.seconds:g} s, the limit"
+    return f"more than {limits.memory_mb:.0f} MB of memory, the limit"
+
+
+def is_raised(exceeded: str, limit: float, limits: Limits | None) -> bool:
+    """Returns whether what exceeded `limit` is worth another try under `limits`."""
+    if limits is None:  # in this process, where nothing could stop it
+        return False
+    now = limits.of(exceeded)
+    return now == 0 or now > limit
+
+
+def _known_headers(
+    index_folder: Path, files: pd.DataFrame, reader: SliceReader, limits: Limits | None
+) -> pd.DataFrame:
     """Returns the kept headers of files that have not changed."""
     known = read_shards(index_folder)
     known = known[(known["reader"] == reader.version) & ~known["status"].isin(PASSING)]
+    for status in EXCEEDING:
+        again = [is_raised(status, limit, limits) for limit in known["limit"]]
+        known = known[~(known["status"].eq(status) & pd.Series(again, known.index, dtype=bool))]
     known = known.drop_duplicates(["source_file", "size", "mtime_ns", "frame"], keep="last")
     known = known.merge(files[["source_file", "size", "mtime_ns"]], how="inner")
     return known.sort_values(["source_file", "frame"], ignore_index=True)

@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 
 from common.dicom import RejectedFile, order_slices
-from common.files import write_json
+from common.files import write_text
 from common.pixel_steps import NO_STEPS, HeadFinder, PixelSteps, SeriesPlan
-from common.preparation.headers import INDEX_FOLDER
+from common.preparation.headers import INDEX_FOLDER, PASSING, excess_text, is_raised
 from common.preparation.readers import SliceReader
+from common.preparation.tasks import Limits
 from common.slices import STATUS_OK, STORE_FOLDER
 from common.store import SeriesWriter
 
@@ -154,21 +155,27 @@ def store_series(task: SeriesTask) -> bool:
     path = task.dataset_folder / STORE_FOLDER / task.store_file
     if len(writer):
         writer.write(path)
-    write_json(
-        record_path(task.dataset_folder, task.store_file),
-        {
-            "fingerprint": task.fingerprint,
-            "store_bytes": path.stat().st_size if len(writer) else None,
-            "slices": [results[rank] for rank in range(task.num_slices)],
-        },
+    _write_record(
+        task,
+        [results[rank] for rank in range(task.num_slices)],
+        store_bytes=path.stat().st_size if len(writer) else None,
     )
     return True
 
 
-def read_record(task: SeriesTask) -> list[SliceResult] | None:
+def record_exceeding(task: SeriesTask, exceeded: str, limits: Limits) -> list[SliceResult]:
+    """Keeps, and returns, that storing a series was stopped for a limit."""
+    reason = f"storing the series took {excess_text(exceeded, limits)}"
+    slices = [SliceResult(exceeded, reason)] * task.num_slices
+    _write_record(task, slices, limit=limits.of(exceeded))
+    return slices
+
+
+def read_record(task: SeriesTask, limits: Limits | None = None) -> list[SliceResult] | None:
     """Returns what became of each slice, by rank, or None where the series must be stored.
 
-    That is where it never was, its files have changed, or its store file is not as it was left.
+    That is where it never was, its files have changed, its store file is not as it was left, or a
+    limit that it exceeded has been raised to one of `limits`.
     """
     try:
         text = record_path(task.dataset_folder, task.store_file).read_text(encoding="utf-8")
@@ -179,7 +186,29 @@ def read_record(task: SeriesTask) -> list[SliceResult] | None:
     stored_bytes = path.stat().st_size if path.is_file() else None
     if record["fingerprint"] != task.fingerprint or record["store_bytes"] != stored_bytes:
         return None
-    return [SliceResult(*values) for values in record["slices"]]
+    slices = [SliceResult(*values) for values in record["slices"]]
+    limit = record.get("limit")
+    if limit is not None and is_raised(slices[0].status, limit, limits):
+        return None
+    return slices
+
+
+def is_passing(slices: list[SliceResult]) -> bool:
+    """Returns whether some of the slices failed for a reason that may be over in the next run."""
+    return any(result.status in PASSING for result in slices)
+
+
+def _write_record(
+    task: SeriesTask,
+    slices: list[SliceResult],
+    store_bytes: int | None = None,
+    limit: float | None = None,
+) -> None:
+    """Writes the record of a series, one slice a line."""
+    record = {"fingerprint": task.fingerprint, "store_bytes": store_bytes, "limit": limit}
+    lines = ",\n".join(json.dumps(result) for result in slices)
+    text = f'{json.dumps(record)[:-1]}, "slices": [\n{lines}\n]}}\n'
+    write_text(record_path(task.dataset_folder, task.store_file), text)
 
 
 def record_folder(dataset_folder: Path) -> Path:
@@ -256,7 +285,7 @@ def measure(image_hu: np.ndarray) -> tuple[int, int, float, float]:
     return (
         int(image_hu.min()),
         int(image_hu.max()),
-        round(float(image_hu.mean(dtype=np.float64)), 3),
+        round(int(image_hu.sum(dtype=np.int64)) / image_hu.size, 3),
         round(in_brain / image_hu.size, 6),
     )
 

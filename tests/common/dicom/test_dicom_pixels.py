@@ -231,7 +231,7 @@ class FakeDecoder:
 def test_whatever_a_codec_raises_is_a_rejection(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    path = write_ct(tmp_path / "a.dcm", IMAGE)
+    path = write_ct(tmp_path / "a.dcm", IMAGE, transfer_syntax=RLELossless)
     monkeypatch.setattr(pixels, "get_decoder", lambda uid: FakeDecoder(error))
     caught = rejection(path)
     assert caught.status == "corrupt"
@@ -242,7 +242,7 @@ def test_whatever_a_codec_raises_is_a_rejection(
 def test_interrupts_are_let_through(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    path = write_ct(tmp_path / "a.dcm", IMAGE)
+    path = write_ct(tmp_path / "a.dcm", IMAGE, transfer_syntax=RLELossless)
     monkeypatch.setattr(pixels, "get_decoder", lambda uid: FakeDecoder(error))
     with pytest.raises(type(error)):
         read_hu(path)
