@@ -43,7 +43,7 @@ def start_local(num_processes: int) -> tuple[Any, Any]:
             n_workers=num_processes,
             threads_per_worker=1,
             processes=True,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # any free port: two may run at once
             memory_limit=None,  # the watchdog bounds it, and tells why it killed
             silence_logs=logging.CRITICAL,
         )

@@ -116,3 +116,11 @@ def test_processes_and_one_process_make_the_same_dataset(tmp_path: Path) -> None
         paths = (tmp_path / name / "store" / store_file for name in ("alone", "together"))
         first, second = (path.read_bytes() for path in paths)
         assert first == second
+
+
+@pytest.mark.long
+def test_two_at_once_do_not_get_in_each_others_way(recwarn) -> None:
+    with TaskRunner(1) as one, TaskRunner(1) as other:
+        for runner in (one, other):
+            assert sorted(out.result for out in runner.stream(abs, [-1, 2])) == [1, 2]
+    assert not [warning for warning in recwarn if "8787" in str(warning.message)]
