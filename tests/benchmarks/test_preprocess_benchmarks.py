@@ -37,7 +37,7 @@ def test_both_benchmarks_end_with_their_figures(
     assert list(found) == [*names, "speedup_2_workers"]
     assert all(isinstance(value, float) and value > 0 for value in found.values())
 
-    toy = ("--num_slices", 640, "--n_jobs", 1, "--work", tmp_path)
+    toy = ("--num_slices", 3200, "--n_jobs", 1, "--work", tmp_path)
     found = last_line(project_root, "preprocess_100k.py", *toy)
-    assert found["num_slices"] == 640
+    assert found["num_slices"] == 3200
     assert all(value for value in found.values())

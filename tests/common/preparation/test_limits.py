@@ -43,7 +43,7 @@ class HostileSource(DicomSource):
 
     @property
     def reader(self) -> DicomReader:
-        return HostileReader(self.folder, header=self.header)
+        return HostileReader(self.folder, sort_out=True, header=self.header)
 
 
 def hang() -> None:
