@@ -20,14 +20,14 @@ def main() -> None:
     log_to_console()
     config = parse_config(__doc__ or "", ("general", "prediction"))
     source, output = _folders(config)
-    from common.predictor import PREDICTOR_FOLDER, Predictor
+    from common.predictor import PREDICTOR_FOLDER, load_predictor
     from common.submission import read_sample
     from rsna_model import build_model
     from rsna_network import find_device
     from rsna_prediction import count_line, predict_table, write_prediction
 
     folder = config.experiment_folder(config.general.experiment_id or "")
-    predictor = Predictor.load(folder / PREDICTOR_FOLDER, build_model)
+    predictor = load_predictor(folder / PREDICTOR_FOLDER, build_model)
     # Refused before the work, not after it.
     asked_for = config.prediction.pr_dataframe
     sample = read_sample(Path(asked_for), predictor.label_names) if asked_for is not None else None

@@ -16,7 +16,7 @@ from common.errors import InputError
 from common.files import write_json
 from common.pixel_steps import require_same_steps
 from common.predictions import build_predictions, write_predictions
-from common.predictor import PREDICTOR_FOLDER, Predictor
+from common.predictor import PREDICTOR_FOLDER, load_predictor
 from common.report import EvaluationReport, PlannedSchedule
 from common.slices import STATUS_OK, SliceTable
 from common.store import UnreadableSlice
@@ -127,7 +127,7 @@ def evaluate_on_dataset(
         device: where the network runs.
     """
     info = predictor_info(experiment_folder)
-    predictor = Predictor.load(experiment_folder / PREDICTOR_FOLDER, build_model)
+    predictor = load_predictor(experiment_folder / PREDICTOR_FOLDER, build_model)
     require_same_steps(info["training"], table.folder)
     task = task_of(info)
     rows, num_skipped, series = _labelled_rows(table, name, task.label_names)

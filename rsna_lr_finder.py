@@ -12,7 +12,6 @@ from common.files import replacing, write_json
 from common.lr_finder import LearningRateRange, find_learning_rate, range_figure
 from common.memory import keep_freed_memory
 from config import Config
-from rsna_network import build_network
 from rsna_training import RSNATraining
 
 logger = logging.getLogger(__name__)
@@ -64,8 +63,7 @@ class RSNALearningRateFinder(RSNATraining):
         self.experiment = self._open_experiment()
         with self.experiment.running():
             self.data.log_sizes()
-            ids = [str(name) for name in self.data.train.image_ids]
-            network = build_network(self.config, self.model, self.settings, ids, [])
+            network = self._make_network([])
             found = find_learning_rate(
                 network, self._train_loader(), flags.lrf_start_lr, flags.lrf_end_lr, num_iterations
             )

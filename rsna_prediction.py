@@ -12,7 +12,7 @@ from tqdm import tqdm
 from common.errors import InputError
 from common.files import replacing
 from common.predictions import build_predictions, write_predictions
-from common.predictor import Predictor
+from common.predictor import AbstractPredictor
 from common.slices import STATUS_OK, SliceTable
 from common.studies import DAMAGED, list_series, list_studies
 from common.submission import SubmissionSample, build_submission, write_submission
@@ -43,7 +43,7 @@ class Prediction:
 
 
 def predict_table(
-    predictor: Predictor,
+    predictor: AbstractPredictor,
     table: SliceTable,
     *,
     num_views: int = 0,
@@ -95,7 +95,7 @@ def predict_table(
 
 def write_prediction(
     prediction: Prediction,
-    predictor: Predictor,
+    predictor: AbstractPredictor,
     folder: Path,
     sample: SubmissionSample | None = None,
 ) -> None:

@@ -3,16 +3,16 @@
 import contextlib
 import logging
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common.callbacks import CheckpointSaver, LatestOutputs, SameData
+from common.callbacks import Callback, CheckpointSaver, LatestOutputs, SameData
 from common.checkpoint import inference_weights, load_checkpoint, load_weights
 from common.cli import script_command
-from common.datasets import make_loader
+from common.datasets import EpochSampler, make_loader
 from common.distributed import Processes, connected, failing_together
 from common.errors import InputError, Interrupted
 from common.experiment import Experiment
@@ -20,7 +20,7 @@ from common.memory import keep_freed_memory
 from common.pixel_steps import PARAMETER, recorded_steps
 from common.precision import require_compiler, set_precision
 from common.predictions import build_predictions, write_predictions
-from common.predictor import PREDICTOR_FOLDER, Predictor
+from common.predictor import PREDICTOR_FOLDER, AbstractPredictor, Predictor
 from common.seeding import seed_everything
 from common.trackers import Tracker
 from common.transforms.device import DeviceTransform
@@ -36,7 +36,7 @@ from rsna_network import (
     transforms_on_device,
 )
 from rsna_sampling import log_sampler, make_sampler
-from rsna_task import TASKS, Task
+from rsna_task import TASKS
 from rsna_tracking import require_clients, tracking
 
 logger = logging.getLogger(__name__)
@@ -64,9 +64,9 @@ class RSNATraining:
         is_on_device = transforms_on_device(self.config, self.settings.device)
         self.model = self._create_model()
         require_usable(self.config, self.model, self.task.label_names)
-        self.data = load_data(self.config, self.model.mean, self.model.std)
+        self.data = self._load_data()
         self.device_transform = self._split_transform() if is_on_device else None
-        self.sampler = make_sampler(self.config, self.data.train, self.processes.num)
+        self.sampler = self._make_sampler()
         self.latest = LatestOutputs()
         if not self.is_resumed and self.config.network.net_weight_file is None:
             self.model.start_from_prevalence(self.data.prior.tolist())
@@ -156,6 +156,21 @@ class RSNATraining:
             model = convert_sync_batchnorm(model)
         return model
 
+    def _load_data(self) -> RSNAData:
+        """What is trained and validated on."""
+        return load_data(self.config, self.model.mean, self.model.std)
+
+    def _make_sampler(self) -> EpochSampler:
+        """Which samples come in an epoch."""
+        return make_sampler(self.config, self.data.train, self.processes.num)
+
+    def _make_network(self, callbacks: Sequence[Callback]) -> RSNANetwork:
+        """The network that is fitted."""
+        ids = [str(name) for name in self.data.train.image_ids]
+        return build_network(
+            self.config, self.model, self.settings, ids, callbacks, self.device_transform
+        )
+
     def _open_experiment(self) -> Experiment:
         experiment_id = self.config.general.experiment_id
         if not self.is_resumed:
@@ -179,11 +194,7 @@ class RSNATraining:
             tracker,
         )
         same_data = SameData(train.image_ids, train.labels)
-        callbacks = [*first, *callbacks, same_data, self.latest, saver]
-        ids = [str(name) for name in self.data.train.image_ids]
-        return build_network(
-            self.config, self.model, self.settings, ids, callbacks, self.device_transform
-        )
+        return self._make_network([*first, *callbacks, same_data, self.latest, saver])
 
     @property
     def _pins_memory(self) -> bool:
@@ -243,9 +254,7 @@ class RSNATraining:
         with network.averaged():
             self._write_predictions(network, "valid", network.state.iteration)
             if self.processes.is_main:
-                _predictor(self.model, self.data, self.task, self._origin(network)).save(
-                    self.experiment.folder / PREDICTOR_FOLDER
-                )
+                self._predictor(network).save(self.experiment.folder / PREDICTOR_FOLDER)
         best = self.processes.from_main(
             lambda: load_checkpoint(best_path) if best_path.is_file() else None
         )
@@ -273,6 +282,20 @@ class RSNATraining:
         )
         path = self.experiment.predictions / f"{name}.parquet"
         write_predictions(path, frame, self.task.label_names)
+
+    def _predictor(self, network: RSNANetwork) -> AbstractPredictor:
+        """What predicts as the network does with the weights in place."""
+        return Predictor(
+            network=self.model,
+            model=self.model.specification,
+            label_names=self.task.label_names,
+            label_weights=self.task.label_weights,
+            transform=self.data.valid.transform,
+            tta_transform=self.data.tta_transform,
+            prior=self.data.prior,
+            slice_offsets=self.data.valid.slice_offsets,
+            training=self._origin(network),
+        )
 
     def _origin(self, network: RSNANetwork) -> dict[str, Any]:
         return {
@@ -303,17 +326,3 @@ class RSNATraining:
         general = self.config.general
         place = [] if general.output_dir == "output" else ["--output_dir", general.output_dir]
         return script_command("--experiment_id", self.experiment.id, "--tr_resume", "1", *place)
-
-
-def _predictor(model: RSNAModel, data: RSNAData, task: Task, origin: dict[str, Any]) -> Predictor:
-    return Predictor(
-        network=model,
-        model=model.specification,
-        label_names=task.label_names,
-        label_weights=task.label_weights,
-        transform=data.valid.transform,
-        tta_transform=data.tta_transform,
-        prior=data.prior,
-        slice_offsets=data.valid.slice_offsets,
-        training=origin,
-    )

@@ -7,13 +7,15 @@ Whoever predicts loads this folder and needs nothing of the training run that wr
 """
 
 import hashlib
+import importlib
 import json
 import logging
 import pickle
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
@@ -42,6 +44,9 @@ PREDICTOR_FOLDER = "predictor"
 
 BuildModel = Callable[[dict[str, Any]], nn.Module]
 
+# kind in predictor.json -> where its class is. A folder without a kind is of the first one.
+KINDS = {"slices": "common.predictor:Predictor"}
+
 
 @dataclass(frozen=True)
 class RowLogits:
@@ -56,24 +61,103 @@ class RowLogits:
     unreadable: NDArray[np.bool_]
 
 
+class AbstractPredictor(ABC):
+    """What predicts the rows of a slice table, kept in a folder that stands alone.
+
+    A kind of predictor is a subclass and an entry in `KINDS`: a network for slices, or something
+    made of other predictors, which lie in folders inside its own.
+
+    Attributes:
+        kind: its name in predictor.json.
+        label_names: the labels, in the order of the logits.
+        label_weights: their weights in the weighted log loss.
+        prior: share of positives per label in training, clipped (`metrics.training_prior`).
+        calibration: turns logits into calibrated ones; None where the logits are used as they are.
+        threshold: from which probability on a label is called present.
+        training: where it comes from (experiment, dataset, fold, ...); plain types.
+    """
+
+    kind: ClassVar[str]
+    label_names: Sequence[str]
+    label_weights: Sequence[float]
+    prior: Floats
+    calibration: Calibration | None
+    threshold: float
+    training: dict[str, Any]
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Writes predictor.json and what belongs to it, each in one step."""
+
+    @classmethod
+    @abstractmethod
+    def from_folder(cls, folder: Path, content: dict[str, Any], build_model: BuildModel) -> Self:
+        """Returns the predictor of this kind in `folder`, whose predictor.json holds `content`."""
+
+    @abstractmethod
+    def predict_rows(
+        self,
+        table: SliceTable,
+        rows: ArrayLike,
+        *,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        num_views: int = 0,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        on_batch: Callable[[int], object] | None = None,
+    ) -> RowLogits:
+        """Returns the logits of rows of a slice table, in their order.
+
+        A row without readable pixels gets the prior.
+
+        Args:
+            table: the slices.
+            rows: int (n,), rows of the table, readable or not.
+            batch_size: slices that go through a network at once.
+            num_workers: processes that read and transform.
+            num_views: extra views of test-time augmentation.
+            seed: of those views; a view of an image depends on it, the view and the image id.
+            device: where networks run.
+            on_batch: told the number of slices done with each batch, all views counted.
+        """
+
+
+def load_predictor(folder: Path, build_model: BuildModel) -> AbstractPredictor:
+    """Returns the predictor in `folder`, of whatever kind, ready to predict on the CPU.
+
+    Args:
+        folder: where `save` wrote.
+        build_model: makes a network, with any weights, from the `model` dict of predictor.json.
+
+    Raises:
+        InputError: the folder is no predictor, is damaged, or is of another version.
+    """
+    content = read_predictor_json(folder)
+    kind = content.get("kind", next(iter(KINDS)))
+    if kind not in KINDS:
+        raise InputError(
+            f"{folder / JSON_FILE} is a predictor of the kind {kind!r}: predict with the version "
+            f"that wrote it"
+        )
+    module, name = KINDS[kind].split(":")
+    predictor: type[AbstractPredictor] = getattr(importlib.import_module(module), name)
+    return predictor.from_folder(folder, content, build_model)
+
+
 @dataclass
-class Predictor:
-    """A trained network with all that is needed to use it.
+class Predictor(AbstractPredictor):
+    """A network for slices with all that is needed to use it; see the base for what all have.
 
     Attributes:
         network: images (batch, channels, rows, columns) to logits (batch, labels).
         model: what `build_model` needs to make the network again; plain types.
-        label_names: the labels, in the order of the logits.
-        label_weights: their weights in the weighted log loss.
         transform: makes the image of a slice, with its windows, size and normalization; not random.
-        prior: share of positives per label in training, clipped (`metrics.training_prior`).
         tta_transform: draws the extra views of test-time augmentation; None where there are none.
         slice_offsets: the neighbours in a sample, by rank.
-        calibration: turns logits into calibrated ones; None where the logits are used as they are.
-        threshold: from which probability on a label is called present.
-        training: where the network comes from (experiment, dataset, fold, ...); plain types.
     """
 
+    kind: ClassVar[str] = "slices"
     network: nn.Module
     model: dict[str, Any]
     label_names: Sequence[str]
@@ -99,17 +183,8 @@ class Predictor:
         write_json(folder / JSON_FILE, {**self._to_json(), "weights_sha256": digest})
 
     @classmethod
-    def load(cls, folder: Path, build_model: BuildModel) -> "Predictor":
-        """Returns the predictor in `folder`, its network in evaluation mode on the CPU.
-
-        Args:
-            folder: where `save` wrote.
-            build_model: makes a network, with any weights, from the `model` dict.
-
-        Raises:
-            InputError: the folder is no predictor, is damaged, or is of another version.
-        """
-        content = read_predictor_json(folder)
+    def from_folder(cls, folder: Path, content: dict[str, Any], build_model: BuildModel) -> Self:
+        """Returns the predictor in `folder`, its network in evaluation mode on the CPU."""
         weights = folder / WEIGHTS_FILE
         if not weights.is_file():
             raise InputError(f"{weights} is missing: copy the whole predictor folder")
@@ -146,20 +221,8 @@ class Predictor:
         device: torch.device | str = "cpu",
         on_batch: Callable[[int], object] | None = None,
     ) -> RowLogits:
-        """Returns the logits of rows of a slice table, in their order.
-
-        Logits are averaged over the plain view and `num_views` seeded draws of the test-time
-        transform. A row without readable pixels gets the prior.
-
-        Args:
-            table: the slices.
-            rows: int (n,), rows of the table, readable or not.
-            batch_size: slices that go through the network at once.
-            num_workers: processes that read and transform.
-            num_views: extra views of test-time augmentation.
-            seed: of those views; a view of an image depends on it, the view and the image id.
-            device: where the network runs.
-            on_batch: told the number of slices done with each batch, all views counted.
+        """Returns the logits of rows, averaged over the plain view and `num_views` seeded draws of
+        the test-time transform; see the base.
         """
         keep_freed_memory()
         rows = np.asarray(rows, dtype=np.int64)
@@ -192,6 +255,7 @@ class Predictor:
         calibration = self.calibration
         return {
             "format_version": FORMAT_VERSION,
+            "kind": self.kind,
             "model": self.model,
             "label_names": list(self.label_names),
             "label_weights": list(self.label_weights),

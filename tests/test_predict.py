@@ -12,7 +12,7 @@ from prepared import write_series_files
 
 import predict
 from common.cli import status_of
-from common.predictor import Predictor
+from common.predictor import load_predictor
 from rsna_model import RSNAModel, build_model
 from rsna_task import LABELS
 
@@ -46,7 +46,7 @@ def test_a_prepared_dataset_gets_a_prediction_of_every_slice(monkeypatch, capsys
     table = make_dataset(tmp_path / "again")
     slices = pd.read_parquet(tmp_path / "predictions.parquet").set_index("image_id")
     assert sorted(slices.index) == sorted(table.frame["image_id"])
-    predictor = Predictor.load(root / "output" / "results" / "0001" / "predictor", build_model)
+    predictor = load_predictor(root / "output" / "results" / "0001" / "predictor", build_model)
     rows = np.flatnonzero(table.readable)
     logits = predictor.predict_rows(table, rows).logits.astype(np.float64)
     np.testing.assert_allclose(

@@ -13,7 +13,7 @@ from predictor_factory import (
 
 from common.errors import InputError
 from common.predictions import Calibration, probabilities_of
-from common.predictor import Predictor
+from common.predictor import load_predictor
 from common.slices import STORE_FOLDER, SliceTable
 
 
@@ -31,7 +31,7 @@ def test_a_saved_predictor_predicts_the_same(tmp_path, table, all_rows):
     predictor = make_predictor(calibration=Calibration((1.5,) * 6, (0.1,) * 6), threshold=0.3)
     predictor.save(tmp_path)
     assert sorted(item.name for item in tmp_path.iterdir()) == ["model.pt", "predictor.json"]
-    loaded = Predictor.load(tmp_path, build_network)
+    loaded = load_predictor(tmp_path, build_network)
     before = predictor.predict_rows(table, all_rows, num_views=1)
     after = loaded.predict_rows(table, all_rows, num_views=1)
     np.testing.assert_array_equal(after.logits, before.logits)
@@ -118,27 +118,33 @@ def test_weights_that_are_not_finite_are_refused(table):
 
 def test_unusable_folders_are_the_users_to_put_right(tmp_path):
     with pytest.raises(InputError, match="no predictor at"):
-        Predictor.load(tmp_path, build_network)
+        load_predictor(tmp_path, build_network)
     make_predictor().save(tmp_path)
     json_file, weights = tmp_path / "predictor.json", tmp_path / "model.pt"
     content = json.loads(json_file.read_text())
 
     json_file.write_text(json.dumps({**content, "format_version": 99}))
     with pytest.raises(InputError, match="format version 99"):
-        Predictor.load(tmp_path, build_network)
+        load_predictor(tmp_path, build_network)
+    json_file.write_text(json.dumps({**content, "kind": "oracle"}))
+    with pytest.raises(InputError, match="kind 'oracle'"):
+        load_predictor(tmp_path, build_network)
+    del content["kind"]  # As folders of the first version were written.
+    json_file.write_text(json.dumps(content))
+    assert load_predictor(tmp_path, build_network).kind == "slices"
     json_file.write_text("{")
     with pytest.raises(InputError, match="can't be read as JSON"):
-        Predictor.load(tmp_path, build_network)
+        load_predictor(tmp_path, build_network)
 
     wide = {**content, "model": {**content["model"], "in_chans": 9}}
     json_file.write_text(json.dumps(wide))
     with pytest.raises(InputError, match="size mismatch"):
-        Predictor.load(tmp_path, build_network)
+        load_predictor(tmp_path, build_network)
 
     json_file.write_text(json.dumps(content))
     torch.save({}, weights)
     with pytest.raises(InputError, match="not the file"):
-        Predictor.load(tmp_path, build_network)
+        load_predictor(tmp_path, build_network)
     weights.unlink()
     with pytest.raises(InputError, match="missing"):
-        Predictor.load(tmp_path, build_network)
+        load_predictor(tmp_path, build_network)
