@@ -16,6 +16,7 @@ import yaml
 from common.directions import direction_of
 from common.errors import InputError
 from common.flags import at_least, between, parse_flags, require
+from common.kaggle_client import is_competition
 from config_checks import refuse_unusable, warn_about_flags
 
 Switch = Literal[0, 1]
@@ -390,9 +391,23 @@ class PredictionConfig:
     """sample_submission.csv: writes submission.csv with its ids in its order."""
     pr_tta: int = 0
     """Extra passes with the test transform, averaged with the plain one."""
+    pr_submit: str | None = None
+    """Competition that the submission is sent to, with the kaggle client and its credentials, such
+    as rsna-intracranial-hemorrhage-detection (none: it is only written)."""
 
     def __post_init__(self) -> None:
         at_least(self, 0, "pr_tta")
+        require(
+            self,
+            "pr_submit",
+            self.pr_submit is None or is_competition(self.pr_submit),
+            "the competition's name as in its address: small letters, digits and -",
+        )
+        if self.pr_submit is not None and self.pr_dataframe is None:
+            raise InputError(
+                f"--pr_submit {self.pr_submit} needs --pr_dataframe: the competition's "
+                f"sample_submission.csv"
+            )
 
 
 @dataclass(frozen=True)

@@ -20,17 +20,19 @@ def main() -> None:
     log_to_console()
     config = parse_config(__doc__ or "", ("general", "prediction"))
     source, output = _folders(config)
+    from common.kaggle_client import KaggleClient
     from common.predictor import PREDICTOR_FOLDER, load_predictor
     from common.submission import read_sample
     from rsna_model import build_model
     from rsna_network import find_device
-    from rsna_prediction import count_line, predict_table, write_prediction
+    from rsna_prediction import SUBMISSION_FILE, count_line, predict_table, write_prediction
 
     folder = config.experiment_folder(config.general.experiment_id or "")
     predictor = load_predictor(folder / PREDICTOR_FOLDER, build_model)
     # Refused before the work, not after it.
     asked_for = config.prediction.pr_dataframe
     sample = read_sample(Path(asked_for), predictor.label_names) if asked_for is not None else None
+    client = KaggleClient(config.prediction.pr_submit) if config.prediction.pr_submit else None
     make_folder(output)
     table = _open_table(config, source, output, predictor.training)
     prediction = predict_table(
@@ -45,6 +47,9 @@ def main() -> None:
     print(f"{len(prediction.predictions)} slices and {len(prediction.studies)} studies: {output}")
     if len(prediction.filled):
         print(f"{len(prediction.filled)} slices can't be read and have the prior")
+    if client is not None:
+        message = f"experiment {config.general.experiment_id}"
+        print(f"{client.competition}: {client.submit(output / SUBMISSION_FILE, message)}")
     print(count_line(table))
 
 

@@ -1,0 +1,120 @@
+"""predict.py --pr_submit, with a stand-in for the kaggle client."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from kaggle_stub import KaggleStub
+from predictor_factory import make_dataset, make_predictor
+
+import predict
+from common.cli import status_of
+from common.errors import InputError
+from config import parse_config
+from rsna_model import RSNAModel
+from rsna_task import LABELS
+
+COMPETITION = "rsna-intracranial-hemorrhage-detection"
+
+
+def forget_kaggle() -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "kaggle"]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KaggleStub]:
+    stub = KaggleStub(tmp_path / "packages")
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    forget_kaggle()
+    yield stub
+    forget_kaggle()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("root")
+    network = RSNAModel("test_resnet")
+    predictor = make_predictor(network=network, model=network.specification)
+    predictor.save(root / "output" / "results" / "0001" / "predictor")
+    table = make_dataset(root / "dataset", num_patients=1)
+    ids = [f"{image}_{label}" for image in table.frame["image_id"][:2] for label in LABELS]
+    pd.DataFrame({"ID": ids, "Label": 0.5}).to_csv(root / "sample.csv", index=False)
+    return root
+
+
+def run(monkeypatch: pytest.MonkeyPatch, root: Path, output: Path, *more: str) -> int:
+    flags = ["--experiment_id", "0001", "--output_dir", str(root / "output"), "--n_jobs", "0"]
+    flags += ["--pr_input", str(root / "dataset"), "--pr_output", str(output)]
+    flags += ["--pr_dataframe", str(root / "sample.csv"), *more]
+    monkeypatch.setattr(sys, "argv", ["predict.py", *flags])
+    return status_of(predict.main)
+
+
+def test_the_checked_submission_is_sent_and_no_secret_shown(
+    monkeypatch, capfd, caplog, stub, root, tmp_path
+):
+    output = tmp_path / "out"
+    assert run(monkeypatch, root, output, "--pr_submit", COMPETITION) == 0
+    (call,) = stub.calls
+    assert call["text"] == (output / "submission.csv").read_text()
+    assert (call["competition"], call["message"]) == (COMPETITION, "experiment 0001")
+    told = capfd.readouterr()
+    assert f"{COMPETITION}: Successfully submitted to RSNA" in told.out
+    assert stub.SECRET not in told.out + told.err + caplog.text
+
+
+@pytest.mark.parametrize(
+    ("mode", "words", "is_predicted"),
+    [
+        ("no credentials", "finds no credentials that work: run `kaggle auth login`", False),
+        ("offline", "the service can't be reached (ConnectionError)", False),
+        ("403", "accept the rules on the competition's page", True),
+        ("404", "there is no such competition", True),
+        ("400", "today's are used up (HTTP status 400)", True),
+        ("502", "the service failed: try later (HTTP status 502)", True),
+        ("upload", "the upload did not end well", True),
+        ("exit", "the kaggle client failed (SystemExit)", True),
+    ],
+)
+def test_what_goes_wrong_is_one_line_without_secrets(
+    monkeypatch, capfd, stub, root, tmp_path, mode, words, is_predicted
+):
+    stub.behave(mode)
+    output = tmp_path / "out"
+    assert run(monkeypatch, root, output, "--pr_submit", COMPETITION) == 2
+    told = capfd.readouterr()
+    last = told.err.strip().splitlines()[-1]
+    assert last.startswith(f"error: --pr_submit {COMPETITION}: ") and words in last
+    assert stub.SECRET not in told.out + told.err
+    # Credentials are asked for before the work; what was predicted is kept.
+    assert (output / "submission.csv").is_file() == is_predicted
+    assert (f"{output / 'submission.csv'} is complete" in last) == is_predicted
+
+
+def test_without_the_client_the_message_names_its_requirements(monkeypatch, capfd, root, tmp_path):
+    monkeypatch.setitem(sys.modules, "kaggle", None)
+    output = tmp_path / "out"
+    assert run(monkeypatch, root, output, "--pr_submit", COMPETITION) == 2
+    assert "pip install -r requirements-kaggle.txt" in capfd.readouterr().err
+    assert not output.exists()
+
+
+def test_nothing_is_sent_or_imported_unless_asked(monkeypatch, stub, root, tmp_path):
+    assert run(monkeypatch, root, tmp_path / "out") == 0
+    assert stub.calls == []
+    assert "kaggle" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--pr_submit", COMPETITION), "needs --pr_dataframe"),
+        (("--pr_submit", "RSNA 2019", "--pr_dataframe", "x.csv"), "name as in its address"),
+    ],
+)
+def test_unusable_flags_are_refused(flags, message):
+    with pytest.raises(InputError, match=message):
+        parse_config("Test.", ("general", "prediction"), flags)
