@@ -12,6 +12,7 @@ from predictor_factory import make_dataset, make_predictor
 import predict
 from common.cli import status_of
 from common.errors import InputError
+from common.kaggle_client import KaggleClient
 from config import parse_config
 from rsna_model import RSNAModel
 from rsna_task import LABELS
@@ -67,31 +68,54 @@ def test_the_checked_submission_is_sent_and_no_secret_shown(
 
 
 @pytest.mark.parametrize(
-    ("mode", "words", "is_predicted"),
+    ("mode", "words"),
     [
-        ("no credentials", "finds no credentials that work: run `kaggle auth login`", False),
-        ("offline", "the service can't be reached (ConnectionError)", False),
-        ("403", "accept the rules on the competition's page", True),
-        ("404", "there is no such competition", True),
-        ("400", "today's are used up (HTTP status 400)", True),
-        ("502", "the service failed: try later (HTTP status 502)", True),
-        ("upload", "the upload did not end well", True),
-        ("exit", "the kaggle client failed (SystemExit)", True),
+        ("403", "accept the rules on the competition's page"),
+        ("404", "there is no such competition"),
+        ("400", "today's are used up (HTTP status 400)"),
+        ("502", "the service failed: try later (HTTP status 502)"),
+        ("upload", "the upload did not end well"),
+        ("exit", "the kaggle client failed (SystemExit)"),
     ],
 )
-def test_what_goes_wrong_is_one_line_without_secrets(
-    monkeypatch, capfd, stub, root, tmp_path, mode, words, is_predicted
+def test_a_refusal_is_one_line_without_secrets(capfd, stub, tmp_path, mode, words):
+    stub.behave(mode)
+    path = tmp_path / "submission.csv"
+    path.write_text("ID,Label\n")
+    with pytest.raises(InputError) as refused:
+        KaggleClient(COMPETITION).submit(path, "experiment 0001")
+    told = str(refused.value)
+    assert told.startswith(f"--pr_submit {COMPETITION}: ") and words in told
+    assert f"{path} is complete" in told and "\n" not in told
+    heard = capfd.readouterr()
+    assert stub.SECRET not in told + heard.out + heard.err
+
+
+def test_what_was_predicted_is_kept_where_it_is_refused(monkeypatch, capfd, stub, root, tmp_path):
+    stub.behave("403")
+    assert run(monkeypatch, root, tmp_path / "out", "--pr_submit", COMPETITION) == 2
+    assert (tmp_path / "out" / "submission.csv").is_file()
+    told = capfd.readouterr()
+    assert "HTTP status 403" in told.err.strip().splitlines()[-1]
+    assert stub.SECRET not in told.out + told.err
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    [
+        ("no credentials", "finds no credentials that work: run `kaggle auth login`"),
+        ("offline", "the service can't be reached (ConnectionError)"),
+    ],
+)
+def test_credentials_are_asked_for_before_the_work(
+    monkeypatch, capfd, stub, root, tmp_path, mode, words
 ):
     stub.behave(mode)
-    output = tmp_path / "out"
-    assert run(monkeypatch, root, output, "--pr_submit", COMPETITION) == 2
+    assert run(monkeypatch, root, tmp_path / "out", "--pr_submit", COMPETITION) == 2
     told = capfd.readouterr()
-    last = told.err.strip().splitlines()[-1]
-    assert last.startswith(f"error: --pr_submit {COMPETITION}: ") and words in last
+    assert words in told.err.strip().splitlines()[-1]
     assert stub.SECRET not in told.out + told.err
-    # Credentials are asked for before the work; what was predicted is kept.
-    assert (output / "submission.csv").is_file() == is_predicted
-    assert (f"{output / 'submission.csv'} is complete" in last) == is_predicted
+    assert not (tmp_path / "out").exists()
 
 
 def test_without_the_client_the_message_names_its_requirements(monkeypatch, capfd, root, tmp_path):
