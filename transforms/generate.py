@@ -14,150 +14,24 @@ sys.path.insert(0, str(FOLDER.parent))
 
 from common.files import write_json  # noqa: E402
 from common.transforms import SampleTransform  # noqa: E402
-
-Node = dict[str, Any]
-
-AIR_HU = -1024
-# Mean and standard deviation of the three windowed channels of the RSNA training images, as
-# hkristof03/RSNAHemorrhage gives them.
-RSNA_MEAN = (0.27176, 0.26492, 0.46473)
-RSNA_STD = (0.35144, 0.29973, 0.23607)
-
-
-def node(name: str, **arguments: Any) -> Node:
-    """Returns one transform as albumentations serialises it."""
-    return {"__class_fullname__": name, **arguments}
-
-
-def windows(width_shift: tuple[int, int, int], center_shift: int) -> Node:
-    """Returns the brain, subdural and soft tissue windows, moved by up to so many HU."""
-    widths, centers = (80, 200, 380), (40, 80, 40)
-    return node(
-        "common.albumentations.DicomWindowShift",
-        window_width_mins=[width - shift for width, shift in zip(widths, width_shift)],
-        window_width_maxs=[width + shift for width, shift in zip(widths, width_shift)],
-        window_center_mins=[center - center_shift for center in centers],
-        window_center_maxs=[center + center_shift for center in centers],
-        min_max_normalize=False,
-        p=1.0,
-    )
-
-
-FIXED_WINDOWS = windows((0, 0, 0), 0)
-SHIFTED_WINDOWS = windows((5, 10, 20), 5)
-
-
-def resize(size: int, area: bool = False) -> Node:
-    """Returns a resize to `size` x `size` pixels; `area` averages where it makes them fewer."""
-    return node(
-        "Resize",
-        height=size,
-        width=size,
-        interpolation=cv2.INTER_LINEAR,
-        area_for_downscale="image" if area else None,
-        p=1.0,
-    )
-
-
-def affine(p: float, shift: float, scale: float, degrees: float, border_mode: int) -> Node:
-    """Returns a shift by a part of the size, a scale and a rotation, drawn evenly around none."""
-    return node(
-        "Affine",
-        scale=[1 - scale, 1 + scale],
-        translate_percent={"x": [-shift, shift], "y": [-shift, shift]},
-        rotate=[-degrees, degrees],
-        shear=[0.0, 0.0],
-        interpolation=cv2.INTER_LINEAR,
-        fit_output=False,
-        keep_ratio=True,
-        balanced_scale=False,
-        border_mode=border_mode,
-        fill=AIR_HU,
-        p=p,
-    )
-
-
-def noise(std_range: tuple[float, float], p: float, per_channel: bool) -> Node:
-    """Returns Gaussian noise; the standard deviation is a part of the window's width."""
-    return node(
-        "GaussNoise",
-        std_range=list(std_range),
-        mean_range=[0.0, 0.0],
-        per_channel=per_channel,
-        noise_scale_factor=1.0,
-        p=p,
-    )
-
-
-def random_crop(size: int) -> Node:
-    """Returns a crop of 70 to 100 % of the area, enlarged to `size` x `size` pixels.
-
-    The authors ask for up to 110 % when they train at 410 pixels, but no crop is larger than the
-    image: the old library drew again.
-    """
-    return node(
-        "RandomResizedCrop",
-        size=[size, size],
-        scale=[0.7, 1.0],
-        ratio=[3 / 4, 4 / 3],
-        interpolation=cv2.INTER_LINEAR,
-        area_for_downscale=None,
-        p=1.0,
-    )
-
-
-def rotate(degrees: float, p: float) -> Node:
-    """Returns a rotation either way that reflects what lies outside."""
-    return node(
-        "Rotate",
-        limit=[-degrees, degrees],
-        interpolation=cv2.INTER_LINEAR,
-        border_mode=cv2.BORDER_REFLECT_101,
-        rotate_method="largest_box",
-        crop_border=False,
-        fill=AIR_HU,
-        p=p,
-    )
-
-
-def normalize() -> Node:
-    """Returns the normalization of the *_norm pipelines, for images in [0, 1]."""
-    return node(
-        "Normalize",
-        mean=list(RSNA_MEAN),
-        std=list(RSNA_STD),
-        max_pixel_value=1.0,
-        normalization="standard",
-        p=1.0,
-    )
-
-
-def shift_and_scale(p: float, shift: float, scale: float = 0.0) -> Node:
-    """Returns a shift and a scale that reflect what lies outside."""
-    return affine(p, shift, scale, degrees=0, border_mode=cv2.BORDER_REFLECT_101)
-
-
-MIRROR = node("HorizontalFlip", p=0.5)
-DISTORT = node(
-    "GridDistortion",
-    num_steps=5,
-    distort_limit=[-0.3, 0.3],
-    interpolation=cv2.INTER_LINEAR,
-    normalized=True,
-    border_mode=cv2.BORDER_REFLECT_101,
-    fill=AIR_HU,
-    p=0.5,
+from transforms.nodes import (  # noqa: E402
+    DISTORT,
+    FIXED_WINDOWS,
+    GREY_NOISE,
+    HOLES,
+    MIRROR,
+    SHIFTED_WINDOWS,
+    Node,
+    affine,
+    node,
+    noise,
+    normalize,
+    random_crop,
+    resize,
+    rotate,
+    shift_and_scale,
 )
-HOLES = node(
-    "CoarseDropout",
-    num_holes_range=[4, 8],
-    hole_height_range=[8, 16],
-    hole_width_range=[8, 16],
-    fill=0.0,
-    p=0.5,
-)
-# A variance of 10 to 50 grey levels of 255 was meant: a standard deviation of 3 to 7 of them.
-GREY_NOISE = noise((10**0.5 / 255, 50**0.5 / 255), p=0.5, per_channel=True)
+from transforms.recipes import PIPELINES as OF_RECIPES  # noqa: E402
 
 COMPLEX = [
     resize(512),
@@ -250,7 +124,7 @@ PIPELINES: dict[str, list[Node]] = {
 def generate() -> dict[str, dict[str, Any]]:
     """Returns the documents by name, every argument explicit."""
     documents = {}
-    for name, nodes in PIPELINES.items():
+    for name, nodes in (PIPELINES | OF_RECIPES).items():
         compose = node("Compose", p=1.0, transforms=nodes)
         document = {"__version__": "2.0.8", "transform": compose}
         documents[name] = SampleTransform.from_dict(document, name).to_dict()

@@ -1,0 +1,307 @@
+"""The recipes: what they ask for exists, stages are skipped and resumed, tiny ones run whole."""
+
+import importlib.util
+import json
+import logging
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from common.errors import InputError
+from common.transforms import load_transform
+from config import Config, parse_config
+from rsna_model import ALIASES
+from rsna_task import LABELS
+from sources.demo import DemoParameters, write_demo
+
+FOLDER = Path(__file__).resolve().parents[2] / "recipes"
+# Recipe -> the variants that its variables choose.
+RECIPES = {
+    "appian": ({}, {"BACKBONES": "se50 se101"}),
+    "takmanman": ({},),
+    "rsna_hemorrhage": ({},),
+    "first_place": ({}, {"EXTRA_3D": "1"}),
+    "efficientnet_d4": ({},),
+    "best": ({"SIZE": "small"}, {"SIZE": "large"}),
+}
+BLENDED = {
+    "appian": "appian",
+    "rsna_hemorrhage": "rsna_hemorrhage",
+    "first_place": "first_place",
+    "efficientnet_d4": "efficientnet_d4",
+    "best": "best-small",
+}
+DATA_FLAGS = ("data_train_transform", "data_valid_transform", "data_test_transform")
+
+
+def shell(recipe: str, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    environment = {**os.environ, "RECIPE_PYTHON": sys.executable, **variables}
+    return subprocess.run(
+        ["bash", str(FOLDER / f"{recipe}.sh"), *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@cache
+def commands(recipe: str, variables: tuple[tuple[str, str], ...]) -> list[list[str]]:
+    """What a first run would do, as lists of arguments."""
+    result = shell(recipe, RECIPE_DRY="1", **dict(variables))
+    assert result.returncode == 0, result.stderr
+    return [shlex.split(line) for line in result.stdout.splitlines()]
+
+
+def cases() -> Iterator[tuple[str, tuple[tuple[str, str], ...]]]:
+    for recipe, variants in RECIPES.items():
+        for variant in variants:
+            yield recipe, tuple(variant.items())
+        yield recipe, (("RECIPE_TINY", "1"),)
+
+
+def groups_of(script: str) -> tuple[str, ...]:
+    """The groups of flags that a script hands to `parse_config`."""
+    seen: list[tuple[str, ...]] = []
+
+    class Seen(Exception):
+        pass
+
+    def record(description: str, groups: tuple[str, ...], argv: object = None) -> None:
+        seen.append(tuple(groups))
+        raise Seen
+
+    module = load_module(FOLDER.parent / script)
+    module.parse_config = record
+    with pytest.raises(Seen):
+        module.main()
+    return seen[0]
+
+
+groups_of = cache(groups_of)
+
+
+def load_module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"of_recipes_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def parsed(recipe: str, variables: tuple[tuple[str, str], ...]) -> Iterator[tuple[str, Config]]:
+    for script, *flags in commands(recipe, variables):
+        if not script.startswith("recipes/"):
+            yield script, parse_config("Test.", groups_of(script), flags)
+
+
+@pytest.mark.parametrize(("recipe", "variables"), cases(), ids=str)
+def test_every_flag_is_known_and_has_an_effect(recipe, variables, caplog):
+    with caplog.at_level(logging.WARNING):
+        configs = list(parsed(recipe, variables))
+    assert [record.getMessage() for record in caplog.records] == []
+    ids = [config.general.experiment_id for script, config in configs if script == "train.py"]
+    assert len(ids) == len(set(ids)) and all(name.startswith(recipe) for name in ids)
+    for script, config in configs:
+        if script == "train.py":
+            check_inputs(config)
+
+
+def check_inputs(config: Config) -> None:
+    """Network and transforms exist, and validation is deterministic."""
+    import timm
+
+    name = config.network.net_model
+    if name.startswith(("study-", "volume-", "joint-")):
+        return
+    name = ALIASES.get(name, name)
+    assert timm.is_model(name), name
+    if config.network.net_pretrained:
+        assert timm.is_model_pretrained(name), name
+    for flag in DATA_FLAGS:
+        transform = load_transform(
+            FOLDER.parent / "transforms" / f"{getattr(config.data, flag)}.json"
+        )
+        assert transform.is_deterministic == (flag == "data_valid_transform")
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.sh")), ids=lambda path: path.stem)
+def test_shell_is_sound(path: Path) -> None:
+    subprocess.run(["bash", "-n", str(path)], check=True)
+    assert path.name == "common.sh" or os.access(path, os.X_OK)
+    if shutil.which("shellcheck") is None:
+        pytest.skip("bash -n passed; shellcheck is not installed")
+    subprocess.run(["shellcheck", "-x", str(path)], cwd=FOLDER.parent, check=True)
+
+
+STUB = """#!/usr/bin/env bash
+echo "$*" >>"$OUTPUT/calls"
+id=
+for argument in "$@"; do
+    [[ $id == next ]] && id=$argument && break
+    [[ $argument == --experiment_id ]] && id=next
+done
+case $1 in
+recipes/training_rows.py) echo "1000 30"; exit ;;
+preprocessing.py)
+    mkdir -p "$INPUT/datasets/demo" && touch "$INPUT/datasets/demo/manifest.json"; exit ;;
+evaluate.py | recipes/*) exit ;;
+esac
+mkdir -p "$OUTPUT/results/$id/checkpoints"
+if [[ $id == "${STOP_AT:-}" ]]; then
+    [[ -n ${SAVED:-} ]] && touch "$OUTPUT/results/$id/checkpoints/last.pt"
+    exit 143
+fi
+mkdir -p "$OUTPUT/results/$id/predictor" && touch "$OUTPUT/results/$id/predictor/predictor.json"
+"""
+
+
+class Stage:
+    """Runs recipes with a stand-in for Python that notes what it is asked to do."""
+
+    def __init__(self, folder: Path) -> None:
+        self._python = folder / "python"
+        self._python.write_text(STUB)
+        self._python.chmod(0o755)
+        self._calls = folder / "calls"
+        self._places = {"INPUT": str(folder / "input"), "OUTPUT": str(folder)}
+
+    def run(self, recipe: str, **variables: str) -> tuple[int, list[str], str]:
+        """Returns the status, the calls that this run made, and stderr."""
+        self._calls.write_text("")
+        own = {"RECIPE_PYTHON": str(self._python), "RECIPE_TINY": "1", **self._places}
+        result = shell(recipe, **own, **variables)
+        return result.returncode, self._calls.read_text().splitlines(), result.stderr
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    return Stage(tmp_path)
+
+
+def ids_of(calls: list[str]) -> list[str]:
+    return [call.split("--experiment_id ")[1].split()[0] for call in calls if "_id" in call]
+
+
+def test_a_stage_that_is_done_is_skipped(stage: Stage) -> None:
+    status, calls, told = stage.run("appian")
+    assert status == 0, told
+    expected = ["appian-se50", "appian-se101", "appian-blend", "appian-trees", "appian"]
+    assert ids_of(calls) == expected
+    assert calls[0].startswith("preprocessing.py --pre_source demo")
+    status, calls, told = stage.run("appian")
+    assert status == 0 and ids_of(calls) == []
+    assert "appian-trees is done" in told
+
+
+def test_a_training_that_was_stopped_goes_on_and_nothing_follows_it(stage: Stage) -> None:
+    status, calls, _ = stage.run("appian", STOP_AT="appian-se101", SAVED="1")
+    assert status == 143 and ids_of(calls) == ["appian-se50", "appian-se101"]
+    status, calls, _ = stage.run("appian")
+    assert status == 0
+    assert ids_of(calls) == ["appian-se101", "appian-blend", "appian-trees", "appian"]
+    (again,) = [call for call in calls if "appian-se101 " in call and call.startswith("train")]
+    assert "--tr_resume 1" in again and "--net_model" not in again
+
+
+@pytest.mark.parametrize("stopped", ["appian-se101", "appian-trees"])
+def test_what_was_stopped_before_it_saved_anything_starts_anew(stage: Stage, stopped: str) -> None:
+    assert stage.run("appian", STOP_AT=stopped)[0] == 143
+    status, calls, told = stage.run("appian")
+    assert status == 0 and ids_of(calls)[0] == stopped
+    assert "--tr_resume" not in calls[1] and f"{stopped} was stopped before" in told
+
+
+def test_the_last_submission_is_sent_only_where_it_is_asked_for(stage: Stage) -> None:
+    assert not any("--pr_submit" in call for call in stage.run("best")[1])
+    shutil.rmtree(Path(stage._places["OUTPUT"]) / "results")
+    calls = [call for call in stage.run("best", SUBMIT="1")[1] if "--pr_submit" in call]
+    assert len(calls) == 1 and calls[0].startswith("ensemble.py --experiment_id best-small ")
+
+
+def test_the_folder_of_the_data_has_to_be_named(tmp_path: Path) -> None:
+    result = shell("takmanman", OUTPUT=str(tmp_path), INPUT=str(tmp_path))
+    assert result.returncode == 2
+    assert result.stderr.strip().splitlines()[-1].startswith("error: name the folder of the RSNA")
+
+
+def test_missing_weights_are_named() -> None:
+    weights = load_module(FOLDER / "weights.py")
+    asked = []
+
+    def create(name: str, **options: object) -> None:
+        asked.append(name)
+        if name.startswith("densenet"):
+            raise InputError("--net_pretrained 1: the ImageNet weights of it can't be had")
+
+    names = ["rsna-seresnext-50.32.4d", "rsna-densenet-121"]
+    assert list(weights.missing_weights(names, create)) == ["rsna-densenet-121"]
+    assert asked == ["legacy_seresnext50_32x4d", "densenet121"]
+
+
+def test_missing_weights_stop_a_recipe_with_the_ways_to_go_on(monkeypatch, capsys) -> None:
+    from common.cli import status_of
+
+    weights = load_module(FOLDER / "weights.py")
+    monkeypatch.setattr(weights, "missing_weights", lambda names: {"rsna-densenet-121": "offline"})
+    monkeypatch.setattr(sys, "argv", ["weights.py", "rsna-densenet-121"])
+    assert status_of(weights.main) == 2
+    told = capsys.readouterr().err.strip()
+    assert "PRETRAINED=0" in told and "~/.cache/huggingface" in told and "densenet121" in told
+
+
+def test_rates_are_those_of_metrics_json() -> None:
+    rates = load_module(FOLDER / "rates.py")
+    values = {
+        "threshold": 0.5,
+        "accuracy": {"any": 0.9, "epidural": 1.0},
+        "precision": {"any": 0.75, "epidural": None},
+        "recall": {"any": 0.5, "epidural": 0.0},
+    }
+    assert [line.split() for line in rates.rates_table(values).splitlines()] == [
+        ["at", "0.5", "accuracy", "precision", "recall"],
+        ["any", "0.900", "0.750", "0.500"],
+        ["epidural", "1.000", "-", "0.000"],
+    ]
+
+
+@pytest.fixture(scope="module")
+def small_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for data in which the demo is made already: 20 patients and 2 of the test."""
+    folder = tmp_path_factory.mktemp("input")
+    write_demo(folder / "demo", DemoParameters(num_patients=20, num_test_patients=2, matrix=64))
+    return folder
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_tiny_recipe_runs_from_dicom_to_submission(
+    recipe: str, small_demo: Path, tmp_path: Path
+) -> None:
+    places = {"INPUT": str(small_demo), "OUTPUT": str(tmp_path), "RECIPE_TINY": "1"}
+    result = shell(recipe, OMP_NUM_THREADS="1", **places)
+    assert result.returncode == 0, result.stderr[-4000:]
+    predictors = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("predictor.json")}
+    assert predictors
+    for metrics in (tmp_path / "results").glob("*/metrics.json"):
+        assert np.isfinite(json.loads(metrics.read_text())["weighted_log_loss"])
+    if recipe in BLENDED:
+        submission = pd.read_csv(tmp_path / "submissions" / BLENDED[recipe] / "submission.csv")
+        sample = pd.read_csv(small_demo / "demo" / "stage_2_sample_submission.csv")
+        assert submission["ID"].tolist() == sample["ID"].tolist()
+        assert submission["Label"].between(0, 1).all()
+    else:
+        assert [line.split()[0] for line in result.stdout.splitlines()[-6:]] == list(LABELS)
+    again = shell(recipe, OMP_NUM_THREADS="1", **places)
+    assert again.returncode == 0 and "train.py" not in again.stderr
+    assert {path: path.stat().st_mtime_ns for path in predictors} == predictors
