@@ -106,9 +106,9 @@ RSNA_HEMORRHAGE = {
 }
 
 BEST = [
-    random_crop(512),
     MIRROR,
     affine(p=0.7, shift=0.05, scale=0.1, degrees=25, border_mode=cv2.BORDER_CONSTANT),
+    random_crop(512),
 ]
 
 PIPELINES: dict[str, list[Node]] = {

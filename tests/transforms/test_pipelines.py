@@ -29,13 +29,27 @@ SIZES = {
     "train_small": 192,
     "valid_small": 192,
     "tta_small": 192,
+    **{f"appian_{use}": 512 for use in ("train", "valid", "tta")},
+    **{f"takmanman_{use}": 200 for use in ("train", "valid", "tta")},
+    **{f"rsna_hemorrhage_{use}": 410 for use in ("train", "valid", "tta")},
+    **{f"first_place_{use}": 256 for use in ("train", "valid", "tta")},
+    **{f"efficientnet_d4_{use}": 512 for use in ("train", "valid", "tta")},
+    **{f"efficientnet_d4_resnext_{use}": 410 for use in ("train", "valid")},
+    **{f"efficientnet_d4_224_{use}": 224 for use in ("train", "valid")},
+    **{f"best_{use}": 512 for use in ("train", "valid", "tta")},
 }
+# One channel a slice, in the window of its header; the others have three windows.
+OF_HEADER = ("takmanman", "first_place")
+NORMALIZED = ("appian", "rsna_hemorrhage", "train_intermediate", "validate_simple", "test_simple")
+# The system that turns heads upside down, and asks the same of its views.
+TURNED = "efficientnet_d4"
 DETERMINISTIC = {
     "validate_simple",
     "valid_simple_512",
     "valid_simple_410_norm",
     "test_simple",
     "valid_small",
+    *(name for name in SIZES if name.endswith("_valid")),
 }
 
 
@@ -69,17 +83,16 @@ def test_files_are_those_the_script_generates(generator: ModuleType) -> None:
 def test_pipeline(name: str) -> None:
     transform = load_transform(FOLDER / f"{name}.json")
     size = SIZES[name]
-    assert transform.output_size == (size, size) and transform.num_windows == 3
+    num_windows = 1 if name.startswith(OF_HEADER) else 3
+    assert transform.output_size == (size, size) and transform.num_windows == num_windows
     assert transform.is_deterministic == (name in DETERMINISTIC)
-    assert transform.has_normalize == (
-        name.endswith("norm") or name in ("train_intermediate", "validate_simple", "test_simple")
-    )
+    assert transform.has_normalize == (name.endswith("norm") or name.startswith(NORMALIZED))
     images = [transform(head(), seed) for seed in range(2)]
     for image in images:
-        assert image.shape == (9, size, size) and np.isfinite(image).all()
+        assert image.shape == (3 * num_windows, size, size) and np.isfinite(image).all()
     assert np.array_equal(*images) == (name in DETERMINISTIC)
     small = transform.with_size(96)(head()[:, :, 0], 0)
-    assert small.shape == (3, 96, 96)
+    assert small.shape == (num_windows, 96, 96)
 
 
 @pytest.mark.parametrize("name", sorted(SIZES))
@@ -97,11 +110,12 @@ def test_strengths_suit_a_head(name: str) -> None:
     """Heads stay upright, HU stay absolute, noise is at most 7 grey levels of 255."""
     nodes = load_transform(FOLDER / f"{name}.json").pipeline.nodes
     names = {name_of(node) for node in nodes}
-    assert not names & {"VerticalFlip", "Transpose", "RandomRotate90", "D4"}
+    turns = names & {"VerticalFlip", "Transpose", "RandomRotate90", "D4"}
+    assert bool(turns) == (name.startswith(TURNED) and not name.endswith("_valid"))
     for node in nodes:
         if name_of(node) == "GaussNoise":
             assert min(node["std_range"]) * 255 >= 1 and max(node["std_range"]) * 255 <= 7.1
-        if name_of(node) == "DicomWindowShift":
+        if name_of(node) in ("DicomWindowShift", "HeaderWindow"):
             assert node["min_max_normalize"] is False
         if name_of(node) in ("Rotate", "Affine"):
             assert max(node.get("limit", node.get("rotate"))) <= 45
