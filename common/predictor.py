@@ -30,9 +30,10 @@ from common.memory import keep_freed_memory
 from common.metrics import DEFAULT_THRESHOLD, Floats
 from common.networks.classifier import ImageClassifierNetwork
 from common.networks.state import FitSettings
-from common.predictions import Calibration, prior_logits
+from common.predictions import Calibration, Calibrator, prior_logits
 from common.slices import SliceTable
 from common.store import UnreadableSlice
+from common.study_calibration import StudyCalibration
 from common.transforms import SampleTransform
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,10 @@ PREDICTOR_FOLDER = "predictor"
 BuildModel = Callable[[dict[str, Any]], nn.Module]
 
 # kind in predictor.json -> where its class is. A folder without a kind is of the first one.
-KINDS = {"slices": "common.predictor:Predictor"}
+KINDS = {
+    "slices": "common.predictor:Predictor",
+    "blend": "common.blend_predictor:BlendPredictor",
+}
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ class AbstractPredictor(ABC):
         label_weights: their weights in the weighted log loss.
         prior: share of positives per label in training, clipped (`metrics.training_prior`).
         calibration: turns logits into calibrated ones; None where the logits are used as they are.
+        study_calibration: makes probabilities of studies of those of slices; None for the largest.
         threshold: from which probability on a label is called present.
         training: where it comes from (experiment, dataset, fold, ...); plain types.
     """
@@ -81,7 +86,8 @@ class AbstractPredictor(ABC):
     label_names: Sequence[str]
     label_weights: Sequence[float]
     prior: Floats
-    calibration: Calibration | None
+    calibration: Calibrator | None
+    study_calibration: StudyCalibration | None = None
     threshold: float
     training: dict[str, Any]
 
