@@ -282,9 +282,9 @@ class FeatureTable:
 
     def _positions_of(self, view: str, fold: int | None) -> pd.Series:
         if (view, fold) not in self._positions:
-            chosen = self.frame["view"].eq(view).to_numpy(dtype=bool)
+            chosen = self.frame["view"].eq(view)
             if fold is not None:
-                chosen &= self.frame["fold"].eq(fold).to_numpy(dtype=bool)
+                chosen &= self.frame["fold"].eq(fold)
             frame = self.frame[chosen]
             if frame["image_id"].duplicated().any():
                 raise InputError(

@@ -1,8 +1,8 @@
-"""Views of a sample for test-time augmentation: what is done to its HU slices before its transform.
+"""Views of a sample for test-time augmentation: what its HU slices become before its transform.
 
-A view has a name. `plain` is the sample as validation sees it; `random_1`, `random_2`, ... are draws
-of the test-time transform, seeded by the image; the others are deterministic and the same for every
-network that predicts.
+A view has a name. `plain` is the sample as validation sees it; `random_1`, `random_2`, ... are
+draws of the test-time transform, seeded by the image; the others are deterministic and the same
+for every network that predicts.
 """
 
 from collections.abc import Callable, Sequence
@@ -139,7 +139,7 @@ class LogitMean:
 
 
 def mean_logits(predictions: Sequence[ArrayLike], mean: Mean = "logits") -> NDArray[np.float64]:
-    """Returns the mean over predictions (n, labels) of the same rows, as logits; see `LogitMean`."""
+    """Returns the mean over predictions (n, labels) of the same rows; see `LogitMean`."""
     total = LogitMean(mean)
     for logits in predictions:
         total.add(logits)

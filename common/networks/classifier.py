@@ -26,8 +26,8 @@ class ImageClassifierNetwork(AbstractNetwork):
         label_smoothing: training labels y become y (1 - s) + s / 2.
         focal_gamma: gamma of the focal loss; None for cross-entropy.
         sample_ids: names of the training samples by index, for messages.
-        with_features: predictions hold the pooled `features` (batch, dim) too, where the model is an
-            `AbstractModel`.
+        with_features: predictions hold the pooled `features` (batch, dim) too; for models that are
+            an `AbstractModel`.
         batch_transform: makes the images of batches that hold `draws`, on the device, of `image`
             and `draws`; see `common.transforms.device.DeviceTransform`.
     """
