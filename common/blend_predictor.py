@@ -29,6 +29,7 @@ from common.predictor import (
 )
 from common.slices import SliceTable
 from common.study_calibration import StudyCalibration
+from common.views import PLAIN, Mean
 
 _MEMBER = "member_{}"
 
@@ -120,8 +121,16 @@ class BlendPredictor(AbstractPredictor):
         seed: int = 0,
         device: torch.device | str = "cpu",
         on_batch: Callable[[int], object] | None = None,
+        views: Sequence[str] = (PLAIN,),
+        mean: Mean = "logits",
+        with_features: bool = False,
     ) -> RowLogits:
-        """Returns the blended logits of rows; a row that a member can't read gets the prior."""
+        """Returns the blended logits of rows; a row that a member can't read gets the prior.
+
+        Views are averaged in each member, before its calibration.
+        """
+        if with_features:
+            raise InputError("a blend has no features: ask one of its members for them")
         rows = np.asarray(rows, dtype=np.int64)
         told = _Share(on_batch, len(self.members))
         probabilities, unreadable = [], np.zeros(len(rows), dtype=bool)
@@ -135,6 +144,8 @@ class BlendPredictor(AbstractPredictor):
                 seed=seed,
                 device=device,
                 on_batch=told,
+                views=views,
+                mean=mean,
             )
             probabilities.append(probabilities_of(result.logits, member.calibration))
             unreadable |= result.unreadable

@@ -50,9 +50,7 @@ class IsotonicCalibration:
     def invert(self, calibrated_logits: ArrayLike) -> NDArray[np.float64]:
         """Returns logits whose calibrated values are given, or are nearest to what is given."""
         # Of equal values np.interp takes the last; between unequal ones it is exact.
-        return self._map(
-            calibrated_logits, [(np.array(y), np.array(x)) for x, y in self._points()]
-        )
+        return self._map(calibrated_logits, [(np.array(y), np.array(x)) for x, y in self._points()])
 
     def _points(self) -> Iterable[tuple[tuple[float, ...], tuple[float, ...]]]:
         return zip(self.logits, self.calibrated, strict=True)
