@@ -428,6 +428,52 @@ class PredictionConfig:
 
 
 @dataclass(frozen=True)
+class EnsembleConfig:
+    """How experiments are blended; what is fitted is fitted on other folds than it is scored on."""
+
+    ens_experiments: str | None = None
+    """Members, separated by commas: ids of experiments with predictions/oof.parquet (or, of one
+    fold, valid.parquet), such as 0003,0004, or paths of such tables (test.parquet beside them)."""
+    ens_method: Literal["mean", "geometric", "rank", "power", "weights", "stacking"] = "mean"
+    """mean of probabilities; geometric: of the odds; rank: of ranks, as a probability again; power:
+    (mean of p^a)^(1/a); weights: the best ones per label; stacking: logistic regression per label
+    on the members' logits."""
+    ens_power: float = 0.5
+    """power: the exponent a, not 0; 1 is the mean."""
+    ens_space: Literal["probability", "logit"] = "probability"
+    """weights: whether they add probabilities or logits."""
+    ens_weight_sum_min: float = 1.0
+    """weights: they are at least 0, and their sum lies between this and 1 (some systems: 0.98)."""
+    ens_stack_c: float = 1.0
+    """stacking: inverse strength of the ridge."""
+    ens_consistency: Switch = 0
+    """1: raise `any` to the largest subtype, after calibrating."""
+    ens_calibration: Literal["none", "temperature", "isotonic"] = "none"
+    """Calibration of the blend per label: temperature and bias, or a rising step function."""
+    ens_studies: Switch = 1
+    """1: probabilities of studies come from a calibrator per label on the largest probability of
+    the slices, the mean of the top three and their number; 0: they are the largest."""
+    stack_nested: Switch = 0
+    """1: fit on predictions of members that saw neither the fold that is scored nor the fold that
+    they predict; the trainings that are missing are listed. Experiments of all folds only."""
+
+    def __post_init__(self) -> None:
+        require(self, "ens_power", self.ens_power != 0, "other than 0")
+        between(self, 0.5, 1, "ens_weight_sum_min")
+        require(self, "ens_stack_c", self.ens_stack_c > 0, "greater than 0")
+
+    @property
+    def members(self) -> list[str]:
+        """The members, in the order given; InputError where there are none, or one twice."""
+        names = [name.strip() for name in (self.ens_experiments or "").split(",") if name.strip()]
+        if not names:
+            raise InputError("--ens_experiments is missing: say which, such as 0003,0004")
+        if len(set(names)) < len(names):
+            raise InputError(f"--ens_experiments {self.ens_experiments}: names a member twice")
+        return names
+
+
+@dataclass(frozen=True)
 class LRFinderConfig:
     """The learning-rate range test; its results are in <output_dir>/lr_finder/<number>."""
 
@@ -509,6 +555,7 @@ GROUPS: dict[str, type] = {
     "optimizer": OptimizerConfig,
     "training": TrainingConfig,
     "prediction": PredictionConfig,
+    "ensemble": EnsembleConfig,
     "lr_finder": LRFinderConfig,
     "callbacks": CallbackConfig,
     "monitor": MonitorConfig,
@@ -540,6 +587,7 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     prediction: PredictionConfig = field(default_factory=PredictionConfig)
+    ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     lr_finder: LRFinderConfig = field(default_factory=LRFinderConfig)
     callbacks: CallbackConfig = field(default_factory=CallbackConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-NOT_THERE_YET: frozenset[str] = frozenset()
+NOT_THERE_YET: frozenset[str] = frozenset({"stack_nested"})
 
 
 def _needs(name: str, *values: Any) -> tuple[str, Callable[[dict[str, Any]], bool]]:
@@ -79,6 +79,16 @@ EFFECTIVE_WHEN = {
     "data_transform_device": (
         "a GPU for the network (--device is cpu)",
         lambda flags: flags["data_transform_device"] != "auto" or flags["device"] != "cpu",
+    ),
+    "ens_power": _needs("ens_method", "power"),
+    "ens_space": _needs("ens_method", "weights"),
+    "ens_weight_sum_min": _needs("ens_method", "weights"),
+    "ens_stack_c": _needs("ens_method", "stacking"),
+    "stack_nested": (
+        "--ens_method weights or stacking, or --ens_calibration",
+        lambda flags: (
+            flags["ens_method"] in ("weights", "stacking") or flags["ens_calibration"] != "none"
+        ),
     ),
     "tr_amp_dtype": _needs("tr_use_amp", 1),
     "mlflow_uri": _needs("mlflow_enabled", 1),

@@ -12,8 +12,11 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from common.blend_predictor import BlendPredictor
+from common.cross_fitting import id_digests
 from common.errors import InputError
 from common.files import write_json
+from common.leakage import require_fitted_elsewhere
 from common.pixel_steps import require_same_steps
 from common.predictions import build_predictions, write_predictions
 from common.predictor import PREDICTOR_FOLDER, load_predictor
@@ -22,6 +25,7 @@ from common.slices import STATUS_OK, SliceTable
 from common.store import UnreadableSlice
 from common.studies import list_series
 from config import Config, recorded_config
+from rsna_blend_evaluation import write_evaluation
 from rsna_model import build_model
 from rsna_network import build_schedule
 from rsna_prediction import SERIES_FILE, write_csv
@@ -74,6 +78,8 @@ def evaluate_experiment(experiment_folder: Path, table: SliceTable) -> Evaluatio
         table: the dataset it was trained on.
     """
     info = predictor_info(experiment_folder)
+    if info.get("kind") == BlendPredictor.kind:
+        return Evaluation(write_evaluation(experiment_folder, table), experiment_folder)
     last, prior = read_experiment(experiment_folder, "valid")
     task = task_of(info)
     options: dict[str, Any] = {"threshold": info["threshold"], "task": task}
@@ -131,6 +137,11 @@ def evaluate_on_dataset(
     require_same_steps(info["training"], table.folder)
     task = task_of(info)
     rows, num_skipped, series = _labelled_rows(table, name, task.label_names)
+    if isinstance(predictor, BlendPredictor):
+        studies = table.frame["study_id"].iloc[rows].fillna("")
+        require_fitted_elsewhere(
+            predictor.fitted_on, id_digests(studies), "--data_dataset: the blend"
+        )
     with tqdm(total=len(rows), unit="slice", desc=f"predicting {name}") as bar:
         result = predictor.predict_rows(
             table, rows, num_workers=num_workers, device=device, on_batch=bar.update

@@ -83,7 +83,12 @@ def predict_table(
     )
     series = list_series(frame)
     studies = list_studies(
-        frame, predictions[list(names)].to_numpy(), series, predictor.prior, names
+        frame,
+        predictions[list(names)].to_numpy(),
+        series,
+        predictor.prior,
+        names,
+        predictor.study_calibration,
     )
     unread = frame[~frame["readable"]]
     reasons = unread["status"].where(unread["status"] != STATUS_OK, DAMAGED)

@@ -53,7 +53,7 @@ def score_predictions(
     patients = predictions["patient_id"].fillna(predictions["study_id"])
     metrics["interval"] = patient_intervals(labels, probabilities, patients, **options)
     image_ids = predictions["image_id"].astype(str).tolist()
-    return ScoredSet(name, _with_all_labels(metrics, names), labels, probabilities, image_ids)
+    return ScoredSet(name, with_all_labels(metrics, names), labels, probabilities, image_ids)
 
 
 def read_experiment(experiment_folder: Path, name: str) -> tuple[pd.DataFrame, np.ndarray]:
@@ -89,7 +89,7 @@ def study_labels(table: SliceTable, label_names: Sequence[str] = LABELS) -> pd.D
     return pd.read_parquet(path).set_index("study_id")[list(label_names)]
 
 
-def _with_all_labels(metrics: Any, label_names: Sequence[str]) -> Any:
+def with_all_labels(metrics: Any, label_names: Sequence[str]) -> Any:
     """Returns metrics whose values by label have every label of the challenge, in its order.
 
     What the predictor does not know is None: the keys of metrics.json are the same for every task.
@@ -98,4 +98,4 @@ def _with_all_labels(metrics: Any, label_names: Sequence[str]) -> Any:
         return metrics
     if tuple(metrics) == tuple(label_names):
         return {name: metrics.get(name) for name in LABELS}
-    return {name: _with_all_labels(value, label_names) for name, value in metrics.items()}
+    return {name: with_all_labels(value, label_names) for name, value in metrics.items()}

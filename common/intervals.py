@@ -73,6 +73,43 @@ def patient_intervals(
     }
 
 
+def paired_interval(
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    others: ArrayLike,
+    patient_ids: ArrayLike,
+    weights: Sequence[float],
+    *,
+    num_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 4667,
+) -> dict[str, Any]:
+    """Returns how much more weighted log loss `others` have than `probabilities`, on equal rows.
+
+    Args:
+        labels: (n, k) 0, 1 or NaN.
+        probabilities, others: (n, k).
+        patient_ids: (n,).
+        weights: (k,) of the weighted log loss.
+        num_resamples, level, seed: as of `patient_intervals`.
+
+    Returns:
+        difference (None where undefined) and interval, [low, high] or None: percentiles over
+        resamples of patients, both sides with the same ones.
+    """
+    y = np.asarray(labels, dtype=np.float64)
+    codes, patients = pd.factorize(np.asarray(patient_ids))
+    assert (codes >= 0).all(), "every row needs a patient id"
+    losses = row_log_losses(y, others) - row_log_losses(y, probabilities)
+    sums = _PatientSums(losses, codes, len(patients))
+    whole = float(sums.weighted(np.ones((1, len(patients)), dtype=np.int64), weights)[0])
+    drawn = [sums.weighted(c, weights) for c in _draws(len(patients), num_resamples, seed)]
+    return {
+        "difference": None if np.isnan(whole) else whole,
+        "interval": _percentiles(drawn, level),
+    }
+
+
 def _draws(num_patients: int, num_resamples: int, seed: int) -> list[NDArray[np.int64]]:
     """Returns how often each patient is drawn, (resamples, patients) in chunks; none for one."""
     if num_patients < 2:

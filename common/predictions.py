@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,16 @@ from common.files import write_parquet
 
 ID_COLUMNS = ("image_id", "patient_id", "study_id", "series_id")
 MEAN_VIEW = "mean"
+
+
+class Calibrator(Protocol):
+    """What turns logits (n, k) into calibrated ones, and back; see `common.calibration`."""
+
+    def apply(self, logits: ArrayLike) -> NDArray[np.float64]:
+        """Returns the calibrated logits of (n, k) logits."""
+
+    def invert(self, calibrated_logits: ArrayLike) -> NDArray[np.float64]:
+        """Returns the logits whose calibrated values are given."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +49,13 @@ class Calibration:
         )
 
 
-def probabilities_of(logits: ArrayLike, calibration: Calibration | None = None) -> NDArray[Any]:
+def probabilities_of(logits: ArrayLike, calibration: Calibrator | None = None) -> NDArray[Any]:
     """Returns float64 probabilities of (n, k) logits, calibrated where a calibration is given."""
     values = np.asarray(logits, dtype=np.float64)
     return expit(calibration.apply(values) if calibration else values)
 
 
-def prior_logits(prior: ArrayLike, calibration: Calibration | None = None) -> NDArray[np.float32]:
+def prior_logits(prior: ArrayLike, calibration: Calibrator | None = None) -> NDArray[np.float32]:
     """Returns the (k,) float32 logits whose probability, calibration included, is `prior`."""
     values = logit(np.asarray(prior, dtype=np.float64))
     return (calibration.invert(values) if calibration else values).astype(np.float32)
@@ -58,7 +68,7 @@ def build_predictions(
     fold: int | None,
     experiment_id: str,
     view: str = MEAN_VIEW,
-    calibration: Calibration | None = None,
+    calibration: Calibrator | None = None,
 ) -> pd.DataFrame:
     """Returns the prediction table of the n slices `frame_rows` with logits (n, k).
 

@@ -10,6 +10,7 @@ from common.dicom.geometry import SAME_POSITION_MM, gap_starts
 from common.dicom.rejection import NOT_WANTED
 from common.metrics import Floats
 from common.slices import STATUS_OK
+from common.study_calibration import StudyCalibration, study_features
 
 # Head CT is mostly read in slices this far apart (RSNA 2019: 86 % of the gaps are above 4.5 mm).
 USUAL_SPACING_MM = 5.0
@@ -61,8 +62,12 @@ def list_studies(
     series: pd.DataFrame,
     prior: Floats,
     label_names: Sequence[str],
+    calibration: StudyCalibration | None = None,
 ) -> pd.DataFrame:
     """Returns one row per study: the largest probability of the slices of its series.
+
+    With a calibrator, what it says of the largest ones, of the mean of the top three and of the
+    number of slices that could be read.
 
     Args:
         frame: the rows that `list_series` was given.
@@ -70,6 +75,7 @@ def list_studies(
         series: what it returned.
         prior: (k,) for studies of which nothing could be read.
         label_names: the k labels; the last one says which slice is the top one.
+        calibration: of studies; None for the plain rule.
 
     Returns:
         study_id, patient_id, series_id, num_slices, the labels, top_image_id, and status: `ok`,
@@ -84,7 +90,7 @@ def list_studies(
         record: dict[str, Any] = {"study_id": row["study_id"], "patient_id": row["patient_id"]}
         if row["used"]:
             places = readable_places[places_of[row["store_file"]]]
-            largest = probabilities[places].max(axis=0)
+            largest = _of_study(probabilities[places], calibration)
             record |= {"series_id": row["series_id"], "num_slices": len(places)}
             record["top_image_id"] = image_ids[places[np.argmax(probabilities[places, -1])]]
             record["status"] = "partial" if row["num_unreadable"] else "ok"
@@ -94,6 +100,14 @@ def list_studies(
         records.append(record | dict(zip(label_names, largest, strict=True)))
     names = ("study_id", "patient_id", "series_id", "num_slices", *label_names)
     return pd.DataFrame(records, columns=[*names, "top_image_id", "status"])
+
+
+def _of_study(probabilities: Floats, calibration: StudyCalibration | None) -> Floats:
+    """Returns the (k,) probabilities of one study from those of its slices (n, k)."""
+    if calibration is None:
+        return np.asarray(probabilities.max(axis=0))
+    codes = np.zeros(len(probabilities), dtype=np.int64)
+    return np.asarray(calibration.apply(study_features(probabilities, codes, 1))[0])
 
 
 def _describe(frame: pd.DataFrame) -> pd.DataFrame:

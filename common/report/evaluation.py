@@ -69,8 +69,10 @@ class EvaluationReport:
         learning_records: lines of metrics.jsonl; empty where there are none.
         loss_note: what training minimised, in a sentence.
         schedule: of the learning rate; None where it is not known.
+        sections: further sections, headings and HTML, after the scores of the labels.
         read_image_hu: pixels of a row of `main`, None where they can't be read.
         num_random_examples: slices shown that were drawn at random.
+        study_rule: how a study's probability comes from its slices', in a sentence.
     """
 
     title: str
@@ -83,8 +85,10 @@ class EvaluationReport:
     learning_records: Sequence[Mapping[str, Any]] = ()
     loss_note: str = ""
     schedule: PlannedSchedule | None = None
+    sections: Sequence[tuple[str, str]] = ()
     read_image_hu: Callable[[int], NDArray[np.int16] | None] = lambda row: None
     num_random_examples: int = 6
+    study_rule: str = "A study's probability is the largest of its slices'."
 
     def write(self, path: Path) -> None:
         """Writes the page to `path`, in one step."""
@@ -95,6 +99,7 @@ class EvaluationReport:
         sections = [
             ("Score", self._score()),
             ("Each label", self._labels()),
+            *self.sections,
             (f"Calls at a probability of {self.main.metrics['threshold']:g}", self._calls()),
         ]
         if self.main.metrics["num_slices"]:
@@ -136,7 +141,7 @@ class EvaluationReport:
         return table(header, rows) + paragraph(
             f"{num_slices:,} slices of {num_studies:,} studies. The prior is the share of "
             "positives in the training rows, told of every slice. Intervals resample patients. "
-            "A study's probability is the largest of its slices'. A checkpoint selected on these "
+            f"{self.study_rule} A checkpoint selected on these "
             "rows scores better here than it will on others.",
             "quiet",
         )

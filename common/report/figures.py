@@ -68,6 +68,38 @@ def reliability_figure(
     return drawing
 
 
+def paired_reliability_figure(
+    labels: Floats, before: Floats, after: Floats, label_names: Sequence[str], names: Sequence[str]
+) -> "Figure":
+    """Draws `reliability_figure` of two sets of probabilities (n, k) of the same rows into one.
+
+    Args:
+        labels: (n, k).
+        before, after: the first in grey.
+        label_names: of the k labels.
+        names: of the two sets.
+    """
+    num_rows, num_columns = (len(label_names) + 2) // 3, min(3, len(label_names))
+    drawing, all_axes = new_figure(num_rows, num_columns, (11 / 3 * num_columns, 3.4 * num_rows))
+    for column, axes in enumerate(np.ravel(all_axes)):
+        if column >= len(label_names):
+            axes.axis("off")
+            continue
+        y, highest = labels[:, column], [0.01]
+        for p, name, color in ((before, names[0], "#8a94a0"), (after, names[1], COLORS[0])):
+            points = metrics.reliability_by_rank(y, p[:, column], NUM_RELIABILITY_POINTS)[:2]
+            error = metrics.expected_calibration_error(y, p[:, column])
+            told = f"{name} (ECE {'–' if error is None else f'{error:.3f}'})"
+            axes.plot(*points, color=color, marker="o", markersize=4, linewidth=1, label=told)
+            highest += [float(np.max(values)) for values in points if len(values)]
+        end = 1.1 * max(highest)
+        axes.plot([0, end], [0, end], color="#999999", linewidth=1, linestyle=":")
+        label_axes(axes, label_names[column], "predicted probability", "share of positives")
+        axes.set(xlim=(-0.03 * end, end), ylim=(-0.03 * end, end))
+        axes.legend(fontsize=8)
+    return drawing
+
+
 def learning_figure(
     records: Sequence[Mapping[str, Any]],
     loss_names: Sequence[str],

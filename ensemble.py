@@ -1,0 +1,31 @@
+"""Blends experiments into one: fitted on other folds than it is scored on, with all that adds."""
+
+import logging
+
+from common.cli import log_to_console, run_script
+from config import parse_config
+
+logger = logging.getLogger(__name__)
+
+# What a blend takes of groups that it shares with other scripts.
+FLAGS = {"data_dataset", "data_input_folder", "pr_dataframe", "pr_output"}
+SHARED = ("data_", "pr_")
+
+
+def main() -> None:
+    """Prints the new experiment's id on stdout; the score, and what each member adds, on stderr."""
+    log_to_console()
+    config = parse_config(__doc__ or "", ("general", "data", "ensemble", "prediction"))
+    for name in sorted(config.given - FLAGS):
+        if name.startswith(SHARED):
+            logger.warning("--%s has no effect: members have their own", name)
+    from rsna_ensemble import make_ensemble
+
+    ensemble = make_ensemble(config)
+    for line in ensemble.lines():
+        logger.info(line)
+    print(ensemble.experiment.id)
+
+
+if __name__ == "__main__":
+    run_script(main)

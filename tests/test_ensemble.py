@@ -1,0 +1,244 @@
+import json
+import sys
+from pathlib import Path
+from unittest.mock import Mock
+
+import numpy as np
+import pandas as pd
+import pytest
+from blend_factory import DATASET, make_fold_dataset, make_members, write_member
+
+import ensemble
+import evaluate
+import predict
+from common.cli import status_of
+from common.metrics import weighted_log_loss
+from common.predictions import probabilities_of
+from common.predictor import load_predictor
+from common.slices import SliceTable
+from config import recorded_config
+from rsna_model import build_model
+from rsna_task import LABEL_WEIGHTS, LABELS
+
+STACKING = ("--ens_method", "stacking", "--ens_calibration", "isotonic", "--ens_consistency", "1")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("root")
+    make_members(root)
+    return root
+
+
+def run(monkeypatch, root: Path, script, *arguments: str) -> int:
+    common = ["--output_dir", str(root / "output"), "--n_jobs", "0"]
+    monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *common, *arguments])
+    return status_of(script.main)
+
+
+def blend(monkeypatch, root: Path, name: str, *more: str, members: str = "0001,0002") -> Path:
+    flags = ["--ens_experiments", members, "--experiment_id", name, *more]
+    assert run(monkeypatch, root, ensemble, *flags) == 0
+    return root / "output" / "results" / name
+
+
+def refused(monkeypatch, capsys, root: Path, *flags: str) -> str:
+    assert run(monkeypatch, root, ensemble, *flags) == 2
+    return capsys.readouterr().err
+
+
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch, request):
+    """Drawing takes most of the time; what `stacked` draws is enough."""
+    if "stacked" not in request.fixturenames:
+        for place in ("evaluation", "blend"):
+            monkeypatch.setattr(f"common.report.{place}.figure", lambda drawing, name: name)
+            monkeypatch.setattr(f"common.report.{place}.figures", Mock())
+
+
+@pytest.fixture(scope="module")
+def stacked(root, tmp_path_factory) -> Path:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        return blend(monkeypatch, root, "stacked", *STACKING)
+
+
+def test_a_mean_is_the_mean_and_its_score_that_of_the_table(monkeypatch, capsys, root):
+    folder = blend(monkeypatch, root, "mean", "--ens_studies", "0")
+    assert capsys.readouterr().out == "mean\n"
+    frames = [
+        pd.read_parquet(root / "output" / "results" / name / "predictions" / "oof.parquet")
+        .set_index("image_id")
+        .sort_index()
+        for name in ("0001", "0002", "mean")
+    ]
+    expected = (frames[0][list(LABELS)] + frames[1][list(LABELS)]) / 2
+    np.testing.assert_allclose(frames[2][list(LABELS)], expected, rtol=1e-12)
+    assert frames[2]["fold"].tolist() == frames[0]["fold"].tolist()
+    table = SliceTable.load(root / "input" / "datasets" / DATASET)
+    labels = table.labels(table.rows_of(frames[2].index), LABELS)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    reference = weighted_log_loss(labels, expected.to_numpy(), LABEL_WEIGHTS)
+    assert metrics["weighted_log_loss"] == pytest.approx(reference, abs=1e-12)
+    for name, frame in zip(("0001", "0002"), frames):
+        own = weighted_log_loss(labels, frame[list(LABELS)].to_numpy(), LABEL_WEIGHTS)
+        told = metrics["members"][name]
+        assert told["weighted_log_loss"] == pytest.approx(own, abs=1e-12)
+        assert told["blend_gains"]["difference"] == pytest.approx(own - reference, abs=1e-12)
+    # Without one of two members the other is left.
+    left = metrics["leave_one_out"]["0001"]["weighted_log_loss"]
+    assert left == pytest.approx(metrics["members"]["0002"]["weighted_log_loss"], abs=1e-12)
+    assert metrics["weights"]["any"]["all rows"]["weights"] == [0.5, 0.5]
+    assert metrics["correlation"]["any"][0][1] == pytest.approx(
+        np.corrcoef(frames[0]["any"], frames[1]["any"])[0, 1], abs=1e-9
+    )
+    assert set(metrics["study"]) >= {"weighted_log_loss", "auc", "ece", "raw"}
+    assert recorded_config(folder).ensemble.ens_experiments == "0001,0002"
+
+
+def test_what_is_calibrated_is_reported_raw_too(root, stacked):
+    metrics = json.loads((stacked / "metrics.json").read_text())
+    assert list(metrics["stages"]) == [
+        "raw",
+        "raw, any at least its subtypes",
+        "calibrated",
+        "calibrated, any at least its subtypes",
+    ]
+    last = metrics["stages"]["calibrated, any at least its subtypes"]
+    assert last["weighted_log_loss"] == pytest.approx(metrics["weighted_log_loss"], abs=1e-12)
+    assert last["ece"] == metrics["ece"] != metrics["stages"]["raw"]["ece"]
+    frame = pd.read_parquet(stacked / "predictions" / "oof.parquet")
+    assert (frame["any"] >= frame[list(LABELS)].max(axis=1) - 1e-12).all()
+    assert set(metrics["weights"]["subdural"]) == {"fold 0", "fold 1", "fold 2", "all rows"}
+    study = metrics["study"]
+    assert study["weighted_log_loss"] == study["calibrated"]["weighted_log_loss"]
+    page = (stacked / "report.html").read_text()
+    for heading in ("Members, and what each adds", "Weights", "Studies: raw and calibrated"):
+        assert heading in page
+    assert "indirect dependence" in page and "secret-patient" not in page
+
+
+def test_the_predictor_does_what_was_fitted_on_all_rows(root, stacked):
+    """The folder stands alone: members are in it."""
+    table = SliceTable.load(root / "input" / "datasets" / DATASET)
+    rows = np.flatnonzero(table.readable)[:20]
+    predictor = load_predictor(stacked / "predictor", build_model)
+    told = predictor.predict_rows(table, rows)
+    assert not told.unreadable.any()
+    members = [load_predictor(root / "output" / "results" / name / "predictor", build_model)
+               for name in ("0001", "0002")]  # fmt: skip
+    alone = np.stack([probabilities_of(m.predict_rows(table, rows).logits) for m in members])
+    expected = predictor.blender.apply(alone)
+    np.testing.assert_allclose(told.logits, expected, rtol=1e-5)
+    info = json.loads((stacked / "predictor" / "predictor.json").read_text())
+    assert info["kind"] == "blend" and "secret-patient" not in json.dumps(info)
+
+
+def test_test_rows_and_the_predictor_agree_on_what_is_kept(root, stacked):
+    test = pd.read_parquet(stacked / "predictions" / "test.parquet").set_index("image_id")
+    members = [
+        pd.read_parquet(root / "output" / "results" / name / "predictions" / "test.parquet")
+        .set_index("image_id")
+        .loc[test.index, list(LABELS)]
+        .to_numpy()
+        for name in ("0001", "0002")
+    ]
+    predictor = load_predictor(stacked / "predictor", build_model)
+    raw = predictor.blender.apply(np.stack(members))
+    np.testing.assert_allclose(
+        test[list(LABELS)], probabilities_of(raw, predictor.calibration), rtol=1e-9
+    )
+    assert test["fold"].isna().all()
+
+
+def test_a_submission_is_checked_and_whole(monkeypatch, root, tmp_path):
+    table = SliceTable.load(root / "input" / "datasets" / DATASET)
+    images = table.frame.loc[table.frame["split"] == "test", "image_id"].tolist()
+    ids = [f"{image}_{label}" for image in [*images[::-1], "ID_absent"] for label in LABELS]
+    sample = tmp_path / "sample.csv"
+    pd.DataFrame({"ID": ids, "Label": 0.5}).to_csv(sample, index=False)
+    folder = blend(monkeypatch, root, "sent", "--pr_dataframe", str(sample))
+    submission = pd.read_csv(folder / "submission.csv")
+    assert submission["ID"].tolist() == ids
+    assert submission["Label"].between(0, 1).all() and submission["Label"].nunique() > 20
+
+
+def test_evaluate_and_predict_work_on_a_blend(monkeypatch, capsys, root, stacked, tmp_path):
+    before = (stacked / "metrics.json").read_text()
+    assert run(monkeypatch, root, evaluate, "--experiment_id", "stacked") == 0
+    assert (stacked / "metrics.json").read_text() == before
+    make_fold_dataset(root / "input" / "datasets" / "other", num_patients=4, num_test=0)
+    slices = root / "input" / "datasets" / "other" / "slices.parquet"
+    frame = pd.read_parquet(slices)
+    frame["study_id"] += "-elsewhere"
+    frame.to_parquet(slices)
+    flags = ["--experiment_id", "stacked", "--data_dataset", "other"]
+    assert run(monkeypatch, root, evaluate, *flags) == 0
+    flags = ["--experiment_id", "stacked", "--pr_output", str(tmp_path / "out")]
+    flags += ["--pr_input", str(slices.parent)]
+    assert run(monkeypatch, root, predict, *flags) == 0
+    studies = pd.read_csv(tmp_path / "out" / "studies.csv").set_index("study_id")
+    told = pd.read_parquet(tmp_path / "out" / "predictions.parquet")
+    largest = told.groupby("study_id")["any"].max()
+    assert not np.allclose(studies["any"], largest.loc[studies.index])
+    assert studies["any"].between(0, 1).all()
+
+
+def test_calibrators_are_not_scored_on_studies_they_were_fitted_on(
+    monkeypatch, capsys, root, stacked
+):
+    copy = root / "input" / "datasets" / "copy"
+    if not copy.exists():
+        copy.symlink_to(root / "input" / "datasets" / DATASET)
+    flags = ["--experiment_id", "stacked", "--data_dataset", "copy"]
+    assert run(monkeypatch, root, evaluate, *flags) == 2
+    assert "fitted on" in capsys.readouterr().err
+
+
+def test_tables_can_be_blended_without_experiments(monkeypatch, capsys, root):
+    results = root / "output" / "results"
+    paths = [str(results / name / "predictions" / "oof.parquet") for name in ("0001", "0002")]
+    place = ["--data_input_folder", str(root / "input"), "--data_dataset", DATASET]
+    folder = blend(monkeypatch, root, "tables", *place, members=",".join(paths))
+    assert (folder / "predictions" / "test.parquet").is_file()
+    flags = ["--experiment_id", "tables", "--pr_output", str(root / "x")]
+    flags += ["--pr_input", str(root / "input" / "datasets" / DATASET)]
+    assert run(monkeypatch, root, predict, *flags) == 2
+    assert "has no networks" in capsys.readouterr().err
+
+
+def test_one_fold_is_fitted_across_patients(monkeypatch, root):
+    table = SliceTable.load(root / "input" / "datasets" / DATASET)
+    for number in (1, 2):
+        name = f"single{number}"
+        write_member(root, table, name, number)
+        folder = root / "output" / "results" / name / "predictions"
+        frame = pd.read_parquet(folder / "oof.parquet")
+        frame[frame["fold"] == 1].to_parquet(folder / "valid.parquet")
+        (folder / "oof.parquet").unlink()
+    folder = blend(
+        monkeypatch, root, "onefold", "--ens_method", "weights", members="single1,single2"
+    )
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["plan"]["groups"] == "patients"
+    assert "divided into groups" in (folder / "report.html").read_text()
+    frame = pd.read_parquet(folder / "predictions" / "oof.parquet")
+    assert set(frame["fold"]) == {1}
+
+
+def test_what_cant_be_blended_is_refused_with_the_reason(monkeypatch, capsys, root):
+    table = SliceTable.load(root / "input" / "datasets" / DATASET)
+    results = root / "output" / "results"
+    assert "--ens_experiments is missing" in refused(monkeypatch, capsys, root)
+    told = refused(monkeypatch, capsys, root, "--ens_experiments", "0001,0001")
+    assert "names a member twice" in told
+    told = refused(monkeypatch, capsys, root, "--ens_experiments", "0001,0099")
+    assert "no experiment at" in told
+    write_member(root, table, "leaking", 7)
+    path = results / "leaking" / "predictions" / "oof.parquet"
+    frame = pd.read_parquet(path)
+    frame["fold"] = (frame["fold"] + 1) % 3
+    frame.to_parquet(path)
+    told = refused(monkeypatch, capsys, root, "--ens_experiments", "0001,leaking")
+    assert "other folds" in told
+    told = refused(monkeypatch, capsys, root, "--ens_experiments", "leaking")
+    assert "trained on the same patient" in told
