@@ -8,7 +8,7 @@ from config import parse_config
 logger = logging.getLogger(__name__)
 
 # What a blend takes of groups that it shares with other scripts.
-FLAGS = {"data_dataset", "data_input_folder", "pr_dataframe", "pr_output"}
+FLAGS = {"data_dataset", "data_input_folder", "pr_dataframe", "pr_output", "pr_submit"}
 SHARED = ("data_", "pr_")
 
 
@@ -19,11 +19,15 @@ def main() -> None:
     for name in sorted(config.given - FLAGS):
         if name.startswith(SHARED):
             logger.warning("--%s has no effect: members have their own", name)
+    from common.kaggle_client import KaggleClient
     from rsna_ensemble import make_ensemble
 
+    client = KaggleClient(config.prediction.pr_submit) if config.prediction.pr_submit else None
     ensemble = make_ensemble(config)
     for line in ensemble.lines():
         logger.info(line)
+    if client is not None and ensemble.submission is not None:
+        client.submit(ensemble.submission, f"experiment {ensemble.experiment.id}")
     print(ensemble.experiment.id)
 
 

@@ -3,12 +3,15 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
+from blend_factory import make_members
 from kaggle_stub import KaggleStub
 from predictor_factory import make_dataset, make_predictor
 
+import ensemble
 import predict
 from common.cli import status_of
 from common.errors import InputError
@@ -142,3 +145,24 @@ def test_nothing_is_sent_or_imported_unless_asked(monkeypatch, stub, root, tmp_p
 def test_unusable_flags_are_refused(flags, message):
     with pytest.raises(InputError, match=message):
         parse_config("Test.", ("general", "prediction"), flags)
+
+
+def test_a_blend_is_sent_too(monkeypatch, capfd, stub, tmp_path):
+    make_members(tmp_path)
+    test = tmp_path / "output" / "results" / "0001" / "predictions" / "test.parquet"
+    ids = [f"{i}_{label}" for i in pd.read_parquet(test)["image_id"] for label in LABELS]
+    pd.DataFrame({"ID": ids, "Label": 0.5}).to_csv(tmp_path / "sample.csv", index=False)
+    flags = ["--ens_experiments", "0001,0002", "--experiment_id", "blend", "--ens_studies", "0"]
+    flags += ["--output_dir", str(tmp_path / "output"), "--pr_submit", COMPETITION]
+    flags += ["--pr_dataframe", str(tmp_path / "sample.csv")]
+    monkeypatch.setattr(sys, "argv", ["ensemble.py", *flags])
+    for place in ("evaluation", "blend"):
+        monkeypatch.setattr(f"common.report.{place}.figure", lambda drawing, name: name)
+        monkeypatch.setattr(f"common.report.{place}.figures", Mock())
+    assert status_of(ensemble.main) == 0
+    (call,) = stub.calls
+    folder = tmp_path / "output" / "results" / "blend"
+    assert call["text"] == (folder / "submission.csv").read_text()
+    assert call["message"] == "experiment blend"
+    told = capfd.readouterr()
+    assert told.out == "blend\n" and stub.SECRET not in told.err
