@@ -27,7 +27,7 @@ source recipes/common.sh
 DATASET=${DATASET:-$(of rsna demo)}
 NUM_FOLDS=${NUM_FOLDS:-$(of 5 3)}
 BACKBONES=${BACKBONES:-$(of "se50" "se50 se101")}
-EPOCHS=$(of 4 2)
+EPOCHS=4
 BATCH=28
 NUM_VIEWS=$(of 5 1)
 
@@ -61,10 +61,9 @@ done
 
 # Minutes: the mean of the networks, then trees over the predictions of nine slices on each side.
 # The trees see out-of-fold predictions alone, and those of a fold are made by trees of the others.
-trees=$(joined "${members[@]}")
-((${#members[@]} < 2)) || blend appian-blend "$trees"
-make_experiment second_level.py appian-trees --sl_method boosting --sl_neighbors 9 \
-    --sl_experiments "$trees"
+networks=$(joined "${members[@]}")
+((${#members[@]} < 2)) || blend appian-blend "$networks"
+trees appian-trees "$networks" --sl_neighbors 9
 
-# The submission, checked; its folder is output/submissions/appian.
+# The submission, checked: output/submissions/appian/submission.csv.
 blend appian appian-trees "${last[@]}"

@@ -15,6 +15,13 @@
 
 source setup.sh
 
+say() { echo "== $*" >&2; }
+
+fail() {
+    echo "error: $*" >&2
+    exit 2
+}
+
 TINY=${RECIPE_TINY:-0}
 DRY=${RECIPE_DRY:-0}
 INPUT=${INPUT:-input}
@@ -34,7 +41,10 @@ if ((TINY)); then
 fi
 # What the last blend of a recipe is given, so that its submission is sent.
 last=()
-((${SUBMIT:-0})) && last=(--pr_submit rsna-intracranial-hemorrhage-detection)
+if ((${SUBMIT:-0})); then
+    [[ ${FOLD:-all} == all ]] || fail "SUBMIT=1 needs FOLD=all: one fold has no test predictions"
+    last=(--pr_submit rsna-intracranial-hemorrhage-detection)
+fi
 
 places=(--data_input_folder "$INPUT" --output_dir "$OUTPUT" --n_jobs "$N_JOBS")
 # Training on a GPU: mixed precision, and images made of HU there.
@@ -44,13 +54,6 @@ tiny=(--mlflow_enabled 0 --tr_batch_size 8 --tr_batch_size_valid 64 --tr_accumul
 
 # of FULL TINY: the first of the two, or the second with RECIPE_TINY=1.
 of() { if ((TINY)); then echo "$2"; else echo "$1"; fi; }
-
-say() { echo "== $*" >&2; }
-
-fail() {
-    echo "error: $*" >&2
-    exit 2
-}
 
 # run SCRIPT FLAGS...: runs one of the project's scripts.
 run() {
@@ -63,17 +66,27 @@ run() {
     fi
 }
 
-is_done() { ((!DRY)) && [[ -f $OUTPUT/results/$1/predictor/predictor.json ]]; }
+# is_done ID [FILE]: the experiment has its predictor, and FILE, the last that its stage writes.
+is_done() {
+    local folder=$OUTPUT/results/$1
+    ((!DRY)) && [[ -f $folder/predictor/predictor.json && -e ${2:-$folder} ]]
+}
+
+# is_trained ID: one fold has its predictor; a training of all folds has its report too.
+is_trained() {
+    local folder=$OUTPUT/results/$1
+    if [[ -d $folder/fold_0 ]]; then is_done "$1" "$folder/report.html"; else is_done "$1"; fi
+}
 
 # has_checkpoint ID: there is something to go on from.
 has_checkpoint() {
     [[ -n $(find "$OUTPUT/results/$1" -name last.pt -print -quit 2>/dev/null) ]]
 }
 
-# discard ID: what a stage left that was stopped before it had saved anything.
+# discard ID: what a stage left that was stopped and can't go on.
 discard() {
     if [[ -d $OUTPUT/results/$1 ]]; then
-        say "$1 was stopped before it saved anything: it starts anew"
+        say "$1 was stopped with nothing to go on from: it starts anew"
         rm -r -- "${OUTPUT:?}/results/$1"
     fi
 }
@@ -82,7 +95,7 @@ discard() {
 train() {
     local id=$1
     shift
-    if is_done "$id"; then
+    if is_trained "$id"; then
         say "$id is done"
     elif ((!DRY)) && has_checkpoint "$id"; then
         run train.py --experiment_id "$id" --tr_resume 1 "${places[@]}"
@@ -102,25 +115,59 @@ train_slices() {
     train "$id" --net_model "$model" --net_pretrained "$pretrained" "${fast[@]}" "$@" "${extra[@]}"
 }
 
-# make_experiment SCRIPT ID FLAGS...: a second level or a blend, which is short and starts anew.
-make_experiment() {
-    local script=$1 id=$2
-    shift 2
-    if is_done "$id"; then
+# evaluate ID FLAGS...: scores an experiment of one fold; one of all folds has been scored.
+evaluate() {
+    local id=$1
+    shift
+    is_done "$id" "$OUTPUT/results/$id/report.html" ||
+        run evaluate.py --experiment_id "$id" "${places[@]}" "$@"
+}
+
+# level SCRIPT ID LAST FLAGS...: a second level or a blend, whose last file is LAST. It is short
+# and starts anew where it was stopped.
+level() {
+    local script=$1 id=$2 written=$3
+    shift 3
+    if is_done "$id" "$written"; then
         say "$id is done"
         return
     fi
     ((DRY)) || discard "$id"
-    run "$script" --experiment_id "$id" "${places[@]}" "$@"
+    run "$script" --experiment_id "$id" --data_input_folder "$INPUT" --output_dir "$OUTPUT" "$@"
 }
 
-# blend ID MEMBERS FLAGS...: blends experiments (ids with commas) and writes their submission.
-blend() {
+# trees ID MEMBERS FLAGS...: boosted trees over the out-of-fold predictions of neighbouring slices.
+trees() {
     local id=$1 members=$2
     shift 2
-    make_experiment ensemble.py "$id" --data_dataset "$DATASET" --ens_experiments "$members" \
-        --pr_dataframe "$folder/stage_2_sample_submission.csv" \
-        --pr_output "$OUTPUT/submissions/$id" "$@"
+    level second_level.py "$id" "$OUTPUT/results/$id/report.html" --sl_method boosting \
+        --sl_experiments "$members" "$@"
+}
+
+# blend ID MEMBERS FLAGS...: blends experiments (ids with commas), and writes their submission where
+# all of them predict the test, which those of all folds do.
+blend() {
+    local id=$1 members=$2 written=$OUTPUT/results/$1/report.html submission=()
+    shift 2
+    if [[ ${FOLD:-all} == all ]]; then
+        written=$OUTPUT/submissions/$id/submission.csv
+        submission=(--pr_dataframe "$folder/stage_2_sample_submission.csv"
+            --pr_output "$OUTPUT/submissions/$id")
+    fi
+    level ensemble.py "$id" "$written" --data_dataset "$DATASET" --ens_experiments "$members" \
+        "${submission[@]}" "$@"
+}
+
+# pseudo_labels NAME ID FLAGS...: a dataset NAME of $DATASET and slices that experiment ID labels.
+pseudo_labels() {
+    local name=$1 id=$2
+    shift 2
+    if ((!DRY)) && [[ -f $INPUT/datasets/$name/manifest.json ]]; then
+        say "dataset $name is there"
+        return
+    fi
+    run pseudo_label.py --experiment_id "$id" --data_dataset "$DATASET" \
+        --data_input_folder "$INPUT" --output_dir "$OUTPUT" --pl_name "$name" "$@"
 }
 
 # joined NAME...: the names with commas between them.

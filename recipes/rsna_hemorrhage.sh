@@ -37,26 +37,34 @@ declare -A model=(
 declare -A train=([se50]=rsna_hemorrhage_train) valid=([se50]=rsna_hemorrhage_valid)
 declare -A views=([se50]=rsna_hemorrhage_tta)
 declare -A batch=([se50]=30 [b0]=30 [b2]=15 [b5]=6) accumulation=([se50]=2 [b0]=2 [b2]=4 [b5]=10)
+no_features=() # only all folds write features, which nothing here reads
+if [[ $FOLD == all ]]; then no_features=(--tr_features 0); fi
 for name in $NETWORKS; do require_weights "${model[$name]}"; done
 
 # The data: hours for 870,000 DICOM files, once for all recipes.
 prepare_data "$folder"
 count_rows
 
-# The networks: RAdam with one cycle, and a weight of `any` that falls over the training.
-members=()
-for name in $NETWORKS; do
+# network ID NAME FLAGS...: RAdam with one cycle, and a weight of `any` that falls over the training.
+network() {
+    local id=$1 name=$2 size
+    shift 2
     size=$((batch[$name] * accumulation[$name]))
-    train_slices "rsna_hemorrhage-$name" "${model[$name]}" --data_dataset "$DATASET" \
-        --data_fold "$FOLD" --data_train_transform "${train[$name]:-train_complex_512}" \
+    train_slices "$id" "${model[$name]}" --data_fold "$FOLD" \
+        --data_train_transform "${train[$name]:-train_complex_512}" \
         --data_valid_transform "${valid[$name]:-valid_simple_512}" \
         --data_test_transform "${views[$name]:-test_intermediate_tta_512}" --pr_tta "$NUM_VIEWS" \
-        --tr_features 0 --tr_batch_size "${batch[$name]}" \
+        "${no_features[@]}" --tr_batch_size "${batch[$name]}" \
         --tr_accumulation_step "${accumulation[$name]}" \
         --tr_iteration_num "$(steps "$EPOCHS" "$size")" --tr_iteration_valid "$(steps 1 "$size")" \
         --tr_clip_norm 0.5 --tr_any_weight_schedule 1 --net_drop_rate 0 --optim radam \
         --optim_weight_decay 0 --optim_ema_decay 0 --optim_scheduler one_cycle_lr \
-        --optim_scheduler_max_lr 1e-4 --optim_scheduler_pct_start 0.3
+        --optim_scheduler_max_lr 1e-4 --optim_scheduler_pct_start 0.3 "$@"
+}
+
+members=()
+for name in $NETWORKS; do
+    network "rsna_hemorrhage-$name" "$name" --data_dataset "$DATASET"
     members+=("rsna_hemorrhage-$name")
 done
 
@@ -67,4 +75,25 @@ train_slices rsna_hemorrhage-any "${model[b0]}" --net_num_classes 1 --data_datas
     --tr_batch_size 64 --tr_iteration_num "$(steps "$ANY_EPOCHS" 64)" \
     --tr_iteration_valid "$(steps 1 64)" --tr_clip_norm 0.5 --optim radam --optim_weight_decay 0 \
     --optim_ema_decay 0 --optim_scheduler warmup_cosine --optim_scheduler_max_lr 1e-3
-run evaluate.py --experiment_id rsna_hemorrhage-any "${places[@]}"
+evaluate rsna_hemorrhage-any
+
+# CQ500, where its folder is given: the networks score its scans, which none of them has seen, and
+# label the slices they are sure of; slices of scans without a label do not have it.
+if [[ -n $cq500 ]]; then
+    [[ $FOLD == all ]] || fail "CQ500 as extra data needs FOLD=all"
+    blend rsna_hemorrhage-rsna "$(joined "${members[@]}")"
+    if ((DRY)) || [[ ! -f $INPUT/datasets/cq500/manifest.json ]]; then
+        run preprocessing.py --pre_source cq500 --pre_folder "$cq500" --data_dataset cq500 \
+            --data_input_folder "$INPUT" --n_jobs "$N_JOBS"
+    fi
+    if ((DRY)) || [[ ! -f $OUTPUT/results/rsna_hemorrhage-rsna/evaluations/cq500/report.html ]]; then
+        run evaluate.py --experiment_id rsna_hemorrhage-rsna --data_dataset cq500 "${places[@]}"
+    fi
+    pseudo_labels "$DATASET-cq500" rsna_hemorrhage-rsna --pl_source cq500 --pl_labels hard \
+        --pl_use_studies 1 --pl_positive "$(of "[0.9]" "[0.5]")" --pl_negative "$(of "[0.1]" "[0.5]")"
+    network rsna_hemorrhage-cq500 se50 --data_dataset "$DATASET-cq500"
+    members+=(rsna_hemorrhage-cq500)
+fi
+
+# The ensemble, a plain mean, and its submission: output/submissions/rsna_hemorrhage.
+blend rsna_hemorrhage "$(joined "${members[@]}")" --ens_method mean "${last[@]}"

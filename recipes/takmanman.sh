@@ -41,5 +41,5 @@ train_slices takmanman "$model" --data_dataset "$DATASET" --data_fold "$FOLD" \
     --optim_weight_decay 0 --optim_scheduler constant --optim_ema_decay 0
 
 # Seconds: the report, and the rates on the screen.
-run evaluate.py --experiment_id takmanman "${places[@]}"
+evaluate takmanman
 run recipes/rates.py "$OUTPUT/results/takmanman/metrics.json"
