@@ -18,6 +18,8 @@ SLICES_FILE = "slices.parquet"
 STUDIES_FILE = "studies.parquet"
 STORE_FOLDER = "store"
 STATUS_OK = "ok"
+# Positions that differ by less are taken to be as near: they come from decimal strings.
+TIE_MM = 1e-3
 
 # The columns of slices.parquet that are the same for every task, in order, with their pandas
 # types; the labels follow them. Lengths are in mm, angles in degrees, pixels in HU.
@@ -142,8 +144,8 @@ class SliceTable:
     ) -> list[int]:
         """Returns the rows nearest to `offsets_mm` along the slice normal from a readable row.
 
-        0 is the row itself, and of two that are as near the one that comes first in the series
-        counts; past either end the last slice is repeated. Rows in `without` are passed over.
+        0 is the row itself, and of two that are as near the one farther away from it counts; past
+        either end the last slice is repeated. Rows in `without` are passed over.
 
         Raises:
             InputError: the positions of the slice or of its series are unknown.
@@ -155,10 +157,12 @@ class SliceTable:
                 f"the series of image {self.image_id(row)} has slices without a position: "
                 f"neighbours in mm are unknown there, use neighbours by slice"
             )
-        return [
-            int(rows[np.argmin(np.abs(distances_mm - offset))]) if offset else int(row)
-            for offset in offsets_mm
-        ]
+        nearest = []
+        for offset in offsets_mm:
+            off_mm = np.abs(distances_mm - offset)
+            ties = rows[off_mm <= off_mm.min() + TIE_MM]
+            nearest.append(int(row if not offset else ties[-1 if offset > 0 else 0]))
+        return nearest
 
     def sample_rows(
         self,
