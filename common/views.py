@@ -109,7 +109,10 @@ class ViewTransform:
         self.transform = transform
 
     def __call__(
-        self, image_hu: NDArray[Any], seed: int, header_window: ArrayLike | None = None
+        self,
+        image_hu: NDArray[Any],
+        seed: int,
+        header_window: Sequence[float] | NDArray[Any] | None = None,
     ) -> NDArray[Any]:
         """Returns the image that the transform makes of the view."""
         return self.transform(apply_view(self.view, image_hu), seed, header_window)
