@@ -414,6 +414,55 @@ class LRFinderConfig:
 
 
 @dataclass(frozen=True)
+class SecondLevelConfig:
+    """What second_level.py makes of the out-of-fold predictions of slice experiments."""
+
+    sl_method: Literal["smooth", "boosting"] = "smooth"
+    """smooth: a moving average along the series, its width chosen per label on the other folds;
+    boosting: gradient-boosted trees (LightGBM) over the predictions of neighbouring slices."""
+    sl_experiments: list[str] = field(default_factory=list)
+    """Experiments below it, such as [0003] or [0003,0004]: trained with --data_fold all on one
+    dataset."""
+    sl_smooth_kernel: Literal["gaussian", "uniform", "exponential"] = "gaussian"
+    """Weights of the moving average by distance."""
+    sl_smooth_unit: Literal["slices", "mm"] = "slices"
+    """Unit of its widths: slices, or mm along the slice normal."""
+    sl_smooth_space: Literal["probabilities", "logits"] = "probabilities"
+    """What is averaged."""
+    sl_smooth_widths: list[float] = field(
+        default_factory=lambda: [0.4, 0.55, 0.7, 0.85, 1.0, 1.25, 1.5, 2.0, 3.0]
+    )
+    """Widths to choose from: the standard deviation of gaussian, the reach to each side of uniform,
+    the distance at which exponential has fallen to 1/e. None at all (0) is always among them."""
+    sl_neighbors: int = 9
+    """boosting: slices on each side whose predictions the trees see."""
+    sl_rounds: int = 400
+    """boosting: trees per label and fold, at most."""
+    sl_patience: int = 30
+    """boosting: rounds without improvement in a cross-validation within the training folds after
+    which the number of trees is settled (0: always sl_rounds)."""
+    sl_learning_rate: float = 0.03
+    """boosting: learning rate of the trees."""
+    sl_num_leaves: int = 15
+    """boosting: leaves of a tree."""
+    sl_min_leaf: int = 40
+    """boosting: the fewest slices in a leaf."""
+
+    def __post_init__(self) -> None:
+        ids = self.sl_experiments
+        valid = all(re.fullmatch(r"[A-Za-z0-9_-]+", name) for name in ids)
+        require(self, "sl_experiments", valid, "ids of experiments, such as [0003,0004]")
+        require(self, "sl_experiments", len(set(ids)) == len(ids), "different experiments")
+        widths = self.sl_smooth_widths
+        rule = "some widths, each greater than 0"
+        require(self, "sl_smooth_widths", widths and min(widths) > 0, rule)
+        at_least(self, 0, "sl_neighbors", "sl_patience")
+        at_least(self, 1, "sl_rounds", "sl_min_leaf")
+        at_least(self, 2, "sl_num_leaves")
+        require(self, "sl_learning_rate", self.sl_learning_rate > 0, "greater than 0")
+
+
+@dataclass(frozen=True)
 class CallbackConfig:
     """What can be watched while training."""
 
@@ -478,6 +527,7 @@ GROUPS: dict[str, type] = {
     "training": TrainingConfig,
     "prediction": PredictionConfig,
     "lr_finder": LRFinderConfig,
+    "second_level": SecondLevelConfig,
     "callbacks": CallbackConfig,
     "monitor": MonitorConfig,
 }
@@ -509,6 +559,7 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     prediction: PredictionConfig = field(default_factory=PredictionConfig)
     lr_finder: LRFinderConfig = field(default_factory=LRFinderConfig)
+    second_level: SecondLevelConfig = field(default_factory=SecondLevelConfig)
     callbacks: CallbackConfig = field(default_factory=CallbackConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     given: frozenset[str] = frozenset()

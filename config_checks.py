@@ -73,6 +73,16 @@ EFFECTIVE_WHEN = {
         "--optim_ema_decay or --optim_swa_enabled 1",
         lambda flags: flags["optim_ema_decay"] > 0 or flags["optim_swa_enabled"] == 1,
     ),
+    **{
+        name: _needs("sl_method", "smooth")
+        for name in ("sl_smooth_kernel", "sl_smooth_unit", "sl_smooth_space", "sl_smooth_widths")
+    },
+    **{
+        name: _needs("sl_method", "boosting")
+        for name in ("sl_neighbors", "sl_rounds", "sl_patience", "sl_learning_rate")
+    },
+    "sl_num_leaves": _needs("sl_method", "boosting"),
+    "sl_min_leaf": _needs("sl_method", "boosting"),
     "tr_focal_gamma": _needs("tr_loss", "focal"),
     "data_transform_device": (
         "a GPU for the network (--device is cpu)",
