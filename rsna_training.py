@@ -1,6 +1,7 @@
 """One training from its flags: new or resumed, fitted, and its results written."""
 
 import contextlib
+import importlib.util
 import logging
 import signal
 from collections.abc import Iterator, Sequence
@@ -41,11 +42,39 @@ from rsna_tracking import require_clients, tracking
 
 logger = logging.getLogger(__name__)
 
+# Prefix of --net_model -> the class of its training, where it is not a network of single slices.
+TRAININGS = {
+    "study-": "rsna_study_training:RSNAStudyTraining",
+    "joint-": "rsna_joint_training:RSNAJointTraining",
+    "volume-": "rsna_volume_training:RSNAVolumeTraining",
+}
+
+
+def training_class(config: Config) -> "type[RSNATraining]":
+    """Returns the class that trains what --net_model names; resumed: what the run recorded.
+
+    Raises:
+        InputError: a kind of network that this version does not have.
+    """
+    if config.training.tr_resume:
+        config = resumed_config(config)
+    name = config.network.net_model
+    place = next((place for prefix, place in TRAININGS.items() if name.startswith(prefix)), None)
+    if place is None:
+        return RSNATraining
+    module, class_name = place.split(":")
+    if importlib.util.find_spec(module) is None:
+        raise InputError(f"--net_model {name}: this kind of network is not there yet")
+    found: type[RSNATraining] = getattr(importlib.import_module(module), class_name)
+    return found
+
 
 class RSNATraining:
     """A training that can be run once.
 
-    Everything that can be refused is refused here, before a folder is made.
+    Everything that can be refused is refused here, before a folder is made. `training_class` knows
+    the subclasses, each an override of the hooks `_create_model`, `_load_data`, `_make_sampler`,
+    `_make_network`, `_statistics_loader`, `_write_predictions` and `_predictor`.
 
     Args:
         config: the flags; those of a resumed run are completed from what it recorded.

@@ -10,9 +10,9 @@ def main() -> None:
     """Trains, and prints the id of the experiment on stdout; all else goes to stderr."""
     log_to_console()
     config = parse_config(__doc__ or "", GROUPS)
-    from rsna_training import RSNATraining
+    from rsna_training import training_class
 
-    training = RSNATraining(config)
+    training = training_class(config)(config)
     experiment = training.run()
     if training.processes.is_main:
         print(experiment.id)
