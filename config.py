@@ -420,8 +420,8 @@ class SecondLevelConfig:
     sl_method: Literal["smooth", "boosting"] = "smooth"
     """smooth: a moving average along the series, its width chosen per label on the other folds;
     boosting: gradient-boosted trees (LightGBM) over the predictions of neighbouring slices."""
-    sl_experiments: list[str] = field(default_factory=list)
-    """Experiments below it, such as [0003] or [0003,0004]: trained with --data_fold all on one
+    sl_experiments: str = ""
+    """Experiments below it, such as 0003 or 0003,0004: trained with --data_fold all on one
     dataset."""
     sl_smooth_kernel: Literal["gaussian", "uniform", "exponential"] = "gaussian"
     """Weights of the moving average by distance."""
@@ -449,9 +449,9 @@ class SecondLevelConfig:
     """boosting: the fewest slices in a leaf."""
 
     def __post_init__(self) -> None:
-        ids = self.sl_experiments
+        ids = self.experiment_ids
         valid = all(re.fullmatch(r"[A-Za-z0-9_-]+", name) for name in ids)
-        require(self, "sl_experiments", valid, "ids of experiments, such as [0003,0004]")
+        require(self, "sl_experiments", valid, "ids of experiments, such as 0003,0004")
         require(self, "sl_experiments", len(set(ids)) == len(ids), "different experiments")
         widths = self.sl_smooth_widths
         rule = "some widths, each greater than 0"
@@ -460,6 +460,11 @@ class SecondLevelConfig:
         at_least(self, 1, "sl_rounds", "sl_min_leaf")
         at_least(self, 2, "sl_num_leaves")
         require(self, "sl_learning_rate", self.sl_learning_rate > 0, "greater than 0")
+
+    @property
+    def experiment_ids(self) -> list[str]:
+        """The ids that sl_experiments names."""
+        return self.sl_experiments.split(",") if self.sl_experiments else []
 
 
 @dataclass(frozen=True)

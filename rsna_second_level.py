@@ -80,14 +80,14 @@ class SecondLevel:
     def __init__(self, config: Config) -> None:
         flags = config.second_level
         if not flags.sl_experiments:
-            raise InputError("--sl_experiments is missing: say which experiments, such as [0003]")
+            raise InputError("--sl_experiments is missing: say which, such as 0003,0004")
         if flags.sl_method == "boosting":
             require_lightgbm("--sl_method boosting")
         for name in sorted(config.given - set(config.second_level.__dict__) - _OWN_FLAGS):
             logger.warning("--%s has no effect: it is as in the experiments below", name)
         if config.general.experiment_id is not None:
             Experiment.refuse_existing(_results(config), config.general.experiment_id)
-        self.members = [_read_member(config, name) for name in flags.sl_experiments]
+        self.members = [_read_member(config, name) for name in flags.experiment_ids]
         first = self.members[0]
         _require_alike(self.members)
         self.config = _own_config(config, first.config)

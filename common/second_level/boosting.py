@@ -195,7 +195,8 @@ def label_features(inputs: LevelInputs, label: int, num_neighbors: int) -> NDArr
         columns += [means[:, column] for column in (label, *others)]
         own_probability = probabilities[:, [label]]
         columns += [
-            sequences.series_statistic(own_probability, name)[:, 0] for name in ("max", "std")
+            sequences.series_statistic(own_probability, "max")[:, 0],
+            sequences.series_statistic(own_probability, "std")[:, 0],
         ]
     columns += [
         sequences.places,
@@ -239,7 +240,7 @@ def _fit_label(
             (np.flatnonzero(folds != fold), np.flatnonzero(folds == fold))
             for fold in sorted(set(folds.tolist()))
         ]
-        curves = lightgbm.cv(
+        curves: Any = lightgbm.cv(
             parameters,
             lightgbm.Dataset(values, targets),
             num_boost_round=num_rounds,

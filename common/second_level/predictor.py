@@ -148,8 +148,8 @@ class SecondLevelPredictor(AbstractPredictor):
 
 def mean_of_levels(levels: Mapping[int, Level], inputs: LevelInputs) -> NDArray[np.float32]:
     """Returns the mean over folds of the logits (n, labels) that their second levels give."""
-    logits = [level.predict(inputs) for level in levels.values()]
-    return np.mean(logits, axis=0, dtype=np.float64).astype(np.float32)
+    logits = np.stack([level.predict(inputs) for level in levels.values()]).astype(np.float64)
+    return np.asarray(logits.mean(axis=0), dtype=np.float32)
 
 
 def whole_series(table: SliceTable, rows: NDArray[np.int64]) -> NDArray[np.int64]:

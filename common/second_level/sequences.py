@@ -1,5 +1,7 @@
 """Values of slices laid out series by series, so that neighbours are found for all at once."""
 
+from typing import Literal
+
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
@@ -57,8 +59,10 @@ class SliceSequences:
         """
         return np.abs(self._shift(self._positions_mm, offset) - self._positions_mm)[self._slots]
 
-    def series_statistic(self, values: ArrayLike, name: str) -> NDArray[np.floating]:
-        """Returns a statistic of the values (n, k) over the series of each row: mean, max, std."""
+    def series_statistic(
+        self, values: ArrayLike, name: Literal["mean", "max", "std"]
+    ) -> NDArray[np.floating]:
+        """Returns a statistic of the values (n, k) over the series of each row."""
         frame = pd.DataFrame(np.asarray(values))
         grouped = frame.groupby(self.series)
         if name == "std":
