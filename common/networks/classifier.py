@@ -80,11 +80,17 @@ class ImageClassifierNetwork(AbstractNetwork):
 
     def _loss(self, batch: Mapping[str, Tensor], smoothing: float) -> StepOutput:
         logits, labels = self.forward(batch["image"]), batch["labels"]
+        return self._loss_of(logits, labels, batch["index"], smoothing)
+
+    def _loss_of(
+        self, logits: Tensor, labels: Tensor, index: Tensor, smoothing: float
+    ) -> StepOutput:
+        """The loss of logits (samples, labels) of the samples `index`."""
         smoothed = labels * (1 - smoothing) + smoothing / 2
         weights = self.loss_weights()
         if self.focal_gamma is None:
             loss_sum, num_terms = weighted_bce_sum(logits, smoothed, weights)
         else:
             loss_sum, num_terms = weighted_focal_sum(logits, smoothed, weights, self.focal_gamma)
-        outputs = {"logits": logits.detach(), "labels": labels, "index": batch["index"]}
+        outputs = {"logits": logits.detach(), "labels": labels, "index": index}
         return StepOutput(loss_sum, num_terms, outputs)
