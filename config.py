@@ -86,9 +86,26 @@ class DataConfig:
     data_transform_device: Literal["cpu", "cuda", "auto"] = "cpu"
     """Where training images are made of HU: cuda makes them in batches on the GPU that the network
     runs on, auto does so where it runs on one. Validation and prediction make theirs on the CPU."""
+    data_features: str | None = None
+    """Study networks: the slice experiments (of --data_fold all) that they see the outputs of, such
+    as 0003 or 0003,0004."""
+    data_study_thin: float = 0.25
+    """Study networks: share of series of which training leaves every second slice out."""
+    data_study_reverse: float = 0.5
+    """Study networks: share of series that training sees from the other end."""
+    data_study_crop: int = 0
+    """Study networks: the most slices of a series in a training sample (0: all)."""
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "data_img_size")
+        at_least(self, 0, "data_img_size", "data_study_crop")
+        between(self, 0, 1, "data_study_thin", "data_study_reverse")
+        require(
+            self,
+            "data_features",
+            self.data_features is None
+            or re.fullmatch(r"[A-Za-z0-9_-]+(,[A-Za-z0-9_-]+)*", self.data_features),
+            "ids of experiments with commas between them, such as 0003,0004",
+        )
         at_least(self, 1, "data_sampler_num_slices")
         start, end = self.data_sampler_pos_start, self.data_sampler_pos_end
         require(self, "data_sampler_pos_start", 0 < start < 1, "greater than 0, less than 1")
@@ -192,7 +209,9 @@ class NetworkConfig:
     """Which network is trained, and from which weights."""
 
     net_model: str = "tf_efficientnet_lite0"
-    """rsna-<family>-<variant>, such as rsna-seresnext-50.32.4d, or the name of any timm model."""
+    """rsna-<family>-<variant>, such as rsna-seresnext-50.32.4d, or the name of any timm model; or
+    study-bigru, study-lstm, study-first_place, study-transformer over the outputs of slice
+    experiments (--data_features)."""
     net_pretrained: Switch = 1
     """1: start from ImageNet weights; 0: from random ones."""
     net_weight_file: str | None = None
@@ -203,9 +222,39 @@ class NetworkConfig:
     """Dropout before the last layer."""
     net_drop_path_rate: float = 0.0
     """Stochastic depth, for backbones that have it."""
+    net_study_inputs: Literal["logits", "both"] = "logits"
+    """What a study network sees of a slice beside gaps and rank: the logits of the slice networks,
+    or their features too."""
+    net_study_dim: int = 128
+    """Study networks: channels of a slice between layers."""
+    net_study_hidden: int = 96
+    """Study networks: units of each direction of a GRU or LSTM."""
+    net_study_layers: int = 2
+    """Study networks: recurrent or attention layers."""
+    net_study_heads: int = 4
+    """study-transformer: attention heads."""
+    net_study_feature_drop: float = 0.5
+    """Study networks: share of the features that training leaves out, the same in all slices of a
+    series."""
+    net_study_metadata: Switch = 1
+    """1: study networks see z-gap, position, rank and number of slices."""
+    net_study_auxiliary: float = 1.0
+    """study-first_place: weight of the loss of the first stage."""
 
     def __post_init__(self) -> None:
         between(self, 0, 1, "net_drop_rate", "net_drop_path_rate")
+        at_least(self, 1, "net_study_hidden", "net_study_layers", "net_study_heads")
+        at_least(self, 1, "net_study_dim")
+        at_least(self, 0, "net_study_auxiliary")
+        inside = 0 <= self.net_study_feature_drop < 1
+        require(self, "net_study_feature_drop", inside, "at least 0, less than 1")
+        require(
+            self,
+            "net_study_dim",
+            self.net_model != "study-transformer"
+            or self.net_study_dim % (4 * self.net_study_heads) == 0,
+            f"a multiple of 4 x --net_study_heads ({self.net_study_heads})",
+        )
         require(
             self,
             "net_num_classes",

@@ -20,6 +20,31 @@ def _needs(name: str, *values: Any) -> tuple[str, Callable[[dict[str, Any]], boo
     return f"--{name} {words}", lambda flags: flags[name] in values
 
 
+def _needs_model(*prefixes: str) -> tuple[str, Callable[[dict[str, Any]], bool]]:
+    """An entry of EFFECTIVE_WHEN: --net_model has to begin with one of the prefixes."""
+    words = " or ".join(f"{prefix}..." for prefix in prefixes)
+    return f"--net_model {words}", lambda flags: flags["net_model"].startswith(prefixes)
+
+
+_STUDY = "study-"
+_FROM_IMAGES = (
+    f"a --net_model that sees images, not {_STUDY}...",
+    lambda flags: not flags["net_model"].startswith(_STUDY),
+)
+_FROM_FEATURES = (
+    "--net_model study-... and --net_study_inputs both",
+    lambda flags: flags["net_model"].startswith(_STUDY) and flags["net_study_inputs"] == "both",
+)
+_IMAGE_FLAGS = (
+    *("data_train_transform", "data_valid_transform", "data_test_transform", "data_img_size"),
+    *("net_pretrained", "net_drop_path_rate"),
+)
+_STUDY_FLAGS = (
+    *("data_features", "data_study_thin", "data_study_reverse", "data_study_crop"),
+    *("net_study_inputs", "net_study_dim", "net_study_layers", "net_study_metadata"),
+)
+
+
 def _makes_folds(flags: dict[str, Any]) -> bool:
     return flags["pre_fold_by"] == "patient" and flags["pre_check"] == 0
 
@@ -44,6 +69,12 @@ EFFECTIVE_WHEN = {
     "pre_export": _needs("pre_check", 0),
     "pre_export_folder": _needs("pre_export", "npy", "png"),
     "pre_export_windows": _needs("pre_export", "png"),
+    **dict.fromkeys(_IMAGE_FLAGS, _FROM_IMAGES),
+    **dict.fromkeys(_STUDY_FLAGS, _needs_model(_STUDY)),
+    "net_study_hidden": _needs_model("study-bigru", "study-lstm", "study-first_place"),
+    "net_study_heads": _needs_model("study-transformer"),
+    "net_study_auxiliary": _needs_model("study-first_place"),
+    "net_study_feature_drop": _FROM_FEATURES,
     "data_sampler_pos_start": _needs("data_sampler", "pos_range"),
     "data_sampler_pos_end": _needs("data_sampler", "pos_range"),
     "data_sampler_num_slices": _needs("data_sampler", "slices_per_study"),
@@ -125,11 +156,29 @@ def refuse_unusable(config: "Config") -> None:
         raise InputError("--data_fold all is not there yet: give the number of one fold")
     if config.training.tr_resume and config.general.experiment_id is None:
         raise InputError("--tr_resume 1 needs --experiment_id: say which experiment goes on")
+    _refuse_study(config)
     optim, num_steps = config.optimizer, config.training.tr_iteration_num
     if optim.optim_swa_enabled and optim.optim_swa_start >= num_steps:
         raise InputError(
             f"--optim_swa_start {optim.optim_swa_start}: must be less than --tr_iteration_num "
             f"{num_steps}, or nothing is averaged"
+        )
+
+
+def _refuse_study(config: "Config") -> None:
+    """Raises InputError where the flags of a study network contradict each other."""
+    name = config.network.net_model
+    if not name.startswith(_STUDY) or config.training.tr_resume:
+        return
+    if config.data.data_features is None:
+        raise InputError(
+            f"--net_model {name} needs --data_features: say which slice experiments it sees the "
+            f"outputs of, such as 0003"
+        )
+    if config.data.data_sampler is not None:
+        raise InputError(
+            f"--data_sampler {config.data.data_sampler}: draws slices, but --net_model {name} sees "
+            f"whole series: leave the flag out"
         )
 
 

@@ -71,16 +71,8 @@ def load_data(config: Config, mean: Sequence[float], std: Sequence[float]) -> RS
         InputError: no such dataset, fold or transform, or a validation transform that is random.
     """
     table = SliceTable.load(config.dataset_folder)
-    fold = config.data.data_fold
-    assert isinstance(fold, int)
-    folds = read_folds(folds_path(config.dataset_folder, fold))
+    train_rows, valid_rows = fold_rows(config, table)
     label_names = TASKS[config.network.net_num_classes].label_names
-    train_rows, valid_rows = split_rows(table, folds, fold, label_names)
-    if config.general.dev_enabled:
-        num_valid = max(1, config.general.dev_num_studies // 4)
-        num_train = max(1, config.general.dev_num_studies - num_valid)
-        train_rows = _limit_studies(table, train_rows, num_train, config.general.seed)
-        valid_rows = _limit_studies(table, valid_rows, num_valid, config.general.seed)
     size = config.data.data_img_size
     transforms = [
         find_transform(flag, getattr(config.data, flag), size, mean, std)
@@ -91,6 +83,25 @@ def load_data(config: Config, mean: Sequence[float], std: Sequence[float]) -> RS
     train = RSNADataset(table, train_rows, transforms[0], seed, label_names)
     valid = RSNADataset(table, valid_rows, transforms[1], seed, label_names)
     return RSNAData(train, valid, training_prior(train.labels), transforms[2])
+
+
+def fold_rows(config: Config, table: SliceTable) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the rows to train on and those to validate on, dev mode considered.
+
+    Raises:
+        InputError: no such fold, or one without slices on a side.
+    """
+    fold = config.data.data_fold
+    assert isinstance(fold, int)
+    folds = read_folds(folds_path(config.dataset_folder, fold))
+    label_names = TASKS[config.network.net_num_classes].label_names
+    train_rows, valid_rows = split_rows(table, folds, fold, label_names)
+    if config.general.dev_enabled:
+        num_valid = max(1, config.general.dev_num_studies // 4)
+        num_train = max(1, config.general.dev_num_studies - num_valid)
+        train_rows = _limit_studies(table, train_rows, num_train, config.general.seed)
+        valid_rows = _limit_studies(table, valid_rows, num_valid, config.general.seed)
+    return train_rows, valid_rows
 
 
 def draw_subset(dataset: RSNADataset, num_studies: int, seed: int) -> RSNADataset:

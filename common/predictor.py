@@ -34,6 +34,7 @@ from common.predictions import Calibration, prior_logits
 from common.slices import SliceTable
 from common.store import UnreadableSlice
 from common.transforms import SampleTransform
+from common.views import PLAIN, RANDOM, LogitMean, Mean, ViewTransform, random_number
 
 logger = logging.getLogger(__name__)
 
@@ -58,10 +59,13 @@ class RowLogits:
     Attributes:
         logits: float32 (n, labels), the mean over views; the prior's where nothing could be read.
         unreadable: bool (n,): the rows that have the prior.
+        features: float16 (n, dim), the mean over views, 0 where nothing could be read; None where
+            they were not asked for.
     """
 
     logits: NDArray[np.float32]
     unreadable: NDArray[np.bool_]
+    features: NDArray[np.float16] | None = None
 
 
 class AbstractPredictor(ABC):
@@ -109,6 +113,9 @@ class AbstractPredictor(ABC):
         seed: int = 0,
         device: torch.device | str = "cpu",
         on_batch: Callable[[int], object] | None = None,
+        views: Sequence[str] = (PLAIN,),
+        mean: Mean = "logits",
+        with_features: bool = False,
     ) -> RowLogits:
         """Returns the logits of rows of a slice table, in their order.
 
@@ -119,10 +126,14 @@ class AbstractPredictor(ABC):
             rows: int (n,), rows of the table, readable or not.
             batch_size: slices that go through a network at once.
             num_workers: processes that read and transform.
-            num_views: extra views of test-time augmentation.
-            seed: of those views; a view of an image depends on it, the view and the image id.
+            num_views: random views beside `views`: these are random_1, random_2, ...
+            seed: of random views; one of an image depends on it, the view and the image id.
             device: where networks run.
             on_batch: told the number of slices done with each batch, all views counted.
+            views: what is averaged, by name; see `common.views`. `(PLAIN,)` is what validation
+                sees.
+            mean: whether logits or probabilities are averaged over the views.
+            with_features: whether features are wanted; InputError where there are none.
         """
 
 
@@ -223,36 +234,52 @@ class Predictor(AbstractPredictor):
         seed: int = 0,
         device: torch.device | str = "cpu",
         on_batch: Callable[[int], object] | None = None,
+        views: Sequence[str] = (PLAIN,),
+        mean: Mean = "logits",
+        with_features: bool = False,
     ) -> RowLogits:
-        """Returns the logits of rows, averaged over the plain view and `num_views` seeded draws of
-        the test-time transform; see the base.
-        """
+        """Returns the logits of rows, averaged over the views; see the base."""
         keep_freed_memory()
         rows = np.asarray(rows, dtype=np.int64)
-        if num_views and self.tta_transform is None:
-            raise InputError(f"--pr_tta {num_views}: this predictor has no test-time transform")
+        names = [*views, *(f"{RANDOM}{number}" for number in range(1, num_views + 1))]
+        transforms = [self._view_transform(name) for name in names]
         readable: NDArray[np.bool_] = table.readable[rows].copy()
-        total = np.zeros((len(rows), len(self.label_names)))
         settings = FitSettings(iteration_num=0, channels_last=True, device=torch.device(device))
-        network = ImageClassifierNetwork(self.network, settings, self.label_weights)
-        for view in range(1 + num_views):
-            transform = self.tta_transform if view else self.transform
-            assert transform is not None
+        network = ImageClassifierNetwork(
+            self.network, settings, self.label_weights, with_features=with_features
+        )
+        total, features = LogitMean(mean), _FeatureMean(len(rows))
+        for name, transform in zip(names, transforms, strict=True):
             indices = np.flatnonzero(readable)
             dataset = _PredictionDataset(
-                table, rows[indices], transform, (), self.slice_offsets, seed, view
+                table, rows[indices], transform, (), self.slice_offsets, seed, random_number(name)
             )
             loader = make_loader(dataset, batch_size, num_workers)
             was_read: list[NDArray[np.bool_]] = []
             outputs = network.predict(cast(DataLoader, _watched(loader, was_read, on_batch)))
+            logits = np.zeros((len(rows), len(self.label_names)))
             if len(indices):
-                total[indices] += outputs["logits"]
+                logits[indices] = outputs["logits"]
                 readable[indices] = np.concatenate(was_read)
-        if not np.isfinite(total[readable]).all():
+                if with_features:
+                    features.add(indices, outputs["features"])
+            total.add(logits)
+        values = total.result()
+        if not np.isfinite(values[readable]).all():
             raise InputError("the network gives logits that are not finite: its weights are bad")
-        total[readable] /= 1 + num_views
-        total[~readable] = prior_logits(self.prior, self.calibration)
-        return RowLogits(total.astype(np.float32), ~readable)
+        values[~readable] = prior_logits(self.prior, self.calibration)
+        found = features.result(readable) if with_features else None
+        return RowLogits(values.astype(np.float32), ~readable, found)
+
+    def _view_transform(self, view: str) -> Any:
+        """What makes the images of a view; InputError where this predictor can't have it."""
+        if random_number(view):
+            if self.tta_transform is None:
+                raise InputError(f"--pr_tta: this predictor has no test-time transform for {view}")
+            return self.tta_transform
+        if view == "swap" and len(self.slice_offsets) == 1:
+            raise InputError("--pr_tta_views swap: this network sees one slice and no neighbours")
+        return self.transform if view == PLAIN else ViewTransform(view, self.transform)
 
     def _to_json(self) -> dict[str, Any]:
         calibration = self.calibration
@@ -304,6 +331,28 @@ class _PredictionDataset(ImageClassificationDataset):
             image = torch.from_numpy(self.transform(air_hu, seed))
             labels = torch.from_numpy(self.labels[index])
             return {"image": image, "labels": labels, "index": index, "readable": False}
+
+
+class _FeatureMean:
+    """The mean of features (n, dim) over views, 0 for rows without any."""
+
+    def __init__(self, num_rows: int) -> None:
+        self.num_rows = num_rows
+        self._total: NDArray[np.float32] | None = None
+        self._num = 0
+
+    def add(self, indices: NDArray[np.int64], features: NDArray[np.float32]) -> None:
+        if self._total is None:
+            self._total = np.zeros((self.num_rows, features.shape[1]), np.float32)
+        self._total[indices] += features
+        self._num += 1
+
+    def result(self, readable: NDArray[np.bool_]) -> NDArray[np.float16]:
+        if self._total is None:
+            raise InputError("no slice can be read: there are no features")
+        mean = self._total / np.float32(self._num)
+        mean[~readable] = 0
+        return mean.astype(np.float16)
 
 
 def _watched(

@@ -26,6 +26,8 @@ class ImageClassifierNetwork(AbstractNetwork):
         label_smoothing: training labels y become y (1 - s) + s / 2.
         focal_gamma: gamma of the focal loss; None for cross-entropy.
         sample_ids: names of the training samples by index, for messages.
+        with_features: predictions hold the pooled `features` (batch, dim) too; for models that are
+            an `AbstractModel`.
         batch_transform: makes the images of batches that hold `draws`, on the device, of `image`
             and `draws`; see `common.transforms.device.DeviceTransform`.
     """
@@ -39,6 +41,7 @@ class ImageClassifierNetwork(AbstractNetwork):
         focal_gamma: float | None = None,
         sample_ids: Sequence[str] = (),
         batch_transform: Callable[[Tensor, np.ndarray], Tensor] | None = None,
+        with_features: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(model, settings, **options)
@@ -47,6 +50,7 @@ class ImageClassifierNetwork(AbstractNetwork):
         self.focal_gamma = focal_gamma
         self.sample_ids = sample_ids
         self.batch_transform = batch_transform
+        self.with_features = with_features
 
     def to_device(self, batch: Any) -> Any:
         """The batch on the device, its images made there where the loader left that to do."""
@@ -68,7 +72,12 @@ class ImageClassifierNetwork(AbstractNetwork):
 
     def prediction_step(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Outputs are `logits` (batch, labels) and `index` (batch,)."""
-        return {"logits": self.forward(batch["image"]), "index": batch["index"]}
+        if not self.with_features:
+            return {"logits": self.forward(batch["image"]), "index": batch["index"]}
+        model: Any = self.model
+        features = model.forward_features(batch["image"])
+        logits = model.forward_head(features)
+        return {"logits": logits, "features": features, "index": batch["index"]}
 
     def batch_ids(self, batch: Mapping[str, Tensor]) -> list[str]:
         """The names of the samples, where they were given."""
@@ -80,11 +89,17 @@ class ImageClassifierNetwork(AbstractNetwork):
 
     def _loss(self, batch: Mapping[str, Tensor], smoothing: float) -> StepOutput:
         logits, labels = self.forward(batch["image"]), batch["labels"]
+        return self._loss_of(logits, labels, batch["index"], smoothing)
+
+    def _loss_of(
+        self, logits: Tensor, labels: Tensor, index: Tensor, smoothing: float
+    ) -> StepOutput:
+        """The loss of logits (samples, labels) of the samples `index`."""
         smoothed = labels * (1 - smoothing) + smoothing / 2
         weights = self.loss_weights()
         if self.focal_gamma is None:
             loss_sum, num_terms = weighted_bce_sum(logits, smoothed, weights)
         else:
             loss_sum, num_terms = weighted_focal_sum(logits, smoothed, weights, self.focal_gamma)
-        outputs = {"logits": logits.detach(), "labels": labels, "index": batch["index"]}
+        outputs = {"logits": logits.detach(), "labels": labels, "index": index}
         return StepOutput(loss_sum, num_terms, outputs)

@@ -148,3 +148,50 @@ def test_unusable_folders_are_the_users_to_put_right(tmp_path):
     weights.unlink()
     with pytest.raises(InputError, match="missing"):
         load_predictor(tmp_path, build_network)
+
+
+class Featured(torch.nn.Module):
+    """The network of the factory in two parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        whole = build_network({"in_chans": 3, "num_classes": 6, "seed": 5})
+        self.body, self.head = whole[:-1], whole[-1]
+
+    def forward_features(self, images):
+        return self.body(images)
+
+    def forward_head(self, features):
+        return self.head(features)
+
+    def forward(self, images):
+        return self.forward_head(self.forward_features(images))
+
+
+def test_features_are_what_the_last_layer_sees(table, all_rows):
+    predictor = make_predictor(network=Featured())
+    plain = predictor.predict_rows(table, all_rows)
+    assert plain.features is None
+    result = predictor.predict_rows(table, all_rows, with_features=True)
+    np.testing.assert_array_equal(result.logits, plain.logits)
+    assert (result.features.dtype, result.features.shape) == (np.float16, (len(table), 4))
+    readable = ~result.unreadable
+    with torch.inference_mode():
+        logits = predictor.network.head(torch.from_numpy(result.features.astype(np.float32)))
+    np.testing.assert_allclose(logits[readable], result.logits[readable], atol=2e-3)
+    assert (result.features[~readable] == 0).all()
+
+
+def test_features_of_several_views_are_their_mean(table):
+    rows = np.array([2, 0, 9])
+    predictor = make_predictor(network=Featured())
+    single = [
+        predictor.predict_rows(table, rows, views=(view,), with_features=True)
+        for view in ("plain", "flip_ud")
+    ]
+    both = predictor.predict_rows(table, rows, views=("plain", "flip_ud"), with_features=True)
+    assert np.abs(single[0].features - single[1].features).max() > 1e-4
+    mean = (single[0].features.astype(float) + single[1].features) / 2
+    np.testing.assert_allclose(both.features, mean, atol=1e-3)
+    mean = (single[0].logits.astype(float) + single[1].logits) / 2
+    np.testing.assert_allclose(both.logits, mean, atol=1e-6)

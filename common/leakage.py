@@ -1,0 +1,128 @@
+"""Leaks between what a model has seen and what it is scored on, each found by a check.
+
+No row's features, predictions or calibration may come from a model that was trained on any row of
+its patient. Messages count patients and rows, and name none.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from common.errors import InputError
+
+Ids = Sequence[str] | pd.Series | NDArray[Any]
+
+
+def folds_digest(folds: pd.DataFrame) -> str:
+    """Returns the SHA-256 of a fold table, whatever the order of its rows.
+
+    Args:
+        folds: image_id and fold, or image_id and sample_type (`common.folds.read_folds`).
+    """
+    side = "fold" if "fold" in folds else "sample_type"
+    lines = (folds["image_id"].astype(str) + "," + folds[side].astype(str)).sort_values()
+    digest = hashlib.sha256()
+    for start in range(0, len(lines), 10_000):
+        digest.update("".join(f"{line}\n" for line in lines.iloc[start : start + 10_000]).encode())
+    return digest.hexdigest()
+
+
+def require_disjoint_patients(trained: pd.Series, validated: pd.Series, where: str) -> None:
+    """Raises InputError where a patient is both trained and validated on.
+
+    Args:
+        trained, validated: patient ids of the rows on either side; missing ones are passed over.
+        where: the split, such as `fold 0`.
+    """
+    shared = _unique(trained).intersection(_unique(validated))
+    if len(shared):
+        raise InputError(
+            f"{len(shared)} patients are on both sides of {where}: make the folds again "
+            f"by patient (preprocessing.py), or correct the given file"
+        )
+
+
+def require_same_folds(what: str, made_with: str | None, folds: pd.DataFrame) -> None:
+    """Raises InputError unless `what` was made with this fold table.
+
+    Args:
+        what: the features or predictions, such as `features of experiment 0003`.
+        made_with: the digest of the fold table that they were made with; None where unknown.
+        folds: the fold table of the dataset now.
+    """
+    if made_with != folds_digest(folds):
+        raise InputError(
+            f"{what} were made with {'unknown' if made_with is None else 'other'} folds than the "
+            f"dataset has now: their models may have seen any patient; restore folds.csv, or "
+            f"train that experiment again"
+        )
+
+
+def require_unseen_features(
+    what: str, image_ids: Ids, row_folds: Ids, made_with: str | None, folds: pd.DataFrame
+) -> None:
+    """Raises InputError where features or predictions come from a model that saw the patient.
+
+    A row must be of the fold that validates its patient: the models of all other folds were
+    trained on that patient.
+
+    Args:
+        what: the rows, such as `features of experiment 0003`.
+        image_ids: (n,) of the rows.
+        row_folds: (n,), the fold whose model made each row.
+        made_with: the digest (`folds_digest`) of the fold table that they were made with.
+        folds: the fold table of the dataset: image_id, patient_id and fold.
+    """
+    require_same_folds(what, made_with, folds)
+    if "fold" not in folds:
+        raise InputError(f"{what} need a dataset with numbered folds, not one given split")
+    spread = folds.dropna(subset="patient_id").groupby("patient_id")["fold"].nunique()
+    if (spread > 1).any():
+        raise InputError(
+            f"{int((spread > 1).sum())} patients are in several folds: make the folds again by "
+            f"patient (preprocessing.py)"
+        )
+    places = pd.Index(folds["image_id"]).get_indexer(pd.Index(np.asarray(image_ids, dtype=object)))
+    num_unknown = int((places < 0).sum())
+    if num_unknown:
+        raise InputError(
+            f"{what}: {num_unknown} of {len(places)} images are in no fold, so that it can't be "
+            f"told who has seen them: leave them out"
+        )
+    validated_in = folds["fold"].to_numpy(dtype=np.int64)[places]
+    made_by = pd.to_numeric(pd.Series(np.asarray(row_folds, dtype=object))).fillna(-1)
+    seen = made_by.to_numpy(dtype=np.int64) != validated_in
+    seen |= validated_in < 0  # always trained on
+    if seen.any():
+        patients = folds["patient_id"].iloc[places[seen]].nunique()
+        raise InputError(
+            f"{what}: {int(seen.sum())} rows of {patients} patients come from a model that was "
+            f"trained on the same patient: use out-of-fold rows (train.py --data_fold all)"
+        )
+
+
+def require_fitted_elsewhere(
+    fitted_ids: Ids, scored_ids: Ids, what: str = "the calibrator"
+) -> None:
+    """Raises InputError where what was fitted on some patients is scored on one of them.
+
+    Args:
+        fitted_ids: ids of the patients that calibrators or weights were fitted on. Image ids tell
+            less: another slice of the same patient passes.
+        scored_ids: ids, of the same kind, that are scored.
+        what: what was fitted.
+    """
+    shared = _unique(scored_ids).intersection(_unique(fitted_ids))
+    if len(shared):
+        raise InputError(
+            f"{what} would be scored on {len(shared)} patients that it was fitted on: fit it on "
+            f"other folds than those that are scored"
+        )
+
+
+def _unique(ids: Ids) -> pd.Index:
+    return pd.Index(pd.Series(ids, dtype=object).dropna().astype(str).unique())
