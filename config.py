@@ -90,11 +90,16 @@ class DataConfig:
     """Study networks: the slice experiments (of --data_fold all) that they see the outputs of, such
     as 0003 or 0003,0004."""
     data_study_thin: float = 0.25
-    """Study networks: share of series of which training leaves every second slice out."""
+    """Study, joint and volume networks: share of series of which training leaves every second slice
+    out."""
     data_study_reverse: float = 0.5
-    """Study networks: share of series that training sees from the other end."""
+    """Study, joint and volume networks: share of series that training sees from the other end."""
     data_study_crop: int = 0
-    """Study networks: the most slices of a series in a training sample (0: all)."""
+    """Study, joint and volume networks: the most slices of a series in a training sample (0:
+    all)."""
+    data_volume_spacing: float = 0.0
+    """Volume networks: pixels of this many mm on a grid of data_img_size, before the transform
+    (0: pixels as they are)."""
 
     def __post_init__(self) -> None:
         at_least(self, 0, "data_img_size", "data_study_crop")
@@ -107,6 +112,10 @@ class DataConfig:
             "ids of experiments with commas between them, such as 0003,0004",
         )
         at_least(self, 1, "data_sampler_num_slices")
+        spacing = self.data_volume_spacing
+        usable = spacing == 0 or (0.1 <= spacing <= 5 and self.data_img_size > 0)
+        rule = "0, or from 0.1 to 5 mm and with --data_img_size"
+        require(self, "data_volume_spacing", usable, rule)
         start, end = self.data_sampler_pos_start, self.data_sampler_pos_end
         require(self, "data_sampler_pos_start", 0 < start < 1, "greater than 0, less than 1")
         rule = f"greater than 0, at most --data_sampler_pos_start {start}"
@@ -211,7 +220,8 @@ class NetworkConfig:
     net_model: str = "tf_efficientnet_lite0"
     """rsna-<family>-<variant>, such as rsna-seresnext-50.32.4d, or the name of any timm model; or
     study-bigru, study-lstm, study-first_place, study-transformer over the outputs of slice
-    experiments (--data_features)."""
+    experiments (--data_features); or joint-<slice network>, a slice network and a transformer over
+    the series trained as one; or volume-resnet10, volume-resnet18, in 3D."""
     net_pretrained: Switch = 1
     """1: start from ImageNet weights; 0: from random ones."""
     net_weight_file: str | None = None
@@ -240,18 +250,32 @@ class NetworkConfig:
     """1: study networks see z-gap, position, rank and number of slices."""
     net_study_auxiliary: float = 1.0
     """study-first_place: weight of the loss of the first stage."""
+    net_encoder_frozen: Switch = 0
+    """1: the slice network of a joint one stays as --net_weight_file has it; only the transformer
+    learns."""
+    net_encoder_slices: int = 0
+    """Joint networks: slices that go through the slice network at once (0: all of a batch)."""
+    net_encoder_checkpoint: Switch = 0
+    """1: joint networks compute activations of the slice network again for the gradient: less
+    memory, slower steps. Batch-norm statistics are then updated twice a step."""
+    net_volume_width: int = 32
+    """Volume networks: channels of the first of four stages; each next one has twice as many."""
+    net_volume_mm: float = 5.0
+    """Volume networks: distance in mm of the planes that series are resampled to."""
 
     def __post_init__(self) -> None:
         between(self, 0, 1, "net_drop_rate", "net_drop_path_rate")
         at_least(self, 1, "net_study_hidden", "net_study_layers", "net_study_heads")
-        at_least(self, 1, "net_study_dim")
+        at_least(self, 1, "net_study_dim", "net_volume_width")
+        at_least(self, 0, "net_encoder_slices")
+        require(self, "net_volume_mm", 0.5 <= self.net_volume_mm <= 20, "from 0.5 to 20 mm")
         at_least(self, 0, "net_study_auxiliary")
         inside = 0 <= self.net_study_feature_drop < 1
         require(self, "net_study_feature_drop", inside, "at least 0, less than 1")
         require(
             self,
             "net_study_dim",
-            self.net_model != "study-transformer"
+            not self.net_model.startswith(("study-transformer", "joint-"))
             or self.net_study_dim % (4 * self.net_study_heads) == 0,
             f"a multiple of 4 x --net_study_heads ({self.net_study_heads})",
         )

@@ -31,18 +31,26 @@ _FROM_IMAGES = (
     f"a --net_model that sees images, not {_STUDY}...",
     lambda flags: not flags["net_model"].startswith(_STUDY),
 )
+_JOINT, _VOLUME = "joint-", "volume-"
+_FROM_BACKBONE = (
+    f"a --net_model with a slice network, not {_STUDY}... or {_VOLUME}...",
+    lambda flags: not flags["net_model"].startswith((_STUDY, _VOLUME)),
+)
 _FROM_FEATURES = (
-    "--net_model study-... and --net_study_inputs both",
-    lambda flags: flags["net_model"].startswith(_STUDY) and flags["net_study_inputs"] == "both",
+    f"--net_model {_JOINT}..., or {_STUDY}... and --net_study_inputs both",
+    lambda flags: (
+        flags["net_model"].startswith(_JOINT)
+        or (flags["net_model"].startswith(_STUDY) and flags["net_study_inputs"] == "both")
+    ),
 )
 _IMAGE_FLAGS = (
     *("data_train_transform", "data_valid_transform", "data_test_transform", "data_img_size"),
-    *("net_pretrained", "net_drop_path_rate"),
 )
-_STUDY_FLAGS = (
-    *("data_features", "data_study_thin", "data_study_reverse", "data_study_crop"),
-    *("net_study_inputs", "net_study_dim", "net_study_layers", "net_study_metadata"),
-)
+_STUDY_FLAGS = ("data_features", "net_study_inputs")
+_SERIES_FLAGS = ("data_study_thin", "data_study_reverse", "data_study_crop")
+_SEQUENCE_FLAGS = ("net_study_dim", "net_study_layers", "net_study_metadata")
+_JOINT_FLAGS = ("net_encoder_frozen", "net_encoder_slices", "net_encoder_checkpoint")
+_VOLUME_FLAGS = ("net_volume_width", "net_volume_mm", "data_volume_spacing")
 
 
 def _makes_folds(flags: dict[str, Any]) -> bool:
@@ -70,9 +78,14 @@ EFFECTIVE_WHEN = {
     "pre_export_folder": _needs("pre_export", "npy", "png"),
     "pre_export_windows": _needs("pre_export", "png"),
     **dict.fromkeys(_IMAGE_FLAGS, _FROM_IMAGES),
+    **dict.fromkeys(("net_pretrained", "net_drop_path_rate"), _FROM_BACKBONE),
     **dict.fromkeys(_STUDY_FLAGS, _needs_model(_STUDY)),
+    **dict.fromkeys(_SERIES_FLAGS, _needs_model(_STUDY, _JOINT, _VOLUME)),
+    **dict.fromkeys(_SEQUENCE_FLAGS, _needs_model(_STUDY, _JOINT)),
+    **dict.fromkeys(_JOINT_FLAGS, _needs_model(_JOINT)),
+    **dict.fromkeys(_VOLUME_FLAGS, _needs_model(_VOLUME)),
     "net_study_hidden": _needs_model("study-bigru", "study-lstm", "study-first_place"),
-    "net_study_heads": _needs_model("study-transformer"),
+    "net_study_heads": _needs_model("study-transformer", _JOINT),
     "net_study_auxiliary": _needs_model("study-first_place"),
     "net_study_feature_drop": _FROM_FEATURES,
     "data_sampler_pos_start": _needs("data_sampler", "pos_range"),
@@ -166,11 +179,11 @@ def refuse_unusable(config: "Config") -> None:
 
 
 def _refuse_study(config: "Config") -> None:
-    """Raises InputError where the flags of a study network contradict each other."""
+    """Raises InputError where the flags of a network over series contradict each other."""
     name = config.network.net_model
-    if not name.startswith(_STUDY) or config.training.tr_resume:
+    if not name.startswith((_STUDY, _JOINT, _VOLUME)) or config.training.tr_resume:
         return
-    if config.data.data_features is None:
+    if name.startswith(_STUDY) and config.data.data_features is None:
         raise InputError(
             f"--net_model {name} needs --data_features: say which slice experiments it sees the "
             f"outputs of, such as 0003"

@@ -48,6 +48,8 @@ BuildModel = Callable[[dict[str, Any]], nn.Module]
 # kind in predictor.json -> where its class is. A folder without a kind is of the first one.
 KINDS = {
     "slices": "common.predictor:Predictor",
+    "joint": "common.series_predictor:JointPredictor",
+    "volume": "common.series_predictor:VolumePredictor",
     "second_level": "common.second_level.predictor:SecondLevelPredictor",
 }
 
