@@ -25,7 +25,7 @@ class RSNAJointTraining(RSNASeriesTraining):
 
     predictor_class: ClassVar[type[SeriesPredictor]] = JointPredictor
 
-    def _create_model(self) -> JointModel:
+    def _create_model(self) -> JointModel:  # type: ignore[override]
         flags = self.config.network
         is_fresh = not self.is_resumed and flags.net_weight_file is None
         model = create_joint_model(

@@ -16,7 +16,7 @@ class RSNAVolumeTraining(RSNASeriesTraining):
 
     predictor_class: ClassVar[type[SeriesPredictor]] = VolumePredictor
 
-    def _create_model(self) -> VolumeModel:
+    def _create_model(self) -> VolumeModel:  # type: ignore[override]
         # The memory format is one of images, not of volumes.
         self.settings = replace(self.settings, channels_last=False)
         flags = self.config.network

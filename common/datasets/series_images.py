@@ -172,8 +172,8 @@ class SeriesImageDataset(AbstractDataset):
 
     def _air(self, place: int, seed: int) -> np.ndarray:
         """Returns one image of air, which stands for a series of which nothing can be read."""
-        size = self.table.frame.loc[int(self._rows[place]), ["rows", "columns"]].astype(int)
-        shape = (self.steps.size, self.steps.size) if self.steps.size else tuple(size)
+        size = self.table.frame.loc[int(self._rows[place]), ["rows", "columns"]]
+        shape = [self.steps.size] * 2 if self.steps.size else size.to_numpy(np.int64).tolist()
         air_hu = np.full((*shape, len(self.slice_offsets)), AIR_HU, dtype=np.int16)
         return self.transform(air_hu, seed)[None]
 

@@ -197,20 +197,21 @@ def _series_weights(position_mm: Tensor, spacing_mm: float) -> tuple[Tensor, Ten
     # A series that ends on a plane, but for rounding, has no further one.
     num_planes = int(-(-(extent - 1e-3) // spacing)) + 1 if extent > 1e-3 else 1
     planes = (first + spacing * torch.arange(num_planes, dtype=torch.float64)).clamp(max=last)
-    to_planes = _linear(planes, position_mm)
-    gaps = position_mm.sort().values.diff()
-    if len(gaps) and float(gaps.median()) < spacing / 2:
-        hats = (1 - (planes[:, None] - position_mm).abs() / spacing).clamp(min=0)
-        sums = hats.sum(dim=1, keepdim=True)
-        to_planes = torch.where(sums > 1e-6, hats / sums.clamp(min=1e-6), to_planes)
-    return to_planes, _linear(position_mm, planes)
+    to_planes, gaps = _linear(planes, position_mm)
+    hats = (1 - (planes[:, None] - position_mm).abs() / spacing).clamp(min=0)
+    means = hats / hats.sum(dim=1, keepdim=True).clamp(min=1e-6)
+    to_planes = torch.where(gaps[:, None] < spacing / 2, means, to_planes)
+    return to_planes, _linear(position_mm, planes)[0]
 
 
-def _linear(wanted: Tensor, known: Tensor) -> Tensor:
-    """Returns weights (wanted, known) of the linear interpolation among known positions."""
+def _linear(wanted: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns weights (wanted, known) of the linear interpolation among known positions.
+
+    With them come the distances (wanted,) of the two known ones on either side.
+    """
     weights = wanted.new_zeros((len(wanted), len(known)))
     if len(known) == 1:
-        return weights + 1
+        return weights + 1, wanted.new_full((len(wanted),), torch.inf)
     ordered, order = known.sort(stable=True)
     after = torch.searchsorted(ordered, wanted).clamp(1, len(known) - 1)
     gap = (ordered[after] - ordered[after - 1]).clamp(min=1e-6)
@@ -218,7 +219,7 @@ def _linear(wanted: Tensor, known: Tensor) -> Tensor:
     places = torch.arange(len(wanted))
     weights[places, order[after - 1]] = 1 - share
     weights[places, order[after]] = share
-    return weights
+    return weights, gap
 
 
 def build_volume_model(specification: Mapping[str, Any]) -> VolumeModel:

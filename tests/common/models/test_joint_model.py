@@ -95,14 +95,14 @@ def test_checkpointing_gives_the_same_gradients():
         model = make_model(checkpointing=checkpointing)
         model.train()
         model(single)["logits"].square().mean().backward()
-        gradients.append(model.encoder.backbone.conv1.weight.grad)
+        gradients.append(model.encoder.backbone.conv1[0].weight.grad)
     torch.testing.assert_close(*gradients)
 
 
 def test_layers_are_counted_from_the_encoder_up(model):
     depths = model.parameter_depths()
     assert set(depths) == {name for name, _ in model.named_parameters()}
-    assert depths["encoder.backbone.conv1.weight"] == 0
+    assert depths["encoder.backbone.conv1.0.weight"] == 0
     assert depths["sequence.head.weight"] > depths["encoder.classifier.weight"]
 
 
