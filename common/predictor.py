@@ -46,7 +46,10 @@ PREDICTOR_FOLDER = "predictor"
 BuildModel = Callable[[dict[str, Any]], nn.Module]
 
 # kind in predictor.json -> where its class is. A folder without a kind is of the first one.
-KINDS = {"slices": "common.predictor:Predictor"}
+KINDS = {
+    "slices": "common.predictor:Predictor",
+    "study": "common.study_predictor:StudyPredictor",
+}
 
 
 @dataclass(frozen=True)
