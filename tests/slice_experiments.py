@@ -34,6 +34,7 @@ def make_slice_experiment(
         predictor.save(folder / f"fold_{fold}" / "predictor")
         rows = table.rows_of(folds.loc[folds["fold"] == fold, "image_id"])
         found = predictor.predict_rows(table, rows, with_features=True)
+        assert found.features is not None
         frame = table.frame.iloc[rows]
         parts.append(build_predictions(frame, found.logits, LABELS, int(fold), name))
         blocks.append((frame["image_id"].to_numpy(), found.features, int(fold), "plain"))

@@ -1,4 +1,4 @@
-"""Study networks through train.py, evaluate.py and predict.py, on slice experiments of all folds."""
+"""Study networks through train.py, evaluate.py and predict.py, over slice experiments."""
 
 import json
 import shutil
@@ -21,6 +21,7 @@ from common.errors import InputError
 from common.predictor import load_predictor
 from common.slices import SliceTable
 from rsna_model import build_model
+from rsna_task import LABELS
 
 FLAGS = {
     "data_dataset": "tiny",
@@ -92,7 +93,7 @@ def test_predictor_gives_what_was_validated(place, monkeypatch, capsys, flags):
     table = SliceTable.load(place / "input" / "datasets" / "tiny")
     rows = table.rows_of(valid["image_id"])[::5]
     found = load_predictor(alone, build_model).predict_rows(table, rows)
-    columns = [column for column in valid if column.startswith("logit_")]
+    columns = [f"logit_{label}" for label in LABELS]
     np.testing.assert_allclose(found.logits, valid[columns].iloc[::5], atol=2e-3)
     assert not found.unreadable.any()
 
@@ -128,12 +129,12 @@ def test_resume_is_bit_identical(place, monkeypatch, capsys):
         if kind == "averages":
             one, other = (state["WeightAverage"]["model"] for state in (one, other))
         assert all(torch.equal(value, other[key]) for key, value in one.items())
-    tables = [
+    one, other = (
         pd.read_parquet(results(place, name) / "predictions" / "valid.parquet")
         for name in ("whole", "halves")
-    ]
-    tables = [table.drop(columns="experiment_id") for table in tables]
-    pd.testing.assert_frame_equal(*tables, check_exact=True)
+    )
+    one, other = (table.drop(columns="experiment_id") for table in (one, other))
+    pd.testing.assert_frame_equal(one, other, check_exact=True)
 
 
 def test_resume_with_other_outputs_of_the_slice_experiment_is_refused(place, monkeypatch, capsys):
