@@ -219,9 +219,9 @@ def _num_skipped(table: SliceTable, label_names: Sequence[str]) -> dict[str, int
 def _facts(info: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what a page may tell of a predictor: no paths."""
     return {
-        "model": info["model"].get("name"),
+        "model": info.get("model", {}).get("name"),
         "labels": ", ".join(info["label_names"]),
-        "neighbouring slices": info["slice_offsets"],
+        "neighbouring slices": info.get("slice_offsets"),
         "calibration": "per label" if info["calibration"] else "none",
         **{name: info["training"].get(name) for name in ("dataset", "fold", "iterations")},
         "prior": ", ".join(f"{name} {share:.4f}" for name, share in info["prior"].items()),

@@ -51,6 +51,7 @@ KINDS = {
     "joint": "common.series_predictor:JointPredictor",
     "volume": "common.series_predictor:VolumePredictor",
     "second_level": "common.second_level.predictor:SecondLevelPredictor",
+    "study": "common.study_predictor:StudyPredictor",
 }
 
 

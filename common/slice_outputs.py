@@ -5,6 +5,7 @@ each network by itself, with mean and spread of the rows that it has not been tr
 is looked at.
 """
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,11 +16,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from common.errors import InputError
-from common.features import FEATURES_FOLDER, FeatureTable
+from common.features import FEATURES_FOLDER, MANIFEST_FILE, FeatureTable
 from common.predictions import MEAN_VIEW, read_predictions
+from common.predictor import PREDICTOR_FOLDER, read_predictor_json
 from common.slices import SliceTable
 
 logger = logging.getLogger(__name__)
+
+FOLDS_DIGEST = "folds_sha256"
 
 # Rows from which the statistics of a network's features are measured, at most: with 20,000 the
 # standard error of a mean is 0.7 % of the spread.
@@ -77,6 +81,7 @@ class SliceOutputs:
         features: where the features are; None where they are not used.
         feature_rows: int64 (rows of the table,), where those of a row are.
         scaling: of the features, by fold.
+        folds_digest: of the fold table that the networks were trained with; None where unknown.
     """
 
     name: str
@@ -85,6 +90,7 @@ class SliceOutputs:
     features: Features | None = None
     feature_rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     scaling: Mapping[int, Scaling] = field(default_factory=dict)
+    folds_digest: str | None = None
 
     @property
     def is_known(self) -> NDArray[np.bool_]:
@@ -124,9 +130,9 @@ def load_slice_outputs(
     logits[rows] = predictions[columns].to_numpy(np.float32)
     folds = np.full(len(table), -1, np.int64)
     folds[rows] = predictions["fold"].to_numpy(np.int64)
-    name = experiment_folder.name
+    name, digest = experiment_folder.name, _folds_digest(experiment_folder)
     if not with_features:
-        return SliceOutputs(name, logits, folds)
+        return SliceOutputs(name, logits, folds, folds_digest=digest)
     features = FeatureTable.load(experiment_folder / FEATURES_FOLDER, "oof")
     feature_rows = np.full(len(table), -1, np.int64)
     feature_rows[rows] = features.rows_of(predictions["image_id"])
@@ -140,7 +146,7 @@ def load_slice_outputs(
         int(fold): measure_scaling(features, feature_rows[folds == fold])
         for fold in np.unique(folds[rows])
     }
-    return SliceOutputs(name, logits, folds, _near(features), feature_rows, scaling)
+    return SliceOutputs(name, logits, folds, _near(features), feature_rows, scaling, digest)
 
 
 def measure_scaling(features: Features, rows: NDArray[np.int64]) -> Scaling:
@@ -156,6 +162,17 @@ def measure_scaling(features: Features, rows: NDArray[np.int64]) -> Scaling:
     mean = total / len(rows)
     spread = np.sqrt(np.maximum(squares / len(rows) - mean**2, 0.0))
     return Scaling(mean.astype(np.float32), np.maximum(spread, _LEAST_SPREAD).astype(np.float32))
+
+
+def _folds_digest(experiment_folder: Path) -> str | None:
+    """The digest of the folds that an experiment was made with, as its features or networks say."""
+    manifest = experiment_folder / FEATURES_FOLDER / MANIFEST_FILE
+    if manifest.is_file():
+        digest = json.loads(manifest.read_text(encoding="utf-8")).get(FOLDS_DIGEST)
+    else:
+        content = read_predictor_json(experiment_folder / PREDICTOR_FOLDER)
+        digest = content["training"].get(FOLDS_DIGEST)
+    return None if digest is None else str(digest)
 
 
 def _predictions_path(experiment_folder: Path) -> Path:

@@ -150,6 +150,11 @@ class StudyDataset(AbstractDataset):
         batch["sample"] = torch.tensor([sample["sample"] for sample in samples])
         return batch
 
+    def rows_of_series(self, index: int) -> NDArray[np.int64]:
+        """Returns the `rows` of one series."""
+        span = self._span(index)
+        return self._rows[span][self._index[span] >= 0]
+
     def with_rows(self, rows: NDArray[np.int64]) -> "StudyDataset":
         """Returns the series that hold some of the rows, without augmentation."""
         return StudyDataset(self.table, rows, self.outputs, self.label_names, seed=self.seed)

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-# Wavelengths of the rotation of queries and keys, in mm: from the distance of two thin slices to
+# Wavelengths of the rotation of queries and keys, in mm: the shortest is more than twice the usual
+# 5 mm between slices, or neighbours would look like the slice itself; the longest is more than
 # twice the height of a head.
-SHORTEST_MM = 5.0
+SHORTEST_MM = 12.0
 LONGEST_MM = 400.0
 
 

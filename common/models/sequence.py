@@ -138,6 +138,11 @@ class SequenceModel(AbstractModel):
         added = self.forward_head(self.forward_features(inputs))
         return {"logits": self.skip(inputs["logits"]) + added}
 
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether a layer gathers statistics of batches."""
+        return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.modules())
+
     def start_from_prevalence(self, prevalence: Sequence[float]) -> None:
         """Nothing: the skip starts at the logits of the slice networks."""
 
