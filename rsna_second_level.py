@@ -14,6 +14,7 @@ from common.errors import InputError
 from common.experiment import Experiment
 from common.files import write_json
 from common.folds import FOLDS_FILE, read_folds
+from common.leakage import require_unseen_features
 from common.metrics import Floats, training_prior
 from common.pixel_steps import PARAMETER
 from common.predictions import (
@@ -96,7 +97,11 @@ class SecondLevel:
         ids = first.oof["image_id"].to_numpy(dtype=object)
         self.rows = self.table.rows_of(ids)
         self.folds = first.oof["fold"].to_numpy(dtype=np.int64)
-        _require_folds(self.table, self.rows, self.folds)
+        folds = read_folds(self.table.folder / FOLDS_FILE)
+        for member in self.members:
+            what = f"predictions of experiment {member.id}"
+            digest = member.info["training"].get("folds_sha256")
+            require_unseen_features(what, ids, self.folds, digest, folds)
         self.labels = self.table.labels(self.rows, self.task.label_names).astype(np.float64)
 
     def run(self) -> Experiment:
@@ -214,6 +219,7 @@ class SecondLevel:
                 "experiment_id": experiment.id,
                 "dataset": self.config.data.data_dataset,
                 "fold": "all",
+                "folds_sha256": self.members[0].info["training"].get("folds_sha256"),
                 "experiments": [member.id for member in self.members],
                 PARAMETER: self.members[0].info["training"].get(PARAMETER, {}),
             },
@@ -324,33 +330,6 @@ def _require_alike(members: Sequence[Member]) -> None:
             one, other = (t.set_index("image_id")["fold"].sort_index() for t in (one, other))
             if not one.index.equals(other.index) or not one.equals(other):
                 raise InputError(f"{pair} predicted other slices, or in other folds ({name})")
-
-
-def _require_folds(table: SliceTable, rows: NDArray, folds: NDArray[np.int64]) -> None:
-    """Raises InputError unless each row was predicted in the fold that validates its patient.
-
-    Only then has its prediction never seen the patient, nor has what is fitted on other folds.
-    """
-    frame = table.frame.iloc[rows]
-    known = read_folds(table.folder / FOLDS_FILE)
-    if "fold" not in known:
-        raise InputError(f"{table.folder / FOLDS_FILE} has no column fold: make the folds again")
-    fold_of = known.set_index("image_id")["fold"]
-    wanted = fold_of.reindex(frame["image_id"]).fillna(-2).to_numpy(dtype=np.int64)
-    different = wanted != folds
-    if different.any():
-        patients = frame["patient_id"][different].nunique()
-        raise InputError(
-            f"{int(different.sum())} slices of {patients} patients were not predicted in the fold "
-            f"that validates them in {table.folder / FOLDS_FILE}: the folds were made again after "
-            f"the training; train again"
-        )
-    by_patient = pd.Series(folds).groupby(frame["patient_id"].to_numpy(dtype=object)).nunique()
-    if (by_patient > 1).any():
-        raise InputError(
-            f"{int((by_patient > 1).sum())} patients are in several folds of "
-            f"{table.folder / FOLDS_FILE}: make the folds again by patient"
-        )
 
 
 def _shown(loss: float | None) -> str:

@@ -52,6 +52,7 @@ KINDS = {
     "volume": "common.series_predictor:VolumePredictor",
     "second_level": "common.second_level.predictor:SecondLevelPredictor",
     "study": "common.study_predictor:StudyPredictor",
+    "folds": "common.fold_predictor:FoldsPredictor",
 }
 
 
@@ -79,6 +80,7 @@ class AbstractPredictor(ABC):
 
     Attributes:
         kind: its name in predictor.json.
+        gives_features: whether `predict_rows` can be asked for features.
         label_names: the labels, in the order of the logits.
         label_weights: their weights in the weighted log loss.
         prior: share of positives per label in training, clipped (`metrics.training_prior`).
@@ -88,12 +90,18 @@ class AbstractPredictor(ABC):
     """
 
     kind: ClassVar[str]
+    gives_features: ClassVar[bool] = False
     label_names: Sequence[str]
     label_weights: Sequence[float]
     prior: Floats
     calibration: Calibration | None
     threshold: float
     training: dict[str, Any]
+
+    @property
+    def num_networks(self) -> int:
+        """Networks that see each slice, for progress."""
+        return 1
 
     @abstractmethod
     def save(self, folder: Path) -> None:
@@ -175,6 +183,7 @@ class Predictor(AbstractPredictor):
     """
 
     kind: ClassVar[str] = "slices"
+    gives_features: ClassVar[bool] = True
     network: nn.Module
     model: dict[str, Any]
     label_names: Sequence[str]

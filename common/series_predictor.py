@@ -59,6 +59,7 @@ class SeriesPredictor(AbstractPredictor):
     """
 
     kind: ClassVar[str]
+    gives_features: ClassVar[bool] = True
     network: nn.Module
     model: dict[str, Any]
     label_names: Sequence[str]

@@ -13,6 +13,8 @@ from tiny_dataset import make_tiny_dataset
 
 import second_level
 from common.cli import status_of
+from common.folds import read_folds
+from common.leakage import folds_digest
 from common.metrics import training_prior, weighted_log_loss
 from common.predictions import build_predictions, read_predictions, write_predictions
 from common.predictor import load_predictor
@@ -23,6 +25,10 @@ from rsna_model import RSNAModel, build_model
 from rsna_task import LABEL_WEIGHTS, LABELS
 
 TREES = ["--sl_method", "boosting", "--sl_rounds", "3", "--sl_min_leaf", "5", "--sl_patience", "0"]
+
+
+def digest_of(place: Path) -> str:
+    return folds_digest(read_folds(place / "input" / "datasets" / "tiny" / "folds.csv"))
 
 
 def make_experiment(place: Path, name: str, seed: int) -> None:
@@ -39,7 +45,7 @@ def make_experiment(place: Path, name: str, seed: int) -> None:
         model=network.specification,
         transform=small_transform().with_normalization(0.5, 0.5),
         prior=training_prior(labels),
-        training={"dataset": "tiny", "fold": "all", "iterations": 10},
+        training={"dataset": "tiny", "fold": "all", "folds_sha256": digest_of(place)},
     ).save(folder / "predictor")
     rng = np.random.default_rng(seed)
     is_test = table.frame["split"].eq("test").to_numpy()
@@ -168,7 +174,7 @@ def test_unusable_flags_are_refused(monkeypatch, place, capsys, flags, message):
 
 
 def test_planted_leaks_are_refused(monkeypatch, place, tmp_path, capsys):
-    """Predictions of a model that saw the patient, and a patient in two folds."""
+    """Predictions of a model that saw the patient, and folds made again after the training."""
     copy = tmp_path / "place"
     shutil.copytree(place / "input", copy / "input")
     source = place / "output" / "results" / "0001"
@@ -177,17 +183,15 @@ def test_planted_leaks_are_refused(monkeypatch, place, tmp_path, capsys):
     path = copy / "output" / "results" / "0001" / "predictions" / "oof.parquet"
     oof = pd.read_parquet(path)
     is_moved = oof["patient_id"] == "patient3"
-    moved = oof.assign(fold=oof["fold"].where(~is_moved, 2))
-    moved.to_parquet(path)
-    assert run(monkeypatch, copy, *flags) == 2
-    assert "8 slices of 1 patients were not predicted in the fold" in capsys.readouterr().err
-    is_moved &= oof["image_id"].str.endswith("_1")
     oof.assign(fold=oof["fold"].where(~is_moved, 2)).to_parquet(path)
-    folds = pd.read_csv(copy / "input" / "datasets" / "tiny" / "folds.csv")
-    folds.loc[folds["image_id"] == "ID_3_1", "fold"] = 2
-    folds.to_csv(copy / "input" / "datasets" / "tiny" / "folds.csv", index=False)
     assert run(monkeypatch, copy, *flags) == 2
-    assert "1 patients are in several folds" in capsys.readouterr().err
+    assert "8 rows of 1 patients come from a model that was" in capsys.readouterr().err
+    oof.to_parquet(path)
+    folds_file = copy / "input" / "datasets" / "tiny" / "folds.csv"
+    folds = pd.read_csv(folds_file)
+    folds.assign(fold=(folds["fold"] + 1) % 3).to_csv(folds_file, index=False)
+    assert run(monkeypatch, copy, *flags) == 2
+    assert "were made with other folds" in capsys.readouterr().err
     assert not (copy / "output" / "results" / "0003").exists()
 
 

@@ -59,6 +59,11 @@ class SecondLevelPredictor(AbstractPredictor):
     threshold: float = DEFAULT_THRESHOLD
     training: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def num_networks(self) -> int:
+        """Networks that see each slice, for progress."""
+        return sum(member.num_networks for member in self.members)
+
     def save(self, folder: Path) -> None:
         """Writes the members, the levels and, last, predictor.json."""
         for number, member in enumerate(self.members):
