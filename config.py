@@ -97,11 +97,38 @@ class DataConfig:
     """Neighbours are the slices nearest to this distance in mm, twice it and so on, whatever lies
     between (0: those next in the series, as also where slices have no position)."""
 
+    data_features: str | None = None
+    """Study networks: the slice experiments (of --data_fold all) that they see the outputs of, such
+    as 0003 or 0003,0004."""
+    data_study_thin: float = 0.25
+    """Study, joint and volume networks: share of series of which training leaves every second slice
+    out."""
+    data_study_reverse: float = 0.5
+    """Study, joint and volume networks: share of series that training sees from the other end."""
+    data_study_crop: int = 0
+    """Study, joint and volume networks: the most slices of a series in a training sample (0:
+    all)."""
+    data_volume_spacing: float = 0.0
+    """Volume networks: pixels of this many mm on a grid of data_img_size, before the transform
+    (0: pixels as they are)."""
+
     def __post_init__(self) -> None:
-        at_least(self, 0, "data_img_size")
         between(self, 0, 10, "data_neighbors")
         between(self, 0, 100, "data_neighbor_mm")
+        at_least(self, 0, "data_img_size", "data_study_crop")
+        between(self, 0, 1, "data_study_thin", "data_study_reverse")
+        require(
+            self,
+            "data_features",
+            self.data_features is None
+            or re.fullmatch(r"[A-Za-z0-9_-]+(,[A-Za-z0-9_-]+)*", self.data_features),
+            "ids of experiments with commas between them, such as 0003,0004",
+        )
         at_least(self, 1, "data_sampler_num_slices")
+        spacing = self.data_volume_spacing
+        usable = spacing == 0 or (0.1 <= spacing <= 5 and self.data_img_size > 0)
+        rule = "0, or from 0.1 to 5 mm and with --data_img_size"
+        require(self, "data_volume_spacing", usable, rule)
         start, end = self.data_sampler_pos_start, self.data_sampler_pos_end
         require(self, "data_sampler_pos_start", 0 < start < 1, "greater than 0, less than 1")
         rule = f"greater than 0, at most --data_sampler_pos_start {start}"
@@ -204,7 +231,10 @@ class NetworkConfig:
     """Which network is trained, and from which weights."""
 
     net_model: str = "tf_efficientnet_lite0"
-    """rsna-<family>-<variant>, such as rsna-seresnext-50.32.4d, or the name of any timm model."""
+    """rsna-<family>-<variant>, such as rsna-seresnext-50.32.4d, or the name of any timm model; or
+    study-bigru, study-lstm, study-first_place, study-transformer over the outputs of slice
+    experiments (--data_features); or joint-<slice network>, a slice network and a transformer over
+    the series trained as one; or volume-resnet10, volume-resnet18, in 3D."""
     net_pretrained: Switch = 1
     """1: start from ImageNet weights; 0: from random ones."""
     net_weight_file: str | None = None
@@ -223,10 +253,54 @@ class NetworkConfig:
     of fastai); or hidden ones of 128 and 32."""
     net_drop_path_rate: float = 0.0
     """Stochastic depth, for backbones that have it."""
+    net_study_inputs: Literal["logits", "both"] = "logits"
+    """What a study network sees of a slice beside gaps and rank: the logits of the slice networks,
+    or their features too."""
+    net_study_dim: int = 128
+    """Study networks: channels of a slice between layers."""
+    net_study_hidden: int = 96
+    """Study networks: units of each direction of a GRU or LSTM."""
+    net_study_layers: int = 2
+    """Study networks: recurrent or attention layers."""
+    net_study_heads: int = 4
+    """study-transformer: attention heads."""
+    net_study_feature_drop: float = 0.5
+    """Study networks: share of the features that training leaves out, the same in all slices of a
+    series."""
+    net_study_metadata: Switch = 1
+    """1: study networks see z-gap, position, rank and number of slices."""
+    net_study_auxiliary: float = 1.0
+    """study-first_place: weight of the loss of the first stage."""
+    net_encoder_frozen: Switch = 0
+    """1: the slice network of a joint one stays as --net_weight_file has it; only the transformer
+    learns."""
+    net_encoder_slices: int = 0
+    """Joint networks: slices that go through the slice network at once (0: all of a batch)."""
+    net_encoder_checkpoint: Switch = 0
+    """1: joint networks compute activations of the slice network again for the gradient: less
+    memory, slower steps. Batch-norm statistics are then updated twice a step."""
+    net_volume_width: int = 32
+    """Volume networks: channels of the first of four stages; each next one has twice as many."""
+    net_volume_mm: float = 5.0
+    """Volume networks: distance in mm of the planes that series are resampled to."""
 
     def __post_init__(self) -> None:
         between(self, 0, 1, "net_drop_rate", "net_drop_path_rate")
         between(self, 1, 64, "net_num_dropouts")
+        at_least(self, 1, "net_study_hidden", "net_study_layers", "net_study_heads")
+        at_least(self, 1, "net_study_dim", "net_volume_width")
+        at_least(self, 0, "net_encoder_slices")
+        require(self, "net_volume_mm", 0.5 <= self.net_volume_mm <= 20, "from 0.5 to 20 mm")
+        at_least(self, 0, "net_study_auxiliary")
+        inside = 0 <= self.net_study_feature_drop < 1
+        require(self, "net_study_feature_drop", inside, "at least 0, less than 1")
+        require(
+            self,
+            "net_study_dim",
+            not self.net_model.startswith(("study-transformer", "joint-"))
+            or self.net_study_dim % (4 * self.net_study_heads) == 0,
+            f"a multiple of 4 x --net_study_heads ({self.net_study_heads})",
+        )
         require(
             self,
             "net_num_classes",
@@ -521,6 +595,60 @@ class LRFinderConfig:
 
 
 @dataclass(frozen=True)
+class SecondLevelConfig:
+    """What second_level.py makes of the out-of-fold predictions of slice experiments."""
+
+    sl_method: Literal["smooth", "boosting"] = "smooth"
+    """smooth: a moving average along the series, its width chosen per label on the other folds;
+    boosting: gradient-boosted trees (LightGBM) over the predictions of neighbouring slices."""
+    sl_experiments: str = ""
+    """Experiments below it, such as 0003 or 0003,0004: trained with --data_fold all on one
+    dataset."""
+    sl_smooth_kernel: Literal["gaussian", "uniform", "exponential"] = "gaussian"
+    """Weights of the moving average by distance."""
+    sl_smooth_unit: Literal["slices", "mm"] = "slices"
+    """Unit of its widths: slices, or mm along the slice normal."""
+    sl_smooth_space: Literal["probabilities", "logits"] = "probabilities"
+    """What is averaged."""
+    sl_smooth_widths: list[float] = field(
+        default_factory=lambda: [0.4, 0.55, 0.7, 0.85, 1.0, 1.25, 1.5, 2.0, 3.0]
+    )
+    """Widths to choose from: the standard deviation of gaussian, the reach to each side of uniform,
+    the distance at which exponential has fallen to 1/e. None at all (0) is always among them."""
+    sl_neighbors: int = 9
+    """boosting: slices on each side whose predictions the trees see."""
+    sl_rounds: int = 400
+    """boosting: trees per label and fold, at most."""
+    sl_patience: int = 30
+    """boosting: rounds without improvement in a cross-validation within the training folds after
+    which the number of trees is settled (0: always sl_rounds)."""
+    sl_learning_rate: float = 0.03
+    """boosting: learning rate of the trees."""
+    sl_num_leaves: int = 15
+    """boosting: leaves of a tree."""
+    sl_min_leaf: int = 40
+    """boosting: the fewest slices in a leaf."""
+
+    def __post_init__(self) -> None:
+        ids = self.experiment_ids
+        valid = all(re.fullmatch(r"[A-Za-z0-9_-]+", name) for name in ids)
+        require(self, "sl_experiments", valid, "ids of experiments, such as 0003,0004")
+        require(self, "sl_experiments", len(set(ids)) == len(ids), "different experiments")
+        widths = self.sl_smooth_widths
+        rule = "some widths, each greater than 0"
+        require(self, "sl_smooth_widths", widths and min(widths) > 0, rule)
+        at_least(self, 0, "sl_neighbors", "sl_patience")
+        at_least(self, 1, "sl_rounds", "sl_min_leaf")
+        at_least(self, 2, "sl_num_leaves")
+        require(self, "sl_learning_rate", self.sl_learning_rate > 0, "greater than 0")
+
+    @property
+    def experiment_ids(self) -> list[str]:
+        """The ids that sl_experiments names."""
+        return self.sl_experiments.split(",") if self.sl_experiments else []
+
+
+@dataclass(frozen=True)
 class CallbackConfig:
     """What can be watched while training."""
 
@@ -587,6 +715,7 @@ GROUPS: dict[str, type] = {
     "views": ViewsConfig,
     "ensemble": EnsembleConfig,
     "lr_finder": LRFinderConfig,
+    "second_level": SecondLevelConfig,
     "callbacks": CallbackConfig,
     "monitor": MonitorConfig,
 }
@@ -620,6 +749,7 @@ class Config:
     views: ViewsConfig = field(default_factory=ViewsConfig)
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     lr_finder: LRFinderConfig = field(default_factory=LRFinderConfig)
+    second_level: SecondLevelConfig = field(default_factory=SecondLevelConfig)
     callbacks: CallbackConfig = field(default_factory=CallbackConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     given: frozenset[str] = frozenset()

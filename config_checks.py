@@ -20,6 +20,39 @@ def _needs(name: str, *values: Any) -> tuple[str, Callable[[dict[str, Any]], boo
     return f"--{name} {words}", lambda flags: flags[name] in values
 
 
+def _needs_model(*prefixes: str) -> tuple[str, Callable[[dict[str, Any]], bool]]:
+    """An entry of EFFECTIVE_WHEN: --net_model has to begin with one of the prefixes."""
+    words = " or ".join(f"{prefix}..." for prefix in prefixes)
+    return f"--net_model {words}", lambda flags: flags["net_model"].startswith(prefixes)
+
+
+_STUDY = "study-"
+_FROM_IMAGES = (
+    f"a --net_model that sees images, not {_STUDY}...",
+    lambda flags: not flags["net_model"].startswith(_STUDY),
+)
+_JOINT, _VOLUME = "joint-", "volume-"
+_FROM_BACKBONE = (
+    f"a --net_model with a slice network, not {_STUDY}... or {_VOLUME}...",
+    lambda flags: not flags["net_model"].startswith((_STUDY, _VOLUME)),
+)
+_FROM_FEATURES = (
+    f"--net_model {_JOINT}..., or {_STUDY}... and --net_study_inputs both",
+    lambda flags: (
+        flags["net_model"].startswith(_JOINT)
+        or (flags["net_model"].startswith(_STUDY) and flags["net_study_inputs"] == "both")
+    ),
+)
+_IMAGE_FLAGS = (
+    *("data_train_transform", "data_valid_transform", "data_test_transform", "data_img_size"),
+)
+_STUDY_FLAGS = ("data_features", "net_study_inputs")
+_SERIES_FLAGS = ("data_study_thin", "data_study_reverse", "data_study_crop")
+_SEQUENCE_FLAGS = ("net_study_dim", "net_study_layers", "net_study_metadata")
+_JOINT_FLAGS = ("net_encoder_frozen", "net_encoder_slices", "net_encoder_checkpoint")
+_VOLUME_FLAGS = ("net_volume_width", "net_volume_mm", "data_volume_spacing")
+
+
 def _makes_folds(flags: dict[str, Any]) -> bool:
     return flags["pre_fold_by"] == "patient" and flags["pre_check"] == 0
 
@@ -44,6 +77,17 @@ EFFECTIVE_WHEN = {
     "pre_export": _needs("pre_check", 0),
     "pre_export_folder": _needs("pre_export", "npy", "png"),
     "pre_export_windows": _needs("pre_export", "png"),
+    **dict.fromkeys(_IMAGE_FLAGS, _FROM_IMAGES),
+    **dict.fromkeys(("net_pretrained", "net_drop_path_rate"), _FROM_BACKBONE),
+    **dict.fromkeys(_STUDY_FLAGS, _needs_model(_STUDY)),
+    **dict.fromkeys(_SERIES_FLAGS, _needs_model(_STUDY, _JOINT, _VOLUME)),
+    **dict.fromkeys(_SEQUENCE_FLAGS, _needs_model(_STUDY, _JOINT)),
+    **dict.fromkeys(_JOINT_FLAGS, _needs_model(_JOINT)),
+    **dict.fromkeys(_VOLUME_FLAGS, _needs_model(_VOLUME)),
+    "net_study_hidden": _needs_model("study-bigru", "study-lstm", "study-first_place"),
+    "net_study_heads": _needs_model("study-transformer", _JOINT),
+    "net_study_auxiliary": _needs_model("study-first_place"),
+    "net_study_feature_drop": _FROM_FEATURES,
     "data_sampler_pos_start": _needs("data_sampler", "pos_range"),
     "data_sampler_pos_end": _needs("data_sampler", "pos_range"),
     "data_neighbor_mm": ("--data_neighbors", lambda flags: flags["data_neighbors"] > 0),
@@ -75,6 +119,16 @@ EFFECTIVE_WHEN = {
         "--optim_ema_decay or --optim_swa_enabled 1",
         lambda flags: flags["optim_ema_decay"] > 0 or flags["optim_swa_enabled"] == 1,
     ),
+    **{
+        name: _needs("sl_method", "smooth")
+        for name in ("sl_smooth_kernel", "sl_smooth_unit", "sl_smooth_space", "sl_smooth_widths")
+    },
+    **{
+        name: _needs("sl_method", "boosting")
+        for name in ("sl_neighbors", "sl_rounds", "sl_patience", "sl_learning_rate")
+    },
+    "sl_num_leaves": _needs("sl_method", "boosting"),
+    "sl_min_leaf": _needs("sl_method", "boosting"),
     "tr_focal_gamma": _needs("tr_loss", "focal"),
     "tr_features": (
         "--data_fold all",
@@ -135,11 +189,29 @@ def refuse_unusable(config: "Config") -> None:
             raise InputError(f"--{name} is not there yet: leave it out")
     if config.training.tr_resume and config.general.experiment_id is None:
         raise InputError("--tr_resume 1 needs --experiment_id: say which experiment goes on")
+    _refuse_study(config)
     optim, num_steps = config.optimizer, config.training.tr_iteration_num
     if optim.optim_swa_enabled and optim.optim_swa_start >= num_steps:
         raise InputError(
             f"--optim_swa_start {optim.optim_swa_start}: must be less than --tr_iteration_num "
             f"{num_steps}, or nothing is averaged"
+        )
+
+
+def _refuse_study(config: "Config") -> None:
+    """Raises InputError where the flags of a network over series contradict each other."""
+    name = config.network.net_model
+    if not name.startswith((_STUDY, _JOINT, _VOLUME)) or config.training.tr_resume:
+        return
+    if name.startswith(_STUDY) and config.data.data_features is None:
+        raise InputError(
+            f"--net_model {name} needs --data_features: say which slice experiments it sees the "
+            f"outputs of, such as 0003"
+        )
+    if config.data.data_sampler is not None:
+        raise InputError(
+            f"--data_sampler {config.data.data_sampler}: draws slices, but --net_model {name} sees "
+            f"whole series: leave the flag out"
         )
 
 

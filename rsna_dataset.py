@@ -90,6 +90,26 @@ def load_data(config: Config, mean: Sequence[float], std: Sequence[float]) -> RS
         InputError: no such dataset, fold or transform, or a validation transform that is random.
     """
     table = SliceTable.load(config.dataset_folder)
+    train_rows, valid_rows = fold_rows(config, table)
+    label_names = TASKS[config.network.net_num_classes].label_names
+    augmented = _find_transform(config, "data_train_transform", mean, std)
+    plain, tta = (
+        _find_transform(config, flag, mean, std, augmented.num_windows)
+        for flag in ("data_valid_transform", "data_test_transform")
+    )
+    plain.require_deterministic()
+    offsets = neighbour_offsets(config.data)
+    train = RSNADataset(table, train_rows, augmented, config.general.seed, label_names, *offsets)
+    valid = train.with_rows(valid_rows, plain)
+    return RSNAData(train, valid, training_prior(train.labels), tta)
+
+
+def fold_rows(config: Config, table: SliceTable) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the rows to train on and those to validate on, dev mode considered.
+
+    Raises:
+        InputError: no such fold, or one without slices on a side.
+    """
     fold = config.data.data_fold
     if not isinstance(fold, int):
         raise InputError("--data_fold all: give the number of one fold; only train.py takes all")
@@ -101,16 +121,7 @@ def load_data(config: Config, mean: Sequence[float], std: Sequence[float]) -> RS
         num_train = max(1, config.general.dev_num_studies - num_valid)
         train_rows = limit_studies(table, train_rows, num_train, config.general.seed)
         valid_rows = limit_studies(table, valid_rows, num_valid, config.general.seed)
-    augmented = _find_transform(config, "data_train_transform", mean, std)
-    plain, tta = (
-        _find_transform(config, flag, mean, std, augmented.num_windows)
-        for flag in ("data_valid_transform", "data_test_transform")
-    )
-    plain.require_deterministic()
-    offsets = neighbour_offsets(config.data)
-    train = RSNADataset(table, train_rows, augmented, config.general.seed, label_names, *offsets)
-    valid = train.with_rows(valid_rows, plain)
-    return RSNAData(train, valid, training_prior(train.labels), tta)
+    return train_rows, valid_rows
 
 
 def draw_subset(dataset: RSNADataset, num_studies: int, seed: int) -> RSNADataset:

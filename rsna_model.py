@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from common.models import TimmClassifier
+from common.models import AbstractModel, TimmClassifier
+from common.models.joint import JointModel
+from common.models.volume import VolumeModel
 from rsna_task import LABELS
 
 # rsna-<family>-<variant>, in the manner of the 2019 framework, and what they are in timm.
@@ -48,6 +50,11 @@ class RSNAModel(TimmClassifier):
         super().__init__(ALIASES.get(name, name), num_classes, **options)
 
 
-def build_model(specification: dict[str, Any]) -> RSNAModel:
-    """The architecture that `RSNAModel.specification` describes, with random weights."""
+def build_model(specification: dict[str, Any]) -> AbstractModel:
+    """The architecture that the `specification` of a network describes, with random weights."""
+    name = str(specification["name"])
+    if name.startswith("joint-"):
+        return JointModel(**specification)
+    if name.startswith("volume-"):
+        return VolumeModel(**specification)
     return RSNAModel(**specification)

@@ -71,8 +71,21 @@ def build_network(
     sample_ids: Sequence[str],
     callbacks: Sequence[Callback],
     batch_transform: DeviceTransform | None = None,
+    network_class: type[RSNANetwork] = RSNANetwork,
+    **options: Any,
 ) -> RSNANetwork:
-    """The network with the optimizer and schedule that the flags name."""
+    """The network with the optimizer and schedule that the flags name.
+
+    Args:
+        config: the flags.
+        model: the module.
+        settings: how it is fitted.
+        sample_ids: names of the training samples by index, for messages.
+        callbacks: what averages, watches and saves.
+        batch_transform: see `ImageClassifierNetwork`.
+        network_class: the kind of network.
+        options: what that kind takes beside.
+    """
     optim, training = config.optimizer, config.training
     optimizer = make_optimizer(
         optim.optim,
@@ -85,7 +98,7 @@ def build_network(
         lookahead=bool(optim.optim_lookahead_enabled),
         fused=settings.device.type == "cuda",
     )
-    return RSNANetwork(
+    return network_class(
         model,
         settings,
         TASKS[config.network.net_num_classes],
@@ -97,6 +110,7 @@ def build_network(
         optimizer=optimizer,
         scheduler=make_schedule(optimizer, build_schedule(config)),
         callbacks=callbacks,
+        **options,
     )
 
 

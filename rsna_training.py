@@ -243,8 +243,12 @@ class RSNATraining:
             self.experiment,
             tracker,
         )
-        same_data = SameData(train.image_ids, train.labels)
+        same_data = SameData(train.image_ids, self._seen_values())
         return self._make_network([*first, *callbacks, same_data, self.latest, saver])
+
+    def _seen_values(self) -> np.ndarray:
+        """What a resumed training must find as it was: the labels of the training samples."""
+        return self.data.train.labels
 
     @property
     def _pins_memory(self) -> bool:
@@ -321,7 +325,7 @@ class RSNATraining:
                 outputs = self.latest.outputs
             else:
                 outputs = network.predict(self._valid_loader())
-            assert np.array_equal(outputs["index"], np.arange(len(self.data.valid)))
+            assert np.array_equal(outputs["index"], np.arange(len(self.data.valid.rows)))
             logits = outputs["logits"]
         if not self.processes.is_main:
             return

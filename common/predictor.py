@@ -50,6 +50,10 @@ BuildModel = Callable[[dict[str, Any]], nn.Module]
 KINDS = {
     "slices": "common.predictor:Predictor",
     "blend": "common.blend_predictor:BlendPredictor",
+    "joint": "common.series_predictor:JointPredictor",
+    "volume": "common.series_predictor:VolumePredictor",
+    "second_level": "common.second_level.predictor:SecondLevelPredictor",
+    "study": "common.study_predictor:StudyPredictor",
     "folds": "common.fold_predictor:FoldsPredictor",
 }
 

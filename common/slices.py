@@ -205,6 +205,19 @@ class SliceTable:
         start, stop = self._group_bounds(row)
         return self._order[start:stop]
 
+    def groups_of(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Returns the rows of every group that holds some of the readable `rows`.
+
+        Each as `group_rows` returns them, in the order in which their first rows stand in the
+        table.
+        """
+        groups = self._groups[rows]
+        assert (groups >= 0).all(), "a row without pixels has no group"
+        return [
+            self._order[self._starts[group] : self._starts[group + 1]]
+            for group in np.unique(groups)
+        ]
+
     def places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the number of each readable row in its group, from 0, and the group's size."""
         groups = self._groups[rows]

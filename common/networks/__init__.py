@@ -2,5 +2,12 @@
 
 from common.networks.classifier import ImageClassifierNetwork
 from common.networks.network import AbstractNetwork, FitSettings, StepOutput
+from common.networks.sequence import SequenceClassifierNetwork
 
-__all__ = ["AbstractNetwork", "FitSettings", "ImageClassifierNetwork", "StepOutput"]
+__all__ = [
+    "AbstractNetwork",
+    "FitSettings",
+    "ImageClassifierNetwork",
+    "SequenceClassifierNetwork",
+    "StepOutput",
+]

@@ -90,6 +90,12 @@ class ImageClassifierNetwork(AbstractNetwork):
 
     def _loss(self, batch: Mapping[str, Tensor], smoothing: float) -> StepOutput:
         logits, labels = self.forward(batch["image"]), batch["labels"]
+        return self._loss_of(logits, labels, batch["index"], smoothing)
+
+    def _loss_of(
+        self, logits: Tensor, labels: Tensor, index: Tensor, smoothing: float
+    ) -> StepOutput:
+        """The loss of logits (samples, labels) of the samples `index`."""
         smoothed = labels * (1 - smoothing) + smoothing / 2
         num_draws = 1
         if logits.ndim == 3:
@@ -102,5 +108,5 @@ class ImageClassifierNetwork(AbstractNetwork):
         else:
             loss_sum, num_terms = weighted_focal_sum(logits, smoothed, weights, self.focal_gamma)
         logits = logits.detach().unflatten(0, (-1, num_draws)).mean(1)
-        outputs = {"logits": logits, "labels": labels, "index": batch["index"]}
+        outputs = {"logits": logits, "labels": labels, "index": index}
         return StepOutput(loss_sum / num_draws, num_terms / num_draws, outputs)

@@ -1,0 +1,139 @@
+"""A slice encoder and a transformer over the slices of a study as one network."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.errors import InputError
+from common.models.base import AbstractModel
+from common.models.masked import step_mask
+from common.models.sequence import TransformerModel
+from common.models.timm_factory import TimmClassifier
+
+
+class JointModel(AbstractModel):
+    """Images of whole series to logits of each slice.
+
+    The transformer sees what the encoder says of each slice, features and logits, and starts as
+    nothing: an untrained one adds zero to the encoder's logits. Padded steps never reach the
+    encoder, so that they are in no batch-norm statistic.
+
+    Inputs are a dict: `images` (series, steps, channels, rows, columns), `metadata` (series, steps,
+    5), `position_mm` (series, steps), `lengths` (series,); outputs `logits` (series, steps, labels)
+    and `features` (series, steps, dim).
+
+    Args:
+        name: of the network, `joint-<backbone>`.
+        encoder: arguments of `TimmClassifier`; its classifier gives the logits that are added to.
+        sequence: arguments of `TransformerModel` beside those that follow from the encoder.
+        frozen: the encoder stays as it is, its batch-norm statistics included.
+        chunk: slices that go through the encoder at once; 0: all of a batch. In training batch norm
+            sees one chunk at a time.
+        checkpointing: keep few activations of the encoder and compute them again for the gradient.
+        pretrained: start the encoder from ImageNet weights; no part of the specification.
+
+    Attributes:
+        mean, std: normalisation that the encoder's weights expect.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        encoder: Mapping[str, Any],
+        sequence: Mapping[str, Any],
+        frozen: bool = False,
+        chunk: int = 0,
+        checkpointing: bool = False,
+        pretrained: bool = False,
+    ) -> None:
+        super().__init__(
+            name=name,
+            encoder=dict(encoder),
+            sequence=dict(sequence),
+            frozen=frozen,
+            chunk=chunk,
+            checkpointing=checkpointing,
+        )
+        self.encoder = TimmClassifier(**encoder, pretrained=pretrained)
+        self.mean, self.std = self.encoder.mean, self.encoder.std
+        dim = self.encoder.classifier.in_features
+        num_labels = self.encoder.classifier.out_features
+        self.feature_norm = nn.LayerNorm(dim)
+        self.sequence = TransformerModel(
+            **{"name": "study-transformer", **sequence}, num_labels=num_labels, feature_dims=[dim]
+        )
+        if checkpointing:
+            _checkpoint(self.encoder, name)
+        if frozen:
+            self.encoder.requires_grad_(False)
+            self.encoder.eval()
+
+    def train(self, mode: bool = True) -> "JointModel":
+        """Training or evaluation mode; a frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        if self.specification["frozen"]:
+            self.encoder.eval()
+        return self
+
+    def forward_features(self, inputs: Mapping[str, Tensor]) -> Tensor:  # type: ignore[override]
+        """A vector per slice that has seen its study, (series, steps, dim)."""
+        return self.forward(inputs)["features"]
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """What the sequence adds to the encoder's logits, (series, steps, labels)."""
+        return self.sequence.forward_head(features)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:  # type: ignore[override]
+        """Logits and features of each slice; see the class."""
+        images, lengths = inputs["images"], inputs["lengths"]
+        mask = step_mask(lengths, images.shape[1])
+        features, logits = self._encode(images[mask])
+        said = {
+            "features": [_spread(self.feature_norm(features), mask)],
+            "logits": _spread(logits, mask),
+            "metadata": inputs["metadata"],
+            "position_mm": inputs["position_mm"],
+            "lengths": lengths,
+        }
+        seen = self.sequence.forward_features(said)
+        added = self.sequence.forward_head(seen)
+        return {"logits": self.sequence.skip(said["logits"]) + added, "features": seen}
+
+    def parameter_depths(self) -> dict[str, int]:
+        """Layers of the encoder as it numbers them, with the sequence on top of all."""
+        depths = {
+            f"encoder.{name}": depth for name, depth in self.encoder.parameter_depths().items()
+        }
+        head = max(depths.values()) + 1
+        return {name: depths.get(name, head) for name, _ in self.named_parameters()}
+
+    def start_from_prevalence(self, prevalence: Sequence[float]) -> None:
+        """Sets the bias of the encoder's logits, from which the network starts."""
+        self.encoder.start_from_prevalence(prevalence)
+
+    def _encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (n, dim) and logits (n, labels) of slices, chunk by chunk."""
+        chunks = images.split(self.specification["chunk"] or max(len(images), 1))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.specification["frozen"]):
+            features = [self.encoder.forward_features(chunk) for chunk in chunks]
+            joined = torch.cat(features)
+            return joined, self.encoder.forward_head(joined)
+
+
+def _spread(values: Tensor, mask: Tensor) -> Tensor:
+    """Returns values (n, channels) of the steps in `mask` as (series, steps, channels), else 0."""
+    spread = values.new_zeros((*mask.shape, values.shape[-1]))
+    spread[mask] = values
+    return spread
+
+
+def _checkpoint(encoder: TimmClassifier, name: str) -> None:
+    try:
+        encoder.backbone.set_grad_checkpointing(True)
+    except (AttributeError, AssertionError, TypeError) as error:
+        raise InputError(
+            f"--net_encoder_checkpoint 1: the backbone of {name} can't compute activations again: "
+            f"leave the flag out"
+        ) from error

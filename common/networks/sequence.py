@@ -1,0 +1,63 @@
+"""Networks that give each slice of a study a probability per label, seeing the whole study."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from common.networks.classifier import ImageClassifierNetwork
+from common.networks.state import StepOutput
+
+INPUTS = ("features", "logits", "metadata", "position_mm", "lengths")
+
+
+class SequenceClassifierNetwork(ImageClassifierNetwork):
+    """Multi-label classification of the slices of studies of different lengths.
+
+    A batch is what `StudyDataset` makes. A term of the loss is a slice with a label: padded steps
+    and slices that are context only are none, so accumulated and uneven batches stay exact. The
+    outputs of a step have one row per such slice.
+
+    Args:
+        auxiliary_weight: of the loss of `auxiliary` logits, in training only.
+        options: see `ImageClassifierNetwork`; `sample_ids` name the series.
+    """
+
+    def __init__(self, *arguments: Any, auxiliary_weight: float = 1.0, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.auxiliary_weight = auxiliary_weight
+
+    def training_step(self, batch: Mapping[str, Tensor]) -> StepOutput:
+        """The weighted loss of the smoothed labels, with that of auxiliary logits."""
+        outputs, is_slice = self._forward(batch), batch["index"] >= 0
+        step = self._slice_loss(batch, outputs["logits"], is_slice, self.label_smoothing)
+        if "auxiliary" not in outputs or not self.auxiliary_weight:
+            return step
+        other = self._slice_loss(batch, outputs["auxiliary"], is_slice, self.label_smoothing)
+        loss_sum = step.loss_sum + self.auxiliary_weight * other.loss_sum
+        return StepOutput(loss_sum, step.num_terms, step.outputs)
+
+    def validation_step(self, batch: Mapping[str, Tensor]) -> StepOutput:
+        """The weighted loss of the true labels; outputs are `logits`, `labels` and `index`."""
+        return self._slice_loss(batch, self._forward(batch)["logits"], batch["index"] >= 0, 0.0)
+
+    def prediction_step(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Outputs are `logits` (slices, labels) and `index` (slices,)."""
+        is_slice = batch["index"] >= 0
+        logits = self._forward(batch)["logits"][is_slice]
+        return {"logits": logits, "index": batch["index"][is_slice]}
+
+    def batch_ids(self, batch: Mapping[str, Tensor]) -> list[str]:
+        """The names of the series, where they were given."""
+        if not len(self.sample_ids):
+            return []
+        return [self.sample_ids[i] for i in batch["sample"].tolist()]
+
+    def _forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        return self.forward({name: batch[name] for name in INPUTS})
+
+    def _slice_loss(
+        self, batch: Mapping[str, Tensor], logits: Tensor, is_slice: Tensor, smoothing: float
+    ) -> StepOutput:
+        labels, index = batch["labels"][is_slice], batch["index"][is_slice]
+        return self._loss_of(logits[is_slice], labels, index, smoothing)

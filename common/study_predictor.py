@@ -1,0 +1,235 @@
+"""A predictor of whole series: slice networks, and a sequence network over what they say.
+
+    predictor.json   everything but the weights, in plain JSON
+    model.pt         the weights of the sequence network, and the scaling of features
+    slices_<n>/      the predictor of the n-th slice network
+
+The slice predictors are those of the fold that the sequence network was validated on.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from common.datasets import make_loader
+from common.datasets.studies import StudyDataset
+from common.errors import InputError
+from common.files import replacing, write_json
+from common.memory import keep_freed_memory
+from common.metrics import DEFAULT_THRESHOLD, Floats
+from common.models import SequenceModel, build_sequence_model
+from common.networks.sequence import SequenceClassifierNetwork
+from common.networks.state import FitSettings
+from common.predictions import Calibration, prior_logits
+from common.predictor import (
+    FORMAT_VERSION,
+    JSON_FILE,
+    WEIGHTS_FILE,
+    AbstractPredictor,
+    BuildModel,
+    RowLogits,
+    load_predictor,
+)
+from common.slice_outputs import FeaturesInMemory, Scaling, SliceOutputs
+from common.slices import SliceTable
+from common.views import PLAIN, Mean
+
+# Slices whose features are held at once: 160 MB of 2048 features.
+_SLICES_AT_ONCE = 40_000
+_SERIES_BATCH = 32
+
+
+@dataclass
+class StudyPredictor(AbstractPredictor):
+    """A sequence network with the slice predictors that feed it; see the base.
+
+    Rows are predicted within their whole series, whichever of its rows are asked for.
+
+    Attributes:
+        network: a `SequenceModel`.
+        slice_predictors: in the order of its inputs.
+        scalings: of the features of each slice predictor; None where they are not used.
+    """
+
+    kind: ClassVar[str] = "study"
+    network: SequenceModel
+    slice_predictors: Sequence[AbstractPredictor]
+    scalings: Sequence[Scaling | None]
+    label_names: Sequence[str]
+    label_weights: Sequence[float]
+    prior: Floats
+    calibration: Calibration | None = None
+    threshold: float = DEFAULT_THRESHOLD
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        assert len(self.slice_predictors) == len(self.scalings)
+        for predictor in self.slice_predictors:
+            assert tuple(predictor.label_names) == tuple(self.label_names)
+
+    def save(self, folder: Path) -> None:
+        """Writes the slice predictors into folders of their own, then model.pt, then the JSON."""
+        for number, predictor in enumerate(self.slice_predictors):
+            predictor.save(folder / f"slices_{number}")
+        scalings = [
+            None if s is None else {"mean": torch.tensor(s.mean), "spread": torch.tensor(s.spread)}
+            for s in self.scalings
+        ]
+        with replacing(folder / WEIGHTS_FILE) as temporary:
+            torch.save({"network": self.network.state_dict(), "scalings": scalings}, temporary)
+            digest = _sha256(temporary)
+        write_json(folder / JSON_FILE, {**self._to_json(), "weights_sha256": digest})
+
+    @classmethod
+    def from_folder(cls, folder: Path, content: dict[str, Any], build_model: BuildModel) -> Self:
+        """Returns the predictor in `folder`; `build_model` is for the slice networks."""
+        weights = folder / WEIGHTS_FILE
+        if not weights.is_file():
+            raise InputError(f"{weights} is missing: copy the whole predictor folder")
+        if _sha256(weights) != content["weights_sha256"]:
+            raise InputError(f"{weights} is not the file that {JSON_FILE} was written for")
+        state = torch.load(weights, map_location="cpu", weights_only=True)
+        network = build_sequence_model(content["model"])
+        network.load_state_dict(state["network"])
+        calibration = content["calibration"]
+        return cls(
+            network=network.eval(),
+            slice_predictors=[
+                load_predictor(folder / f"slices_{number}", build_model)
+                for number in range(content["num_slice_predictors"])
+            ],
+            scalings=[
+                s and Scaling(s["mean"].numpy(), s["spread"].numpy()) for s in state["scalings"]
+            ],
+            label_names=tuple(content["label_names"]),
+            label_weights=tuple(content["label_weights"]),
+            prior=np.array([content["prior"][name] for name in content["label_names"]]),
+            calibration=calibration
+            and Calibration(tuple(calibration["temperature"]), tuple(calibration["bias"])),
+            threshold=content["threshold"],
+            training=content["training"],
+        )
+
+    def predict_rows(
+        self,
+        table: SliceTable,
+        rows: ArrayLike,
+        *,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        num_views: int = 0,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        on_batch: Callable[[int], object] | None = None,
+        views: Sequence[str] = (PLAIN,),
+        mean: Mean = "logits",
+        with_features: bool = False,
+    ) -> RowLogits:
+        """Returns the logits of rows, each predicted within its whole series; see the base.
+
+        Views are of the slices. A row that is read from a damaged store is left out of its series.
+        """
+        if with_features:
+            raise InputError(
+                "a study predictor has no features of slices: ask the slice experiment"
+            )
+        keep_freed_memory()
+        wanted = np.asarray(rows, dtype=np.int64)
+        logits = np.tile(prior_logits(self.prior, self.calibration), (len(table), 1))
+        is_read = np.zeros(len(table), dtype=bool)
+        options: dict[str, Any] = {
+            "batch_size": batch_size,
+            "num_workers": num_workers,
+            "num_views": num_views,
+            "seed": seed,
+            "device": device,
+            "views": views,
+            "mean": mean,
+            "on_batch": on_batch,
+        }
+        for part in _parts(table.groups_of(wanted[table.readable[wanted]])):
+            said = [
+                self._slice_outputs(number, table, part, options)
+                for number in range(len(self.slice_predictors))
+            ]
+            known = np.logical_and.reduce([output.is_known for output in said])
+            part = part[known[part]]
+            dataset = StudyDataset(table, part, said, ())
+            logits[dataset.rows] = self._sequence_logits(dataset, device)
+            is_read[part] = True
+        return RowLogits(logits[wanted], ~is_read[wanted])
+
+    def _slice_outputs(
+        self, number: int, table: SliceTable, rows: NDArray[np.int64], options: dict[str, Any]
+    ) -> SliceOutputs:
+        """What a slice predictor says of rows."""
+        predictor, scaling = self.slice_predictors[number], self.scalings[number]
+        # Progress is told once for all slice predictors.
+        tells = {"on_batch": options["on_batch"] if number == 0 else None}
+        found = predictor.predict_rows(
+            table, rows, **{**options, **tells}, with_features=scaling is not None
+        )
+        logits = np.full((len(table), len(self.label_names)), np.nan, np.float32)
+        logits[rows] = found.logits
+        folds = np.full(len(table), -1, np.int64)
+        folds[rows[~found.unreadable]] = 0
+        name = str(predictor.training.get("experiment_id", ""))
+        if scaling is None:
+            return SliceOutputs(name, logits, folds)
+        assert found.features is not None
+        feature_rows = np.full(len(table), -1, np.int64)
+        feature_rows[rows] = np.arange(len(rows))
+        features = FeaturesInMemory(found.features)
+        return SliceOutputs(name, logits, folds, features, feature_rows, {0: scaling})
+
+    def _sequence_logits(
+        self, dataset: StudyDataset, device: torch.device | str
+    ) -> NDArray[np.float32]:
+        """The logits of the rows of a dataset, in their order."""
+        settings = FitSettings(iteration_num=0, device=torch.device(device))
+        network = SequenceClassifierNetwork(self.network, settings, self.label_weights)
+        if not len(dataset):
+            return np.empty((0, len(self.label_names)), np.float32)
+        outputs = network.predict(make_loader(dataset, _SERIES_BATCH, 0))
+        logits: NDArray[np.float32] = outputs["logits"].astype(np.float32)
+        if not np.isfinite(logits).all():
+            raise InputError("the network gives logits that are not finite: its weights are bad")
+        return logits
+
+    def _to_json(self) -> dict[str, Any]:
+        calibration = self.calibration
+        return {
+            "format_version": FORMAT_VERSION,
+            "kind": self.kind,
+            "model": self.network.specification,
+            "num_slice_predictors": len(self.slice_predictors),
+            "label_names": list(self.label_names),
+            "label_weights": list(self.label_weights),
+            "prior": dict(zip(self.label_names, self.prior.tolist(), strict=True)),
+            "calibration": calibration and asdict(calibration),
+            "threshold": self.threshold,
+            "training": self.training,
+        }
+
+
+def _parts(groups: list[NDArray[np.int64]]) -> Iterator[NDArray[np.int64]]:
+    """Yields the rows of whole series, about as many at a time as may be held."""
+    part: list[NDArray[np.int64]] = []
+    for group in groups:
+        part.append(group)
+        if sum(map(len, part)) >= _SLICES_AT_ONCE:
+            yield np.concatenate(part)
+            part = []
+    if part:
+        yield np.concatenate(part)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,232 @@
+"""The training of a network over whole series, on what slice experiments said of their slices.
+
+A series of fold j has the logits and features of slice network j, which has not seen it. The study
+network of fold k is trained on the series of all other folds and validated on those of fold k; on
+new data slice network k feeds it.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.callbacks import Callback
+from common.checkpoint import load_weights
+from common.datasets import EpochSampler, make_loader
+from common.datasets.studies import StudyAugmentation, StudyDataset
+from common.errors import InputError
+from common.folds import folds_path, read_folds
+from common.leakage import require_disjoint_patients, require_unseen_features
+from common.metrics import training_prior
+from common.models import SequenceModel
+from common.predictor import PREDICTOR_FOLDER, AbstractPredictor, load_predictor
+from common.slice_outputs import SliceOutputs, load_slice_outputs
+from common.slices import SliceTable
+from common.study_predictor import StudyPredictor
+from common.subset import draw_studies
+from rsna_dataset import fold_rows
+from rsna_model import build_model
+from rsna_network import RSNANetwork, build_network
+from rsna_scoring import predictor_info
+from rsna_study_network import RSNAStudyNetwork, create_study_model
+from rsna_training import RSNATraining
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """What a training reads.
+
+    Attributes:
+        train, valid: the series of the two sides of the fold.
+        prior: share of positives per label in the training slices, inside (0, 1).
+    """
+
+    train: StudyDataset
+    valid: StudyDataset
+    prior: np.ndarray
+
+    def log_sizes(self) -> None:
+        """Tells the log how many slices and series each side has."""
+        for side, dataset in (("training", self.train), ("validation", self.valid)):
+            logger.info("%s: %d slices of %d series", side, len(dataset.rows), len(dataset))
+            if dataset.num_without_positions:
+                logger.warning(
+                    "%s: %d series have slices without a position: they count as 5 mm apart",
+                    side,
+                    dataset.num_without_positions,
+                )
+
+
+class RSNAStudyTraining(RSNATraining):
+    """A training of a study network; the base has the rest.
+
+    Args:
+        config: the flags, with --data_features.
+    """
+
+    data: StudyData  # type: ignore[assignment]
+    model: SequenceModel  # type: ignore[assignment]
+
+    def _create_model(self) -> SequenceModel:  # type: ignore[override]
+        self.table = SliceTable.load(self.config.dataset_folder)
+        self.outputs = self._load_outputs()
+        flags = self.config.network
+        dims = [output.features.dim for output in self.outputs if output.features is not None]
+        num_labels = len(self.task.label_names)
+        model = create_study_model(self.config, dims, len(self.outputs), num_labels)
+        if flags.net_weight_file is not None and not self.is_resumed:
+            load_weights(model, Path(flags.net_weight_file))
+        return model
+
+    def _load_outputs(self) -> list[SliceOutputs]:
+        """What each slice experiment said; InputError where a patient was not unseen."""
+        config, fold = self.config, self.config.data.data_fold
+        assert isinstance(fold, int)
+        folds = read_folds(folds_path(config.dataset_folder, fold))
+        outputs = []
+        for experiment_folder in self._slice_experiments():
+            info = predictor_info(experiment_folder)
+            name, dataset = experiment_folder.name, info["training"].get("dataset")
+            if dataset != config.data.data_dataset:
+                raise InputError(
+                    f"--data_features {name}: is an experiment on {dataset}, not on "
+                    f"--data_dataset {config.data.data_dataset}"
+                )
+            if tuple(info["label_names"]) != self.task.label_names:
+                raise InputError(
+                    f"--data_features {name}: has the labels {', '.join(info['label_names'])}, "
+                    f"wanted are {', '.join(self.task.label_names)} (--net_num_classes)"
+                )
+            with_features = config.network.net_study_inputs == "both"
+            output = load_slice_outputs(
+                experiment_folder, self.table, list(self.task.label_names), with_features
+            )
+            rows = np.flatnonzero(output.is_known)
+            require_unseen_features(
+                f"outputs of experiment {name}",
+                self.table.frame["image_id"].iloc[rows],
+                output.folds[rows],
+                output.folds_digest,
+                folds,
+            )
+            outputs.append(output)
+        return outputs
+
+    def _slice_experiments(self) -> list[Path]:
+        """The folders of the experiments that --data_features names."""
+        names = str(self.config.data.data_features).split(",")
+        folders = [self.config.experiment_folder(name) for name in names]
+        for name, folder in zip(names, folders, strict=True):
+            if not (folder / "config.yaml").is_file():
+                raise InputError(f"--data_features {name}: no experiment at {folder}")
+        if len(set(names)) < len(names):
+            raise InputError(f"--data_features {','.join(names)}: names an experiment twice")
+        return folders
+
+    def _load_data(self) -> StudyData:  # type: ignore[override]
+        """The series of both sides, as far as the slice experiments speak of them."""
+        flags, seed = self.config.data, self.config.general.seed
+        train_rows, valid_rows = fold_rows(self.config, self.table)
+        patients = self.table.frame["patient_id"]
+        where = f"fold {flags.data_fold}"
+        require_disjoint_patients(patients.iloc[train_rows], patients.iloc[valid_rows], where)
+        known = np.logical_and.reduce([output.is_known for output in self.outputs])
+        if not known[valid_rows].all() or not known[train_rows].any():
+            side = "validation" if not known[valid_rows].all() else "training"
+            raise InputError(
+                f"--data_features {flags.data_features}: {side} slices of {where} have no "
+                f"out-of-fold predictions: train these experiments with --data_fold all"
+            )
+        if not known[train_rows].all():
+            logger.warning(
+                "%d training slices have no out-of-fold predictions and are left out",
+                int((~known[train_rows]).sum()),
+            )
+            train_rows = train_rows[known[train_rows]]
+        augmentation = StudyAugmentation(
+            flags.data_study_thin, flags.data_study_reverse, flags.data_study_crop
+        )
+        names = self.task.label_names
+        train = StudyDataset(self.table, train_rows, self.outputs, names, augmentation, seed)
+        valid = StudyDataset(self.table, valid_rows, self.outputs, names, seed=seed)
+        return StudyData(train, valid, training_prior(train.labels))
+
+    def _make_sampler(self) -> EpochSampler:
+        return EpochSampler(len(self.data.train), self.config.general.seed)
+
+    def _make_network(self, callbacks: Sequence[Callback]) -> RSNANetwork:
+        train = self.data.train
+        return build_network(
+            self.config,
+            self.model,
+            self.settings,
+            [train.sample_id(index) for index in range(len(train))],
+            callbacks,
+            network_class=RSNAStudyNetwork,
+            auxiliary_weight=self.config.network.net_study_auxiliary,
+        )
+
+    def _seen_values(self) -> np.ndarray:
+        """The labels, and what the slice networks said."""
+        rows = self.data.train.rows
+        return np.hstack([self.data.train.labels, *(o.logits[rows] for o in self.outputs)])
+
+    def _split_transform(self) -> None:  # type: ignore[override]
+        """There are no images to make."""
+
+    def _log_transforms(self) -> None:
+        names = ", ".join(output.name for output in self.outputs)
+        what = "logits" if self.config.network.net_study_inputs == "logits" else "all outputs"
+        logger.info("inputs: %s of experiments %s; %s", what, names, self.data.train.augmentation)
+
+    def _subset_loader(self) -> Any:
+        training, valid = self.config.training, self.data.valid
+        if not (training.tr_iteration_valid and training.tr_iteration_valid_full):
+            return None
+        studies = self.table.frame["study_id"].to_numpy(dtype=object)[valid.rows].astype(str)
+        seed = self.config.general.seed
+        chosen = draw_studies(studies, valid.labels, training.tr_valid_subset, seed)
+        return self._evaluation_loader(valid.with_rows(valid.rows[chosen]))  # type: ignore[arg-type]
+
+    def _statistics_loader(self) -> Any:
+        """Some training series as validation sees them; None where no layer gathers statistics."""
+        train, training = self.data.train, self.config.training
+        num_slices = min(self.config.optimizer.optim_ema_bn_samples, len(train.rows))
+        if not num_slices or not self.model.has_batch_norm:
+            return None
+        order = np.random.default_rng(self.config.general.seed).permutation(len(train))
+        rows, chosen = [], 0
+        for index in order:
+            rows.append(train.rows_of_series(int(index)))
+            chosen += len(rows[-1])
+            if chosen >= num_slices:
+                break
+        dataset = train.with_rows(np.concatenate(rows))
+        return make_loader(dataset, training.tr_batch_size_valid, self.config.general.n_jobs)
+
+    def _predictor(self, network: RSNANetwork) -> AbstractPredictor:
+        fold = self.config.data.data_fold
+        assert isinstance(fold, int)
+        return StudyPredictor(
+            network=self.model,
+            slice_predictors=[
+                load_predictor(_fold_predictor(folder, fold), build_model)
+                for folder in self._slice_experiments()
+            ],
+            scalings=[output.scaling.get(fold) for output in self.outputs],
+            label_names=self.task.label_names,
+            label_weights=self.task.label_weights,
+            prior=self.data.prior,
+            training=self._origin(network),
+        )
+
+
+def _fold_predictor(experiment_folder: Path, fold: int) -> Path:
+    """The predictor of one fold of an experiment, of all folds or of this one."""
+    inner = experiment_folder / f"fold_{fold}" / PREDICTOR_FOLDER
+    return inner if inner.is_dir() else experiment_folder / PREDICTOR_FOLDER
