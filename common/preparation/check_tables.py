@@ -93,7 +93,7 @@ def check_labels(
     unlike = ids[_disagrees(values, is_strict=True)]
     unknown = np.isnan(values).any(axis=1)
     in_training = (slices["split"].eq(TRAIN_SPLIT) & slices["status"].eq(STATUS_OK)).to_numpy(bool)
-    in_training &= ~by_model
+    in_training = in_training & ~by_model
     lacking = ids[in_training & unknown]
     if not (in_training & ~unknown).any():
         lacking = lacking[:0]
