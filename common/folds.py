@@ -11,6 +11,7 @@ import pyarrow.compute
 
 from common.errors import InputError
 from common.files import read_csv
+from common.leakage import require_disjoint_patients
 from common.slices import SliceTable
 
 logger = logging.getLogger(__name__)
@@ -106,15 +107,7 @@ def split_rows(
     is_train = usable & train_side & frame["keep_for_training"].to_numpy(dtype=bool)
     is_valid = usable & valid_side & ~by_model
     patients = frame["patient_id"]
-    train_patients, valid_patients = (
-        patients[chosen].dropna().drop_duplicates() for chosen in (train_side, valid_side)
-    )
-    num_shared = int(is_in(train_patients, valid_patients).sum())
-    if num_shared:
-        raise InputError(
-            f"{num_shared} patients are on both sides of fold {fold}: make the folds again "
-            f"by patient (preprocessing.py), or correct the given file"
-        )
+    require_disjoint_patients(patients[train_side], patients[valid_side], f"fold {fold}")
     for name, rows in (("training", is_train), ("validation", is_valid)):
         if not rows.any():
             raise InputError(f"fold {fold} of {table.folder} has no {name} slices with labels")

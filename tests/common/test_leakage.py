@@ -1,0 +1,103 @@
+"""Planted leaks: each is found, counted and named, and what is sound passes."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from common.errors import InputError
+from common.leakage import (
+    folds_digest,
+    require_disjoint_patients,
+    require_fitted_elsewhere,
+    require_same_folds,
+    require_unseen_features,
+)
+
+NUM_IMAGES = 24
+
+
+@pytest.fixture
+def folds() -> pd.DataFrame:
+    """Patients p0 to p5, four images each, two in each of three folds."""
+    patients = [f"p{index // 4}" for index in range(NUM_IMAGES)]
+    return pd.DataFrame(
+        {
+            "image_id": [f"ID_{index}" for index in range(NUM_IMAGES)],
+            "patient_id": patients,
+            "fold": [int(patient[1:]) % 3 for patient in patients],
+        }
+    )
+
+
+def check(folds: pd.DataFrame, rows: pd.DataFrame, made_with: str | None = None) -> None:
+    digest = made_with or folds_digest(folds)
+    require_unseen_features("features of 0003", rows["image_id"], rows["fold"], digest, folds)
+
+
+def test_a_patient_on_both_sides_is_found():
+    trained = pd.Series(["a", "b", None, "c", "b"])
+    require_disjoint_patients(trained, pd.Series(["d", None, "e"]), "fold 0")
+    with pytest.raises(InputError, match="2 patients are on both sides of fold 0"):
+        require_disjoint_patients(trained, pd.Series(["c", "c", "b", "x"]), "fold 0")
+
+
+def test_out_of_fold_rows_pass_in_any_order(folds):
+    check(folds, folds.sample(frac=1, random_state=0))
+    check(folds, folds.iloc[:0])
+    rows = folds.assign(fold=folds["fold"].astype("Int64"))
+    check(folds, rows)
+
+
+def test_rows_of_a_model_that_saw_the_patient_are_found(folds):
+    rows = folds.copy()
+    rows.loc[[0, 1, 9], "fold"] = [1, 2, 0]  # of the patients p0 and p2
+    with pytest.raises(InputError, match="features of 0003: 3 rows of 2 patients") as raised:
+        check(folds, rows)
+    assert not any(patient in str(raised.value) for patient in ("p0", "p2"))
+    averaged = folds.assign(fold=pd.array([None] * NUM_IMAGES, dtype="Int64"))
+    with pytest.raises(InputError, match="24 rows of 6 patients"):
+        check(folds, averaged)
+
+
+def test_patients_that_are_always_trained_on_have_no_unseen_rows(folds):
+    folds.loc[folds["patient_id"] == "p5", "fold"] = -1
+    check(folds, folds[folds["fold"] >= 0])
+    with pytest.raises(InputError, match="4 rows of 1 patients"):
+        check(folds, folds)
+
+
+def test_rows_made_with_other_folds_are_found(folds):
+    shifted = folds.assign(fold=(folds["fold"] + 1) % 3)
+    # Rows and table agree, but the models were trained on other folds.
+    with pytest.raises(InputError, match="were made with other folds"):
+        check(shifted, shifted, made_with=folds_digest(folds))
+    with pytest.raises(InputError, match="unknown folds"):
+        require_same_folds("features of 0003", None, folds)
+
+
+def test_a_patient_in_two_folds_is_found_by_the_features_too(folds):
+    folds.loc[0, "fold"] = 1
+    with pytest.raises(InputError, match="1 patients are in several folds"):
+        check(folds, folds)
+
+
+def test_images_in_no_fold_are_refused(folds):
+    rows = pd.DataFrame({"image_id": ["ID_0", "ID_x"], "fold": [0, 0]})
+    with pytest.raises(InputError, match="1 of 2 images are in no fold"):
+        check(folds, rows)
+
+
+def test_the_digest_is_of_the_folds_and_not_of_their_order(folds):
+    digest = folds_digest(folds)
+    assert folds_digest(folds.sample(frac=1, random_state=1)) == digest
+    other = folds.copy()
+    other.loc[3, "fold"] = 2
+    assert folds_digest(other) != digest
+    given = pd.DataFrame({"image_id": ["a", "b"], "sample_type": ["train", "valid"]})
+    assert folds_digest(given) != folds_digest(given.assign(sample_type=["valid", "train"]))
+
+
+def test_a_calibrator_fitted_on_scored_rows_is_found():
+    require_fitted_elsewhere(["p0", "p1"], np.array(["p2"], dtype=object))
+    with pytest.raises(InputError, match="the weights would be scored on 1 patients"):
+        require_fitted_elsewhere(["p0", "p1", "p1"], ["p1", "p1", "p2"], "the weights")
