@@ -577,6 +577,43 @@ class EnsembleConfig:
 
 
 @dataclass(frozen=True)
+class PseudoLabelConfig:
+    """Which slices of --pl_source get labels of --experiment_id, and join --data_dataset."""
+
+    pl_name: str | None = None
+    """Name of the new dataset."""
+    pl_source: str | None = None
+    """Dataset whose slices get labels (default: the test of --data_dataset)."""
+    pl_predictions: str | None = None
+    """Prediction table (default: predictions/test.parquet of the experiment; with --pl_source its
+    evaluations/<source>/predictions.parquet)."""
+    pl_labels: Literal["hard", "soft", "given"] = "hard"
+    """hard: 0 and 1; soft: probabilities; given: no model, the labels that pl_source has."""
+    pl_positive: list[float] = field(default_factory=lambda: [0.9])
+    """Probability from which on a label is sure: one number, or one for each label, such as
+    [0.5,0.9,0.9,0.9,0.9,0.9]."""
+    pl_negative: list[float] = field(default_factory=lambda: [0.1])
+    """Probability up to which its absence is sure, in the same form. Both 0.5: all are sure."""
+    pl_partial: Switch = 0
+    """1: slices of which some labels are sure come in too, the others unknown to the loss; 0: only
+    those of which all are."""
+    pl_use_studies: Switch = 0
+    """1: where a study of pl_source is known not to have a label, its slices have not either."""
+
+    def __post_init__(self) -> None:
+        for name in ("pl_positive", "pl_negative"):
+            values = getattr(self, name)
+            inside = bool(values) and all(0 <= value <= 1 for value in values)
+            require(self, name, inside, "numbers from 0 to 1")
+        require(
+            self,
+            "pl_name",
+            self.pl_name is None or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.pl_name),
+            "letters, digits, _, . and - only: it names a folder",
+        )
+
+
+@dataclass(frozen=True)
 class LRFinderConfig:
     """The learning-rate range test; its results are in <output_dir>/lr_finder/<number>."""
 
@@ -714,6 +751,7 @@ GROUPS: dict[str, type] = {
     "prediction": PredictionConfig,
     "views": ViewsConfig,
     "ensemble": EnsembleConfig,
+    "pseudo_labels": PseudoLabelConfig,
     "lr_finder": LRFinderConfig,
     "second_level": SecondLevelConfig,
     "callbacks": CallbackConfig,
@@ -748,6 +786,7 @@ class Config:
     prediction: PredictionConfig = field(default_factory=PredictionConfig)
     views: ViewsConfig = field(default_factory=ViewsConfig)
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
+    pseudo_labels: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
     lr_finder: LRFinderConfig = field(default_factory=LRFinderConfig)
     second_level: SecondLevelConfig = field(default_factory=SecondLevelConfig)
     callbacks: CallbackConfig = field(default_factory=CallbackConfig)

@@ -154,6 +154,10 @@ EFFECTIVE_WHEN = {
             flags["ens_method"] in ("weights", "stacking") or flags["ens_calibration"] != "none"
         ),
     ),
+    **{
+        name: _needs("pl_labels", "hard", "soft")
+        for name in ("pl_predictions", "pl_positive", "pl_negative", "pl_partial", "pl_use_studies")
+    },
     "tr_amp_dtype": _needs("tr_use_amp", 1),
     "mlflow_uri": _needs("mlflow_enabled", 1),
     "tensorboard_enabled": _needs("dev_enabled", 0),

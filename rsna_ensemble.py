@@ -27,7 +27,7 @@ from common.errors import InputError
 from common.experiment import Experiment
 from common.files import write_json, write_parquet
 from common.folds import folds_path, read_folds
-from common.leakage import folds_digest, require_unseen_features
+from common.leakage import folds_digest, require_same_folds, require_unseen_features
 from common.metrics import training_prior
 from common.pixel_steps import PARAMETER, recorded_steps
 from common.predictions import (
@@ -235,7 +235,7 @@ def read_data(config: Config, members: Sequence[Member]) -> EnsembleData:
     labels = table.labels(table.rows_of(frame["image_id"]), task.label_names).astype(np.float64)
     if np.isnan(labels).all():
         raise InputError(f"{table.folder}: none of the members' rows has a label")
-    _require_unseen(config, tables)
+    _require_unseen(config, members, tables)
     # Anonymised exports may lack patient ids: their studies are taken to be patients.
     patients = frame["patient_id"].fillna(frame["study_id"]).to_numpy(dtype=object)
     by_patients = len(np.unique(folds)) < 2
@@ -256,8 +256,12 @@ def read_data(config: Config, members: Sequence[Member]) -> EnsembleData:
     return EnsembleData(members, table, task, tables, rows, by_patients, test)
 
 
-def _require_unseen(config: Config, tables: MemberTables) -> None:
-    """Raises InputError where a row is not of the fold that validates its patient."""
+def _require_unseen(config: Config, members: Sequence[Member], tables: MemberTables) -> None:
+    """Raises InputError where a row is not of the fold that validates its patient.
+
+    Members that know the folds that they were made with must have been made with these; of the
+    others it is trusted.
+    """
     present = np.unique(tables.folds)
     if (present < 0).any():
         raise InputError(
@@ -268,6 +272,10 @@ def _require_unseen(config: Config, tables: MemberTables) -> None:
     if "fold" not in folds:
         logger.info("the split is a given one: that members have not seen these rows is trusted")
         return
+    for member in members:
+        made_with = ((member.info or {}).get("training") or {}).get("folds_sha256")
+        if made_with is not None:
+            require_same_folds(f"predictions of {member.name}", made_with, folds)
     ids = tables.frame["image_id"]
     require_unseen_features("the members", ids, tables.folds, folds_digest(folds), folds)
 

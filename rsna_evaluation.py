@@ -17,6 +17,7 @@ from common.cross_fitting import id_digests
 from common.errors import InputError
 from common.experiment import experiment_id_of, fold_folders
 from common.files import write_json
+from common.folds import is_pseudo
 from common.leakage import require_fitted_elsewhere
 from common.pixel_steps import require_same_steps
 from common.predictions import build_predictions, write_predictions
@@ -207,7 +208,7 @@ def _labelled_rows(
     every series seen (`list_series`).
     """
     all_rows = np.arange(len(table))
-    has_label = ~np.isnan(table.labels(all_rows, label_names)).all(axis=1)
+    has_label = ~np.isnan(table.labels(all_rows, label_names)).all(axis=1) & ~is_pseudo(table.frame)
     skipped, series = _num_unusable(table), None
     what = "slices without a label"
     if not has_label.any():

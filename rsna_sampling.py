@@ -23,7 +23,8 @@ _NOTABLE_ODDS_RATIO = 1.1
 
 
 def make_sampler(config: Config, train: RSNADataset, num_processes: int = 1) -> EpochSampler:
-    """Returns the sampler that the flags name; a slice is positive where any of its labels is.
+    """Returns the sampler that the flags name; a slice is positive where any of its labels is
+    (a probability: where it is at least 0.5).
 
     Args:
         config: the flags.
@@ -95,7 +96,8 @@ def log_sampler(
 
 
 def _is_positive(train: RSNADataset) -> np.ndarray:
-    return (train.labels == 1).any(axis=1)
+    # Labels by a model may be probabilities.
+    return (train.labels >= 0.5).any(axis=1)
 
 
 def _odds(share: float) -> float:

@@ -62,6 +62,11 @@ class BlendPredictor(AbstractPredictor):
     training: dict[str, Any] = field(default_factory=dict)
     fitted_on: Sequence[str] = ()
 
+    @property
+    def num_networks(self) -> int:
+        """Networks that see each slice."""
+        return sum(member.num_networks for member in self.members)
+
     def save(self, folder: Path) -> None:
         """Writes the members into folders of their own, then predictor.json."""
         for number, member in enumerate(self.members):
@@ -132,7 +137,6 @@ class BlendPredictor(AbstractPredictor):
         if with_features:
             raise InputError("a blend has no features: ask one of its members for them")
         rows = np.asarray(rows, dtype=np.int64)
-        told = _Share(on_batch, len(self.members))
         probabilities, unreadable = [], np.zeros(len(rows), dtype=bool)
         for member in self.members:
             result = member.predict_rows(
@@ -143,7 +147,7 @@ class BlendPredictor(AbstractPredictor):
                 num_views=num_views,
                 seed=seed,
                 device=device,
-                on_batch=told,
+                on_batch=on_batch,
                 views=views,
                 mean=mean,
             )
@@ -152,17 +156,3 @@ class BlendPredictor(AbstractPredictor):
         logits = self.blender.apply(np.stack(probabilities)).astype(np.float32)
         logits[unreadable] = prior_logits(self.prior, self.calibration)
         return RowLogits(logits, unreadable)
-
-
-class _Share:
-    """Tells of the slices that all members are through with, as if there were one."""
-
-    def __init__(self, on_batch: Callable[[int], object] | None, num_members: int) -> None:
-        self.on_batch, self.num_members = on_batch, num_members
-        self.done = 0
-
-    def __call__(self, count: int) -> None:
-        before = self.done // self.num_members
-        self.done += count
-        if self.on_batch is not None:
-            self.on_batch(self.done // self.num_members - before)

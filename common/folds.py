@@ -21,6 +21,8 @@ FOLD_COLUMNS = ("image_id", "patient_id", "fold")
 ALWAYS_TRAINING = -1
 """In the column fold: trained on whichever fold is validated on (--pre_valid_fraction)."""
 TRAIN_SPLIT = "train"
+PSEUDO = "pseudo:"
+"""What label_source begins with where a model made the labels (`common.pseudo_labels`)."""
 
 
 def folds_path(dataset_folder: Path, fold: int) -> Path:
@@ -76,7 +78,8 @@ def split_rows(
     """Returns the training rows and the validation rows of a fold, int64 and ascending.
 
     Both are readable, of the split `train`, and their labels are known; training rows must be
-    marked `keep_for_training` as well.
+    marked `keep_for_training` as well. Rows with labels by a model are trained on, whatever their
+    split, where any label is known, and never validated on.
 
     Args:
         folds: what `read_folds` returned.
@@ -91,14 +94,18 @@ def split_rows(
         is_in(frame["image_id"], folds.loc[chosen, "image_id"])
         for chosen in (~is_valid_id, is_valid_id)
     )
-    usable = table.readable & frame["split"].eq(TRAIN_SPLIT).to_numpy(dtype=bool)
-    is_unlabelled = np.isnan(table.labels(np.arange(len(table)), label_names)).any(axis=1)
+    by_model = is_pseudo(frame)
+    usable = table.readable & (frame["split"].eq(TRAIN_SPLIT).to_numpy(dtype=bool) | by_model)
+    is_unknown = np.isnan(table.labels(np.arange(len(table)), label_names))
+    is_unlabelled = is_unknown.any(axis=1)
+    if by_model.any():
+        is_unlabelled &= ~by_model | is_unknown.all(axis=1)
     num_unlabelled = int((usable & is_unlabelled).sum())
     if num_unlabelled:
         logger.warning("%d slices are left out: a label is unknown", num_unlabelled)
     usable &= ~is_unlabelled
     is_train = usable & train_side & frame["keep_for_training"].to_numpy(dtype=bool)
-    is_valid = usable & valid_side
+    is_valid = usable & valid_side & ~by_model
     patients = frame["patient_id"]
     require_disjoint_patients(patients[train_side], patients[valid_side], f"fold {fold}")
     for name, rows in (("training", is_train), ("validation", is_valid)):
@@ -121,6 +128,13 @@ def is_validated(folds: pd.DataFrame, fold: int) -> pd.Series:
             f"--data_fold {fold}: the dataset has the folds {', '.join(map(str, known))}"
         )
     return folds["fold"] == fold
+
+
+def is_pseudo(frame: pd.DataFrame) -> np.ndarray:
+    """Returns bool (rows,): the slices of a table whose labels a model made."""
+    sources = frame["label_source"]
+    kinds = [kind for kind in sources.dropna().unique() if str(kind).startswith(PSEUDO)]
+    return sources.isin(kinds).to_numpy(dtype=bool)
 
 
 def is_in(values: pd.Series, wanted: pd.Series) -> np.ndarray:

@@ -48,12 +48,11 @@ def refused(monkeypatch, capsys, root: Path, *flags: str) -> str:
 
 
 @pytest.fixture(autouse=True)
-def no_figures(monkeypatch, request):
-    """Drawing takes most of the time; what `stacked` draws is enough."""
-    if "stacked" not in request.fixturenames:
-        for place in ("evaluation", "blend"):
-            monkeypatch.setattr(f"common.report.{place}.figure", lambda drawing, name: name)
-            monkeypatch.setattr(f"common.report.{place}.figures", Mock())
+def no_figures(monkeypatch):
+    """Drawing takes most of the time; what the fixture `stacked` draws is enough."""
+    for place in ("evaluation", "blend"):
+        monkeypatch.setattr(f"common.report.{place}.figure", lambda drawing, name: name)
+        monkeypatch.setattr(f"common.report.{place}.figures", Mock())
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ MODULES = [
 ]
 STRACE = shutil.which("strace")
 SCRIPTS = ["train.py", "preprocessing.py", "evaluate.py", "predict.py", "lr_finder.py", "resend.py"]
-SCRIPTS += ["ensemble.py", "second_level.py"]
+SCRIPTS += ["ensemble.py", "pseudo_label.py", "second_level.py"]
 
 
 # What Python itself reports, where strace (which also sees native code) is not installed.

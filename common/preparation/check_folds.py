@@ -6,7 +6,14 @@ from typing import Any
 import pandas as pd
 
 from common.errors import InputError
-from common.folds import ALWAYS_TRAINING, FOLDS_FILE, TRAIN_SPLIT, is_in, read_folds
+from common.folds import (
+    ALWAYS_TRAINING,
+    FOLDS_FILE,
+    TRAIN_SPLIT,
+    is_in,
+    is_pseudo,
+    read_folds,
+)
 from common.preparation.findings import RUN_AGAIN, Finding, finding
 
 
@@ -21,7 +28,8 @@ def check_folds(
         parameters: of the manifest.
     """
     path = dataset_folder / FOLDS_FILE
-    in_training = slices["split"].eq(TRAIN_SPLIT)
+    by_model = is_pseudo(slices)
+    in_training = slices["split"].eq(TRAIN_SPLIT) | by_model
     with_ids = slices[in_training & slices["image_id"].notna() & slices["patient_id"].notna()]
     found: list[Finding] = []
     num_folds = 0
@@ -33,6 +41,7 @@ def check_folds(
         else:
             num_folds = len(set(folds.get("fold", [])) - {ALWAYS_TRAINING})
             found += _compare(folds, with_ids, parameters)
+            found += _check_pseudo(folds, slices.loc[by_model, "image_id"])
     elif len(with_ids) and parameters.get("num_folds") is not None:
         found += [Finding("no_folds", f"{FOLDS_FILE} missing", 1, (), RUN_AGAIN)]
     for given in sorted(dataset_folder.glob(f"dataset_{dataset_folder.name}_fold_*.csv")):
@@ -72,6 +81,16 @@ def _compare(
             RUN_AGAIN,
         ),
     ]
+
+
+def _check_pseudo(folds: pd.DataFrame, image_ids: pd.Series) -> list[Finding]:
+    """Finds slices with labels by a model that are in a fold to validate on."""
+    if "fold" not in folds:
+        return []
+    validated = folds.loc[folds["fold"] != ALWAYS_TRAINING, "image_id"]
+    at_fault = image_ids[is_in(image_ids, validated)]
+    what = "slices with labels by a model in a fold that is validated on"
+    return finding("fold_pseudo", what, at_fault, RUN_AGAIN)
 
 
 def _expected_folds(parameters: dict[str, Any], num_found: int) -> int:

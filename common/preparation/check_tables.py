@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from common.dicom.hounsfield import AIR_HU, MAX_HU
-from common.folds import TRAIN_SPLIT
+from common.folds import TRAIN_SPLIT, is_pseudo
 from common.preparation.findings import CORRECT_LABELS, RUN_AGAIN, Finding, finding
 from common.preparation.overlap import find_overlap
 from common.preparation.tables import LABELS_OF_STUDY, studies_of_slices
@@ -85,10 +85,15 @@ def check_labels(
     """
     names = [*subtypes, union]
     ids, values = slices["image_id"], slices[names].to_numpy(np.float64, na_value=np.nan)
-    odd = ids[~(np.isnan(values) | np.isin(values, (0, 1))).all(axis=1)]
+    by_model = is_pseudo(slices)
+    allowed = np.isnan(values) | np.isin(values, (0, 1))
+    # A model's labels may be probabilities.
+    allowed |= by_model[:, None] & (values >= 0) & (values <= 1)
+    odd = ids[~allowed.all(axis=1)]
     unlike = ids[_disagrees(values, is_strict=True)]
     unknown = np.isnan(values).any(axis=1)
     in_training = (slices["split"].eq(TRAIN_SPLIT) & slices["status"].eq(STATUS_OK)).to_numpy(bool)
+    in_training = in_training & ~by_model
     lacking = ids[in_training & unknown]
     if not (in_training & ~unknown).any():
         lacking = lacking[:0]

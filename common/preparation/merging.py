@@ -1,0 +1,284 @@
+"""A dataset made of another one and slices with labels of another kind, sharing their pixels."""
+
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from common.errors import InputError
+from common.files import write_json, write_parquet, write_text
+from common.folds import ALWAYS_TRAINING, FOLDS_FILE, TRAIN_SPLIT, is_in, is_pseudo, read_folds
+from common.pixel_steps import recorded_steps
+from common.preparation.manifest import MANIFEST_FILE, read_manifest, table_hashes
+from common.preparation.overlap import TEST_SPLIT
+from common.preparation.tables import LABELS_OF_STUDY, studies_of_slices
+from common.slices import SLICE_COLUMNS, SLICES_FILE, STATUS_OK, STORE_FOLDER, STUDIES_FILE
+
+logger = logging.getLogger(__name__)
+
+SOURCE = "merged"
+UNUSED_SPLIT = "none"
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Slices that get labels.
+
+    Attributes:
+        folder: their dataset.
+        image_ids: (n,).
+        labels: (n, k), NaN where unknown.
+        label_source: where the labels come from.
+    """
+
+    folder: Path
+    image_ids: NDArray[Any]
+    labels: NDArray[np.float32]
+    label_source: str
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What was made, in numbers.
+
+    Attributes:
+        num_added: slices that got labels.
+        num_of_patients: slices left out as their patients are validated (or tested) on.
+        num_linked, num_copied: store files.
+        num_positive: of the added slices by label, probability counted as share.
+        num_unknown: of them, by label.
+    """
+
+    num_added: int
+    num_of_patients: int
+    num_linked: int
+    num_copied: int
+    num_positive: dict[str, float]
+    num_unknown: dict[str, int]
+
+    def lines(self) -> list[str]:
+        """Returns the counts as people read them."""
+        labels = ", ".join(
+            f"{name} {count:.0f} ({self.num_unknown[name]} unknown)"
+            for name, count in self.num_positive.items()
+        )
+        return [
+            f"added {self.num_added} slices, positive: {labels}",
+            f"left out {self.num_of_patients} slices of patients that are validated or tested on",
+            f"store files: {self.num_linked} shared, {self.num_copied} copied",
+        ]
+
+
+def merge_dataset(
+    base: Path, added: Labelled, target: Path, label_names: Sequence[str], note: dict[str, Any]
+) -> Merged:
+    """Writes a dataset folder: `base` and the slices that get labels, which are always trained on.
+
+    Slices of the base's own test keep their split, so that they are predicted as before; slices of
+    another dataset become training slices, the others of their series come along without labels,
+    as neighbours. A patient who is in a fold never comes in, nor does one of another dataset who
+    is in the base's test. Store files are hard links where the file system can, else copies.
+
+    Args:
+        base: the dataset that is trained on.
+        added: what gets labels.
+        target: the new folder.
+        label_names: the k labels.
+        note: what the manifest keeps of how it was made.
+
+    Raises:
+        InputError: the target exists, datasets differ in their pixel steps or share images, or
+            nothing is left to add.
+    """
+    if target.exists():
+        raise InputError(f"{target} exists: choose another name for the new dataset")
+    is_own = added.folder.resolve() == base.resolve()
+    if not is_own and recorded_steps(base) != recorded_steps(added.folder):
+        raise InputError(
+            f"{added.folder} was prepared with other pixel steps than {base}: prepare it with the "
+            f"same --pre_head_crop, --pre_spacing and --pre_size"
+        )
+    slices = pd.read_parquet(base / SLICES_FILE)
+    folds = _read_folds(base)
+    others = None if is_own else pd.read_parquet(added.folder / SLICES_FILE)
+    chosen, num_of_patients = _allowed(added, slices, folds, others)
+    if not chosen.any():
+        raise InputError(
+            f"no slice is left to add: {num_of_patients} are of patients that are validated or "
+            f"tested on, others are not sure enough; change --pl_positive and --pl_negative"
+        )
+    image_ids, labels = added.image_ids[chosen], added.labels[chosen]
+    if others is not None:
+        slices = _with_others(slices, others, image_ids, added.folder.name)
+    slices = _with_labels(slices, image_ids, labels, added.label_source, label_names)
+    new_folds = _with_folds(folds, slices, image_ids)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        write_parquet(temporary / SLICES_FILE, slices)
+        studies = _studies(slices, [base, added.folder], label_names)
+        write_parquet(temporary / STUDIES_FILE, studies)
+        write_text(temporary / FOLDS_FILE, new_folds.to_csv(index=False))
+        num_linked, num_copied = _share_store(slices, [base, added.folder], temporary)
+        _write_manifest(temporary, base, slices, note)
+        os.rename(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    known = ~np.isnan(labels)
+    return Merged(
+        num_added=len(image_ids),
+        num_of_patients=num_of_patients,
+        num_linked=num_linked,
+        num_copied=num_copied,
+        num_positive={n: float(np.nansum(labels[:, k])) for k, n in enumerate(label_names)},
+        num_unknown={n: int((~known[:, k]).sum()) for k, n in enumerate(label_names)},
+    )
+
+
+def _read_folds(base: Path) -> pd.DataFrame:
+    if any(base.glob(f"dataset_{base.name}_fold_*.csv")):
+        raise InputError(
+            f"{base} has given splits (dataset_*_fold_*.csv), which name no patients: remove them, "
+            f"so that {FOLDS_FILE} says who is validated on"
+        )
+    folds = read_folds(base / FOLDS_FILE)
+    if "fold" not in folds:
+        raise InputError(f"{base / FOLDS_FILE} is a given split: make folds by preprocessing.py")
+    return folds
+
+
+def _allowed(
+    added: Labelled, slices: pd.DataFrame, folds: pd.DataFrame, others: pd.DataFrame | None
+) -> tuple[NDArray[np.bool_], int]:
+    """Returns which of the added slices may come in, and how many may not for their patients."""
+    home = slices if others is None else others
+    usable = home["status"].eq(STATUS_OK) & home["store_index"].notna()
+    by_id = home[usable & home["image_id"].notna()].set_index("image_id")
+    found = by_id.reindex(pd.Index(added.image_ids))
+    validated = folds.loc[folds["fold"] != ALWAYS_TRAINING, "patient_id"]
+    taken = is_in(found["patient_id"], validated).copy()
+    if others is not None:
+        taken |= is_in(found["patient_id"], slices.loc[slices["split"] == TEST_SPLIT, "patient_id"])
+    known = found["store_file"].notna().to_numpy(dtype=bool, copy=True)
+    # Labels of its own are not overwritten.
+    if others is None:
+        known &= ~is_in(pd.Series(added.image_ids), folds["image_id"])
+    return known & ~taken, int((found["store_file"].notna().to_numpy(dtype=bool) & taken).sum())
+
+
+def _with_others(
+    slices: pd.DataFrame, others: pd.DataFrame, image_ids: NDArray[Any], name: str
+) -> pd.DataFrame:
+    """Returns the base's slices and the series of the added ones."""
+    is_added = is_in(others["image_id"], pd.Series(image_ids))
+    series = others.loc[is_added, "series_id"]
+    others = others[is_in(others["series_id"], series)].copy()
+    if is_in(others["image_id"], slices["image_id"]).any():
+        raise InputError(f"the dataset {name} has images of the other one: merge different ones")
+    is_added = is_in(others["image_id"], pd.Series(image_ids))
+    others["split"] = np.where(is_added, TRAIN_SPLIT, UNUSED_SPLIT)
+    others["keep_for_training"] = is_added
+    others["source_file"] = f"{name}/" + others["source_file"].astype("str")
+    labels = [column for column in slices if column not in SLICE_COLUMNS]
+    others[labels] = np.nan
+    others["label_source"] = None
+    merged = pd.concat([slices, others[list(slices.columns)]], ignore_index=True)
+    return merged.astype(SLICE_COLUMNS | dict.fromkeys(labels, "float32"))
+
+
+def _with_labels(
+    slices: pd.DataFrame,
+    image_ids: NDArray[Any],
+    labels: NDArray[np.float32],
+    label_source: str,
+    label_names: Sequence[str],
+) -> pd.DataFrame:
+    slices = slices.copy()
+    rows = pd.Index(slices["image_id"]).get_indexer(pd.Index(image_ids))
+    for column, name in enumerate(label_names):
+        values = slices[name].to_numpy(dtype=np.float32, na_value=np.nan, copy=True)
+        values[rows] = labels[:, column]
+        slices[name] = values
+    source = slices["label_source"].to_numpy(dtype=object, copy=True)
+    source[rows] = label_source
+    keep = slices["keep_for_training"].to_numpy(dtype=bool, copy=True)
+    keep[rows] = True
+    slices["label_source"] = pd.Series(source, index=slices.index).astype("str")
+    slices["label_source"] = slices["label_source"].where(pd.notna(source))
+    slices["keep_for_training"] = keep
+    return slices
+
+
+def _with_folds(folds: pd.DataFrame, slices: pd.DataFrame, image_ids: NDArray[Any]) -> pd.DataFrame:
+    patients = slices.set_index("image_id").loc[pd.Index(image_ids), "patient_id"]
+    more = pd.DataFrame(
+        {"image_id": image_ids, "patient_id": patients.to_numpy(), "fold": ALWAYS_TRAINING}
+    )
+    return pd.concat([folds, more], ignore_index=True)
+
+
+def _studies(
+    slices: pd.DataFrame, folders: Iterable[Path], label_names: Sequence[str]
+) -> pd.DataFrame:
+    """Returns the studies of the slices; labels of whole studies are kept."""
+    names = list(label_names)
+    studies = studies_of_slices(slices, names)
+    pseudo = slices.loc[is_pseudo(slices)].drop_duplicates("study_id").set_index("study_id")
+    told = pseudo["label_source"].reindex(studies.index)
+    studies["label_source"] = studies["label_source"].where(told.isna(), told)
+    for folder in dict.fromkeys(folders):
+        path = folder / STUDIES_FILE
+        if not path.is_file():
+            continue
+        given = pd.read_parquet(path).set_index("study_id")
+        given = given[given["label_source"].eq(LABELS_OF_STUDY)]
+        given = given[given.index.isin(studies.index)]
+        studies.loc[given.index, names] = given[names].astype("float32")
+        studies.loc[given.index, "label_source"] = LABELS_OF_STUDY
+    return studies.reset_index()[["study_id", "patient_id", *names, "label_source"]]
+
+
+def _share_store(slices: pd.DataFrame, folders: Iterable[Path], target: Path) -> tuple[int, int]:
+    """Links, or copies, the store files that the slices name; returns how many of each."""
+    store = target / STORE_FOLDER
+    store.mkdir(parents=True)
+    num_linked = num_copied = 0
+    for name in slices["store_file"].dropna().unique():
+        places = [folder / STORE_FOLDER / str(name) for folder in folders]
+        source = next((place for place in places if place.is_file()), None)
+        if source is None:
+            raise InputError(f"{places[0]} is missing: run preprocessing.py again as it was run")
+        try:
+            os.link(source, store / str(name))
+            num_linked += 1
+        except OSError:
+            shutil.copyfile(source, store / str(name))
+            num_copied += 1
+    return num_linked, num_copied
+
+
+def _write_manifest(folder: Path, base: Path, slices: pd.DataFrame, note: dict[str, Any]) -> None:
+    manifest = read_manifest(base)
+    by_status = {str(k): int(v) for k, v in slices["status"].value_counts().items()}
+    counts = manifest["counts"] | {
+        "num_files": int(slices["source_file"].nunique()),
+        "status": {STATUS_OK: 0} | by_status,
+        "num_series": int(slices["store_file"].nunique()),
+        "num_padding": int(slices["num_padding"].fillna(0).sum()),
+    }
+    content = {
+        "source": SOURCE,
+        "folder": str(base.resolve()),
+        "complete": True,
+        "parameters": manifest["parameters"] | {"merged": note},
+        "versions": manifest.get("versions", {}),
+        "counts": counts,
+        "sha256": table_hashes(folder),
+    }
+    write_json(folder / MANIFEST_FILE, content)
