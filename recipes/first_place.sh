@@ -83,10 +83,10 @@ members+=(first_place-sequence first_place-bigru)
 # The extra: a network that sees the series as a volume, 3 mm in plane and 5 mm between planes. It
 # is no part of the system, whose authors left theirs unfinished; random weights.
 if ((EXTRA_3D)); then
-    train first_place-volume --net_model volume-resnet18 --net_pretrained 0 \
-        --data_dataset "$DATASET" --data_fold all --data_train_transform "${TRANSFORM}_train" \
+    train first_place-volume --net_model volume-resnet18 \
+        --data_dataset "$DATASET" --data_fold all --data_train_transform best_train \
         --data_valid_transform best_valid --data_test_transform best_tta \
-        --data_img_size "$(of 96 32)" --data_volume_spacing "$(of 2.5 8)"
+        --data_img_size "$(of 96 32)" --data_volume_spacing "$(of 2.5 5)"
     members+=(first_place-volume)
 fi
 

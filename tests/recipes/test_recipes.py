@@ -149,10 +149,11 @@ def test_shellcheck_finds_nothing() -> None:
 
 STUB = """#!/usr/bin/env bash
 echo "$*" >>"$OUTPUT/calls"
-id=
+before=
 for argument in "$@"; do
-    [[ $id == next ]] && id=$argument && break
-    [[ $argument == --experiment_id ]] && id=next
+    [[ $before == --experiment_id ]] && id=$argument
+    [[ $before == --pr_output ]] && submission=$argument
+    before=$argument
 done
 case $1 in
 recipes/training_rows.py) echo "1000 30"; exit ;;
@@ -166,6 +167,8 @@ if [[ $id == "${STOP_AT:-}" ]]; then
     exit 143
 fi
 mkdir -p "$OUTPUT/results/$id/predictor" && touch "$OUTPUT/results/$id/predictor/predictor.json"
+touch "$OUTPUT/results/$id/report.html"
+if [[ -n ${submission:-} ]]; then mkdir -p "$submission" && touch "$submission/submission.csv"; fi
 """
 
 
@@ -222,7 +225,7 @@ def test_what_was_stopped_before_it_saved_anything_starts_anew(stage: Stage, sto
     assert stage.run("appian", STOP_AT=stopped)[0] == 143
     status, calls, told = stage.run("appian")
     assert status == 0 and ids_of(calls)[0] == stopped
-    assert "--tr_resume" not in calls[1] and f"{stopped} was stopped before" in told
+    assert "--tr_resume" not in calls[1] and f"{stopped} was stopped with nothing" in told
 
 
 def test_the_last_submission_is_sent_only_where_it_is_asked_for(stage: Stage) -> None:
