@@ -338,7 +338,7 @@ class OptimizerConfig:
     optim_swa_enabled: Switch = 0
     """1: stochastic weight averaging: the plain mean of the weights after each step from
     optim_swa_start on. Once it has begun, it is what is validated and predicted with."""
-    optim_swa_start: int = 300
+    optim_swa_start: int = 200
     """Iterations before stochastic weight averaging begins (dev mode: that share of its own)."""
     optim_swa_lr: float = 2.5e-4
     """Learning rate of stochastic weight averaging; a cosine leads to it in the first tenth."""
@@ -396,7 +396,7 @@ class TrainingConfig:
     """1: mixed precision."""
     tr_amp_dtype: Literal["bf16", "fp16"] = "bf16"
     """Type of mixed precision; fp16 scales the loss and needs a GPU."""
-    tr_iteration_num: int = 320
+    tr_iteration_num: int = 260
     """Iterations to train."""
     tr_batch_size: int = 16
     """Slices in a training batch."""
@@ -406,7 +406,7 @@ class TrainingConfig:
     """Batches whose gradients make one iteration."""
     tr_clip_norm: float = 1.0
     """Largest norm of the gradient (0: no clipping)."""
-    tr_iteration_valid: int = 160
+    tr_iteration_valid: int = 130
     """Iterations from one validation to the next (0: at the end only)."""
     tr_iteration_valid_full: int = 0
     """Iterations from one validation of the whole fold to the next; those of tr_iteration_valid
