@@ -1,12 +1,16 @@
 """Trainings on several slices and any number of windows, from flags to predictions."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from tiny_dataset import make_tiny_dataset
 
 from common.errors import InputError
@@ -161,3 +165,63 @@ def test_nets_of_one_size_take_that_of_the_images_and_no_other(place: Path, tmp_
     own = transform_file(tmp_path / "small.json")
     with pytest.raises(InputError, match=r"--data_valid_transform.*one size only"):
         RSNATraining(config_of(place, *flags, *size, own))
+
+
+@pytest.mark.long
+def test_header_windows_and_swaps_resume_and_predict_through_the_scripts(
+    place: Path, tmp_path: Path, project_root: Path
+) -> None:
+    """Three slices through the headers' windows; interrupted, resumed bit for bit, predicted."""
+    dataset = make_tiny_dataset(place / "input" / "datasets" / "headers")
+    slices = dataset / "slices.parquet"
+    frame = pd.read_parquet(slices)
+    frame["window_center"], frame["window_width"] = 45.0, 90.0
+    frame.loc[:3, "window_width"] = None
+    frame.loc[frame["store_file"] == frame["store_file"].iloc[-1], "position_mm"] = None
+    frame.to_parquet(slices)
+    header = {"__class_fullname__": OWN + "HeaderWindow"}
+    swap = {"__class_fullname__": OWN + "NeighborSwap", "p": 0.5}
+    train = transform_file(tmp_path / "train.json", swap, header)
+    valid = transform_file(tmp_path / "valid.json", header)
+    flags = ["--data_dataset", "headers", "--data_train_transform", train]
+    flags += ["--data_valid_transform", valid]
+    flags += ["--data_test_transform", train, "--data_neighbors", "1", "--data_neighbor_mm", "10"]
+    flags += ["--tr_iteration_num", "30", "--tr_iteration_checkpoint", "1", "--n_jobs", "1"]
+
+    def run(script: str, *arguments: str) -> tuple[int, str]:
+        result = subprocess.run(
+            [sys.executable, script, *arguments],
+            cwd=project_root,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return result.returncode, result.stderr
+
+    config = config_of(place, *flags)
+    own = [f"--{name}={value}" for name, value in config.flags().items() if name in config.given]
+    output = f"--output_dir={place / 'output'}"
+    status, log = run("train.py", *own, "--experiment_id=straight")
+    assert status == 0, log
+    assert "lack a window in their header: 40/80" in log
+    assert "lack positions: neighbours by number" in log
+    status, log = run("train.py", *own, "--experiment_id=cut", "--tr_max_hours=1e-9")
+    assert status == 143, log
+    again = ["--experiment_id=cut", "--tr_resume=1", "--tr_max_hours=0", output]
+    status, log = run("train.py", *again)
+    assert status == 0, log
+    results = place / "output" / "results"
+    one, other = (
+        torch.load(results / name / "predictor" / "model.pt", weights_only=True)
+        for name in ("straight", "cut")
+    )
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    out = tmp_path / "predicted"
+    inputs = [f"--pr_input={dataset}", f"--pr_output={out}", "--pr_tta=2", output]
+    status, log = run("predict.py", "--experiment_id=cut", *inputs)
+    assert status == 0, log
+    assert "prediction: 4 of 24 slices lack a window in their header" in log
+    predictions = pd.read_parquet(out / "predictions.parquet")
+    assert len(predictions) == len(frame)
+    assert np.isfinite(predictions[list(LABELS)].to_numpy()).all()
