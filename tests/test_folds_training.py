@@ -1,5 +1,6 @@
 """train.py --data_fold all: every row once, by a model that has not seen its patient."""
 
+import functools
 import json
 import os
 import shutil
@@ -17,12 +18,14 @@ from tiny_dataset import make_tiny_dataset
 import evaluate
 import predict
 import rsna_folds
+import rsna_scoring
 import train
 from common.checkpoint import load_checkpoint
 from common.cli import status_of
 from common.errors import Interrupted
 from common.features import FeatureTable
 from common.folds import read_folds
+from common.intervals import patient_intervals
 from common.leakage import folds_digest
 from common.predictor import load_predictor
 from common.report import EvaluationReport
@@ -61,12 +64,14 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
-def call(main, place: Path, *flags: str, jobs: bool = True) -> int:
-    """The status of a script's main in this process; pages are not drawn, which takes seconds."""
+def call(main, place: Path, *flags: str) -> int:
+    """The status of a script's main in this process; pages and intervals cost seconds: little."""
     places = ["--data_input_folder", str(place / "input")] if main is not predict.main else []
-    places += ["--output_dir", str(place / "output"), *(["--n_jobs", "0"] if jobs else [])]
+    places += ["--output_dir", str(place / "output"), "--n_jobs", "0"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(EvaluationReport, "html", lambda self: f"page of {self.title}")
+        few = functools.partial(patient_intervals, num_resamples=10)
+        patch.setattr(rsna_scoring, "patient_intervals", few)
         patch.setattr(sys, "argv", ["train.py", *places, *flags])
         return status_of(main)
 
@@ -220,6 +225,7 @@ def test_stopped_between_folds_it_goes_on_with_all(place, capsys, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(rsna_folds.RSNAFoldsTraining, "_evaluate_fold", stop)
         flags = ("--data_fold", "all", "--experiment_id", "stopped", "--tr_features", "0")
+        flags += ("--tr_iteration_num", "1", "--tr_iteration_valid", "0")
         assert call(train.main, place, *FLAGS, *flags) == 143
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("Stopped. To go on: python train.py --experiment_id stopped --tr_resume")
@@ -231,6 +237,7 @@ def test_stopped_between_folds_it_goes_on_with_all(place, capsys, monkeypatch):
     assert not (folder / "features").exists()
 
 
+@pytest.mark.long
 def test_dev_mode_is_the_same_code_on_less(place):
     flags = ("--data_fold", "all", "--experiment_id", "dev", "--dev_enabled", "1")
     flags += ("--dev_num_studies", "3", "--dev_iteration_num", "2")
