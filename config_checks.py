@@ -46,6 +46,8 @@ EFFECTIVE_WHEN = {
     "pre_export_windows": _needs("pre_export", "png"),
     "data_sampler_pos_start": _needs("data_sampler", "pos_range"),
     "data_sampler_pos_end": _needs("data_sampler", "pos_range"),
+    "data_neighbor_mm": ("--data_neighbors", lambda flags: flags["data_neighbors"] > 0),
+    "net_num_dropouts": ("--net_drop_rate", lambda flags: flags["net_drop_rate"] > 0),
     "data_sampler_num_slices": _needs("data_sampler", "slices_per_study"),
     "optim_momentum": _needs("optim", "sgd", "lars"),
     "optim_nesterov": (

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from predictor_factory import make_dataset, make_predictor, small_transform
+from predictor_factory import build_network, make_dataset, make_predictor, small_transform
 from scipy.special import expit
 
 from common.errors import InputError
@@ -92,7 +92,7 @@ def test_a_view_is_made_of_the_hu_before_the_transform(table, view):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_swap_reverses_neighbours_and_needs_some(table):
+def test_swap_needs_neighbours(table):
     rows = [int(row) for row in np.flatnonzero(table.readable)[:4]]
     with pytest.raises(InputError, match="swap: this network sees one slice"):
         make_predictor().predict_rows(table, rows, views=("swap",))
@@ -124,3 +124,12 @@ def test_random_views_are_those_of_num_views_and_seeded_by_the_image(table):
     alone = predictor.predict_rows(table, rows[7:8], views=("random_2",), seed=4).logits[0]
     among = predictor.predict_rows(table, rows[::-1], views=("random_2",), seed=4).logits[::-1][7]
     np.testing.assert_allclose(alone, among, rtol=1e-5, atol=1e-6)
+
+
+def test_swap_is_the_neighbours_in_reverse_order(table):
+    network = build_network({"in_chans": 9, "num_classes": 6, "seed": 5})
+    predictor = make_predictor(network=network, slice_offsets=(-1, 0, 1))
+    reverse = make_predictor(network=network, slice_offsets=(1, 0, -1))
+    swapped = predicted(predictor, table, views=("swap",))
+    np.testing.assert_array_equal(swapped, predicted(reverse, table))
+    assert np.abs(swapped - predicted(predictor, table)).max() > 1e-4
