@@ -16,6 +16,7 @@ import yaml
 from common.directions import direction_of
 from common.errors import InputError
 from common.flags import at_least, between, parse_flags, require
+from common.views import view_names
 from config_checks import refuse_unusable, warn_about_flags
 
 Switch = Literal[0, 1]
@@ -50,8 +51,9 @@ class GeneralConfig:
         require(
             self,
             "experiment_id",
-            self.experiment_id is None or re.fullmatch(r"[A-Za-z0-9_-]+", self.experiment_id),
-            "letters, digits, _ and - only, such as 0001",
+            self.experiment_id is None
+            or re.fullmatch(r"[A-Za-z0-9_-]+(/fold_\d+)?", self.experiment_id),
+            "letters, digits, _ and - only, such as 0001, or 0001/fold_2 for one of all folds",
         )
 
 
@@ -62,7 +64,8 @@ class DataConfig:
     data_dataset: str = "demo"
     """Name of a prepared dataset: <data_input_folder>/datasets/<name>."""
     data_fold: int | Literal["all"] = 0
-    """Fold to validate on; the others are trained on."""
+    """Fold to validate on; the others are trained on. all: a training for each fold, and tables of
+    what each predicts of the patients that it has not seen."""
     data_input_folder: str = "input"
     """Folder of all input."""
     data_train_transform: str = "train_small"
@@ -402,6 +405,9 @@ class TrainingConfig:
     """1: the same bits on every run on the same hardware, at some cost of speed."""
     tr_sync_bn: Switch = 0
     """1: batch norm over the batches of all processes (torchrun on GPUs)."""
+    tr_features: Switch = 1
+    """1: --data_fold all also writes what the networks see in slices (features/), for study models;
+    at 2048 features a slice takes about 3 KB, twice."""
 
     def __post_init__(self) -> None:
         at_least(
@@ -437,11 +443,32 @@ class PredictionConfig:
     """Folder for the predictions."""
     pr_dataframe: str | None = None
     """sample_submission.csv: writes submission.csv with its ids in its order."""
+
+
+@dataclass(frozen=True)
+class ViewsConfig:
+    """Test-time augmentation: other views of a slice, averaged with the plain one.
+
+    Of predict.py, of evaluate.py on another dataset, and of the predictions that a training leaves.
+    """
+
     pr_tta: int = 0
     """Extra passes with the test transform, averaged with the plain one."""
+    pr_tta_views: str | None = None
+    """Extra passes with deterministic views, such as flip_lr,rot90: flip_lr, flip_ud, rot90,
+    rot180, rot270, transpose, transverse, swap (neighbours in reverse order), crop_tl, crop_tr,
+    crop_bl, crop_br, crop_center; or the sets flip (flip_lr), d4 and crops."""
+    pr_tta_mean: Literal["logits", "probabilities"] = "logits"
+    """What is averaged over the views; given to --data_fold all, over the folds too."""
 
     def __post_init__(self) -> None:
         at_least(self, 0, "pr_tta")
+        view_names(self.pr_tta_views)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The views, the plain one first."""
+        return view_names(self.pr_tta_views, self.pr_tta)
 
 
 @dataclass(frozen=True)
@@ -526,6 +553,7 @@ GROUPS: dict[str, type] = {
     "optimizer": OptimizerConfig,
     "training": TrainingConfig,
     "prediction": PredictionConfig,
+    "views": ViewsConfig,
     "lr_finder": LRFinderConfig,
     "callbacks": CallbackConfig,
     "monitor": MonitorConfig,
@@ -557,6 +585,7 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     prediction: PredictionConfig = field(default_factory=PredictionConfig)
+    views: ViewsConfig = field(default_factory=ViewsConfig)
     lr_finder: LRFinderConfig = field(default_factory=LRFinderConfig)
     callbacks: CallbackConfig = field(default_factory=CallbackConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
@@ -586,6 +615,11 @@ class Config:
                 f"train one, or say where it is with --output_dir"
             )
         return folder
+
+    @property
+    def is_one_of_all_folds(self) -> bool:
+        """Whether the experiment is a fold of one with --data_fold all."""
+        return "/" in (self.general.experiment_id or "")
 
     @property
     def iteration_num(self) -> int:

@@ -105,6 +105,16 @@ EFFECTIVE_WHEN = {
         lambda flags: flags["optim_ema_decay"] > 0 or flags["optim_swa_enabled"] == 1,
     ),
     "tr_focal_gamma": _needs("tr_loss", "focal"),
+    "tr_features": (
+        "--data_fold all",
+        lambda flags: flags["data_fold"] == "all" or flags["tr_resume"] == 1,
+    ),
+    "pr_tta_mean": (
+        "--pr_tta, --pr_tta_views or --data_fold all",
+        lambda flags: (
+            flags["pr_tta"] > 0 or flags["pr_tta_views"] is not None or flags["data_fold"] == "all"
+        ),
+    ),
     "data_transform_device": (
         "a GPU for the network (--device is cpu)",
         lambda flags: flags["data_transform_device"] != "auto" or flags["device"] != "cpu",
@@ -142,8 +152,6 @@ def refuse_unusable(config: "Config") -> None:
     for name in sorted(NOT_THERE_YET):
         if flags[name] != defaults[name]:
             raise InputError(f"--{name} is not there yet: leave it out")
-    if config.data.data_fold == "all":
-        raise InputError("--data_fold all is not there yet: give the number of one fold")
     if config.training.tr_resume and config.general.experiment_id is None:
         raise InputError("--tr_resume 1 needs --experiment_id: say which experiment goes on")
     _refuse_study(config)

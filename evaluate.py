@@ -3,19 +3,19 @@
 import logging
 
 from common.cli import log_to_console, run_script
-from config import MonitorConfig, parse_config, recorded_config
+from config import MonitorConfig, ViewsConfig, parse_config, recorded_config
 
 logger = logging.getLogger(__name__)
 
 # What an evaluation takes from its own flags where they are given; the rest is as recorded.
 FLAGS = {"data_dataset", "data_input_folder", "n_jobs", "device", "dev_enabled"}
-FLAGS |= set(MonitorConfig.__dataclass_fields__)
+FLAGS |= set(MonitorConfig.__dataclass_fields__) | set(ViewsConfig.__dataclass_fields__)
 
 
 def main() -> None:
     """Writes metrics.json and report.html, and prints a short table on stdout."""
     log_to_console()
-    given = parse_config(__doc__ or "", ("general", "data", "monitor"))
+    given = parse_config(__doc__ or "", ("general", "data", "views", "monitor"))
     folder = given.existing_experiment_folder()
     recorded = recorded_config(folder)
     own = {name: given.flags()[name] for name in given.given & FLAGS}
@@ -32,10 +32,18 @@ def main() -> None:
     name = config.data.data_dataset
     if name != recorded.data.data_dataset:
         evaluation = evaluate_on_dataset(
-            folder, table, name, num_workers=config.general.n_jobs, device=find_device(config)
+            folder,
+            table,
+            name,
+            num_workers=config.general.n_jobs,
+            device=find_device(config),
+            views=config.views,
+            seed=config.general.seed,
         )
         print(summary(evaluation.metrics, evaluation.report))
         return
+    for flag in sorted(given.given & set(ViewsConfig.__dataclass_fields__)):
+        logger.warning("--%s has no effect on rows that training has predicted", flag)
     with tracking(config, folder) as tracker:
         evaluation = evaluate_experiment(folder, table)
         for path in (evaluation.metrics_file, evaluation.report):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def main() -> None:
     """Writes tables of slices, series and studies, and the submission that a sample asks for."""
     log_to_console()
-    config = parse_config(__doc__ or "", ("general", "prediction"))
+    config = parse_config(__doc__ or "", ("general", "prediction", "views"))
     source, output = _folders(config)
     from common.predictor import PREDICTOR_FOLDER, load_predictor
     from common.submission import read_sample
@@ -36,7 +36,7 @@ def main() -> None:
     prediction = predict_table(
         predictor,
         table,
-        num_views=config.prediction.pr_tta,
+        views=config.views,
         num_workers=config.general.n_jobs,
         seed=config.general.seed,
         device=find_device(config),

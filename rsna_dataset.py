@@ -92,15 +92,16 @@ def fold_rows(config: Config, table: SliceTable) -> tuple[np.ndarray, np.ndarray
         InputError: no such fold, or one without slices on a side.
     """
     fold = config.data.data_fold
-    assert isinstance(fold, int)
+    if not isinstance(fold, int):
+        raise InputError("--data_fold all: give the number of one fold; only train.py takes all")
     folds = read_folds(folds_path(config.dataset_folder, fold))
     label_names = TASKS[config.network.net_num_classes].label_names
     train_rows, valid_rows = split_rows(table, folds, fold, label_names)
     if config.general.dev_enabled:
         num_valid = max(1, config.general.dev_num_studies // 4)
         num_train = max(1, config.general.dev_num_studies - num_valid)
-        train_rows = _limit_studies(table, train_rows, num_train, config.general.seed)
-        valid_rows = _limit_studies(table, valid_rows, num_valid, config.general.seed)
+        train_rows = limit_studies(table, train_rows, num_train, config.general.seed)
+        valid_rows = limit_studies(table, valid_rows, num_valid, config.general.seed)
     return train_rows, valid_rows
 
 
@@ -150,7 +151,7 @@ def find_transform(
     return transform
 
 
-def _limit_studies(table: SliceTable, rows: np.ndarray, most: int, seed: int) -> np.ndarray:
+def limit_studies(table: SliceTable, rows: np.ndarray, most: int, seed: int) -> np.ndarray:
     """The rows of at most `most` studies, drawn from `seed`."""
     studies = table.frame["study_id"].to_numpy(dtype=object)[rows]
     unique = np.unique(studies.astype(str))

@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from common.errors import InputError
+from common.experiment import experiment_id_of, fold_folders
 from common.files import write_json
 from common.pixel_steps import require_same_steps
 from common.predictions import build_predictions, write_predictions
@@ -21,10 +22,10 @@ from common.report import EvaluationReport, PlannedSchedule
 from common.slices import STATUS_OK, SliceTable
 from common.store import UnreadableSlice
 from common.studies import list_series
-from config import Config, recorded_config
+from config import Config, ViewsConfig, recorded_config
 from rsna_model import build_model
 from rsna_network import build_schedule
-from rsna_prediction import SERIES_FILE, write_csv
+from rsna_prediction import SERIES_FILE, view_options, write_csv
 from rsna_scoring import (
     predictor_info,
     prior_of,
@@ -67,30 +68,39 @@ def evaluate_experiment(experiment_folder: Path, table: SliceTable) -> Evaluatio
     """Scores the predictions that training left, and writes metrics.json and report.html.
 
     The figures are those of the last (averaged) weights; those of the best checkpoint, chosen on
-    the same rows, stand under `best` with `selected` true.
+    the same rows, stand under `best` with `selected` true. With all folds they are of the
+    out-of-fold predictions, and `folds` has the main figures of each fold.
 
     Args:
         experiment_folder: a finished training's.
         table: the dataset it was trained on.
     """
     info = predictor_info(experiment_folder)
-    last, prior = read_experiment(experiment_folder, "valid")
+    config = recorded_config(experiment_folder)
+    is_folded = config.data.data_fold == "all"
+    name = "oof" if is_folded else "valid"
+    last, prior = read_experiment(experiment_folder, name)
     task = task_of(info)
     options: dict[str, Any] = {"threshold": info["threshold"], "task": task}
     main = score_predictions("last weights", last, table, prior, **options)
     metrics, others = dict(main.metrics), []
-    if (experiment_folder / "predictions" / "valid_best.parquet").is_file():
-        best, _ = read_experiment(experiment_folder, "valid_best")
-        others.append(
-            score_predictions("best checkpoint", best, table, prior, selected=True, **options)
-        )
+    if (experiment_folder / "predictions" / f"{name}_best.parquet").is_file():
+        best, prior = read_experiment(experiment_folder, f"{name}_best")
+        title = "best checkpoints" if is_folded else "best checkpoint"
+        others.append(score_predictions(title, best, table, prior, selected=True, **options))
         metrics["best"] = others[0].metrics
+    folds = _fold_metrics(experiment_folder) if is_folded else {}
+    if is_folded:
+        metrics["folds"] = {fold: _fold_summary(values) for fold, values in folds.items()}
     write_json(experiment_folder / METRICS_FILE, metrics)
-    training = info["training"]
-    config = recorded_config(experiment_folder)
+    dataset, experiment_id = config.data.data_dataset, experiment_id_of(experiment_folder)
     report = EvaluationReport(
-        title=f"Experiment {experiment_folder.name}",
-        subtitle=f"Validation rows of {training.get('dataset')}, fold {training.get('fold')}",
+        title=f"Experiment {experiment_id}",
+        subtitle=f"Out-of-fold rows of {dataset}: each predicted by the fold that did not train on "
+        f"its patient"
+        if is_folded
+        else f"Validation rows of {dataset}, fold {config.data.data_fold}",
+        folds=folds,
         label_names=task.label_names,
         main=main,
         others=others,
@@ -98,7 +108,7 @@ def evaluate_experiment(experiment_folder: Path, table: SliceTable) -> Evaluatio
         num_skipped=_num_skipped(table, task.label_names),
         learning_records=_learning_records(experiment_folder / "metrics.jsonl"),
         loss_note=_loss_note(config),
-        schedule=_planned_schedule(config, info["model"]),
+        schedule=None if is_folded else _planned_schedule(config, info["model"]),
         read_image_hu=_ImageReader(table, last["image_id"]),
     )
     report.write(experiment_folder / REPORT_FILE)
@@ -112,6 +122,8 @@ def evaluate_on_dataset(
     *,
     num_workers: int = 0,
     device: torch.device | str = "cpu",
+    views: ViewsConfig | None = None,
+    seed: int = 0,
 ) -> Evaluation:
     """Predicts and scores all labelled slices of a dataset that the experiment has not seen.
 
@@ -125,22 +137,31 @@ def evaluate_on_dataset(
         name: of the dataset.
         num_workers: processes that read slices.
         device: where the network runs.
+        views: test-time augmentation; None for none.
+        seed: of random views.
     """
     info = predictor_info(experiment_folder)
+    views = views or ViewsConfig()
     predictor = load_predictor(experiment_folder / PREDICTOR_FOLDER, build_model)
     require_same_steps(info["training"], table.folder)
     task = task_of(info)
     rows, num_skipped, series = _labelled_rows(table, name, task.label_names)
-    with tqdm(total=len(rows), unit="slice", desc=f"predicting {name}") as bar:
+    total = len(rows) * len(views.names) * predictor.num_networks
+    with tqdm(total=total, unit="slice", desc=f"predicting {name}") as bar:
         result = predictor.predict_rows(
-            table, rows, num_workers=num_workers, device=device, on_batch=bar.update
+            table,
+            rows,
+            num_workers=num_workers,
+            device=device,
+            on_batch=bar.update,
+            **view_options(views, seed),
         )
     frame = build_predictions(
         table.frame.iloc[rows],
         result.logits,
         task.label_names,
         fold=None,
-        experiment_id=experiment_folder.name,
+        experiment_id=experiment_id_of(experiment_folder),
         calibration=predictor.calibration,
     )
     folder = experiment_folder / "evaluations" / name
@@ -154,11 +175,11 @@ def evaluate_on_dataset(
     if result.unreadable.any():
         num_skipped["pixels found damaged, scored with the prior"] = int(result.unreadable.sum())
     report = EvaluationReport(
-        title=f"Experiment {experiment_folder.name} on {name}",
+        title=f"Experiment {experiment_id_of(experiment_folder)} on {name}",
         subtitle=f"All labelled slices of {name}",
         label_names=task.label_names,
         main=main,
-        facts=_facts(info),
+        facts={**_facts(info), "views": ", ".join(views.names)},
         num_skipped=num_skipped,
         read_image_hu=_ImageReader(table, frame["image_id"]),
     )
@@ -214,6 +235,23 @@ def _num_skipped(table: SliceTable, label_names: Sequence[str]) -> dict[str, int
     if unlabelled.any():
         skipped["slices without a label"] = int(unlabelled.sum())
     return skipped
+
+
+def _fold_metrics(experiment_folder: Path) -> dict[str, dict[str, Any]]:
+    """Returns the metrics.json of each fold that has one, by the number of the fold."""
+    found = {}
+    for folder in fold_folders(experiment_folder):
+        path = folder / METRICS_FILE
+        if path.is_file():
+            fold = folder.name.removeprefix("fold_")
+            found[fold] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _fold_summary(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the main figures of a fold."""
+    names = ("weighted_log_loss", "prior_weighted_log_loss", "num_slices", "num_studies")
+    return {**{name: values[name] for name in names}, "auc": values["auc"]}
 
 
 def _facts(info: Mapping[str, Any]) -> dict[str, Any]:

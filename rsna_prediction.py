@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from common.predictor import AbstractPredictor
 from common.slices import STATUS_OK, SliceTable
 from common.studies import DAMAGED, list_series, list_studies
 from common.submission import SubmissionSample, build_submission, write_submission
+from config import ViewsConfig
 
 logger = logging.getLogger(__name__)
 
@@ -46,12 +48,20 @@ def predict_table(
     predictor: AbstractPredictor,
     table: SliceTable,
     *,
-    num_views: int = 0,
+    views: ViewsConfig | None = None,
     num_workers: int = 0,
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> Prediction:
     """Returns what `predictor` says of every slice of a dataset, readable or not.
+
+    Args:
+        predictor: of any kind.
+        table: the dataset.
+        views: test-time augmentation; None for none.
+        num_workers: processes that read slices.
+        seed: of random views.
+        device: where networks run.
 
     Raises:
         InputError: there is no slice that can be read.
@@ -59,15 +69,16 @@ def predict_table(
     rows = _slice_rows(table)
     if not table.readable[rows].any():
         raise InputError(f"no slice can be read: {count_line(table)}")
-    with tqdm(total=int(table.readable[rows].sum()) * (1 + num_views), unit="slice") as bar:
+    views = views or ViewsConfig()
+    total = int(table.readable[rows].sum()) * len(views.names) * predictor.num_networks
+    with tqdm(total=total, unit="slice") as bar:
         result = predictor.predict_rows(
             table,
             rows,
             num_workers=num_workers,
-            num_views=num_views,
-            seed=seed,
             device=device,
             on_batch=bar.update,
+            **view_options(views, seed),
         )
     if result.unreadable.all():
         raise InputError(f"no slice in {table.store.folder} is what was stored: prepare them again")
@@ -119,6 +130,16 @@ def write_prediction(
     write_predictions(folder / PREDICTIONS_FILE, prediction.predictions, names)
     write_csv(folder / SERIES_FILE, prediction.series)
     write_csv(folder / STUDIES_FILE, prediction.studies)
+
+
+def view_options(views: ViewsConfig, seed: int) -> dict[str, Any]:
+    """Returns the arguments of `AbstractPredictor.predict_rows` that say which views are averaged.
+
+    They are left out where nothing but the plain view is asked for.
+    """
+    if len(views.names) == 1:
+        return {}
+    return {"views": views.names, "mean": views.pr_tta_mean, "seed": seed}
 
 
 def count_line(table: SliceTable) -> str:

@@ -57,10 +57,19 @@ def score_predictions(
 
 
 def read_experiment(experiment_folder: Path, name: str) -> tuple[pd.DataFrame, np.ndarray]:
-    """Returns predictions/<name>.parquet of an experiment, and the prior (k,) of its training."""
+    """Returns predictions/<name>.parquet of an experiment, and the prior (k,) of its training.
+
+    With all folds it is the prior (n, k) of the training of each row's fold.
+    """
     info = predictor_info(experiment_folder)
     path = experiment_folder / "predictions" / f"{name}.parquet"
-    return read_predictions(path, info["label_names"]), prior_of(info)
+    frame = read_predictions(path, info["label_names"])
+    if "fold_priors" not in info or frame["fold"].isna().any():
+        return frame, prior_of(info)
+    names = info["label_names"]
+    priors = {int(fold): [of[n] for n in names] for fold, of in info["fold_priors"].items()}
+    folds, codes = np.unique(frame["fold"].to_numpy(dtype=np.int64), return_inverse=True)
+    return frame, np.array([priors[int(fold)] for fold in folds])[codes]
 
 
 def predictor_info(experiment_folder: Path) -> dict[str, Any]:

@@ -5,14 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from common.cli import script_command
+from common.experiment import experiment_id_of
 from rsna_task import LABELS
 
 
 def summary(values: Mapping[str, Any], report: Path) -> str:
     """Returns a short table of the metrics of an evaluation, and where its page is."""
-    lines = [score_line("last weights", values)]
+    is_folded = "folds" in values
+    lines = [score_line("out-of-fold" if is_folded else "last weights", values)]
     if "best" in values:
-        lines.append(score_line("best checkpoint*", values["best"]))
+        lines.append(score_line(f"best checkpoint{'s' if is_folded else ''}*", values["best"]))
+    lines += [score_line(f"  fold {fold}", part) for fold, part in values.get("folds", {}).items()]
     prior = values["prior_weighted_log_loss"]
     lines.append(f"{'constant prior':<18} weighted log loss {_shown(prior, 4)}")
     lines.append(f"{'label':<18} {'AUC':>6} {'AP':>6} {'ECE':>6}   per study: AUC")
@@ -30,9 +33,10 @@ def summary(values: Mapping[str, Any], report: Path) -> str:
 
 def next_steps(experiment_folder: Path, monitor_command: str | None) -> str:
     """Returns what a user may want to do after an evaluation, a line each."""
-    output_dir = experiment_folder.parent.parent
+    experiment_id = experiment_id_of(experiment_folder)
+    output_dir = experiment_folder.parents[1 + experiment_id.count("/")]
     place = [] if output_dir == Path("output") else ["--output_dir", str(output_dir)]
-    which = ("--experiment_id", experiment_folder.name, *place)
+    which = ("--experiment_id", experiment_id, *place)
     predict, train = script_command(*which, script="predict.py"), script_command(script="train.py")
     lines = [f"to watch the runs:  {monitor_command}"] if monitor_command else []
     lines += [
@@ -51,7 +55,7 @@ def score_line(name: str, values: Mapping[str, Any]) -> str:
         return f"{line}, per study {_shown(values['study']['weighted_log_loss'], 4)}"
     if not prior:
         return line
-    ratio = values["interval"]["weighted_log_loss_to_prior"]
+    ratio = values.get("interval", {}).get("weighted_log_loss_to_prior")
     spread = f" (95 % interval {ratio[0]:.2f} to {ratio[1]:.2f})" if ratio else ""
     return f"{line}, {loss / prior:.2f} of the prior's{spread}"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from common.cli import script_command
 from common.errors import InputError, Interrupted
-from common.experiment import Experiment
+from common.experiment import Experiment, experiment_id_of, fold_folders
 from common.predictor import PREDICTOR_FOLDER
 from common.trackers import (
     EVENTS_FOLDER,
@@ -70,7 +70,7 @@ def _close(tracker: Tracker, status: Status, config: Config, experiment_folder: 
     if tracker.has_missed:
         output_dir = config.general.output_dir
         place = [] if output_dir == "output" else ["--output_dir", output_dir]
-        which = ("--experiment_id", experiment_folder.name, *place)
+        which = ("--experiment_id", experiment_id_of(experiment_folder), *place)
         logger.warning("to send it again: %s", script_command(*which, script="resend.py"))
 
 
@@ -87,7 +87,18 @@ def resend(config: Config) -> dict[str, tuple[int, int]]:
         InputError: no tracker is asked for, one can't be reached, or the experiment is running.
     """
     require_clients(config)
-    experiment = Experiment(config.existing_experiment_folder())
+    folder = config.existing_experiment_folder()
+    if config.data.data_fold != "all":
+        return _resend(config, Experiment(folder))
+    totals: dict[str, tuple[int, int]] = {}
+    for fold_folder in fold_folders(folder):
+        for title, counts in _resend(config, Experiment(fold_folder)).items():
+            before = totals.get(title, (0, 0))
+            totals[title] = (before[0] + counts[0], before[1] + counts[1])
+    return totals
+
+
+def _resend(config: Config, experiment: Experiment) -> dict[str, tuple[int, int]]:
     backends = list(_backends(config, experiment.folder))
     if not backends:
         raise InputError("no tracker is asked for: give --mlflow_enabled 1 or another")
@@ -123,7 +134,8 @@ def _resend_to(
 
 def _trackers(config: Config, experiment_folder: Path) -> Iterator[Tracker]:
     monitor = config.monitor
-    if config.general.dev_enabled:
+    # With all folds each has a run of its own.
+    if config.general.dev_enabled or config.data.data_fold == "all":
         return
     if monitor.mlflow_enabled:
         output_dir = Path(config.general.output_dir)

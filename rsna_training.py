@@ -17,17 +17,20 @@ from common.datasets import EpochSampler, make_loader
 from common.distributed import Processes, connected, failing_together
 from common.errors import InputError, Interrupted
 from common.experiment import Experiment
+from common.folds import folds_path, read_folds
+from common.leakage import folds_digest
 from common.memory import keep_freed_memory
 from common.pixel_steps import PARAMETER, recorded_steps
 from common.precision import require_compiler, set_precision
 from common.predictions import build_predictions, write_predictions
-from common.predictor import PREDICTOR_FOLDER, AbstractPredictor, Predictor
+from common.predictor import PREDICTOR_FOLDER, AbstractPredictor, Predictor, RowLogits
 from common.seeding import seed_everything
 from common.trackers import Tracker
 from common.transforms.device import DeviceTransform
 from config import Config, resumed_config
 from rsna_callbacks import build_callbacks, checkpoint_saver, require_usable
 from rsna_dataset import RSNAData, RSNADataset, draw_subset, load_data
+from rsna_fold_outputs import extract_rows, write_oof_features, write_test_outputs
 from rsna_model import RSNAModel
 from rsna_network import (
     RSNANetwork,
@@ -94,9 +97,12 @@ class RSNATraining:
         self.model = self._create_model()
         require_usable(self.config, self.model, self.task.label_names)
         self.data = self._load_data()
+        self.folds_sha256 = self._folds_digest()
         self.device_transform = self._split_transform() if is_on_device else None
         self.sampler = self._make_sampler()
         self.latest = LatestOutputs()
+        # By name of the table, what the views of the validation rows gave.
+        self._of_views: dict[str, RowLogits] = {}
         if not self.is_resumed and self.config.network.net_weight_file is None:
             self.model.start_from_prevalence(self.data.prior.tolist())
 
@@ -188,6 +194,12 @@ class RSNATraining:
     def _load_data(self) -> RSNAData:
         """What is trained and validated on."""
         return load_data(self.config, self.model.mean, self.model.std)
+
+    def _folds_digest(self) -> str:
+        """Which fold table the rows are split by; see `folds_digest`."""
+        data = self.config.data
+        assert isinstance(data.data_fold, int)
+        return folds_digest(read_folds(folds_path(self.config.dataset_folder, data.data_fold)))
 
     def _make_sampler(self) -> EpochSampler:
         """Which samples come in an epoch."""
@@ -285,6 +297,8 @@ class RSNATraining:
         """Predictions of the last averaged weights and of the best checkpoint; the predictor."""
         logger.info("predictions are of the %s weights", network.weights_name)
         with network.averaged():
+            if self.config.is_one_of_all_folds:
+                self.processes.from_main(lambda: self._write_fold_outputs(network))
             self._write_predictions(network, "valid", network.state.iteration)
             if self.processes.is_main:
                 self._predictor(network).save(self.experiment.folder / PREDICTOR_FOLDER)
@@ -297,24 +311,53 @@ class RSNATraining:
 
     def _write_predictions(self, network: RSNANetwork, name: str, iteration: int) -> None:
         """Writes what the weights in place, those to predict with after `iteration`, predict."""
-        if self.latest.iteration == iteration:
-            outputs = self.latest.outputs
+        if len(self.config.views.names) > 1:
+            logits = self.processes.from_main(lambda: self._logits_of_views(network, name))
         else:
-            outputs = network.predict(self._valid_loader())
-        assert np.array_equal(outputs["index"], np.arange(len(self.data.valid.rows)))
+            if self.latest.iteration == iteration:
+                outputs = self.latest.outputs
+            else:
+                outputs = network.predict(self._valid_loader())
+            assert np.array_equal(outputs["index"], np.arange(len(self.data.valid.rows)))
+            logits = outputs["logits"]
         if not self.processes.is_main:
             return
         valid, fold = self.data.valid, self.config.data.data_fold
         assert isinstance(fold, int)
         frame = build_predictions(
             valid.table.frame.iloc[valid.rows],
-            outputs["logits"],
+            logits,
             self.task.label_names,
             fold,
             self.experiment.id,
         )
         path = self.experiment.predictions / f"{name}.parquet"
         write_predictions(path, frame, self.task.label_names)
+
+    def _logits_of_views(self, network: RSNANetwork, name: str) -> np.ndarray:
+        """The mean logits of the validation rows over the views that the flags name."""
+        if name not in self._of_views:
+            valid = self.data.valid
+            self._of_views[name] = extract_rows(
+                self._predictor(network), valid.table, valid.rows, self.config, self.settings.device
+            )
+        result = self._of_views.pop(name)
+        if result.unreadable.any():
+            logger.warning("%d slices are damaged and have the prior", result.unreadable.sum())
+        return result.logits
+
+    def _write_fold_outputs(self, network: RSNANetwork) -> None:
+        """What one of all folds leaves beside its predictions: features, and test rows.
+
+        In the main process; the weights to predict with are in place.
+        """
+        predictor, device = self._predictor(network), self.settings.device
+        valid = self.data.valid
+        if self.config.training.tr_features and predictor.gives_features:
+            self._of_views["valid"] = write_oof_features(
+                predictor, valid.table, valid.rows, self.config, self.experiment, device
+            )
+        write_test_outputs(predictor, valid.table, self.config, self.experiment, device)
 
     def _predictor(self, network: RSNANetwork) -> AbstractPredictor:
         """What predicts as the network does with the weights in place."""
@@ -335,6 +378,7 @@ class RSNATraining:
             "experiment_id": self.experiment.id,
             "dataset": self.config.data.data_dataset,
             "fold": self.config.data.data_fold,
+            "folds_sha256": self.folds_sha256,
             "iterations": network.state.iteration,
             PARAMETER: recorded_steps(self.data.train.table.folder).parameters(),
         }
@@ -356,6 +400,11 @@ class RSNATraining:
             raise
 
     def _resume_command(self) -> str:
-        general = self.config.general
-        place = [] if general.output_dir == "output" else ["--output_dir", general.output_dir]
-        return script_command("--experiment_id", self.experiment.id, "--tr_resume", "1", *place)
+        return resume_command(self.config, self.experiment.id)
+
+
+def resume_command(config: Config, experiment_id: str) -> str:
+    """Returns the command that goes on with an experiment."""
+    output_dir = config.general.output_dir
+    place = [] if output_dir == "output" else ["--output_dir", output_dir]
+    return script_command("--experiment_id", experiment_id, "--tr_resume", "1", *place)

@@ -3,16 +3,16 @@
 from common.cli import log_to_console, run_script
 from config import parse_config
 
-GROUPS = ("general", "data", "network", "optimizer", "training", "callbacks", "monitor")
+GROUPS = ("general", "data", "network", "optimizer", "training", "views", "callbacks", "monitor")
 
 
 def main() -> None:
     """Trains, and prints the id of the experiment on stdout; all else goes to stderr."""
     log_to_console()
     config = parse_config(__doc__ or "", GROUPS)
-    from rsna_training import training_class
+    from rsna_folds import make_training
 
-    training = training_class(config)(config)
+    training = make_training(config)
     experiment = training.run()
     if training.processes.is_main:
         print(experiment.id)

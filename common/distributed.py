@@ -119,7 +119,8 @@ def connected(processes: Processes, device: torch.device) -> Iterator[None]:
         PeerFailure: another process failed; its reason is the message.
     """
     global _notes
-    if not processes.are_many:
+    # Connected from outside: the one who connects several trainings.
+    if not processes.are_many or _notes is not None:
         yield
         return
     if device.type == "cuda":

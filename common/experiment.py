@@ -5,6 +5,7 @@ import errno
 import fcntl
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,8 +28,8 @@ class Experiment:
 
     @property
     def id(self) -> str:
-        """The id, such as 0001."""
-        return self.folder.name
+        """The id, such as 0001, or 0001/fold_2 for one of all folds."""
+        return experiment_id_of(self.folder)
 
     @property
     def checkpoints(self) -> Path:
@@ -104,6 +105,23 @@ class Experiment:
             finally:
                 root.removeHandler(handler)
                 handler.close()
+
+
+def experiment_id_of(folder: Path) -> str:
+    """Returns the id of the experiment in a folder: its name, below that of all folds if it is one.
+
+    A fold's folder is `fold_<k>` in that of the experiment with all folds.
+    """
+    path = folder.resolve()
+    if re.fullmatch(r"fold_\d+", path.name) and (path.parent / "config.yaml").is_file():
+        return f"{path.parent.name}/{path.name}"
+    return folder.name
+
+
+def fold_folders(folder: Path) -> list[Path]:
+    """Returns the folders `fold_<k>` of an experiment with all folds, by k."""
+    found = [path for path in folder.glob("fold_*") if path.name.removeprefix("fold_").isdecimal()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("fold_")))
 
 
 def _record_of_error() -> logging.LogRecord:

@@ -74,6 +74,15 @@ class FeatureWriter:
         Raises:
             InputError: a feature is not finite in float16, whose largest number is 65504.
         """
+        names = np.asarray(image_ids, dtype=object)
+        self.append_rows(pd.DataFrame({"image_id": names, "fold": fold, "view": view}), features)
+
+    def append_rows(self, frame: pd.DataFrame, features: ArrayLike) -> None:
+        """Adds the features (n, dim) of the n rows of `frame`: image_id, fold and view.
+
+        Raises:
+            InputError: see `append`.
+        """
         with np.errstate(over="ignore"):
             values = np.asarray(features).astype(np.float16)
         if not np.isfinite(values).all():
@@ -83,9 +92,8 @@ class FeatureWriter:
             )
         if self._array is None:
             self._begin(values.shape[1])
-        assert values.shape == (len(image_ids), self.dim), values.shape
-        names = np.asarray(image_ids, dtype=object)
-        self._frames.append(pd.DataFrame({"image_id": names, "fold": fold, "view": view}))
+        assert values.shape == (len(frame), self.dim), values.shape
+        self._frames.append(frame[["image_id", "fold", "view"]].astype({"view": "str"}))
         self.num_rows += len(values)
         values = np.concatenate([self._pending, values])
         num_whole = len(values) - len(values) % _CHUNK_ROWS

@@ -48,6 +48,7 @@ BuildModel = Callable[[dict[str, Any]], nn.Module]
 # kind in predictor.json -> where its class is. A folder without a kind is of the first one.
 KINDS = {
     "slices": "common.predictor:Predictor",
+    "folds": "common.fold_predictor:FoldsPredictor",
     "study": "common.study_predictor:StudyPredictor",
 }
 
@@ -76,6 +77,7 @@ class AbstractPredictor(ABC):
 
     Attributes:
         kind: its name in predictor.json.
+        gives_features: whether `predict_rows` can be asked for features.
         label_names: the labels, in the order of the logits.
         label_weights: their weights in the weighted log loss.
         prior: share of positives per label in training, clipped (`metrics.training_prior`).
@@ -85,12 +87,18 @@ class AbstractPredictor(ABC):
     """
 
     kind: ClassVar[str]
+    gives_features: ClassVar[bool] = False
     label_names: Sequence[str]
     label_weights: Sequence[float]
     prior: Floats
     calibration: Calibration | None
     threshold: float
     training: dict[str, Any]
+
+    @property
+    def num_networks(self) -> int:
+        """Networks that see each slice, for progress."""
+        return 1
 
     @abstractmethod
     def save(self, folder: Path) -> None:
@@ -172,6 +180,7 @@ class Predictor(AbstractPredictor):
     """
 
     kind: ClassVar[str] = "slices"
+    gives_features: ClassVar[bool] = True
     network: nn.Module
     model: dict[str, Any]
     label_names: Sequence[str]

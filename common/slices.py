@@ -178,6 +178,11 @@ class SliceTable:
         starts, stops = self._starts[groups], self._starts[groups + 1]
         return self._places[rows] - starts, stops - starts
 
+    def anatomical_order(self, rows: np.ndarray) -> np.ndarray:
+        """Returns rows group by group, each in anatomical order; those without pixels come last."""
+        places = self._places[rows]
+        return rows[np.argsort(np.where(places < 0, len(self), places), kind="stable")]
+
     def labels(self, rows: np.ndarray, label_names: Sequence[str]) -> np.ndarray:
         """Returns the labels of rows as float32 (rows, labels), NaN where unknown."""
         values = self.frame[list(label_names)].iloc[rows]

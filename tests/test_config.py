@@ -9,7 +9,7 @@ from common.cli import status_of
 from common.errors import CheckFailed, InputError, Interrupted
 from config import GROUPS, Config, parse_config, recorded_config, resumed_config
 
-TRAIN = ("general", "data", "network", "optimizer", "training", "callbacks", "monitor")
+TRAIN = ("general", "data", "network", "optimizer", "training", "views", "callbacks", "monitor")
 
 
 def parse(*argv: str, groups=TRAIN) -> Config:
@@ -52,7 +52,8 @@ def test_defaults_and_values():
         (("--data_sampler_pos_end", "0.5"), r"--data_sampler_pos_end 0.5: .*pos_start 0.4"),
         (("--data_sampler_pos_start", "1"), r"--data_sampler_pos_start 1.*less than 1"),
         (("--net_num_classes", "2"), r"--net_num_classes 2: must be 6 .* or 1 \(any alone\)"),
-        (("--data_fold", "all"), r"--data_fold all is not there yet"),
+        (("--experiment_id", "0001/fold"), r"or 0001/fold_2 for one of all folds"),
+        (("--pr_tta_views", "flip_lr,mirror"), r"mirror is no view"),
         (("--tr_best_metric", "sharpness"), r"--tr_best_metric: metric sharpness: .*auc"),
         (("--tr_iteration_valid_full", "10"), r"--tr_iteration_valid_full 10: must be 0, or at"),
         (("--tr_valid_subset", "0"), r"--tr_valid_subset 0: must be at least 1"),

@@ -64,6 +64,7 @@ class EvaluationReport:
         label_names: the k labels.
         main: the scored set that figures and examples show.
         others: further sets for the first table.
+        folds: the metrics of each fold by its name, where the rows are out-of-fold ones.
         facts: what was evaluated, by name; no paths and no patient data.
         num_skipped: rows left out or filled, by reason.
         learning_records: lines of metrics.jsonl; empty where there are none.
@@ -78,6 +79,7 @@ class EvaluationReport:
     label_names: Sequence[str]
     main: ScoredSet
     others: Sequence[ScoredSet] = ()
+    folds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     num_skipped: Mapping[str, int] = field(default_factory=dict)
     learning_records: Sequence[Mapping[str, Any]] = ()
@@ -97,6 +99,8 @@ class EvaluationReport:
             ("Each label", self._labels()),
             (f"Calls at a probability of {self.main.metrics['threshold']:g}", self._calls()),
         ]
+        if self.folds:
+            sections.insert(1, ("Each fold", self._folds()))
         if self.main.metrics["num_slices"]:
             sections += [
                 ("ROC and precision-recall", self._curves()),
@@ -138,6 +142,34 @@ class EvaluationReport:
             "positives in the training rows, told of every slice. Intervals resample patients. "
             "A study's probability is the largest of its slices'. A checkpoint selected on these "
             "rows scores better here than it will on others.",
+            "quiet",
+        )
+
+    def _folds(self) -> str:
+        rows = []
+        for name, values in self.folds.items():
+            best = values.get("best") or {}
+            rows.append(
+                [
+                    f"fold {name}",
+                    shown(values["num_slices"]),
+                    shown(values["num_studies"]),
+                    shown(values["weighted_log_loss"], 4),
+                    shown(values["prior_weighted_log_loss"], 4),
+                    shown(_ratio(values)),
+                    *(shown(values["auc"].get(label)) for label in self.label_names),
+                    shown(best.get("weighted_log_loss"), 4),
+                ]
+            )
+        header = [
+            "", "slices", "studies", "weighted log loss", "prior's", "of the prior's",
+            *(f"AUC {label}" for label in self.label_names), "best checkpoint (selected)",
+        ]  # fmt: skip
+        return table(header, rows) + paragraph(
+            "Each fold is scored by the weights that its training ended with (averaged where "
+            "averages are on), on patients that it has not seen. The last column is of the "
+            "checkpoint chosen on these very rows. Each fold has a page of its own: "
+            "fold_<number>/report.html.",
             "quiet",
         )
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from common.experiment import experiment_id_of
 from common.files import write_text
 from common.trackers.backend import Backend, Point
 from common.trackers.base import Status
@@ -102,7 +103,7 @@ class MLflowBackend(Backend):
         run_id = self._known_run(client)
         self._has_history = run_id is not None
         if run_id is None:
-            name = self._run_id_file.parent.name
+            name = experiment_id_of(self._run_id_file.parent)
             run_id = client.create_run(self._experiment(client), run_name=name).info.run_id
             write_text(self._run_id_file, run_id + "\n")
         else:

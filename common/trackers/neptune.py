@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from common.experiment import experiment_id_of
 from common.files import write_text
 from common.trackers.backend import Backend, Point
 from common.trackers.base import Status
@@ -122,7 +123,7 @@ class NeptuneBackend(Backend):
             project=self.project or OFFLINE_PROJECT,
             mode="async" if self.project else "offline",
             custom_run_id=self._own_id(),
-            name=self.folder.name,
+            name=experiment_id_of(self.folder),
             # Nothing is told that it is not asked: no console, host, code or git.
             capture_stdout=False,
             capture_stderr=False,
