@@ -648,7 +648,7 @@ class SecondLevelConfig:
     sl_smooth_space: Literal["probabilities", "logits"] = "probabilities"
     """What is averaged."""
     sl_smooth_widths: list[float] = field(
-        default_factory=lambda: [0.4, 0.55, 0.7, 0.85, 1.0, 1.25, 1.5, 2.0, 3.0]
+        default_factory=lambda: [0.4, 0.55, 0.7, 0.85, 1.0, 1.25, 1.5, 2.0, 3.0, 4.5]
     )
     """Widths to choose from: the standard deviation of gaussian, the reach to each side of uniform,
     the distance at which exponential has fallen to 1/e. None at all (0) is always among them."""

@@ -78,7 +78,7 @@ EFFECTIVE_WHEN = {
     "pre_export_folder": _needs("pre_export", "npy", "png"),
     "pre_export_windows": _needs("pre_export", "png"),
     **dict.fromkeys(_IMAGE_FLAGS, _FROM_IMAGES),
-    **dict.fromkeys(("net_pretrained", "net_drop_path_rate"), _FROM_BACKBONE),
+    **dict.fromkeys(("net_pretrained", "net_drop_path_rate", "tr_sync_bn"), _FROM_BACKBONE),
     **dict.fromkeys(_STUDY_FLAGS, _needs_model(_STUDY)),
     **dict.fromkeys(_SERIES_FLAGS, _needs_model(_STUDY, _JOINT, _VOLUME)),
     **dict.fromkeys(_SEQUENCE_FLAGS, _needs_model(_STUDY, _JOINT)),

@@ -42,6 +42,11 @@ class RSNAJointTraining(RSNASeriesTraining):
                 "--net_encoder_frozen 1 without --net_weight_file: the encoder has never seen "
                 "a head, and will not learn"
             )
+        if self.config.training.tr_sync_bn and self.settings.device.type == "cuda":
+            # Imported late: timm makes folders when it is.
+            from timm.layers import convert_sync_batchnorm
+
+            model.encoder = convert_sync_batchnorm(model.encoder)
         return model
 
     def _gathers_statistics(self) -> bool:

@@ -12,6 +12,7 @@ from common.callbacks import Callback
 from common.datasets import EpochSampler, make_loader
 from common.datasets.series_images import SeriesImageDataset
 from common.datasets.studies import StudyAugmentation
+from common.errors import InputError
 from common.metrics import training_prior
 from common.models import AbstractModel
 from common.networks.series_images import SeriesImageNetwork
@@ -21,7 +22,7 @@ from common.series_predictor import SeriesPredictor, series_per_batch
 from common.slices import SliceTable
 from common.subset import draw_studies
 from common.transforms import SampleTransform
-from rsna_dataset import find_transform, fold_rows
+from rsna_dataset import NUM_CHANNELS, find_transform, fold_rows
 from rsna_network import RSNANetwork, build_network
 from rsna_training import RSNATraining
 
@@ -92,6 +93,8 @@ class RSNASeriesTraining(RSNATraining):
             for flag in ("data_train_transform", "data_valid_transform", "data_test_transform")
         ]
         transforms[1].require_deterministic()
+        for transform in transforms:
+            _require_windows(transform)
         augmentation = StudyAugmentation(
             flags.data_study_thin, flags.data_study_reverse, flags.data_study_crop
         )
@@ -171,4 +174,13 @@ class RSNASeriesTraining(RSNATraining):
             slice_offsets=self.data.valid.slice_offsets,
             steps=self.data.valid.steps,
             training=self._origin(network),
+        )
+
+
+def _require_windows(transform: SampleTransform) -> None:
+    """Raises InputError unless the image of a slice has the windows that the networks take."""
+    if transform.num_windows != NUM_CHANNELS:
+        raise InputError(
+            f"{transform!r} makes {transform.num_windows} windows, and networks over series take "
+            f"{NUM_CHANNELS}"
         )
