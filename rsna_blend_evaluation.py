@@ -34,7 +34,11 @@ CONSISTENT = "any at least its subtypes"
 
 
 def describe_members(
-    data: "EnsembleData", plan: BlendPlan, fitted: CrossFitted, kept: FittedBlend
+    data: "EnsembleData",
+    plan: BlendPlan,
+    fitted: CrossFitted,
+    kept: FittedBlend,
+    nested: Mapping[int, Floats] | None = None,
 ) -> dict[str, Any]:
     """Returns what blend.json holds: members, weights, correlations, what each member adds.
 
@@ -43,6 +47,7 @@ def describe_members(
         plan: what was fitted.
         fitted: across folds.
         kept: on all rows, for new data.
+        nested: what was fitted on in place of the members' out-of-fold rows, by scored fold.
     """
     names = [member.name for member in data.members]
     members, rows, task = data.tables.probabilities, data.rows, data.task
@@ -55,7 +60,8 @@ def describe_members(
     leave_one_out: dict[str, Any] = {}
     for number, name in enumerate(names if len(names) > 1 else []):
         others = np.delete(members, number, axis=0)
-        without = expit(cross_fit(_slices_only(plan), others, rows).logits)
+        inner = nested and {fold: np.delete(p, number, axis=0) for fold, p in nested.items()}
+        without = expit(cross_fit(_slices_only(plan), others, rows, inner).logits)
         adds = paired_interval(rows.labels, told, without, rows.patient_ids, weights)
         leave_one_out[name] = {
             "weighted_log_loss": weighted(rows.labels, without, weights),
@@ -73,7 +79,7 @@ def describe_members(
             "consistency": plan.consistent,
             "studies": plan.studies,
             "groups": "patients" if data.by_patients else "folds",
-            "nested": False,
+            "nested": nested is not None,
         },
         "num_left_out": data.tables.num_left_out,
         "members": of_members,
