@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,7 +125,7 @@ def write_evaluation(folder: Path, table: SliceTable) -> dict[str, Any]:
         title=f"Blend {folder.name}",
         subtitle=f"{info['model']['name']}; out-of-fold rows of {info['training'].get('dataset')}",
         label_names=task.label_names,
-        main=main,
+        main=replace(main, metrics=metrics),
         facts=_facts(info, told["plan"]),
         num_skipped={"rows that not all members predict": told["num_left_out"]}
         if told["num_left_out"]
