@@ -67,6 +67,9 @@ class DataConfig:
     data_fold: int | Literal["all"] = 0
     """Fold to validate on; the others are trained on. all: a training for each fold, and tables of
     what each predicts of the patients that it has not seen."""
+    data_leave_out_fold: int | None = None
+    """Fold that is neither trained nor validated on, for nested stacking (ensemble.py
+    --stack_nested 1), which prints the commands. Slice models only."""
     data_input_folder: str = "input"
     """Folder of all input."""
     data_train_transform: str = "train_small"
@@ -135,6 +138,10 @@ class DataConfig:
         require(self, "data_sampler_pos_end", 0 < end <= start, rule)
         if isinstance(self.data_fold, int):
             at_least(self, 0, "data_fold")
+        if self.data_leave_out_fold is not None:
+            at_least(self, 0, "data_leave_out_fold")
+            other = self.data_leave_out_fold != self.data_fold
+            require(self, "data_leave_out_fold", other, "another fold than --data_fold")
         require(
             self,
             "data_dataset",

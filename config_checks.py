@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-NOT_THERE_YET: frozenset[str] = frozenset({"stack_nested"})
+NOT_THERE_YET: frozenset[str] = frozenset()
 
 
 def _needs(name: str, *values: Any) -> tuple[str, Callable[[dict[str, Any]], bool]]:
@@ -191,6 +191,13 @@ def refuse_unusable(config: "Config") -> None:
     for name in sorted(NOT_THERE_YET):
         if flags[name] != defaults[name]:
             raise InputError(f"--{name} is not there yet: leave it out")
+    if config.data.data_leave_out_fold is not None and config.network.net_model.startswith(
+        "study-"
+    ):
+        raise InputError(
+            "--data_leave_out_fold is of slice models: a study model reads features of networks "
+            "that saw that fold"
+        )
     if config.training.tr_resume and config.general.experiment_id is None:
         raise InputError("--tr_resume 1 needs --experiment_id: say which experiment goes on")
     _refuse_study(config)

@@ -9,7 +9,7 @@ import numpy as np
 
 from common.datasets import ImageClassificationDataset
 from common.errors import InputError
-from common.folds import folds_path, read_folds, split_rows
+from common.folds import folds_path, read_folds, split_rows, without_fold
 from common.metrics import training_prior
 from common.slices import SliceTable
 from common.subset import draw_studies
@@ -114,6 +114,8 @@ def fold_rows(config: Config, table: SliceTable) -> tuple[np.ndarray, np.ndarray
     if not isinstance(fold, int):
         raise InputError("--data_fold all: give the number of one fold; only train.py takes all")
     folds = read_folds(folds_path(config.dataset_folder, fold))
+    if config.data.data_leave_out_fold is not None:
+        folds = without_fold(folds, config.data.data_leave_out_fold)
     label_names = TASKS[config.network.net_num_classes].label_names
     train_rows, valid_rows = split_rows(table, folds, fold, label_names)
     if config.general.dev_enabled:

@@ -28,6 +28,7 @@ CHANGED = {
     "output_dir": "{place}/output",
     "data_dataset": "tiny",
     "data_fold": 1,
+    "data_leave_out_fold": 2,
     "data_input_folder": "{place}/input",
     "data_train_transform": "train_intermediate",
     "data_valid_transform": "validate_simple",
@@ -166,7 +167,7 @@ def test_a_run_with_every_flag_changed_resumes_evaluates_and_predicts(
         )
         return result.returncode, result.stderr
 
-    make_tiny_dataset(tmp_path / "input" / "datasets" / "tiny", num_patients=12)
+    make_tiny_dataset(tmp_path / "input" / "datasets" / "tiny", num_patients=12, num_folds=3)
     model = RSNAModel("test_efficientnet", 1, in_chans=9, pooling="concat", head="mlp")
     torch.save(model.state_dict(), tmp_path / "weights.pt")
     values = {name: str(value).format(place=tmp_path) for name, value in CHANGED.items()}
