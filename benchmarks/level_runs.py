@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT_OF_FOLD = Path("predictions") / "oof.parquet"
+DEFAULT_SEED = 4667
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,61 @@ class Stage:
         names = ("--experiment_id", self.experiment_id, *self.places)
         has_begun = self.script == "train.py" and (self.folder / "config.yaml").is_file()
         return [self.script, *names, *(("--tr_resume", "1") if has_begun else self.flags)]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Makes the stages of one dataset and seed.
+
+    Attributes:
+        work: folder for all files.
+        dataset: name of the dataset.
+        seed: added to the project's default seed, and to the end of each id.
+    """
+
+    work: Path
+    dataset: str
+    seed: int = 0
+
+    @property
+    def output_dir(self) -> Path:
+        """The folder with results/."""
+        return self.work / "output"
+
+    def id_of(self, name: str) -> str:
+        """The experiment id of a stage."""
+        return f"{name}_{self.seed}"
+
+    def train(
+        self, name: str, *flags: object, needs: Sequence[str] = (), input_name: str = "input"
+    ) -> Stage:
+        """A training of all folds; `input_name` is the folder in `work` with its dataset."""
+        common = ("--data_fold", "all", "--seed", DEFAULT_SEED + self.seed)
+        common += ("--n_jobs", 0, "--tr_iteration_valid", 0, "--mlflow_enabled", 0)
+        return self._stage("train.py", name, (*common, *flags), needs, input_name)
+
+    def blend(self, name: str, members: Sequence[str], *flags: object) -> Stage:
+        """A blend of other stages."""
+        ids = ",".join(map(self.id_of, members))
+        return self._stage("ensemble.py", name, ("--ens_experiments", ids, *flags), members)
+
+    def _stage(
+        self,
+        script: str,
+        name: str,
+        flags: Sequence[object],
+        needs: Sequence[str],
+        input_name: str = "input",
+    ) -> Stage:
+        places = ("--data_input_folder", self.work / input_name, "--output_dir", self.output_dir)
+        return Stage(
+            script=script,
+            experiment_id=self.id_of(name),
+            flags=tuple(map(str, ("--data_dataset", self.dataset, *flags))),
+            places=tuple(map(str, places)),
+            output_dir=self.output_dir,
+            needs=tuple(map(self.id_of, needs)),
+        )
 
 
 def run_stages(stages: Sequence[Stage], num_at_once: int, log_folder: Path) -> float:

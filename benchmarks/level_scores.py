@@ -23,6 +23,8 @@ Floats = NDArray[np.float64]
 
 NUM_RESAMPLES = 2000
 LEVEL = 0.95
+PRIOR = "prior"
+"""The level of the constant: the prevalences in the other folds."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,12 @@ class Losses:
         return [float(v) for v in self.by_level[level].sum(axis=1) / self.num_slices.sum()]
 
 
-def read_losses(
-    table: SliceTable, folders: Mapping[str, Sequence[Path]], prior_name: str = "prior"
-) -> Losses:
-    """Returns the losses of experiments, and of the constant prior, on the slices all predict.
+def read_losses(table: SliceTable, folders: Mapping[str, Sequence[Path]]) -> Losses:
+    """Returns the losses of experiments on the slices that all predict, and of `PRIOR`.
 
     Args:
         table: the dataset.
         folders: for each level, the experiment folder of each seed.
-        prior_name: the level of the constant: the prevalences in the other folds.
 
     Raises:
         InputError: experiments that predict different slices.
@@ -89,7 +88,7 @@ def read_losses(
     for fold in np.unique(folds):
         constant[folds == fold] = training_prior(labels[folds != fold])
     num_seeds = max(len(own) for own in by_level.values())
-    by_level[prior_name] = np.tile(sums(constant), (num_seeds, 1))
+    by_level[PRIOR] = np.tile(sums(constant), (num_seeds, 1))
     return Losses(by_level, num_slices)
 
 
@@ -101,7 +100,7 @@ def compare(
     A step (a, b) is the loss of a less that of b: positive where b is better.
 
     Returns:
-        levels: by name, mean, interval, and by_seed.
+        levels: by name, mean, interval, by_seed, and to_prior, the ratio to the prior's.
         steps: by "a - b", mean, interval, excludes_zero, and by_seed.
     """
     num_seeds = len(next(iter(losses.by_level.values())))
@@ -120,6 +119,8 @@ def compare(
             "mean": losses.mean(level),
             "interval": _interval(drawn[level]),
             "by_seed": losses.by_seed(level),
+            "to_prior": losses.mean(level) / losses.mean(PRIOR),
+            "to_prior_interval": _interval(drawn[level] / drawn[PRIOR]),
         }
         for level in losses.by_level
     }
@@ -145,11 +146,16 @@ def _interval(values: Floats) -> list[float]:
 
 def table_lines(compared: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Returns the comparison as two Markdown tables."""
-    lines = ["| level | weighted log loss | 95 % interval | by seed |", "|---|---|---|---|"]
+    head = "| level | weighted log loss | 95 % interval | of the prior | 95 % interval | by seed |"
+    lines = [head, "|---|---|---|---|---|---|"]
     for level, values in compared["levels"].items():
         low, high = values["interval"]
         seeds = ", ".join(f"{value:.4f}" for value in values["by_seed"])
-        lines.append(f"| {level} | {values['mean']:.4f} | {low:.4f} to {high:.4f} | {seeds} |")
+        bounds = " to ".join(f"{value:.3f}" for value in values["to_prior_interval"])
+        lines.append(
+            f"| {level} | {values['mean']:.4f} | {low:.4f} to {high:.4f} | "
+            f"{values['to_prior']:.3f} | {bounds} | {seeds} |"
+        )
     lines += ["", "| step | gain | 95 % interval | by seed |", "|---|---|---|---|"]
     for step, values in compared["steps"].items():
         low, high = values["interval"]

@@ -27,15 +27,15 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.level_runs import Stage, run_stages  # noqa: E402
-from benchmarks.level_scores import compare, read_losses, table_lines  # noqa: E402
-from common.cli import log_to_console, run_script  # noqa: E402
-from common.files import write_bytes, write_json, write_parquet  # noqa: E402
-from common.folds import FOLDS_FILE  # noqa: E402
-from common.preparation.manifest import MANIFEST_FILE, table_hashes  # noqa: E402
-from common.slices import SLICES_FILE, STORE_FOLDER, STUDIES_FILE, SliceTable  # noqa: E402
-from sources.phantom.levels import MATRIX  # noqa: E402
-from sources.phantom.levels_dataset import LevelsParameters, write_levels_dataset  # noqa: E402
+from benchmarks.level_runs import Plan, Stage, run_stages
+from benchmarks.level_scores import compare, read_losses, table_lines
+from common.cli import log_to_console, run_script
+from common.files import write_bytes, write_json, write_parquet
+from common.folds import FOLDS_FILE
+from common.preparation.manifest import MANIFEST_FILE, table_hashes
+from common.slices import SLICES_FILE, STORE_FOLDER, STUDIES_FILE, SliceTable
+from sources.phantom.levels import MATRIX
+from sources.phantom.levels_dataset import LevelsParameters, write_levels_dataset
 
 logger = logging.getLogger(__name__)
 
@@ -83,9 +83,7 @@ def write_shuffled(dataset_folder: Path, target: Path, seed: int = 4667) -> None
 
 
 def plan(arguments: argparse.Namespace) -> list[Stage]:
-    """Returns the stages of all seeds, long ones first."""
-    work = arguments.work
-    output_dir = work / "output"
+    """Returns the stages of all seeds, those that take longest first."""
     slices = (
         *("--data_img_size", MATRIX, "--data_train_transform", TRANSFORM),
         *("--net_model", arguments.net_model, "--net_pretrained", 0, "--net_drop_rate", 0),
@@ -98,38 +96,17 @@ def plan(arguments: argparse.Namespace) -> list[Stage]:
         *("--tr_iteration_num", arguments.study_iterations, "--tr_batch_size", 16),
         *("--optim_scheduler_max_lr", arguments.study_lr),
     )
-    stages = []
+    first, second = [], []
     for seed in range(arguments.num_seeds):
-
-        def stage(
-            name: str, *flags: Any, needs: tuple[str, ...] = (), folder: str = "input"
-        ) -> Stage:
-            places = ("--data_input_folder", work / folder, "--output_dir", output_dir)
-            common = ("--data_dataset", DATASET)
-            script = "ensemble.py" if name == "blend" else "train.py"
-            if script == "train.py":
-                common += ("--data_fold", "all", "--seed", str(4667 + seed), "--n_jobs", "0")
-                common += ("--tr_iteration_valid", "0", "--mlflow_enabled", "0")
-            return Stage(
-                script=script,
-                experiment_id=f"{name}_{seed}",
-                flags=tuple(str(flag) for flag in (*common, *flags)),
-                places=tuple(str(flag) for flag in places),
-                output_dir=output_dir,
-                needs=tuple(f"{need}_{seed}" for need in needs),
-            )
-
-        one = ("--data_features", f"one_{seed}")
-        members = ("--ens_experiments", ",".join(f"{name}_{seed}" for name in MEMBERS))
-        stages += [
-            stage("three", *slices, "--data_neighbors", 1),
-            stage("one", *slices),
-            stage("sequence", *studies, *one, needs=("one",)),
-            stage("shuffled", *studies, *one, needs=("one",), folder="shuffled"),
-            stage("blend", *members, "--ens_method", "weights", needs=MEMBERS),
+        own = Plan(arguments.work, DATASET, seed)
+        seen = ("--data_features", own.id_of("one"))
+        first += [own.train("three", *slices, "--data_neighbors", 1), own.train("one", *slices)]
+        second += [
+            own.train("sequence", *studies, *seen, needs=["one"]),
+            own.train("shuffled", *studies, *seen, needs=["one"], input_name="shuffled"),
+            own.blend("blend", MEMBERS, "--ens_method", "weights"),
         ]
-    order = list(LEVELS.values())
-    return sorted(stages, key=lambda item: order.index(item.experiment_id.split("_")[0]) > 1)
+    return [*first, *second]
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:

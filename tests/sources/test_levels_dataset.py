@@ -1,5 +1,6 @@
 """Blood and mimics of the levels dataset differ in their order along z, and in nothing else."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,6 @@ import pandas as pd
 import pytest
 
 from common.errors import InputError
-from common.preparation.check import check_dataset
 from common.slices import SliceTable
 from rsna_task import LABELS, SUBTYPES
 from sources.phantom import levels
@@ -32,7 +32,7 @@ def test_blood_is_one_piece_and_a_mimic_several(kind: str) -> None:
         assert layout.counts[0] <= sum(lengths) <= layout.counts[1]
         if not finding.is_blood:
             assert layout.pieces[0] <= min(lengths) and max(lengths) <= layout.pieces[1]
-            gaps = [b[0] - a[-1] - 1 for a, b in zip(pieces, pieces[1:])]
+            gaps = [b[0] - a[-1] - 1 for a, b in itertools.pairwise(pieces)]
             assert min(gaps) >= layout.gap
         counts[finding.is_blood].append(sum(lengths))
     shares = [np.bincount(counts[kind], minlength=11) / len(counts[kind]) for kind in counts]
