@@ -19,7 +19,8 @@ from common.errors import InputError
 logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[1]
-OUT_OF_FOLD = Path("predictions") / "oof.parquet"
+TABLES = ("oof", "valid")
+"""Predictions of a training of all folds, and of one."""
 DEFAULT_SEED = 4667
 
 
@@ -50,9 +51,10 @@ class Stage:
 
     @property
     def is_done(self) -> bool:
-        """Whether its out-of-fold predictions and what predicts as they do are there."""
+        """Whether its predictions and what predicts as they do are there."""
         finished = self.folder / "predictor" / "predictor.json"
-        return finished.is_file() and (self.folder / OUT_OF_FOLD).is_file()
+        folder = self.folder / "predictions"
+        return finished.is_file() and any((folder / f"{name}.parquet").is_file() for name in TABLES)
 
     def command(self) -> list[str]:
         """The command to type, without the interpreter: it begins anew or goes on."""
@@ -85,10 +87,15 @@ class Plan:
         return f"{name}_{self.seed}"
 
     def train(
-        self, name: str, *flags: object, needs: Sequence[str] = (), input_name: str = "input"
+        self,
+        name: str,
+        *flags: object,
+        needs: Sequence[str] = (),
+        input_name: str = "input",
+        fold: str = "all",
     ) -> Stage:
-        """A training of all folds; `input_name` is the folder in `work` with its dataset."""
-        common = ("--data_fold", "all", "--seed", DEFAULT_SEED + self.seed)
+        """A training, of all folds by default; `input_name` is the folder in `work` to read."""
+        common: tuple[object, ...] = ("--data_fold", fold, "--seed", DEFAULT_SEED + self.seed)
         common += ("--n_jobs", 0, "--tr_iteration_valid", 0, "--mlflow_enabled", 0)
         return self._stage("train.py", name, (*common, *flags), needs, input_name)
 

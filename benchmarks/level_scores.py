@@ -63,7 +63,7 @@ def read_losses(table: SliceTable, folders: Mapping[str, Sequence[Path]]) -> Los
         for level, own in folders.items()
     }
     first = next(iter(frames.values()))[0].set_index("image_id")
-    rows = table.rows_of(first.index)
+    rows = table.rows_of(first.index.to_numpy())
     labels = table.labels(rows, LABELS).astype(np.float64)
     if np.isnan(labels).any():
         raise InputError("some of the predicted slices have unknown labels")
@@ -72,7 +72,7 @@ def read_losses(table: SliceTable, folders: Mapping[str, Sequence[Path]]) -> Los
 
     def sums(probabilities: Floats) -> Floats:
         losses = row_log_losses(labels, probabilities) @ np.asarray(LABEL_WEIGHTS)
-        return np.bincount(patients, losses / np.sum(LABEL_WEIGHTS), minlength=len(names))
+        return np.bincount(patients, losses / np.sum(LABEL_WEIGHTS), len(names)).astype(np.float64)
 
     by_level: dict[str, Floats] = {}
     for level, own in frames.items():
