@@ -40,7 +40,6 @@ from sources.phantom.levels_dataset import LevelsParameters, write_levels_datase
 logger = logging.getLogger(__name__)
 
 DATASET = "levels"
-TRANSFORM = Path(__file__).resolve().parent / "levels_train.json"
 SHUFFLED = "sequence, shuffled"
 LEVELS = {
     "one slice": "one",
@@ -85,7 +84,7 @@ def write_shuffled(dataset_folder: Path, target: Path, seed: int = 4667) -> None
 def plan(arguments: argparse.Namespace) -> list[Stage]:
     """Returns the stages of all seeds, those that take longest first."""
     slices = (
-        *("--data_img_size", MATRIX, "--data_train_transform", TRANSFORM),
+        *("--data_img_size", MATRIX, "--data_train_transform", "train_levels"),
         *("--net_model", arguments.net_model, "--net_pretrained", 0, "--net_drop_rate", 0),
         *("--tr_iteration_num", arguments.slice_iterations, "--tr_batch_size", 32),
         *("--optim_scheduler_max_lr", arguments.slice_lr, "--tr_batch_size_valid", 128),
