@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_dataset import make_tiny_dataset
 
 from benchmarks import level_runs, levels
 from benchmarks.level_runs import Plan, Stage, run_stages
 from common.errors import InputError
 from common.slices import SliceTable
-from sources.phantom.levels_dataset import LevelsParameters, write_levels_dataset
 
 # Stands for train.py: notes its flags and leaves what a training leaves.
 SCRIPT = """
@@ -77,8 +77,9 @@ def test_commands_are_those_to_type(work: Path) -> None:
 
 
 def test_shuffling_deals_places_within_studies(tmp_path: Path) -> None:
-    parameters = LevelsParameters(num_patients=3, num_folds=2)
-    write_levels_dataset(tmp_path / "a", parameters)
+    make_tiny_dataset(tmp_path / "a", num_slices=20)
+    (tmp_path / "a" / "manifest.json").write_text("{}")
+    (tmp_path / "a" / "studies.parquet").touch()
     levels.write_shuffled(tmp_path / "a", tmp_path / "b")
     ordered, shuffled = SliceTable.load(tmp_path / "a"), SliceTable.load(tmp_path / "b")
     same = ["image_id", "study_id", "store_file", "store_index", "any"]
@@ -87,7 +88,7 @@ def test_shuffling_deals_places_within_studies(tmp_path: Path) -> None:
     np.testing.assert_array_equal(shuffled.image_hu(5), ordered.image_hu(5))
     for _, own in shuffled.frame.groupby("study_id"):
         assert sorted(own["rank"]) == list(range(len(own)))
-        assert np.allclose(own["position_mm"], 3.0 * own["rank"].astype(float))
+        assert np.allclose(own["position_mm"], 5.0 * own["rank"].astype(float))
         assert (own["rank"] != ordered.frame.loc[own.index, "rank"]).mean() > 0.7
 
 
