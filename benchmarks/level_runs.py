@@ -96,7 +96,8 @@ class Plan:
     ) -> Stage:
         """A training, of all folds by default; `input_name` is the folder in `work` to read."""
         common: tuple[object, ...] = ("--data_fold", fold, "--seed", DEFAULT_SEED + self.seed)
-        common += ("--n_jobs", 0, "--tr_iteration_valid", 0, "--mlflow_enabled", 0)
+        common += ("--n_jobs", 0, "--tr_iteration_valid", 0, "--tr_valid_raw", 0)
+        common += ("--mlflow_enabled", 0)
         return self._stage("train.py", name, (*common, *flags), needs, input_name)
 
     def blend(self, name: str, members: Sequence[str], *flags: object) -> Stage:

@@ -44,11 +44,11 @@ def test_height_tells_little() -> None:
     rng = np.random.default_rng(1)
     for kind in SUBTYPES:
         heights = {True: np.zeros(levels.NUM_SLICES), False: np.zeros(levels.NUM_SLICES)}
-        for _ in range(1000):
+        for _ in range(400):
             finding = draw_finding(kind, rng)
             heights[finding.is_blood][finding.slices] += 1
         shares = [own / own.sum() for own in heights.values()]
-        assert np.abs(shares[0] - shares[1]).sum() / 2 < 0.17, kind
+        assert np.abs(shares[0] - shares[1]).sum() / 2 < 0.2, kind
 
 
 def test_findings_of_a_study_are_of_different_kinds() -> None:
