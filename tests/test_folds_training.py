@@ -246,6 +246,7 @@ def test_dev_mode_is_the_same_code_on_less(place):
     assert frame.groupby("fold")["study_id"].nunique().tolist() == [1, 1]
 
 
+@pytest.mark.long
 def test_views_are_averaged_in_tables_and_kept_apart_in_features(place, whole, table):
     flags = ("--data_fold", "all", "--experiment_id", "views", "--pr_tta_views", "rot90")
     flags += ("--pr_tta", "1", "--tr_iteration_num", "1", "--tr_iteration_valid", "0")
