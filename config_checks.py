@@ -46,6 +46,7 @@ _FROM_FEATURES = (
 _IMAGE_FLAGS = (
     *("data_train_transform", "data_valid_transform", "data_test_transform", "data_img_size"),
 )
+_SLICE_FLAGS = ("net_pooling", "net_head", "data_neighbors")
 _STUDY_FLAGS = ("data_features", "net_study_inputs")
 _SERIES_FLAGS = ("data_study_thin", "data_study_reverse", "data_study_crop")
 _SEQUENCE_FLAGS = ("net_study_dim", "net_study_layers", "net_study_metadata")
@@ -78,6 +79,7 @@ EFFECTIVE_WHEN = {
     "pre_export_folder": _needs("pre_export", "npy", "png"),
     "pre_export_windows": _needs("pre_export", "png"),
     **dict.fromkeys(_IMAGE_FLAGS, _FROM_IMAGES),
+    **dict.fromkeys(_SLICE_FLAGS, _FROM_BACKBONE),
     **dict.fromkeys(("net_pretrained", "net_drop_path_rate", "tr_sync_bn"), _FROM_BACKBONE),
     **dict.fromkeys(_STUDY_FLAGS, _needs_model(_STUDY)),
     **dict.fromkeys(_SERIES_FLAGS, _needs_model(_STUDY, _JOINT, _VOLUME)),
@@ -91,7 +93,13 @@ EFFECTIVE_WHEN = {
     "data_sampler_pos_start": _needs("data_sampler", "pos_range"),
     "data_sampler_pos_end": _needs("data_sampler", "pos_range"),
     "data_neighbor_mm": ("--data_neighbors", lambda flags: flags["data_neighbors"] > 0),
-    "net_num_dropouts": ("--net_drop_rate", lambda flags: flags["net_drop_rate"] > 0),
+    "net_num_dropouts": (
+        "--net_drop_rate and a --net_model for slices",
+        lambda flags: (
+            flags["net_drop_rate"] > 0
+            and not flags["net_model"].startswith((_STUDY, _JOINT, _VOLUME))
+        ),
+    ),
     "data_sampler_num_slices": _needs("data_sampler", "slices_per_study"),
     "optim_momentum": _needs("optim", "sgd", "lars"),
     "optim_nesterov": (

@@ -22,7 +22,7 @@ from common.series_predictor import SeriesPredictor, series_per_batch
 from common.slices import SliceTable
 from common.subset import draw_studies
 from common.transforms import SampleTransform
-from rsna_dataset import NUM_CHANNELS, find_transform, fold_rows
+from rsna_dataset import find_transforms, fold_rows, neighbour_offsets
 from rsna_network import RSNANetwork, build_network
 from rsna_training import RSNATraining
 
@@ -80,25 +80,35 @@ class RSNASeriesTraining(RSNATraining):
         """What is done to the pixels of a slice before its transform."""
         return NO_STEPS
 
+    def _slice_offsets(self) -> tuple[int, ...]:
+        """The neighbours in the image of each slice, by rank.
+
+        Raises:
+            InputError: they are asked for in mm.
+        """
+        offsets, offsets_mm = neighbour_offsets(self.config.data)
+        if offsets_mm:
+            raise InputError(
+                "--data_neighbor_mm: networks over series take neighbours by number: leave it out"
+            )
+        return offsets
+
     def _load_data(self) -> SeriesData:  # type: ignore[override]
         """The series of both sides."""
         config, flags, seed = self.config, self.config.data, self.config.general.seed
         table = SliceTable.load(config.dataset_folder)
         train_rows, valid_rows = fold_rows(config, table)
         names = self.task.label_names
-        transforms = [
-            find_transform(
-                flag, getattr(flags, flag), flags.data_img_size, self.model.mean, self.model.std
-            )
-            for flag in ("data_train_transform", "data_valid_transform", "data_test_transform")
-        ]
-        transforms[1].require_deterministic()
-        for transform in transforms:
-            _require_windows(transform)
+        offsets = self._slice_offsets()
+        transforms = find_transforms(config, self.model.mean, self.model.std, len(offsets))
         augmentation = StudyAugmentation(
             flags.data_study_thin, flags.data_study_reverse, flags.data_study_crop
         )
-        options: dict[str, Any] = {"steps": self._pixel_steps(), "seed": seed}
+        options: dict[str, Any] = {
+            "slice_offsets": offsets,
+            "steps": self._pixel_steps(),
+            "seed": seed,
+        }
         train = SeriesImageDataset(table, train_rows, transforms[0], names, augmentation, **options)
         valid = SeriesImageDataset(table, valid_rows, transforms[1], names, **options)
         prior = training_prior(train.labels)
@@ -174,13 +184,4 @@ class RSNASeriesTraining(RSNATraining):
             slice_offsets=self.data.valid.slice_offsets,
             steps=self.data.valid.steps,
             training=self._origin(network),
-        )
-
-
-def _require_windows(transform: SampleTransform) -> None:
-    """Raises InputError unless the image of a slice has the windows that the networks take."""
-    if transform.num_windows != NUM_CHANNELS:
-        raise InputError(
-            f"{transform!r} makes {transform.num_windows} windows, and networks over series take "
-            f"{NUM_CHANNELS}"
         )
