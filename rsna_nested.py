@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from common.blending import Floats
 from common.cli import script_command
@@ -91,7 +92,7 @@ def _read(config: Config, data: "EnsembleData", member: "Member", fold: int) -> 
     frame = read_predictions(folder / "predictions" / "oof.parquet", names)
     frame = frame.set_index("image_id")
     wanted_rows = data.rows.groups != fold
-    rows = frame.index.get_indexer(data.tables.frame["image_id"])
+    rows = frame.index.get_indexer(pd.Index(data.tables.frame["image_id"]))
     made_by = frame["fold"].to_numpy(dtype=np.int64)
     if (rows[wanted_rows] < 0).any() or (rows[~wanted_rows] >= 0).any():
         raise InputError(
