@@ -27,6 +27,9 @@ from rsna_training import RSNATraining, resume_command, training_class
 
 logger = logging.getLogger(__name__)
 
+FOLD_PLACE = "{fold}"
+"""In --net_weight_file: the number of the fold."""
+
 
 def make_training(config: Config) -> "RSNATraining | RSNAFoldsTraining":
     """Returns the training that the flags name: of one fold or of all, whatever the network.
@@ -114,6 +117,9 @@ class RSNAFoldsTraining:
             "experiment_id": experiment_id,
             "tr_resume": int(is_resumed),
         }
+        weights = self.config.network.net_weight_file
+        if weights is not None:
+            changes["net_weight_file"] = weights.replace(FOLD_PLACE, str(fold))
         most = self.config.training.tr_max_hours
         if most:
             used = (time.monotonic() - self._started) / 3600

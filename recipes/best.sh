@@ -13,7 +13,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source recipes/common.sh
 
 DATASET=${DATASET:-$(of rsna demo)}
-NUM_FOLDS=${NUM_FOLDS:-$(of 5 3)}
+NUM_FOLDS=${NUM_FOLDS:-$(of 5 2)}
 SIZE=${SIZE:-small}
 case $SIZE in
 small)

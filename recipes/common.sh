@@ -29,11 +29,11 @@ OUTPUT=${OUTPUT:-output}
 PRETRAINED=${PRETRAINED:-1}
 N_JOBS=${N_JOBS:-$(getconf _NPROCESSORS_ONLN)}
 
-if [[ -n ${RECIPE_PYTHON:-} ]]; then
-    PYTHON_BIN=$RECIPE_PYTHON
-elif ((!DRY)); then
-    ensure_environment requirements.txt
-fi
+# needs FILE: installs a requirements file, unless RECIPE_PYTHON says that all is there.
+needs() { ((DRY)) || [[ -n ${RECIPE_PYTHON:-} ]] || ensure_environment "$1"; }
+
+PYTHON_BIN=${RECIPE_PYTHON:-$PYTHON_BIN}
+needs requirements.txt
 
 if ((TINY)); then
     N_JOBS=0
@@ -43,6 +43,7 @@ fi
 last=()
 if ((${SUBMIT:-0})); then
     [[ ${FOLD:-all} == all ]] || fail "SUBMIT=1 needs FOLD=all: one fold has no test predictions"
+    needs requirements-kaggle.txt
     last=(--pr_submit rsna-intracranial-hemorrhage-detection)
 fi
 

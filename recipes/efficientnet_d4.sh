@@ -25,8 +25,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source recipes/common.sh
 
 DATASET=${DATASET:-$(of rsna demo)}
-NUM_FOLDS=${NUM_FOLDS:-$(of 5 3)}
-NETWORKS=${NETWORKS:-$(of "b0-224 b0 b2 b5 resnext" "b0-224 b2 b5")}
+NUM_FOLDS=${NUM_FOLDS:-$(of 5 2)}
+NETWORKS=${NETWORKS:-$(of "b0-224 b0 b2 b5 resnext" "b2 b5")}
 EPOCHS=$(of 8 2)
 TUNING_EPOCHS=$(of 2 1)
 

@@ -22,9 +22,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source recipes/common.sh
 
 DATASET=${DATASET:-$(of rsna demo)}
-NUM_FOLDS=${NUM_FOLDS:-$(of 5 3)}
+NUM_FOLDS=${NUM_FOLDS:-$(of 5 2)}
 EXTRA_3D=${EXTRA_3D:-$(of 0 1)}
-BACKBONES="se101 d169 d121"
+BACKBONES=${BACKBONES:-$(of "se101 d169 d121" "se101 d121")}
 EPOCHS=$(of 80 2)
 SIZE=256 # pixels; published for DenseNet121: 512
 BATCH=64
@@ -35,8 +35,8 @@ SEQUENCE_BATCH=128
 folder=$(data_folder "${1:-}")
 declare -A model=(
     [se101]=$(of rsna-seresnext-101.32.4d test_resnet)
-    [d169]=$(of rsna-densenet-169 test_efficientnet)
-    [d121]=$(of rsna-densenet-121 test_resnet)
+    [d169]=rsna-densenet-169
+    [d121]=$(of rsna-densenet-121 test_efficientnet)
 )
 for name in $BACKBONES; do require_weights "${model[$name]}"; done
 

@@ -19,7 +19,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source recipes/common.sh
 
 DATASET=${DATASET:-$(of rsna demo)}
-NUM_FOLDS=${NUM_FOLDS:-$(of 5 3)}
+NUM_FOLDS=${NUM_FOLDS:-$(of 5 2)}
 FOLD=${FOLD:-all} # the original: one
 NETWORKS=${NETWORKS:-$(of "se50 b0 b2" "se50 b0")}
 EPOCHS=$(of 29 2) # 416,500 batches of 30

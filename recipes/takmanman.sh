@@ -19,7 +19,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source recipes/common.sh
 
 DATASET=${DATASET:-$(of rsna demo)}
-NUM_FOLDS=${NUM_FOLDS:-$(of 5 3)}
+NUM_FOLDS=${NUM_FOLDS:-$(of 5 2)}
 FOLD=${FOLD:-0} # all: all of them, five times as long
 EPOCHS=3
 BATCH=8
