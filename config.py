@@ -67,6 +67,9 @@ class DataConfig:
     data_fold: int | Literal["all"] = 0
     """Fold to validate on; the others are trained on. all: a training for each fold, and tables of
     what each predicts of the patients that it has not seen."""
+    data_leave_out_fold: int | None = None
+    """Fold that is neither trained nor validated on, for nested stacking (ensemble.py
+    --stack_nested 1), which prints the commands. Slice models only."""
     data_input_folder: str = "input"
     """Folder of all input."""
     data_train_transform: str = "train_small"
@@ -135,6 +138,10 @@ class DataConfig:
         require(self, "data_sampler_pos_end", 0 < end <= start, rule)
         if isinstance(self.data_fold, int):
             at_least(self, 0, "data_fold")
+        if self.data_leave_out_fold is not None:
+            at_least(self, 0, "data_leave_out_fold")
+            other = self.data_leave_out_fold != self.data_fold
+            require(self, "data_leave_out_fold", other, "another fold than --data_fold")
         require(
             self,
             "data_dataset",
@@ -339,7 +346,7 @@ class OptimizerConfig:
     optim_swa_enabled: Switch = 0
     """1: stochastic weight averaging: the plain mean of the weights after each step from
     optim_swa_start on. Once it has begun, it is what is validated and predicted with."""
-    optim_swa_start: int = 300
+    optim_swa_start: int = 200
     """Iterations before stochastic weight averaging begins (dev mode: that share of its own)."""
     optim_swa_lr: float = 2.5e-4
     """Learning rate of stochastic weight averaging; a cosine leads to it in the first tenth."""
@@ -397,7 +404,7 @@ class TrainingConfig:
     """1: mixed precision."""
     tr_amp_dtype: Literal["bf16", "fp16"] = "bf16"
     """Type of mixed precision; fp16 scales the loss and needs a GPU."""
-    tr_iteration_num: int = 320
+    tr_iteration_num: int = 260
     """Iterations to train."""
     tr_batch_size: int = 16
     """Slices in a training batch."""
@@ -407,7 +414,7 @@ class TrainingConfig:
     """Batches whose gradients make one iteration."""
     tr_clip_norm: float = 1.0
     """Largest norm of the gradient (0: no clipping)."""
-    tr_iteration_valid: int = 160
+    tr_iteration_valid: int = 130
     """Iterations from one validation to the next (0: at the end only)."""
     tr_iteration_valid_full: int = 0
     """Iterations from one validation of the whole fold to the next; those of tr_iteration_valid
@@ -649,7 +656,7 @@ class SecondLevelConfig:
     sl_smooth_space: Literal["probabilities", "logits"] = "probabilities"
     """What is averaged."""
     sl_smooth_widths: list[float] = field(
-        default_factory=lambda: [0.4, 0.55, 0.7, 0.85, 1.0, 1.25, 1.5, 2.0, 3.0]
+        default_factory=lambda: [0.4, 0.55, 0.7, 0.85, 1.0, 1.25, 1.5, 2.0, 3.0, 4.5]
     )
     """Widths to choose from: the standard deviation of gaussian, the reach to each side of uniform,
     the distance at which exponential has fallen to 1/e. None at all (0) is always among them."""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-NOT_THERE_YET: frozenset[str] = frozenset({"stack_nested"})
+NOT_THERE_YET: frozenset[str] = frozenset()
 
 
 def _needs(name: str, *values: Any) -> tuple[str, Callable[[dict[str, Any]], bool]]:
@@ -46,6 +46,7 @@ _FROM_FEATURES = (
 _IMAGE_FLAGS = (
     *("data_train_transform", "data_valid_transform", "data_test_transform", "data_img_size"),
 )
+_SLICE_FLAGS = ("net_pooling", "net_head", "data_neighbors")
 _STUDY_FLAGS = ("data_features", "net_study_inputs")
 _SERIES_FLAGS = ("data_study_thin", "data_study_reverse", "data_study_crop")
 _SEQUENCE_FLAGS = ("net_study_dim", "net_study_layers", "net_study_metadata")
@@ -78,7 +79,8 @@ EFFECTIVE_WHEN = {
     "pre_export_folder": _needs("pre_export", "npy", "png"),
     "pre_export_windows": _needs("pre_export", "png"),
     **dict.fromkeys(_IMAGE_FLAGS, _FROM_IMAGES),
-    **dict.fromkeys(("net_pretrained", "net_drop_path_rate"), _FROM_BACKBONE),
+    **dict.fromkeys(_SLICE_FLAGS, _FROM_BACKBONE),
+    **dict.fromkeys(("net_pretrained", "net_drop_path_rate", "tr_sync_bn"), _FROM_BACKBONE),
     **dict.fromkeys(_STUDY_FLAGS, _needs_model(_STUDY)),
     **dict.fromkeys(_SERIES_FLAGS, _needs_model(_STUDY, _JOINT, _VOLUME)),
     **dict.fromkeys(_SEQUENCE_FLAGS, _needs_model(_STUDY, _JOINT)),
@@ -91,7 +93,13 @@ EFFECTIVE_WHEN = {
     "data_sampler_pos_start": _needs("data_sampler", "pos_range"),
     "data_sampler_pos_end": _needs("data_sampler", "pos_range"),
     "data_neighbor_mm": ("--data_neighbors", lambda flags: flags["data_neighbors"] > 0),
-    "net_num_dropouts": ("--net_drop_rate", lambda flags: flags["net_drop_rate"] > 0),
+    "net_num_dropouts": (
+        "--net_drop_rate and a --net_model for slices",
+        lambda flags: (
+            flags["net_drop_rate"] > 0
+            and not flags["net_model"].startswith((_STUDY, _JOINT, _VOLUME))
+        ),
+    ),
     "data_sampler_num_slices": _needs("data_sampler", "slices_per_study"),
     "optim_momentum": _needs("optim", "sgd", "lars"),
     "optim_nesterov": (
@@ -191,6 +199,13 @@ def refuse_unusable(config: "Config") -> None:
     for name in sorted(NOT_THERE_YET):
         if flags[name] != defaults[name]:
             raise InputError(f"--{name} is not there yet: leave it out")
+    if config.data.data_leave_out_fold is not None and config.network.net_model.startswith(
+        "study-"
+    ):
+        raise InputError(
+            "--data_leave_out_fold is of slice models: a study model reads features of networks "
+            "that saw that fold"
+        )
     if config.training.tr_resume and config.general.experiment_id is None:
         raise InputError("--tr_resume 1 needs --experiment_id: say which experiment goes on")
     _refuse_study(config)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,11 @@ CONSISTENT = "any at least its subtypes"
 
 
 def describe_members(
-    data: "EnsembleData", plan: BlendPlan, fitted: CrossFitted, kept: FittedBlend
+    data: "EnsembleData",
+    plan: BlendPlan,
+    fitted: CrossFitted,
+    kept: FittedBlend,
+    nested: Mapping[int, Floats] | None = None,
 ) -> dict[str, Any]:
     """Returns what blend.json holds: members, weights, correlations, what each member adds.
 
@@ -43,6 +48,7 @@ def describe_members(
         plan: what was fitted.
         fitted: across folds.
         kept: on all rows, for new data.
+        nested: what was fitted on in place of the members' out-of-fold rows, by scored fold.
     """
     names = [member.name for member in data.members]
     members, rows, task = data.tables.probabilities, data.rows, data.task
@@ -55,7 +61,8 @@ def describe_members(
     leave_one_out: dict[str, Any] = {}
     for number, name in enumerate(names if len(names) > 1 else []):
         others = np.delete(members, number, axis=0)
-        without = expit(cross_fit(_slices_only(plan), others, rows).logits)
+        inner = nested and {fold: np.delete(p, number, axis=0) for fold, p in nested.items()}
+        without = expit(cross_fit(_slices_only(plan), others, rows, inner).logits)
         adds = paired_interval(rows.labels, told, without, rows.patient_ids, weights)
         leave_one_out[name] = {
             "weighted_log_loss": weighted(rows.labels, without, weights),
@@ -73,7 +80,7 @@ def describe_members(
             "consistency": plan.consistent,
             "studies": plan.studies,
             "groups": "patients" if data.by_patients else "folds",
-            "nested": False,
+            "nested": nested is not None,
         },
         "num_left_out": data.tables.num_left_out,
         "members": of_members,
@@ -118,7 +125,7 @@ def write_evaluation(folder: Path, table: SliceTable) -> dict[str, Any]:
         title=f"Blend {folder.name}",
         subtitle=f"{info['model']['name']}; out-of-fold rows of {info['training'].get('dataset')}",
         label_names=task.label_names,
-        main=main,
+        main=replace(main, metrics=metrics),
         facts=_facts(info, told["plan"]),
         num_skipped={"rows that not all members predict": told["num_left_out"]}
         if told["num_left_out"]

@@ -9,7 +9,7 @@ import numpy as np
 
 from common.datasets import ImageClassificationDataset
 from common.errors import InputError
-from common.folds import folds_path, read_folds, split_rows
+from common.folds import folds_path, read_folds, split_rows, without_fold
 from common.metrics import training_prior
 from common.slices import SliceTable
 from common.subset import draw_studies
@@ -73,9 +73,11 @@ def neighbour_offsets(data: DataConfig) -> tuple[tuple[int, ...], tuple[float, .
 
 def image_shape(config: Config) -> tuple[int, int, int]:
     """Returns (channels, height, width) of the training images that the flags ask for."""
-    transform = _find_transform(config, "data_train_transform", (0.5,), (0.5,))
+    data, num_slices = config.data, len(neighbour_offsets(config.data)[0])
+    transform = find_transform(
+        "data_train_transform", data.data_train_transform, data.data_img_size, (0.5,), (0.5,)
+    )
     assert transform.output_size is not None
-    num_slices = len(neighbour_offsets(config.data)[0])
     return (num_slices * transform.num_windows, *transform.output_size)
 
 
@@ -92,12 +94,7 @@ def load_data(config: Config, mean: Sequence[float], std: Sequence[float]) -> RS
     table = SliceTable.load(config.dataset_folder)
     train_rows, valid_rows = fold_rows(config, table)
     label_names = TASKS[config.network.net_num_classes].label_names
-    augmented = _find_transform(config, "data_train_transform", mean, std)
-    plain, tta = (
-        _find_transform(config, flag, mean, std, augmented.num_windows)
-        for flag in ("data_valid_transform", "data_test_transform")
-    )
-    plain.require_deterministic()
+    augmented, plain, tta = find_transforms(config, mean, std)
     offsets = neighbour_offsets(config.data)
     train = RSNADataset(table, train_rows, augmented, config.general.seed, label_names, *offsets)
     valid = train.with_rows(valid_rows, plain)
@@ -114,6 +111,8 @@ def fold_rows(config: Config, table: SliceTable) -> tuple[np.ndarray, np.ndarray
     if not isinstance(fold, int):
         raise InputError("--data_fold all: give the number of one fold; only train.py takes all")
     folds = read_folds(folds_path(config.dataset_folder, fold))
+    if config.data.data_leave_out_fold is not None:
+        folds = without_fold(folds, config.data.data_leave_out_fold)
     label_names = TASKS[config.network.net_num_classes].label_names
     train_rows, valid_rows = split_rows(table, folds, fold, label_names)
     if config.general.dev_enabled:
@@ -136,18 +135,29 @@ def draw_subset(dataset: RSNADataset, num_studies: int, seed: int) -> RSNADatase
     return dataset.with_rows(dataset.rows[chosen])
 
 
-def _find_transform(
-    config: Config,
-    flag: str,
-    mean: Sequence[float],
-    std: Sequence[float],
-    num_windows: int | None = None,
-) -> SampleTransform:
-    """The transform that a flag names, for the samples that the flags ask for."""
-    data = config.data
-    num_slices = len(neighbour_offsets(data)[0])
-    size = data.data_img_size
-    return find_transform(flag, getattr(data, flag), size, mean, std, num_windows, num_slices)
+def find_transforms(
+    config: Config, mean: Sequence[float], std: Sequence[float], num_slices: int | None = None
+) -> tuple[SampleTransform, SampleTransform, SampleTransform]:
+    """The transforms of training, validation and extra views that the flags name.
+
+    Args:
+        config: the flags.
+        mean, std: normalisation where a transform has none.
+        num_slices: slices of a sample; None for those that the flags ask for.
+
+    Raises:
+        InputError: one is unusable, random in validation, or has other windows than the first.
+    """
+    num_slices = num_slices or len(neighbour_offsets(config.data)[0])
+
+    def find(flag: str, num_windows: int | None = None) -> SampleTransform:
+        name, size = getattr(config.data, flag), config.data.data_img_size
+        return find_transform(flag, name, size, mean, std, num_windows, num_slices)
+
+    augmented = find("data_train_transform")
+    plain = find("data_valid_transform", augmented.num_windows)
+    plain.require_deterministic()
+    return augmented, plain, find("data_test_transform", augmented.num_windows)
 
 
 def find_transform(

@@ -42,6 +42,7 @@ from common.submission import build_submission, read_sample, write_submission
 from config import Config, recorded_config
 from rsna_blend_evaluation import BLEND_FILE, STUDIES_TABLE, describe_members, write_evaluation
 from rsna_model import build_model
+from rsna_nested import nested_members
 from rsna_prediction import SUBMISSION_FILE
 from rsna_scoring import predictor_info, prior_of, task_of
 from rsna_task import CHALLENGE, Task
@@ -147,17 +148,18 @@ def make_ensemble(config: Config) -> Ensemble:
             )
         sample = read_sample(Path(asked_for), data.task.label_names)
     results = Path(config.general.output_dir) / "results"
+    nested = nested_members(config, data) if config.ensemble.stack_nested else None
     predictors = load_members(members)
     experiment = Experiment.create(results, config.general.experiment_id, config.to_yaml())
     with experiment.running():
         logger.info("experiment %s in %s", experiment.id, experiment.folder)
         plan = blend_plan(config)
-        fitted = cross_fit(plan, data.tables.probabilities, data.rows)
+        fitted = cross_fit(plan, data.tables.probabilities, data.rows, nested)
         kept = fit_blend(plan, data.tables.probabilities, data.rows)
         predictor = _predictor(data, predictors, kept, experiment, config)
         predictor.save(experiment.folder / PREDICTOR_FOLDER)
         _write_tables(data, fitted, kept, experiment)
-        told = describe_members(data, plan, fitted, kept)
+        told = describe_members(data, plan, fitted, kept, nested)
         write_json(experiment.folder / BLEND_FILE, told)
         metrics = write_evaluation(experiment.folder, data.table)
         submission = None

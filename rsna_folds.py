@@ -66,7 +66,8 @@ class RSNAFoldsTraining:
         self.config = resumed_config(config) if self.is_resumed else config
         if not self.is_resumed and config.general.experiment_id is not None:
             Experiment.refuse_existing(self._results, config.general.experiment_id)
-        self.folds = find_folds(self.config.dataset_folder)
+        left_out = self.config.data.data_leave_out_fold
+        self.folds = [f for f in find_folds(self.config.dataset_folder) if f != left_out]
         self.kind = training_class(config)
         self.processes = Processes.from_environment()
         self.device = find_device(self.config, self.processes)

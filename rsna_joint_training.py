@@ -8,6 +8,7 @@ from common.checkpoint import inference_weights, load_checkpoint, load_weights
 from common.models.joint import JointModel
 from common.series_predictor import JointPredictor, SeriesPredictor
 from config import Config
+from rsna_dataset import image_shape
 from rsna_model import ALIASES
 from rsna_series_training import RSNASeriesTraining
 
@@ -42,6 +43,11 @@ class RSNAJointTraining(RSNASeriesTraining):
                 "--net_encoder_frozen 1 without --net_weight_file: the encoder has never seen "
                 "a head, and will not learn"
             )
+        if self.config.training.tr_sync_bn and self.settings.device.type == "cuda":
+            # Imported late: timm makes folders when it is.
+            from timm.layers import convert_sync_batchnorm
+
+            model.encoder = convert_sync_batchnorm(model.encoder)
         return model
 
     def _gathers_statistics(self) -> bool:
@@ -58,6 +64,9 @@ def create_joint_model(config: Config, num_labels: int, pretrained: bool) -> Joi
         encoder={
             "name": backbone,
             "num_classes": num_labels,
+            "in_chans": image_shape(config)[0],
+            "pooling": flags.net_pooling,
+            "head": flags.net_head,
             "drop_rate": flags.net_drop_rate,
             "drop_path_rate": flags.net_drop_path_rate,
         },

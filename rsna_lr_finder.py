@@ -12,7 +12,7 @@ from common.files import replacing, write_json
 from common.lr_finder import LearningRateRange, find_learning_rate, range_figure
 from common.memory import keep_freed_memory
 from config import Config
-from rsna_training import RSNATraining
+from rsna_training import RSNATraining, training_class
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,14 @@ class RSNALearningRateFinder(RSNATraining):
             result = RangeTestResult(found, self.experiment.folder)
             _write(result)
         return result
+
+
+def finder_class(config: Config) -> type[RSNALearningRateFinder]:
+    """Returns the range test of what --net_model names; see `training_class`."""
+    kind = RSNATraining if config.training.tr_resume else training_class(config)
+    if kind is RSNATraining:
+        return RSNALearningRateFinder
+    return type(RSNALearningRateFinder.__name__, (RSNALearningRateFinder, kind), {})
 
 
 def suggestion(result: RangeTestResult, config: Config) -> str:

@@ -23,8 +23,9 @@ _NOTABLE_ODDS_RATIO = 1.1
 
 
 def make_sampler(config: Config, train: RSNADataset, num_processes: int = 1) -> EpochSampler:
-    """Returns the sampler that the flags name; a slice is positive where any of its labels is
-    (a probability: where it is at least 0.5).
+    """Returns the sampler that the flags name; a slice is positive where any of its labels is.
+
+    A label that is a probability (`common.pseudo_labels`) counts from 0.5 on.
 
     Args:
         config: the flags.
@@ -97,7 +98,7 @@ def log_sampler(
 
 def _is_positive(train: RSNADataset) -> np.ndarray:
     # Labels by a model may be probabilities.
-    return (train.labels >= 0.5).any(axis=1)
+    return np.asarray((train.labels >= 0.5).any(axis=1))
 
 
 def _odds(share: float) -> float:

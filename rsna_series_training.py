@@ -12,6 +12,7 @@ from common.callbacks import Callback
 from common.datasets import EpochSampler, make_loader
 from common.datasets.series_images import SeriesImageDataset
 from common.datasets.studies import StudyAugmentation
+from common.errors import InputError
 from common.metrics import training_prior
 from common.models import AbstractModel
 from common.networks.series_images import SeriesImageNetwork
@@ -21,7 +22,7 @@ from common.series_predictor import SeriesPredictor, series_per_batch
 from common.slices import SliceTable
 from common.subset import draw_studies
 from common.transforms import SampleTransform
-from rsna_dataset import find_transform, fold_rows
+from rsna_dataset import find_transforms, fold_rows, neighbour_offsets
 from rsna_network import RSNANetwork, build_network
 from rsna_training import RSNATraining
 
@@ -79,23 +80,35 @@ class RSNASeriesTraining(RSNATraining):
         """What is done to the pixels of a slice before its transform."""
         return NO_STEPS
 
+    def _slice_offsets(self) -> tuple[int, ...]:
+        """The neighbours in the image of each slice, by rank.
+
+        Raises:
+            InputError: they are asked for in mm.
+        """
+        offsets, offsets_mm = neighbour_offsets(self.config.data)
+        if offsets_mm:
+            raise InputError(
+                "--data_neighbor_mm: networks over series take neighbours by number: leave it out"
+            )
+        return offsets
+
     def _load_data(self) -> SeriesData:  # type: ignore[override]
         """The series of both sides."""
         config, flags, seed = self.config, self.config.data, self.config.general.seed
         table = SliceTable.load(config.dataset_folder)
         train_rows, valid_rows = fold_rows(config, table)
         names = self.task.label_names
-        transforms = [
-            find_transform(
-                flag, getattr(flags, flag), flags.data_img_size, self.model.mean, self.model.std
-            )
-            for flag in ("data_train_transform", "data_valid_transform", "data_test_transform")
-        ]
-        transforms[1].require_deterministic()
+        offsets = self._slice_offsets()
+        transforms = find_transforms(config, self.model.mean, self.model.std, len(offsets))
         augmentation = StudyAugmentation(
             flags.data_study_thin, flags.data_study_reverse, flags.data_study_crop
         )
-        options: dict[str, Any] = {"steps": self._pixel_steps(), "seed": seed}
+        options: dict[str, Any] = {
+            "slice_offsets": offsets,
+            "steps": self._pixel_steps(),
+            "seed": seed,
+        }
         train = SeriesImageDataset(table, train_rows, transforms[0], names, augmentation, **options)
         valid = SeriesImageDataset(table, valid_rows, transforms[1], names, **options)
         prior = training_prior(train.labels)

@@ -27,6 +27,7 @@ from common.slice_outputs import SliceOutputs, load_slice_outputs
 from common.slices import SliceTable
 from common.study_predictor import StudyPredictor
 from common.subset import draw_studies
+from config import recorded_config
 from rsna_dataset import fold_rows
 from rsna_model import build_model
 from rsna_network import RSNANetwork, build_network
@@ -88,6 +89,11 @@ class RSNAStudyTraining(RSNATraining):
         config, fold = self.config, self.config.data.data_fold
         assert isinstance(fold, int)
         folds = read_folds(folds_path(config.dataset_folder, fold))
+        if len(config.views.names) > 1:
+            raise InputError(
+                "--pr_tta, --pr_tta_views: a study network sees the views that its slice "
+                "experiments were trained with: give them there"
+            )
         outputs = []
         for experiment_folder in self._slice_experiments():
             info = predictor_info(experiment_folder)
@@ -102,9 +108,13 @@ class RSNAStudyTraining(RSNATraining):
                     f"--data_features {name}: has the labels {', '.join(info['label_names'])}, "
                     f"wanted are {', '.join(self.task.label_names)} (--net_num_classes)"
                 )
+            views = recorded_config(experiment_folder).views.names
             with_features = config.network.net_study_inputs == "both"
             output = load_slice_outputs(
-                experiment_folder, self.table, list(self.task.label_names), with_features
+                experiment_folder,
+                self.table,
+                self.task.label_names,
+                views if with_features else None,
             )
             rows = np.flatnonzero(output.is_known)
             require_unseen_features(
@@ -212,6 +222,7 @@ class RSNAStudyTraining(RSNATraining):
     def _predictor(self, network: RSNANetwork) -> AbstractPredictor:
         fold = self.config.data.data_fold
         assert isinstance(fold, int)
+        views = [recorded_config(folder).views for folder in self._slice_experiments()]
         return StudyPredictor(
             network=self.model,
             slice_predictors=[
@@ -219,6 +230,7 @@ class RSNAStudyTraining(RSNATraining):
                 for folder in self._slice_experiments()
             ],
             scalings=[output.scaling.get(fold) for output in self.outputs],
+            slice_views=[(item.names, item.pr_tta_mean) for item in views],
             label_names=self.task.label_names,
             label_weights=self.task.label_weights,
             prior=self.data.prior,

@@ -114,6 +114,17 @@ def split_rows(
     return np.flatnonzero(is_train), np.flatnonzero(is_valid)
 
 
+def without_fold(folds: pd.DataFrame, fold: int) -> pd.DataFrame:
+    """Returns the fold table without the rows of a fold, which are then on neither side.
+
+    Raises:
+        InputError: no such fold, or a given split, which has none.
+    """
+    if "fold" not in folds or fold == ALWAYS_TRAINING or not folds["fold"].eq(fold).any():
+        raise InputError(f"--data_leave_out_fold {fold}: the dataset has no such fold")
+    return folds[folds["fold"] != fold]
+
+
 def is_validated(folds: pd.DataFrame, fold: int) -> pd.Series:
     """Returns bool by row of `folds`: validated on in this fold, not trained on.
 

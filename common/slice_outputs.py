@@ -7,7 +7,7 @@ is looked at.
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -56,6 +56,21 @@ class FeaturesInMemory:
     def read(self, rows: ArrayLike) -> NDArray[np.float32]:
         """Returns float32 (n, dim)."""
         return self.values[np.asarray(rows, dtype=np.int64)].astype(np.float32)
+
+
+class _MeanOfViews:
+    """The mean over several rows of a feature table: those of an image in several views."""
+
+    def __init__(self, table: FeatureTable, rows: NDArray[np.int64]) -> None:
+        self.table, self.rows, self.dim = table, rows, table.dim
+
+    def read(self, rows: ArrayLike) -> NDArray[np.float32]:
+        """Returns float32 (n, dim); a row is an image."""
+        chosen = self.rows[np.asarray(rows, dtype=np.int64)]
+        total = np.zeros((len(chosen), self.dim), np.float32)
+        for view in range(chosen.shape[1]):
+            total += self.table.read(chosen[:, view])
+        return total / chosen.shape[1]
 
 
 @dataclass(frozen=True)
@@ -109,7 +124,10 @@ class SliceOutputs:
 
 
 def load_slice_outputs(
-    experiment_folder: Path, table: SliceTable, label_names: list[str], with_features: bool
+    experiment_folder: Path,
+    table: SliceTable,
+    label_names: Sequence[str],
+    views: Sequence[str] | None = None,
 ) -> SliceOutputs:
     """Returns the out-of-fold outputs of a slice experiment, of all folds or of one.
 
@@ -117,36 +135,39 @@ def load_slice_outputs(
         experiment_folder: the experiment's.
         table: the dataset that it was trained on.
         label_names: the labels, which must be its own.
-        with_features: features too.
+        views: those whose mean the features are to be; None for no features.
 
     Raises:
         InputError: it has no such outputs, or they are of other images.
     """
     predictions = read_predictions(_predictions_path(experiment_folder), label_names)
     predictions = predictions[predictions["view"] == MEAN_VIEW]
-    rows = table.rows_of(predictions["image_id"])
+    image_ids = predictions["image_id"].to_numpy(dtype=object)
+    rows = table.rows_of(image_ids)
     columns = [f"logit_{name}" for name in label_names]
     logits = np.full((len(table), len(label_names)), np.nan, np.float32)
     logits[rows] = predictions[columns].to_numpy(np.float32)
     folds = np.full(len(table), -1, np.int64)
     folds[rows] = predictions["fold"].to_numpy(np.int64)
     name, digest = experiment_folder.name, _folds_digest(experiment_folder)
-    if not with_features:
+    if views is None:
         return SliceOutputs(name, logits, folds, folds_digest=digest)
     features = FeatureTable.load(experiment_folder / FEATURES_FOLDER, "oof")
-    feature_rows = np.full(len(table), -1, np.int64)
-    feature_rows[rows] = features.rows_of(predictions["image_id"])
-    frame = features.frame.set_index("row")
-    if not np.array_equal(frame["fold"].reindex(feature_rows[rows]).to_numpy(), folds[rows]):
+    of_views = np.stack([features.rows_of(image_ids, view=view) for view in views], axis=1)
+    made_by = features.frame["fold"].to_numpy(np.int64)[np.argsort(features.frame["row"])]
+    if not np.array_equal(made_by[of_views[:, 0]], folds[rows]):
         raise InputError(
             f"experiment {name}: features and predictions of an image are of different folds: "
             f"go on with the experiment by --tr_resume 1"
         )
+    feature_rows = np.full(len(table), -1, np.int64)
+    feature_rows[rows] = np.arange(len(rows))
+    near = _near(_MeanOfViews(features, of_views), len(rows))
     scaling = {
-        int(fold): measure_scaling(features, feature_rows[folds == fold])
+        int(fold): measure_scaling(near, feature_rows[folds == fold])
         for fold in np.unique(folds[rows])
     }
-    return SliceOutputs(name, logits, folds, _near(features), feature_rows, scaling, digest)
+    return SliceOutputs(name, logits, folds, near, feature_rows, scaling, digest)
 
 
 def measure_scaling(features: Features, rows: NDArray[np.int64]) -> Scaling:
@@ -181,9 +202,8 @@ def _predictions_path(experiment_folder: Path) -> Path:
     return of_all_folds if of_all_folds.is_file() else folder / "valid.parquet"
 
 
-def _near(features: FeatureTable) -> Features:
+def _near(features: Features, num_rows: int) -> Features:
     """Returns the features in memory where they fit."""
-    num_rows = len(features.frame)
     if 2 * num_rows * features.dim > _MOST_BYTES:
         return features
     values = np.empty((num_rows, features.dim), np.float16)

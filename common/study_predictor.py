@@ -9,7 +9,7 @@ The slice predictors are those of the fold that the sequence network was validat
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -38,7 +38,7 @@ from common.predictor import (
 )
 from common.slice_outputs import FeaturesInMemory, Scaling, SliceOutputs
 from common.slices import SliceTable
-from common.views import PLAIN, Mean
+from common.views import PLAIN, RANDOM, Mean
 
 # Slices whose features are held at once: 160 MB of 2048 features.
 _SLICES_AT_ONCE = 40_000
@@ -55,12 +55,15 @@ class StudyPredictor(AbstractPredictor):
         network: a `SequenceModel`.
         slice_predictors: in the order of its inputs.
         scalings: of the features of each slice predictor; None where they are not used.
+        slice_views: the views of each slice predictor that its outputs in training were the mean
+            of, and what was averaged; they are always part of what is predicted with.
     """
 
     kind: ClassVar[str] = "study"
     network: SequenceModel
     slice_predictors: Sequence[AbstractPredictor]
     scalings: Sequence[Scaling | None]
+    slice_views: Sequence[tuple[Sequence[str], Mean]]
     label_names: Sequence[str]
     label_weights: Sequence[float]
     prior: Floats
@@ -69,9 +72,14 @@ class StudyPredictor(AbstractPredictor):
     training: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        assert len(self.slice_predictors) == len(self.scalings)
+        assert len(self.slice_predictors) == len(self.scalings) == len(self.slice_views)
         for predictor in self.slice_predictors:
             assert tuple(predictor.label_names) == tuple(self.label_names)
+
+    @property
+    def num_networks(self) -> int:
+        """Networks that see each slice."""
+        return sum(predictor.num_networks for predictor in self.slice_predictors)
 
     def save(self, folder: Path) -> None:
         """Writes the slice predictors into folders of their own, then model.pt, then the JSON."""
@@ -97,7 +105,6 @@ class StudyPredictor(AbstractPredictor):
         state = torch.load(weights, map_location="cpu", weights_only=True)
         network = build_sequence_model(content["model"])
         network.load_state_dict(state["network"])
-        calibration = content["calibration"]
         return cls(
             network=network.eval(),
             slice_predictors=[
@@ -107,11 +114,11 @@ class StudyPredictor(AbstractPredictor):
             scalings=[
                 s and Scaling(s["mean"].numpy(), s["spread"].numpy()) for s in state["scalings"]
             ],
+            slice_views=[(tuple(item["views"]), item["mean"]) for item in content["slice_views"]],
             label_names=tuple(content["label_names"]),
             label_weights=tuple(content["label_weights"]),
             prior=np.array([content["prior"][name] for name in content["label_names"]]),
-            calibration=calibration
-            and Calibration(tuple(calibration["temperature"]), tuple(calibration["bias"])),
+            calibration=Calibration.from_json(content["calibration"]),
             threshold=content["threshold"],
             training=content["training"],
         )
@@ -146,16 +153,14 @@ class StudyPredictor(AbstractPredictor):
         options: dict[str, Any] = {
             "batch_size": batch_size,
             "num_workers": num_workers,
-            "num_views": num_views,
             "seed": seed,
             "device": device,
-            "views": views,
-            "mean": mean,
             "on_batch": on_batch,
         }
+        asked_for = [*views, *(f"{RANDOM}{number}" for number in range(1, num_views + 1))]
         for part in _parts(table.groups_of(wanted[table.readable[wanted]])):
             said = [
-                self._slice_outputs(number, table, part, options)
+                self._slice_outputs(number, table, part, asked_for, mean, options)
                 for number in range(len(self.slice_predictors))
             ]
             known = np.logical_and.reduce([output.is_known for output in said])
@@ -166,14 +171,24 @@ class StudyPredictor(AbstractPredictor):
         return RowLogits(logits[wanted], ~is_read[wanted])
 
     def _slice_outputs(
-        self, number: int, table: SliceTable, rows: NDArray[np.int64], options: dict[str, Any]
+        self,
+        number: int,
+        table: SliceTable,
+        rows: NDArray[np.int64],
+        asked_for: Sequence[str],
+        mean: Mean,
+        options: dict[str, Any],
     ) -> SliceOutputs:
         """What a slice predictor says of rows."""
         predictor, scaling = self.slice_predictors[number], self.scalings[number]
-        # Progress is told once for all slice predictors.
-        tells = {"on_batch": options["on_batch"] if number == 0 else None}
+        own_views, own_mean = self.slice_views[number]
         found = predictor.predict_rows(
-            table, rows, **{**options, **tells}, with_features=scaling is not None
+            table,
+            rows,
+            views=tuple(dict.fromkeys([*own_views, *asked_for])),
+            mean=own_mean if len(own_views) > 1 else mean,
+            with_features=scaling is not None,
+            **options,
         )
         logits = np.full((len(table), len(self.label_names)), np.nan, np.float32)
         logits[rows] = found.logits
@@ -209,10 +224,11 @@ class StudyPredictor(AbstractPredictor):
             "kind": self.kind,
             "model": self.network.specification,
             "num_slice_predictors": len(self.slice_predictors),
+            "slice_views": [{"views": list(v), "mean": mean} for v, mean in self.slice_views],
             "label_names": list(self.label_names),
             "label_weights": list(self.label_weights),
             "prior": dict(zip(self.label_names, self.prior.tolist(), strict=True)),
-            "calibration": calibration and asdict(calibration),
+            "calibration": calibration and calibration.to_json(),
             "threshold": self.threshold,
             "training": self.training,
         }

@@ -97,7 +97,7 @@ def apply_view(view: str, image_hu: NDArray[Any]) -> NDArray[Any]:
 
 
 class ViewTransform:
-    """A sample transform after a view.
+    """A sample transform after a view; all else is the transform's own.
 
     Args:
         view: a deterministic view.

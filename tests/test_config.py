@@ -105,9 +105,9 @@ def test_flags_of_the_optimizer_that_are_hardly_meant_warn(argv, message, caplog
 
 
 def test_dev_mode_keeps_the_shares_of_the_schedule():
-    flags = ("--optim_swa_enabled", "1", "--optim_swa_start", "300")
-    assert parse(*flags).dev_scaled(300) == 300
-    assert parse(*flags, "--dev_enabled", "1").dev_scaled(240) == 15
+    flags = ("--optim_swa_enabled", "1", "--optim_swa_start", "200")
+    assert parse(*flags).dev_scaled(200) == 200
+    assert parse(*flags, "--dev_enabled", "1").dev_scaled(195) == 15
 
 
 @pytest.mark.parametrize(

@@ -241,3 +241,48 @@ def test_what_cant_be_blended_is_refused_with_the_reason(monkeypatch, capsys, ro
     assert "other folds" in told
     told = refused(monkeypatch, capsys, root, "--ens_experiments", "leaking")
     assert "trained on the same patient" in told
+
+
+def write_nested(root: Path, member: str, number: int) -> None:
+    """Experiments without each fold, as train.py with --data_leave_out_fold leaves them."""
+    table = SliceTable.load(root / "input" / "datasets" / DATASET)
+    results = root / "output" / "results"
+    for fold in range(3):
+        name = f"{member}-without-{fold}"
+        write_member(root, table, name, 10 * number + fold)
+        path = results / name / "predictions" / "oof.parquet"
+        frame = pd.read_parquet(path)
+        frame[frame["fold"] != fold].to_parquet(path)
+        config = recorded_config(results / name).with_flags(data_leave_out_fold=fold)
+        (results / name / "config.yaml").write_text(config.to_yaml())
+
+
+def test_nested_stacking_fits_on_members_that_saw_neither_fold(monkeypatch, capsys, root):
+    flags = ["--ens_experiments", "0001,0002", "--ens_method", "stacking", "--stack_nested", "1"]
+    told = refused(monkeypatch, capsys, root, *flags)
+    assert "6 trainings are missing" in told
+    assert "--experiment_id 0002-without-2 --tr_features 0 --data_leave_out_fold 2" in told
+    for number, member in enumerate(("0001", "0002"), start=1):
+        write_nested(root, member, number)
+    folder = blend(monkeypatch, root, "nested", *flags[2:])
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["plan"]["nested"] is True
+    assert "saw neither" in (folder / "report.html").read_text()
+    plain = blend(monkeypatch, root, "plain", "--ens_method", "stacking")
+    other = json.loads((plain / "metrics.json").read_text())
+    # What is kept for new data is the same; what was scored is not.
+    weights = [each["weights"]["any"] for each in (metrics, other)]
+    assert weights[0]["all rows"] == weights[1]["all rows"]
+    assert weights[0]["fold 1"] != weights[1]["fold 1"]
+    results = root / "output" / "results"
+    config = recorded_config(results / "0001-without-1").with_flags(seed=1)
+    (results / "0001-without-1" / "config.yaml").write_text(config.to_yaml())
+    told = refused(monkeypatch, capsys, root, *flags)
+    assert "trained with another --seed" in told
+
+
+def test_tables_have_no_nested_trainings(monkeypatch, capsys, root):
+    path = root / "output" / "results" / "0001" / "predictions" / "oof.parquet"
+    flags = ["--data_input_folder", str(root / "input"), "--data_dataset", DATASET]
+    flags += ["--ens_experiments", str(path), "--ens_method", "stacking", "--stack_nested", "1"]
+    assert "experiments of all folds" in refused(monkeypatch, capsys, root, *flags)

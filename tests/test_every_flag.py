@@ -28,6 +28,7 @@ CHANGED = {
     "output_dir": "{place}/output",
     "data_dataset": "tiny",
     "data_fold": 1,
+    "data_leave_out_fold": 2,
     "data_input_folder": "{place}/input",
     "data_train_transform": "train_intermediate",
     "data_valid_transform": "validate_simple",
@@ -40,6 +41,11 @@ CHANGED = {
     "data_transform_device": "auto",
     "data_neighbors": 1,
     "data_neighbor_mm": 5.0,
+    "data_features": "0003,0004",
+    "data_study_thin": 0.5,
+    "data_study_reverse": 0.0,
+    "data_study_crop": 24,
+    "data_volume_spacing": 0.5,
     "net_model": "test_efficientnet",
     "net_pretrained": 0,
     "net_weight_file": "{place}/weights.pt",
@@ -49,6 +55,19 @@ CHANGED = {
     "net_pooling": "concat",
     "net_head": "mlp",
     "net_drop_path_rate": 0.1,
+    "net_study_inputs": "both",
+    "net_study_dim": 64,
+    "net_study_hidden": 32,
+    "net_study_layers": 1,
+    "net_study_heads": 2,
+    "net_study_feature_drop": 0.2,
+    "net_study_metadata": 0,
+    "net_study_auxiliary": 0.5,
+    "net_encoder_frozen": 1,
+    "net_encoder_slices": 4,
+    "net_encoder_checkpoint": 1,
+    "net_volume_width": 16,
+    "net_volume_mm": 4.0,
     "optim": "sgd",
     "optim_lr": 1e-3,
     "optim_momentum": 0.8,
@@ -148,7 +167,7 @@ def test_a_run_with_every_flag_changed_resumes_evaluates_and_predicts(
         )
         return result.returncode, result.stderr
 
-    make_tiny_dataset(tmp_path / "input" / "datasets" / "tiny", num_patients=12)
+    make_tiny_dataset(tmp_path / "input" / "datasets" / "tiny", num_patients=12, num_folds=3)
     model = RSNAModel("test_efficientnet", 1, in_chans=9, pooling="concat", head="mlp")
     torch.save(model.state_dict(), tmp_path / "weights.pt")
     values = {name: str(value).format(place=tmp_path) for name, value in CHANGED.items()}

@@ -91,9 +91,9 @@ def test_flags_make_the_optimizer_and_its_schedule():
 
 
 def test_dev_mode_passes_every_stage_of_the_schedule():
-    flags = {"optim_swa_enabled": 1, "optim_swa_start": 240, "dev_enabled": 1}
+    flags = {"optim_swa_enabled": 1, "optim_swa_start": 195, "dev_enabled": 1}
     config = Config().with_flags(
-        **flags, optim_scheduler="multistep", optim_scheduler_milestones=[160, 280]
+        **flags, optim_scheduler="multistep", optim_scheduler_milestones=[130, 221]
     )
     schedule = build_schedule(config)
     assert (schedule.num_steps, schedule.milestones, schedule.swa_start) == (20, [10, 17], 15)

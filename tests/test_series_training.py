@@ -10,16 +10,20 @@ import pytest
 import torch
 from tiny_dataset import make_tiny_dataset
 
+import second_level
 import train
 from common.checkpoint import load_checkpoint
 from common.cli import status_of
 from common.predictions import read_predictions
 from common.predictor import load_predictor
 from common.slices import SliceTable
+from common.store import UnreadableSlice
 from config import parse_config
 from rsna_evaluation import evaluate_experiment
+from rsna_folds import make_training
 from rsna_model import RSNAModel, build_model
 from rsna_prediction import predict_table
+from rsna_second_level import SecondLevel
 from rsna_task import LABELS
 from rsna_training import training_class
 
@@ -78,8 +82,6 @@ def test_results_are_those_of_any_experiment(place, trained, kind):
         folds = pd.read_csv(table.folder / "folds.csv")
         expected = folds.loc[folds["fold"] == 0, "image_id"]
         assert set(predictions["image_id"]) == set(expected)
-    metrics = evaluate_experiment(folder, table).metrics
-    assert metrics["num_slices"] == 15 and metrics["weighted_log_loss"] > 0
     content = json.loads((folder / "predictor" / "predictor.json").read_text())
     assert content["kind"] == kind
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -110,14 +112,12 @@ def test_unreadable_slices_have_the_prior(place, trained):
     read = table.image_hu
 
     def image_hu(row: int) -> np.ndarray:
-        from common.store import UnreadableSlice
-
         if row in (0, 5, 6, 7, 8, 9):  # a slice, and a whole series
             raise UnreadableSlice("checksum")
         return read(row)
 
     table.image_hu = image_hu  # type: ignore[method-assign]
-    predictor = load_predictor(trained["joint"] / "predictor", build_model)
+    predictor = load_predictor(trained["volume"] / "predictor", build_model)
     prediction = predict_table(predictor, table)
     assert len(prediction.predictions) == len(frame)
     unread = prediction.filled["image_id"].tolist()
@@ -126,7 +126,7 @@ def test_unreadable_slices_have_the_prior(place, trained):
     np.testing.assert_allclose(rows, np.tile(predictor.prior, (7, 1)), atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", ["joint", pytest.param("volume", marks=pytest.mark.long)])
 def test_resume_is_bit_identical(monkeypatch, place, trained, kind, capsys):
     name = f"{kind}_stopped"
     flags = arguments(place, name, net_model=MODELS[kind], tr_max_hours=1e-9)
@@ -162,6 +162,7 @@ def test_frozen_encoder_is_that_of_the_slice_experiment(place):
     assert state["sequence.head.weight"].any()
 
 
+@pytest.mark.long
 def test_whole_joint_network_is_a_start_too(place, trained):
     weights = trained["joint"] / "predictor" / "model.pt"
     flags = {"net_model": MODELS["joint"], "net_weight_file": weights, "dev_enabled": 1}
@@ -169,12 +170,14 @@ def test_whole_joint_network_is_a_start_too(place, trained):
     assert len(pd.read_parquet(folder / "predictions" / "valid.parquet")) == 5
 
 
+@pytest.mark.long
 def test_layer_decay_and_subset_validation(place):
     flags = {"net_model": MODELS["joint"], "optim_layer_decay": 0.5, "tr_iteration_num": 2}
     flags |= {"tr_iteration_valid": 1, "tr_iteration_valid_full": 2, "tr_valid_subset": 1}
     folder = run(place, "decay", **flags)
     table = SliceTable.load(place / "input" / "datasets" / "tiny")
-    assert evaluate_experiment(folder, table).report.is_file()
+    evaluation = evaluate_experiment(folder, table)
+    assert evaluation.report.is_file() and evaluation.metrics["num_slices"] == 15
     assert "valid_subset_weighted_log_loss" in (folder / "metrics.jsonl").read_text()
 
 
@@ -198,6 +201,7 @@ def test_unusable_flags_are_refused(monkeypatch, place, capsys, changes, message
     assert not (place / "output" / "results" / "refused").exists()
 
 
+@pytest.mark.long
 def test_volume_on_a_grid_in_mm_predicts_with_the_same_grid(place):
     folder = run(place, "grid", net_model=MODELS["volume"], data_volume_spacing=1.0)
     content = json.loads((folder / "predictor" / "predictor.json").read_text())
@@ -208,3 +212,20 @@ def test_volume_on_a_grid_in_mm_predicts_with_the_same_grid(place):
     result = predictor.predict_rows(table, table.rows_of(valid["image_id"]))
     expected = valid[[f"logit_{name}" for name in LABELS]].to_numpy()
     np.testing.assert_allclose(result.logits, expected, atol=1e-5)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", MODELS)
+def test_all_folds_are_one_experiment_that_a_second_level_takes(place, kind):
+    """train.py --data_fold all, then second_level.py over it."""
+    flags = arguments(place, f"{kind}_all", net_model=MODELS[kind], data_fold="all")
+    folder = make_training(parse_config("", train.GROUPS, flags)).run().folder
+    oof = read_predictions(folder / "predictions" / "oof.parquet", LABELS)
+    assert len(oof) == 30 and oof["fold"].nunique() == 2
+    flags = [flag for flag in flags if "folder" in flag or "output_dir" in flag]
+    flags += [f"--sl_experiments={kind}_all", f"--experiment_id={kind}_smooth"]
+    above = SecondLevel(parse_config("", second_level.GROUPS, flags)).run().folder
+    predictor = load_predictor(above / "predictor", build_model)
+    table = SliceTable.load(place / "input" / "datasets" / "tiny")
+    assert np.isfinite(predictor.predict_rows(table, np.arange(8)).logits).all()
+    assert evaluate_experiment(above, table).metrics["num_slices"] == 30

@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from prepared import write_series_files
 from slice_experiments import make_slice_experiment
 from tiny_dataset import make_tiny_dataset
 
 import evaluate
+import lr_finder
 import predict
 import train
 from common.checkpoint import load_checkpoint
@@ -206,3 +208,50 @@ def test_features_of_a_study_predictor_are_refused(place, monkeypatch):
     predictor = load_predictor(results(place, "0011") / "predictor", build_model)
     with pytest.raises(InputError, match="no features of slices"):
         predictor.predict_rows(table, [0], with_features=True)
+
+
+def test_a_range_test_of_a_study_network(place, monkeypatch, capsys):
+    flags = {**FLAGS, "lrf_iteration_num": 4}
+    del flags["mlflow_enabled"]
+    assert run(monkeypatch, place, lr_finder, "range", **flags) == 0, capsys.readouterr().err
+    assert "4 iterations" in capsys.readouterr().out
+
+
+@pytest.mark.long
+def test_all_folds_from_slices_to_new_dicom(place, monkeypatch, capsys):
+    """Slice experiment, study experiment, evaluation and prediction, with nothing but scripts."""
+    slices = {
+        **{name: FLAGS[name] for name in ("data_dataset", "mlflow_enabled", "n_jobs")},
+        "net_model": "test_efficientnet",
+        "net_pretrained": 0,
+        "data_img_size": 32,
+        "tr_iteration_num": 2,
+        "data_fold": "all",
+        "pr_tta_views": "flip_lr",
+    }
+    assert run(monkeypatch, place, train, "0100", **slices) == 0, capsys.readouterr().err
+    study = {**FLAGS, "data_features": "0100", "data_fold": "all", "net_study_inputs": "both"}
+    assert run(monkeypatch, place, train, "0101", **study) == 0, capsys.readouterr().err
+    folder = results(place, "0101")
+    oof = pd.read_parquet(folder / "predictions" / "oof.parquet")
+    assert len(oof) == 96
+    assert oof["image_id"].is_unique
+    assert run(monkeypatch, place, evaluate, "0101") == 0, capsys.readouterr().err
+    assert json.loads((folder / "metrics.json").read_text())["num_slices"] == 96
+
+    # What each fold's predictor says of its own validation rows is what stands in the table.
+    table = SliceTable.load(place / "input" / "datasets" / "tiny")
+    columns = [f"logit_{label}" for label in LABELS]
+    for fold in (0, 1):
+        own = oof[oof["fold"] == fold]
+        predictor = load_predictor(folder / "predictor" / f"fold_{fold}", build_model)
+        found = predictor.predict_rows(table, table.rows_of(own["image_id"]))
+        np.testing.assert_allclose(found.logits, own[columns], atol=2e-3)
+
+    dicom, output = place / "dicom", place / "predicted_all"
+    write_series_files(dicom, num_slices=5, size=32)
+    flags = {"pr_input": dicom, "pr_output": output, "n_jobs": 0}
+    assert run(monkeypatch, place, predict, "0101", **flags) == 0, capsys.readouterr().err
+    found = pd.read_parquet(output / "predictions.parquet")
+    assert len(found) == 5
+    assert np.isfinite(found[list(LABELS)]).all(axis=None)

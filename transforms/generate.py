@@ -95,6 +95,7 @@ PIPELINES: dict[str, list[Node]] = {
         noise((0.005, 0.02), p=0.3, per_channel=False),
     ],
     "valid_small": [resize(192, area=True), FIXED_WINDOWS],
+    "train_levels": [resize(64, area=True), MIRROR, FIXED_WINDOWS],
     "tta_small": [
         resize(192, area=True),
         MIRROR,

@@ -18,8 +18,8 @@ from common.store import UnreadableSlice
 
 logger = logging.getLogger(__name__)
 
-# Image in HU (rows, columns, slices) and a seed -> float32 (channels, rows, columns).
-ImageTransform = Callable[[np.ndarray, int], np.ndarray]
+# HU (rows, columns, slices), a seed, the header's window -> float32 (channels, rows, columns).
+ImageTransform = Callable[[np.ndarray, int, np.ndarray], np.ndarray]
 _FILLINGS = {"images": 0.0, "metadata": 0.0, "position_mm": 0.0, "labels": np.nan, "index": -1}
 
 
@@ -82,6 +82,7 @@ class SeriesImageDataset(AbstractDataset):
         self.rows = self._rows[is_counted]
         self._index = np.where(is_counted, np.cumsum(is_counted) - 1, -1)
         self.labels = table.labels(self.rows, self.label_names)
+        self._header_windows = table.header_windows(self._rows)
         frame = table.frame
         self.image_ids = frame["image_id"].to_numpy(dtype=object)[self.rows]
         self._positions_mm = frame["position_mm"].to_numpy(np.float64)[self._rows]
@@ -161,7 +162,8 @@ class SeriesImageDataset(AbstractDataset):
         is_read = np.ones(len(places), dtype=bool)
         for number, place in enumerate(places):
             try:
-                images.append(self.transform(self._image_hu(int(place)), seed))
+                image_hu = self._image_hu(int(place))
+                images.append(self.transform(image_hu, seed, self._header_windows[place]))
             except UnreadableSlice as error:
                 if not self.skips_damaged:
                     raise
@@ -175,7 +177,7 @@ class SeriesImageDataset(AbstractDataset):
         size = self.table.frame.loc[int(self._rows[place]), ["rows", "columns"]]
         shape = [self.steps.size] * 2 if self.steps.size else size.to_numpy(np.int64).tolist()
         air_hu = np.full((*shape, len(self.slice_offsets)), AIR_HU, dtype=np.int16)
-        return self.transform(air_hu, seed)[None]
+        return self.transform(air_hu, seed, self._header_windows[place])[None]
 
     def _image_hu(self, place: int) -> np.ndarray:
         """Returns a slice and its neighbours, int16 HU (rows, columns, slices)."""

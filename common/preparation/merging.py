@@ -185,10 +185,10 @@ def _with_others(
     others["split"] = np.where(is_added, TRAIN_SPLIT, UNUSED_SPLIT)
     others["keep_for_training"] = is_added
     others["source_file"] = f"{name}/" + others["source_file"].astype("str")
-    labels = [column for column in slices if column not in SLICE_COLUMNS]
-    others[labels] = np.nan
+    labels = [str(column) for column in slices if column not in SLICE_COLUMNS]
+    others = others.assign(**dict.fromkeys(labels, np.nan))
     others["label_source"] = None
-    merged = pd.concat([slices, others[list(slices.columns)]], ignore_index=True)
+    merged = pd.concat([slices, others[[*SLICE_COLUMNS, *labels]]], ignore_index=True)
     return merged.astype(SLICE_COLUMNS | dict.fromkeys(labels, "float32"))
 
 

@@ -136,7 +136,7 @@ def _slices(
     metrics: Mapping[str, Any], label_names: Sequence[str], slices: Sequence[StageSet]
 ) -> str:
     found = _stage_table({s.name: metrics["stages"][s.name] for s in slices}, label_names)
-    found += _gain(metrics["calibration_gains"], "slices")
+    found += _gain(metrics["calibration_gains"], "All that is done after blending", "slices")
     return found + _reliability(slices, label_names)
 
 
@@ -144,12 +144,13 @@ def _studies(
     metrics: Mapping[str, Any], label_names: Sequence[str], studies: Sequence[StageSet]
 ) -> str:
     found = _stage_table({s.name: metrics["study"][s.name] for s in studies}, label_names)
-    found += _gain(metrics["study"]["calibration_gains"], "studies")
+    found += _gain(metrics["study"]["calibration_gains"], "The study calibrator", "studies")
     return (
         found
         + paragraph(
-            "raw: the largest probability of the study's slices; calibrated: a logistic regression "
-            "per label on it, on the mean of the three largest and on the number of slices.",
+            "raw: the largest of the final probabilities of the study's slices; calibrated: a "
+            "logistic regression per label on it, on the mean of the three largest and on the "
+            "number of slices.",
             "quiet",
         )
         + _reliability(studies, label_names)
@@ -171,9 +172,9 @@ def _stage_table(stages: Mapping[str, Mapping[str, Any]], label_names: Sequence[
     )
 
 
-def _gain(gain: Mapping[str, Any], what: str) -> str:
+def _gain(gain: Mapping[str, Any], who: str, what: str) -> str:
     return paragraph(
-        f"All that is done after blending changes the weighted log loss of {what} by "
+        f"{who} changes the weighted log loss of {what} by "
         f"{shown(None if gain['difference'] is None else -gain['difference'], 4)} (95 % interval "
         f"{shown_interval(gain['interval'] and [-v for v in reversed(gain['interval'])], 4)})."
     )

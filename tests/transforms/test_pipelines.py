@@ -28,6 +28,7 @@ SIZES = {
     "test_intermediate_tta_500_norm": 500,
     "train_small": 192,
     "valid_small": 192,
+    "train_levels": 64,
     "tta_small": 192,
     **{f"appian_{use}": 512 for use in ("train", "valid", "tta")},
     **{f"takmanman_{use}": 200 for use in ("train", "valid", "tta")},

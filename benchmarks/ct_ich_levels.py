@@ -1,0 +1,153 @@
+"""Single slice, three slices, sequence and blend on CT-ICH: out of fold, side by side.
+
+Prepares the demo and CT-ICH; trains a network of one slice and one of three on the demo's phantoms,
+to start from, as sixty patients are too few to learn from alone; from each of them the networks of
+five patient folds; a sequence network over the logits of both; and a blend. Every stage is a
+command of the project's own scripts; stages that are done are skipped, and one that was cut off
+goes on, with the same command.
+
+    python benchmarks/ct_ich_levels.py <folder of CT-ICH>
+
+Prints the table and, as its last line, JSON: level -> mean and patient-bootstrap interval of the
+weighted log loss and of its ratio to the pooled prior, step -> those of the gain.
+"""
+
+import argparse
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.level_runs import ROOT, Plan, Stage, run_stages
+from benchmarks.level_scores import compare, read_losses, table_lines
+from common.cli import log_to_console, run_script
+from common.errors import InputError
+from common.slices import SLICES_FILE, SliceTable
+
+logger = logging.getLogger(__name__)
+
+DEMO, DATASET = "demo", "ct_ich"
+LEVELS = {
+    "one slice": "one",
+    "three slices": "three",
+    "sequence": "sequence",
+    "blend": "blend",
+}
+MEMBERS = ("one", "three", "sequence")
+STEPS = (
+    ("one slice", "three slices"),
+    ("three slices", "sequence"),
+    ("one slice", "sequence"),
+    ("sequence", "blend"),
+    ("one slice", "blend"),
+)
+
+
+def prepare(arguments: argparse.Namespace, name: str, *flags: str) -> None:
+    """Prepares a dataset where it is missing."""
+    input_folder = arguments.work / "input"
+    if (input_folder / "datasets" / name / SLICES_FILE).is_file():
+        return
+    places = ("--data_dataset", name, "--data_input_folder", str(input_folder))
+    jobs = ("--n_jobs", str(arguments.n_jobs))
+    command = [sys.executable, "preprocessing.py", "--pre_source", name, *flags, *places, *jobs]
+    result = subprocess.run(command, cwd=ROOT, stdout=sys.stderr, check=False)
+    if result.returncode:
+        raise InputError(f"preparing {name} ended with status {result.returncode}: see above")
+
+
+def plan(arguments: argparse.Namespace) -> list[Stage]:
+    """Returns the stages, in the order in which they should begin."""
+    phantoms, own = Plan(arguments.work, DEMO), Plan(arguments.work, DATASET)
+    neighbors = {"one": 0, "three": 1}
+    # As in recipes/ct_ich.sh: less learning rate and more dropout than from ImageNet.
+    gentle = (
+        *("--tr_iteration_num", arguments.slice_iterations, "--optim_scheduler_max_lr", 3e-4),
+        *("--net_drop_rate", 0.3, "--net_drop_path_rate", 0.1),
+    )
+    first, second = [], []
+    for name, number in neighbors.items():
+        start = phantoms.train(
+            f"start_{name}",
+            *("--data_neighbors", number, "--tr_iteration_num", arguments.start_iterations),
+            fold="0",
+        )
+        weights = start.folder / "predictor" / "model.pt"
+        first.append(start)
+        second.append(
+            own.train(
+                name,
+                *("--data_neighbors", number, "--net_weight_file", weights, *gentle),
+                needs=[f"start_{name}"],
+            )
+        )
+    sequence = own.train(
+        "sequence",
+        *("--net_model", arguments.study_model),
+        *("--data_features", ",".join(own.id_of(name) for name in neighbors)),
+        *("--net_study_dim", 32, "--net_study_hidden", 24, "--net_study_layers", 1),
+        *("--net_drop_rate", 0.3, "--tr_batch_size", 8),
+        *("--tr_iteration_num", arguments.study_iterations),
+        *("--optim_scheduler_max_lr", arguments.study_lr),
+        needs=list(neighbors),
+    )
+    blend = own.blend(
+        "blend", MEMBERS, "--ens_method", arguments.blend, "--ens_calibration", "temperature"
+    )
+    return [*first, *second, sequence, blend]
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Makes what is missing, and returns the comparison."""
+    started = time.perf_counter()
+    prepare(arguments, DEMO)
+    prepare(arguments, DATASET, "--pre_folder", str(arguments.folder))
+    stages = plan(arguments)
+    num_done = sum(stage.is_done for stage in stages)
+    run_stages(stages, arguments.n_jobs, arguments.work / "logs")
+    own = Plan(arguments.work, DATASET)
+    results = own.output_dir / "results"
+    folders = {level: [results / own.id_of(name)] for level, name in LEVELS.items()}
+    table = SliceTable.load(arguments.work / "input" / "datasets" / DATASET)
+    losses = read_losses(table, folders)
+    return compare(losses, STEPS) | {
+        "num_slices": int(losses.num_slices.sum()),
+        "num_patients": len(losses.num_slices),
+        "minutes": None if num_done else round((time.perf_counter() - started) / 60, 1),
+    }
+
+
+def main() -> None:
+    """Prints the table and the line of JSON."""
+    log_to_console()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path, help="with Patients_CT/ and hemorrhage_diagnosis.csv")
+    parser.add_argument("--work", type=Path, default=Path("output/ct_ich_levels"))
+    parser.add_argument("--n_jobs", type=int, default=os.cpu_count() or 1, help="processes at once")
+    parser.add_argument("--start_iterations", type=int, default=320)
+    parser.add_argument("--slice_iterations", type=int, default=300)
+    parser.add_argument("--study_model", default="study-bigru")
+    parser.add_argument("--study_iterations", type=int, default=150)
+    parser.add_argument("--study_lr", type=float, default=3e-3)
+    parser.add_argument("--blend", default="weights", help="--ens_method of the blend")
+    arguments = parser.parse_args()
+    arguments.work, arguments.folder = arguments.work.resolve(), arguments.folder.resolve()
+    result = measure(arguments)
+    for line in table_lines(result):
+        print(line)
+    minutes = result["minutes"]
+    print(
+        f"\n{result['num_slices']} slices of {result['num_patients']} patients"
+        + ("" if minutes is None else f"; {minutes} minutes with {arguments.n_jobs} processes")
+    )
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    run_script(main)
