@@ -283,9 +283,9 @@ def test_rates_are_those_of_metrics_json() -> None:
 
 @pytest.fixture(scope="module")
 def small_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for data in which the demo is made already: 20 patients and 2 of the test."""
+    """A folder for data in which the demo is made already: 14 patients and 2 of the test."""
     folder = tmp_path_factory.mktemp("input")
-    write_demo(folder / "demo", DemoParameters(num_patients=20, num_test_patients=2, matrix=64))
+    write_demo(folder / "demo", DemoParameters(num_patients=14, num_test_patients=2, matrix=64))
     return folder
 
 
