@@ -16,12 +16,14 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 import pytest
+from dicom_factory import write_ct
 
 from common.errors import InputError
 from common.transforms import load_transform
 from config import parse_config
 from rsna_model import ALIASES
 from rsna_task import LABELS
+from sources.cq500 import FINDINGS, READERS
 from sources.demo import DemoParameters, write_demo
 
 FOLDER = Path(__file__).resolve().parents[2] / "recipes"
@@ -288,13 +290,45 @@ def small_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def small_cq500(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three scans of six slices; the readers see everything in the first, nothing in the others."""
+    folder = tmp_path_factory.mktemp("cq500")
+    write_small_cq500(folder)
+    return folder
+
+
+def write_small_cq500(folder: Path) -> None:
+    rng = np.random.default_rng(2)
+    rows = []
+    for scan in range(3):
+        row: dict[str, object] = {"name": f"CQ500-CT-{scan}"}
+        for finding in FINDINGS.values():
+            row |= {f"{reader}:{finding}": int(scan == 0) for reader in READERS}
+        rows.append(row)
+        series = folder / f"CQ500CT{scan} CQ500CT{scan}" / "Unknown Study" / "CT Plain"
+        for index in range(6):
+            uid = f"1.{scan + 1}"
+            write_ct(
+                series / f"CT{index:06d}.dcm",
+                rng.integers(1030, 1090, (64, 64)).astype(np.uint16),
+                SOPInstanceUID=f"{uid}.{index}",
+                SeriesInstanceUID=uid,
+                StudyInstanceUID=f"{uid}.0.9",
+                PatientID=f"somebody {scan}",
+                ImagePositionPatient=[0.0, 0.0, 5.0 * index],
+            )
+    pd.DataFrame(rows).to_csv(folder / "reads.csv", index=False)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_tiny_recipe_runs_from_dicom_to_submission(
-    recipe: str, small_demo: Path, tmp_path: Path
+    recipe: str, small_demo: Path, small_cq500: Path, tmp_path: Path
 ) -> None:
     places = {"INPUT": str(small_demo), "OUTPUT": str(tmp_path), "RECIPE_TINY": "1"}
-    result = shell(recipe, OMP_NUM_THREADS="1", **places)
+    folders = ["", str(small_cq500)] if recipe == "rsna_hemorrhage" else []
+    result = shell(recipe, *folders, OMP_NUM_THREADS="1", **places)
     assert result.returncode == 0, result.stderr[-4000:]
     predictors = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("predictor.json")}
     assert predictors
@@ -307,6 +341,6 @@ def test_a_tiny_recipe_runs_from_dicom_to_submission(
         assert submission["Label"].between(0, 1).all()
     else:
         assert [line.split()[0] for line in result.stdout.splitlines()[-6:]] == list(LABELS)
-    again = shell(recipe, OMP_NUM_THREADS="1", **places)
+    again = shell(recipe, *folders, OMP_NUM_THREADS="1", **places)
     assert again.returncode == 0 and "train.py" not in again.stderr
     assert {path: path.stat().st_mtime_ns for path in predictors} == predictors
