@@ -20,10 +20,16 @@ Ids = Sequence[str] | pd.Series | NDArray[Any]
 def folds_digest(folds: pd.DataFrame) -> str:
     """Returns the SHA-256 of a fold table, whatever the order of its rows.
 
+    It is of the rows that some fold validates. Those that are always trained on (a negative fold)
+    are left out: whoever has more of them, as a dataset with pseudo-labels, still validates the
+    same patients in the same folds and trains on none of them there.
+
     Args:
         folds: image_id and fold, or image_id and sample_type (`common.folds.read_folds`).
     """
-    side = "fold" if "fold" in folds else "sample_type"
+    side = "sample_type"
+    if "fold" in folds:
+        side, folds = "fold", folds[pd.to_numeric(folds["fold"]) >= 0]
     lines = (folds["image_id"].astype(str) + "," + folds[side].astype(str)).sort_values()
     digest = hashlib.sha256()
     for start in range(0, len(lines), 10_000):

@@ -93,6 +93,11 @@ def test_the_digest_is_of_the_folds_and_not_of_their_order(folds):
     other = folds.copy()
     other.loc[3, "fold"] = 2
     assert folds_digest(other) != digest
+    # More rows that are always trained on change nothing; one that a fold validated does.
+    more = pd.DataFrame({"image_id": ["ID_more"], "patient_id": ["more"], "fold": [-1]})
+    assert folds_digest(pd.concat([folds, more])) == digest
+    other.loc[3, "fold"] = -1
+    assert folds_digest(other) != digest
     given = pd.DataFrame({"image_id": ["a", "b"], "sample_type": ["train", "valid"]})
     assert folds_digest(given) != folds_digest(given.assign(sample_type=["valid", "train"]))
 
