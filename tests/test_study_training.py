@@ -140,13 +140,17 @@ def test_resume_is_bit_identical(place, monkeypatch, capsys):
 
 
 def test_resume_with_other_outputs_of_the_slice_experiment_is_refused(place, monkeypatch, capsys):
-    folder = make_slice_experiment(place, "0003", "tiny", seed=3)
+    folder = copied(place, "0003")
     flags = {**FLAGS, "data_features": "0003", "tr_max_hours": 1e-9}
     assert run(monkeypatch, place, train, "changed", **flags) == 143, capsys.readouterr().err
-    shutil.rmtree(folder)
-    make_slice_experiment(place, "0003", "tiny", seed=4)
+    change_predictions(folder, lambda frame: frame.assign(logit_any=frame["logit_any"] + 0.1))
     assert run(monkeypatch, place, train, "changed", tr_resume=1) == 2
     assert "not those that the checkpoint was made with" in capsys.readouterr().err
+
+
+def copied(place: Path, name: str) -> Path:
+    """A copy of the slice experiment 0001."""
+    return Path(shutil.copytree(results(place, "0001"), results(place, name)))
 
 
 def change_predictions(folder: Path, change) -> None:
@@ -155,7 +159,7 @@ def change_predictions(folder: Path, change) -> None:
 
 
 def test_outputs_of_a_network_that_saw_the_patient_are_refused(place, monkeypatch, capsys):
-    folder = make_slice_experiment(place, "leak", "tiny")
+    folder = copied(place, "leak")
     change_predictions(folder, lambda frame: frame.assign(fold=1 - frame["fold"]))
     flags = {**FLAGS, "data_features": "leak"}
     assert run(monkeypatch, place, train, "refused", **flags) == 2
@@ -164,7 +168,7 @@ def test_outputs_of_a_network_that_saw_the_patient_are_refused(place, monkeypatc
 
 
 def test_outputs_made_with_other_folds_are_refused(place, monkeypatch, capsys):
-    folder = make_slice_experiment(place, "old", "tiny")
+    folder = copied(place, "old")
     manifest = folder / "features" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"folds_sha256": "', '"folds_sha256": "0'))
     assert run(monkeypatch, place, train, "refused", **{**FLAGS, "data_features": "old"}) == 2
@@ -192,7 +196,7 @@ def test_flags_that_do_not_fit_exit_2(place, monkeypatch, capsys, flags, words):
 def test_training_slices_without_outputs_are_left_out_but_not_those_of_validation(
     place, monkeypatch, capsys, caplog
 ):
-    folder = make_slice_experiment(place, "0004", "tiny")
+    folder = copied(place, "0004")
     patients = ("patient1",)
     change_predictions(folder, lambda frame: frame[~frame["patient_id"].isin(patients)])
     flags = {**FLAGS, "data_features": "0004", "tr_iteration_num": 1, "tr_iteration_valid": 0}
@@ -210,6 +214,7 @@ def test_features_of_a_study_predictor_are_refused(place, monkeypatch):
         predictor.predict_rows(table, [0], with_features=True)
 
 
+@pytest.mark.long
 def test_a_range_test_of_a_study_network(place, monkeypatch, capsys):
     flags = {**FLAGS, "lrf_iteration_num": 4}
     del flags["mlflow_enabled"]
