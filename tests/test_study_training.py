@@ -94,12 +94,16 @@ def test_predictor_gives_what_was_validated(place, monkeypatch, capsys, flags):
     shutil.copytree(folder / "predictor", alone)
     table = SliceTable.load(place / "input" / "datasets" / "tiny")
     rows = table.rows_of(valid["image_id"])[::5]
-    found = load_predictor(alone, build_model).predict_rows(table, rows)
+    predictor = load_predictor(alone, build_model)
+    found = predictor.predict_rows(table, rows)
     columns = [f"logit_{label}" for label in LABELS]
     np.testing.assert_allclose(found.logits, valid[columns].iloc[::5], atol=2e-3)
     assert not found.unreadable.any()
+    with pytest.raises(InputError, match="no features"):
+        predictor.predict_rows(table, rows, with_features=True)
 
 
+@pytest.mark.long
 def test_evaluates_on_another_dataset_and_predicts(place, monkeypatch, capsys):
     make_tiny_dataset(place / "input" / "datasets" / "other", num_patients=2, num_slices=5)
     assert run(monkeypatch, place, train, "0010", **FLAGS) == 0, capsys.readouterr().err
@@ -139,6 +143,7 @@ def test_resume_is_bit_identical(place, monkeypatch, capsys):
     pd.testing.assert_frame_equal(one, other, check_exact=True)
 
 
+@pytest.mark.long
 def test_resume_with_other_outputs_of_the_slice_experiment_is_refused(place, monkeypatch, capsys):
     folder = copied(place, "0003")
     flags = {**FLAGS, "data_features": "0003", "tr_max_hours": 1e-9}
@@ -193,6 +198,7 @@ def test_flags_that_do_not_fit_exit_2(place, monkeypatch, capsys, flags, words):
     assert words in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.long
 def test_training_slices_without_outputs_are_left_out_but_not_those_of_validation(
     place, monkeypatch, capsys, caplog
 ):
@@ -204,14 +210,6 @@ def test_training_slices_without_outputs_are_left_out_but_not_those_of_validatio
     assert "12 training slices have no out-of-fold predictions" in caplog.text
     assert run(monkeypatch, place, train, "none", **flags, data_fold=1) == 2
     assert "--data_fold all" in capsys.readouterr().err.splitlines()[-1]
-
-
-def test_features_of_a_study_predictor_are_refused(place, monkeypatch):
-    assert run(monkeypatch, place, train, "0011", **FLAGS) == 0
-    table = SliceTable.load(place / "input" / "datasets" / "tiny")
-    predictor = load_predictor(results(place, "0011") / "predictor", build_model)
-    with pytest.raises(InputError, match="no features of slices"):
-        predictor.predict_rows(table, [0], with_features=True)
 
 
 @pytest.mark.long
