@@ -255,6 +255,6 @@ def test_all_folds_from_slices_to_new_dicom(place, monkeypatch, capsys):
     write_series_files(dicom, num_slices=5, size=32)
     flags = {"pr_input": dicom, "pr_output": output, "n_jobs": 0}
     assert run(monkeypatch, place, predict, "0101", **flags) == 0, capsys.readouterr().err
-    found = pd.read_parquet(output / "predictions.parquet")
-    assert len(found) == 5
-    assert np.isfinite(found[list(LABELS)]).all(axis=None)
+    predicted = pd.read_parquet(output / "predictions.parquet")
+    assert len(predicted) == 5
+    assert np.isfinite(predicted[list(LABELS)]).all(axis=None)
