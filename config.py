@@ -89,6 +89,12 @@ class DataConfig:
     data_transform_device: Literal["cpu", "cuda", "auto"] = "cpu"
     """Where training images are made of HU: cuda makes them in batches on the GPU that the network
     runs on, auto does so where it runs on one. Validation and prediction make theirs on the CPU."""
+    data_neighbors: int = 0
+    """Slices on each side that are channels beside the slice itself: 1 makes nine channels of three
+    windows, slice by slice. Past either end of a series its last slice is repeated."""
+    data_neighbor_mm: float = 0.0
+    """Neighbours are the slices nearest to this distance in mm, twice it and so on, whatever lies
+    between (0: those next in the series, as also where slices have no position)."""
     data_features: str | None = None
     """Study networks: the slice experiments (of --data_fold all) that they see the outputs of, such
     as 0003 or 0003,0004."""
@@ -109,6 +115,8 @@ class DataConfig:
             or re.fullmatch(r"[A-Za-z0-9_-]+(,[A-Za-z0-9_-]+)*", self.data_features),
             "ids of experiments with commas between them, such as 0003,0004",
         )
+        between(self, 0, 10, "data_neighbors")
+        between(self, 0, 100, "data_neighbor_mm")
         at_least(self, 1, "data_sampler_num_slices")
         start, end = self.data_sampler_pos_start, self.data_sampler_pos_end
         require(self, "data_sampler_pos_start", 0 < start < 1, "greater than 0, less than 1")
@@ -223,6 +231,14 @@ class NetworkConfig:
     """6: the labels of the challenge; 1: any hemorrhage alone."""
     net_drop_rate: float = 0.2
     """Dropout before the last layer."""
+    net_num_dropouts: int = 1
+    """Draws of that dropout while training, whose losses are averaged (multi-sample dropout)."""
+    net_pooling: Literal["own", "avg", "max", "concat", "gem"] = "own"
+    """How the feature map becomes features: as the backbone does by itself, its average, maximum,
+    both beside each other, or generalized mean with a learnt exponent."""
+    net_head: Literal["linear", "mlp", "narrow"] = "linear"
+    """What makes logits of the features: one layer; a hidden one of 512 between batch norms (that
+    of fastai); or hidden ones of 128 and 32."""
     net_drop_path_rate: float = 0.0
     """Stochastic depth, for backbones that have it."""
     net_study_inputs: Literal["logits", "both"] = "logits"
@@ -246,6 +262,7 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         between(self, 0, 1, "net_drop_rate", "net_drop_path_rate")
+        between(self, 1, 64, "net_num_dropouts")
         at_least(self, 1, "net_study_hidden", "net_study_layers", "net_study_heads")
         at_least(self, 1, "net_study_dim")
         at_least(self, 0, "net_study_auxiliary")

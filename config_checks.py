@@ -37,7 +37,7 @@ _FROM_FEATURES = (
 )
 _IMAGE_FLAGS = (
     *("data_train_transform", "data_valid_transform", "data_test_transform", "data_img_size"),
-    *("net_pretrained", "net_drop_path_rate"),
+    *("net_pretrained", "net_drop_path_rate", "net_pooling", "net_head", "data_neighbors"),
 )
 _STUDY_FLAGS = (
     *("data_features", "data_study_thin", "data_study_reverse", "data_study_crop"),
@@ -77,6 +77,8 @@ EFFECTIVE_WHEN = {
     "net_study_feature_drop": _FROM_FEATURES,
     "data_sampler_pos_start": _needs("data_sampler", "pos_range"),
     "data_sampler_pos_end": _needs("data_sampler", "pos_range"),
+    "data_neighbor_mm": ("--data_neighbors", lambda flags: flags["data_neighbors"] > 0),
+    "net_num_dropouts": ("--net_drop_rate", lambda flags: flags["net_drop_rate"] > 0),
     "data_sampler_num_slices": _needs("data_sampler", "slices_per_study"),
     "optim_momentum": _needs("optim", "sgd", "lars"),
     "optim_nesterov": (

@@ -14,18 +14,16 @@ from common.metrics import training_prior
 from common.slices import SliceTable
 from common.subset import draw_studies
 from common.transforms import SampleTransform, load_transform
-from config import Config
+from config import Config, DataConfig
 from rsna_task import LABELS, TASKS
 
 logger = logging.getLogger(__name__)
 
-# What the networks take: the windows of one slice.
-NUM_CHANNELS = 3
 TRANSFORMS_FOLDER = Path(__file__).resolve().parent / "transforms"
 
 
 class RSNADataset(ImageClassificationDataset):
-    """Slices with the labels of the task, or `any` alone."""
+    """Slices with the labels of the task, or `any` alone; see the base for the neighbours."""
 
     def __init__(
         self,
@@ -34,8 +32,12 @@ class RSNADataset(ImageClassificationDataset):
         transform: SampleTransform,
         seed: int = 0,
         label_names: Sequence[str] = LABELS,
+        slice_offsets: Sequence[int] = (0,),
+        offsets_mm: Sequence[float] = (),
     ) -> None:
-        super().__init__(table, rows, transform, label_names, seed=seed)
+        super().__init__(
+            table, rows, transform, label_names, slice_offsets, seed, offsets_mm=offsets_mm
+        )
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,27 @@ class RSNAData:
     tta_transform: SampleTransform
 
     def log_sizes(self) -> None:
-        """Tells the log how many slices and studies each side has."""
+        """Tells the log how many slices and studies each side has, and what is not as asked for."""
         for side, dataset in (("training", self.train), ("validation", self.valid)):
             studies = dataset.table.frame["study_id"].iloc[dataset.rows].nunique()
             logger.info("%s: %d slices of %d studies", side, len(dataset), studies)
+            dataset.warn_of_fallbacks(side)
+
+
+def neighbour_offsets(data: DataConfig) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Returns `slice_offsets` and `offsets_mm` of the samples that the flags ask for."""
+    offsets = tuple(range(-data.data_neighbors, data.data_neighbors + 1))
+    if not data.data_neighbors or not data.data_neighbor_mm:
+        return offsets, ()
+    return offsets, tuple(offset * data.data_neighbor_mm for offset in offsets)
+
+
+def image_shape(config: Config) -> tuple[int, int, int]:
+    """Returns (channels, height, width) of the training images that the flags ask for."""
+    transform = _find_transform(config, "data_train_transform", (0.5,), (0.5,))
+    assert transform.output_size is not None
+    num_slices = len(neighbour_offsets(config.data)[0])
+    return (num_slices * transform.num_windows, *transform.output_size)
 
 
 def load_data(config: Config, mean: Sequence[float], std: Sequence[float]) -> RSNAData:
@@ -73,16 +92,16 @@ def load_data(config: Config, mean: Sequence[float], std: Sequence[float]) -> RS
     table = SliceTable.load(config.dataset_folder)
     train_rows, valid_rows = fold_rows(config, table)
     label_names = TASKS[config.network.net_num_classes].label_names
-    size = config.data.data_img_size
-    transforms = [
-        find_transform(flag, getattr(config.data, flag), size, mean, std)
-        for flag in ("data_train_transform", "data_valid_transform", "data_test_transform")
-    ]
-    transforms[1].require_deterministic()
-    seed = config.general.seed
-    train = RSNADataset(table, train_rows, transforms[0], seed, label_names)
-    valid = RSNADataset(table, valid_rows, transforms[1], seed, label_names)
-    return RSNAData(train, valid, training_prior(train.labels), transforms[2])
+    augmented = _find_transform(config, "data_train_transform", mean, std)
+    plain, tta = (
+        _find_transform(config, flag, mean, std, augmented.num_windows)
+        for flag in ("data_valid_transform", "data_test_transform")
+    )
+    plain.require_deterministic()
+    offsets = neighbour_offsets(config.data)
+    train = RSNADataset(table, train_rows, augmented, config.general.seed, label_names, *offsets)
+    valid = train.with_rows(valid_rows, plain)
+    return RSNAData(train, valid, training_prior(train.labels), tta)
 
 
 def fold_rows(config: Config, table: SliceTable) -> tuple[np.ndarray, np.ndarray]:
@@ -114,17 +133,31 @@ def draw_subset(dataset: RSNADataset, num_studies: int, seed: int) -> RSNADatase
         chosen.sum(),
         len(np.unique(studies[chosen])),
     )
-    return RSNADataset(
-        dataset.table,
-        dataset.rows[chosen],
-        dataset.transform,
-        dataset.seed,
-        label_names=dataset.label_names,
-    )
+    return dataset.with_rows(dataset.rows[chosen])
+
+
+def _find_transform(
+    config: Config,
+    flag: str,
+    mean: Sequence[float],
+    std: Sequence[float],
+    num_windows: int | None = None,
+) -> SampleTransform:
+    """The transform that a flag names, for the samples that the flags ask for."""
+    data = config.data
+    num_slices = len(neighbour_offsets(data)[0])
+    size = data.data_img_size
+    return find_transform(flag, getattr(data, flag), size, mean, std, num_windows, num_slices)
 
 
 def find_transform(
-    flag: str, name: str, size: int, mean: Sequence[float], std: Sequence[float]
+    flag: str,
+    name: str,
+    size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    num_windows: int | None = None,
+    num_slices: int = 1,
 ) -> SampleTransform:
     """The transform called `name` in transforms/, or the file of that path.
 
@@ -132,6 +165,8 @@ def find_transform(
         flag: the flag that named it, for messages.
         size: side of the image in pixels, 0 for the transform's own.
         mean, std: normalisation where the transform has none.
+        num_windows: channels that it has to make of a slice; None for its own.
+        num_slices: slices of a sample.
     """
     path = Path(name) if name.endswith(".json") else TRANSFORMS_FOLDER / f"{name}.json"
     if not path.is_file():
@@ -146,8 +181,12 @@ def find_transform(
         raise InputError(
             f"--{flag} {name}: its images differ in size: add a Resize, or give --data_img_size"
         )
-    transform = transform.with_normalization(mean, std)
-    transform.require_channels(NUM_CHANNELS)
+    try:
+        transform = transform.with_normalization(mean, std)
+        transform.require_channels(num_windows or transform.num_windows, num_slices)
+    except InputError as error:
+        as_train = " as --data_train_transform has" if num_windows else ""
+        raise InputError(f"--{flag}: {error}{as_train}") from error
     return transform
 
 

@@ -259,11 +259,18 @@ def _facts(info: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "model": info.get("model", {}).get("name"),
         "labels": ", ".join(info["label_names"]),
-        "neighbouring slices": info.get("slice_offsets"),
+        "neighbouring slices": _neighbours(info),
         "calibration": "per label" if info["calibration"] else "none",
         **{name: info["training"].get(name) for name in ("dataset", "fold", "iterations")},
         "prior": ", ".join(f"{name} {share:.4f}" for name, share in info["prior"].items()),
     }
+
+
+def _neighbours(info: Mapping[str, Any]) -> str:
+    """Returns which slices make a sample."""
+    offsets_mm = info.get("offsets_mm", ())
+    offsets, unit = (offsets_mm, " mm") if offsets_mm else (info.get("slice_offsets", ()), "")
+    return ", ".join(f"{offset:+g}{unit}" if offset else "itself" for offset in offsets)
 
 
 def _planned_schedule(config: Config, specification: Mapping[str, Any]) -> PlannedSchedule:

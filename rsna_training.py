@@ -29,7 +29,7 @@ from common.trackers import Tracker
 from common.transforms.device import DeviceTransform
 from config import Config, resumed_config
 from rsna_callbacks import build_callbacks, checkpoint_saver, require_usable
-from rsna_dataset import RSNAData, RSNADataset, draw_subset, load_data
+from rsna_dataset import RSNAData, RSNADataset, draw_subset, image_shape, load_data
 from rsna_fold_outputs import extract_rows, write_oof_features, write_test_outputs
 from rsna_model import RSNAModel
 from rsna_network import (
@@ -175,12 +175,18 @@ class RSNATraining:
     def _create_model(self) -> RSNAModel:
         flags = self.config.network
         is_fresh = not self.is_resumed and flags.net_weight_file is None
+        num_channels, *image_size = image_shape(self.config)
         model = RSNAModel(
             flags.net_model,
             flags.net_num_classes,
+            in_chans=num_channels,
+            image_size=image_size,
             pretrained=bool(flags.net_pretrained) and is_fresh,
             drop_rate=flags.net_drop_rate,
             drop_path_rate=flags.net_drop_path_rate,
+            pooling=flags.net_pooling,
+            head=flags.net_head,
+            num_dropouts=flags.net_num_dropouts,
         )
         if flags.net_weight_file is not None and not self.is_resumed:
             load_weights(model, Path(flags.net_weight_file))
@@ -193,7 +199,10 @@ class RSNATraining:
 
     def _load_data(self) -> RSNAData:
         """What is trained and validated on."""
-        return load_data(self.config, self.model.mean, self.model.std)
+        data = load_data(self.config, self.model.mean, self.model.std)
+        self.model.require_image_size(data.valid.transform.output_size, "data_valid_transform")
+        self.model.require_image_size(data.tta_transform.output_size, "data_test_transform")
+        return data
 
     def _folds_digest(self) -> str:
         """Which fold table the rows are split by; see `folds_digest`."""
@@ -288,9 +297,7 @@ class RSNATraining:
         general, train = self.config.general, self.data.train
         draw = np.random.default_rng(general.seed)
         rows = draw.choice(train.rows, num_samples, replace=False)
-        dataset = RSNADataset(
-            train.table, rows, self.data.valid.transform, label_names=self.task.label_names
-        )
+        dataset = self.data.valid.with_rows(rows)
         return make_loader(dataset, batch_size, general.n_jobs, pin_memory=self._pins_memory)
 
     def _write_results(self, network: RSNANetwork, best_path: Path) -> None:
@@ -370,6 +377,7 @@ class RSNATraining:
             tta_transform=self.data.tta_transform,
             prior=self.data.prior,
             slice_offsets=self.data.valid.slice_offsets,
+            offsets_mm=self.data.valid.offsets_mm,
             training=self._origin(network),
         )
 

@@ -1,6 +1,6 @@
 """Transforms for CT in the form albumentations serialises.
 
-The path `common.albumentations.DicomWindowShift` is part of the JSON file format.
+The path `common.albumentations` and the names of the classes are part of the JSON file format.
 """
 
 from typing import Any, Self
@@ -9,7 +9,7 @@ import albumentations as A
 import cv2
 import numpy as np
 from albumentations.core.transforms_interface import BaseTransformInitSchema
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 # Brain, subdural and soft tissue window of the RSNA 2019 entries, in HU.
 WINDOW_WIDTHS = (80.0, 200.0, 380.0)
@@ -92,17 +92,105 @@ class DicomWindowShift(A.ImageOnlyTransform):
         self, img: np.ndarray, widths: list[float], centers: list[float], **params: Any
     ) -> np.ndarray:
         """Returns float32 (height, width, slices * windows) in [0, 1]."""
-        slices = np.atleast_3d(img)
-        channels = []
-        for position in range(slices.shape[2]):
-            image_hu = np.ascontiguousarray(slices[:, :, position], dtype=np.float32)
-            for width, center in zip(widths, centers):
-                channel = image_hu - np.float32(center - width / 2)
-                channel *= np.float32(1 / width)
-                np.clip(channel, 0, 1, out=channel)
-                channels.append(_stretched(channel) if self.min_max_normalize else channel)
-        # OpenCV drops the third axis of a single channel.
-        return cv2.merge(channels).reshape(*img.shape[:2], len(channels))
+        return _through_windows(img, widths, centers, self.min_max_normalize)
+
+
+class HeaderWindow(A.ImageOnlyTransform):
+    """Maps HU to float32 in [0, 1] through the window that the header of the slice names.
+
+    It stands in the place of DicomWindowShift and makes one channel of each slice. All slices of a
+    sample are seen through the window of the sample's own slice, which a call gets beside the
+    image: `header_window=(center, width)`, in HU. Where the header names none that can be used
+    (`usable_windows`), the fallback stands in.
+
+    Args:
+        fallback_width: width of the window in place of a missing one, HU; brain by default.
+        fallback_center: its center, HU.
+        min_max_normalize: see DicomWindowShift.
+        p: must be 1.
+    """
+
+    class InitSchema(BaseTransformInitSchema):
+        """The checks that albumentations runs on the arguments."""
+
+        fallback_width: float = Field(ge=1)
+        fallback_center: float
+        min_max_normalize: bool
+
+        @model_validator(mode="after")
+        def _check_p(self) -> Self:
+            if self.p != 1:
+                raise ValueError("p must be 1: an image left in HU is of no use")
+            return self
+
+    def __init__(
+        self,
+        fallback_width: float = WINDOW_WIDTHS[0],
+        fallback_center: float = WINDOW_CENTERS[0],
+        min_max_normalize: bool = False,
+        p: float = 1.0,
+    ) -> None:
+        super().__init__(p=p)
+        self.fallback_width = fallback_width
+        self.fallback_center = fallback_center
+        self.min_max_normalize = min_max_normalize
+
+    def get_params_dependent_on_data(
+        self, params: dict[str, Any], data: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Returns the width and center of one sample, in HU, as DicomWindowShift does."""
+        window = data.get("header_window")
+        if window is None or not usable_windows(np.asarray(window, np.float64)):
+            return {"widths": [self.fallback_width], "centers": [self.fallback_center]}
+        center, width = map(float, window)
+        return {"widths": [width], "centers": [center]}
+
+    def apply(
+        self, img: np.ndarray, widths: list[float], centers: list[float], **params: Any
+    ) -> np.ndarray:
+        """Returns float32 (height, width, slices) in [0, 1]."""
+        return _through_windows(img, widths, centers, self.min_max_normalize)
+
+
+class NeighborSwap(A.ImageOnlyTransform):
+    """Puts the slices of a sample in reverse order: the one above and the one below change places.
+
+    (height, width, slices) stays so; a slice alone is left as it is. It works on HU.
+
+    Args:
+        p: probability that a sample is reversed.
+    """
+
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__(p=p)
+
+    def apply(self, img: np.ndarray, **params: Any) -> np.ndarray:
+        """Returns the slices in reverse order."""
+        return np.ascontiguousarray(img[:, :, ::-1]) if img.ndim == 3 else img
+
+
+def usable_windows(windows: np.ndarray) -> np.ndarray:
+    """Returns which of (..., 2) centers and widths in HU are windows, bool (...).
+
+    A header may lack them; and a width below 1 shows nothing (DICOM PS3.3 C.11.2.1.2.1).
+    """
+    return np.isfinite(windows).all(axis=-1) & (windows[..., 1] >= 1)
+
+
+def _through_windows(
+    img: np.ndarray, widths: list[float], centers: list[float], stretches: bool
+) -> np.ndarray:
+    slices = np.atleast_3d(img)
+    channels = []
+    for position in range(slices.shape[2]):
+        image_hu = np.ascontiguousarray(slices[:, :, position], dtype=np.float32)
+        for width, center in zip(widths, centers):
+            channel = image_hu - np.float32(center - width / 2)
+            channel *= np.float32(1 / width)
+            np.clip(channel, 0, 1, out=channel)
+            channels.append(_stretched(channel) if stretches else channel)
+    # OpenCV drops the third axis of a single channel.
+    return cv2.merge(channels).reshape(*img.shape[:2], len(channels))
 
 
 def _stretched(channel: np.ndarray) -> np.ndarray:

@@ -177,6 +177,7 @@ class Predictor(AbstractPredictor):
         transform: makes the image of a slice, with its windows, size and normalization; not random.
         tta_transform: draws the extra views of test-time augmentation; None where there are none.
         slice_offsets: the neighbours in a sample, by rank.
+        offsets_mm: as many distances in mm that count in their place; empty: none.
     """
 
     kind: ClassVar[str] = "slices"
@@ -189,6 +190,7 @@ class Predictor(AbstractPredictor):
     prior: Floats
     tta_transform: SampleTransform | None = None
     slice_offsets: Sequence[int] = (0,)
+    offsets_mm: Sequence[float] = ()
     calibration: Calibration | None = None
     threshold: float = DEFAULT_THRESHOLD
     training: dict[str, Any] = field(default_factory=dict)
@@ -226,6 +228,8 @@ class Predictor(AbstractPredictor):
             prior=np.array([content["prior"][name] for name in content["label_names"]]),
             tta_transform=tta and SampleTransform.from_dict(tta, where),
             slice_offsets=tuple(content["slice_offsets"]),
+            # Folders of before there were distances lack them.
+            offsets_mm=tuple(content.get("offsets_mm", ())),
             calibration=calibration
             and Calibration(tuple(calibration["temperature"]), tuple(calibration["bias"])),
             threshold=content["threshold"],
@@ -261,8 +265,17 @@ class Predictor(AbstractPredictor):
         for name, transform in zip(names, transforms, strict=True):
             indices = np.flatnonzero(readable)
             dataset = _PredictionDataset(
-                table, rows[indices], transform, (), self.slice_offsets, seed, random_number(name)
+                table,
+                rows[indices],
+                transform,
+                (),
+                self.slice_offsets,
+                seed,
+                random_number(name),
+                self.offsets_mm,
             )
+            if name == names[0]:
+                dataset.warn_of_fallbacks("prediction")
             loader = make_loader(dataset, batch_size, num_workers)
             was_read: list[NDArray[np.bool_]] = []
             outputs = network.predict(cast(DataLoader, _watched(loader, was_read, on_batch)))
@@ -300,6 +313,7 @@ class Predictor(AbstractPredictor):
             "label_weights": list(self.label_weights),
             "prior": dict(zip(self.label_names, self.prior.tolist(), strict=True)),
             "slice_offsets": list(self.slice_offsets),
+            "offsets_mm": list(self.offsets_mm),
             "transform": self.transform.to_dict(),
             "tta_transform": self.tta_transform and self.tta_transform.to_dict(),
             "calibration": calibration and asdict(calibration),

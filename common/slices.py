@@ -4,7 +4,7 @@ Everything that needs pixels, neighbouring slices or labels goes through `SliceT
 position in `slices.parquet`; ids are looked up with `rows_of`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,8 @@ SLICES_FILE = "slices.parquet"
 STUDIES_FILE = "studies.parquet"
 STORE_FOLDER = "store"
 STATUS_OK = "ok"
+# Positions that differ by less are taken to be as near: they come from decimal strings.
+TIE_MM = 1e-3
 
 # The columns of slices.parquet that are the same for every task, in order, with their pandas
 # types; the labels follow them. Lengths are in mm, angles in degrees, pixels in HU.
@@ -86,6 +88,7 @@ class SliceTable:
         self._positions_mm = self.frame["position_mm"].to_numpy(dtype=np.float64)
         self._index_groups()
         self._row_of_image_id: pd.Series | None = None
+        self._groups_with_positions: np.ndarray | None = None
 
     @classmethod
     def load(cls, dataset_folder: Path) -> "SliceTable":
@@ -124,34 +127,78 @@ class SliceTable:
         """Returns the image id of a row."""
         return str(self.frame["image_id"].iat[row])
 
-    def neighbour_rows(self, row: int, offsets: Sequence[int]) -> list[int]:
+    def neighbour_rows(
+        self, row: int, offsets: Sequence[int], without: Collection[int] = ()
+    ) -> list[int]:
         """Returns the rows `offsets` slices away in the group of a readable row, 0 being itself.
 
-        Past either end the last slice is repeated; unreadable slices are passed over.
+        Past either end the last slice is repeated; unreadable slices are passed over, and so are
+        the rows in `without`.
         """
-        start, stop = self._group_bounds(row)
-        place = self._places[row]
-        return [int(self._order[min(max(place + k, start), stop - 1)]) for k in offsets]
+        rows = self._group_without(row, without)
+        place = int(np.flatnonzero(rows == row)[0]) if len(without) else self._place_in_group(row)
+        return [int(rows[min(max(place + k, 0), len(rows) - 1)]) for k in offsets]
 
-    def neighbour_rows_mm(self, row: int, offsets_mm: Sequence[float]) -> list[int]:
+    def neighbour_rows_mm(
+        self, row: int, offsets_mm: Sequence[float], without: Collection[int] = ()
+    ) -> list[int]:
         """Returns the rows nearest to `offsets_mm` along the slice normal from a readable row.
 
-        0 is the row itself; past either end the last slice is repeated.
+        0 is the row itself, and of two that are as near the one farther away from it counts; past
+        either end the last slice is repeated. Rows in `without` are passed over.
 
         Raises:
             InputError: the positions of the slice or of its series are unknown.
         """
-        rows = self.group_rows(row)
+        rows = self._group_without(row, without)
         distances_mm = self._positions_mm[rows] - self._positions_mm[row]
         if np.isnan(distances_mm).any():
             raise InputError(
                 f"the series of image {self.image_id(row)} has slices without a position: "
                 f"neighbours in mm are unknown there, use neighbours by slice"
             )
-        return [
-            int(rows[np.argmin(np.abs(distances_mm - offset))]) if offset else int(row)
-            for offset in offsets_mm
-        ]
+        nearest = []
+        for offset in offsets_mm:
+            off_mm = np.abs(distances_mm - offset)
+            ties = rows[off_mm <= off_mm.min() + TIE_MM]
+            nearest.append(int(row if not offset else ties[-1 if offset > 0 else 0]))
+        return nearest
+
+    def sample_rows(
+        self,
+        row: int,
+        slice_offsets: Sequence[int],
+        offsets_mm: Sequence[float] = (),
+        without: Collection[int] = (),
+    ) -> list[int]:
+        """Returns the rows of the slices that make a sample of a readable row.
+
+        Args:
+            row: the sample's own slice.
+            slice_offsets: which neighbours by number, 0 being the row itself.
+            offsets_mm: as many distances that count in their place, but in a series in which
+                slices have no position; empty where there are none.
+            without: rows to pass over.
+        """
+        if len(offsets_mm) and self.has_positions(np.array([row]))[0]:
+            return self.neighbour_rows_mm(row, offsets_mm, without)
+        return self.neighbour_rows(row, slice_offsets, without)
+
+    def has_positions(self, rows: np.ndarray) -> np.ndarray:
+        """Returns for readable rows whether all slices of their group have a position, bool."""
+        if self._groups_with_positions is None:
+            unplaced = np.isnan(self._positions_mm[self._order])
+            num_unplaced = np.concatenate(([0], np.cumsum(unplaced)))[self._starts]
+            self._groups_with_positions = np.diff(num_unplaced) == 0
+        return self._groups_with_positions[self._groups[rows]]
+
+    def header_windows(self, rows: np.ndarray) -> np.ndarray:
+        """Returns (center, width) in HU that the headers of rows name, float64 (rows, 2).
+
+        NaN where a header names none.
+        """
+        columns = self.frame[["window_center", "window_width"]].iloc[rows]
+        return columns.to_numpy(dtype=np.float64, na_value=np.nan)
 
     def group_rows(self, row: int) -> np.ndarray:
         """Returns the rows of the group of a readable row, int64, in anatomical order."""
@@ -223,6 +270,14 @@ class SliceTable:
         self._places[self._order] = np.arange(len(self._order))
         self._groups = np.full(len(self), -1, dtype=np.int64)
         self._groups[readable_rows] = codes
+
+    def _group_without(self, row: int, without: Collection[int]) -> np.ndarray:
+        assert row not in without, "a sample has its own slice"
+        rows = self.group_rows(row)
+        return rows[~np.isin(rows, list(without))] if len(without) else rows
+
+    def _place_in_group(self, row: int) -> int:
+        return int(self._places[row]) - self._group_bounds(row)[0]
 
     def _group_of(self, row: int) -> int:
         group = int(self._groups[row])

@@ -94,20 +94,26 @@ def apply_view(view: str, image_hu: NDArray[Any]) -> NDArray[Any]:
 
 
 class ViewTransform:
-    """A sample transform after a view.
+    """A sample transform after a view; all else is the transform's own.
 
     Args:
         view: a deterministic view.
-        transform: makes the image of HU slices (rows, columns, slices) and a seed.
+        transform: a `common.transforms.SampleTransform`: makes the image of HU slices (rows,
+            columns, slices).
     """
 
-    def __init__(self, view: str, transform: Callable[[NDArray[Any], int], NDArray[Any]]) -> None:
+    def __init__(self, view: str, transform: Any) -> None:
         self.view = view
         self.transform = transform
 
-    def __call__(self, image_hu: NDArray[Any], seed: int) -> NDArray[Any]:
+    @property
+    def header_fallback(self) -> Any:
+        """That of the transform."""
+        return self.transform.header_fallback
+
+    def __call__(self, image_hu: NDArray[Any], *arguments: Any) -> NDArray[Any]:
         """Returns the image that the transform makes of the view."""
-        return self.transform(apply_view(self.view, image_hu), seed)
+        return self.transform(apply_view(self.view, image_hu), *arguments)
 
 
 class LogitMean:

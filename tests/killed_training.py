@@ -3,7 +3,8 @@
     python tests/killed_training.py MOMENT [flags of train.py]
 
 MOMENT is `never`, `epoch` (in mid-epoch, between two checkpoints), `validation` (between two of
-its batches) or `checkpoint` (last.pt is half written under its temporary name).
+its batches), `checkpoint` (last.pt is half written under its temporary name) or `second_fold` (in
+mid-epoch of the second network that is trained).
 """
 
 import os
@@ -55,6 +56,15 @@ def plan(moment: str) -> None:
                 kill()
         return fsync(number)
 
+    def killing_second_network(self, batch):
+        networks.append(self) if self not in networks else None
+        if len(networks) == 2 and self.state.iteration == KILL_ITERATION and self.state.position:
+            kill()
+        return training_step(self, batch)
+
+    networks = []
+    if moment == "second_fold":
+        RSNANetwork.training_step = killing_second_network
     if moment == "epoch":
         RSNANetwork.training_step = killing_training_step
     elif moment == "validation":

@@ -38,6 +38,8 @@ CHANGED = {
     "data_sampler_num_slices": 2,
     "data_img_size": 64,
     "data_transform_device": "auto",
+    "data_neighbors": 1,
+    "data_neighbor_mm": 5.0,
     "data_features": "0003,0004",
     "data_study_thin": 0.5,
     "data_study_reverse": 0.0,
@@ -47,6 +49,9 @@ CHANGED = {
     "net_weight_file": "{place}/weights.pt",
     "net_num_classes": 1,
     "net_drop_rate": 0.1,
+    "net_num_dropouts": 3,
+    "net_pooling": "concat",
+    "net_head": "mlp",
     "net_drop_path_rate": 0.1,
     "net_study_inputs": "both",
     "net_study_dim": 64,
@@ -156,7 +161,8 @@ def test_a_run_with_every_flag_changed_resumes_evaluates_and_predicts(
         return result.returncode, result.stderr
 
     make_tiny_dataset(tmp_path / "input" / "datasets" / "tiny", num_patients=12)
-    torch.save(RSNAModel("test_efficientnet", 1).state_dict(), tmp_path / "weights.pt")
+    model = RSNAModel("test_efficientnet", 1, in_chans=9, pooling="concat", head="mlp")
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
     values = {name: str(value).format(place=tmp_path) for name, value in CHANGED.items()}
     places = [f"--{name}={values[name]}" for name in ("output_dir", "data_input_folder")]
 

@@ -90,7 +90,11 @@ def test_dev_mode_limits_studies(config):
 
 @pytest.mark.parametrize(
     ("windows", "means", "word"),
-    [(1, 3, "makes 1 channels, but the network takes 3"), (3, 2, "2 means for 3 channels")],
+    [
+        (1, 1, "makes 1 channels of a slice instead of 3.*as --data_train_transform has"),
+        (3, 2, "2 means for 9 channels"),
+        (2, 3, "3 means for 6 channels"),
+    ],
 )
 def test_channels_that_do_not_fit_are_refused_before_training(tmp_path, windows, means, word):
     limits = {
@@ -108,7 +112,7 @@ def test_channels_that_do_not_fit_are_refused_before_training(tmp_path, windows,
     path = tmp_path / "odd.json"
     path.write_text(json.dumps({"__version__": "2.0.8", "transform": compose}))
     with pytest.raises(InputError, match=word):
-        find_transform("data_train_transform", str(path), 0, [0.5] * 3, [0.5] * 3)
+        find_transform("data_valid_transform", str(path), 0, [0.5] * 3, [0.5] * 3, 3, num_slices=3)
 
 
 def test_transforms_folder_is_found_from_anywhere(config, tmp_path, monkeypatch):

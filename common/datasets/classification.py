@@ -1,16 +1,22 @@
 """Slices and their labels, as tensors."""
 
+import copy
+import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 
+from common.albumentations import usable_windows
 from common.datasets.base import AbstractDataset
 from common.slices import SliceTable
+from common.store import UnreadableSlice
 from common.transforms import SampleTransform
 from common.transforms.device import HostTransform
 from common.transforms.pipeline import AIR_HU
+
+logger = logging.getLogger(__name__)
 
 
 class ImageClassificationDataset(AbstractDataset):
@@ -30,6 +36,8 @@ class ImageClassificationDataset(AbstractDataset):
         slice_offsets: neighbours that a sample holds, by rank; (0,) is the slice alone.
         seed: seed of the augmentation.
         view: number of the view; each draws differently.
+        offsets_mm: as many distances along the slice normal in place of `slice_offsets`, which
+            then count only in series whose slices have no positions; empty: none.
     """
 
     def __init__(
@@ -41,17 +49,38 @@ class ImageClassificationDataset(AbstractDataset):
         slice_offsets: Sequence[int] = (0,),
         seed: int = 0,
         view: int = 0,
+        offsets_mm: Sequence[float] = (),
     ) -> None:
         super().__init__(seed + view)
         self.table = table
-        self.rows = np.asarray(rows, dtype=np.int64)
         self.transform = transform
         self.host_transform: HostTransform | None = None
         self.label_names = tuple(label_names)
         self.slice_offsets = tuple(slice_offsets)
-        frame = table.frame
+        self.offsets_mm = tuple(offsets_mm)
+        assert len(self.offsets_mm) in (0, len(self.slice_offsets))
+        self._take(rows)
+
+    def _take(self, rows: Sequence[int] | np.ndarray) -> None:
+        self.rows = np.asarray(rows, dtype=np.int64)
+        frame = self.table.frame
         self.image_ids = frame["image_id"].to_numpy(dtype=object)[self.rows]
-        self.labels = frame[list(label_names)].to_numpy(np.float32, na_value=np.nan)[self.rows]
+        labels = frame[list(self.label_names)].to_numpy(np.float32, na_value=np.nan)
+        self.labels = labels[self.rows]
+        self.header_windows = self.table.header_windows(self.rows)
+
+    def with_rows(
+        self, rows: Sequence[int] | np.ndarray, transform: SampleTransform | None = None
+    ) -> Self:
+        """Returns a dataset of other rows of the same table, which makes the same of them.
+
+        Its images are made in the loader, by `transform` where one is given.
+        """
+        other = copy.copy(self)
+        other.host_transform = None
+        other.transform = self.transform if transform is None else transform
+        other._take(rows)
+        return other
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -62,15 +91,61 @@ class ImageClassificationDataset(AbstractDataset):
 
     def make_sample(self, index: int, seed: int) -> dict[str, Any]:
         """Reads the slice and its neighbours, and transforms them with one draw."""
-        rows = self.table.neighbour_rows(int(self.rows[index]), self.slice_offsets)
-        slices = [self.table.image_hu(row) for row in rows]
+        slices = self.slices_hu(index)
+        window = self.header_windows[index]
         others = {"labels": torch.from_numpy(self.labels[index]), "index": index}
         if self.host_transform is not None:
             image_hu = slices[0][None] if len(slices) == 1 else np.stack(slices)
-            image, draws = self.host_transform(image_hu, seed)
+            image, draws = self.host_transform(image_hu, seed, window)
             return {"image": torch.from_numpy(image), "draws": draws, **others}
-        image = self.transform(np.stack(slices, axis=-1), seed)
+        image = self.transform(np.stack(slices, axis=-1), seed, window)
         return {"image": torch.from_numpy(image), **others}
+
+    def slices_hu(self, index: int) -> list[np.ndarray]:
+        """The slices of a sample as int16 HU (rows, columns), each, in the order of the offsets.
+
+        A neighbour whose stored pixels turn out to be damaged is passed over.
+
+        Raises:
+            UnreadableSlice: the slice itself is damaged.
+        """
+        own = int(self.rows[index])
+        damaged: set[int] = set()
+        while True:
+            rows = self.table.sample_rows(own, self.slice_offsets, self.offsets_mm, damaged)
+            slices: dict[int, np.ndarray] = {}
+            for row in dict.fromkeys((own, *rows)):
+                try:
+                    slices[row] = self.table.image_hu(row)
+                except UnreadableSlice as error:
+                    if row == own:
+                        raise
+                    damaged.add(row)
+                    image_id = self.table.image_id(row)
+                    logger.warning("image %s is passed over as a neighbour: %s", image_id, error)
+            if slices.keys() >= set(rows):
+                return [slices[row] for row in rows]
+
+    def count_fallbacks(self) -> dict[str, int]:
+        """How many samples are made otherwise than asked for, by what they lack; none are left out.
+
+        Known beforehand: from the table, not from the pixels.
+        """
+        counts = {}
+        if self.offsets_mm:
+            unplaced = int((~self.table.has_positions(self.rows)).sum())
+            counts["positions: neighbours by number instead of by distance"] = unplaced
+        fallback = self.transform.header_fallback
+        if fallback is not None:
+            center, width = fallback
+            unnamed = int((~usable_windows(self.header_windows)).sum())
+            counts[f"a window in their header: {center:g}/{width:g} (center/width)"] = unnamed
+        return {what: count for what, count in counts.items() if count}
+
+    def warn_of_fallbacks(self, side: str) -> None:
+        """Warns of what `count_fallbacks` counts; `side` names the dataset in the message."""
+        for what, count in self.count_fallbacks().items():
+            logger.warning("%s: %d of %d slices lack %s", side, count, len(self), what)
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """A batch; images of different sizes, for the device, are padded right and below."""

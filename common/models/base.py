@@ -22,7 +22,7 @@ class AbstractModel(nn.Module, ABC):
 
     @abstractmethod
     def forward_features(self, images: Tensor) -> Tensor:
-        """Pooled features, (batch, dim)."""
+        """Pooled features, (batch, dim), before dropout and the last layer."""
 
     @abstractmethod
     def forward_head(self, features: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from common.models.base import AbstractModel
+from common.models.heads import HEADS
+from common.models.pooling import OWN_POOLING, POOLINGS
 
 logger = logging.getLogger(__name__)
 
@@ -26,18 +28,27 @@ PACKAGED_WEIGHTS = {
 
 
 class TimmClassifier(AbstractModel):
-    """A timm backbone, dropout and one linear layer.
+    """A timm backbone, pooling, dropout and a head.
 
     Args:
         name: name of a timm model.
         num_classes: number of logits.
         in_chans: channels of the image; pretrained first layers are adapted to them.
         pretrained: start from ImageNet weights.
-        drop_rate: dropout before the linear layer.
+        drop_rate: dropout before the last layer.
         drop_path_rate: stochastic depth; an InputError for backbones without it.
+        pooling: `own` for the backbone's own, or a name in `POOLINGS`, for backbones with a feature
+            map.
+        head: a name in `HEADS`.
+        num_dropouts: draws of the dropout while training, whose losses are averaged (multi-sample
+            dropout, Inoue 2019).
+        image_size: (height, width) of the images, for backbones that are made for one size; others
+            take any.
 
     Attributes:
         mean, std: normalisation of a window in [0, 1] that the weights were trained with.
+        feature_dim: width of the pooled features.
+        image_size: (height, width) of the images that the backbone takes; None for any.
     """
 
     mean: tuple[float, ...]
@@ -51,32 +62,86 @@ class TimmClassifier(AbstractModel):
         pretrained: bool = False,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        pooling: str = OWN_POOLING,
+        head: str = "linear",
+        num_dropouts: int = 1,
+        image_size: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(name=name, num_classes=num_classes, in_chans=in_chans)
-        self.backbone = create_backbone(name, in_chans, pretrained, drop_path_rate)
+        size = fixed_size(name, image_size)
+        super().__init__(
+            name=name,
+            num_classes=num_classes,
+            in_chans=in_chans,
+            pooling=pooling,
+            head=head,
+            image_size=size and list(size),
+        )
+        self.image_size = size
+        self.backbone = create_backbone(
+            name, in_chans, pretrained, drop_path_rate, pooling != OWN_POOLING, size
+        )
         self.mean = tuple(self.backbone.pretrained_cfg.get("mean", (0.5, 0.5, 0.5)))
         self.std = tuple(self.backbone.pretrained_cfg.get("std", (0.5, 0.5, 0.5)))
+        self.pooling = nn.Identity() if pooling == OWN_POOLING else POOLINGS[pooling]()
+        self._has_channels_last = False
+        self.feature_dim = self._probe(in_chans, image_size)
+        self.neck, width = HEADS[head](self.feature_dim, drop_rate)
+        self.num_dropouts = num_dropouts
         self.dropout = nn.Dropout(drop_rate)
-        self.classifier = nn.Linear(self._feature_dim(in_chans), num_classes)
+        self.classifier = nn.Linear(width, num_classes)
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)
 
-    def _feature_dim(self, in_chans: int) -> int:
-        """Width of the pooled features; some backbones widen them after `num_features`."""
-        size = self.backbone.pretrained_cfg.get("input_size", (3, 224, 224))[-1]
+    def _probe(self, in_chans: int, image_size: Sequence[int] | None) -> int:
+        """Finds the form of the backbone's output; returns the width of the pooled features.
+
+        Some backbones widen them after `num_features`, and some have channels last. A small image
+        tells as well as a large one.
+        """
+        name, usual = self.specification["name"], self.backbone.pretrained_cfg["input_size"][1:]
+        size = self.image_size or min(tuple(image_size or usual), tuple(usual))
         training = self.backbone.training
-        with torch.no_grad():
-            features = self.backbone.eval()(torch.zeros(1, in_chans, size, size))
+        try:
+            with torch.no_grad():
+                output = self.backbone.eval()(torch.zeros(1, in_chans, *size))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise InputError(
+                f"--net_model {name}: does not take images of {size[0]} x {size[1]} pixels "
+                f"({_first_line(error)}): choose another --data_img_size, such as "
+                f"{usual[-1]}"
+            ) from error
         self.backbone.train(training)
-        return features.shape[1]
+        if self.specification["pooling"] == OWN_POOLING:
+            return output.shape[1]
+        if output.ndim != 4:
+            raise InputError(
+                f"--net_pooling {self.specification['pooling']}: {name} has no feature map "
+                f"to pool; use {OWN_POOLING}"
+            )
+        self._has_channels_last = _has_channels_last(output.shape, size)
+        return self._pooled(output).shape[1]
+
+    def _pooled(self, output: Tensor) -> Tensor:
+        return self.pooling(output.permute(0, 3, 1, 2) if self._has_channels_last else output)
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Pooled features of the backbone, (batch, dim)."""
-        return self.backbone(images)
+        """Pooled features, (batch, feature_dim), before dropout and all of the head."""
+        return self._pooled(self.backbone(images))
 
     def forward_head(self, features: Tensor) -> Tensor:
-        """Logits, (batch, labels)."""
+        """Logits, (batch, labels); while training with several dropouts (batch, draws, labels)."""
+        features = self.neck(features)
+        if self.training and self.num_dropouts > 1:
+            features = features[:, None].expand(-1, self.num_dropouts, -1)
         return self.classifier(self.dropout(features))
+
+    def require_image_size(self, size: tuple[int, int] | None, flag: str) -> None:
+        """Raises InputError naming the flag where images of this (height, width) can't be taken."""
+        if self.image_size is not None and size != self.image_size:
+            raise InputError(
+                f"--{flag}: makes images of {size} pixels, but {self.specification['name']} takes "
+                f"one size only, and those of training are {self.image_size}: give --data_img_size"
+            )
 
     def parameter_depths(self) -> dict[str, int]:
         """Layers as timm numbers them for layer decay: blocks, with the classifier on top."""
@@ -100,30 +165,70 @@ class TimmClassifier(AbstractModel):
             self.classifier.bias.copy_(torch.logit(share))
 
 
-def create_backbone(name: str, in_chans: int, pretrained: bool, drop_path_rate: float = 0.0) -> Any:
+def _has_channels_last(shape: Sequence[int], size: Sequence[int]) -> bool:
+    """Whether the rows and columns of a map, which have the aspect of the image, come first."""
+    height, width = size
+    return abs(shape[1] * width - shape[2] * height) < abs(shape[2] * width - shape[3] * height)
+
+
+def fixed_size(name: str, image_size: Sequence[int] | None) -> tuple[int, int] | None:
+    """Returns the one (height, width) that the timm model `name` is to take; None for any.
+
+    Args:
+        name: name of a timm model.
+        image_size: the (height, width) that is asked for; None for the model's own.
+    """
+    from timm.models import get_pretrained_cfg
+
+    _require_model(name)
+    config = get_pretrained_cfg(name)
+    if config is None or not config.fixed_input_size:
+        return None
+    height, width = image_size or config.input_size[1:]
+    return int(height), int(width)
+
+
+def create_backbone(
+    name: str,
+    in_chans: int,
+    pretrained: bool,
+    drop_path_rate: float = 0.0,
+    has_map: bool = False,
+    image_size: tuple[int, int] | None = None,
+) -> Any:
     """Returns the timm model `name` without its classifier: images to pooled features.
 
+    Args:
+        name: name of a timm model.
+        in_chans: channels of the images. Pretrained first layers made for three are repeated for
+            more, and scaled so that equal slices give what one gave (timm's `adapt_input_conv`).
+        pretrained: with ImageNet weights.
+        drop_path_rate: stochastic depth.
+        has_map: leaves out the pooling, where the model can do so.
+        image_size: (height, width) for models that are made for one size; see `fixed_size`.
+
     Raises:
-        InputError: an unknown name, weights that can't be had, or no stochastic depth.
+        InputError: an unknown name, weights that can't be had, no stochastic depth, or no map.
     """
     import timm
 
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists them"
-        raise InputError(f"--net_model {name}: neither an alias nor a timm model; {hint}")
+    _require_model(name)
     options: dict[str, Any] = {"num_classes": 0, "in_chans": in_chans}
     if drop_path_rate:
         options["drop_path_rate"] = drop_path_rate
+    if has_map:
+        options["global_pool"] = ""
+    if image_size is not None:
+        options["img_size"] = image_size
     try:
         if pretrained and name in PACKAGED_WEIGHTS and _packaged_file(name):
             return _create_packaged(name, options)
         return timm.create_model(name, pretrained=pretrained, **options)
-    except TypeError as error:
-        if "drop_path_rate" not in str(error):
+    except (TypeError, AssertionError) as error:
+        problem = _refused_option(name, str(error), options)
+        if problem is None:
             raise
-        message = f"--net_drop_path_rate {drop_path_rate}: {name} has no stochastic depth"
-        raise InputError(message) from error
+        raise InputError(problem) from error
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise
@@ -132,6 +237,31 @@ def create_backbone(name: str, in_chans: int, pretrained: bool, drop_path_rate: 
             f"({_first_line(error)}): connect to the model hub once, give --net_weight_file, "
             f"or start from random weights with --net_pretrained 0"
         ) from error
+
+
+def _require_model(name: str) -> None:
+    import timm
+
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists them"
+        raise InputError(f"--net_model {name}: neither an alias nor a timm model; {hint}")
+
+
+def _refused_option(name: str, error: str, options: dict[str, Any]) -> str | None:
+    """What to tell the user of an argument that the model does not take; None if it is no such."""
+    if "drop_path_rate" in error:
+        rate = options["drop_path_rate"]
+        return f"--net_drop_path_rate {rate}: {name} has no stochastic depth"
+    if "global_pool" in options and ("pool" in error or not error):
+        return f"--net_pooling: {name} has no feature map to pool; use {OWN_POOLING}"
+    if "img_size" in options:
+        height, width = options["img_size"]
+        return (
+            f"--net_model {name}: does not take images of {height} x {width} pixels "
+            f"({_first_line_of(error)}): choose another --data_img_size"
+        )
+    return None
 
 
 def _packaged_file(name: str) -> Path | None:
@@ -159,4 +289,8 @@ def _create_packaged(name: str, options: dict[str, Any]) -> nn.Module:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    return _first_line_of(str(error)) or type(error).__name__
+
+
+def _first_line_of(text: str) -> str:
+    return (text.strip().splitlines() or [""])[0][:160]

@@ -16,7 +16,8 @@ class ImageClassifierNetwork(AbstractNetwork):
     """Multi-label classification with binary cross-entropy or focal loss, weighted per label.
 
     The loss of a validation is what training minimises, smoothing left out; metrics come beside it
-    under their own names.
+    under their own names. Where a model gives logits (batch, draws, labels) while training, as with
+    multi-sample dropout, the loss is the mean of those of the draws.
 
     A batch is what `ImageClassificationDataset` makes: `image`, `labels` with NaN where unknown,
     and `index`.
@@ -96,10 +97,16 @@ class ImageClassifierNetwork(AbstractNetwork):
     ) -> StepOutput:
         """The loss of logits (samples, labels) of the samples `index`."""
         smoothed = labels * (1 - smoothing) + smoothing / 2
+        num_draws = 1
+        if logits.ndim == 3:
+            num_draws = logits.shape[1]
+            smoothed = smoothed.repeat_interleave(num_draws, dim=0)
+            logits = logits.flatten(0, 1)
         weights = self.loss_weights()
         if self.focal_gamma is None:
             loss_sum, num_terms = weighted_bce_sum(logits, smoothed, weights)
         else:
             loss_sum, num_terms = weighted_focal_sum(logits, smoothed, weights, self.focal_gamma)
-        outputs = {"logits": logits.detach(), "labels": labels, "index": index}
-        return StepOutput(loss_sum, num_terms, outputs)
+        logits = logits.detach().unflatten(0, (-1, num_draws)).mean(1)
+        outputs = {"logits": logits, "labels": labels, "index": index}
+        return StepOutput(loss_sum / num_draws, num_terms / num_draws, outputs)

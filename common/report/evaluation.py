@@ -157,20 +157,27 @@ class EvaluationReport:
                     shown(values["weighted_log_loss"], 4),
                     shown(values["prior_weighted_log_loss"], 4),
                     shown(_ratio(values)),
-                    *(shown(values["auc"].get(label)) for label in self.label_names),
                     shown(best.get("weighted_log_loss"), 4),
                 ]
             )
         header = [
             "", "slices", "studies", "weighted log loss", "prior's", "of the prior's",
-            *(f"AUC {label}" for label in self.label_names), "best checkpoint (selected)",
+            "best checkpoint (selected)",
         ]  # fmt: skip
-        return table(header, rows) + paragraph(
-            "Each fold is scored by the weights that its training ended with (averaged where "
-            "averages are on), on patients that it has not seen. The last column is of the "
-            "checkpoint chosen on these very rows. Each fold has a page of its own: "
-            "fold_<number>/report.html.",
-            "quiet",
+        areas = [
+            [f"fold {name}", *(shown(values["auc"].get(label)) for label in self.label_names)]
+            for name, values in self.folds.items()
+        ]
+        return (
+            table(header, rows)
+            + table(["AUC", *self.label_names], areas)
+            + paragraph(
+                "Each fold is scored by the weights that its training ended with (averaged where "
+                "averages are on), on patients that it has not seen. The best checkpoint is the "
+                "one chosen on these very rows. Each fold has a page of its own: "
+                "fold_<number>/report.html.",
+                "quiet",
+            )
         )
 
     def _labels(self) -> str:

@@ -13,16 +13,24 @@ from typing import Any
 
 import albumentations as A
 
-from common.albumentations import DicomWindowShift
+from common.albumentations import DicomWindowShift, HeaderWindow, NeighborSwap
 from common.errors import InputError
 
 Node = dict[str, Any]
 
 NAME_KEY = "__class_fullname__"
 WINDOW = "DicomWindowShift"
+SWAP = "NeighborSwap"
+# Make [0, 1] of HU; a pipeline has one of them.
+WINDOWS = frozenset({WINDOW, "HeaderWindow"})
+# Those that are not albumentations' own.
+OWN_MODULE = "common.albumentations"
+OWN: dict[str, type] = {
+    transform.__name__: transform for transform in (DicomWindowShift, HeaderWindow, NeighborSwap)
+}
 NORMALIZE = "Normalize"
 
-# Move pixels, and so run on HU, one channel per slice.
+# Move pixels or slices, and so run on HU, one channel per slice.
 GEOMETRIC = frozenset(
     {
         "Affine",
@@ -33,6 +41,7 @@ GEOMETRIC = frozenset(
         "GridDistortion",
         "HorizontalFlip",
         "LongestMaxSize",
+        SWAP,
         "OpticalDistortion",
         "Pad",
         "PadIfNeeded",
@@ -79,6 +88,7 @@ DETERMINISTIC = frozenset(
         "Crop",
         "HorizontalFlip",
         "LongestMaxSize",
+        SWAP,
         "Pad",
         "PadIfNeeded",
         "Resize",
@@ -111,7 +121,13 @@ def leaves(node: Node) -> Iterator[Node]:
 
 def class_of(node: Mapping[str, Any]) -> type:
     """Returns the class of a node."""
-    return DicomWindowShift if name_of(node) == WINDOW else getattr(A, name_of(node))
+    name = name_of(node)
+    return OWN[name] if name in OWN else getattr(A, name)
+
+
+def num_windows(node: Node) -> int:
+    """Returns how many channels a node of `WINDOWS` makes of a slice."""
+    return len(node["window_width_mins"]) if name_of(node) == WINDOW else 1
 
 
 def argument_names(node: Mapping[str, Any]) -> list[str]:
@@ -191,5 +207,7 @@ def is_random(node: Node) -> bool:
             node["window_width_maxs"],
             node["window_center_maxs"],
         )
+    if name in WINDOWS:
+        return False
     places_at_random = "random" in (node.get("position"), node.get("pad_position"))
     return p != 0 and (p != 1 or name not in DETERMINISTIC or places_at_random)

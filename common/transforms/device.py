@@ -16,7 +16,7 @@ from torch.nn import functional
 from common.transforms import catalog, sizes
 from common.transforms.boxes import BoxStep
 from common.transforms.catalog import Node, name_of
-from common.transforms.draws import Recorder, random_state
+from common.transforms.draws import HeaderWindow, Recorder, random_state
 from common.transforms.host import HostStages
 from common.transforms.mappings import averages_areas
 from common.transforms.pipeline import AIR_HU, Pipeline
@@ -39,7 +39,9 @@ class HostTransform:
         self._recorder = Recorder((*plan.geometry, *plan.rest), where)
         self._layout = Layout(plan, pipeline)
 
-    def __call__(self, image_hu: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(
+        self, image_hu: np.ndarray, seed: int, header_window: HeaderWindow = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Returns an image and the row of what was drawn for it, float64.
 
         The image is (slices, height, width) as it came, or float32 (slices or channels, height,
@@ -48,17 +50,19 @@ class HostTransform:
         Args:
             image_hu: (slices, height, width), int16 HU.
             seed: that of the sample.
+            header_window: (center, width) that the header of the slice names, HU.
         """
         generator, py = random_state(seed)
         py.random()  # Compose draws whether it runs at all
         image = image_hu
         if self._stages is not None:
             image = image_hu[0] if len(image_hu) == 1 else np.moveaxis(image_hu, 0, 2)
-            image = self._stages(np.ascontiguousarray(image, np.float32), generator, py)
+            image = np.ascontiguousarray(image, np.float32)
+            image = self._stages(image, generator, py, header_window)
             image = image[None] if image.ndim == 2 else np.moveaxis(image, 2, 0)
             image = np.ascontiguousarray(image)
         shape = image.shape[1:] if len(image) == 1 else (*image.shape[1:], len(image))
-        record = self._recorder.draw(shape, generator, py)
+        record = self._recorder.draw(shape, generator, py, header_window)
         return image, self._layout.row(record, shape[:2], seed)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -81,7 +85,7 @@ class DeviceTransform:
         if size is None:
             raise ValueError("a device makes batches of one image size only: add a Resize")
         self.plan = plan_device(pipeline)
-        self.num_windows = len(pipeline.window["window_width_mins"])
+        self.num_windows = catalog.num_windows(pipeline.window)
         self._layout = Layout(self.plan, pipeline)
         self._size = size
         self._box_inputs = _sizes_before_boxes(pipeline, len(self.plan.host))
@@ -114,6 +118,9 @@ class DeviceTransform:
             return self._normalized(images).contiguous(memory_format=self._format)
 
     def _moved(self, images: Tensor, rows: np.ndarray) -> Tensor:
+        swapped = np.flatnonzero(self._layout.are_swapped(rows))
+        if len(swapped) and images.shape[1] > 1:
+            images[swapped] = images[swapped].flip(1)
         run: list[Step] = []
         inputs = iter(self._box_inputs)
         for step in self._layout.steps(rows):
@@ -251,7 +258,7 @@ def _with_gamma(images: Tensor, leaf: Node, row: np.ndarray, seeds: _Seeds) -> T
 
 
 _TRANSFORMS = {
-    catalog.WINDOW: _windowed,
+    **dict.fromkeys(catalog.WINDOWS, _windowed),
     "CoarseDropout": _with_holes,
     "GaussNoise": _with_noise,
     "RandomBrightnessContrast": _with_contrast,

@@ -19,6 +19,8 @@ from common.transforms import catalog, mappings
 from common.transforms.catalog import Node
 
 Record = dict[int, dict[str, Any]]
+# (center, width) in HU, or an array of both, NaN where a header names none.
+HeaderWindow = Sequence[float] | np.ndarray | None
 
 
 class Recorder:
@@ -37,15 +39,22 @@ class Recorder:
             _leave_out_the_image(leaf)
             leaf.apply_with_params = functools.partial(self._note, position)
 
-    def draw(self, shape: tuple[int, ...], generator: np.random.Generator, py: Any) -> Record:
+    def draw(
+        self,
+        shape: tuple[int, ...],
+        generator: np.random.Generator,
+        py: Any,
+        header_window: HeaderWindow = None,
+    ) -> Record:
         """Returns the parameters of each leaf that is applied, by its place in `leaves`.
 
         Args:
             shape: of the image that goes in.
             generator, py: the random state, which goes on from here.
+            header_window: (center, width) that the header of the slice names, HU.
         """
         self._record = {}
-        data = {"image": _blank(shape)}
+        data = {"image": _blank(shape), "header_window": header_window}
         for transform in self._transforms:
             transform.set_random_state(generator, py)
             data = transform(**data)
@@ -79,10 +88,10 @@ def _blank(shape: tuple[int, ...]) -> np.ndarray:
 
 def _shape_after(leaf: Any, params: dict[str, Any]) -> tuple[int, ...]:
     shape, name = params["shape"], type(leaf).__name__
-    if name == catalog.WINDOW:
+    if name in catalog.WINDOWS:
         num_slices = shape[2] if len(shape) == 3 else 1
-        return (*shape[:2], num_slices * len(leaf.window_width_mins))
-    if name == mappings.GRID or name not in catalog.GEOMETRIC:
+        return (*shape[:2], num_slices * len(params["widths"]))
+    if name in (mappings.GRID, catalog.SWAP) or name not in catalog.GEOMETRIC:
         return shape
     params["mapping"] = mappings.mapping(name, params, leaf, shape[:2])
     return (*params["mapping"][1], *shape[2:])

@@ -11,7 +11,7 @@ from scipy.special import ndtri
 
 from common.transforms import catalog
 from common.transforms.boxes import BoxStep
-from common.transforms.draws import Recorder, leaves_of
+from common.transforms.draws import HeaderWindow, Recorder, leaves_of
 from common.transforms.pipeline import AIR_HU, Pipeline
 from common.transforms.plan import Layout, Plan, plan_host
 from common.transforms.warp import Step, simplified, warp_on_host
@@ -44,18 +44,23 @@ class HostStages:
                 leaf.get_params_dependent_on_data = functools.partial(_noise_of, leaf)
 
     def __call__(
-        self, image: np.ndarray, generator: np.random.Generator, py: random.Random
+        self,
+        image: np.ndarray,
+        generator: np.random.Generator,
+        py: random.Random,
+        header_window: HeaderWindow = None,
     ) -> np.ndarray:
         """Returns float32 (height, width[, slices or channels]) of float32 HU.
 
         Args:
             image: (height, width[, slices]).
             generator, py: the random state, which goes on from here.
+            header_window: (center, width) that the header of the slice names, HU.
         """
         image = _run(self._before, image, generator, py)
         if self._geometry is not None:
             image = self._geometry(image, generator, py)
-        return _run(self._after, image, generator, py)
+        return _run(self._after, image, generator, py, header_window)
 
 
 def _noise_of(leaf: Any, params: dict[str, Any], data: Any) -> dict[str, np.ndarray]:
@@ -101,6 +106,8 @@ class ComposedGeometry:
         """Returns float32 (height, width[, slices]), drawn from the given random state."""
         record = self._recorder.draw(image.shape, generator, py)
         row, shapes = self._layout.row_and_shapes(record, image.shape[:2], 0)
+        if image.ndim == 3 and self._layout.are_swapped(row[None])[0]:
+            image = np.ascontiguousarray(image[:, :, ::-1])
         run: list[Step] = []
         for step, shape in zip(self._layout.steps(row[None]), shapes):
             if isinstance(step, BoxStep):
@@ -116,9 +123,13 @@ def _warped(image: np.ndarray, steps: list[Step], size: tuple[int, int]) -> np.n
 
 
 def _run(
-    transforms: Sequence[Any], image: np.ndarray, generator: np.random.Generator, py: random.Random
+    transforms: Sequence[Any],
+    image: np.ndarray,
+    generator: np.random.Generator,
+    py: random.Random,
+    header_window: HeaderWindow = None,
 ) -> np.ndarray:
     for transform in transforms:
         transform.set_random_state(generator, py)
-        image = transform(image=image)["image"]
+        image = transform(image=image, header_window=header_window)["image"]
     return image

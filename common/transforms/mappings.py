@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from common.transforms.catalog import Node, name_of
+from common.transforms.catalog import SWAP, Node, name_of
 
 Shape = tuple[int, int]
 
@@ -42,6 +42,7 @@ EXACT = frozenset(
         "CenterCrop",
         "D4",
         "HorizontalFlip",
+        SWAP,
         "Pad",
         "PadIfNeeded",
         "RandomCrop",
@@ -60,6 +61,8 @@ _D4_TURNS = {"e": 0, "r90": 1, "r180": 2, "r270": 3}
 def is_mapped(node: Node) -> bool:
     """Whether the transform of a node is known here, with its arguments."""
     name = name_of(node)
+    if name == SWAP:
+        return True
     if name not in _MATRICES and name != GRID:
         return False
     if node.get("interpolation", cv2.INTER_LINEAR) != cv2.INTER_LINEAR:

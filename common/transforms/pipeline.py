@@ -11,7 +11,7 @@ import numpy as np
 
 from common.errors import InputError
 from common.transforms import catalog, legacy
-from common.transforms.catalog import NAME_KEY, NORMALIZE, WINDOW, Node
+from common.transforms.catalog import NAME_KEY, NORMALIZE, OWN, OWN_MODULE, WINDOW, WINDOWS, Node
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,8 @@ def parse_pipeline(document: Mapping[str, Any], where: str) -> Pipeline:
 
     num_windows = stages.count(WINDOW)
     if num_windows > 1:
-        raise InputError(f"{where}: there are {num_windows} DicomWindowShift; keep one")
+        names = " and ".join(sorted({catalog.name_of(node) for node in nodes} & WINDOWS))
+        raise InputError(f"{where}: there are {num_windows} {names}; keep one")
     window_at = stages.index(WINDOW) if num_windows else None
     geometry: list[Node] = []
     intensity: list[Node] = []
@@ -91,14 +92,13 @@ def parse_pipeline(document: Mapping[str, Any], where: str) -> Pipeline:
         elif stage == "intensity":
             if window_at is not None and position < window_at:
                 raise InputError(
-                    f"{where}: {catalog.name_of(node)} stands before DicomWindowShift, "
-                    "but works on values in [0, 1]; move it behind"
+                    f"{where}: {catalog.name_of(node)} stands before "
+                    f"{catalog.name_of(nodes[window_at])}, but works on values in [0, 1]; "
+                    "move it behind"
                 )
             _check_fill(node, where)
             intensity.append(node)
-    window = (
-        nodes[window_at] if window_at is not None else {NAME_KEY: f"common.albumentations.{WINDOW}"}
-    )
+    window = nodes[window_at] if window_at is not None else {NAME_KEY: f"{OWN_MODULE}.{WINDOW}"}
 
     if window_at is None:
         logger.info("%s: no DicomWindowShift: the three fixed windows are used", where)
@@ -152,8 +152,8 @@ def _resolve(node: Node, where: str) -> Node:
     """Returns the node under its short name, if there is such a transform."""
     full_name = str(node[NAME_KEY])
     module, _, name = full_name.rpartition(".")
-    if name == WINDOW and module in ("", "common.albumentations"):
-        return {**node, NAME_KEY: f"common.albumentations.{WINDOW}"}
+    if name in OWN and module in ("", OWN_MODULE):
+        return {**node, NAME_KEY: f"{OWN_MODULE}.{name}"}
     if module not in ("", "albumentations") and not module.startswith("albumentations."):
         raise InputError(f"{where}: unknown transform {full_name}")
     if name == "Compose":
@@ -167,7 +167,7 @@ def _resolve(node: Node, where: str) -> Node:
     raise InputError(
         f"{where}: {full_name} is unknown, or not defined on CT; known are "
         + ", ".join(sorted(catalog.GEOMETRIC | catalog.INTENSITY | catalog.CONTAINERS))
-        + f", {WINDOW} and {NORMALIZE}"
+        + f", {', '.join(sorted(WINDOWS))} and {NORMALIZE}"
     )
 
 
@@ -181,7 +181,9 @@ def _stage(node: Node, where: str) -> str:
                 f"run at different stages; it holds {', '.join(sorted(stages)) or 'none'}"
             )
         return stages.pop()
-    if name in (WINDOW, NORMALIZE):
+    if name in WINDOWS:
+        return WINDOW
+    if name == NORMALIZE:
         return name
     return "geometric" if name in catalog.GEOMETRIC else "intensity"
 

@@ -81,7 +81,7 @@ def _is_known(pipeline: Pipeline, position: int) -> bool:
     if position < len(pipeline.geometry):
         return _is_composed(pipeline, position)
     return all(
-        name_of(leaf) == catalog.WINDOW or INTENSITY.get(name_of(leaf), lambda _: False)(leaf)
+        name_of(leaf) in catalog.WINDOWS or INTENSITY.get(name_of(leaf), lambda _: False)(leaf)
         for leaf in leaves(node)
     ) and not _repeats(node)
 
@@ -144,12 +144,15 @@ class Layout:
     def row_and_shapes(
         self, record: Record, shape: Shape, seed: int
     ) -> tuple[np.ndarray, list[Shape]]:
-        """Returns the row, and the shapes before each geometric transform and after the last."""
+        """Returns the row, and the shapes before each of `steps` and after the last."""
         row = np.zeros(self.length)
         row[0] = seed
         shapes = [shape]
         for position, (leaf, place) in enumerate(self.geometry):
             params = record.get(position)
+            if name_of(leaf) == catalog.SWAP:
+                row[place] = params is not None
+                continue
             shapes.append(_write_geometry(row[place], leaf, params, shapes[-1]))
         for position, (leaf, place) in enumerate(self.rest, start=len(self.geometry)):
             if position in record:
@@ -158,12 +161,26 @@ class Layout:
 
     def steps(self, rows: np.ndarray) -> list[Step | BoxStep]:
         """Returns the geometry of a batch of rows, in the order it runs."""
-        return [_read_geometry(rows[:, place], leaf) for leaf, place in self.geometry]
+        return [
+            _read_geometry(rows[:, place], leaf)
+            for leaf, place in self.geometry
+            if name_of(leaf) != catalog.SWAP
+        ]
+
+    def are_swapped(self, rows: np.ndarray) -> np.ndarray:
+        """Returns of a batch of rows whose slices come in reverse order, bool (batch,).
+
+        All slices are moved alike, so that it makes no difference when.
+        """
+        places = [place for leaf, place in self.geometry if name_of(leaf) == catalog.SWAP]
+        return sum((rows[:, place.start] for place in places), np.zeros(len(rows))) % 2 == 1
 
 
 def _geometry_length(leaf: Node, size: Shape | None) -> int:
     if mappings.averages_areas(leaf):
         return 4
+    if name_of(leaf) == catalog.SWAP:
+        return 1
     if name_of(leaf) == mappings.GRID:
         assert size is not None
         return 2 + size[0] + size[1]
@@ -209,8 +226,8 @@ def _read_geometry(rows: np.ndarray, leaf: Node) -> Step | BoxStep:
 
 def _rest_length(leaf: Node) -> int:
     name = name_of(leaf)
-    if name == catalog.WINDOW:
-        return 2 * len(leaf["window_width_mins"])
+    if name in catalog.WINDOWS:
+        return 2 * catalog.num_windows(leaf)
     if name == "CoarseDropout":
         return 4 * int(leaf["num_holes_range"][1])
     return {"GaussNoise": 3, "RandomBrightnessContrast": 3, "RandomGamma": 2}[name]
@@ -219,7 +236,7 @@ def _rest_length(leaf: Node) -> int:
 def _write_rest(row: np.ndarray, leaf: Node, params: dict[str, Any]) -> None:
     """Fills the part of a transform that is applied; what is not is left at 0."""
     name = name_of(leaf)
-    if name == catalog.WINDOW:
+    if name in catalog.WINDOWS:
         row[:] = (*params["widths"], *params["centers"])
     elif name == "CoarseDropout":
         holes = params["holes"].ravel()

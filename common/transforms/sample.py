@@ -13,7 +13,7 @@ import numpy as np
 from common.errors import InputError
 from common.transforms import catalog, sizes
 from common.transforms.device import DeviceTransform, HostTransform
-from common.transforms.draws import random_state
+from common.transforms.draws import HeaderWindow, random_state
 from common.transforms.host import HostStages
 from common.transforms.pipeline import Pipeline, checked_normalization, parse_pipeline
 
@@ -55,12 +55,16 @@ class SampleTransform:
         """Returns the transform as JSON types, normalization included, every argument explicit."""
         return copy.deepcopy(self.pipeline.to_dict())
 
-    def __call__(self, image_hu: np.ndarray, seed: int) -> np.ndarray:
+    def __call__(
+        self, image_hu: np.ndarray, seed: int, header_window: HeaderWindow = None
+    ) -> np.ndarray:
         """Returns float32 (channels, height, width), channels = slices * windows, slice-major.
 
         Args:
             image_hu: (height, width) or (height, width, slices), int16 or float32, HU.
             seed: not negative; the same seed gives the same image, bit by bit.
+            header_window: (center, width) that the header of the slice names, HU, for pipelines
+                with `HeaderWindow`.
 
         Raises:
             ValueError: mean and std are not for this number of channels.
@@ -72,7 +76,7 @@ class SampleTransform:
         # so that their draws are all equal.
         generator, py = random_state(seed)
         py.random()  # A.Compose draws whether it runs; DeviceTransform's draws are the same ones.
-        image = self._stages(image, generator, py)
+        image = self._stages(image, generator, py, header_window)
         channels = np.empty((image.shape[2], *image.shape[:2]), np.float32)
         cv2.split(image, list(channels))
         return self._normalized(channels)
@@ -107,11 +111,14 @@ class SampleTransform:
         """Returns a copy that ends with (image - mean) / std, unless the JSON holds a Normalize.
 
         Args:
-            mean: of images in [0, 1]: one value, one per window, or one per channel.
+            mean: of images in [0, 1]: one value, one per window, or one per channel. Of three for
+                other than three windows, those of red, green and blue, each gets the average.
             std: as many values, above 0.
         """
         if self.has_normalize:
             return self
+        if np.size(mean) == 3 and np.size(std) == 3 and self.num_windows != 3:
+            mean, std = float(np.mean(mean)), float(np.mean(std))
         return self._with(normalization=checked_normalization(mean, std, self._where))
 
     def host_part(self) -> HostTransform:
@@ -133,7 +140,17 @@ class SampleTransform:
     @property
     def num_windows(self) -> int:
         """The number of channels made of one slice."""
-        return len(self.pipeline.window["window_width_mins"])
+        return catalog.num_windows(self.pipeline.window)
+
+    @property
+    def header_fallback(self) -> tuple[float, float] | None:
+        """(center, width) in place of a window that a header does not name; None where no header
+        is asked.
+        """
+        window = self.pipeline.window
+        if catalog.name_of(window) == catalog.WINDOW:
+            return None
+        return window["fallback_center"], window["fallback_width"]
 
     @property
     def output_size(self) -> tuple[int, int] | None:
@@ -158,18 +175,25 @@ class SampleTransform:
                 f"{', '.join(self.random_transforms)} draw; give a pipeline without them"
             )
 
-    def require_channels(self, num_channels: int) -> None:
-        """Raises InputError unless one slice becomes `num_channels` channels, normalised."""
-        if self.num_windows != num_channels:
-            raise InputError(
-                f"{self._where}: DicomWindowShift makes {self.num_windows} channels, but the "
-                f"network takes {num_channels}: give as many windows"
-            )
+    def require_channels(self, num_windows: int, num_slices: int = 1) -> None:
+        """Raises InputError unless a slice becomes `num_windows` channels, normalised.
+
+        Args:
+            num_windows: channels of a slice that the network takes.
+            num_slices: slices of a sample.
+        """
         normalization = self.pipeline.normalization
-        if normalization is not None and num_channels % len(normalization.mean):
+        allowed = (1, self.num_windows, self.num_windows * num_slices)
+        if normalization is not None and len(normalization.mean) not in allowed:
             raise InputError(
-                f"{self._where}: Normalize has {len(normalization.mean)} means for {num_channels} "
-                f"channels: give one for all, or one for each"
+                f"{self._where}: Normalize has {len(normalization.mean)} means for {allowed[-1]} "
+                f"channels (slices: {num_slices}, windows: {self.num_windows}): give one for all, "
+                f"one for each window, or one for each channel"
+            )
+        if self.num_windows != num_windows:
+            raise InputError(
+                f"{self._where}: {catalog.name_of(self.pipeline.window)} makes {self.num_windows} "
+                f"channels of a slice instead of {num_windows}: give as many windows"
             )
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.albumentations import DicomWindowShift
+from common.albumentations import DicomWindowShift, HeaderWindow, NeighborSwap
 
 ARRAY = np.random.default_rng(0).integers(-1024, 3000, (40, 30)).astype(np.int16)
 
@@ -115,4 +115,52 @@ def test_serialises_under_its_module_path() -> None:
     document = A.to_dict(A.Compose([transform]))
     node = document["transform"]["transforms"][0]
     assert node["__class_fullname__"] == "common.albumentations.DicomWindowShift"
+    assert A.to_dict(A.from_dict(document)) == document
+
+
+def test_header_window_is_the_fixed_window_that_the_header_names() -> None:
+    slices = np.stack([ARRAY, ARRAY[::-1]], axis=2)
+    image = HeaderWindow()(image=slices, header_window=(35.0, 120.0))["image"]
+    fixed = {f"window_{name}": (value,) for name, value in limits(120.0, 35.0)}
+    assert np.array_equal(image, windowed(slices, **fixed)) and image.shape == (40, 30, 2)
+    in_compose = A.Compose([HeaderWindow()])(image=slices, header_window=(35.0, 120.0))["image"]
+    assert np.array_equal(in_compose, image)
+
+
+@pytest.mark.parametrize(
+    "window", [None, (np.nan, np.nan), (40.0, np.nan), (np.nan, 80.0), (40.0, 0.0), (40.0, -80.0)]
+)
+def test_header_without_a_usable_window_gets_the_fallback(window: object) -> None:
+    transform = HeaderWindow(fallback_width=200, fallback_center=80)
+    fixed = {f"window_{name}": (value,) for name, value in limits(200, 80)}
+    image = transform(image=ARRAY, header_window=window)["image"]
+    assert np.array_equal(image, windowed(ARRAY, **fixed))
+
+
+def test_header_window_stretches_only_where_asked() -> None:
+    image = np.linspace(20, 60, 12, dtype=np.float32).reshape(3, 4)
+    assert HeaderWindow()(image=image)["image"].min() == pytest.approx(0.25)
+    stretched = HeaderWindow(min_max_normalize=True)(image=image)["image"]
+    assert stretched.min() == 0 and stretched.max() == 1
+
+
+@pytest.mark.parametrize("arguments", [{"fallback_width": 0}, {"p": 0.5}])
+def test_header_window_refuses_bad_arguments(arguments: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        HeaderWindow(**arguments)
+
+
+def test_neighbor_swap_reverses_slices_and_leaves_one_alone() -> None:
+    slices = np.stack([ARRAY, ARRAY + 1, ARRAY + 2], axis=2)
+    swap = NeighborSwap(p=1.0)
+    assert np.array_equal(swap(image=slices)["image"], slices[:, :, ::-1])
+    assert np.array_equal(swap(image=ARRAY)["image"], ARRAY)
+    assert np.array_equal(NeighborSwap(p=0.0)(image=slices)["image"], slices)
+
+
+@pytest.mark.parametrize("transform", [HeaderWindow(fallback_width=150), NeighborSwap(p=0.3)])
+def test_own_transforms_serialise_under_their_module_path(transform: A.BasicTransform) -> None:
+    document = A.to_dict(A.Compose([transform]))
+    node = document["transform"]["transforms"][0]
+    assert node["__class_fullname__"] == f"common.albumentations.{type(transform).__name__}"
     assert A.to_dict(A.from_dict(document)) == document

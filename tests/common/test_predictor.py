@@ -195,3 +195,48 @@ def test_features_of_several_views_are_their_mean(table):
     np.testing.assert_allclose(both.features, mean, atol=1e-3)
     mean = (single[0].logits.astype(float) + single[1].logits) / 2
     np.testing.assert_allclose(both.logits, mean, atol=1e-6)
+
+
+def nine_channels(**options):
+    model = {"name": "tiny", "num_classes": 6, "in_chans": 9}
+    network = build_network({**model, "seed": 5}).eval()
+    return make_predictor(network=network, model=model, slice_offsets=(-1, 0, 1), **options)
+
+
+def test_neighbours_are_predicted_as_they_were_trained(tmp_path, table):
+    predictor = nine_channels(offsets_mm=(-10.0, 0.0, 10.0))
+    predictor.save(tmp_path)
+    content = json.loads((tmp_path / "predictor.json").read_text())
+    assert content["slice_offsets"] == [-1, 0, 1] and content["offsets_mm"] == [-10.0, 0.0, 10.0]
+    loaded = load_predictor(tmp_path, build_network)
+    assert tuple(loaded.offsets_mm) == (-10.0, 0.0, 10.0)
+    rows = table.rows_of(["ID_p2r0_3"])
+    near = table.rows_of(["ID_p2r0_1", "ID_p2r0_3", "ID_p2r0_5"])
+    slices = np.stack([table.image_hu(int(row)) for row in near], axis=2)
+    with torch.inference_mode():
+        image = torch.from_numpy(small_transform()(slices, 0))
+        expected = predictor.network(image[None]).numpy()
+    np.testing.assert_allclose(loaded.predict_rows(table, rows).logits, expected, atol=1e-6)
+
+
+def test_a_folder_of_before_there_were_distances_still_loads(tmp_path, table, all_rows):
+    predictor = nine_channels()
+    predictor.save(tmp_path)
+    path = tmp_path / "predictor.json"
+    content = json.loads(path.read_text())
+    del content["offsets_mm"]
+    path.write_text(json.dumps(content))
+    loaded = load_predictor(tmp_path, build_network)
+    expected = predictor.predict_rows(table, all_rows).logits
+    np.testing.assert_array_equal(loaded.predict_rows(table, all_rows).logits, expected)
+
+
+def test_a_damaged_neighbour_costs_no_prediction(tmp_path):
+    table = make_dataset(tmp_path)
+    frame = table.frame.copy()
+    row = int(table.rows_of(["ID_p2r0_2"])[0])
+    frame.loc[row, "store_index"] = 99  # not in the file
+    result = nine_channels().predict_rows(SliceTable(frame, tmp_path), np.arange(len(frame)))
+    expected = ~table.readable
+    expected[row] = True
+    np.testing.assert_array_equal(result.unreadable, expected)

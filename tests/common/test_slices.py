@@ -148,3 +148,66 @@ def test_a_damaged_table_is_an_input_error(tmp_path: Path) -> None:
     (tmp_path / "slices.parquet").write_bytes(b"PAR1")
     with pytest.raises(InputError, match=r"can't be read.*preprocessing\.py"):
         SliceTable.load(tmp_path)
+
+
+def test_rows_left_out_are_passed_over_like_unreadable_ones(tmp_path: Path) -> None:
+    frame = slice_frame(
+        image_id=[f"s{k}" for k in range(5)],
+        status="ok",
+        store_file="a",
+        store_index=range(5),
+        rank=range(5),
+        position_mm=[0.0, 5.0, 10.0, 15.0, 20.0],
+    )
+    table = SliceTable(frame, tmp_path)
+    without = SliceTable(frame.assign(status=["ok", "corrupt", "ok", "ok", "corrupt"]), tmp_path)
+    for row in (0, 2, 3):
+        offsets, offsets_mm = (-2, -1, 0, 1, 2), (-9.0, -5.0, 0.0, 5.0, 9.0)
+        assert table.neighbour_rows(row, offsets, {1, 4}) == without.neighbour_rows(row, offsets)
+        assert table.neighbour_rows_mm(row, offsets_mm, {1, 4}) == without.neighbour_rows_mm(
+            row, offsets_mm
+        )
+
+
+def test_samples_are_by_distance_where_a_series_has_positions_and_else_by_number(
+    tmp_path: Path,
+) -> None:
+    table = small_table(tmp_path)
+    assert table.has_positions(np.array([0, 1, 2, 4, 5])).tolist() == [
+        True,
+        False,
+        True,
+        False,
+        True,
+    ]
+    by_number, by_mm = (-1, 0, 1), (-30.0, 0.0, 30.0)
+    assert table.sample_rows(0, by_number) == [5, 0, 0]
+    assert table.sample_rows(0, by_number, by_mm) == [2, 0, 0]
+    assert table.sample_rows(4, by_number, by_mm) == table.neighbour_rows(4, by_number) == [1, 4, 4]
+
+
+def test_distances_skip_thin_slices_and_repeat_edges(tmp_path: Path) -> None:
+    """A series whose upper half has slices of half the distance, as on RSNA scanners."""
+    positions = [0.0, 5.0, 10.0, 12.5, 15.0, 17.5]
+    frame = slice_frame(
+        image_id=[f"s{k}" for k in range(6)],
+        status="ok",
+        store_file="a",
+        store_index=range(6),
+        rank=range(6),
+        position_mm=positions,
+    )
+    table = SliceTable(frame, tmp_path)
+    assert table.neighbour_rows_mm(4, (-5.0, 0.0, 5.0)) == [2, 4, 5]
+    assert table.neighbour_rows_mm(2, (-5.0, 0.0, 5.0)) == [1, 2, 4]
+    assert table.neighbour_rows_mm(0, (-5.0, 0.0, 5.0)) == [0, 0, 1]
+    # As near to either: the neighbour rather than the slice itself, on both sides.
+    assert table.neighbour_rows_mm(1, (-2.5, 0.0, 2.5)) == [0, 1, 2]
+
+
+def test_windows_of_headers(tmp_path: Path) -> None:
+    table = small_table(tmp_path)
+    table.frame["window_center"] = [40.0, None, 30.0, 35.0, 40.0, 40.0, None]
+    table.frame["window_width"] = [80.0, None, 100.0, 80.0, None, 80.0, None]
+    windows = table.header_windows(np.array([2, 1, 4]))
+    np.testing.assert_array_equal(windows, [[30, 100], [np.nan, np.nan], [40, np.nan]])
