@@ -80,13 +80,16 @@ train first_place-sequence --net_model study-first_place --net_study_auxiliary 1
 train first_place-bigru --net_model study-bigru "${sequence[@]}"
 members+=(first_place-sequence first_place-bigru)
 
-# The extra: a network that sees the series as a volume, 3 mm in plane and 5 mm between planes. It
-# is no part of the system, whose authors left theirs unfinished; random weights.
+# The extra: a 3D network over the series, pixels of 2.5 mm and planes 5 mm apart, from random
+# weights. It is no part of the winning system, whose authors left theirs unfinished.
 if ((EXTRA_3D)); then
-    train first_place-volume --net_model volume-resnet18 \
-        --data_dataset "$DATASET" --data_fold all --data_train_transform best_train \
-        --data_valid_transform best_valid --data_test_transform best_tta \
-        --data_img_size "$(of 96 32)" --data_volume_spacing "$(of 2.5 5)"
+    epoch=$(steps 1 8 "$STUDIES")
+    train first_place-volume --net_model volume-resnet18 --data_dataset "$DATASET" \
+        --data_fold all --data_train_transform best_train --data_valid_transform best_valid \
+        --data_test_transform best_tta --data_img_size "$(of 96 32)" \
+        --data_volume_spacing "$(of 2.5 5)" --net_volume_width "$(of 32 4)" --tr_batch_size 8 \
+        --tr_iteration_num "$(($(of 30 1) * epoch))" --tr_iteration_valid "$((5 * epoch))" \
+        --optim_scheduler one_cycle_lr --optim_scheduler_max_lr 1e-3
     members+=(first_place-volume)
 fi
 

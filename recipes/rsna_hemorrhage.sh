@@ -78,7 +78,8 @@ train_slices rsna_hemorrhage-any "${model[b0]}" --net_num_classes 1 --data_datas
 evaluate rsna_hemorrhage-any
 
 # CQ500, where its folder is given: the networks score its scans, which none of them has seen, and
-# label the slices they are sure of; slices of scans without a label do not have it.
+# label the slices they are sure of; slices of scans without a label do not have it. An ensemble
+# that was made without CQ500 has to be removed first: it is done.
 if [[ -n $cq500 ]]; then
     [[ $FOLD == all ]] || fail "CQ500 as extra data needs FOLD=all"
     blend rsna_hemorrhage-rsna "$(joined "${members[@]}")"
