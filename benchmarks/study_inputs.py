@@ -163,7 +163,7 @@ def main() -> None:
             if variant.space is not None:
                 values = features if variant.space == "shared" else hidden
                 near = FeaturesInMemory(values.astype(np.float16))
-                same = Scaling(np.float32([values.mean()]), np.float32([values.std()]))
+                same = Scaling(np.array([values.mean()], "f4"), np.array([values.std()], "f4"))
                 scaling = {
                     f: measure_scaling(near, places[made_by == f]) if variant.standardised else same
                     for f in numbers

@@ -33,7 +33,9 @@ def run(monkeypatch: pytest.MonkeyPatch, place: Path, name: str, weights: str) -
         "optim_scheduler": "constant",
         "optim_lr": 1e-12,
     }
-    monkeypatch.setattr(sys, "argv", ["train.py", *(f"--{n}={value}" for n, value in flags.items())])
+    monkeypatch.setattr(
+        sys, "argv", ["train.py", *(f"--{n}={value}" for n, value in flags.items())]
+    )
     return status_of(train.main)
 
 

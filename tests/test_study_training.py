@@ -94,12 +94,16 @@ def test_predictor_gives_what_was_validated(place, monkeypatch, capsys, flags):
     shutil.copytree(folder / "predictor", alone)
     table = SliceTable.load(place / "input" / "datasets" / "tiny")
     rows = table.rows_of(valid["image_id"])[::5]
-    found = load_predictor(alone, build_model).predict_rows(table, rows)
+    predictor = load_predictor(alone, build_model)
+    found = predictor.predict_rows(table, rows)
     columns = [f"logit_{label}" for label in LABELS]
     np.testing.assert_allclose(found.logits, valid[columns].iloc[::5], atol=2e-3)
     assert not found.unreadable.any()
+    with pytest.raises(InputError, match="no features"):
+        predictor.predict_rows(table, rows, with_features=True)
 
 
+@pytest.mark.long
 def test_evaluates_on_another_dataset_and_predicts(place, monkeypatch, capsys):
     make_tiny_dataset(place / "input" / "datasets" / "other", num_patients=2, num_slices=5)
     assert run(monkeypatch, place, train, "0010", **FLAGS) == 0, capsys.readouterr().err
@@ -139,14 +143,19 @@ def test_resume_is_bit_identical(place, monkeypatch, capsys):
     pd.testing.assert_frame_equal(one, other, check_exact=True)
 
 
+@pytest.mark.long
 def test_resume_with_other_outputs_of_the_slice_experiment_is_refused(place, monkeypatch, capsys):
-    folder = make_slice_experiment(place, "0003", "tiny", seed=3)
+    folder = copied(place, "0003")
     flags = {**FLAGS, "data_features": "0003", "tr_max_hours": 1e-9}
     assert run(monkeypatch, place, train, "changed", **flags) == 143, capsys.readouterr().err
-    shutil.rmtree(folder)
-    make_slice_experiment(place, "0003", "tiny", seed=4)
+    change_predictions(folder, lambda frame: frame.assign(logit_any=frame["logit_any"] + 0.1))
     assert run(monkeypatch, place, train, "changed", tr_resume=1) == 2
     assert "not those that the checkpoint was made with" in capsys.readouterr().err
+
+
+def copied(place: Path, name: str) -> Path:
+    """A copy of the slice experiment 0001."""
+    return Path(shutil.copytree(results(place, "0001"), results(place, name)))
 
 
 def change_predictions(folder: Path, change) -> None:
@@ -155,7 +164,7 @@ def change_predictions(folder: Path, change) -> None:
 
 
 def test_outputs_of_a_network_that_saw_the_patient_are_refused(place, monkeypatch, capsys):
-    folder = make_slice_experiment(place, "leak", "tiny")
+    folder = copied(place, "leak")
     change_predictions(folder, lambda frame: frame.assign(fold=1 - frame["fold"]))
     flags = {**FLAGS, "data_features": "leak"}
     assert run(monkeypatch, place, train, "refused", **flags) == 2
@@ -164,7 +173,7 @@ def test_outputs_of_a_network_that_saw_the_patient_are_refused(place, monkeypatc
 
 
 def test_outputs_made_with_other_folds_are_refused(place, monkeypatch, capsys):
-    folder = make_slice_experiment(place, "old", "tiny")
+    folder = copied(place, "old")
     manifest = folder / "features" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"folds_sha256": "', '"folds_sha256": "0'))
     assert run(monkeypatch, place, train, "refused", **{**FLAGS, "data_features": "old"}) == 2
@@ -189,10 +198,11 @@ def test_flags_that_do_not_fit_exit_2(place, monkeypatch, capsys, flags, words):
     assert words in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.long
 def test_training_slices_without_outputs_are_left_out_but_not_those_of_validation(
     place, monkeypatch, capsys, caplog
 ):
-    folder = make_slice_experiment(place, "0004", "tiny")
+    folder = copied(place, "0004")
     patients = ("patient1",)
     change_predictions(folder, lambda frame: frame[~frame["patient_id"].isin(patients)])
     flags = {**FLAGS, "data_features": "0004", "tr_iteration_num": 1, "tr_iteration_valid": 0}
@@ -202,14 +212,7 @@ def test_training_slices_without_outputs_are_left_out_but_not_those_of_validatio
     assert "--data_fold all" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_features_of_a_study_predictor_are_refused(place, monkeypatch):
-    assert run(monkeypatch, place, train, "0011", **FLAGS) == 0
-    table = SliceTable.load(place / "input" / "datasets" / "tiny")
-    predictor = load_predictor(results(place, "0011") / "predictor", build_model)
-    with pytest.raises(InputError, match="no features of slices"):
-        predictor.predict_rows(table, [0], with_features=True)
-
-
+@pytest.mark.long
 def test_a_range_test_of_a_study_network(place, monkeypatch, capsys):
     flags = {**FLAGS, "lrf_iteration_num": 4}
     del flags["mlflow_enabled"]
@@ -252,6 +255,6 @@ def test_all_folds_from_slices_to_new_dicom(place, monkeypatch, capsys):
     write_series_files(dicom, num_slices=5, size=32)
     flags = {"pr_input": dicom, "pr_output": output, "n_jobs": 0}
     assert run(monkeypatch, place, predict, "0101", **flags) == 0, capsys.readouterr().err
-    found = pd.read_parquet(output / "predictions.parquet")
-    assert len(found) == 5
-    assert np.isfinite(found[list(LABELS)]).all(axis=None)
+    predicted = pd.read_parquet(output / "predictions.parquet")
+    assert len(predicted) == 5
+    assert np.isfinite(predicted[list(LABELS)]).all(axis=None)

@@ -89,7 +89,7 @@ def test_pixels_come_on_a_grid_in_mm(table):
     table = SliceTable(frame, table.folder)
     seen = []
 
-    def transform(image_hu: np.ndarray, seed: int) -> np.ndarray:
+    def transform(image_hu: np.ndarray, seed: int, header_window: np.ndarray) -> np.ndarray:
         seen.append(image_hu.shape)
         return image_hu.transpose(2, 0, 1).astype(np.float32)
 

@@ -34,7 +34,7 @@ def in_double(batch: dict) -> dict:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(
     lengths=st.lists(st.integers(1, 17), min_size=1, max_size=5),
     extra=st.integers(0, 6),
@@ -52,7 +52,7 @@ def test_padded_batch_gives_what_each_study_gives_alone(name, lengths, extra, se
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=5)
+@settings(max_examples=3)
 @given(lengths=st.lists(st.integers(1, 17), min_size=2, max_size=5), seed=st.integers(0, 99))
 def test_more_padding_changes_nothing_in_training(name, lengths, seed):
     """Outputs, gradients and statistics, in float64; without dropout."""

@@ -56,7 +56,7 @@ def test_loss_is_that_of_the_slices_whatever_the_batches(name, tmp_path):
     with torch.no_grad():
         for parameter in network.model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
-    found = {size: network.validate(make_loader(dataset, size, 0)) for size in (1, 2, 5)}
+    found = {size: network.validate(make_loader(dataset, size, 0)) for size in (2, 5)}
     outputs = network.predict(make_loader(dataset, 3, 0))
     assert np.array_equal(outputs["index"], np.arange(len(dataset.rows)))
     is_known = ~np.isnan(dataset.labels)
@@ -94,14 +94,14 @@ class _InDouble:
             }
 
 
-def trained_loss(table, outputs, name, augmentation, feature_dims=()):
+def trained_loss(table, outputs, name, augmentation, feature_dims=(), num_steps=30):
     """Loss on the last third of the series, of a network trained on the others."""
     series = table.frame["store_file"].str[1:-5].astype(int).to_numpy()
     is_train = series < series.max() * 2 / 3
     train = StudyDataset(table, np.flatnonzero(is_train), [outputs], LABELS, augmentation)
     valid = StudyDataset(table, np.flatnonzero(~is_train), [outputs], LABELS)
     network = make_network(
-        name, FitSettings(iteration_num=40, clip_norm=1.0), feature_dims=feature_dims
+        name, FitSettings(iteration_num=num_steps, clip_norm=1.0), feature_dims=feature_dims
     )
     network.fit(make_loader(train, 16, 0, EpochSampler(len(train), 1)))
     logits = network.predict(make_loader(valid, 64, 0))["logits"]
@@ -123,10 +123,11 @@ def best_single_slice_loss(table, outputs, valid):
     ],
 )
 def test_neighbours_are_learnt_from_and_only_in_their_order(name, tmp_path):
-    gains = {}
+    gains, num_steps = {}, 60 if name == "study-transformer" else 30
     for order in (False, True):
-        table, outputs = neighbour_task(tmp_path, 48, seed=3, is_shuffled=order)
-        loss, valid = trained_loss(table, outputs, name, StudyAugmentation(reverse=0.5))
+        table, outputs = neighbour_task(tmp_path, 40, seed=3, is_shuffled=order)
+        augmentation = StudyAugmentation(reverse=0.5)
+        loss, valid = trained_loss(table, outputs, name, augmentation, num_steps=num_steps)
         gains[order] = 1 - loss / best_single_slice_loss(table, outputs, valid)
     assert gains[False] > 0.5, gains
     assert gains[True] < 0.2, gains

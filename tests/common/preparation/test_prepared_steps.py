@@ -150,6 +150,7 @@ def test_training_remembers_how_its_slices_were_prepared(tmp_path: Path) -> None
         experiment=types.SimpleNamespace(id="0001"),
         config=types.SimpleNamespace(data=types.SimpleNamespace(data_dataset="x", data_fold=0)),
         data=types.SimpleNamespace(train=types.SimpleNamespace(table=table)),
+        folds_sha256="",
     )
     network = types.SimpleNamespace(state=types.SimpleNamespace(iteration=5))
     origin = RSNATraining._origin(training, network)  # type: ignore[arg-type]
