@@ -64,12 +64,13 @@ def generator() -> ModuleType:
 
 
 def head() -> np.ndarray:
-    """A disc of brain in a ring of bone, in HU, as the middle slice of three."""
+    """A disc of brain in a ring of bone with a bleed on one side, in HU, three times."""
     y, x = np.mgrid[:256, :256]
     radius = np.hypot((y - 128) / 1.2, x - 128)
     image = np.full((256, 256), -1024, np.int16)
     image[radius < 95] = 1200
     image[radius < 87] = 35
+    image[100:130, 80:100] = 70
     return np.stack([image] * 3, axis=2)
 
 
