@@ -66,6 +66,7 @@ def results(place: Path, experiment: str) -> Path:
     return place / "output" / "results" / experiment
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "flags",
     [
