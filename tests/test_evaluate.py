@@ -102,6 +102,7 @@ def test_evaluates_the_rows_it_validated_on(monkeypatch, capsys, experiment):
     assert str(experiment / "report.html") in shown
 
 
+@pytest.mark.long
 def test_hints_find_the_experiment_and_flags_in_vain_warn(monkeypatch, capsys, caplog, experiment):
     assert run_evaluate(monkeypatch, experiment, "--data_fold", "3") == 0
     place = f"--experiment_id 0001 --output_dir {experiment.parents[1]} --pr_input"

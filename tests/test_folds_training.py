@@ -218,6 +218,7 @@ def test_folds_that_changed_since_are_found(place, whole, capsys):
     assert "were made with other folds" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_stopped_between_folds_it_goes_on_with_all(place, capsys, monkeypatch):
     def stop(*_):
         raise Interrupted(signal.SIGTERM, "python train.py of one fold")

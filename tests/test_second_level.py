@@ -94,7 +94,7 @@ def read_oof(place: Path, name: str) -> pd.DataFrame:
     return read_predictions(path, LABELS).set_index("image_id").sort_index()
 
 
-@pytest.mark.parametrize("method", ["smooth", "boosting"])
+@pytest.mark.parametrize("method", ["smooth", pytest.param("boosting", marks=pytest.mark.long)])
 def test_an_experiment_is_left_that_stands_alone(monkeypatch, place, tmp_path, method):
     if method == "boosting":
         pytest.importorskip("lightgbm")

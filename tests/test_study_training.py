@@ -66,6 +66,7 @@ def results(place: Path, experiment: str) -> Path:
     return place / "output" / "results" / experiment
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "flags",
     [
@@ -74,8 +75,8 @@ def results(place: Path, experiment: str) -> Path:
             "net_study_inputs": "both",
             "data_features": "0001,0002",
         },
-        pytest.param({"net_model": "study-transformer"}, marks=pytest.mark.long),
-        pytest.param({"net_model": "study-lstm", "data_study_crop": 5}, marks=pytest.mark.long),
+        {"net_model": "study-transformer"},
+        {"net_model": "study-lstm", "data_study_crop": 5},
     ],
 )
 def test_predictor_gives_what_was_validated(place, monkeypatch, capsys, flags):

@@ -242,6 +242,7 @@ def test_second_process_on_the_same_experiment_is_refused(place, whole, capsys, 
     assert "another process" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_dev_mode_is_the_same_code_on_less(place):
     flags = [*FLAGS, "--dev_enabled", "1", "--dev_num_studies", "3", "--dev_iteration_num", "4"]
     status, out, err = run(place, *flags, "--experiment_id", "dev")
