@@ -15,6 +15,8 @@ for argument in "$@"; do
     *) arguments+=("$argument") ;;
     esac
 done
-# Two processes, a file to each in turn; one torch thread each is faster than two that share cores.
+# Two processes, a file to each in turn, the longest first (tests/conftest.py); one torch thread each
+# is faster than two that share cores.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-exec "$PYTHON_BIN" -m pytest -n 2 --dist loadfile -m "$marker" ${arguments[@]+"${arguments[@]}"}
+exec "$PYTHON_BIN" -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+    -m "$marker" ${arguments[@]+"${arguments[@]}"}

@@ -175,19 +175,19 @@ def load_predictor(folder: Path, build_model: BuildModel) -> AbstractPredictor:
 
 
 @dataclass
-class Predictor(AbstractPredictor):
-    """A network for slices with all that is needed to use it; see the base for what all have.
+class NetworkPredictor(AbstractPredictor):
+    """One network with all that is needed to use it; see the base for what all have.
+
+    predictor.json and model.pt lie in its folder.
 
     Attributes:
-        network: images (batch, channels, rows, columns) to logits (batch, labels).
+        network: what `build_model` made, to logits.
         model: what `build_model` needs to make the network again; plain types.
         transform: makes the image of a slice, with its windows, size and normalization; not random.
         tta_transform: draws the extra views of test-time augmentation; None where there are none.
         slice_offsets: the neighbours in a sample, by rank.
-        offsets_mm: as many distances in mm that count in their place; empty: none.
     """
 
-    kind: ClassVar[str] = "slices"
     gives_features: ClassVar[bool] = True
     network: nn.Module
     model: dict[str, Any]
@@ -197,7 +197,6 @@ class Predictor(AbstractPredictor):
     prior: Floats
     tta_transform: SampleTransform | None = None
     slice_offsets: Sequence[int] = (0,)
-    offsets_mm: Sequence[float] = ()
     calibration: Calibration | None = None
     threshold: float = DEFAULT_THRESHOLD
     training: dict[str, Any] = field(default_factory=dict)
@@ -235,13 +234,62 @@ class Predictor(AbstractPredictor):
             prior=np.array([content["prior"][name] for name in content["label_names"]]),
             tta_transform=tta and SampleTransform.from_dict(tta, where),
             slice_offsets=tuple(content["slice_offsets"]),
-            # Folders of before there were distances lack them.
-            offsets_mm=tuple(content.get("offsets_mm", ())),
             calibration=calibration
             and Calibration(tuple(calibration["temperature"]), tuple(calibration["bias"])),
             threshold=content["threshold"],
             training=content["training"],
+            **cls._own_fields(content),
         )
+
+    @classmethod
+    def _own_fields(cls, content: dict[str, Any]) -> dict[str, Any]:
+        """The fields of a subclass that predictor.json holds."""
+        return {}
+
+    def _own_json(self) -> dict[str, Any]:
+        """What predictor.json holds of them."""
+        return {}
+
+    def _view_transform(self, view: str) -> Any:
+        """What makes the images of a view; InputError where this predictor can't have it."""
+        if random_number(view):
+            if self.tta_transform is None:
+                raise InputError(f"--pr_tta: this predictor has no test-time transform for {view}")
+            return self.tta_transform
+        if view == "swap" and len(self.slice_offsets) == 1:
+            raise InputError("--pr_tta_views swap: the images of this network have no neighbours")
+        return self.transform if view == PLAIN else ViewTransform(view, self.transform)
+
+    def _to_json(self) -> dict[str, Any]:
+        calibration = self.calibration
+        return {
+            "format_version": FORMAT_VERSION,
+            "kind": self.kind,
+            "model": self.model,
+            "label_names": list(self.label_names),
+            "label_weights": list(self.label_weights),
+            "prior": dict(zip(self.label_names, self.prior.tolist(), strict=True)),
+            "slice_offsets": list(self.slice_offsets),
+            "transform": self.transform.to_dict(),
+            "tta_transform": self.tta_transform and self.tta_transform.to_dict(),
+            "calibration": calibration and asdict(calibration),
+            "threshold": self.threshold,
+            "training": self.training,
+            **self._own_json(),
+        }
+
+
+@dataclass
+class Predictor(NetworkPredictor):
+    """A network for slices: images (batch, channels, rows, columns) to logits (batch, labels).
+
+    Attributes:
+        offsets_mm: as many distances in mm as `slice_offsets`, which count in their place; empty:
+            none.
+    """
+
+    kind: ClassVar[str] = "slices"
+    offsets_mm: Sequence[float] = ()
 
     def predict_rows(
         self,
@@ -300,33 +348,13 @@ class Predictor(AbstractPredictor):
         found = features.result(readable) if with_features else None
         return RowLogits(values.astype(np.float32), ~readable, found)
 
-    def _view_transform(self, view: str) -> Any:
-        """What makes the images of a view; InputError where this predictor can't have it."""
-        if random_number(view):
-            if self.tta_transform is None:
-                raise InputError(f"--pr_tta: this predictor has no test-time transform for {view}")
-            return self.tta_transform
-        if view == "swap" and len(self.slice_offsets) == 1:
-            raise InputError("--pr_tta_views swap: this network sees one slice and no neighbours")
-        return self.transform if view == PLAIN else ViewTransform(view, self.transform)
+    @classmethod
+    def _own_fields(cls, content: dict[str, Any]) -> dict[str, Any]:
+        # Folders of before there were distances lack them.
+        return {"offsets_mm": tuple(content.get("offsets_mm", ()))}
 
-    def _to_json(self) -> dict[str, Any]:
-        calibration = self.calibration
-        return {
-            "format_version": FORMAT_VERSION,
-            "kind": self.kind,
-            "model": self.model,
-            "label_names": list(self.label_names),
-            "label_weights": list(self.label_weights),
-            "prior": dict(zip(self.label_names, self.prior.tolist(), strict=True)),
-            "slice_offsets": list(self.slice_offsets),
-            "offsets_mm": list(self.offsets_mm),
-            "transform": self.transform.to_dict(),
-            "tta_transform": self.tta_transform and self.tta_transform.to_dict(),
-            "calibration": calibration and asdict(calibration),
-            "threshold": self.threshold,
-            "training": self.training,
-        }
+    def _own_json(self) -> dict[str, Any]:
+        return {"offsets_mm": list(self.offsets_mm)}
 
 
 def read_predictor_json(folder: Path) -> dict[str, Any]:

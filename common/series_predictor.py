@@ -3,114 +3,46 @@
 predictor.json and model.pt lie in the folder as they do for a network of slices.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import nn
 from torch.utils.data import DataLoader
 
-from common.checkpoint import load_weights
 from common.datasets import make_loader
 from common.datasets.series_images import SeriesImageDataset
 from common.errors import InputError
-from common.files import replacing, write_json
 from common.memory import keep_freed_memory
-from common.metrics import DEFAULT_THRESHOLD, Floats
 from common.networks.series_images import SeriesImageNetwork
 from common.networks.state import FitSettings
 from common.pixel_steps import NO_STEPS, PixelSteps
-from common.predictions import Calibration, prior_logits
+from common.predictions import prior_logits
 from common.predictor import (
-    FORMAT_VERSION,
-    JSON_FILE,
-    WEIGHTS_FILE,
-    AbstractPredictor,
-    BuildModel,
+    NetworkPredictor,
     RowLogits,
 )
 from common.slices import SliceTable
-from common.transforms import SampleTransform
-from common.views import PLAIN, RANDOM, LogitMean, Mean, ViewTransform, random_number
+from common.views import PLAIN, RANDOM, LogitMean, Mean, random_number
 
 # A series is taken to have this many slices where a batch is given in slices.
 USUAL_NUM_SLICES = 32
 
 
 @dataclass
-class SeriesPredictor(AbstractPredictor):
-    """A network that sees whole series with all that is needed to use it; see the base.
+class SeriesPredictor(NetworkPredictor):
+    """A network that sees whole series: inputs of `SeriesImageDataset` to (series, steps, labels).
 
     Rows are predicted within their whole series, whichever of its rows are asked for. A slice that
     is read from a damaged store is left out of its series and has the prior.
 
     Attributes:
-        network: inputs as `SeriesImageDataset` makes them to logits (series, steps, labels).
-        model: what `build_model` needs to make the network again; plain types.
-        transform: makes the image of a slice; not random.
-        tta_transform: draws extra views, the same draw for a series; None where there are none.
-        slice_offsets: the neighbours in the image of a slice, by rank.
         steps: what is done to the pixels of a slice first.
     """
 
-    kind: ClassVar[str]
-    gives_features: ClassVar[bool] = True
-    network: nn.Module
-    model: dict[str, Any]
-    label_names: Sequence[str]
-    label_weights: Sequence[float]
-    transform: SampleTransform
-    prior: Floats
-    tta_transform: SampleTransform | None = None
-    slice_offsets: Sequence[int] = (0,)
     steps: PixelSteps = NO_STEPS
-    calibration: Calibration | None = None
-    threshold: float = DEFAULT_THRESHOLD
-    training: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        assert len(self.prior) == len(self.label_names) == len(self.label_weights)
-        self.transform.require_deterministic()
-
-    def save(self, folder: Path) -> None:
-        """Writes model.pt and predictor.json, each in one step."""
-        with replacing(folder / WEIGHTS_FILE) as temporary:
-            torch.save(self.network.state_dict(), temporary)
-            digest = _sha256(temporary)
-        write_json(folder / JSON_FILE, {**self._to_json(), "weights_sha256": digest})
-
-    @classmethod
-    def from_folder(cls, folder: Path, content: dict[str, Any], build_model: BuildModel) -> Self:
-        """Returns the predictor in `folder`, its network in evaluation mode on the CPU."""
-        weights = folder / WEIGHTS_FILE
-        if not weights.is_file():
-            raise InputError(f"{weights} is missing: copy the whole predictor folder")
-        if _sha256(weights) != content["weights_sha256"]:
-            raise InputError(f"{weights} is not the file that {JSON_FILE} was written for")
-        network = build_model(content["model"])
-        load_weights(network, weights, "predictor")
-        calibration, tta = content["calibration"], content["tta_transform"]
-        where = str(folder / JSON_FILE)
-        return cls(
-            network=network.eval(),
-            model=content["model"],
-            label_names=tuple(content["label_names"]),
-            label_weights=tuple(content["label_weights"]),
-            transform=SampleTransform.from_dict(content["transform"], where),
-            prior=np.array([content["prior"][name] for name in content["label_names"]]),
-            tta_transform=tta and SampleTransform.from_dict(tta, where),
-            slice_offsets=tuple(content["slice_offsets"]),
-            steps=PixelSteps(**content["series_pixels"]),
-            calibration=calibration
-            and Calibration(tuple(calibration["temperature"]), tuple(calibration["bias"])),
-            threshold=content["threshold"],
-            training=content["training"],
-        )
 
     def predict_rows(
         self,
@@ -208,33 +140,12 @@ class SeriesPredictor(AbstractPredictor):
         outputs = network.predict(cast(DataLoader, _told(loader, on_batch)))
         return outputs, dataset.rows[outputs["index"]]
 
-    def _view_transform(self, view: str) -> Any:
-        """What makes the images of a view; InputError where this predictor can't have it."""
-        if random_number(view):
-            if self.tta_transform is None:
-                raise InputError(f"--pr_tta: this predictor has no test-time transform for {view}")
-            return self.tta_transform
-        if view == "swap" and len(self.slice_offsets) == 1:
-            raise InputError("--pr_tta_views swap: the images of this network have no neighbours")
-        return self.transform if view == PLAIN else ViewTransform(view, self.transform)
+    @classmethod
+    def _own_fields(cls, content: dict[str, Any]) -> dict[str, Any]:
+        return {"steps": PixelSteps(**content["series_pixels"])}
 
-    def _to_json(self) -> dict[str, Any]:
-        calibration = self.calibration
-        return {
-            "format_version": FORMAT_VERSION,
-            "kind": self.kind,
-            "model": self.model,
-            "label_names": list(self.label_names),
-            "label_weights": list(self.label_weights),
-            "prior": dict(zip(self.label_names, self.prior.tolist(), strict=True)),
-            "slice_offsets": list(self.slice_offsets),
-            "series_pixels": asdict(self.steps),
-            "transform": self.transform.to_dict(),
-            "tta_transform": self.tta_transform and self.tta_transform.to_dict(),
-            "calibration": calibration and asdict(calibration),
-            "threshold": self.threshold,
-            "training": self.training,
-        }
+    def _own_json(self) -> dict[str, Any]:
+        return {"series_pixels": asdict(self.steps)}
 
 
 class JointPredictor(SeriesPredictor):
@@ -262,8 +173,3 @@ def _told(
         yield batch
         if on_batch is not None:
             on_batch(int((batch["index"] >= 0).sum()))
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
