@@ -15,11 +15,11 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 from torch.utils.data import DataLoader
 
-from common.checkpoint import load_weights
+from common.checkpoint import load_weights, save_weights
 from common.datasets import make_loader
 from common.datasets.series_images import SeriesImageDataset
 from common.errors import InputError
-from common.files import replacing, write_json
+from common.files import write_json
 from common.memory import keep_freed_memory
 from common.metrics import DEFAULT_THRESHOLD, Floats
 from common.networks.series_images import SeriesImageNetwork
@@ -79,9 +79,7 @@ class SeriesPredictor(AbstractPredictor):
 
     def save(self, folder: Path) -> None:
         """Writes model.pt and predictor.json, each in one step."""
-        with replacing(folder / WEIGHTS_FILE) as temporary:
-            torch.save(self.network.state_dict(), temporary)
-            digest = _sha256(temporary)
+        digest = save_weights(folder / WEIGHTS_FILE, self.network.state_dict())
         write_json(folder / JSON_FILE, {**self._to_json(), "weights_sha256": digest})
 
     @classmethod
