@@ -904,7 +904,9 @@ def recorded_config(folder: Path) -> Config:
         if unknown:
             raise InputError(f"{path}: unknown flags {', '.join(unknown)}: made by another version")
         return _build_config({**known, **flags}, list(GROUPS), frozenset())
-    except (yaml.YAMLError, AttributeError, TypeError) as error:
+    except InputError:
+        raise
+    except (OSError, ValueError, yaml.YAMLError, AttributeError, TypeError) as error:
         raise InputError(f"{path} can't be read as flags ({error}): restore it") from error
 
 
