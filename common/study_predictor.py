@@ -237,11 +237,13 @@ class StudyPredictor(AbstractPredictor):
 def _parts(groups: list[NDArray[np.int64]]) -> Iterator[NDArray[np.int64]]:
     """Yields the rows of whole series, about as many at a time as may be held."""
     part: list[NDArray[np.int64]] = []
+    num_slices = 0
     for group in groups:
         part.append(group)
-        if sum(map(len, part)) >= _SLICES_AT_ONCE:
+        num_slices += len(group)
+        if num_slices >= _SLICES_AT_ONCE:
             yield np.concatenate(part)
-            part = []
+            part, num_slices = [], 0
     if part:
         yield np.concatenate(part)
 
