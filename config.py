@@ -246,7 +246,8 @@ class NetworkConfig:
     """1: start from ImageNet weights; 0: from random ones."""
     net_weight_file: str | None = None
     """Checkpoint or plain state dict to start from. With --data_fold all, {fold} in it stands for
-    the number of each fold, so that none starts from weights that saw what it validates."""
+    the number of each fold. Weights whose training, as recorded in their experiment's folder, saw
+    what is validated are refused."""
     net_num_classes: int = 6
     """6: the labels of the challenge; 1: any hemorrhage alone."""
     net_drop_rate: float = 0.2
