@@ -65,7 +65,7 @@ def read_experiment(experiment_folder: Path, name: str) -> tuple[pd.DataFrame, n
     info = predictor_info(experiment_folder)
     path = experiment_folder / "predictions" / f"{name}.parquet"
     frame = read_predictions(path, info["label_names"])
-    if "fold_priors" not in info or frame["fold"].isna().any():
+    if not info.get("fold_priors") or frame["fold"].isna().any():
         return frame, prior_of(info)
     names = info["label_names"]
     priors = {int(fold): [of[n] for n in names] for fold, of in info["fold_priors"].items()}
