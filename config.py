@@ -246,7 +246,8 @@ class NetworkConfig:
     """1: start from ImageNet weights; 0: from random ones."""
     net_weight_file: str | None = None
     """Checkpoint or plain state dict to start from. With --data_fold all, {fold} in it stands for
-    the number of each fold, so that none starts from weights that saw what it validates."""
+    the number of each fold. Weights whose training, as recorded in their experiment's folder, saw
+    what is validated are refused."""
     net_num_classes: int = 6
     """6: the labels of the challenge; 1: any hemorrhage alone."""
     net_drop_rate: float = 0.2
@@ -904,7 +905,9 @@ def recorded_config(folder: Path) -> Config:
         if unknown:
             raise InputError(f"{path}: unknown flags {', '.join(unknown)}: made by another version")
         return _build_config({**known, **flags}, list(GROUPS), frozenset())
-    except (yaml.YAMLError, AttributeError, TypeError) as error:
+    except InputError:
+        raise
+    except (OSError, ValueError, yaml.YAMLError, AttributeError, TypeError) as error:
         raise InputError(f"{path} can't be read as flags ({error}): restore it") from error
 
 

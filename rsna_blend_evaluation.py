@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from scipy.special import expit
 
 from common.blending import Floats, correlations
 from common.calibration import ConsistentCalibration
 from common.cross_fitting import BlendPlan, CrossFitted, FittedBlend, cross_fit
 from common.errors import InputError
-from common.files import write_json
+from common.files import read_parquet, write_json
 from common.intervals import paired_interval
 from common.metrics import auc, average_precision, expected_calibration_error, log_loss
 from common.metrics import weighted_log_loss as weighted
@@ -168,7 +167,8 @@ def _stages(
     if plan["calibration"] != "none":
         if plan["consistency"]:
             columns = [f"calibrated_{name}" for name in task.label_names]
-            before = pd.read_parquet(folder / "predictions" / "oof.parquet", columns=columns)
+            path = folder / "predictions" / "oof.parquet"
+            before = read_parquet(path, "blend again", columns=columns)
             stages[CALIBRATED] = before.to_numpy(np.float64)
             stages[f"{CALIBRATED}, {CONSISTENT}"] = final
         else:
@@ -178,7 +178,7 @@ def _stages(
 
 def _study_sets(folder: Path, task: Task) -> list[StageSet]:
     """Returns the studies' labels and probabilities, raw and, where there are any, calibrated."""
-    frame = pd.read_parquet(folder / "predictions" / STUDIES_TABLE)
+    frame = read_parquet(folder / "predictions" / STUDIES_TABLE, "blend again")
     labels = frame[[f"label_{name}" for name in task.label_names]].to_numpy(np.float64)
     found = []
     for kind in (RAW, CALIBRATED):

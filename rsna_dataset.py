@@ -9,7 +9,8 @@ import numpy as np
 
 from common.datasets import ImageClassificationDataset
 from common.errors import InputError
-from common.folds import folds_path, read_folds, split_rows, without_fold
+from common.folds import PSEUDO, folds_path, read_folds, split_rows, without_fold
+from common.leakage import warn_of_pseudo_labels
 from common.metrics import training_prior
 from common.slices import SliceTable
 from common.subset import draw_studies
@@ -115,6 +116,7 @@ def fold_rows(config: Config, table: SliceTable) -> tuple[np.ndarray, np.ndarray
         folds = without_fold(folds, config.data.data_leave_out_fold)
     label_names = TASKS[config.network.net_num_classes].label_names
     train_rows, valid_rows = split_rows(table, folds, fold, label_names)
+    warn_of_pseudo_labels(table.frame["label_source"].iloc[train_rows], PSEUDO, fold)
     if config.general.dev_enabled:
         num_valid = max(1, config.general.dev_num_studies // 4)
         num_train = max(1, config.general.dev_num_studies - num_valid)

@@ -136,6 +136,9 @@ def make_ensemble(config: Config) -> Ensemble:
     Raises:
         InputError: a member that can't be used, or members that can't be blended.
     """
+    results = Path(config.general.output_dir) / "results"
+    if config.general.experiment_id is not None:
+        Experiment.refuse_existing(results, config.general.experiment_id)
     members = [find_member(config, name) for name in config.ensemble.members]
     config = ensemble_config(config, members)
     data = read_data(config, members)
@@ -147,7 +150,6 @@ def make_ensemble(config: Config) -> Ensemble:
                 "dataset with test slices, or use predict.py with the blend"
             )
         sample = read_sample(Path(asked_for), data.task.label_names)
-    results = Path(config.general.output_dir) / "results"
     nested = nested_members(config, data) if config.ensemble.stack_nested else None
     predictors = load_members(members)
     experiment = Experiment.create(results, config.general.experiment_id, config.to_yaml())

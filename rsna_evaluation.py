@@ -17,7 +17,7 @@ from common.cross_fitting import id_digests
 from common.errors import InputError
 from common.experiment import experiment_id_of, fold_folders
 from common.files import write_json
-from common.folds import is_pseudo
+from common.folds import FOLDS_FILE, is_in, is_pseudo, read_folds
 from common.leakage import require_fitted_elsewhere
 from common.pixel_steps import require_same_steps
 from common.predictions import build_predictions, write_predictions
@@ -153,6 +153,7 @@ def evaluate_on_dataset(
     require_same_steps(info["training"], table.folder)
     task = task_of(info)
     rows, num_skipped, series = _labelled_rows(table, name, task.label_names)
+    _warn_of_shared_patients(experiment_folder, table, rows)
     if isinstance(predictor, BlendPredictor):
         studies = table.frame["study_id"].iloc[rows].fillna("")
         require_fitted_elsewhere(
@@ -197,6 +198,29 @@ def evaluate_on_dataset(
     )
     report.write(folder / REPORT_FILE)
     return Evaluation(dict(main.metrics), folder)
+
+
+def _warn_of_shared_patients(experiment_folder: Path, table: SliceTable, rows: np.ndarray) -> None:
+    """Tells the log of patients that are in the dataset of the training too, where it is there."""
+    own = recorded_config(experiment_folder).data.data_dataset
+    path = table.folder.parent / own / FOLDS_FILE
+    if not path.is_file():
+        return
+    folds, frame = read_folds(path), table.frame.iloc[rows]
+    num_images = int(is_in(frame["image_id"], folds["image_id"]).sum())
+    num_patients = 0
+    if "patient_id" in folds:
+        num_patients = frame["patient_id"][
+            is_in(frame["patient_id"], folds["patient_id"])
+        ].nunique()
+    if num_images or num_patients:
+        logger.warning(
+            "--data_dataset: %d patients and %d images are, by their ids, in the dataset %s too, "
+            "which the experiment was trained on: scores are too good",
+            num_patients,
+            num_images,
+            own,
+        )
 
 
 def _labelled_rows(

@@ -15,6 +15,7 @@ from typing import Any
 from common.distributed import Processes, connected, failing_together
 from common.errors import InputError, Interrupted
 from common.experiment import Experiment
+from common.features import FEATURES_FOLDER
 from common.folds import ALWAYS_TRAINING, FOLDS_FILE, read_folds
 from common.slices import SliceTable
 from config import Config, resumed_config
@@ -23,7 +24,12 @@ from rsna_fold_tables import assemble
 from rsna_network import find_device
 from rsna_summary import summary
 from rsna_tracking import tracking
-from rsna_training import RSNATraining, resume_command, training_class
+from rsna_training import (
+    RSNATraining,
+    require_unseen_weights,
+    resume_command,
+    training_class,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +78,9 @@ class RSNAFoldsTraining:
         self.processes = Processes.from_environment()
         self.device = find_device(self.config, self.processes)
         self._started = time.monotonic()
+        if not self.is_resumed:
+            for fold in self.folds:
+                require_unseen_weights(self._fold_config(fold, None))
         # What can be refused is refused by the first fold's training before a folder is made.
         self._first = None if self.is_resumed else self.kind(self._fold_config(self.folds[0], None))
 
@@ -148,14 +157,24 @@ class RSNAFoldsTraining:
     def _place_of(self, fold: int) -> str:
         """Where a fold stands: `absent`, `begun` with a checkpoint to go on from, or `done`."""
         folder = self._fold_folder(fold)
-        if all((folder / name).is_file() for name in (METRICS_FILE, REPORT_FILE)):
+        is_done = all((folder / name).is_file() for name in (METRICS_FILE, REPORT_FILE))
+        has_checkpoint = (folder / "checkpoints" / "last.pt").is_file()
+        if is_done and has_checkpoint and self._lacks_features(folder):
+            logger.warning("fold %d is trained, but lacks its features: they are made again", fold)
+            return "begun"
+        if is_done:
             return "done"
-        if (folder / "checkpoints" / "last.pt").is_file():
+        if has_checkpoint:
             return "begun"
         if folder.exists():
             # Stopped before its first checkpoint: there is nothing in it to go on from.
             shutil.rmtree(folder)
         return "absent"
+
+    def _lacks_features(self, folder: Path) -> bool:
+        """Whether a fold should have left features, and they are gone."""
+        is_wanted = self.config.training.tr_features and self.kind.gives_features
+        return bool(is_wanted) and not (folder / FEATURES_FOLDER / "oof.parquet").is_file()
 
     def _evaluate_fold(self, config: Config, fold: int) -> None:
         """Scores a fold; its report comes last, and says that the fold is done."""

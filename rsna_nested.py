@@ -14,8 +14,12 @@ import pandas as pd
 from common.blending import Floats
 from common.cli import script_command
 from common.errors import InputError
+from common.folds import FOLDS_FILE, read_folds
+from common.leakage import require_same_folds
 from common.predictions import read_predictions
+from common.predictor import JSON_FILE, PREDICTOR_FOLDER
 from config import FREE_ON_RESUME, Config, recorded_config
+from rsna_scoring import predictor_info
 
 if TYPE_CHECKING:
     from rsna_ensemble import EnsembleData, Member
@@ -42,6 +46,14 @@ def nested_members(config: Config, data: "EnsembleData") -> Mapping[int, Floats]
         raise InputError(
             "--stack_nested 1 needs experiments of all folds (train.py --data_fold all) as members"
         )
+    for member in data.members:
+        info = member.info or {}
+        name = str((info.get("model") or {}).get("name", ""))
+        if info.get("kind") in ("blend", "second_level", "study") or name.startswith("study-"):
+            raise InputError(
+                f"--stack_nested 1: {member.name} is made of other experiments, and can't be "
+                f"trained without a fold: blend experiments that see images"
+            )
     folds = [int(fold) for fold in np.unique(data.rows.groups)]
     _require_trained(config, data.members, folds)
     found = {}
@@ -88,6 +100,11 @@ def _read(config: Config, data: "EnsembleData", member: "Member", fold: int) -> 
             f"--stack_nested 1: experiment {name} was trained with another {what} than it should "
             f"be: remove it, and train it by {_command(config, member, fold)}"
         )
+    if (folder / PREDICTOR_FOLDER / JSON_FILE).is_file():
+        made_with = predictor_info(folder)["training"].get("folds_sha256")
+        if made_with is not None:
+            folds = read_folds(config.dataset_folder / FOLDS_FILE)
+            require_same_folds(f"predictions of {name}", made_with, folds)
     names = data.task.label_names
     frame = read_predictions(folder / "predictions" / "oof.parquet", names)
     frame = frame.set_index("image_id")

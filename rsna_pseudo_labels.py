@@ -32,6 +32,10 @@ def make_pseudo_dataset(config: Config) -> tuple[Path, Merged]:
     flags = config.pseudo_labels
     if flags.pl_name is None:
         raise InputError("--pl_name is missing: say how the new dataset is called")
+    if flags.pl_labels == GIVEN and flags.pl_source is None:
+        raise InputError(
+            "--pl_labels given needs --pl_source: say which dataset's labels are to be trained on"
+        )
     base = config.dataset_folder
     source = base if flags.pl_source is None else config.named_dataset_folder(flags.pl_source)
     table = SliceTable.load(source)
@@ -80,6 +84,12 @@ def _predicted(config: Config, table: SliceTable) -> Labelled:
     flags, name = config.pseudo_labels, config.general.experiment_id
     experiment = config.existing_experiment_folder()
     names = task_of(predictor_info(experiment)).label_names
+    if len(names) < len(LABELS) and not flags.pl_partial:
+        raise InputError(
+            f"--experiment_id {name} predicts {', '.join(names)} alone, so that positive slices "
+            f"would be left out and negative ones not: give --pl_partial 1, or an experiment that "
+            f"predicts all labels"
+        )
     path = _table_path(flags, experiment, table.folder.name)
     frame = read_predictions(path, names)
     frame = frame[frame["view"] == MEAN_VIEW]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from common.files import read_parquet
 from common.intervals import patient_intervals
 from common.metrics import DEFAULT_THRESHOLD, evaluate_slices
 from common.predictions import read_predictions
@@ -64,7 +65,7 @@ def read_experiment(experiment_folder: Path, name: str) -> tuple[pd.DataFrame, n
     info = predictor_info(experiment_folder)
     path = experiment_folder / "predictions" / f"{name}.parquet"
     frame = read_predictions(path, info["label_names"])
-    if "fold_priors" not in info or frame["fold"].isna().any():
+    if not info.get("fold_priors") or frame["fold"].isna().any():
         return frame, prior_of(info)
     names = info["label_names"]
     priors = {int(fold): [of[n] for n in names] for fold, of in info["fold_priors"].items()}
@@ -95,7 +96,8 @@ def study_labels(table: SliceTable, label_names: Sequence[str] = LABELS) -> pd.D
     path = table.folder / STUDIES_FILE
     if not path.is_file():
         return None
-    return pd.read_parquet(path).set_index("study_id")[list(label_names)]
+    studies = read_parquet(path, "run preprocessing.py again")
+    return studies.set_index("study_id")[list(label_names)]
 
 
 def with_all_labels(metrics: Any, label_names: Sequence[str]) -> Any:

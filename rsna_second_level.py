@@ -205,6 +205,13 @@ class SecondLevel:
     def _prior(self) -> Floats:
         return training_prior(self.labels)
 
+    def _fold_priors(self) -> dict[int, Floats]:
+        """The prior of what the level of each fold is fitted on."""
+        return {
+            fold: training_prior(self.labels[self.folds != fold])
+            for fold in sorted(set(self.folds.tolist()))
+        }
+
     def _predictor(self, levels: dict[int, Level], experiment: Experiment) -> SecondLevelPredictor:
         members = [
             load_predictor(member.folder / PREDICTOR_FOLDER, build_model) for member in self.members
@@ -223,14 +230,12 @@ class SecondLevel:
                 "experiments": [member.id for member in self.members],
                 PARAMETER: self.members[0].info["training"].get(PARAMETER, {}),
             },
+            fold_priors=self._fold_priors(),
         )
 
     def _write_report(self, oof: pd.DataFrame, experiment: Experiment) -> None:
         """Scores out-of-fold rows beside those of the members, and writes the page."""
-        priors = {
-            fold: training_prior(self.labels[self.folds != fold])
-            for fold in sorted(set(self.folds.tolist()))
-        }
+        priors = self._fold_priors()
         prior = np.stack([priors[fold] for fold in oof["fold"].to_numpy(dtype=np.int64)])
         main = score_predictions("second level", oof, self.table, prior, task=self.task)
         others = []

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -70,6 +70,7 @@ class RSNAStudyTraining(RSNATraining):
         config: the flags, with --data_features.
     """
 
+    gives_features: ClassVar[bool] = False
     data: StudyData  # type: ignore[assignment]
     model: SequenceModel  # type: ignore[assignment]
 

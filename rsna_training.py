@@ -6,7 +6,7 @@ import logging
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from common.distributed import Processes, connected, failing_together
 from common.errors import InputError, Interrupted
 from common.experiment import Experiment
 from common.folds import folds_path, read_folds
-from common.leakage import folds_digest
+from common.leakage import folds_digest, origin_of_weights, require_unseen_start
 from common.memory import keep_freed_memory
 from common.pixel_steps import PARAMETER, recorded_steps
 from common.precision import require_compiler, set_precision
@@ -83,6 +83,9 @@ class RSNATraining:
         config: the flags; those of a resumed run are completed from what it recorded.
     """
 
+    gives_features: ClassVar[bool] = True
+    """Whether the predictor gives features of slices."""
+
     def __init__(self, config: Config) -> None:
         self.is_resumed = bool(config.training.tr_resume)
         self.config = resumed_config(config) if self.is_resumed else config
@@ -93,6 +96,8 @@ class RSNATraining:
         seed_everything(self.config.general.seed)
         self.settings = fit_settings(self.config)
         self._set_precision()
+        if not self.is_resumed:
+            require_unseen_weights(self.config)
         is_on_device = transforms_on_device(self.config, self.settings.device)
         self.model = self._create_model()
         require_usable(self.config, self.model, self.task.label_names)
@@ -206,9 +211,7 @@ class RSNATraining:
 
     def _folds_digest(self) -> str:
         """Which fold table the rows are split by; see `folds_digest`."""
-        data = self.config.data
-        assert isinstance(data.data_fold, int)
-        return folds_digest(read_folds(folds_path(self.config.dataset_folder, data.data_fold)))
+        return digest_of_folds(self.config)
 
     def _make_sampler(self) -> EpochSampler:
         """Which samples come in an epoch."""
@@ -409,6 +412,29 @@ class RSNATraining:
 
     def _resume_command(self) -> str:
         return resume_command(self.config, self.experiment.id)
+
+
+def digest_of_folds(config: Config) -> str:
+    """Returns the digest of the fold table that the rows of one fold are split by."""
+    fold = config.data.data_fold
+    assert isinstance(fold, int)
+    return folds_digest(read_folds(folds_path(config.dataset_folder, fold)))
+
+
+def require_unseen_weights(config: Config) -> None:
+    """Raises InputError where --net_weight_file is missing, or saw what the fold validates.
+
+    As far as the experiment that it lies in recorded its training; see `require_unseen_start`.
+    """
+    name, fold = config.network.net_weight_file, config.data.data_fold
+    if name is None or not isinstance(fold, int):
+        return
+    if not Path(name).is_file():
+        raise InputError(f"--net_weight_file {name}: no such file")
+    origin = origin_of_weights(Path(name))
+    if origin is not None:
+        dataset = config.data.data_dataset
+        require_unseen_start(name, origin, dataset, digest_of_folds(config), fold)
 
 
 def resume_command(config: Config, experiment_id: str) -> str:

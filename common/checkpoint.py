@@ -1,5 +1,6 @@
 """Checkpoint files: a dict of tensors and plain types, written whole, loaded safely."""
 
+import hashlib
 import io
 import logging
 import pickle
@@ -23,9 +24,16 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 
     It is serialised in memory first: torch's own writer turns a full disk into a RuntimeError.
     """
+    save_weights(path, {**state, "format_version": FORMAT_VERSION})
+
+
+def save_weights(path: Path, state: Mapping[str, Any]) -> str:
+    """Writes a dict of tensors and plain types to `path` in one step; returns its SHA-256."""
     buffer = io.BytesIO()
-    torch.save({**state, "format_version": FORMAT_VERSION}, buffer)
-    write_bytes(path, buffer.getvalue())
+    torch.save(state, buffer)
+    content = buffer.getvalue()
+    write_bytes(path, content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def load_checkpoint(path: Path, flag: str = "checkpoint") -> dict[str, Any]:

@@ -71,8 +71,8 @@ class Experiment:
         """Raises InputError if there is an experiment of this id."""
         if (results / experiment_id).exists():
             raise InputError(
-                f"--experiment_id {experiment_id} exists: go on with it by --tr_resume 1, "
-                f"or leave the flag out to get a new id"
+                f"--experiment_id {experiment_id} exists: go on with it by --tr_resume 1 "
+                f"(train.py), remove it, or leave the flag out to get a new id"
             )
 
     @contextlib.contextmanager

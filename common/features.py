@@ -132,8 +132,15 @@ class FeatureWriter:
         chunk = np.zeros((_CHUNK_ROWS, self.dim), np.float16)
         chunk[: len(values)] = values
         index = len(self._checksums)
-        self._array.resize((index * _CHUNK_ROWS + len(values), self.dim))
-        self._array.schunk.update_data(index, chunk, copy=True)
+        try:
+            self._array.resize((index * _CHUNK_ROWS + len(values), self.dim))
+            self._array.schunk.update_data(index, chunk, copy=True)
+        # Blosc2 tells of a full disk so.
+        except RuntimeError as error:
+            raise InputError(
+                f"{self._path.parent}: features can't be written ({error}): free some space, and "
+                f"go on by --tr_resume 1"
+            ) from error
         self._checksums.append(zlib.crc32(chunk.data))
 
 
@@ -213,8 +220,9 @@ class FeatureTable:
         missing = [file for file in files if not file.is_file()]
         if missing:
             raise InputError(
-                f"no features at {missing[0]}: train the experiment with --data_fold all and "
-                f"--tr_features 1, or go on with it by --tr_resume 1"
+                f"no features at {missing[0]}: go on with the experiment by --tr_resume 1, which "
+                f"writes those that are missing, or train one with --data_fold all and "
+                f"--tr_features 1"
             )
         try:
             frame = pd.read_parquet(files[1])

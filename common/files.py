@@ -69,6 +69,18 @@ def write_parquet(path: Path, frame: pd.DataFrame) -> None:
         frame.to_parquet(temporary, index=False)
 
 
+def read_parquet(path: Path, advice: str, **options: Any) -> pd.DataFrame:
+    """Returns a parquet file as `pandas.read_parquet` reads it with `options`.
+
+    Raises:
+        InputError: the file can't be read; it ends with the advice.
+    """
+    try:
+        return pd.read_parquet(path, **options)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} can't be read ({error}): {advice}") from error
+
+
 def read_csv(path: Path, **options: Any) -> pd.DataFrame:
     """Returns a csv file of the user's as `pandas.read_csv` reads it with `options`.
 

@@ -5,14 +5,20 @@ its patient. Messages count patients and rows, and name none.
 """
 
 import hashlib
-from collections.abc import Sequence
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 from numpy.typing import NDArray
 
 from common.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 Ids = Sequence[str] | pd.Series | NDArray[Any]
 
@@ -128,6 +134,98 @@ def require_fitted_elsewhere(
             f"{what} would be scored on {len(shared)} patients that it was fitted on: fit it on "
             f"other folds than those that are scored"
         )
+
+
+def origin_of_weights(path: Path) -> dict[str, Any] | None:
+    """Returns what is recorded of the training that made a file of weights; None where nothing is.
+
+    It is looked for in the predictor.json beside the file, and in that of the experiment in whose
+    folder, or a folder of it, the file lies: `<experiment>/checkpoints/best.pt`,
+    `<experiment>/predictor/fold_2/model.pt`. A training that has not ended has its flags alone:
+    its folds are unknown.
+    """
+    folder = path.resolve().parent
+    for place in (folder, folder / "predictor", folder.parent / "predictor"):
+        training = _read(place / "predictor.json").get("training")
+        if isinstance(training, dict) and "fold" in training:
+            return training
+    for place in (folder, folder.parent):
+        flags = _read(place / "config.yaml")
+        if "data_fold" in flags:
+            return {"dataset": flags.get("data_dataset"), "fold": flags["data_fold"]}
+    return None
+
+
+def require_unseen_start(
+    weights: str, origin: Mapping[str, Any] | None, dataset: str, folds_sha256: str, fold: int
+) -> None:
+    """Raises InputError where a training starts from weights that saw what it validates.
+
+    Of weights of the same dataset with other folds the log warns: they may have. Of a file that
+    nothing is recorded of nothing is known.
+
+    Args:
+        weights: the file, for messages.
+        origin: what `origin_of_weights` found.
+        dataset: the dataset of the training that starts.
+        folds_sha256: the digest of its fold table.
+        fold: what it validates.
+    """
+    if origin is None:
+        return
+    made_with = origin.get("folds_sha256")
+    is_same_dataset = origin.get("dataset") == dataset
+    if made_with == folds_sha256 or (made_with is None and is_same_dataset):
+        if origin["fold"] != fold:
+            raise InputError(
+                f"--net_weight_file {weights}: trained with --data_fold {origin['fold']} of the "
+                f"same dataset, it has seen the patients that fold {fold} validates: start from "
+                f"weights of the same fold ({{fold}} in the path is its number in a training of "
+                f"--data_fold all)"
+            )
+    elif is_same_dataset:
+        logger.warning(
+            "--net_weight_file %s was trained on the same dataset with other folds: it may have "
+            "seen patients that are validated now, and scores may be too good",
+            weights,
+        )
+
+
+def warn_of_pseudo_labels(label_sources: pd.Series, prefix: str, fold: int) -> None:
+    """Tells the log of training labels by networks that may have seen what is validated.
+
+    Args:
+        label_sources: of the training rows: `<prefix><experiment>` where a model made the labels.
+        prefix: what tells these from others.
+        fold: what is validated; the network of `<experiment>/fold_<fold>` has not seen it.
+    """
+    counts = label_sources.dropna().value_counts()
+    sources = [str(name) for name in counts.index]
+    made = {
+        name.removeprefix(prefix): int(count)
+        for name, count in zip(sources, counts, strict=True)
+        if name.startswith(prefix) and not name.endswith(f"/fold_{fold}")
+    }
+    if made:
+        logger.warning(
+            "%d training slices have labels by experiment %s: networks of it that were trained on "
+            "the patients of fold %d bring their labels in by that way, and scores may be too "
+            "good; labels by that of fold %d alone do not (pseudo_label.py --experiment_id "
+            "<id>/fold_%d)",
+            sum(made.values()),
+            ", ".join(sorted(made)),
+            *[fold] * 3,
+        )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Returns the dict in a JSON or YAML file; an empty one where there is none."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _unique(ids: Ids) -> pd.Index:

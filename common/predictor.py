@@ -23,9 +23,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 from torch.utils.data import DataLoader
 
+from common.checkpoint import save_weights
 from common.datasets import ImageClassificationDataset, make_loader
 from common.errors import InputError
-from common.files import replacing, write_json
+from common.files import write_json
 from common.memory import keep_freed_memory
 from common.metrics import DEFAULT_THRESHOLD, Floats
 from common.networks.classifier import ImageClassifierNetwork
@@ -208,9 +209,7 @@ class NetworkPredictor(AbstractPredictor):
 
     def save(self, folder: Path) -> None:
         """Writes predictor.json and model.pt, each in one step."""
-        with replacing(folder / WEIGHTS_FILE) as temporary:
-            torch.save(self.network.state_dict(), temporary)
-            digest = _sha256(temporary)
+        digest = save_weights(folder / WEIGHTS_FILE, self.network.state_dict())
         write_json(folder / JSON_FILE, {**self._to_json(), "weights_sha256": digest})
 
     @classmethod

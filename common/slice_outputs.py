@@ -141,7 +141,8 @@ def load_slice_outputs(
         InputError: it has no such outputs, or they are of other images.
     """
     predictions = read_predictions(_predictions_path(experiment_folder), label_names)
-    predictions = predictions[predictions["view"] == MEAN_VIEW]
+    is_out_of_fold = predictions["view"].eq(MEAN_VIEW) & predictions["fold"].notna()
+    predictions = predictions[is_out_of_fold]
     image_ids = predictions["image_id"].to_numpy(dtype=object)
     rows = table.rows_of(image_ids)
     columns = [f"logit_{name}" for name in label_names]
@@ -189,7 +190,13 @@ def _folds_digest(experiment_folder: Path) -> str | None:
     """The digest of the folds that an experiment was made with, as its features or networks say."""
     manifest = experiment_folder / FEATURES_FOLDER / MANIFEST_FILE
     if manifest.is_file():
-        digest = json.loads(manifest.read_text(encoding="utf-8")).get(FOLDS_DIGEST)
+        try:
+            digest = dict(json.loads(manifest.read_text(encoding="utf-8"))).get(FOLDS_DIGEST)
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(
+                f"{manifest} can't be read ({error}): remove the folder, and go on with the "
+                f"experiment by --tr_resume 1"
+            ) from error
     else:
         content = read_predictor_json(experiment_folder / PREDICTOR_FOLDER)
         digest = content["training"].get(FOLDS_DIGEST)

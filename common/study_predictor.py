@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from common.checkpoint import save_weights
 from common.datasets import make_loader
 from common.datasets.studies import StudyDataset
 from common.errors import InputError
-from common.files import replacing, write_json
+from common.files import write_json
 from common.memory import keep_freed_memory
 from common.metrics import DEFAULT_THRESHOLD, Floats
 from common.models import SequenceModel, build_sequence_model
@@ -89,9 +90,8 @@ class StudyPredictor(AbstractPredictor):
             None if s is None else {"mean": torch.tensor(s.mean), "spread": torch.tensor(s.spread)}
             for s in self.scalings
         ]
-        with replacing(folder / WEIGHTS_FILE) as temporary:
-            torch.save({"network": self.network.state_dict(), "scalings": scalings}, temporary)
-            digest = _sha256(temporary)
+        state = {"network": self.network.state_dict(), "scalings": scalings}
+        digest = save_weights(folder / WEIGHTS_FILE, state)
         write_json(folder / JSON_FILE, {**self._to_json(), "weights_sha256": digest})
 
     @classmethod
@@ -237,11 +237,13 @@ class StudyPredictor(AbstractPredictor):
 def _parts(groups: list[NDArray[np.int64]]) -> Iterator[NDArray[np.int64]]:
     """Yields the rows of whole series, about as many at a time as may be held."""
     part: list[NDArray[np.int64]] = []
+    num_slices = 0
     for group in groups:
         part.append(group)
-        if sum(map(len, part)) >= _SLICES_AT_ONCE:
+        num_slices += len(group)
+        if num_slices >= _SLICES_AT_ONCE:
             yield np.concatenate(part)
-            part = []
+            part, num_slices = [], 0
     if part:
         yield np.concatenate(part)
 

@@ -242,3 +242,11 @@ def test_exit_statuses(error, status, text, capsys):
 
     assert status_of(main) == status
     assert text in capsys.readouterr().err
+
+
+def test_an_experiment_without_its_flags_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"config\.yaml can't be read as flags"):
+        recorded_config(tmp_path)
+    (tmp_path / "config.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match=r"config\.yaml can't be read as flags"):
+        recorded_config(tmp_path)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from blend_factory import DATASET, make_fold_dataset, make_members, write_member
+from predictor_factory import make_predictor
 
 import ensemble
 import evaluate
@@ -17,7 +18,7 @@ from common.predictions import probabilities_of
 from common.predictor import load_predictor
 from common.slices import SliceTable
 from config import recorded_config
-from rsna_model import build_model
+from rsna_model import RSNAModel, build_model
 from rsna_task import LABEL_WEIGHTS, LABELS
 
 STACKING = ("--ens_method", "stacking", "--ens_calibration", "isotonic", "--ens_consistency", "1")
@@ -279,6 +280,32 @@ def test_nested_stacking_fits_on_members_that_saw_neither_fold(monkeypatch, caps
     (results / "0001-without-1" / "config.yaml").write_text(config.to_yaml())
     told = refused(monkeypatch, capsys, root, *flags)
     assert "trained with another --seed" in told
+
+
+def test_nested_trainings_with_other_folds_or_none_at_all_are_refused(monkeypatch, capsys, root):
+    """A fold table of then does not say who has been left out; a blend has no training."""
+    results = root / "output" / "results"
+    flags = ["--ens_method", "stacking", "--stack_nested", "1"]
+    blend(monkeypatch, root, "below")
+    told = refused(monkeypatch, capsys, root, "--ens_experiments", "below", *flags)
+    assert "below is made of other experiments, and can't be trained without a fold" in told
+    table = SliceTable.load(root / "input" / "datasets" / DATASET)
+    write_member(root, table, "0008", 8)
+    write_nested(root, "0008", 8)
+    network = RSNAModel("test_resnet")
+    make_predictor(
+        network=network,
+        model=network.specification,
+        training={"dataset": DATASET, "fold": "all", "folds_sha256": "of before"},
+    ).save(results / "0008-without-1" / "predictor")
+    told = refused(monkeypatch, capsys, root, "--ens_experiments", "0008", *flags)
+    assert "predictions of 0008-without-1 were made with other folds" in told
+
+
+def test_an_id_that_is_taken_is_told_before_the_work(monkeypatch, capsys, root):
+    flags = ["--ens_experiments", "nowhere", "--experiment_id", "0001"]
+    told = refused(monkeypatch, capsys, root, *flags)
+    assert "--experiment_id 0001 exists" in told and "remove it, or leave the flag out" in told
 
 
 def test_tables_have_no_nested_trainings(monkeypatch, capsys, root):

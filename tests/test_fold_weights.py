@@ -1,5 +1,6 @@
 """--net_weight_file with --data_fold all: each fold starts from weights of its own."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -10,10 +11,14 @@ from tiny_dataset import make_tiny_dataset
 import rsna_folds
 import train
 from common.cli import status_of
+from common.folds import read_folds
+from common.leakage import folds_digest
 from rsna_model import RSNAModel
 
 
-def run(monkeypatch: pytest.MonkeyPatch, place: Path, name: str, weights: str) -> int:
+def run(
+    monkeypatch: pytest.MonkeyPatch, place: Path, name: str, weights: str, **more: object
+) -> int:
     flags = {
         "experiment_id": name,
         "data_dataset": "tiny",
@@ -32,6 +37,7 @@ def run(monkeypatch: pytest.MonkeyPatch, place: Path, name: str, weights: str) -
         "optim_ema_decay": 0,
         "optim_scheduler": "constant",
         "optim_lr": 1e-12,
+        **more,
     }
     monkeypatch.setattr(
         sys, "argv", ["train.py", *(f"--{n}={value}" for n, value in flags.items())]
@@ -58,3 +64,33 @@ def test_a_fold_starts_from_the_weights_with_its_number(monkeypatch, capsys, tmp
 
     assert run(monkeypatch, tmp_path, "none", "other_{fold}.pt") == 2
     assert "other_0.pt" in capsys.readouterr().err
+    # What only a later fold lacks is told before the first one is trained.
+    (tmp_path / "weights_1.pt").rename(tmp_path / "hidden.pt")
+    assert run(monkeypatch, tmp_path, "none", "weights_{fold}.pt") == 2
+    assert "weights_1.pt: no such file" in capsys.readouterr().err
+    assert not (tmp_path / "output" / "results" / "none").exists()
+
+
+def test_weights_that_saw_what_a_fold_validates_are_refused(monkeypatch, capsys, tmp_path):
+    for name in ("_evaluate_fold", "_finish"):
+        monkeypatch.setattr(rsna_folds.RSNAFoldsTraining, name, lambda self, *arguments: None)
+    dataset = tmp_path / "input" / "datasets" / "tiny"
+    make_tiny_dataset(dataset, num_patients=4, num_slices=2)
+    digest = folds_digest(read_folds(dataset / "folds.csv"))
+    results = tmp_path / "output" / "results"
+    for fold in range(2):
+        folder = results / "0001" / f"fold_{fold}" / "predictor"
+        folder.mkdir(parents=True)
+        training = {"dataset": "tiny", "fold": fold, "folds_sha256": digest}
+        (folder / "predictor.json").write_text(json.dumps({"training": training}))
+        torch.save(RSNAModel("test_resnet").state_dict(), folder / "model.pt")
+    place = "output/results/0001/fold_{}/predictor/model.pt"
+    # The weights of fold 0 saw what fold 1 validates: told before fold 0 is trained.
+    assert run(monkeypatch, tmp_path, "leaky", place.format(0)) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "has seen the patients that fold 1 validates" in told and "{fold} in the path" in told
+    assert run(monkeypatch, tmp_path, "leaky", place.format(1), data_fold=0) == 2
+    assert "has seen the patients that fold 0 validates" in capsys.readouterr().err
+    assert not (results / "leaky").exists()
+    assert run(monkeypatch, tmp_path, "sound", place.format("{fold}")) == 0
+    assert run(monkeypatch, tmp_path, "one", place.format(1), data_fold=1) == 0

@@ -178,7 +178,27 @@ def test_finished_folds_are_not_trained_again(place, whole, monkeypatch):
     assert (whole / "predictions" / "oof.parquet").read_bytes() == before
 
 
-def test_it_evaluates_and_predicts_as_any_experiment(place, whole, capsys, tmp_path):
+def test_features_that_were_removed_are_made_again(place, whole):
+    copy = results(place, "cleaned")
+    shutil.copytree(whole, copy)
+    wanted = FeatureTable.load(whole / "features", "oof")
+    shutil.rmtree(copy / "features")
+    shutil.rmtree(copy / "fold_1" / "features")
+    assert call(train.main, place, "--experiment_id", "cleaned", "--tr_resume", "1") == 0
+    found = FeatureTable.load(copy / "features", "oof")
+    rows = np.arange(len(wanted))
+    np.testing.assert_array_equal(found.read(rows), wanted.read(rows))
+    pd.testing.assert_frame_equal(found.frame, wanted.frame)
+    assert len(FeatureTable.load(copy / "features", "test")) == 8
+    # A fold is never begun anew for its features.
+    shutil.rmtree(copy / "fold_0" / "features")
+    shutil.rmtree(copy / "fold_0" / "checkpoints")
+    assert call(train.main, place, "--experiment_id", "cleaned", "--tr_resume", "1") == 0
+    assert (copy / "fold_0" / "predictor" / "model.pt").is_file()
+    assert not (copy / "fold_0" / "features").exists()
+
+
+def test_it_evaluates_and_predicts_as_any_experiment(place, whole, capsys, caplog, tmp_path):
     assert call(evaluate.main, place, "--experiment_id", "whole") == 0
     out = capsys.readouterr().out
     assert out.startswith("out-of-fold ") and "best checkpoints*" in out and "  fold 1 " in out
@@ -187,6 +207,7 @@ def test_it_evaluates_and_predicts_as_any_experiment(place, whole, capsys, tmp_p
     flags = ("--experiment_id", "whole", "--data_dataset", "other", "--pr_tta_views", "flip_lr")
     assert call(evaluate.main, place, *flags) == 0
     assert (whole / "evaluations" / "other" / "metrics.json").is_file()
+    assert "6 patients and 24 images are, by their ids, in the dataset tiny too" in caplog.text
     flags = ("--pr_input", str(place / "input" / "datasets" / "tiny"), "--pr_output", str(tmp_path))
     assert call(predict.main, place, "--experiment_id", "whole", *flags) == 0
     frame = pd.read_parquet(tmp_path / "predictions.parquet").set_index("image_id")

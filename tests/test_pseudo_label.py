@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from predictor_factory import make_predictor
 from prepared import prepare_dicom, write_rsna_folder, write_series_files
 
 import pseudo_label
@@ -12,7 +13,7 @@ from common.datasets.samplers import EpochSampler
 from common.folds import PSEUDO, folds_path, read_folds, split_rows
 from common.metrics import training_prior
 from common.predictions import build_predictions, write_predictions
-from common.preparation import prepare_dataset
+from common.preparation import merging, prepare_dataset
 from common.preparation.check import check_dataset
 from common.slices import SliceTable
 from config import Config
@@ -45,7 +46,6 @@ def root(tmp_path_factory) -> Path:
     config = Config().with_flags(data_dataset="own", data_input_folder=str(root / "input"))
     (folder / "config.yaml").write_text(config.to_yaml())
     network = RSNAModel("test_resnet")
-    from predictor_factory import make_predictor
 
     make_predictor(network=network, model=network.specification).save(folder / "predictor")
     for name in ("own", "other"):
@@ -216,7 +216,7 @@ def test_a_check_finds_labels_by_a_model_in_a_fold(monkeypatch, root):
         (["--pl_positive", "[0.1]", "--pl_negative", "[0.9]"], "must not be above"),
         (["--pl_positive", "[2]"], "numbers from 0 to 1"),
         (["--pl_source", "other"], "has not predicted it"),
-        (["--pl_labels", "given"], "no slice is left to add"),
+        (["--pl_labels", "given"], "--pl_labels given needs --pl_source"),
         (["--pl_positive", "[1]", "--pl_negative", "[0]"], "no slice is left to add"),
     ],
 )
@@ -225,6 +225,79 @@ def test_what_cant_be_done_is_refused_with_the_reason(monkeypatch, capsys, root,
     assert message in capsys.readouterr().err
     assert not (datasets(root) / "refused").exists()
     assert not list(datasets(root).glob(".*"))
+
+
+def test_files_without_an_image_id_do_not_matter(monkeypatch, capsys, root):
+    """Duplicates and what can't be read have none, so that ids of the table repeat."""
+    source = datasets(root) / "own"
+    folder = datasets(root) / "nameless"
+    folder.mkdir()
+    frame = pd.read_parquet(source / "slices.parquet")
+    rejected = frame.iloc[[0, 0]].assign(
+        image_id=None, status="duplicate", store_file=None, store_index=None, rank=None
+    )
+    rejected["source_file"] = ["x.dcm", "y.dcm"]
+    pd.concat([frame, rejected], ignore_index=True).to_parquet(folder / "slices.parquet")
+    for name in ("store", "manifest.json", "folds.csv", "studies.parquet"):
+        (folder / name).symlink_to(source / name)
+    assert run(monkeypatch, root, "named", "--data_dataset", "nameless") == 0
+    table = SliceTable.load(datasets(root) / "named")
+    by_model = table.frame["label_source"].eq(f"{PSEUDO}0007")
+    assert by_model.sum() == 2 and table.frame.loc[by_model, "any"].tolist() == [1, 0]
+
+
+def test_two_at_once_make_one_dataset(monkeypatch, capsys, root):
+    other = datasets(root) / "raced"
+
+    def slow(folder, *_):
+        (folder / "manifest.json").write_text("{}")
+        (other / "store").mkdir(parents=True)
+
+    monkeypatch.setattr(merging, "_write_manifest", slow)
+    assert run(monkeypatch, root, "raced") == 2
+    assert "exists by now" in capsys.readouterr().err
+    assert not list(datasets(root).glob(".*"))
+
+
+def test_any_alone_labels_nothing_whole(monkeypatch, capsys, root):
+    """Its negatives would come in and its positives would not."""
+    folder = root / "output" / "results" / "any"
+    network = RSNAModel("test_resnet", 1)
+    make_predictor(
+        network=network,
+        model=network.specification,
+        label_names=("any",),
+        label_weights=(1.0,),
+        prior=np.array([0.2]),
+    ).save(folder / "predictor")
+    (folder / "config.yaml").write_text("data_dataset: own\n")
+    table = SliceTable.load(datasets(root) / "own")
+    rows = np.flatnonzero(table.frame["split"].eq("test"))
+    logits = np.array([6.0, -6.0, 0.0])[:, None]
+    frame = build_predictions(table.frame.iloc[rows], logits, ("any",), None, "any")
+    write_predictions(folder / "predictions" / "test.parquet", frame, ("any",))
+    flags = ["--experiment_id", "any"]
+    assert run(monkeypatch, root, "of_any", *flags) == 2
+    assert "predicts any alone" in capsys.readouterr().err
+    assert run(monkeypatch, root, "of_any", *flags, "--pl_partial", "1") == 0
+    frame = SliceTable.load(datasets(root) / "of_any").frame
+    by_model = frame[frame["label_source"].eq(f"{PSEUDO}any")]
+    assert by_model["any"].tolist() == [1, 0]
+    assert by_model["epidural"].isna().tolist() == [True, False]
+
+
+def test_studies_that_cant_be_read_are_refused(monkeypatch, capsys, root):
+    source, folder = datasets(root) / "other", datasets(root) / "torn"
+    folder.mkdir()
+    for name in ("store", "manifest.json", "slices.parquet"):
+        (folder / name).symlink_to(source / name)
+    (folder / "studies.parquet").write_bytes(b"PAR1 torn")
+    flags = other_table(root)
+    flags[1] = "torn"
+    assert run(monkeypatch, root, "refused", *flags, "--pl_use_studies", "1") == 2
+    assert "torn/studies.parquet can't be read" in capsys.readouterr().err
+    assert run(monkeypatch, root, "refused", *flags) == 2
+    assert "torn/studies.parquet can't be read" in capsys.readouterr().err
 
 
 def test_a_dataset_is_not_overwritten(monkeypatch, capsys, root):

@@ -21,6 +21,7 @@ from common.predictor import load_predictor
 from common.second_level.inputs import level_inputs
 from common.slices import SliceTable
 from config import Config, recorded_config
+from rsna_evaluation import evaluate_experiment
 from rsna_model import RSNAModel, build_model
 from rsna_task import LABEL_WEIGHTS, LABELS
 
@@ -116,6 +117,9 @@ def test_an_experiment_is_left_that_stands_alone(monkeypatch, place, tmp_path, m
         assert metrics["weighted_log_loss"] < min(metrics["members"].values())
     assert recorded_config(folder).second_level.sl_method == method
 
+    again = evaluate_experiment(folder, table).metrics
+    for name in ("weighted_log_loss", "prior_weighted_log_loss", "interval", "auc"):
+        assert again[name] == metrics[name], name
     assert (folder / "report.html").is_file()
     test = pd.read_parquet(folder / "predictions" / "test.parquet")
     assert len(test) == 8 and test["fold"].isna().all()

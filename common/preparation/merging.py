@@ -1,5 +1,6 @@
 """A dataset made of another one and slices with labels of another kind, sharing their pixels."""
 
+import errno
 import logging
 import os
 import shutil
@@ -13,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from common.errors import InputError
-from common.files import write_json, write_parquet, write_text
+from common.files import read_parquet, write_json, write_parquet, write_text
 from common.folds import ALWAYS_TRAINING, FOLDS_FILE, TRAIN_SPLIT, is_in, is_pseudo, read_folds
 from common.pixel_steps import recorded_steps
 from common.preparation.manifest import MANIFEST_FILE, read_manifest, table_hashes
@@ -127,7 +128,7 @@ def merge_dataset(
         write_text(temporary / FOLDS_FILE, new_folds.to_csv(index=False))
         num_linked, num_copied = _share_store(slices, [base, added.folder], temporary)
         _write_manifest(temporary, base, slices, note)
-        os.rename(temporary, target)
+        _move(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     known = ~np.isnan(labels)
@@ -200,7 +201,10 @@ def _with_labels(
     label_names: Sequence[str],
 ) -> pd.DataFrame:
     slices = slices.copy()
-    rows = pd.Index(slices["image_id"]).get_indexer(pd.Index(image_ids))
+    # Files without an image id are many, and ids looked up have to be different.
+    with_id = np.flatnonzero(slices["image_id"].notna())
+    known = pd.Index(slices["image_id"].iloc[with_id].to_numpy(dtype=object))
+    rows = with_id[known.get_indexer(pd.Index(image_ids, dtype=object))]
     for column, name in enumerate(label_names):
         values = slices[name].to_numpy(dtype=np.float32, na_value=np.nan, copy=True)
         values[rows] = labels[:, column]
@@ -236,7 +240,7 @@ def _studies(
         path = folder / STUDIES_FILE
         if not path.is_file():
             continue
-        given = pd.read_parquet(path).set_index("study_id")
+        given = read_parquet(path, "run preprocessing.py again").set_index("study_id")
         given = given[given["label_source"].eq(LABELS_OF_STUDY)]
         given = given[given.index.isin(studies.index)]
         studies.loc[given.index, names] = given[names].astype("float32")
@@ -261,6 +265,17 @@ def _share_store(slices: pd.DataFrame, folders: Iterable[Path], target: Path) ->
             shutil.copyfile(source, store / str(name))
             num_copied += 1
     return num_linked, num_copied
+
+
+def _move(temporary: Path, target: Path) -> None:
+    try:
+        os.rename(temporary, target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        raise InputError(
+            f"{target} exists by now, another process made it: choose another name"
+        ) from error
 
 
 def _write_manifest(folder: Path, base: Path, slices: pd.DataFrame, note: dict[str, Any]) -> None:

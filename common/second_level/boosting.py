@@ -235,10 +235,15 @@ def _fit_label(
         return None, float(logit(np.clip(share, least, 1 - least)))
     parameters = settings.parameters()
     num_rounds = settings.num_rounds
-    if settings.patience:
+    inner_folds = sorted(set(folds.tolist()))
+    if settings.patience and len(inner_folds) < 2:
+        logger.warning(
+            "a label is known in one training fold alone: %d trees, without stopping early",
+            num_rounds,
+        )
+    elif settings.patience:
         inner = [
-            (np.flatnonzero(folds != fold), np.flatnonzero(folds == fold))
-            for fold in sorted(set(folds.tolist()))
+            (np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)) for fold in inner_folds
         ]
         curves: Any = lightgbm.cv(
             parameters,

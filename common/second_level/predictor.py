@@ -47,6 +47,7 @@ class SecondLevelPredictor(AbstractPredictor):
     Attributes:
         members: the predictors of the first level.
         levels: the second levels by fold; all of one kind.
+        fold_priors: the prior (k,) of the rows that each fold's level was fitted on.
     """
 
     kind: ClassVar[str] = "second_level"
@@ -58,6 +59,7 @@ class SecondLevelPredictor(AbstractPredictor):
     calibration: Calibration | None = None
     threshold: float = DEFAULT_THRESHOLD
     training: dict[str, Any] = field(default_factory=dict)
+    fold_priors: Mapping[int, Floats] = field(default_factory=dict)
 
     @property
     def num_networks(self) -> int:
@@ -99,6 +101,10 @@ class SecondLevelPredictor(AbstractPredictor):
             np.array([content["prior"][name] for name in content["label_names"]]),
             threshold=content["threshold"],
             training=content["training"],
+            fold_priors={
+                int(fold): np.array([prior[name] for name in content["label_names"]])
+                for fold, prior in content.get("fold_priors", {}).items()
+            },
         )
 
     def predict_rows(
@@ -144,6 +150,10 @@ class SecondLevelPredictor(AbstractPredictor):
             "label_names": list(self.label_names),
             "label_weights": list(self.label_weights),
             "prior": dict(zip(self.label_names, self.prior.tolist(), strict=True)),
+            "fold_priors": {
+                str(fold): dict(zip(self.label_names, np.asarray(prior).tolist(), strict=True))
+                for fold, prior in self.fold_priors.items()
+            },
             "slice_offsets": [0],
             "calibration": None,
             "threshold": self.threshold,

@@ -1,12 +1,20 @@
 import errno
+import hashlib
 import pickle
 
 import pytest
 import torch
+from small_disk import files_up_to
 from torch import nn
 
 from common import checkpoint, files
-from common.checkpoint import inference_weights, load_checkpoint, load_weights, save_checkpoint
+from common.checkpoint import (
+    inference_weights,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+    save_weights,
+)
 from common.errors import InputError
 
 
@@ -117,3 +125,13 @@ def test_a_file_cut_off_is_refused(tmp_path, share):
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(InputError, match="not a checkpoint that can be read"):
         load_checkpoint(path)
+
+
+def test_weights_are_whole_or_as_they_were(tmp_path):
+    path = tmp_path / "model.pt"
+    digest = save_weights(path, _model().state_dict())
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    with files_up_to(2000), pytest.raises(OSError, match="too large"):
+        save_weights(path, nn.Linear(100, 100).state_dict())
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == digest
+    assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]

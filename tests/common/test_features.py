@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pandas as pd
 import pytest
+from small_disk import files_up_to
 
 from common.errors import InputError
 from common.features import FeatureTable, write_features, writing_features
@@ -142,3 +143,13 @@ def test_features_that_float16_can_not_hold_are_refused(tmp_path, bad):
 def test_an_image_twice_in_the_same_fold_and_view_is_our_fault(tmp_path):
     with pytest.raises(AssertionError, match="repeat"):
         write_features(tmp_path, "oof", [(["a", "a"], values(2), 0, "plain")], MANIFEST)
+
+
+def test_a_full_disk_is_told_and_leaves_no_torn_file(tmp_path):
+    def block(start):
+        noise = np.random.default_rng(start).normal(size=(640, 32))
+        return image_ids(640, start), noise, 0, "plain"
+
+    with files_up_to(30_000), pytest.raises(InputError, match="free some space, and go on by"):
+        write_features(tmp_path, "oof", map(block, range(0, 6400, 640)), MANIFEST)
+    assert not list(tmp_path.iterdir())

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from common import intervals as intervals_module
 from common import metrics
 from common.intervals import _WeightedAuc, patient_intervals
 
@@ -88,3 +89,17 @@ def test_what_is_undefined_has_no_interval():
     unknown = intervals(np.full_like(labels, np.nan), probabilities, patients, num_resamples=60)
     assert unknown["weighted_log_loss"] is None
     assert unknown["weighted_log_loss_to_prior"] is None
+
+
+def test_areas_of_many_rows_are_of_fewer_resamples(monkeypatch):
+    rows = correlated_set(5)
+    whole, few = (intervals(*rows, num_resamples=num) for num in (130, 60))
+    assert whole["num_resamples_auc"] == 130
+    monkeypatch.setattr(intervals_module, "_AREA_ROWS", 60 * len(rows[0]))
+    monkeypatch.setattr(intervals_module, "_FEWEST_AREAS", 20)
+    found = intervals(*rows, num_resamples=130)
+    assert (found["num_resamples"], found["num_resamples_auc"]) == (130, 60)
+    assert found["auc"] == few["auc"] != whole["auc"]
+    assert found["weighted_log_loss"] == whole["weighted_log_loss"]
+    monkeypatch.setattr(intervals_module, "_FEWEST_AREAS", 70)
+    assert intervals(*rows, num_resamples=130)["num_resamples_auc"] == 70

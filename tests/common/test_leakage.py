@@ -1,5 +1,9 @@
 """Planted leaks: each is found, counted and named, and what is sound passes."""
 
+import json
+import logging
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,10 +11,13 @@ import pytest
 from common.errors import InputError
 from common.leakage import (
     folds_digest,
+    origin_of_weights,
     require_disjoint_patients,
     require_fitted_elsewhere,
     require_same_folds,
     require_unseen_features,
+    require_unseen_start,
+    warn_of_pseudo_labels,
 )
 
 NUM_IMAGES = 24
@@ -106,3 +113,76 @@ def test_a_calibrator_fitted_on_scored_rows_is_found():
     require_fitted_elsewhere(["p0", "p1"], np.array(["p2"], dtype=object))
     with pytest.raises(InputError, match="the weights would be scored on 1 patients"):
         require_fitted_elsewhere(["p0", "p1", "p1"], ["p1", "p1", "p2"], "the weights")
+
+
+def leave_predictor(folder: Path, **training) -> None:
+    folder.mkdir(parents=True)
+    (folder / "predictor.json").write_text(json.dumps({"training": training}))
+
+
+def test_the_origin_of_weights_is_that_of_the_nearest_predictor(tmp_path):
+    experiment = tmp_path / "results" / "0001"
+    for fold in range(2):
+        leave_predictor(experiment / f"fold_{fold}" / "predictor", fold=fold, dataset="own")
+        leave_predictor(experiment / "predictor" / f"fold_{fold}", fold=fold, dataset="own")
+    leave_predictor(tmp_path / "results" / "0002" / "predictor", fold=4, dataset="own")
+    for place, fold in (
+        ("0001/fold_1/predictor/model.pt", 1),
+        ("0001/fold_0/checkpoints/best.pt", 0),
+        ("0001/predictor/fold_1/model.pt", 1),
+        ("0002/checkpoints/last.pt", 4),
+        ("0002/copy.pt", 4),
+    ):
+        found = origin_of_weights(tmp_path / "results" / place)
+        assert found == {"fold": fold, "dataset": "own"}, place
+    assert origin_of_weights(tmp_path / "weights.pt") is None
+
+
+def test_the_origin_of_weights_of_a_training_that_goes_on_is_in_its_flags(tmp_path):
+    folder = tmp_path / "results" / "0003"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("data_dataset: own\ndata_fold: 2\n")
+    found = origin_of_weights(folder / "checkpoints" / "last.pt")
+    assert found == {"dataset": "own", "fold": 2}
+    (folder / "config.yaml").write_text("no flags")
+    assert origin_of_weights(folder / "checkpoints" / "last.pt") is None
+
+
+@pytest.mark.parametrize(
+    ("origin", "outcome"),
+    [
+        (None, "passes"),
+        ({"dataset": "own", "fold": 1, "folds_sha256": "abc"}, "passes"),
+        ({"dataset": "own", "fold": 0, "folds_sha256": "abc"}, "refused"),
+        # A dataset with pseudo-labels has the folds of the one it was made of.
+        ({"dataset": "base", "fold": 0, "folds_sha256": "abc"}, "refused"),
+        ({"dataset": "base", "fold": 1, "folds_sha256": "abc"}, "passes"),
+        ({"dataset": "own", "fold": 1, "folds_sha256": "older"}, "warned"),
+        ({"dataset": "other", "fold": 0, "folds_sha256": "others"}, "passes"),
+        ({"dataset": "own", "fold": 0}, "refused"),
+        ({"dataset": "own", "fold": 1}, "passes"),
+        ({"dataset": "other", "fold": 0}, "passes"),
+    ],
+)
+def test_weights_that_saw_what_is_validated_are_no_start(origin, outcome, caplog):
+    def start():
+        with caplog.at_level(logging.WARNING):
+            require_unseen_start("w.pt", origin, "own", "abc", 1)
+
+    if outcome == "refused":
+        with pytest.raises(InputError, match=r"w\.pt: trained with --data_fold 0 .* fold 1 valid"):
+            start()
+    else:
+        start()
+    assert ("other folds" in caplog.text) == (outcome == "warned")
+
+
+def test_labels_by_networks_of_other_folds_are_told(caplog):
+    sources = pd.Series(["slices", None, "pseudo:0001", "pseudo:0001", "pseudo:0002/fold_3"])
+    warn_of_pseudo_labels(sources, "pseudo:", 3)
+    assert "2 training slices have labels by experiment 0001:" in caplog.text
+    caplog.clear()
+    warn_of_pseudo_labels(sources.iloc[[0, 1, 4]], "pseudo:", 3)
+    assert not caplog.text
+    warn_of_pseudo_labels(sources, "pseudo:", 2)
+    assert "3 training slices have labels by experiment 0001, 0002/fold_3:" in caplog.text

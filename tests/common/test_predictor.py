@@ -10,6 +10,7 @@ from predictor_factory import (
     rotating_transform,
     small_transform,
 )
+from small_disk import files_up_to
 
 from common.errors import InputError
 from common.predictions import Calibration, probabilities_of
@@ -240,3 +241,10 @@ def test_a_damaged_neighbour_costs_no_prediction(tmp_path):
     expected = ~table.readable
     expected[row] = True
     np.testing.assert_array_equal(result.unreadable, expected)
+
+
+def test_a_full_disk_is_an_error_of_the_system_and_leaves_no_torn_file(tmp_path):
+    """torch's own writer raises a RuntimeError, which would be called a fault of the program."""
+    with files_up_to(2000), pytest.raises(OSError, match="too large"):
+        make_predictor().save(tmp_path)
+    assert not list(tmp_path.iterdir())

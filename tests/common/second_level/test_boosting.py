@@ -118,3 +118,14 @@ def test_missing_package_is_named(monkeypatch, inputs):
     monkeypatch.setattr(boosting, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install -r requirements-boosting\.txt"):
         fit_boosting(inputs, np.zeros((len(inputs), 6)), folds_of(inputs), SETTINGS)
+
+
+@needs_lightgbm
+def test_a_label_known_in_one_training_fold_alone_has_all_its_trees(inputs, caplog):
+    folds = folds_of(inputs)
+    labels = (np.random.default_rng(3).random((len(inputs), 6)) < 0.4).astype(float)
+    labels[folds == 2, 0] = np.nan
+    settings = BoostingSettings(num_neighbors=1, num_rounds=3, patience=2, min_leaf=5)
+    models = fit_boosting(inputs, labels, folds, settings)
+    assert models[0].boosters[0].num_trees() == 3
+    assert "known in one training fold alone" in caplog.text
