@@ -94,7 +94,7 @@ def test_a_view_is_made_of_the_hu_before_the_transform(table, view):
 
 def test_swap_needs_neighbours(table):
     rows = [int(row) for row in np.flatnonzero(table.readable)[:4]]
-    with pytest.raises(InputError, match="swap: this network sees one slice"):
+    with pytest.raises(InputError, match="swap: the images of this network have no neighbours"):
         make_predictor().predict_rows(table, rows, views=("swap",))
 
 
