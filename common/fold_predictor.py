@@ -5,30 +5,29 @@ fold_<k>/        the predictor of fold k, a folder that stands alone
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from common.errors import InputError
 from common.files import write_json
 from common.metrics import DEFAULT_THRESHOLD, Floats
 from common.predictions import Calibration, prior_logits
 from common.predictor import (
-    FORMAT_VERSION,
     JSON_FILE,
     AbstractPredictor,
     BuildModel,
+    PredictOptions,
     RowLogits,
     load_predictor,
     read_predictor_json,
 )
 from common.slices import SliceTable
-from common.views import PLAIN, LogitMean, Mean
+from common.views import LogitMean, Mean
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +38,8 @@ _SHARED = ("model", "slice_offsets", "offsets_mm")
 @dataclass
 class FoldsPredictor(AbstractPredictor):
     """The mean over the predictors of several folds, of any kind; see the base for what all have.
+
+    All folds predict from the same views, and average these as they are asked to.
 
     Attributes:
         members: the predictor of each fold.
@@ -73,11 +74,7 @@ class FoldsPredictor(AbstractPredictor):
         first = read_predictor_json(folder / f"fold_{next(iter(self.members))}")
         calibration = self.calibration
         content = {
-            "format_version": FORMAT_VERSION,
-            "kind": self.kind,
-            "label_names": list(self.label_names),
-            "label_weights": list(self.label_weights),
-            "prior": dict(zip(self.label_names, self.prior.tolist(), strict=True)),
+            **self._shared_json(),
             "fold_priors": {
                 str(fold): dict(zip(self.label_names, member.prior.tolist(), strict=True))
                 for fold, member in self.members.items()
@@ -86,8 +83,6 @@ class FoldsPredictor(AbstractPredictor):
             "mean": self.mean,
             **{name: first[name] for name in _SHARED if name in first},
             "calibration": calibration and calibration.to_json(),
-            "threshold": self.threshold,
-            "training": self.training,
         }
         write_json(folder / JSON_FILE, content)
 
@@ -109,43 +104,13 @@ class FoldsPredictor(AbstractPredictor):
             training=content["training"],
         )
 
-    def predict_rows(
-        self,
-        table: SliceTable,
-        rows: ArrayLike,
-        *,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        num_views: int = 0,
-        seed: int = 0,
-        device: torch.device | str = "cpu",
-        on_batch: Callable[[int], object] | None = None,
-        views: Sequence[str] = (PLAIN,),
-        mean: Mean = "logits",
-        with_features: bool = False,
+    def _predict(
+        self, table: SliceTable, rows: NDArray[np.int64], options: PredictOptions
     ) -> RowLogits:
-        """Returns the mean logits of rows over the folds, all of the same views; see the base.
-
-        `mean` is that over the views of each fold.
-        """
-        if with_features:
-            raise InputError("each fold has features of its own: ask its predictor for them")
-        wanted = np.asarray(rows, dtype=np.int64)
         total = LogitMean(self.mean)
-        unreadable: NDArray[np.bool_] = np.zeros(len(wanted), dtype=bool)
+        unreadable: NDArray[np.bool_] = np.zeros(len(rows), dtype=bool)
         for member in self.members.values():
-            result = member.predict_rows(
-                table,
-                wanted,
-                batch_size=batch_size,
-                num_workers=num_workers,
-                num_views=num_views,
-                seed=seed,
-                device=device,
-                on_batch=on_batch,
-                views=views,
-                mean=mean,
-            )
+            result = member.predict_rows(table, rows, **options.as_arguments())
             logits = result.logits
             total.add(member.calibration.apply(logits) if member.calibration else logits)
             unreadable |= result.unreadable

@@ -12,8 +12,8 @@ import json
 import logging
 import pickle
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -75,6 +75,30 @@ class RowLogits:
     features: NDArray[np.float16] | None = None
 
 
+@dataclass(frozen=True)
+class PredictOptions:
+    """How rows are predicted; see `AbstractPredictor.predict_rows`."""
+
+    batch_size: int = 64
+    num_workers: int = 0
+    num_views: int = 0
+    seed: int = 0
+    device: torch.device | str = "cpu"
+    on_batch: Callable[[int], object] | None = None
+    views: Sequence[str] = (PLAIN,)
+    mean: Mean = "logits"
+    with_features: bool = False
+
+    @property
+    def view_names(self) -> list[str]:
+        """All views, the random ones last."""
+        return [*self.views, *(f"{RANDOM}{number}" for number in range(1, self.num_views + 1))]
+
+    def as_arguments(self) -> dict[str, Any]:
+        """The arguments of `predict_rows`, for a predictor that asks others."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
+
+
 class AbstractPredictor(ABC):
     """What predicts the rows of a slice table, kept in a folder that stands alone.
 
@@ -117,7 +141,6 @@ class AbstractPredictor(ABC):
     def from_folder(cls, folder: Path, content: dict[str, Any], build_model: BuildModel) -> Self:
         """Returns the predictor of this kind in `folder`, whose predictor.json holds `content`."""
 
-    @abstractmethod
     def predict_rows(
         self,
         table: SliceTable,
@@ -151,6 +174,46 @@ class AbstractPredictor(ABC):
             mean: whether logits or probabilities are averaged over the views.
             with_features: whether features are wanted; InputError where there are none.
         """
+        if with_features and not self.gives_features:
+            raise InputError(
+                f"a predictor of the kind {self.kind!r} has no features of slices: ask the slice "
+                f"predictors in it"
+            )
+        options = PredictOptions(
+            batch_size, num_workers, num_views, seed, device, on_batch, views, mean, with_features
+        )
+        return self._predict(table, np.asarray(rows, dtype=np.int64), options)
+
+    @abstractmethod
+    def _predict(
+        self, table: SliceTable, rows: NDArray[np.int64], options: PredictOptions
+    ) -> RowLogits:
+        """What `predict_rows` returns."""
+
+    def _shared_json(self) -> dict[str, Any]:
+        """What predictor.json holds for every kind, but for the calibration."""
+        prior = np.asarray(self.prior).tolist()
+        return {
+            "format_version": FORMAT_VERSION,
+            "kind": self.kind,
+            "label_names": list(self.label_names),
+            "label_weights": list(self.label_weights),
+            "prior": dict(zip(self.label_names, prior, strict=True)),
+            "threshold": self.threshold,
+            "training": self.training,
+        }
+
+    @staticmethod
+    def _shared_fields(content: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of every kind that predictor.json holds, but for the calibration."""
+        names = tuple(content["label_names"])
+        return {
+            "label_names": names,
+            "label_weights": tuple(content["label_weights"]),
+            "prior": np.array([content["prior"][name] for name in names]),
+            "threshold": content["threshold"],
+            "training": content["training"],
+        }
 
 
 def load_predictor(folder: Path, build_model: BuildModel) -> AbstractPredictor:
@@ -215,28 +278,17 @@ class NetworkPredictor(AbstractPredictor):
     @classmethod
     def from_folder(cls, folder: Path, content: dict[str, Any], build_model: BuildModel) -> Self:
         """Returns the predictor in `folder`, its network in evaluation mode on the CPU."""
-        weights = folder / WEIGHTS_FILE
-        if not weights.is_file():
-            raise InputError(f"{weights} is missing: copy the whole predictor folder")
-        if _sha256(weights) != content["weights_sha256"]:
-            raise InputError(f"{weights} is not the file that {JSON_FILE} was written for")
         network = build_model(content["model"])
-        _load_weights(network, weights)
-        calibration, tta = content["calibration"], content["tta_transform"]
-        where = str(folder / JSON_FILE)
+        _load_weights(network, checked_weights(folder, content))
+        tta, where = content["tta_transform"], str(folder / JSON_FILE)
         return cls(
             network=network.eval(),
             model=content["model"],
-            label_names=tuple(content["label_names"]),
-            label_weights=tuple(content["label_weights"]),
             transform=SampleTransform.from_dict(content["transform"], where),
-            prior=np.array([content["prior"][name] for name in content["label_names"]]),
             tta_transform=tta and SampleTransform.from_dict(tta, where),
             slice_offsets=tuple(content["slice_offsets"]),
-            calibration=calibration
-            and Calibration(tuple(calibration["temperature"]), tuple(calibration["bias"])),
-            threshold=content["threshold"],
-            training=content["training"],
+            calibration=Calibration.from_json(content["calibration"]),
+            **cls._shared_fields(content),
             **cls._own_fields(content),
         )
 
@@ -260,20 +312,13 @@ class NetworkPredictor(AbstractPredictor):
         return self.transform if view == PLAIN else ViewTransform(view, self.transform)
 
     def _to_json(self) -> dict[str, Any]:
-        calibration = self.calibration
         return {
-            "format_version": FORMAT_VERSION,
-            "kind": self.kind,
+            **self._shared_json(),
             "model": self.model,
-            "label_names": list(self.label_names),
-            "label_weights": list(self.label_weights),
-            "prior": dict(zip(self.label_names, self.prior.tolist(), strict=True)),
             "slice_offsets": list(self.slice_offsets),
             "transform": self.transform.to_dict(),
             "tta_transform": self.tta_transform and self.tta_transform.to_dict(),
-            "calibration": calibration and asdict(calibration),
-            "threshold": self.threshold,
-            "training": self.training,
+            "calibration": self.calibration and self.calibration.to_json(),
             **self._own_json(),
         }
 
@@ -290,32 +335,20 @@ class Predictor(NetworkPredictor):
     kind: ClassVar[str] = "slices"
     offsets_mm: Sequence[float] = ()
 
-    def predict_rows(
-        self,
-        table: SliceTable,
-        rows: ArrayLike,
-        *,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        num_views: int = 0,
-        seed: int = 0,
-        device: torch.device | str = "cpu",
-        on_batch: Callable[[int], object] | None = None,
-        views: Sequence[str] = (PLAIN,),
-        mean: Mean = "logits",
-        with_features: bool = False,
+    def _predict(
+        self, table: SliceTable, rows: NDArray[np.int64], options: PredictOptions
     ) -> RowLogits:
-        """Returns the logits of rows, averaged over the views; see the base."""
         keep_freed_memory()
-        rows = np.asarray(rows, dtype=np.int64)
-        names = [*views, *(f"{RANDOM}{number}" for number in range(1, num_views + 1))]
+        names = options.view_names
         transforms = [self._view_transform(name) for name in names]
         readable: NDArray[np.bool_] = table.readable[rows].copy()
-        settings = FitSettings(iteration_num=0, channels_last=True, device=torch.device(device))
-        network = ImageClassifierNetwork(
-            self.network, settings, self.label_weights, with_features=with_features
+        settings = FitSettings(
+            iteration_num=0, channels_last=True, device=torch.device(options.device)
         )
-        total, features = LogitMean(mean), _FeatureMean(len(rows))
+        network = ImageClassifierNetwork(
+            self.network, settings, self.label_weights, with_features=options.with_features
+        )
+        total, features = LogitMean(options.mean), _FeatureMean(len(rows))
         for name, transform in zip(names, transforms, strict=True):
             indices = np.flatnonzero(readable)
             dataset = _PredictionDataset(
@@ -324,27 +357,29 @@ class Predictor(NetworkPredictor):
                 transform,
                 (),
                 self.slice_offsets,
-                seed,
+                options.seed,
                 random_number(name),
                 self.offsets_mm,
             )
             if name == names[0]:
                 dataset.warn_of_fallbacks("prediction")
-            loader = make_loader(dataset, batch_size, num_workers)
+            loader = make_loader(dataset, options.batch_size, options.num_workers)
             was_read: list[NDArray[np.bool_]] = []
-            outputs = network.predict(cast(DataLoader, _watched(loader, was_read, on_batch)))
+            outputs = network.predict(
+                cast(DataLoader, _watched(loader, was_read, options.on_batch))
+            )
             logits = np.zeros((len(rows), len(self.label_names)))
             if len(indices):
                 logits[indices] = outputs["logits"]
                 readable[indices] = np.concatenate(was_read)
-                if with_features:
+                if options.with_features:
                     features.add(indices, outputs["features"])
             total.add(logits)
         values = total.result()
         if not np.isfinite(values[readable]).all():
             raise InputError("the network gives logits that are not finite: its weights are bad")
         values[~readable] = prior_logits(self.prior, self.calibration)
-        found = features.result(readable) if with_features else None
+        found = features.result(readable) if options.with_features else None
         return RowLogits(values.astype(np.float32), ~readable, found)
 
     @classmethod
@@ -431,6 +466,16 @@ def _load_weights(network: nn.Module, path: Path) -> None:
         network.load_state_dict(state)
     except (RuntimeError, pickle.UnpicklingError, AttributeError, TypeError) as error:
         raise InputError(f"{path} does not hold the weights of this network: {error}") from error
+
+
+def checked_weights(folder: Path, content: Mapping[str, Any]) -> Path:
+    """Returns the weights file of a predictor; InputError unless it is what was written."""
+    weights = folder / WEIGHTS_FILE
+    if not weights.is_file():
+        raise InputError(f"{weights} is missing: copy the whole predictor folder")
+    if _sha256(weights) != content["weights_sha256"]:
+        raise InputError(f"{weights} is not the file that {JSON_FILE} was written for")
+    return weights
 
 
 def _sha256(path: Path) -> str:

@@ -3,13 +3,13 @@
 predictor.json and model.pt lie in the folder as they do for a network of slices.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from common.datasets import make_loader
@@ -22,10 +22,11 @@ from common.pixel_steps import NO_STEPS, PixelSteps
 from common.predictions import prior_logits
 from common.predictor import (
     NetworkPredictor,
+    PredictOptions,
     RowLogits,
 )
 from common.slices import SliceTable
-from common.views import PLAIN, RANDOM, LogitMean, Mean, random_number
+from common.views import LogitMean, random_number
 
 # A series is taken to have this many slices where a batch is given in slices.
 USUAL_NUM_SLICES = 32
@@ -36,7 +37,8 @@ class SeriesPredictor(NetworkPredictor):
     """A network that sees whole series: inputs of `SeriesImageDataset` to (series, steps, labels).
 
     Rows are predicted within their whole series, whichever of its rows are asked for. A slice that
-    is read from a damaged store is left out of its series and has the prior.
+    is read from a damaged store is left out of its series and has the prior. A batch holds a series
+    for every 32 slices of `batch_size`, at least one.
 
     Attributes:
         steps: what is done to the pixels of a slice first.
@@ -44,57 +46,30 @@ class SeriesPredictor(NetworkPredictor):
 
     steps: PixelSteps = NO_STEPS
 
-    def predict_rows(
-        self,
-        table: SliceTable,
-        rows: ArrayLike,
-        *,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        num_views: int = 0,
-        seed: int = 0,
-        device: torch.device | str = "cpu",
-        on_batch: Callable[[int], object] | None = None,
-        views: Sequence[str] = (PLAIN,),
-        mean: Mean = "logits",
-        with_features: bool = False,
+    def _predict(
+        self, table: SliceTable, rows: NDArray[np.int64], options: PredictOptions
     ) -> RowLogits:
-        """Returns the logits of rows, averaged over the views; see the base.
-
-        A batch holds a series for every 32 slices of `batch_size`, at least one.
-        """
         keep_freed_memory()
-        rows = np.asarray(rows, dtype=np.int64)
-        names = [*views, *(f"{RANDOM}{number}" for number in range(1, num_views + 1))]
+        names = options.view_names
         transforms = [self._view_transform(name) for name in names]
         readable = np.unique(rows[table.readable[rows]])
         is_read = np.zeros(len(table), dtype=bool)
         is_read[readable] = True
-        settings = FitSettings(iteration_num=0, device=torch.device(device))
+        settings = FitSettings(iteration_num=0, device=torch.device(options.device))
         network = SeriesImageNetwork(
-            self.network, settings, self.label_weights, with_features=with_features
+            self.network, settings, self.label_weights, with_features=options.with_features
         )
-        total = LogitMean(mean)
+        total = LogitMean(options.mean)
         features: NDArray[np.float32] | None = None
         for name, transform in zip(names, transforms, strict=True):
             logits = np.zeros((len(table), len(self.label_names)))
             if len(readable):
-                outputs, found = self._outputs(
-                    network,
-                    table,
-                    readable,
-                    transform,
-                    name,
-                    seed,
-                    batch_size,
-                    num_workers,
-                    on_batch,
-                )
+                outputs, found = self._outputs(network, table, readable, transform, name, options)
                 logits[found] = outputs["logits"]
                 was_read = np.zeros(len(table), dtype=bool)
                 was_read[found] = True
                 is_read &= was_read
-                if with_features:
+                if options.with_features:
                     dim = outputs["features"].shape[1]
                     features = (
                         np.zeros((len(table), dim), np.float32) if features is None else features
@@ -105,7 +80,7 @@ class SeriesPredictor(NetworkPredictor):
         if not np.isfinite(values[~unreadable]).all():
             raise InputError("the network gives logits that are not finite: its weights are bad")
         values[unreadable] = prior_logits(self.prior, self.calibration)
-        if not with_features:
+        if not options.with_features:
             return RowLogits(values.astype(np.float32), unreadable)
         if features is None:
             raise InputError("no slice can be read: there are no features")
@@ -119,10 +94,7 @@ class SeriesPredictor(NetworkPredictor):
         rows: NDArray[np.int64],
         transform: Any,
         view: str,
-        seed: int,
-        batch_size: int,
-        num_workers: int,
-        on_batch: Callable[[int], object] | None,
+        options: PredictOptions,
     ) -> tuple[dict[str, np.ndarray], NDArray[np.int64]]:
         """Returns what the network says in one view, and of which rows of the table."""
         dataset = SeriesImageDataset(
@@ -132,12 +104,12 @@ class SeriesPredictor(NetworkPredictor):
             (),
             slice_offsets=self.slice_offsets,
             steps=self.steps,
-            seed=seed,
+            seed=options.seed,
             view=random_number(view),
             skips_damaged=True,
         )
-        loader = make_loader(dataset, series_per_batch(batch_size), num_workers)
-        outputs = network.predict(cast(DataLoader, _told(loader, on_batch)))
+        loader = make_loader(dataset, series_per_batch(options.batch_size), options.num_workers)
+        outputs = network.predict(cast(DataLoader, _told(loader, options.on_batch)))
         return outputs, dataset.rows[outputs["index"]]
 
     @classmethod

@@ -7,15 +7,14 @@
 The slice predictors are those of the fold that the sequence network was validated on.
 """
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from common.checkpoint import save_weights
 from common.datasets import make_loader
@@ -29,17 +28,18 @@ from common.networks.sequence import SequenceClassifierNetwork
 from common.networks.state import FitSettings
 from common.predictions import Calibration, prior_logits
 from common.predictor import (
-    FORMAT_VERSION,
     JSON_FILE,
     WEIGHTS_FILE,
     AbstractPredictor,
     BuildModel,
+    PredictOptions,
     RowLogits,
+    checked_weights,
     load_predictor,
 )
 from common.slice_outputs import FeaturesInMemory, Scaling, SliceOutputs
 from common.slices import SliceTable
-from common.views import PLAIN, RANDOM, Mean
+from common.views import Mean
 
 # Slices whose features are held at once: 160 MB of 2048 features.
 _SLICES_AT_ONCE = 40_000
@@ -50,7 +50,8 @@ _SERIES_BATCH = 32
 class StudyPredictor(AbstractPredictor):
     """A sequence network with the slice predictors that feed it; see the base.
 
-    Rows are predicted within their whole series, whichever of its rows are asked for.
+    Rows are predicted within their whole series, whichever of its rows are asked for. Views are of
+    the slices. A row that is read from a damaged store is left out of its series.
 
     Attributes:
         network: a `SequenceModel`.
@@ -97,11 +98,7 @@ class StudyPredictor(AbstractPredictor):
     @classmethod
     def from_folder(cls, folder: Path, content: dict[str, Any], build_model: BuildModel) -> Self:
         """Returns the predictor in `folder`; `build_model` is for the slice networks."""
-        weights = folder / WEIGHTS_FILE
-        if not weights.is_file():
-            raise InputError(f"{weights} is missing: copy the whole predictor folder")
-        if _sha256(weights) != content["weights_sha256"]:
-            raise InputError(f"{weights} is not the file that {JSON_FILE} was written for")
+        weights = checked_weights(folder, content)
         state = torch.load(weights, map_location="cpu", weights_only=True)
         network = build_sequence_model(content["model"])
         network.load_state_dict(state["network"])
@@ -115,81 +112,46 @@ class StudyPredictor(AbstractPredictor):
                 s and Scaling(s["mean"].numpy(), s["spread"].numpy()) for s in state["scalings"]
             ],
             slice_views=[(tuple(item["views"]), item["mean"]) for item in content["slice_views"]],
-            label_names=tuple(content["label_names"]),
-            label_weights=tuple(content["label_weights"]),
-            prior=np.array([content["prior"][name] for name in content["label_names"]]),
             calibration=Calibration.from_json(content["calibration"]),
-            threshold=content["threshold"],
-            training=content["training"],
+            **cls._shared_fields(content),
         )
 
-    def predict_rows(
-        self,
-        table: SliceTable,
-        rows: ArrayLike,
-        *,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        num_views: int = 0,
-        seed: int = 0,
-        device: torch.device | str = "cpu",
-        on_batch: Callable[[int], object] | None = None,
-        views: Sequence[str] = (PLAIN,),
-        mean: Mean = "logits",
-        with_features: bool = False,
+    def _predict(
+        self, table: SliceTable, rows: NDArray[np.int64], options: PredictOptions
     ) -> RowLogits:
-        """Returns the logits of rows, each predicted within its whole series; see the base.
-
-        Views are of the slices. A row that is read from a damaged store is left out of its series.
-        """
-        if with_features:
-            raise InputError(
-                "a study predictor has no features of slices: ask the slice experiment"
-            )
         keep_freed_memory()
-        wanted = np.asarray(rows, dtype=np.int64)
         logits = np.tile(prior_logits(self.prior, self.calibration), (len(table), 1))
         is_read = np.zeros(len(table), dtype=bool)
-        options: dict[str, Any] = {
-            "batch_size": batch_size,
-            "num_workers": num_workers,
-            "seed": seed,
-            "device": device,
-            "on_batch": on_batch,
-        }
-        asked_for = [*views, *(f"{RANDOM}{number}" for number in range(1, num_views + 1))]
-        for part in _parts(table.groups_of(wanted[table.readable[wanted]])):
+        for part in _parts(table.groups_of(rows[table.readable[rows]])):
             said = [
-                self._slice_outputs(number, table, part, asked_for, mean, options)
+                self._slice_outputs(number, table, part, options)
                 for number in range(len(self.slice_predictors))
             ]
             known = np.logical_and.reduce([output.is_known for output in said])
             part = part[known[part]]
             dataset = StudyDataset(table, part, said, ())
-            logits[dataset.rows] = self._sequence_logits(dataset, device)
+            logits[dataset.rows] = self._sequence_logits(dataset, options.device)
             is_read[part] = True
-        return RowLogits(logits[wanted], ~is_read[wanted])
+        return RowLogits(logits[rows], ~is_read[rows])
 
     def _slice_outputs(
         self,
         number: int,
         table: SliceTable,
         rows: NDArray[np.int64],
-        asked_for: Sequence[str],
-        mean: Mean,
-        options: dict[str, Any],
+        options: PredictOptions,
     ) -> SliceOutputs:
         """What a slice predictor says of rows."""
         predictor, scaling = self.slice_predictors[number], self.scalings[number]
         own_views, own_mean = self.slice_views[number]
-        found = predictor.predict_rows(
-            table,
-            rows,
-            views=tuple(dict.fromkeys([*own_views, *asked_for])),
-            mean=own_mean if len(own_views) > 1 else mean,
+        asked = replace(
+            options,
+            num_views=0,
+            views=tuple(dict.fromkeys([*own_views, *options.view_names])),
+            mean=own_mean if len(own_views) > 1 else options.mean,
             with_features=scaling is not None,
-            **options,
         )
+        found = predictor.predict_rows(table, rows, **asked.as_arguments())
         logits = np.full((len(table), len(self.label_names)), np.nan, np.float32)
         logits[rows] = found.logits
         folds = np.full(len(table), -1, np.int64)
@@ -220,17 +182,11 @@ class StudyPredictor(AbstractPredictor):
     def _to_json(self) -> dict[str, Any]:
         calibration = self.calibration
         return {
-            "format_version": FORMAT_VERSION,
-            "kind": self.kind,
+            **self._shared_json(),
             "model": self.network.specification,
             "num_slice_predictors": len(self.slice_predictors),
             "slice_views": [{"views": list(v), "mean": mean} for v, mean in self.slice_views],
-            "label_names": list(self.label_names),
-            "label_weights": list(self.label_weights),
-            "prior": dict(zip(self.label_names, self.prior.tolist(), strict=True)),
             "calibration": calibration and calibration.to_json(),
-            "threshold": self.threshold,
-            "training": self.training,
         }
 
 
@@ -246,8 +202,3 @@ def _parts(groups: list[NDArray[np.int64]]) -> Iterator[NDArray[np.int64]]:
             part, num_slices = [], 0
     if part:
         yield np.concatenate(part)
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

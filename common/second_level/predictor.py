@@ -5,23 +5,22 @@ members/<number>/     a predictor of each first-level experiment
 folds/<fold>/         boosted trees, as text files
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from common.files import write_json
 from common.metrics import DEFAULT_THRESHOLD, Floats
 from common.predictions import Calibration, prior_logits
 from common.predictor import (
-    FORMAT_VERSION,
     JSON_FILE,
     AbstractPredictor,
     BuildModel,
+    PredictOptions,
     RowLogits,
     load_predictor,
 )
@@ -96,33 +95,19 @@ class SecondLevelPredictor(AbstractPredictor):
         return cls(
             members,
             levels,
-            tuple(content["label_names"]),
-            tuple(content["label_weights"]),
-            np.array([content["prior"][name] for name in content["label_names"]]),
-            threshold=content["threshold"],
-            training=content["training"],
             fold_priors={
                 int(fold): np.array([prior[name] for name in content["label_names"]])
                 for fold, prior in content.get("fold_priors", {}).items()
             },
+            **cls._shared_fields(content),
         )
 
-    def predict_rows(
-        self,
-        table: SliceTable,
-        rows: ArrayLike,
-        *,
-        device: torch.device | str = "cpu",
-        on_batch: Callable[[int], object] | None = None,
-        **options: Any,
+    def _predict(
+        self, table: SliceTable, rows: NDArray[np.int64], options: PredictOptions
     ) -> RowLogits:
-        """Returns the logits of rows; see the base. Members get the options as they are."""
-        rows = np.asarray(rows, dtype=np.int64)
         whole = whole_series(table, rows)
-        results = [
-            member.predict_rows(table, whole, device=device, on_batch=on_batch, **options)
-            for member in self.members
-        ]
+        arguments = options.as_arguments()
+        results = [member.predict_rows(table, whole, **arguments) for member in self.members]
         was_read = ~np.any([result.unreadable for result in results], axis=0)
         logits = np.stack([result.logits for result in results], axis=1)
         by_row = np.empty((len(table), len(self.label_names)), dtype=np.float32)
@@ -143,21 +128,15 @@ class SecondLevelPredictor(AbstractPredictor):
         is_boosting = all(isinstance(level, BoostedTrees) for level in self.levels.values())
         name = "boosting" if is_boosting else "smooth"
         return {
-            "format_version": FORMAT_VERSION,
-            "kind": self.kind,
+            **self._shared_json(),
             "model": {"name": name, "num_members": len(self.members)},
             "levels": levels,
-            "label_names": list(self.label_names),
-            "label_weights": list(self.label_weights),
-            "prior": dict(zip(self.label_names, self.prior.tolist(), strict=True)),
             "fold_priors": {
                 str(fold): dict(zip(self.label_names, np.asarray(prior).tolist(), strict=True))
                 for fold, prior in self.fold_priors.items()
             },
             "slice_offsets": [0],
             "calibration": None,
-            "threshold": self.threshold,
-            "training": self.training,
         }
 
 

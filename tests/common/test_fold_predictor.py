@@ -80,5 +80,5 @@ def test_the_folder_stands_alone(tmp_path, table):
 
 
 def test_features_are_those_of_a_member(table):
-    with pytest.raises(InputError, match="ask its predictor"):
+    with pytest.raises(InputError, match="no features of slices"):
         make_folds().predict_rows(table, [0], with_features=True)
