@@ -8,9 +8,11 @@ Every way draws the complex augmentation (transforms/train_complex_512.json) fro
 * store+cpu: this project's store and its transforms on the CPU;
 * store+device: this project's store; the loader hands over HU and draws, the rest is for a device.
 
-All give float32 (batch, 3, size, size), the last one after its device side, whose time is shown
-but not counted: a GPU does it. The ways take turns, with 0 and with 2 workers. A core's rate is
-samples by the processor time of the main process and its workers together; medians are shown.
+The first three are read with torch's loader, the others with this project's, which keeps the
+memory that workers hand batches over in. All give float32 (batch, 3, size, size), the last one
+after its device side, whose time is shown but not counted: a GPU does it. The ways take turns, with
+0 and with 2 workers. A core's rate is samples by the processor time of the main process and its
+workers together; medians are shown.
 
 Slices are those of $ICH_TEST_DATA/ge_head (default ../shared/data), else made up. Then come the
 parts of what is left of store+device, by the wall clock, in ms a sample. The last line is JSON.
@@ -37,7 +39,7 @@ import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 import pydicom  # noqa: E402
 import torch  # noqa: E402
-from torch.utils.data import default_collate  # noqa: E402
+from torch.utils.data import DataLoader, default_collate  # noqa: E402
 
 from common.albumentations import WINDOW_CENTERS, WINDOW_WIDTHS  # noqa: E402
 from common.datasets import AbstractDataset, EpochSampler, make_loader  # noqa: E402
@@ -48,6 +50,7 @@ from common.transforms.draws import random_state  # noqa: E402
 
 TRANSFORM = ROOT / "transforms" / "train_complex_512.json"
 WAYS = ("dicom", "png", "npy", "store+cpu", "store+device")
+OWN_WAYS = WAYS[-2:]
 WORKERS = (0, 2)
 
 
@@ -73,9 +76,9 @@ class Slices(AbstractDataset):
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """As `ImageClassificationDataset` does."""
         if "draws" not in samples[0]:
-            return default_collate(samples)
+            return super().collate(samples)
         draws = np.stack([sample.pop("draws") for sample in samples])
-        return {**default_collate(samples), "draws": draws}
+        return {**super().collate(samples), "draws": draws}
 
 
 class ThreeChannels:
@@ -208,10 +211,21 @@ def processor_seconds(pids: list[int]) -> float:
     return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
-def run_epoch(dataset: Slices, batch_size: int, num_workers: int) -> tuple[float, float]:
-    """Samples per second and core, and samples per second."""
+def run_epoch(
+    dataset: Slices, batch_size: int, num_workers: int, is_plain: bool
+) -> tuple[float, float]:
+    """Samples per second and core, and samples per second, `is_plain` with torch's own loader."""
     sampler = EpochSampler(len(dataset), seed=0)
-    loader = make_loader(dataset, batch_size, num_workers, sampler)
+    if is_plain:
+        loader = DataLoader(
+            dataset,
+            batch_size,
+            sampler=sampler,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+        )
+    else:
+        loader = make_loader(dataset, batch_size, num_workers, sampler)
     sampler.start(0, max(len(dataset) - batch_size, 0))
     for _ in loader:  # starts the workers, which stay
         pass
@@ -272,7 +286,8 @@ def compare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
             for name, make in ways.items():
                 faster = 4 if name == "store+device" else 1
                 dataset = Slices(arguments.samples * faster, num_slices, make)
-                rate = run_epoch(dataset, arguments.batch_size, num_workers)
+                is_plain = name not in OWN_WAYS
+                rate = run_epoch(dataset, arguments.batch_size, num_workers, is_plain)
                 rates.setdefault((name, num_workers), []).append(rate)
     medians = {key: [statistics.median(v) for v in zip(*values)] for key, values in rates.items()}
     return {

@@ -148,7 +148,7 @@ def read_decode_compress(folder: Path) -> None:
             chunks=(1, *stored.shape[1:]),
             blocks=(1, *stored.shape[1:]),
             cparams={
-                "codec": blosc2.Codec.ZSTD,
+                "codec": blosc2.Codec.LZ4HC,
                 "clevel": 1,
                 "filters": [blosc2.Filter.SHUFFLE],
                 "nthreads": 1,

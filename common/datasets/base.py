@@ -3,8 +3,9 @@
 from abc import ABC, abstractmethod
 from typing import Any
 
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 
+from common.datasets.kept_memory import stacked
 from common.seeding import sample_seed
 
 
@@ -34,7 +35,7 @@ class AbstractDataset(Dataset, ABC):
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """The batch that samples make: tensors stacked by name."""
-        return default_collate(samples)
+        return stacked(samples)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         epoch, index = key if isinstance(key, tuple) else (0, key)

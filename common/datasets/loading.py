@@ -1,5 +1,8 @@
 """Data loaders, made the same way for training, validation and prediction."""
 
+import atexit
+import functools
+import multiprocessing
 import signal
 
 import cv2
@@ -7,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from common.datasets.base import AbstractDataset
+from common.datasets.kept_memory import KeptMemory
 from common.datasets.samplers import PartSampler
 from common.distributed import Processes
 
@@ -29,22 +33,36 @@ def make_loader(
     part = None
     if sampler is None and processes is not None and processes.are_many:
         part = PartSampler(len(dataset), processes.rank, processes.num)
+    num_workers = min(num_workers, len(dataset))
     return DataLoader(
         dataset,
         batch_size=batch_size,
         sampler=sampler if part is None else part,
-        num_workers=min(num_workers, len(dataset)),
+        num_workers=num_workers,
         pin_memory=pin_memory,
         collate_fn=dataset.collate,
         persistent_workers=num_workers > 0 and sampler is not None,
-        worker_init_fn=_prepare_worker,
+        worker_init_fn=functools.partial(_prepare_worker, KeptMemory.for_workers(num_workers)),
         generator=torch.Generator().manual_seed(0),
     )
 
 
-def _prepare_worker(_: int) -> None:
+def _prepare_worker(memory: KeptMemory | None, worker: int) -> None:
     """One thread a worker; signals are for the main process, which then ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    if memory is not None:
+        memory.use_in_worker(worker)
+
+
+@atexit.register
+def _end_workers() -> None:
+    """Ends workers that are left, as of a loader in a traceback.
+
+    multiprocessing asks them by the signal that they ignore, and would wait for ever.
+    """
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import cv2
 import numpy as np
 
 from common.errors import InputError
@@ -77,9 +76,7 @@ class SampleTransform:
         generator, py = random_state(seed)
         py.random()  # A.Compose draws whether it runs; DeviceTransform's draws are the same ones.
         image = self._stages(image, generator, py, header_window)
-        channels = np.empty((image.shape[2], *image.shape[:2]), np.float32)
-        cv2.split(image, list(channels))
-        return self._normalized(channels)
+        return self._normalized(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
     def _normalized(self, channels: np.ndarray) -> np.ndarray:
         normalization = self.pipeline.normalization

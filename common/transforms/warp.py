@@ -16,6 +16,8 @@ import numpy as np
 # What a resize looks beyond the edges; its border repeats them, as reading the image does.
 HALF_PIXEL = 0.501
 NO_BORDER = -1
+_IDENTITY = np.eye(3)
+_CORNERS = np.array([[0, 1, 0, 1], [0, 0, 1, 1]])[:, :, None]
 
 
 @dataclass
@@ -41,10 +43,10 @@ class MatrixStep:
 
         Its border is `NO_BORDER` where no corner of the output lies outside what goes in.
         """
-        bottom, right = (size_out - 1).T
-        none, one = np.zeros_like(right), np.ones_like(right)
-        corners = np.array([(x, y, one) for x in (none, right) for y in (none, bottom)])
-        x, y = np.einsum("nij,kjn->kin", self.matrix, corners).transpose(1, 0, 2)[:2]
+        bottom, right = (size_out - 1).T[:, None]
+        matrix = self.matrix[:, :2, :, None].transpose(2, 1, 3, 0)
+        # Of four corners: to the right or not, at the bottom or not.
+        x, y = matrix[2] + matrix[0] * right * _CORNERS[0] + matrix[1] * bottom * _CORNERS[1]
         last_y, last_x = self.size_in.T - 1
         outside = max(-x.min(), -y.min(), (x - last_x).max(), (y - last_y).max())
         border = self.border if outside > self.tolerance else NO_BORDER
@@ -89,7 +91,7 @@ def simplified(steps: Sequence[Step], size_out: tuple[int, int]) -> list[Step]:
                 chain.append(step)
             continue
         size = np.broadcast_to(size, step.size_in.shape)
-        if np.allclose(step.matrix, np.eye(3), atol=1e-9) and np.array_equal(size, step.size_in):
+        if np.abs(step.matrix - _IDENTITY).max() < 1e-9 and np.array_equal(size, step.size_in):
             continue
         step = step.bordered(size)
         last = chain[-1] if chain else None
@@ -180,18 +182,18 @@ def _inside(places: Any, length: Any, library: Any) -> Any:
 
 
 def _folded(places: Any, length: Any, border: int, library: Any, is_far: bool) -> Any:
-    """Places inside [0, length - 1] that show what the border shows.
+    """Places inside [0, length - 1] that show what the border shows; overwrites `places`.
 
     Args:
         is_far: whether they may lie outside by more than `length - 1`.
     """
     if border == cv2.BORDER_REFLECT_101:
         last = (length - 1).clip(1)
-        places = abs(places)
+        places = library.abs(places, out=places)
         if is_far:
             places = library.remainder(places, 2 * last)
         places -= last
-        return last - abs(places)
+        return library.subtract(last, library.abs(places, out=places), out=places)
     if border == cv2.BORDER_REFLECT:
         places = abs(places + 0.5)
         if is_far:

@@ -1,0 +1,34 @@
+"""Data loaders and the end of the process."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+
+SCRIPT = """
+import torch
+from common.datasets import AbstractDataset, EpochSampler, make_loader
+class Zeros(AbstractDataset):
+    def __len__(self):
+        return 8
+    def make_sample(self, index, seed):
+        return {"image": torch.zeros(2)}
+sampler = EpochSampler(8, seed=0)
+sampler.start(0)
+loader = make_loader(Zeros(), 2, 2, sampler)
+batches = iter(loader)
+next(batches)
+import sys
+sys.held = loader, batches
+raise ValueError("the loader lives on")
+"""
+
+
+def test_the_process_ends_though_a_loader_lives_on() -> None:
+    """Workers ignore the signal by which multiprocessing would end them."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert "the loader lives on" in done.stderr
