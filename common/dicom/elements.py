@@ -10,6 +10,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
 
+from common.dicom.plain import one_tag
 from common.dicom.rejection import RejectedFile
 
 FUNCTIONAL_GROUPS = {
@@ -116,7 +117,8 @@ def _has_functional_groups(dataset: Dataset) -> bool:
 def _get(dataset: Dataset, keyword: str) -> Any:
     """Returns the value of an element or None."""
     tag = _tag(keyword)
-    element = dataset.get_item(tag)
+    # Not get_item, which makes the tag anew.
+    element = dataset.keys().mapping.get(tag)  # type: ignore[attr-defined]
     if element is None:
         return None
     plain = _plain_values(element) if isinstance(element, RawDataElement) else None
@@ -157,7 +159,7 @@ def _vr(tag: int) -> str:
 def _tag(keyword: str) -> BaseTag:
     tag = tag_for_keyword(keyword)
     assert tag is not None, keyword
-    return Tag(tag)
+    return one_tag(tag)
 
 
 def _values(value: Any) -> list[Any]:

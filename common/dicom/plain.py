@@ -5,6 +5,7 @@ in less time (`tests/common/dicom/test_dicom_plain.py` compares them). At the fi
 unusual (sequences of undefined length, unknown VRs, pixels far behind) it returns None.
 """
 
+import functools
 import struct
 from typing import Any, NamedTuple
 
@@ -26,14 +27,16 @@ _PIXEL_GROUP = 0x7FE0
 _CHARACTER_SET = 0x00080005
 _TRANSFER_SYNTAX = BaseTag(0x00020010)
 # PS3.5 7.1.2: of these VRs the length takes two bytes, of the others four after two empty ones.
-_SHORT_VRS = {
-    *(b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO"),
-    *(b"LT", b"PN", b"SH", b"SL", b"SS", b"ST", b"TM", b"UI", b"UL", b"US"),
-}
-_LONG_VRS = {
-    *(b"OB", b"OD", b"OF", b"OL", b"OV", b"OW"),
-    *(b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"),
-}
+_SHORT_VRS = (
+    *("AE", "AS", "AT", "CS", "DA", "DS", "DT", "FD", "FL", "IS", "LO"),
+    *("LT", "PN", "SH", "SL", "SS", "ST", "TM", "UI", "UL", "US"),
+)
+_LONG_VRS = (
+    *("OB", "OD", "OF", "OL", "OV", "OW"),
+    *("SQ", "SV", "UC", "UN", "UR", "UT", "UV"),
+)
+# By the bytes of a VR: its name, and whether its length is short.
+_VRS = {name.encode(): (name, name in _SHORT_VRS) for name in _SHORT_VRS + _LONG_VRS}
 _EXPLICIT = struct.Struct("<HH2sH").unpack_from
 _IMPLICIT = struct.Struct("<HHL").unpack_from
 _GROUP = struct.Struct("<H").unpack_from
@@ -79,6 +82,12 @@ def read_plain(head: bytes, start: int) -> PlainFile | None:
     return PlainFile(dataset, syntax, tag, vr, length, start + place)
 
 
+@functools.lru_cache(maxsize=4096)
+def one_tag(tag: int) -> BaseTag:
+    """Returns the same object for the same tag, so that looking it up need not compare tags."""
+    return BaseTag(tag)
+
+
 class _Unusual(Exception):
     """The file needs pydicom's care."""
 
@@ -99,7 +108,7 @@ def _elements(
         if length == _UNDEFINED or group == 0xFFFE or end > len(head):
             raise _Unusual
         value: Any = head[value_at:end] if length else empty_value_for_VR(vr, raw=True)
-        key = BaseTag(tag)
+        key = one_tag(tag)
         found[key] = RawDataElement(key, vr, length, value, start + value_at, implicit, True)
         place = end
 
@@ -110,8 +119,10 @@ def _element(head: bytes, place: int, implicit: bool) -> tuple[int, str | None, 
         group, element, length = _IMPLICIT(head, place)
         return group << 16 | element, None, length, place + 8
     group, element, vr, length = _EXPLICIT(head, place)
-    if vr in _SHORT_VRS:
-        return group << 16 | element, vr.decode(), length, place + 8
-    if vr not in _LONG_VRS:
+    known = _VRS.get(vr)
+    if known is None:
         raise _Unusual
-    return group << 16 | element, vr.decode(), _LENGTH(head, place + 8)[0], place + 12
+    name, is_short = known
+    if is_short:
+        return group << 16 | element, name, length, place + 8
+    return group << 16 | element, name, _LENGTH(head, place + 8)[0], place + 12

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import pandas as pd
 
@@ -285,7 +286,7 @@ def measure(image_hu: np.ndarray) -> tuple[int, int, float, float]:
     return (
         int(image_hu.min()),
         int(image_hu.max()),
-        round(int(image_hu.sum(dtype=np.int64)) / image_hu.size, 3),
+        round(cv2.sumElems(image_hu)[0] / image_hu.size, 3),
         round(in_brain / image_hu.size, 6),
     )
 
