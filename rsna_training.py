@@ -23,8 +23,9 @@ from common.memory import keep_freed_memory
 from common.pixel_steps import PARAMETER, recorded_steps
 from common.precision import require_compiler, set_precision
 from common.predictions import build_predictions, write_predictions
-from common.predictor import PREDICTOR_FOLDER, AbstractPredictor, Predictor, RowLogits
+from common.predictor import PREDICTOR_FOLDER, AbstractPredictor, RowLogits
 from common.seeding import seed_everything
+from common.slice_predictor import SlicePredictor
 from common.trackers import Tracker
 from common.transforms.device import DeviceTransform
 from config import Config, resumed_config
@@ -371,7 +372,7 @@ class RSNATraining:
 
     def _predictor(self, network: RSNANetwork) -> AbstractPredictor:
         """What predicts as the network does with the weights in place."""
-        return Predictor(
+        return SlicePredictor(
             network=self.model,
             model=self.model.specification,
             label_names=self.task.label_names,

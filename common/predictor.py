@@ -9,36 +9,23 @@ Whoever predicts loads this folder and needs nothing of the training run that wr
 import hashlib
 import importlib
 import json
-import logging
-import pickle
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
-from torch.utils.data import DataLoader
 
-from common.checkpoint import save_weights
-from common.datasets import ImageClassificationDataset, make_loader
 from common.errors import InputError
-from common.files import write_json
-from common.memory import keep_freed_memory
-from common.metrics import DEFAULT_THRESHOLD, Floats
-from common.networks.classifier import ImageClassifierNetwork
-from common.networks.state import FitSettings
-from common.predictions import Calibration, Calibrator, prior_logits
+from common.metrics import Floats
+from common.predictions import Calibrator
 from common.slices import SliceTable
-from common.store import UnreadableSlice
 from common.study_calibration import StudyCalibration
-from common.transforms import SampleTransform
-from common.views import PLAIN, RANDOM, LogitMean, Mean, ViewTransform, random_number
-
-logger = logging.getLogger(__name__)
+from common.views import PLAIN, RANDOM, Mean
 
 FORMAT_VERSION = 1
 JSON_FILE = "predictor.json"
@@ -49,7 +36,7 @@ BuildModel = Callable[[dict[str, Any]], nn.Module]
 
 # kind in predictor.json -> where its class is. A folder without a kind is of the first one.
 KINDS = {
-    "slices": "common.predictor:Predictor",
+    "slices": "common.slice_predictor:SlicePredictor",
     "blend": "common.blend_predictor:BlendPredictor",
     "joint": "common.series_predictor:JointPredictor",
     "volume": "common.series_predictor:VolumePredictor",
@@ -238,159 +225,6 @@ def load_predictor(folder: Path, build_model: BuildModel) -> AbstractPredictor:
     return predictor.from_folder(folder, content, build_model)
 
 
-@dataclass
-class NetworkPredictor(AbstractPredictor):
-    """One network with all that is needed to use it; see the base for what all have.
-
-    predictor.json and model.pt lie in its folder.
-
-    Attributes:
-        network: what `build_model` made, to logits.
-        model: what `build_model` needs to make the network again; plain types.
-        transform: makes the image of a slice, with its windows, size and normalization; not random.
-        tta_transform: draws the extra views of test-time augmentation; None where there are none.
-        slice_offsets: the neighbours in a sample, by rank.
-    """
-
-    gives_features: ClassVar[bool] = True
-    network: nn.Module
-    model: dict[str, Any]
-    label_names: Sequence[str]
-    label_weights: Sequence[float]
-    transform: SampleTransform
-    prior: Floats
-    tta_transform: SampleTransform | None = None
-    slice_offsets: Sequence[int] = (0,)
-    calibration: Calibration | None = None
-    threshold: float = DEFAULT_THRESHOLD
-    training: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        assert len(self.prior) == len(self.label_names) == len(self.label_weights)
-        assert ((self.prior > 0) & (self.prior < 1)).all(), "a prior is inside (0, 1)"
-        self.transform.require_deterministic()
-
-    def save(self, folder: Path) -> None:
-        """Writes predictor.json and model.pt, each in one step."""
-        digest = save_weights(folder / WEIGHTS_FILE, self.network.state_dict())
-        write_json(folder / JSON_FILE, {**self._to_json(), "weights_sha256": digest})
-
-    @classmethod
-    def from_folder(cls, folder: Path, content: dict[str, Any], build_model: BuildModel) -> Self:
-        """Returns the predictor in `folder`, its network in evaluation mode on the CPU."""
-        network = build_model(content["model"])
-        _load_weights(network, checked_weights(folder, content))
-        tta, where = content["tta_transform"], str(folder / JSON_FILE)
-        return cls(
-            network=network.eval(),
-            model=content["model"],
-            transform=SampleTransform.from_dict(content["transform"], where),
-            tta_transform=tta and SampleTransform.from_dict(tta, where),
-            slice_offsets=tuple(content["slice_offsets"]),
-            calibration=Calibration.from_json(content["calibration"]),
-            **cls._shared_fields(content),
-            **cls._own_fields(content),
-        )
-
-    @classmethod
-    def _own_fields(cls, content: dict[str, Any]) -> dict[str, Any]:
-        """The fields of a subclass that predictor.json holds."""
-        return {}
-
-    def _own_json(self) -> dict[str, Any]:
-        """What predictor.json holds of them."""
-        return {}
-
-    def _view_transform(self, view: str) -> Any:
-        """What makes the images of a view; InputError where this predictor can't have it."""
-        if random_number(view):
-            if self.tta_transform is None:
-                raise InputError(f"--pr_tta: this predictor has no test-time transform for {view}")
-            return self.tta_transform
-        if view == "swap" and len(self.slice_offsets) == 1:
-            raise InputError("--pr_tta_views swap: the images of this network have no neighbours")
-        return self.transform if view == PLAIN else ViewTransform(view, self.transform)
-
-    def _to_json(self) -> dict[str, Any]:
-        return {
-            **self._shared_json(),
-            "model": self.model,
-            "slice_offsets": list(self.slice_offsets),
-            "transform": self.transform.to_dict(),
-            "tta_transform": self.tta_transform and self.tta_transform.to_dict(),
-            "calibration": self.calibration and self.calibration.to_json(),
-            **self._own_json(),
-        }
-
-
-@dataclass
-class Predictor(NetworkPredictor):
-    """A network for slices: images (batch, channels, rows, columns) to logits (batch, labels).
-
-    Attributes:
-        offsets_mm: as many distances in mm as `slice_offsets`, which count in their place; empty:
-            none.
-    """
-
-    kind: ClassVar[str] = "slices"
-    offsets_mm: Sequence[float] = ()
-
-    def _predict(
-        self, table: SliceTable, rows: NDArray[np.int64], options: PredictOptions
-    ) -> RowLogits:
-        keep_freed_memory()
-        names = options.view_names
-        transforms = [self._view_transform(name) for name in names]
-        readable: NDArray[np.bool_] = table.readable[rows].copy()
-        settings = FitSettings(
-            iteration_num=0, channels_last=True, device=torch.device(options.device)
-        )
-        network = ImageClassifierNetwork(
-            self.network, settings, self.label_weights, with_features=options.with_features
-        )
-        total, features = LogitMean(options.mean), _FeatureMean(len(rows))
-        for name, transform in zip(names, transforms, strict=True):
-            indices = np.flatnonzero(readable)
-            dataset = _PredictionDataset(
-                table,
-                rows[indices],
-                transform,
-                (),
-                self.slice_offsets,
-                options.seed,
-                random_number(name),
-                self.offsets_mm,
-            )
-            if name == names[0]:
-                dataset.warn_of_fallbacks("prediction")
-            loader = make_loader(dataset, options.batch_size, options.num_workers)
-            was_read: list[NDArray[np.bool_]] = []
-            outputs = network.predict(
-                cast(DataLoader, _watched(loader, was_read, options.on_batch))
-            )
-            logits = np.zeros((len(rows), len(self.label_names)))
-            if len(indices):
-                logits[indices] = outputs["logits"]
-                readable[indices] = np.concatenate(was_read)
-                if options.with_features:
-                    features.add(indices, outputs["features"])
-            total.add(logits)
-        values = total.result()
-        if not np.isfinite(values[readable]).all():
-            raise InputError("the network gives logits that are not finite: its weights are bad")
-        values[~readable] = prior_logits(self.prior, self.calibration)
-        found = features.result(readable) if options.with_features else None
-        return RowLogits(values.astype(np.float32), ~readable, found)
-
-    @classmethod
-    def _own_fields(cls, content: dict[str, Any]) -> dict[str, Any]:
-        # Folders of before there were distances lack them.
-        return {"offsets_mm": tuple(content.get("offsets_mm", ()))}
-
-    def _own_json(self) -> dict[str, Any]:
-        return {"offsets_mm": list(self.offsets_mm)}
-
-
 def read_predictor_json(folder: Path) -> dict[str, Any]:
     """Returns the content of a predictor's JSON file; InputError where there is none of use."""
     path = folder / JSON_FILE
@@ -407,65 +241,6 @@ def read_predictor_json(folder: Path) -> dict[str, Any]:
             f"predict with the version that wrote it"
         )
     return content
-
-
-class _PredictionDataset(ImageClassificationDataset):
-    """Samples with `readable`: false, and the image air, where the store is damaged."""
-
-    def make_sample(self, index: int, seed: int) -> dict[str, Any]:
-        try:
-            return {**super().make_sample(index, seed), "readable": True}
-        except UnreadableSlice as error:
-            row = int(self.rows[index])
-            logger.warning("image %s can't be read: %s", self.sample_id(index), error)
-            size = self.table.frame.loc[row, ["rows", "columns"]].astype(int)
-            air_hu = np.full((*size, len(self.slice_offsets)), -1024, dtype=np.int16)
-            image = torch.from_numpy(self.transform(air_hu, seed))
-            labels = torch.from_numpy(self.labels[index])
-            return {"image": image, "labels": labels, "index": index, "readable": False}
-
-
-class _FeatureMean:
-    """The mean of features (n, dim) over views, 0 for rows without any."""
-
-    def __init__(self, num_rows: int) -> None:
-        self.num_rows = num_rows
-        self._total: NDArray[np.float32] | None = None
-        self._num = 0
-
-    def add(self, indices: NDArray[np.int64], features: NDArray[np.float32]) -> None:
-        if self._total is None:
-            self._total = np.zeros((self.num_rows, features.shape[1]), np.float32)
-        self._total[indices] += features
-        self._num += 1
-
-    def result(self, readable: NDArray[np.bool_]) -> NDArray[np.float16]:
-        if self._total is None:
-            raise InputError("no slice can be read: there are no features")
-        mean = self._total / np.float32(self._num)
-        mean[~readable] = 0
-        return mean.astype(np.float16)
-
-
-def _watched(
-    loader: Iterable[dict[str, torch.Tensor]],
-    was_read: list[NDArray[np.bool_]],
-    on_batch: Callable[[int], object] | None,
-) -> Iterator[dict[str, torch.Tensor]]:
-    """Yields the batches, noting in `was_read` which of their samples could be read."""
-    for batch in loader:
-        was_read.append(batch["readable"].numpy())
-        yield batch
-        if on_batch is not None:
-            on_batch(len(batch["readable"]))
-
-
-def _load_weights(network: nn.Module, path: Path) -> None:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        network.load_state_dict(state)
-    except (RuntimeError, pickle.UnpicklingError, AttributeError, TypeError) as error:
-        raise InputError(f"{path} does not hold the weights of this network: {error}") from error
 
 
 def checked_weights(folder: Path, content: Mapping[str, Any]) -> Path:

@@ -16,15 +16,12 @@ from common.datasets import make_loader
 from common.datasets.series_images import SeriesImageDataset
 from common.errors import InputError
 from common.memory import keep_freed_memory
+from common.network_predictor import NetworkPredictor
 from common.networks.series_images import SeriesImageNetwork
 from common.networks.state import FitSettings
 from common.pixel_steps import NO_STEPS, PixelSteps
 from common.predictions import prior_logits
-from common.predictor import (
-    NetworkPredictor,
-    PredictOptions,
-    RowLogits,
-)
+from common.predictor import PredictOptions, RowLogits
 from common.slices import SliceTable
 from common.views import LogitMean, random_number
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from common.files import write_json, write_parquet
-from common.predictor import Predictor
+from common.slice_predictor import SlicePredictor
 from common.slices import SLICE_COLUMNS, STORE_FOLDER, SliceTable
 from common.store import write_series
 from common.transforms import SampleTransform
@@ -107,7 +107,7 @@ def build_network(model: dict[str, Any]) -> nn.Module:
     )
 
 
-def make_predictor(**changes: Any) -> Predictor:
+def make_predictor(**changes: Any) -> SlicePredictor:
     """A predictor around `build_network`."""
     model = {"name": "tiny", "num_classes": len(LABELS), "in_chans": 3}
     options: dict[str, Any] = {
@@ -120,4 +120,4 @@ def make_predictor(**changes: Any) -> Predictor:
         "prior": np.linspace(0.1, 0.35, len(LABELS)),
         "training": {"experiment_id": "0001", "data_dataset": "tiny", "data_fold": 0},
     }
-    return Predictor(**{**options, **changes})
+    return SlicePredictor(**{**options, **changes})

@@ -11,7 +11,7 @@ from common.files import write_text
 from common.folds import read_folds
 from common.leakage import folds_digest
 from common.predictions import build_predictions, write_predictions
-from common.predictor import Predictor
+from common.slice_predictor import SlicePredictor
 from common.slices import SliceTable
 from config import Config
 from rsna_dataset import find_transform
@@ -55,14 +55,14 @@ def make_slice_experiment(
 
 def slice_predictor(
     dataset: str, fold: int, seed: int, model: str, digest: str, task: Task = CHALLENGE
-) -> Predictor:
+) -> SlicePredictor:
     """A predictor of one fold with random weights of its own."""
     torch.manual_seed(100 * seed + fold)
     network = RSNAModel(model, len(task.label_names))
     with torch.no_grad():  # untrained logits would be all but equal
         network.classifier.weight.mul_(100)
     network.eval()
-    return Predictor(
+    return SlicePredictor(
         network=network,
         model=network.specification,
         label_names=task.label_names,

@@ -7,7 +7,7 @@ from predictor_factory import build_network, make_dataset, make_predictor, small
 from scipy.special import expit
 
 from common.errors import InputError
-from common.predictor import Predictor
+from common.slice_predictor import SlicePredictor
 from common.slices import SliceTable
 from common.views import VIEWS, apply_view, mean_logits, view_names
 
@@ -44,7 +44,7 @@ def table(tmp_path_factory) -> SliceTable:
     return make_dataset(tmp_path_factory.mktemp("dataset"))
 
 
-def predicted(predictor: Predictor, table: SliceTable, **options) -> np.ndarray:
+def predicted(predictor: SlicePredictor, table: SliceTable, **options) -> np.ndarray:
     return predictor.predict_rows(table, np.flatnonzero(table.readable)[:12], **options).logits
 
 
