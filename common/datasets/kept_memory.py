@@ -22,10 +22,10 @@ from torch.utils.data._utils.collate import collate, default_collate_fn_map
 
 # A worker has up to two batches ready; the main process uses one or two, and pins another.
 SLOTS_PER_WORKER = 5
-# How far slots lie apart. Only what has been written takes up memory.
-SLOT_BYTES = 2**30
-# What is smaller goes as torch sends it.
+# Smaller and larger tensors go as torch sends them: the former gain nothing, the latter would keep
+# too much. Only what has been written takes up memory: usually three slots of a worker.
 MIN_BYTES = 2**16
+SLOT_BYTES = 2**27
 
 
 class KeptMemory:
