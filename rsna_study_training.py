@@ -7,16 +7,15 @@ new data slice network k feeds it.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common.callbacks import Callback
 from common.checkpoint import load_weights
-from common.datasets import EpochSampler, make_loader
-from common.datasets.studies import StudyAugmentation, StudyDataset
+from common.datasets.studies import StudyDataset
 from common.errors import InputError
 from common.folds import folds_path, read_folds
 from common.leakage import require_disjoint_patients, require_unseen_features
@@ -26,44 +25,18 @@ from common.predictor import PREDICTOR_FOLDER, AbstractPredictor, load_predictor
 from common.slice_outputs import SliceOutputs, load_slice_outputs
 from common.slices import SliceTable
 from common.study_predictor import StudyPredictor
-from common.subset import draw_studies
 from config import recorded_config
 from rsna_dataset import fold_rows
 from rsna_model import build_model
 from rsna_network import RSNANetwork, build_network
 from rsna_scoring import predictor_info
+from rsna_sequence_training import RSNASequenceTraining, SequenceData
 from rsna_study_network import RSNAStudyNetwork, create_study_model
-from rsna_training import RSNATraining
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class StudyData:
-    """What a training reads.
-
-    Attributes:
-        train, valid: the series of the two sides of the fold.
-        prior: share of positives per label in the training slices, inside (0, 1).
-    """
-
-    train: StudyDataset
-    valid: StudyDataset
-    prior: np.ndarray
-
-    def log_sizes(self) -> None:
-        """Tells the log how many slices and series each side has."""
-        for side, dataset in (("training", self.train), ("validation", self.valid)):
-            logger.info("%s: %d slices of %d series", side, len(dataset.rows), len(dataset))
-            if dataset.num_without_positions:
-                logger.warning(
-                    "%s: %d series have slices without a position: they count as 5 mm apart",
-                    side,
-                    dataset.num_without_positions,
-                )
-
-
-class RSNAStudyTraining(RSNATraining):
+class RSNAStudyTraining(RSNASequenceTraining):
     """A training of a study network; the base has the rest.
 
     Args:
@@ -71,7 +44,6 @@ class RSNAStudyTraining(RSNATraining):
     """
 
     gives_features: ClassVar[bool] = False
-    data: StudyData  # type: ignore[assignment]
     model: SequenceModel  # type: ignore[assignment]
 
     def _create_model(self) -> SequenceModel:  # type: ignore[override]
@@ -139,7 +111,7 @@ class RSNAStudyTraining(RSNATraining):
             raise InputError(f"--data_features {','.join(names)}: names an experiment twice")
         return folders
 
-    def _load_data(self) -> StudyData:  # type: ignore[override]
+    def _load_data(self) -> SequenceData:  # type: ignore[override]
         """The series of both sides, as far as the slice experiments speak of them."""
         flags, seed = self.config.data, self.config.general.seed
         train_rows, valid_rows = fold_rows(self.config, self.table)
@@ -159,24 +131,17 @@ class RSNAStudyTraining(RSNATraining):
                 int((~known[train_rows]).sum()),
             )
             train_rows = train_rows[known[train_rows]]
-        augmentation = StudyAugmentation(
-            flags.data_study_thin, flags.data_study_reverse, flags.data_study_crop
-        )
-        names = self.task.label_names
-        train = StudyDataset(self.table, train_rows, self.outputs, names, augmentation, seed)
-        valid = StudyDataset(self.table, valid_rows, self.outputs, names, seed=seed)
-        return StudyData(train, valid, training_prior(train.labels))
-
-    def _make_sampler(self) -> EpochSampler:
-        return EpochSampler(len(self.data.train), self.config.general.seed)
+        what = (self.outputs, self.task.label_names)
+        train = StudyDataset(self.table, train_rows, *what, self._augmentation(), seed)
+        valid = StudyDataset(self.table, valid_rows, *what, seed=seed)
+        return SequenceData(train, valid, training_prior(train.labels))
 
     def _make_network(self, callbacks: Sequence[Callback]) -> RSNANetwork:
-        train = self.data.train
         return build_network(
             self.config,
             self.model,
             self.settings,
-            [train.sample_id(index) for index in range(len(train))],
+            self._train_ids,
             callbacks,
             network_class=RSNAStudyNetwork,
             auxiliary_weight=self.config.network.net_study_auxiliary,
@@ -195,30 +160,11 @@ class RSNAStudyTraining(RSNATraining):
         what = "logits" if self.config.network.net_study_inputs == "logits" else "all outputs"
         logger.info("inputs: %s of experiments %s; %s", what, names, self.data.train.augmentation)
 
-    def _subset_loader(self) -> Any:
-        training, valid = self.config.training, self.data.valid
-        if not (training.tr_iteration_valid and training.tr_iteration_valid_full):
-            return None
-        studies = self.table.frame["study_id"].to_numpy(dtype=object)[valid.rows].astype(str)
-        seed = self.config.general.seed
-        chosen = draw_studies(studies, valid.labels, training.tr_valid_subset, seed)
-        return self._evaluation_loader(valid.with_rows(valid.rows[chosen]))  # type: ignore[arg-type]
+    def _as_validated(self, dataset: Any, rows: NDArray[np.int64]) -> StudyDataset:
+        return dataset.with_rows(rows)
 
-    def _statistics_loader(self) -> Any:
-        """Some training series as validation sees them; None where no layer gathers statistics."""
-        train, training = self.data.train, self.config.training
-        num_slices = min(self.config.optimizer.optim_ema_bn_samples, len(train.rows))
-        if not num_slices or not self.model.has_batch_norm:
-            return None
-        order = np.random.default_rng(self.config.general.seed).permutation(len(train))
-        rows, chosen = [], 0
-        for index in order:
-            rows.append(train.rows_of_series(int(index)))
-            chosen += len(rows[-1])
-            if chosen >= num_slices:
-                break
-        dataset = train.with_rows(np.concatenate(rows))
-        return make_loader(dataset, training.tr_batch_size_valid, self.config.general.n_jobs)
+    def _gathers_statistics(self) -> bool:
+        return self.model.has_batch_norm
 
     def _predictor(self, network: RSNANetwork) -> AbstractPredictor:
         fold = self.config.data.data_fold

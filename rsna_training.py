@@ -272,12 +272,16 @@ class RSNATraining:
     def _valid_loader(self) -> Any:
         return self._evaluation_loader(self.data.valid)
 
+    @property
+    def _valid_batch_size(self) -> int:
+        """Samples of a batch where nothing is learned."""
+        return self.config.training.tr_batch_size_valid
+
     def _evaluation_loader(self, dataset: RSNADataset) -> Any:
-        general, training = self.config.general, self.config.training
         return make_loader(
             dataset,
-            training.tr_batch_size_valid,
-            general.n_jobs,
+            self._valid_batch_size,
+            self.config.general.n_jobs,
             processes=self.processes,
             pin_memory=self._pins_memory,
         )
@@ -292,7 +296,7 @@ class RSNATraining:
 
     def _statistics_loader(self) -> Any:
         """Some training slices as validation sees them, in full batches; None where not asked."""
-        batch_size = self.config.training.tr_batch_size_valid
+        batch_size = self._valid_batch_size
         num_samples = min(self.config.optimizer.optim_ema_bn_samples, len(self.data.train))
         if not num_samples:
             return None

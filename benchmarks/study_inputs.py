@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from common.callbacks import WeightAverage
 from common.datasets import EpochSampler, ImageClassificationDataset, make_loader
-from common.datasets.studies import StudyAugmentation, StudyDataset
+from common.datasets.series import StudyAugmentation
+from common.datasets.studies import StudyDataset
 from common.folds import read_folds, split_rows
 from common.losses import weighted_bce_sum
 from common.metrics import row_log_losses

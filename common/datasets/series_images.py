@@ -2,16 +2,13 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
-from common.datasets.base import AbstractDataset
-from common.datasets.studies import StudyAugmentation, series_metadata
+from common.datasets.series import AbstractSeriesDataset, StudyAugmentation
 from common.pixel_steps import AIR_HU, NO_STEPS, PixelSteps
 from common.slices import SliceTable
 from common.store import UnreadableSlice
@@ -20,14 +17,13 @@ logger = logging.getLogger(__name__)
 
 # HU (rows, columns, slices), a seed, the header's window -> float32 (channels, rows, columns).
 ImageTransform = Callable[[np.ndarray, int, np.ndarray], np.ndarray]
-_FILLINGS = {"images": 0.0, "metadata": 0.0, "position_mm": 0.0, "labels": np.nan, "index": -1}
 
 
-class SeriesImageDataset(AbstractDataset):
+class SeriesImageDataset(AbstractSeriesDataset):
     """Groups of a slice table (series) as sequences of images.
 
     A sample is a dict: `images` float32 (steps, channels, rows, columns), `metadata` (steps, 5) and
-    `position_mm` (steps,) as in `common.datasets.studies`, `labels` (steps, labels), NaN where
+    `position_mm` (steps,) as in `common.datasets.series`, `labels` (steps, labels), NaN where
     unknown, and `index` (steps,), the place of each slice in `rows`, -1 where it is context only.
 
     All slices of a sample are transformed with the same draw: a turned head is turned as a whole.
@@ -52,6 +48,8 @@ class SeriesImageDataset(AbstractDataset):
         image_ids: of `rows`.
     """
 
+    fillings: ClassVar = {**AbstractSeriesDataset.fillings, "images": 0.0}
+
     def __init__(
         self,
         table: SliceTable,
@@ -65,46 +63,14 @@ class SeriesImageDataset(AbstractDataset):
         view: int = 0,
         skips_damaged: bool = False,
     ) -> None:
-        super().__init__(seed + view)
-        self.table = table
+        super().__init__(table, table.groups_of(rows), rows, label_names, augmentation, seed + view)
         self.transform = transform
-        self.label_names = tuple(label_names)
-        self.augmentation = augmentation or StudyAugmentation()
         self.slice_offsets = tuple(slice_offsets)
         self.steps = steps
         self.skips_damaged = skips_damaged
-        groups = table.groups_of(rows)
-        self._rows = np.concatenate(groups) if groups else np.empty(0, np.int64)
-        self._starts = np.cumsum([0, *map(len, groups)])
-        counts = np.zeros(len(table), dtype=bool)
-        counts[rows] = True
-        is_counted = counts[self._rows]
-        self.rows = self._rows[is_counted]
-        self._index = np.where(is_counted, np.cumsum(is_counted) - 1, -1)
-        self.labels = table.labels(self.rows, self.label_names)
         self._header_windows = table.header_windows(self._rows)
-        frame = table.frame
-        self.image_ids = frame["image_id"].to_numpy(dtype=object)[self.rows]
-        self._positions_mm = frame["position_mm"].to_numpy(np.float64)[self._rows]
-        spacing = frame[["spacing_row", "spacing_column"]].to_numpy(np.float64, na_value=np.nan)
-        self._spacing_mm = spacing[self._rows]
-
-    def __len__(self) -> int:
-        return len(self._starts) - 1
-
-    def sample_id(self, index: int) -> str:
-        """The image id of the first slice of the series."""
-        return self.table.image_id(int(self._rows[self._starts[index]]))
-
-    @property
-    def num_without_positions(self) -> int:
-        """Series in which the position of a slice is unknown: they get gaps of 5 mm."""
-        return sum(np.isnan(self._positions_mm[self._span(i)]).any() for i in range(len(self)))
-
-    def rows_of_series(self, index: int) -> NDArray[np.int64]:
-        """Returns the rows of a series that count."""
-        span = self._span(index)
-        return self._rows[span][self._index[span] >= 0]
+        spacing = table.frame[["spacing_row", "spacing_column"]]
+        self._spacing_mm = spacing.to_numpy(np.float64, na_value=np.nan)[self._rows]
 
     def with_rows(self, rows: NDArray[np.int64], transform: ImageTransform) -> "SeriesImageDataset":
         """Returns the series that hold some of the rows, seen by another transform, unaugmented."""
@@ -120,39 +86,16 @@ class SeriesImageDataset(AbstractDataset):
 
     def make_sample(self, index: int, seed: int) -> dict[str, Any]:
         """Draws, reads the slices and transforms them alike."""
-        span = self._span(index)
-        places, window = self.augmentation.draw(span.stop - span.start, seed)
-        metadata, position_mm = series_metadata(self._positions_mm[span][places], places)
-        chosen = np.arange(span.start, span.stop)[places][window]
-        images, is_read = self._images(chosen, seed)
-        slice_index = self._index[chosen]
+        steps = self._draw(index, seed)
+        images, is_read = self._images(steps.places, seed)
+        slice_index = self._index[steps.places]
         if not is_read.any():
-            images, is_read[0], slice_index = (
-                self._air(int(chosen[0]), seed),
-                True,
-                slice_index * 0 - 1,
-            )
-        chosen, slice_index = chosen[is_read], slice_index[is_read]
-        labels = np.full((len(chosen), len(self.label_names)), np.nan, np.float32)
-        labels[slice_index >= 0] = self.labels[slice_index[slice_index >= 0]]
+            images, is_read[0] = self._air(int(steps.places[0]), seed), True
+            slice_index = np.full_like(slice_index, -1)
         return {
             "images": torch.from_numpy(images),
-            "metadata": torch.from_numpy(metadata[window][is_read]),
-            "position_mm": torch.from_numpy(position_mm[window][is_read]),
-            "labels": torch.from_numpy(labels),
-            "index": torch.from_numpy(slice_index),
-            "sample": index,
+            **self._sample(index, steps.only(is_read), slice_index[is_read]),
         }
-
-    def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        """A batch: steps padded at the end, labels with NaN, index with -1; and `lengths`."""
-        batch: dict[str, Any] = {
-            name: _padded([sample[name] for sample in samples], filling)
-            for name, filling in _FILLINGS.items()
-        }
-        batch["lengths"] = torch.tensor([len(sample["index"]) for sample in samples])
-        batch["sample"] = torch.tensor([sample["sample"] for sample in samples])
-        return batch
 
     def _images(self, places: NDArray[np.int64], seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the images of slices that can be read (slices, channels, rows, columns), and bool
@@ -190,13 +133,6 @@ class SeriesImageDataset(AbstractDataset):
             slices = [plan.apply(image_hu) for image_hu in slices]
         return np.stack(slices, axis=-1)
 
-    def _span(self, index: int) -> slice:
-        return slice(int(self._starts[index]), int(self._starts[index + 1]))
-
 
 def _known(value_mm: float) -> float | None:
     return None if np.isnan(value_mm) else value_mm
-
-
-def _padded(values: Sequence[Tensor], filling: float) -> Tensor:
-    return pad_sequence(list(values), batch_first=True, padding_value=filling)

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from study_inputs import LABELS, make_table, neighbour_task
 
 from common.datasets import EpochSampler, make_loader
-from common.datasets.studies import StudyAugmentation, StudyDataset, series_metadata
+from common.datasets.series import StudyAugmentation, series_metadata
+from common.datasets.studies import StudyDataset
 from common.slice_outputs import SliceOutputs
 
 

@@ -8,7 +8,8 @@ from sklearn.linear_model import LogisticRegression
 from study_inputs import LABELS, make_table, neighbour_task
 
 from common.datasets import EpochSampler, make_loader
-from common.datasets.studies import StudyAugmentation, StudyDataset
+from common.datasets.series import StudyAugmentation
+from common.datasets.studies import StudyDataset
 from common.metrics import weighted_log_loss
 from common.models import build_sequence_model
 from common.models.study import SEQUENCE_MODELS

@@ -1,0 +1,223 @@
+"""Datasets whose samples are series: slices in order, windows of them, and padding."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from common.datasets.base import AbstractDataset
+from common.slices import SliceTable
+
+# Where the positions of a series are unknown: the usual distance of slices of a head CT.
+NOMINAL_GAP_MM = 5.0
+# Metadata are divided by these, so that they are about 1.
+_GAP_MM, _POSITION_MM, _NUM_SLICES = 5.0, 75.0, 32.0
+_LARGEST_GAP_MM = 50.0
+# Series with fewer slices are not thinned, as in the first place's code.
+_FEWEST_TO_THIN = 11
+
+
+@dataclass(frozen=True)
+class StudyAugmentation:
+    """What is drawn for a series.
+
+    Attributes:
+        thin: how often every second slice is left out, as if slices were twice as thick.
+        reverse: how often the series is seen from its other end: positions fall, gaps are negative.
+        crop: the most slices of a sample, a window of the series; 0: all.
+    """
+
+    thin: float = 0.0
+    reverse: float = 0.0
+    crop: int = 0
+
+    def draw(self, num_slices: int, seed: int) -> tuple[NDArray[np.int64], slice]:
+        """Returns the slices of the series in the order they are seen, and the window on them."""
+        rng = np.random.default_rng(seed)
+        thins, reverses = rng.random(2) < (self.thin, self.reverse)
+        phase, shift = int(rng.integers(2)), float(rng.random())
+        places = np.arange(num_slices)
+        if thins and num_slices >= _FEWEST_TO_THIN:
+            places = places[phase::2]
+        if reverses:
+            places = places[::-1]
+        size = min(self.crop, len(places)) if self.crop else len(places)
+        start = int(shift * (len(places) - size + 1))
+        return places, slice(start, start + size)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The slices of one sample, in the order they are seen.
+
+    Attributes:
+        places: int64 (steps,): where they stand among the slices of the dataset.
+        metadata: float32 (steps, 5), see `series_metadata`.
+        position_mm: float32 (steps,), from the middle of the series.
+    """
+
+    places: NDArray[np.int64]
+    metadata: NDArray[np.float32]
+    position_mm: NDArray[np.float32]
+
+    def only(self, is_kept: NDArray[np.bool_]) -> "Steps":
+        """Returns some of them."""
+        return Steps(self.places[is_kept], self.metadata[is_kept], self.position_mm[is_kept])
+
+
+class AbstractSeriesDataset(AbstractDataset):
+    """Groups of a slice table (series) as samples; subclasses say what is seen of a slice.
+
+    Draws depend on (seed, epoch, series).
+
+    Args:
+        table: the slices.
+        groups: rows of each series in anatomical order, those that are context only included.
+        rows: rows that count in loss and metrics.
+        label_names: columns of the table that are the labels; none for prediction.
+        augmentation: what is drawn.
+        seed: of the draws.
+
+    Attributes:
+        rows: those given, series by series in anatomical order.
+        labels: float32 (rows, labels), NaN where unknown.
+        image_ids: of `rows`.
+    """
+
+    # What steps are padded with, by the name of a tensor in a sample.
+    fillings: ClassVar[Mapping[str, float]] = {
+        "metadata": 0.0,
+        "position_mm": 0.0,
+        "labels": np.nan,
+        "index": -1,
+    }
+
+    def __init__(
+        self,
+        table: SliceTable,
+        groups: Sequence[NDArray[np.int64]],
+        rows: NDArray[np.int64],
+        label_names: Sequence[str],
+        augmentation: StudyAugmentation | None,
+        seed: int,
+    ) -> None:
+        super().__init__(seed)
+        self.table = table
+        self.label_names = tuple(label_names)
+        self.augmentation = augmentation or StudyAugmentation()
+        self._rows = np.concatenate(groups) if groups else np.empty(0, np.int64)
+        self._starts = np.cumsum([0, *map(len, groups)])
+        counts = np.zeros(len(table), dtype=bool)
+        counts[rows] = True
+        is_counted = counts[self._rows]
+        self.rows = self._rows[is_counted]
+        self._index = np.where(is_counted, np.cumsum(is_counted) - 1, -1)
+        self.labels = table.labels(self.rows, self.label_names)
+        self.image_ids = table.frame["image_id"].to_numpy(dtype=object)[self.rows]
+        self._positions_mm = table.frame["position_mm"].to_numpy(np.float64)[self._rows]
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def sample_id(self, index: int) -> str:
+        """The image id of the first slice of the series."""
+        return self.table.image_id(int(self._rows[self._starts[index]]))
+
+    @property
+    def num_without_positions(self) -> int:
+        """Series in which the position of a slice is unknown: they get gaps of 5 mm."""
+        return sum(np.isnan(self._positions_mm[self._span(i)]).any() for i in range(len(self)))
+
+    def rows_of_series(self, index: int) -> NDArray[np.int64]:
+        """Returns the `rows` of one series."""
+        span = self._span(index)
+        return self._rows[span][self._index[span] >= 0]
+
+    def some_rows(self, num_rows: int, seed: int) -> NDArray[np.int64]:
+        """Returns the `rows` of drawn series, until there are `num_rows` or no more."""
+        rows: list[NDArray[np.int64]] = []
+        for index in np.random.default_rng(seed).permutation(len(self)):
+            rows.append(self.rows_of_series(int(index)))
+            if sum(map(len, rows)) >= num_rows:
+                break
+        return np.concatenate(rows)
+
+    def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+        """A batch: steps padded at the end, labels with NaN, index with -1; and `lengths`."""
+        batch: dict[str, Any] = {
+            name: padded([sample[name] for sample in samples], filling)
+            for name, filling in self.fillings.items()
+        }
+        batch["lengths"] = torch.tensor([len(sample["index"]) for sample in samples])
+        batch["sample"] = torch.tensor([sample["sample"] for sample in samples])
+        return batch
+
+    def _draw(self, index: int, seed: int) -> Steps:
+        """Returns the slices of a sample."""
+        span = self._span(index)
+        order, window = self.augmentation.draw(span.stop - span.start, seed)
+        metadata, position_mm = series_metadata(self._positions_mm[span][order], order)
+        places = span.start + order[window]
+        return Steps(places, metadata[window], position_mm[window])
+
+    def _sample(self, index: int, steps: Steps, slice_index: NDArray[np.int64]) -> dict[str, Any]:
+        """Returns what all samples hold; `slice_index` is the place of each slice in `rows`."""
+        labels = np.full((len(slice_index), len(self.label_names)), np.nan, np.float32)
+        labels[slice_index >= 0] = self.labels[slice_index[slice_index >= 0]]
+        return {
+            "metadata": torch.from_numpy(steps.metadata),
+            "position_mm": torch.from_numpy(steps.position_mm),
+            "labels": torch.from_numpy(labels),
+            "index": torch.from_numpy(slice_index),
+            "sample": index,
+        }
+
+    def _span(self, index: int) -> slice:
+        return slice(int(self._starts[index]), int(self._starts[index + 1]))
+
+
+def series_metadata(
+    positions_mm: NDArray[np.float64], places: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Returns what is known of slices beside their pixels, and their position in mm.
+
+    The metadata (n, 5) are scaled: gap to the next slice (the last one repeats) and to the one
+    before (the first one repeats), position from the middle of the series, rank from -1 to 1, and
+    the logarithm of the number of slices. A series in falling order has negative gaps.
+
+    Args:
+        positions_mm: along the normal of the slices, in the order they are seen; if one is NaN,
+            all are taken to be 5 mm apart.
+        places: number of each slice in its series, in anatomical order.
+    """
+    if np.isnan(positions_mm).any():
+        positions_mm = NOMINAL_GAP_MM * places.astype(np.float64)
+    position_mm = positions_mm - (positions_mm.min() + positions_mm.max()) / 2
+    num_slices = len(positions_mm)
+    gaps = np.diff(positions_mm).clip(-_LARGEST_GAP_MM, _LARGEST_GAP_MM)
+    gaps = gaps if len(gaps) else np.zeros(1)
+    after, before = (gaps[[*range(num_slices - 1), -1]], gaps[[0, *range(num_slices - 1)]])
+    rank = np.linspace(-1, 1, num_slices) if num_slices > 1 else np.zeros(1)
+    if places[0] > places[-1]:
+        rank = -rank
+    metadata = np.stack(
+        [
+            after / _GAP_MM,
+            before / _GAP_MM,
+            position_mm / _POSITION_MM,
+            rank,
+            np.full(num_slices, np.log(num_slices / _NUM_SLICES)),
+        ],
+        axis=1,
+    )
+    return metadata.astype(np.float32), position_mm.astype(np.float32)
+
+
+def padded(values: Sequence[Tensor], filling: float = 0.0) -> Tensor:
+    """Returns tensors (steps, ...) as one (series, most steps, ...), filled at the end."""
+    return pad_sequence(list(values), batch_first=True, padding_value=filling)
