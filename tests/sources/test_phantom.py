@@ -1,6 +1,7 @@
 """Phantom heads: the same seed gives the same bytes, tissue has its HU, blood lies where it may."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -13,9 +14,15 @@ from sources.phantom.atlas import load_atlas
 from sources.phantom.grid import SHAPE, axes, ramp, smooth_noise
 from sources.phantom.mimics import paint_mimics
 from sources.phantom.scanner import Pose, Protocol, degrade, draw_pose, sample
-from sources.phantom.study import PLANS, generate_study, num_studies_of, plan_of
+from sources.phantom.study import PLANS, Study, generate_study, num_studies_of, plan_of
 
 SEED = 4667
+BLEEDING = [patient for patient in range(20) if plan_of(patient, SEED)]
+
+
+@functools.cache
+def small_study(patient: int) -> Study:
+    return generate_study(patient, 0, SEED, matrix=64)
 
 
 def make_head(seed: int = 1) -> Head:
@@ -52,12 +59,11 @@ def axial_protocol(heights: np.ndarray, tilt_deg: float = 0.0, matrix: int = 120
 
 
 def test_the_same_arguments_give_the_same_study_and_others_another() -> None:
-    first = generate_study(5, 0, SEED, matrix=64)
-    again = generate_study(5, 0, SEED, matrix=64)
+    first, other = (small_study(patient) for patient in BLEEDING[:2])
+    again = generate_study(BLEEDING[0], 0, SEED, matrix=64)
     np.testing.assert_array_equal(first.image_hu, again.image_hu)
     np.testing.assert_array_equal(first.labels, again.labels)
     np.testing.assert_array_equal(first.protocol.positions, again.protocol.positions)
-    other = generate_study(5, 1, SEED, matrix=64)
     assert first.image_hu.shape != other.image_hu.shape or (first.image_hu != other.image_hu).any()
 
 
@@ -137,9 +143,8 @@ def test_blood_has_published_hounsfield_units_and_lies_where_its_type_occurs(
 
 
 def test_blood_goes_on_over_neighbouring_slices() -> None:
-    bleeding_patients = [patient for patient in range(20) if plan_of(patient, SEED)]
-    for patient in bleeding_patients[:2]:
-        labels = generate_study(patient, 0, SEED, matrix=64).labels
+    for patient in BLEEDING[:2]:
+        labels = small_study(patient).labels
         assert labels.any()
         for column in range(labels.shape[1]):
             positive = np.flatnonzero(labels[:, column])
