@@ -136,7 +136,8 @@ def _slices(
     metrics: Mapping[str, Any], label_names: Sequence[str], slices: Sequence[StageSet]
 ) -> str:
     found = _stage_table({s.name: metrics["stages"][s.name] for s in slices}, label_names)
-    found += _gain(metrics["calibration_gains"], "All that is done after blending", "slices")
+    if len(slices) > 1:
+        found += _gain(metrics["calibration_gains"], "All that is done after blending", "slices")
     return found + _reliability(slices, label_names)
 
 
