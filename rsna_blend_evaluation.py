@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from scipy.special import expit
@@ -21,11 +21,9 @@ from common.predictions import read_predictions
 from common.report import EvaluationReport
 from common.report.blend import StageSet, blend_sections
 from common.slices import SliceTable
+from rsna_ensemble_data import EnsembleData
 from rsna_scoring import predictor_info, prior_of, score_predictions, task_of, with_all_labels
 from rsna_task import Task
-
-if TYPE_CHECKING:
-    from rsna_ensemble import EnsembleData
 
 BLEND_FILE = "blend.json"
 STUDIES_TABLE = "studies.parquet"
@@ -34,7 +32,7 @@ CONSISTENT = "any at least its subtypes"
 
 
 def describe_members(
-    data: "EnsembleData",
+    data: EnsembleData,
     plan: BlendPlan,
     fitted: CrossFitted,
     kept: FittedBlend,

@@ -6,7 +6,6 @@ and `--data_leave_out_fold i`. With k folds these are k (k - 1) trainings a memb
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -19,10 +18,8 @@ from common.leakage import require_same_folds
 from common.predictions import read_predictions
 from common.predictor import JSON_FILE, PREDICTOR_FOLDER
 from config import FREE_ON_RESUME, Config, recorded_config
+from rsna_ensemble_data import EnsembleData, Member
 from rsna_scoring import predictor_info
-
-if TYPE_CHECKING:
-    from rsna_ensemble import EnsembleData, Member
 
 # What may differ between a member and its training without a fold.
 _FREE = FREE_ON_RESUME | {"data_leave_out_fold", "data_dataset", "tr_features"}
@@ -33,7 +30,7 @@ def nested_id(experiment_id: str, fold: int) -> str:
     return f"{experiment_id}-without-{fold}"
 
 
-def nested_members(config: Config, data: "EnsembleData") -> Mapping[int, Floats]:
+def nested_members(config: Config, data: EnsembleData) -> Mapping[int, Floats]:
     """Returns by scored fold the members' probabilities (m, n, k) of rows of the other folds.
 
     Rows of the scored fold itself are 0.5: nothing looks at them.
@@ -62,7 +59,7 @@ def nested_members(config: Config, data: "EnsembleData") -> Mapping[int, Floats]
     return found
 
 
-def _require_trained(config: Config, members: Sequence["Member"], folds: Sequence[int]) -> None:
+def _require_trained(config: Config, members: Sequence[Member], folds: Sequence[int]) -> None:
     missing = []
     for member in members:
         for fold in folds:
@@ -76,7 +73,7 @@ def _require_trained(config: Config, members: Sequence["Member"], folds: Sequenc
         )
 
 
-def _command(config: Config, member: "Member", fold: int) -> str:
+def _command(config: Config, member: Member, fold: int) -> str:
     """Returns the command that trains a member without a fold, or goes on with it."""
     name, output = nested_id(member.name, fold), config.general.output_dir
     flags = ["--output_dir", output, "--experiment_id", name]
@@ -87,7 +84,7 @@ def _command(config: Config, member: "Member", fold: int) -> str:
     return script_command(*given, "--data_leave_out_fold", str(fold), script="train.py")
 
 
-def _read(config: Config, data: "EnsembleData", member: "Member", fold: int) -> Floats:
+def _read(config: Config, data: EnsembleData, member: Member, fold: int) -> Floats:
     """Returns the (n, k) probabilities of a member that was trained without `fold`."""
     name = nested_id(member.name, fold)
     folder = config.experiment_folder(name)
