@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-NOT_THERE_YET: frozenset[str] = frozenset()
-
 
 def _needs(name: str, *values: Any) -> tuple[str, Callable[[dict[str, Any]], bool]]:
     """An entry of EFFECTIVE_WHEN: the flag `name` has to have one of the values."""
@@ -194,11 +192,7 @@ EFFECTIVE_WHEN = {
 
 
 def refuse_unusable(config: "Config") -> None:
-    """Raises InputError where a flag is not there yet, or flags contradict each other."""
-    flags, defaults = config.flags(), type(config)().flags()
-    for name in sorted(NOT_THERE_YET):
-        if flags[name] != defaults[name]:
-            raise InputError(f"--{name} is not there yet: leave it out")
+    """Raises InputError where flags contradict each other."""
     if config.data.data_leave_out_fold is not None and config.network.net_model.startswith(
         "study-"
     ):

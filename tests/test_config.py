@@ -213,9 +213,8 @@ def test_dev_mode_limits_iterations():
     assert parse("--dev_enabled", "1", "--tr_iteration_num", "20").iteration_num == 20
 
 
-def test_not_there_yet_names_exist():
+def test_flags_that_tables_name_exist():
     names = {field.name for kind in GROUPS.values() for field in dataclasses.fields(kind)}
-    assert names >= config_checks.NOT_THERE_YET
     assert names >= config_checks.EFFECTIVE_WHEN.keys()
     assert names >= config_module.FREE_ON_RESUME
 

@@ -1,9 +1,6 @@
 """Which class trains a network: the prefix of its name decides."""
 
-import pytest
-
 import rsna_training
-from common.errors import InputError
 from config import Config
 from rsna_training import RSNATraining, training_class
 
@@ -26,9 +23,3 @@ def test_resumed_training_is_of_the_recorded_kind(monkeypatch, tmp_path):
     (folder / "config.yaml").write_text(Config().with_flags(net_model="toy-x").to_yaml())
     asked = Config().with_flags(experiment_id="0001", tr_resume=1, output_dir=str(tmp_path))
     assert training_class(asked).__name__ == "RSNALearningRateFinder"
-
-
-def test_absent_kind_is_an_error_of_the_user(monkeypatch):
-    monkeypatch.setitem(rsna_training.TRAININGS, "toy-", "rsna_no_such_module:Training")
-    with pytest.raises(InputError, match="toy-x: this kind of network is not there yet"):
-        training_class(Config().with_flags(net_model="toy-x"))
