@@ -2,9 +2,9 @@
 
 Prepares the demo and CT-ICH; trains a network of one slice and one of three on the demo's phantoms,
 to start from, as sixty patients are too few to learn from alone; from each of them the networks of
-five patient folds; a sequence network over the logits of both; and a blend. Every stage is a
-command of the project's own scripts; stages that are done are skipped, and one that was cut off
-goes on, with the same command.
+five patient folds; a sequence network over the logits of both; their mean smoothed along the series
+by second_level.py; and a blend of the first three. Every stage is a command of the project's own
+scripts; stages that are done are skipped, and one that was cut off goes on, with the same command.
 
     python benchmarks/ct_ich_levels.py <folder of CT-ICH>
 
@@ -37,6 +37,7 @@ LEVELS = {
     "one slice": "one",
     "three slices": "three",
     "sequence": "sequence",
+    "smoothed": "smooth",
     "blend": "blend",
 }
 MEMBERS = ("one", "three", "sequence")
@@ -44,6 +45,9 @@ STEPS = (
     ("one slice", "three slices"),
     ("three slices", "sequence"),
     ("one slice", "sequence"),
+    ("one slice", "smoothed"),
+    ("three slices", "smoothed"),
+    ("sequence", "smoothed"),
     ("sequence", "blend"),
     ("one slice", "blend"),
 )
@@ -100,7 +104,8 @@ def plan(arguments: argparse.Namespace) -> list[Stage]:
     blend = own.blend(
         "blend", MEMBERS, "--ens_method", arguments.blend, "--ens_calibration", "temperature"
     )
-    return [*first, *second, sequence, blend]
+    smooth = own.second_level("smooth", list(neighbors))
+    return [*first, *second, sequence, smooth, blend]
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:

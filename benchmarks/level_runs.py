@@ -105,6 +105,11 @@ class Plan:
         ids = ",".join(map(self.id_of, members))
         return self._stage("ensemble.py", name, ("--ens_experiments", ids, *flags), members)
 
+    def second_level(self, name: str, members: Sequence[str], *flags: object) -> Stage:
+        """A second level over other stages."""
+        ids = ",".join(map(self.id_of, members))
+        return self._stage("second_level.py", name, ("--sl_experiments", ids, *flags), members)
+
     def _stage(
         self,
         script: str,
