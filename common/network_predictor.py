@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from common.checkpoint import save_weights
@@ -108,6 +110,30 @@ class NetworkPredictor(AbstractPredictor):
             "calibration": self.calibration and self.calibration.to_json(),
             **self._own_json(),
         }
+
+
+class FeatureMean:
+    """The mean of features (n, dim) over views, 0 for rows without any."""
+
+    def __init__(self, num_rows: int) -> None:
+        self.num_rows = num_rows
+        self._total: NDArray[np.float32] | None = None
+        self._num = 0
+
+    def add(self, indices: NDArray[np.int64], features: NDArray[np.float32]) -> None:
+        """Takes the features of one view, of some of the rows."""
+        if self._total is None:
+            self._total = np.zeros((self.num_rows, features.shape[1]), np.float32)
+        self._total[indices] += features
+        self._num += 1
+
+    def result(self, readable: NDArray[np.bool_]) -> NDArray[np.float16]:
+        """Returns the mean of all views; InputError where there is none."""
+        if self._total is None:
+            raise InputError("no slice can be read: there are no features")
+        mean = self._total / np.float32(self._num)
+        mean[~readable] = 0
+        return mean.astype(np.float16)
 
 
 def _load_weights(network: nn.Module, path: Path) -> None:

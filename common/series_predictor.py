@@ -16,7 +16,7 @@ from common.datasets import make_loader
 from common.datasets.series_images import SeriesImageDataset
 from common.errors import InputError
 from common.memory import keep_freed_memory
-from common.network_predictor import NetworkPredictor
+from common.network_predictor import FeatureMean, NetworkPredictor
 from common.networks.series_images import SeriesImageNetwork
 from common.networks.state import FitSettings
 from common.pixel_steps import NO_STEPS, PixelSteps
@@ -56,8 +56,7 @@ class SeriesPredictor(NetworkPredictor):
         network = SeriesImageNetwork(
             self.network, settings, self.label_weights, with_features=options.with_features
         )
-        total = LogitMean(options.mean)
-        features: NDArray[np.float32] | None = None
+        total, features = LogitMean(options.mean), FeatureMean(len(table))
         for name, transform in zip(names, transforms, strict=True):
             logits = np.zeros((len(table), len(self.label_names)))
             if len(readable):
@@ -67,22 +66,14 @@ class SeriesPredictor(NetworkPredictor):
                 was_read[found] = True
                 is_read &= was_read
                 if options.with_features:
-                    dim = outputs["features"].shape[1]
-                    features = (
-                        np.zeros((len(table), dim), np.float32) if features is None else features
-                    )
-                    features[found] += outputs["features"] / len(names)
+                    features.add(found, outputs["features"])
             total.add(logits[rows])
         values, unreadable = total.result(), ~is_read[rows]
         if not np.isfinite(values[~unreadable]).all():
             raise InputError("the network gives logits that are not finite: its weights are bad")
         values[unreadable] = prior_logits(self.prior, self.calibration)
-        if not options.with_features:
-            return RowLogits(values.astype(np.float32), unreadable)
-        if features is None:
-            raise InputError("no slice can be read: there are no features")
-        features[~is_read] = 0
-        return RowLogits(values.astype(np.float32), unreadable, features[rows].astype(np.float16))
+        said = features.result(is_read)[rows] if options.with_features else None
+        return RowLogits(values.astype(np.float32), unreadable, said)
 
     def _outputs(
         self,

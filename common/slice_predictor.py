@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from common.datasets import ImageClassificationDataset, make_loader
 from common.errors import InputError
 from common.memory import keep_freed_memory
-from common.network_predictor import NetworkPredictor
+from common.network_predictor import FeatureMean, NetworkPredictor
 from common.networks.classifier import ImageClassifierNetwork
 from common.networks.state import FitSettings
 from common.predictions import prior_logits
@@ -53,7 +53,7 @@ class SlicePredictor(NetworkPredictor):
         network = ImageClassifierNetwork(
             self.network, settings, self.label_weights, with_features=options.with_features
         )
-        total, features = LogitMean(options.mean), _FeatureMean(len(rows))
+        total, features = LogitMean(options.mean), FeatureMean(len(rows))
         for name, transform in zip(names, transforms, strict=True):
             indices = np.flatnonzero(readable)
             dataset = _PredictionDataset(
@@ -110,28 +110,6 @@ class _PredictionDataset(ImageClassificationDataset):
             image = torch.from_numpy(self.transform(air_hu, seed))
             labels = torch.from_numpy(self.labels[index])
             return {"image": image, "labels": labels, "index": index, "readable": False}
-
-
-class _FeatureMean:
-    """The mean of features (n, dim) over views, 0 for rows without any."""
-
-    def __init__(self, num_rows: int) -> None:
-        self.num_rows = num_rows
-        self._total: NDArray[np.float32] | None = None
-        self._num = 0
-
-    def add(self, indices: NDArray[np.int64], features: NDArray[np.float32]) -> None:
-        if self._total is None:
-            self._total = np.zeros((self.num_rows, features.shape[1]), np.float32)
-        self._total[indices] += features
-        self._num += 1
-
-    def result(self, readable: NDArray[np.bool_]) -> NDArray[np.float16]:
-        if self._total is None:
-            raise InputError("no slice can be read: there are no features")
-        mean = self._total / np.float32(self._num)
-        mean[~readable] = 0
-        return mean.astype(np.float16)
 
 
 def _watched(

@@ -97,8 +97,6 @@ def read_oof(place: Path, name: str) -> pd.DataFrame:
 
 @pytest.mark.parametrize("method", ["smooth", pytest.param("boosting", marks=pytest.mark.long)])
 def test_an_experiment_is_left_that_stands_alone(monkeypatch, place, tmp_path, method):
-    if method == "boosting":
-        pytest.importorskip("lightgbm")
     more = TREES if method == "boosting" else []
     flags = ["--experiment_id", method, "--sl_experiments", "0001,0002", *more]
     assert run(monkeypatch, place, *flags) == 0
@@ -141,7 +139,6 @@ def test_an_experiment_is_left_that_stands_alone(monkeypatch, place, tmp_path, m
 
 def test_rows_of_a_fold_owe_nothing_to_its_labels(monkeypatch, place, tmp_path):
     """With other labels in fold 0, its own predictions stay, those of the other folds change."""
-    pytest.importorskip("lightgbm")
     copy = tmp_path / "place"
     shutil.copytree(place / "input", copy / "input")
     for name in ("0001", "0002"):

@@ -6,6 +6,7 @@ Here a batch lies in a slot, which is written again once nothing in the main pro
 any more. While all slots are in use, batches come as torch sends them.
 """
 
+import functools
 import itertools
 import math
 import mmap
@@ -65,7 +66,7 @@ class KeptMemory:
         global _stack_in_slot
         first = worker * SLOTS_PER_WORKER
         slots = range(first, first + SLOTS_PER_WORKER)
-        _stack_in_slot = lambda tensors: self._stack(tensors, slots)  # noqa: E731
+        _stack_in_slot = functools.partial(self._stack, slots)
 
     def take(self, slot: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """Returns the tensor in a slot, which is free again once its storage is."""
@@ -73,7 +74,7 @@ class KeptMemory:
         weakref.finalize(array, self._is_taken.__setitem__, slot, 0).atexit = False
         return torch.from_numpy(array).view(dtype).view(shape)
 
-    def _stack(self, tensors: Sequence[torch.Tensor], slots: range) -> "_InSlot | None":
+    def _stack(self, slots: range, tensors: Sequence[torch.Tensor]) -> "_InSlot | None":
         """Returns the stack for the main process; None where no slot is free, or it needs none."""
         first = tensors[0]
         num_bytes = first.nbytes * len(tensors)

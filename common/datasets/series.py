@@ -140,10 +140,12 @@ class AbstractSeriesDataset(AbstractDataset):
 
     def some_rows(self, num_rows: int, seed: int) -> NDArray[np.int64]:
         """Returns the `rows` of drawn series, until there are `num_rows` or no more."""
-        rows: list[NDArray[np.int64]] = []
-        for index in np.random.default_rng(seed).permutation(len(self)):
+        order = np.random.default_rng(seed).permutation(len(self))
+        rows, found = [], 0
+        for index in order:
             rows.append(self.rows_of_series(int(index)))
-            if sum(map(len, rows)) >= num_rows:
+            found += len(rows[-1])
+            if found >= num_rows:
                 break
         return np.concatenate(rows)
 

@@ -20,7 +20,7 @@ ImageTransform = Callable[[np.ndarray, int, np.ndarray], np.ndarray]
 
 
 class SeriesImageDataset(AbstractSeriesDataset):
-    """Groups of a slice table (series) as sequences of images.
+    """Groups of a slice table (series) as sequences of images; see the base for attributes.
 
     A sample is a dict: `images` float32 (steps, channels, rows, columns), `metadata` (steps, 5) and
     `position_mm` (steps,) as in `common.datasets.series`, `labels` (steps, labels), NaN where
@@ -41,11 +41,6 @@ class SeriesImageDataset(AbstractSeriesDataset):
         view: number of the view; each draws differently.
         skips_damaged: whether slices that turn out to be damaged are left out of their series; else
             they raise UnreadableSlice.
-
-    Attributes:
-        rows: those given, series by series in anatomical order.
-        labels: float32 (rows, labels), NaN where unknown.
-        image_ids: of `rows`.
     """
 
     fillings: ClassVar = {**AbstractSeriesDataset.fillings, "images": 0.0}

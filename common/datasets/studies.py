@@ -13,7 +13,7 @@ from common.slices import SliceTable
 
 
 class StudyDataset(AbstractSeriesDataset):
-    """Groups of a slice table (series) as sequences of slices.
+    """Groups of a slice table (series) as sequences of slices; see the base for attributes.
 
     A sample is a dict with the inputs of `common.models.sequence`, one step per slice, and `labels`
     (steps, labels), NaN where unknown, and `index` (steps,), the place of each slice in `rows`, -1
@@ -29,11 +29,6 @@ class StudyDataset(AbstractSeriesDataset):
         label_names: columns of the table that are the labels; none for prediction.
         augmentation: what is drawn.
         seed: of the draws.
-
-    Attributes:
-        rows: those given, series by series in anatomical order.
-        labels: float32 (rows, labels), NaN where unknown.
-        image_ids: of `rows`.
     """
 
     fillings: ClassVar = {**AbstractSeriesDataset.fillings, "logits": 0.0}

@@ -112,11 +112,11 @@ def test_without_such_memory_batches_come_as_torch_sends_them(
 def test_small_tensors_and_different_shapes_are_left_to_torch() -> None:
     memory = KeptMemory(1)
     slots = range(SLOTS_PER_WORKER)
-    assert memory._stack([torch.zeros(3)] * 2, slots) is None
-    assert memory._stack([torch.zeros(SIZE, SIZE)] * 2, slots) is not None
-    assert memory._stack([torch.zeros(SIZE, SIZE)], range(0)) is None
+    assert memory._stack(slots, [torch.zeros(3)] * 2) is None
+    assert memory._stack(slots, [torch.zeros(SIZE, SIZE)] * 2) is not None
+    assert memory._stack(range(0), [torch.zeros(SIZE, SIZE)]) is None
     with pytest.raises(RuntimeError, match="equal size"):
-        memory._stack([torch.zeros(SIZE, SIZE), torch.zeros(SIZE, SIZE + 1)], slots)
+        memory._stack(slots, [torch.zeros(SIZE, SIZE), torch.zeros(SIZE, SIZE + 1)])
 
 
 def test_the_main_process_does_without() -> None:

@@ -288,7 +288,8 @@ def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
 
 
 def test_real_series_with_tilt_equals_another_reader(test_data: Path, tmp_path: Path) -> None:
-    simpleitk = pytest.importorskip("SimpleITK")
+    import SimpleITK as simpleitk
+
     prepared, frame = prepare_dicom(test_data / "ge_head", tmp_path / "out")
     assert (prepared.num_slices, prepared.num_series) == (28, 1)
     steps = np.diff(frame["position_mm"])

@@ -1,5 +1,3 @@
-import importlib.util
-
 import numpy as np
 import pytest
 from scipy.special import expit
@@ -18,10 +16,6 @@ from common.second_level.inputs import LevelInputs, level_inputs
 from common.slices import SliceTable
 from rsna_task import LABELS
 
-HAS_LIGHTGBM = importlib.util.find_spec("lightgbm") is not None
-needs_lightgbm = pytest.mark.skipif(
-    not HAS_LIGHTGBM, reason="pip install -r requirements-boosting.txt"
-)
 SETTINGS = BoostingSettings(num_neighbors=2, num_rounds=20, patience=0, min_leaf=5, num_leaves=4)
 
 
@@ -60,7 +54,6 @@ def test_features_are_what_their_names_say(inputs):
     assert column["relative_rank"].max() == 1 and set(column["num_slices"]) == {20}
 
 
-@needs_lightgbm
 def test_trees_see_the_neighbours_and_not_the_fold_they_score(inputs):
     """The label of a slice is told by its neighbour alone."""
     folds = folds_of(inputs)
@@ -82,7 +75,6 @@ def test_trees_see_the_neighbours_and_not_the_fold_they_score(inputs):
         assert one[1].boosters[0].model_to_string() != other[1].boosters[0].model_to_string()
 
 
-@needs_lightgbm
 def test_rounds_end_where_inner_folds_stop_improving(inputs):
     labels = np.full((len(inputs), 6), np.nan)
     labels[:, 0] = np.random.default_rng(0).integers(0, 2, len(inputs))  # nothing to learn
@@ -91,7 +83,6 @@ def test_rounds_end_where_inner_folds_stop_improving(inputs):
     assert max(level.boosters[0].num_trees() for level in levels.values()) < 20
 
 
-@needs_lightgbm
 def test_boosters_are_text_files(inputs, tmp_path):
     labels = (inputs.logits[:, 0] > 0).astype(float)
     labels[:, 3] = 0
@@ -106,7 +97,6 @@ def test_boosters_are_text_files(inputs, tmp_path):
         BoostedTrees.load(tmp_path, content)
 
 
-@needs_lightgbm
 def test_two_folds_cannot_stop_early(inputs):
     labels = np.zeros((len(inputs), 6))
     settings = BoostingSettings(patience=3)
@@ -120,7 +110,6 @@ def test_missing_package_is_named(monkeypatch, inputs):
         fit_boosting(inputs, np.zeros((len(inputs), 6)), folds_of(inputs), SETTINGS)
 
 
-@needs_lightgbm
 def test_a_label_known_in_one_training_fold_alone_has_all_its_trees(inputs, caplog):
     folds = folds_of(inputs)
     labels = (np.random.default_rng(3).random((len(inputs), 6)) < 0.4).astype(float)

@@ -3,11 +3,9 @@ import json
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from common.trackers import Delivery, TensorBoardBackend
-
-pytest.importorskip("tensorboard", reason="pip install -r requirements-tensorboard.txt")
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 
 def deliver(folder: Path, iterations, loss: float, params=None) -> Delivery:
