@@ -3,6 +3,7 @@
 The path `common.albumentations` and the names of the classes are part of the JSON file format.
 """
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 import albumentations as A
@@ -177,22 +178,41 @@ def usable_windows(windows: np.ndarray) -> np.ndarray:
     return np.isfinite(windows).all(axis=-1) & (windows[..., 1] >= 1)
 
 
+def windowed_channels(
+    image_hu: np.ndarray, widths: Sequence[float], centers: Sequence[float], stretches: bool = False
+) -> np.ndarray:
+    """Returns all windows of all slices, slice-major, float32 (channels, height, width) in [0, 1].
+
+    Args:
+        image_hu: (height, width) or (height, width, slices), HU.
+        widths, centers: those of each window, HU.
+        stretches: whether each channel is stretched to [0, 1] after clipping.
+    """
+    slices = np.moveaxis(np.atleast_3d(image_hu), 2, 0)
+    channels = np.empty((len(slices), len(widths), *image_hu.shape[:2]), np.float32)
+    for one, of_slice in zip(slices, channels):
+        one = np.ascontiguousarray(one, np.float32)
+        for width, center, channel in zip(widths, centers, of_slice):
+            np.subtract(one, np.float32(center - width / 2), out=channel)
+            channel *= np.float32(1 / width)
+            np.clip(channel, 0, 1, out=channel)
+            if stretches:
+                _stretch(channel)
+    return channels.reshape(-1, *image_hu.shape[:2])
+
+
 def _through_windows(
     img: np.ndarray, widths: list[float], centers: list[float], stretches: bool
 ) -> np.ndarray:
-    slices = np.atleast_3d(img)
-    channels = []
-    for position in range(slices.shape[2]):
-        image_hu = np.ascontiguousarray(slices[:, :, position], dtype=np.float32)
-        for width, center in zip(widths, centers):
-            channel = image_hu - np.float32(center - width / 2)
-            channel *= np.float32(1 / width)
-            np.clip(channel, 0, 1, out=channel)
-            channels.append(_stretched(channel) if stretches else channel)
+    channels = windowed_channels(img, widths, centers, stretches)
     # OpenCV drops the third axis of a single channel.
-    return cv2.merge(channels).reshape(*img.shape[:2], len(channels))
+    return cv2.merge(list(channels)).reshape(*img.shape[:2], len(channels))
 
 
-def _stretched(channel: np.ndarray) -> np.ndarray:
+def _stretch(channel: np.ndarray) -> None:
     low, high = float(channel.min()), float(channel.max())
-    return (channel - low) / (high - low) if high > low else np.zeros_like(channel)
+    if high > low:
+        channel -= low
+        channel /= high - low
+    else:
+        channel.fill(0)

@@ -59,8 +59,6 @@ class HostTransform:
             image = image_hu[0] if len(image_hu) == 1 else np.moveaxis(image_hu, 0, 2)
             image = np.ascontiguousarray(image, np.float32)
             image = self._stages(image, generator, py, header_window)
-            image = image[None] if image.ndim == 2 else np.moveaxis(image, 2, 0)
-            image = np.ascontiguousarray(image)
         shape = image.shape[1:] if len(image) == 1 else (*image.shape[1:], len(image))
         record = self._recorder.draw(shape, generator, py, header_window)
         return image, self._layout.row(record, shape[:2], seed)

@@ -169,8 +169,8 @@ def _segments(length: int, num_steps: int) -> tuple[np.ndarray, np.ndarray]:
 def _draw_noise(leaf: Any, params: dict[str, Any], data: Any) -> dict[str, Any]:
     std = leaf.py_random.uniform(*leaf.std_range)
     mean = leaf.py_random.uniform(*leaf.mean_range)
-    leaf.random_generator.integers(0, 2**16)  # seeds OpenCV's noise
-    return {"std": std, "mean": mean}
+    seed = int(leaf.random_generator.integers(0, 2**16))  # that of OpenCV's noise
+    return {"std": std, "mean": mean, "seed": seed}
 
 
 _DRAWS = {

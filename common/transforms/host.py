@@ -1,24 +1,19 @@
 """Runs the first transforms of a pipeline on the CPU, for one sample."""
 
-import functools
-import math
+import itertools
 import random
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import numpy as np
-from scipy.special import ndtri
 
 from common.transforms import catalog
 from common.transforms.boxes import BoxStep
-from common.transforms.draws import HeaderWindow, Recorder, leaves_of
+from common.transforms.channels import ChannelStages
+from common.transforms.draws import HeaderWindow, Recorder
 from common.transforms.pipeline import AIR_HU, Pipeline
-from common.transforms.plan import Layout, Plan, plan_host
+from common.transforms.plan import Layout, Plan, plan_host, works_on_channels
 from common.transforms.warp import Step, simplified, warp_on_host
-
-# As many as there are 16-bit numbers: noise beyond 4.3 standard deviations does not occur.
-NUM_QUANTILES = 2**16
 
 
 class HostStages:
@@ -39,10 +34,10 @@ class HostStages:
             plan = plan_host(pipeline)
         self._before = [catalog.build(node, where) for node in plan.host]
         self._geometry = ComposedGeometry(plan, pipeline, where) if plan.geometry else None
-        self._after = [catalog.build(node, where) for node in nodes[num_geometric:]]
-        for leaf in leaves_of(self._after):
-            if type(leaf).__name__ == "GaussNoise" and leaf.noise_scale_factor == 1:
-                leaf.get_params_dependent_on_data = functools.partial(_noise_of, leaf)
+        rest = nodes[num_geometric:]
+        known = list(itertools.takewhile(works_on_channels, rest))
+        self._channels = ChannelStages(known, where) if known else None
+        self._after = [catalog.build(node, where) for node in rest[len(known) :]]
 
     def __call__(
         self,
@@ -51,7 +46,7 @@ class HostStages:
         py: random.Random,
         header_window: HeaderWindow = None,
     ) -> np.ndarray:
-        """Returns float32 (height, width[, slices or channels]) of float32 HU.
+        """Returns float32 (slices or channels, height, width) of float32 HU.
 
         Args:
             image: (height, width[, slices]).
@@ -61,28 +56,18 @@ class HostStages:
         image = _run(self._before, image, generator, py)
         if self._geometry is not None:
             image = self._geometry(image, generator, py)
-        return _run(self._after, image, generator, py, header_window)
+        if self._channels is None:
+            return _channels_first(image)
+        channels = self._channels(image, generator, py, header_window)
+        if not self._after:
+            return channels
+        # albumentations takes the channels of a pixel together.
+        image = np.ascontiguousarray(np.moveaxis(channels, 0, 2))
+        return _channels_first(_run(self._after, image, generator, py))
 
 
-def _noise_of(leaf: Any, params: dict[str, Any], data: Any) -> dict[str, np.ndarray]:
-    """The noise of albumentations' GaussNoise, with its draws but in a third of the time."""
-    std, mean = (leaf.py_random.uniform(*limits) for limits in (leaf.std_range, leaf.mean_range))
-    height, width, *channels = params["shape"]
-    num_channels = math.prod(channels) if leaf.per_channel else 1
-    generator = np.random.SFC64(leaf.random_generator.integers(0, 2**16))
-    size = height * width * num_channels
-    # Four numbers at a time; OpenCV looks them up without making wide integers of them.
-    index = generator.random_raw(-(-size // 4)).view(np.uint16)[:size].reshape(height, -1)
-    noise = cv2.LUT(index, _normal_quantiles() * np.float32(std) + np.float32(mean))
-    noise = noise.reshape(height, width, *([num_channels] if channels else []))
-    return {"noise_map": np.broadcast_to(noise, params["shape"])}
-
-
-@functools.cache
-def _normal_quantiles() -> np.ndarray:
-    """Evenly spaced quantiles of the standard normal distribution, float32, variance 1."""
-    values = ndtri((np.arange(NUM_QUANTILES) + 0.5) / NUM_QUANTILES)
-    return (values / values.std()).astype(np.float32)
+def _channels_first(image: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(np.moveaxis(np.atleast_3d(image), 2, 0))
 
 
 class ComposedGeometry:
@@ -123,13 +108,9 @@ def _warped(image: np.ndarray, steps: list[Step], size: tuple[int, int]) -> np.n
 
 
 def _run(
-    transforms: Sequence[Any],
-    image: np.ndarray,
-    generator: np.random.Generator,
-    py: random.Random,
-    header_window: HeaderWindow = None,
+    transforms: Sequence[Any], image: np.ndarray, generator: np.random.Generator, py: random.Random
 ) -> np.ndarray:
     for transform in transforms:
         transform.set_random_state(generator, py)
-        image = transform(image=image, header_window=header_window)["image"]
+        image = transform(image=image)["image"]
     return image

@@ -18,7 +18,8 @@ from common.transforms.mappings import Shape
 from common.transforms.pipeline import Pipeline
 from common.transforms.warp import HALF_PIXEL, AxisStep, MatrixStep, Step
 
-# Intensity transforms that `common.transforms.device` has, and what else must hold.
+# Intensity transforms that `channels` has for the CPU and `device` for a device, and what else must
+# hold.
 INTENSITY = {
     "CoarseDropout": lambda node: not isinstance(node["fill"], str),
     "GaussNoise": lambda node: node["noise_scale_factor"] == 1,
@@ -80,6 +81,11 @@ def _is_known(pipeline: Pipeline, position: int) -> bool:
     node = pipeline.nodes[position]
     if position < len(pipeline.geometry):
         return _is_composed(pipeline, position)
+    return works_on_channels(node)
+
+
+def works_on_channels(node: Node) -> bool:
+    """Whether a node holds nothing but windows and what `INTENSITY` has."""
     return all(
         name_of(leaf) in catalog.WINDOWS or INTENSITY.get(name_of(leaf), lambda _: False)(leaf)
         for leaf in leaves(node)

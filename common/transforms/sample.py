@@ -75,8 +75,7 @@ class SampleTransform:
         # so that their draws are all equal.
         generator, py = random_state(seed)
         py.random()  # A.Compose draws whether it runs; DeviceTransform's draws are the same ones.
-        image = self._stages(image, generator, py, header_window)
-        return self._normalized(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        return self._normalized(self._stages(image, generator, py, header_window))
 
     def _normalized(self, channels: np.ndarray) -> np.ndarray:
         normalization = self.pipeline.normalization

@@ -17,7 +17,8 @@ import numpy as np
 HALF_PIXEL = 0.501
 NO_BORDER = -1
 _IDENTITY = np.eye(3)
-_CORNERS = np.array([[0, 1, 0, 1], [0, 0, 1, 1]])[:, :, None]
+# Of the four corners of an image.
+_IS_RIGHT, _IS_BOTTOM = np.array([[0, 1, 0, 1], [0, 0, 1, 1]])
 
 
 @dataclass
@@ -43,14 +44,14 @@ class MatrixStep:
 
         Its border is `NO_BORDER` where no corner of the output lies outside what goes in.
         """
-        bottom, right = (size_out - 1).T[:, None]
-        matrix = self.matrix[:, :2, :, None].transpose(2, 1, 3, 0)
-        # Of four corners: to the right or not, at the bottom or not.
-        x, y = matrix[2] + matrix[0] * right * _CORNERS[0] + matrix[1] * bottom * _CORNERS[1]
-        last_y, last_x = self.size_in.T - 1
-        outside = max(-x.min(), -y.min(), (x - last_x).max(), (y - last_y).max())
+        corners = np.ones((len(size_out), 3, 4))
+        corners[:, 0] = (size_out[:, 1:] - 1) * _IS_RIGHT
+        corners[:, 1] = (size_out[:, :1] - 1) * _IS_BOTTOM
+        places = self.matrix[:, :2] @ corners
+        last = self.size_in[:, ::-1, None] - 1
+        outside = max(-places.min(), (places - last).max())
         border = self.border if outside > self.tolerance else NO_BORDER
-        is_far = bool(outside > min(last_x.min(), last_y.min()))
+        is_far = bool(outside > last.min())
         return MatrixStep(self.matrix, self.size_in, border, self.tolerance, is_far)
 
 
@@ -91,7 +92,7 @@ def simplified(steps: Sequence[Step], size_out: tuple[int, int]) -> list[Step]:
                 chain.append(step)
             continue
         size = np.broadcast_to(size, step.size_in.shape)
-        if np.abs(step.matrix - _IDENTITY).max() < 1e-9 and np.array_equal(size, step.size_in):
+        if np.abs(step.matrix - _IDENTITY).max() < 1e-9 and (size == step.size_in).all():
             continue
         step = step.bordered(size)
         last = chain[-1] if chain else None
@@ -103,7 +104,7 @@ def simplified(steps: Sequence[Step], size_out: tuple[int, int]) -> list[Step]:
 
 
 def _moves(places: np.ndarray) -> bool:
-    return not np.array_equal(places, np.broadcast_to(np.arange(places.shape[1]), places.shape))
+    return bool((places != np.arange(places.shape[1])).any())
 
 
 def coordinates(
@@ -145,15 +146,14 @@ def coordinates(
 def _multiplied(matrix: np.ndarray, x: Any, y: Any, as_array: Any) -> tuple[Any, Any]:
     rows = []
     for row in matrix[:, :2].transpose(1, 0, 2):
-        offset = as_array(row[:, 2, None, None])
-        terms = [
-            v * as_array(row[:, i, None, None]) for i, v in enumerate((x, y)) if row[:, i].any()
-        ]
         # The offset first: as long as x and y are lines, it costs nothing there.
-        terms[0] += offset
-        if len(terms) == 2 and terms[0].shape == terms[1].shape:
-            terms[0] += terms.pop()
-        rows.append(sum(terms[1:], terms[0]))
+        total = as_array(row[:, 2, None, None])
+        for factor, places in zip(row.T, (x, y)):
+            if not factor.any():
+                continue
+            is_one = (factor == 1).all()
+            total = total + (places if is_one else places * as_array(factor[:, None, None]))
+        rows.append(total)
     return rows[0], rows[1]
 
 
@@ -216,4 +216,4 @@ def warp_on_host(
     warped = [cv2.remap(one, map_x, map_y, cv2.INTER_LINEAR, None, border) for one in slices]
     if coverage is not None:
         warped = [fill + coverage[0] * (one - fill) for one in warped]
-    return warped[0] if image.ndim == 2 else np.stack(warped, axis=-1)
+    return warped[0] if image.ndim == 2 else np.moveaxis(np.stack(warped), 0, 2)
