@@ -18,7 +18,12 @@ from common.distributed import Processes, connected, failing_together
 from common.errors import InputError, Interrupted
 from common.experiment import Experiment
 from common.folds import folds_path, read_folds
-from common.leakage import folds_digest, origin_of_weights, require_unseen_start
+from common.leakage import (
+    STARTED_FROM,
+    folds_digest,
+    origins_of_weights,
+    require_unseen_start,
+)
 from common.memory import keep_freed_memory
 from common.pixel_steps import PARAMETER, recorded_steps
 from common.precision import require_compiler, set_precision
@@ -384,12 +389,14 @@ class RSNATraining:
         )
 
     def _origin(self, network: RSNANetwork) -> dict[str, Any]:
+        start = self.config.network.net_weight_file
         return {
             "experiment_id": self.experiment.id,
             "dataset": self.config.data.data_dataset,
             "fold": self.config.data.data_fold,
             "folds_sha256": self.folds_sha256,
             "iterations": network.state.iteration,
+            STARTED_FROM: origins_of_weights(Path(start)) if start else [],
             PARAMETER: recorded_steps(self.data.train.table.folder).parameters(),
         }
 
@@ -430,10 +437,9 @@ def require_unseen_weights(config: Config) -> None:
         return
     if not Path(name).is_file():
         raise InputError(f"--net_weight_file {name}: no such file")
-    origin = origin_of_weights(Path(name))
-    if origin is not None:
-        dataset = config.data.data_dataset
-        require_unseen_start(name, origin, dataset, digest_of_folds(config), fold)
+    origins, dataset = origins_of_weights(Path(name)), config.data.data_dataset
+    if origins:
+        require_unseen_start(name, origins, dataset, digest_of_folds(config), fold)
 
 
 def resume_command(config: Config, experiment_id: str) -> str:

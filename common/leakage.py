@@ -20,6 +20,9 @@ from common.errors import InputError
 
 logger = logging.getLogger(__name__)
 
+# What predictor.json has, under `training`, of the trainings before.
+STARTED_FROM = "started_from"
+
 Ids = Sequence[str] | pd.Series | NDArray[Any]
 
 
@@ -136,28 +139,37 @@ def require_fitted_elsewhere(
         )
 
 
-def origin_of_weights(path: Path) -> dict[str, Any] | None:
-    """Returns what is recorded of the training that made a file of weights; None where nothing is.
+def origins_of_weights(path: Path) -> list[dict[str, Any]]:
+    """Returns what is recorded of the training that made a file of weights, and of those before it.
 
-    It is looked for in the predictor.json beside the file, and in that of the experiment in whose
-    folder, or a folder of it, the file lies: `<experiment>/checkpoints/best.pt`,
-    `<experiment>/predictor/fold_2/model.pt`. A training that has not ended has its flags alone:
-    its folds are unknown.
+    The one that made the file is first, then the one whose weights that started from, and so on;
+    none where nothing is recorded. It is looked for in the predictor.json beside the file, and in
+    that of the experiment in whose folder, or a folder of it, the file lies:
+    `<experiment>/checkpoints/best.pt`, `<experiment>/predictor/fold_2/model.pt`. A training that
+    has not ended has its flags alone: its folds are unknown.
     """
     folder = path.resolve().parent
     for place in (folder, folder / "predictor", folder.parent / "predictor"):
         training = _read(place / "predictor.json").get("training")
         if isinstance(training, dict) and "fold" in training:
-            return training
+            return [training, *training.get(STARTED_FROM, [])]
     for place in (folder, folder.parent):
         flags = _read(place / "config.yaml")
         if "data_fold" in flags:
-            return {"dataset": flags.get("data_dataset"), "fold": flags["data_fold"]}
-    return None
+            origin = {"dataset": flags.get("data_dataset"), "fold": flags["data_fold"]}
+            start = flags.get("net_weight_file")
+            if start is None or place in Path(start).resolve().parents:
+                return [origin]
+            return [origin, *origins_of_weights(Path(start))]
+    return []
 
 
 def require_unseen_start(
-    weights: str, origin: Mapping[str, Any] | None, dataset: str, folds_sha256: str, fold: int
+    weights: str,
+    origins: Sequence[Mapping[str, Any]],
+    dataset: str,
+    folds_sha256: str,
+    fold: int,
 ) -> None:
     """Raises InputError where a training starts from weights that saw what it validates.
 
@@ -166,29 +178,31 @@ def require_unseen_start(
 
     Args:
         weights: the file, for messages.
-        origin: what `origin_of_weights` found.
+        origins: what `origins_of_weights` found.
         dataset: the dataset of the training that starts.
         folds_sha256: the digest of its fold table.
         fold: what it validates.
     """
-    if origin is None:
-        return
-    made_with = origin.get("folds_sha256")
-    is_same_dataset = origin.get("dataset") == dataset
-    if made_with == folds_sha256 or (made_with is None and is_same_dataset):
-        if origin["fold"] != fold:
-            raise InputError(
-                f"--net_weight_file {weights}: trained with --data_fold {origin['fold']} of the "
-                f"same dataset, it has seen the patients that fold {fold} validates: start from "
-                f"weights of the same fold ({{fold}} in the path is its number in a training of "
-                f"--data_fold all)"
+    how = "trained"
+    for origin in origins:
+        made_with = origin.get("folds_sha256")
+        is_same_dataset = origin.get("dataset") == dataset
+        if made_with == folds_sha256 or (made_with is None and is_same_dataset):
+            if origin["fold"] != fold:
+                raise InputError(
+                    f"--net_weight_file {weights}: {how} with --data_fold {origin['fold']} of the "
+                    f"same dataset, it has seen the patients that fold {fold} validates: start "
+                    f"from weights of the same fold ({{fold}} in the path is its number in a "
+                    f"training of --data_fold all)"
+                )
+        elif is_same_dataset:
+            logger.warning(
+                "--net_weight_file %s: %s on the same dataset with other folds, it may have seen "
+                "patients that are validated now, and scores may be too good",
+                weights,
+                how,
             )
-    elif is_same_dataset:
-        logger.warning(
-            "--net_weight_file %s was trained on the same dataset with other folds: it may have "
-            "seen patients that are validated now, and scores may be too good",
-            weights,
-        )
+        how = "started from weights that were trained"
 
 
 def warn_of_pseudo_labels(label_sources: pd.Series, prefix: str, fold: int) -> None:

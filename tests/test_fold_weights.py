@@ -94,3 +94,14 @@ def test_weights_that_saw_what_a_fold_validates_are_refused(monkeypatch, capsys,
     assert not (results / "leaky").exists()
     assert run(monkeypatch, tmp_path, "sound", place.format("{fold}")) == 0
     assert run(monkeypatch, tmp_path, "one", place.format(1), data_fold=1) == 0
+    # What came before is not forgotten on the way through another dataset.
+    make_tiny_dataset(tmp_path / "input" / "datasets" / "other", num_patients=5, num_slices=2)
+    between = {"data_dataset": "other", "data_fold": 1}
+    assert run(monkeypatch, tmp_path, "between", place.format(0), **between) == 0
+    capsys.readouterr()
+    start = "output/results/between/predictor/model.pt"
+    assert run(monkeypatch, tmp_path, "leaky", start, data_fold=1) == 2
+    assert "started from weights that were trained with --data_fold 0" in capsys.readouterr().err
+    info = json.loads((results / "between" / "predictor" / "predictor.json").read_text())
+    origins = info["training"]["started_from"]
+    assert [(origin["dataset"], origin["fold"]) for origin in origins] == [("tiny", 0)]

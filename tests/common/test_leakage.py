@@ -11,7 +11,7 @@ import pytest
 from common.errors import InputError
 from common.leakage import (
     folds_digest,
-    origin_of_weights,
+    origins_of_weights,
     require_disjoint_patients,
     require_fitted_elsewhere,
     require_same_folds,
@@ -120,7 +120,7 @@ def leave_predictor(folder: Path, **training) -> None:
     (folder / "predictor.json").write_text(json.dumps({"training": training}))
 
 
-def test_the_origin_of_weights_is_that_of_the_nearest_predictor(tmp_path):
+def test_the_origins_of_weights_is_that_of_the_nearest_predictor(tmp_path):
     experiment = tmp_path / "results" / "0001"
     for fold in range(2):
         leave_predictor(experiment / f"fold_{fold}" / "predictor", fold=fold, dataset="own")
@@ -133,25 +133,34 @@ def test_the_origin_of_weights_is_that_of_the_nearest_predictor(tmp_path):
         ("0002/checkpoints/last.pt", 4),
         ("0002/copy.pt", 4),
     ):
-        found = origin_of_weights(tmp_path / "results" / place)
-        assert found == {"fold": fold, "dataset": "own"}, place
-    assert origin_of_weights(tmp_path / "weights.pt") is None
+        found = origins_of_weights(tmp_path / "results" / place)
+        assert found == [{"fold": fold, "dataset": "own"}], place
+    assert origins_of_weights(tmp_path / "weights.pt") == []
 
 
-def test_the_origin_of_weights_of_a_training_that_goes_on_is_in_its_flags(tmp_path):
+def test_the_origins_of_weights_of_a_training_that_goes_on_is_in_its_flags(tmp_path):
     folder = tmp_path / "results" / "0003"
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text("data_dataset: own\ndata_fold: 2\n")
-    found = origin_of_weights(folder / "checkpoints" / "last.pt")
-    assert found == {"dataset": "own", "fold": 2}
+    flags = "data_dataset: own\ndata_fold: 2\n"
+    (folder / "config.yaml").write_text(flags)
+    found = origins_of_weights(folder / "checkpoints" / "last.pt")
+    assert found == [{"dataset": "own", "fold": 2}]
+    # And of what it started from, and of what that did.
+    older = {"fold": 1, "dataset": "older"}
+    start = tmp_path / "results" / "0001"
+    leave_predictor(start / "predictor", fold=0, dataset="old", started_from=[older])
+    (folder / "config.yaml").write_text(f"{flags}net_weight_file: {start}/checkpoints/best.pt\n")
+    found = origins_of_weights(folder / "checkpoints" / "last.pt")
+    assert [origin["dataset"] for origin in found] == ["own", "old", "older"]
+    (folder / "config.yaml").write_text(f"{flags}net_weight_file: {folder}/a/b/best.pt\n")
+    assert len(origins_of_weights(folder / "checkpoints" / "last.pt")) == 1
     (folder / "config.yaml").write_text("no flags")
-    assert origin_of_weights(folder / "checkpoints" / "last.pt") is None
+    assert origins_of_weights(folder / "checkpoints" / "last.pt") == []
 
 
 @pytest.mark.parametrize(
     ("origin", "outcome"),
     [
-        (None, "passes"),
         ({"dataset": "own", "fold": 1, "folds_sha256": "abc"}, "passes"),
         ({"dataset": "own", "fold": 0, "folds_sha256": "abc"}, "refused"),
         # A dataset with pseudo-labels has the folds of the one it was made of.
@@ -164,17 +173,26 @@ def test_the_origin_of_weights_of_a_training_that_goes_on_is_in_its_flags(tmp_pa
         ({"dataset": "other", "fold": 0}, "passes"),
     ],
 )
-def test_weights_that_saw_what_is_validated_are_no_start(origin, outcome, caplog):
+@pytest.mark.parametrize("is_before", [False, True])
+def test_weights_that_saw_what_is_validated_are_no_start(origin, outcome, is_before, caplog):
+    """Whether those of the file did, or those that they were started from."""
+    origins = [{"dataset": "another", "fold": 0, "folds_sha256": "another"}] * is_before + [origin]
+    how = "started from weights that were trained" if is_before else "trained"
+
     def start():
         with caplog.at_level(logging.WARNING):
-            require_unseen_start("w.pt", origin, "own", "abc", 1)
+            require_unseen_start("w.pt", origins, "own", "abc", 1)
 
     if outcome == "refused":
-        with pytest.raises(InputError, match=r"w\.pt: trained with --data_fold 0 .* fold 1 valid"):
+        with pytest.raises(InputError, match=rf"w\.pt: {how} with --data_fold 0 .* fold 1 valid"):
             start()
     else:
         start()
-    assert ("other folds" in caplog.text) == (outcome == "warned")
+    assert (f"{how} on the same dataset with other folds" in caplog.text) == (outcome == "warned")
+
+
+def test_weights_of_which_nothing_is_recorded_may_be_started_from():
+    require_unseen_start("w.pt", [], "own", "abc", 1)
 
 
 def test_labels_by_networks_of_other_folds_are_told(caplog):
