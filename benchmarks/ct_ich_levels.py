@@ -16,7 +16,6 @@ import argparse
 import json
 import logging
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -24,11 +23,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.level_runs import ROOT, Plan, Stage, run_stages
+from benchmarks.level_runs import Plan, Stage, prepare, run_stages
 from benchmarks.level_scores import compare, read_losses, table_lines
 from common.cli import log_to_console, run_script
-from common.errors import InputError
-from common.slices import SLICES_FILE, SliceTable
+from common.slices import SliceTable
 
 logger = logging.getLogger(__name__)
 
@@ -51,19 +49,6 @@ STEPS = (
     ("sequence", "blend"),
     ("one slice", "blend"),
 )
-
-
-def prepare(arguments: argparse.Namespace, name: str, *flags: str) -> None:
-    """Prepares a dataset where it is missing."""
-    input_folder = arguments.work / "input"
-    if (input_folder / "datasets" / name / SLICES_FILE).is_file():
-        return
-    places = ("--data_dataset", name, "--data_input_folder", str(input_folder))
-    jobs = ("--n_jobs", str(arguments.n_jobs))
-    command = [sys.executable, "preprocessing.py", "--pre_source", name, *flags, *places, *jobs]
-    result = subprocess.run(command, cwd=ROOT, stdout=sys.stderr, check=False)
-    if result.returncode:
-        raise InputError(f"preparing {name} ended with status {result.returncode}: see above")
 
 
 def plan(arguments: argparse.Namespace) -> list[Stage]:
@@ -111,8 +96,9 @@ def plan(arguments: argparse.Namespace) -> list[Stage]:
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Makes what is missing, and returns the comparison."""
     started = time.perf_counter()
-    prepare(arguments, DEMO)
-    prepare(arguments, DATASET, "--pre_folder", str(arguments.folder))
+    input_folder = arguments.work / "input"
+    prepare(input_folder, DEMO, arguments.n_jobs)
+    prepare(input_folder, DATASET, arguments.n_jobs, "--pre_folder", str(arguments.folder))
     stages = plan(arguments)
     num_done = sum(stage.is_done for stage in stages)
     run_stages(stages, arguments.n_jobs, arguments.work / "logs")

@@ -1,6 +1,6 @@
 """Trainings and blends as commands: what is done is skipped, what was cut off goes on.
 
-What `benchmarks/levels.py` and `benchmarks/ct_ich_levels.py` share. Every stage is a command that a
+What `levels.py`, `ct_ich_levels.py` and `nested_stacking.py` share. Every stage is a command that a
 user would type; it runs in a process of its own, with one thread, as many at once as asked for.
 """
 
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import InputError
+from common.slices import SLICES_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -127,6 +128,22 @@ class Plan:
             output_dir=self.output_dir,
             needs=tuple(map(self.id_of, needs)),
         )
+
+
+def prepare(input_folder: Path, dataset: str, n_jobs: int, *flags: str) -> None:
+    """Prepares a dataset where it is missing, from the source of the same name.
+
+    Raises:
+        InputError: preparing it failed.
+    """
+    if (input_folder / "datasets" / dataset / SLICES_FILE).is_file():
+        return
+    places = ("--data_dataset", dataset, "--data_input_folder", str(input_folder))
+    source = ("--pre_source", dataset, "--n_jobs", str(n_jobs))
+    command = [sys.executable, "preprocessing.py", *source, *places, *flags]
+    result = subprocess.run(command, cwd=ROOT, stdout=sys.stderr, check=False)
+    if result.returncode:
+        raise InputError(f"preparing {dataset} ended with status {result.returncode}: see above")
 
 
 def run_stages(stages: Sequence[Stage], num_at_once: int, log_folder: Path) -> float:

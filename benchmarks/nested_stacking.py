@@ -1,0 +1,129 @@
+"""What ordinary stacking owes to members that saw the scored fold: the same blends, nested.
+
+Weights for a fold are fitted on predictions of the other folds, by networks that were trained on
+that fold. `ensemble.py --stack_nested 1` fits them on predictions of networks that were not. Here
+two small slice networks (one slice; three) are trained on the demo, out of fold and without each
+fold, and blended both ways. Every stage is a command of the project's own scripts; stages that are
+done are skipped, and one that was cut off goes on, with the same command.
+
+    python benchmarks/nested_stacking.py
+
+Prints the table and, as its last line, JSON: level -> mean and patient-bootstrap interval of the
+weighted log loss, step -> those of the gain (of nesting: below 0 where it scores worse).
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.level_runs import Plan, Stage, prepare, run_stages
+from benchmarks.level_scores import compare, read_losses, table_lines
+from common.cli import log_to_console, run_script
+from common.slices import SliceTable
+from rsna_nested import nested_id
+
+logger = logging.getLogger(__name__)
+
+DATASET = "demo"
+LEVELS = {
+    "one slice": "one",
+    "three slices": "three",
+    "stacking": "stacking",
+    "stacking, nested": "stacking_nested",
+    "weights": "weights",
+    "weights, nested": "weights_nested",
+}
+STEPS = (("stacking", "stacking, nested"), ("weights", "weights, nested"))
+MEMBERS = {"one": 0, "three": 1}
+
+
+def without(stage: Stage, fold: int) -> Stage:
+    """Returns the training of a member that knows nothing of a fold."""
+    flags = ("--data_leave_out_fold", str(fold), "--tr_features", "0")
+    return replace(
+        stage, experiment_id=nested_id(stage.experiment_id, fold), flags=(*stage.flags, *flags)
+    )
+
+
+def plan(arguments: argparse.Namespace) -> list[Stage]:
+    """Returns the stages, in the order in which they should begin."""
+    own = Plan(arguments.work, DATASET)
+    slices = (
+        *("--data_img_size", arguments.img_size, "--net_model", arguments.net_model),
+        *("--net_pretrained", 0, "--net_drop_rate", 0, "--optim_scheduler_max_lr", 1e-2),
+        *("--tr_iteration_num", arguments.iterations, "--tr_batch_size_valid", 128),
+    )
+    members = [
+        own.train(name, *slices, "--data_neighbors", number) for name, number in MEMBERS.items()
+    ]
+    inner = [without(stage, fold) for stage in members for fold in range(arguments.num_folds)]
+    return [*members, *inner, *_blends(own, inner)]
+
+
+def _blends(own: Plan, inner: Sequence[Stage]) -> list[Stage]:
+    blends = []
+    for method in ("stacking", "weights"):
+        plain = own.blend(method, list(MEMBERS), "--ens_method", method)
+        nested = own.blend(
+            f"{method}_nested", list(MEMBERS), "--ens_method", method, "--stack_nested", 1
+        )
+        needs = (*nested.needs, *(stage.experiment_id for stage in inner))
+        blends += [plain, replace(nested, needs=needs)]
+    return blends
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Makes what is missing, and returns the comparison."""
+    started = time.perf_counter()
+    input_folder = arguments.work / "input"
+    folds = ("--pre_num_folds", str(arguments.num_folds))
+    prepare(input_folder, DATASET, arguments.n_jobs, *folds)
+    stages = plan(arguments)
+    num_done = sum(stage.is_done for stage in stages)
+    run_stages(stages, arguments.n_jobs, arguments.work / "logs")
+    own = Plan(arguments.work, DATASET)
+    folders = {
+        level: [own.output_dir / "results" / own.id_of(name)] for level, name in LEVELS.items()
+    }
+    losses = read_losses(SliceTable.load(input_folder / "datasets" / DATASET), folders)
+    return compare(losses, STEPS) | {
+        "num_slices": int(losses.num_slices.sum()),
+        "num_patients": len(losses.num_slices),
+        "num_trainings": len(MEMBERS) * arguments.num_folds**2,
+        "minutes": None if num_done else round((time.perf_counter() - started) / 60, 1),
+    }
+
+
+def main() -> None:
+    """Prints the table and the line of JSON."""
+    log_to_console()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--work", type=Path, default=Path("output/nested"), help="for all files")
+    parser.add_argument("--num_folds", type=int, default=5)
+    parser.add_argument("--n_jobs", type=int, default=os.cpu_count() or 1, help="processes at once")
+    parser.add_argument("--net_model", default="test_byobnet")
+    parser.add_argument("--img_size", type=int, default=96)
+    parser.add_argument("--iterations", type=int, default=400)
+    arguments = parser.parse_args()
+    arguments.work = arguments.work.resolve()
+    result = measure(arguments)
+    for line in table_lines(result):
+        print(line)
+    print(
+        f"\n{result['num_slices']} slices of {result['num_patients']} patients, "
+        f"{result['num_trainings']} networks"
+    )
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    run_script(main)
