@@ -155,8 +155,9 @@ class RSNATraining:
 
     def _set_precision(self) -> None:
         training, device = self.config.training, self.settings.device
-        set_precision(device, bool(training.tr_tf32), bool(training.tr_deterministic))
-        if training.tr_compile:
+        deterministic, compiled = bool(training.tr_deterministic), bool(training.tr_compile)
+        set_precision(device, bool(training.tr_tf32), deterministic, compiled)
+        if compiled:
             require_compiler(device)
         if training.tr_sync_bn and not (self.processes.are_many and device.type == "cuda"):
             logger.warning("--tr_sync_bn has no effect without torchrun and GPUs")

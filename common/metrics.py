@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
 
 Floats = NDArray[np.float64]
 
@@ -61,7 +60,7 @@ def auc(labels: ArrayLike, probabilities: ArrayLike) -> float | None:
     num_negatives = len(y) - num_positives
     if not num_positives or not num_negatives:
         return None
-    rank_sum = rankdata(p)[y].sum()
+    rank_sum = pd.Series(p).rank().to_numpy()[y].sum()
     return float(
         (rank_sum - num_positives * (num_positives + 1) / 2) / (num_positives * num_negatives)
     )

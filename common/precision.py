@@ -8,7 +8,9 @@ import torch
 from common.errors import InputError
 
 
-def set_precision(device: torch.device, tf32: bool, deterministic: bool) -> None:
+def set_precision(
+    device: torch.device, tf32: bool, deterministic: bool, compiled: bool = False
+) -> None:
     """Sets what torch may trade for speed.
 
     Args:
@@ -17,11 +19,15 @@ def set_precision(device: torch.device, tf32: bool, deterministic: bool) -> None
         deterministic: the same bits on every run on the same hardware; an operation that can't
             give them is an error that names it. Otherwise cuDNN tries its algorithms at the first
             batch and keeps the fastest.
+        compiled: torch.compile will be used, and has to know of it.
     """
     if deterministic:
         # Read when cuBLAS starts.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(deterministic)
+    if compiled:
+        torch.use_deterministic_algorithms(deterministic)
+    else:  # The same, but without importing the compiler, which takes seconds.
+        torch.set_deterministic_debug_mode("error" if deterministic else "default")
     torch.backends.cudnn.benchmark = device.type == "cuda" and not deterministic
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = tf32

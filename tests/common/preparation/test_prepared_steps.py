@@ -148,7 +148,10 @@ def test_training_remembers_how_its_slices_were_prepared(tmp_path: Path) -> None
     table = SliceTable.load(tmp_path / "out")
     training = types.SimpleNamespace(
         experiment=types.SimpleNamespace(id="0001"),
-        config=types.SimpleNamespace(data=types.SimpleNamespace(data_dataset="x", data_fold=0)),
+        config=types.SimpleNamespace(
+            data=types.SimpleNamespace(data_dataset="x", data_fold=0),
+            network=types.SimpleNamespace(net_weight_file=None),
+        ),
         data=types.SimpleNamespace(train=types.SimpleNamespace(table=table)),
         folds_sha256="",
     )
