@@ -19,7 +19,6 @@ STARTED = time.monotonic()
 # Files that take long: begun first, so that two processes end at about the same time.
 LONGEST = (
     "test_train_script.py",
-    "test_style.py",
     "test_distributed.py",
     "test_monitored_training.py",
     "test_phantom.py",

@@ -60,8 +60,10 @@ class Gathering(ToyNetwork):
 
 
 def main() -> None:
-    folder, what, dropout = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
-    processes = Processes.from_environment()
+    train(Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), Processes.from_environment())
+
+
+def train(folder: Path, what: str, dropout: float, processes: Processes) -> None:
     settings = FitSettings(
         iteration_num=NUM_ITERATIONS,
         accumulation_step=2,

@@ -48,8 +48,9 @@ def changes(arguments: list[str], trace: Path, strace: str | None = STRACE) -> l
         pattern = ""
     else:
         calls = "openat,creat,mkdir,mkdirat,rename,renameat,unlink,unlinkat,connect,sendto"
-        command = [strace, "-f", "-e", f"trace={calls}", "-o", str(trace), sys.executable]
-        command += arguments
+        # The filter stops the process at these calls alone, not at every one.
+        command = [strace, "-f", "--seccomp-bpf", "-e", f"trace={calls}", "-o", str(trace)]
+        command += [sys.executable, *arguments]
         pattern = r"O_CREAT|mkdir|creat\(|rename|unlink|AF_INET|sendto\("
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

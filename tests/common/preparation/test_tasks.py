@@ -1,12 +1,12 @@
 import os
 import signal
-import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from prepared import prepare_dicom, write_series_files
+from task_functions import send_sigint_to_itself, square_or_fail
 
 from common.dicom import SliceHeader
 from common.preparation import DicomReader, SlicePixels, prepare_dataset
@@ -39,21 +39,6 @@ class CrashingSource(DicomSource):
     @property
     def reader(self) -> DicomReader:
         return self.reader_class(self.folder)
-
-
-def square_or_fail(number: int) -> int:
-    if number == 3:
-        raise ArithmeticError("three")
-    return number * number
-
-
-def send_sigint_to_itself(number: int) -> int:
-    """Does what Ctrl+C in a terminal does to every process; 3 kills its process."""
-    if number == 3:
-        os.abort()
-    os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(0.2)
-    return number
 
 
 def test_in_this_process_every_task_has_its_outcome() -> None:

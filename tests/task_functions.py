@@ -1,0 +1,20 @@
+"""Tasks for other processes, which import this file and nothing else to run them."""
+
+import os
+import signal
+import time
+
+
+def square_or_fail(number: int) -> int:
+    if number == 3:
+        raise ArithmeticError("three")
+    return number * number
+
+
+def send_sigint_to_itself(number: int) -> int:
+    """Does what Ctrl+C in a terminal does to every process; 3 kills its process."""
+    if number == 3:
+        os.abort()
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.2)
+    return number
