@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--n_jobs", type=int, default=os.cpu_count() or 1, help="processes at once")
     parser.add_argument("--net_model", default="test_byobnet")
     parser.add_argument("--img_size", type=int, default=96)
-    parser.add_argument("--iterations", type=int, default=400)
+    parser.add_argument("--iterations", type=int, default=300)
     arguments = parser.parse_args()
     arguments.work = arguments.work.resolve()
     result = measure(arguments)
