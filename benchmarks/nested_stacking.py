@@ -2,8 +2,8 @@
 
 Weights for a fold are fitted on predictions of the other folds, by networks that were trained on
 that fold. `ensemble.py --stack_nested 1` fits them on predictions of networks that were not. Here
-two small slice networks (one slice; three) are trained on the demo, out of fold and without each
-fold, and blended both ways. Every stage is a command of the project's own scripts; stages that are
+two slice networks (one slice; three) are trained on the demo at 96 px, out of fold and without
+each fold, and blended both ways. Every stage is a command of the project's own scripts; stages that are
 done are skipped, and one that was cut off goes on, with the same command.
 
     python benchmarks/nested_stacking.py
@@ -59,8 +59,8 @@ def plan(arguments: argparse.Namespace) -> list[Stage]:
     own = Plan(arguments.work, DATASET)
     slices = (
         *("--data_img_size", arguments.img_size, "--net_model", arguments.net_model),
-        *("--net_pretrained", 0, "--net_drop_rate", 0, "--optim_scheduler_max_lr", 1e-2),
-        *("--tr_iteration_num", arguments.iterations, "--tr_batch_size_valid", 128),
+        *("--net_pretrained", arguments.net_pretrained),
+        *("--tr_iteration_num", arguments.iterations),
     )
     members = [
         own.train(name, *slices, "--data_neighbors", number) for name, number in MEMBERS.items()
@@ -108,11 +108,12 @@ def main() -> None:
     log_to_console()
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path("output/nested"), help="for all files")
-    parser.add_argument("--num_folds", type=int, default=5)
+    parser.add_argument("--num_folds", type=int, default=3)
     parser.add_argument("--n_jobs", type=int, default=os.cpu_count() or 1, help="processes at once")
-    parser.add_argument("--net_model", default="test_byobnet")
+    parser.add_argument("--net_model", default="tf_efficientnet_lite0")
+    parser.add_argument("--net_pretrained", type=int, default=1)
     parser.add_argument("--img_size", type=int, default=96)
-    parser.add_argument("--iterations", type=int, default=300)
+    parser.add_argument("--iterations", type=int, default=150)
     arguments = parser.parse_args()
     arguments.work = arguments.work.resolve()
     result = measure(arguments)

@@ -14,7 +14,7 @@ from benchmarks import nested_stacking
 
 def test_nested_blends_wait_for_members_without_each_fold(tmp_path: Path) -> None:
     arguments = argparse.Namespace(
-        work=tmp_path, num_folds=3, net_model="test_resnet", img_size=32, iterations=2
+        work=tmp_path, num_folds=3, net_model="a", net_pretrained=0, img_size=32, iterations=2
     )
     stages = {stage.experiment_id: stage for stage in nested_stacking.plan(arguments)}
     inner = {name for name in stages if "-without-" in name}
@@ -33,7 +33,7 @@ def test_nested_blends_wait_for_members_without_each_fold(tmp_path: Path) -> Non
 @pytest.mark.long
 def test_the_whole_at_toy_size(project_root: Path, tmp_path: Path) -> None:
     make_tiny_dataset(tmp_path / "input" / "datasets" / "demo", num_patients=9, num_folds=3)
-    toy = ("--num_folds", 3, "--iterations", 2, "--img_size", 32, "--net_model", "test_resnet")
+    toy = ("--iterations", 2, "--img_size", 32, "--net_model", "test_resnet", "--net_pretrained", 0)
     script = project_root / "benchmarks" / "nested_stacking.py"
     command = [sys.executable, script, "--work", tmp_path, *toy]
     result = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
