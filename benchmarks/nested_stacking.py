@@ -3,8 +3,8 @@
 Weights for a fold are fitted on predictions of the other folds, by networks that were trained on
 that fold. `ensemble.py --stack_nested 1` fits them on predictions of networks that were not. Here
 two slice networks (one slice; three) are trained on the demo at 96 px, out of fold and without
-each fold, and blended both ways. Every stage is a command of the project's own scripts; stages that are
-done are skipped, and one that was cut off goes on, with the same command.
+each fold, and blended both ways. Every stage is a command of the project's own scripts; stages that
+are done are skipped, and one that was cut off goes on, with the same command.
 
     python benchmarks/nested_stacking.py
 
