@@ -19,8 +19,8 @@ def main() -> None:
     for name in sorted(config.given - FLAGS):
         if name.startswith(SHARED):
             logger.warning("--%s has no effect: members have their own", name)
-    from common.kaggle_client import KaggleClient
-    from rsna_ensemble import make_ensemble
+    from common.scoring.kaggle_client import KaggleClient
+    from rsna.ensembling.ensemble import make_ensemble
 
     client = KaggleClient(config.prediction.pr_submit) if config.prediction.pr_submit else None
     ensemble = make_ensemble(config)

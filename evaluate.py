@@ -3,7 +3,9 @@
 import logging
 
 from common.cli import log_to_console, run_script
-from config import MonitorConfig, ViewsConfig, parse_config, recorded_config
+from config import parse_config, recorded_config
+from flags.general import MonitorConfig
+from flags.prediction import ViewsConfig
 
 logger = logging.getLogger(__name__)
 
@@ -22,11 +24,11 @@ def main() -> None:
     for name in sorted(given.given - FLAGS - {"experiment_id", "output_dir"}):
         logger.warning("--%s has no effect: the experiment has its own", name)
     config = recorded.with_flags(output_dir=given.general.output_dir, **own)
-    from common.slices import SliceTable
-    from rsna_evaluation import evaluate_experiment, evaluate_on_dataset
-    from rsna_network import find_device
-    from rsna_summary import next_steps, summary
-    from rsna_tracking import tracking
+    from common.slices.table import SliceTable
+    from rsna.build import find_device
+    from rsna.evaluation.evaluation import evaluate_experiment, evaluate_on_dataset
+    from rsna.evaluation.scoring import next_steps, summary
+    from rsna.training.tracking import tracking
 
     table = SliceTable.load(config.dataset_folder)
     name = config.data.data_dataset

@@ -10,7 +10,7 @@ def main() -> None:
     """Writes the plot and its figures, and prints a suggestion on stdout."""
     log_to_console()
     config = parse_config(__doc__ or "", GROUPS)
-    from rsna_lr_finder import finder_class, suggestion
+    from rsna.training.lr_finder import finder_class, suggestion
 
     result = finder_class(config)(config).find()
     print(suggestion(result, config))

@@ -12,7 +12,7 @@ from common.files import make_folder
 from config import Config, parse_config
 
 if TYPE_CHECKING:
-    from common.slices import SliceTable
+    from common.slices.table import SliceTable
 
 
 def main() -> None:
@@ -20,12 +20,18 @@ def main() -> None:
     log_to_console()
     config = parse_config(__doc__ or "", ("general", "prediction", "views"))
     source, output = _folders(config)
-    from common.kaggle_client import KaggleClient
-    from common.predictor import PREDICTOR_FOLDER, load_predictor
-    from common.submission import read_sample
+    from common.experiment import PREDICTOR_FOLDER
+    from common.predictors.base import load_predictor
+    from common.scoring.kaggle_client import KaggleClient
+    from common.scoring.submission import read_sample
+    from rsna.build import find_device
+    from rsna.evaluation.prediction import (
+        SUBMISSION_FILE,
+        count_line,
+        predict_table,
+        write_prediction,
+    )
     from rsna_model import build_model
-    from rsna_network import find_device
-    from rsna_prediction import SUBMISSION_FILE, count_line, predict_table, write_prediction
 
     folder = config.experiment_folder(config.general.experiment_id or "")
     predictor = load_predictor(folder / PREDICTOR_FOLDER, build_model)
@@ -74,7 +80,7 @@ def _folders(config: Config) -> tuple[Path, Path]:
 
 
 def _is_input(path: Path) -> bool:
-    from sources.dicom import is_archive
+    from rsna.sources.dicom import is_archive
 
     return path.is_dir() or is_archive(path)
 
@@ -86,14 +92,14 @@ def _open_table(
 
     Both as the slices were prepared that the predictor was trained on.
     """
-    from common.pixel_steps import require_same_steps, steps_of
-    from common.slices import SLICES_FILE, SliceTable
+    from common.slices.pixel_steps import require_same_steps, steps_of
+    from common.slices.table import SLICES_FILE, SliceTable
 
     if (source / SLICES_FILE).is_file():
         require_same_steps(training, source)
         return SliceTable.load(source)
     from common.preparation import prepare_dataset
-    from sources.dicom import DicomSource
+    from rsna.sources.dicom import DicomSource
 
     prepare_dataset(
         DicomSource(source),

@@ -19,14 +19,14 @@ def main() -> None:
     if config.preprocessing.pre_check:
         check(config)
         return
-    from rsna_exploration import explore, is_only_explored
+    from rsna.preparation.exploration import explore, is_only_explored
 
     if is_only_explored(config):
         tell(explore(config))
         return
-    from common.pixel_steps import PixelSteps
     from common.preparation import Limits, prepare_dataset
-    from sources import make_source
+    from common.slices.pixel_steps import PixelSteps
+    from rsna.sources import make_source
 
     flags = config.preprocessing
     folder, dataset_folder = source_folder(config), config.dataset_folder
@@ -72,7 +72,7 @@ def tell(lines: Iterable[str]) -> None:
 
 def check(config: Config) -> None:
     """Verifies the prepared dataset, and ends with a line of counts; raises CheckFailed."""
-    from common.preparation.check import check_dataset
+    from common.preparation.checks.check import check_dataset
     from rsna_task import SUBTYPES
 
     checked = check_dataset(

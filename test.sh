@@ -3,8 +3,8 @@
 # long ones. Other arguments go to pytest. The first run sets up .venv, which train.sh shares.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-source setup.sh
-ensure_environment requirements-dev.txt
+source scripts/setup.sh
+ensure_environment requirements/dev.txt
 
 marker="not long"
 arguments=()

@@ -10,7 +10,7 @@ def main() -> None:
     """Trains, and prints the id of the experiment on stdout; all else goes to stderr."""
     log_to_console()
     config = parse_config(__doc__ or "", GROUPS)
-    from rsna_folds import make_training
+    from rsna.training.folds import make_training
 
     training = make_training(config)
     experiment = training.run()

@@ -8,7 +8,7 @@
 # experiment. Works from any folder; relative paths are seen from the folder of this script.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-source setup.sh
+source scripts/setup.sh
 ensure_environment requirements.txt
 
 for argument in "$@"; do

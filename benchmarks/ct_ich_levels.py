@@ -3,8 +3,9 @@
 Prepares the demo and CT-ICH; trains a network of one slice and one of three on the demo's phantoms,
 to start from, as sixty patients are too few to learn from alone; from each of them the networks of
 five patient folds; a sequence network over the logits of both; their mean smoothed along the series
-by second_level.py; and a blend of the first three. Every stage is a command of the project's own
-scripts; stages that are done are skipped, and one that was cut off goes on, with the same command.
+by scripts/second_level.py; and a blend of the first three. Every stage is a command of the
+project's own scripts; stages that are done are skipped, and one that was cut off goes on, with
+the same command.
 
     python benchmarks/ct_ich_levels.py <folder of CT-ICH>
 
@@ -23,10 +24,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.level_runs import Plan, Stage, prepare, run_stages
-from benchmarks.level_scores import compare, read_losses, table_lines
+from benchmarks.levels.level_runs import Plan, Stage, prepare, run_stages
+from benchmarks.levels.level_scores import compare, read_losses, table_lines
 from common.cli import log_to_console, run_script
-from common.slices import SliceTable
+from common.slices.table import SliceTable
 
 logger = logging.getLogger(__name__)
 

@@ -27,9 +27,9 @@ from sklearn.preprocessing import StandardScaler
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.folds import read_folds
-from common.metrics import log_loss, training_prior, weighted_log_loss
-from common.slices import SliceTable
+from common.scoring.metrics import log_loss, training_prior, weighted_log_loss
+from common.slices.folds import read_folds
+from common.slices.table import SliceTable
 from rsna_task import LABEL_WEIGHTS, LABELS
 
 Floats = NDArray[np.float64]

@@ -32,8 +32,8 @@ import pandas as pd  # noqa: E402
 from scipy.special import expit, logit  # noqa: E402
 
 from benchmarks.index import made_up_slices, peak_mb  # noqa: E402
-from common.folds import is_in  # noqa: E402
-from common.predictions import build_predictions, write_predictions  # noqa: E402
+from common.scoring.predictions import build_predictions, write_predictions  # noqa: E402
+from common.slices.folds import is_in  # noqa: E402
 from rsna_task import LABEL_WEIGHTS, LABELS  # noqa: E402
 
 LIMITS = {
@@ -85,10 +85,10 @@ def measure(step: str, folder: Path, num_members: int) -> dict[str, Any]:
 
 
 def _submission(folder: Path, paths: list[Path]) -> dict[str, Any]:
-    from common.blend_tables import read_members
-    from common.blending import Blender, BlendOptions
-    from common.calibration import ConsistentCalibration
-    from common.submission import build_submission, read_sample, write_submission
+    from common.ensembling.blend_tables import read_members
+    from common.ensembling.blending import Blender, BlendOptions
+    from common.scoring.calibration import ConsistentCalibration
+    from common.scoring.submission import build_submission, read_sample, write_submission
 
     sample = read_sample(folder / "sample.csv", LABELS)
     tables = read_members(paths, LABELS, all_rows=True)
@@ -113,10 +113,10 @@ def _submission(folder: Path, paths: list[Path]) -> dict[str, Any]:
 
 
 def _weights(folder: Path, paths: list[Path]) -> dict[str, Any]:
-    from common.blend_tables import read_members
-    from common.blending import BlendOptions
-    from common.cross_fitting import BlendPlan, BlendRows, cross_fit, fit_blend
-    from common.metrics import weighted_log_loss
+    from common.ensembling.blend_tables import read_members
+    from common.ensembling.blending import BlendOptions
+    from common.ensembling.cross_fitting import BlendPlan, BlendRows, cross_fit, fit_blend
+    from common.scoring.metrics import weighted_log_loss
 
     tables = read_members(paths, LABELS)
     labels = np.load(folder / "labels.npy")

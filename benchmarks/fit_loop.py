@@ -27,9 +27,9 @@ from torch import Tensor, nn
 
 from common.callbacks import TrainingMonitor
 from common.datasets import AbstractDataset, EpochSampler, make_loader
-from common.losses import weighted_bce_sum
-from common.memory import keep_freed_memory
 from common.networks import FitSettings, ImageClassifierNetwork
+from common.networks.losses import weighted_bce_sum
+from common.precision import keep_freed_memory
 from common.trackers import MLflowTracker
 
 LABEL_WEIGHTS = (1.0, 1.0, 1.0, 1.0, 1.0, 2.0)

@@ -28,8 +28,8 @@ import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 
 from common.files import write_parquet  # noqa: E402
-from common.fold_making import fold_report, make_folds, make_split  # noqa: E402
-from common.slices import SLICE_COLUMNS, SLICES_FILE  # noqa: E402
+from common.preparation.fold_making import fold_report, make_folds, make_split  # noqa: E402
+from common.slices.table import SLICE_COLUMNS, SLICES_FILE  # noqa: E402
 from rsna_task import LABELS, SUBTYPES  # noqa: E402
 
 # Of the 752,803 training slices: 18,938 patients, 21,744 series.
@@ -125,8 +125,8 @@ def measure(step: str, folder: Path) -> dict[str, float]:
         if step == "folds":
             folds.to_csv(folder / "folds.csv", index=False)
         return found
-    from common.folds import folds_path, read_folds, split_rows
-    from common.slices import SliceTable
+    from common.slices.folds import folds_path, read_folds, split_rows
+    from common.slices.table import SliceTable
     from common.transforms import load_transform
     from rsna_dataset import RSNADataset
 

@@ -43,10 +43,10 @@ from torch.utils.data import DataLoader, default_collate  # noqa: E402
 
 from common.albumentations import WINDOW_CENTERS, WINDOW_WIDTHS  # noqa: E402
 from common.datasets import AbstractDataset, EpochSampler, make_loader  # noqa: E402
-from common.memory import keep_freed_memory  # noqa: E402
-from common.store import SliceStore, write_series  # noqa: E402
+from common.precision import keep_freed_memory  # noqa: E402
+from common.slices.store import SliceStore, write_series  # noqa: E402
 from common.transforms import SampleTransform, catalog, load_transform  # noqa: E402
-from common.transforms.draws import random_state  # noqa: E402
+from common.transforms.draw import random_state  # noqa: E402
 
 TRANSFORM = ROOT / "transforms" / "train_complex_512.json"
 WAYS = ("dicom", "png", "npy", "store+cpu", "store+device")

@@ -25,11 +25,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.level_runs import Plan, Stage, prepare, run_stages
-from benchmarks.level_scores import compare, read_losses, table_lines
+from benchmarks.levels.level_runs import Plan, Stage, prepare, run_stages
+from benchmarks.levels.level_scores import compare, read_losses, table_lines
 from common.cli import log_to_console, run_script
-from common.slices import SliceTable
-from rsna_nested import nested_id
+from common.slices.table import SliceTable
+from rsna.ensembling.nested import nested_id
 
 logger = logging.getLogger(__name__)
 

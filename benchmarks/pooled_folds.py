@@ -18,12 +18,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from common.cli import run_script
 from common.errors import InputError
-from common.predictions import check_predictions
 from common.report import ScoredSet
-from common.slices import SliceTable
+from common.scoring.predictions import check_predictions
+from common.slices.table import SliceTable
 from config import recorded_config
-from rsna_scoring import predictor_info, read_experiment, score_predictions, task_of
-from rsna_summary import score_line
+from rsna.evaluation.scoring import (
+    predictor_info,
+    read_experiment,
+    score_line,
+    score_predictions,
+    task_of,
+)
 from rsna_task import LABELS
 
 

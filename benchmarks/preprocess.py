@@ -39,9 +39,9 @@ import pydicom  # noqa: E402
 
 from common.dicom import quiet_pydicom  # noqa: E402
 from common.preparation import prepare_dataset  # noqa: E402
-from common.preparation.tasks import TaskRunner  # noqa: E402
-from common.slices import SliceTable  # noqa: E402
-from sources.dicom import DicomSource  # noqa: E402
+from common.preparation.workers.runner import TaskRunner  # noqa: E402
+from common.slices.table import SliceTable  # noqa: E402
+from rsna.sources.dicom import DicomSource  # noqa: E402
 
 LEAST_FRACTION = 0.8
 LEAST_SPEEDUP = 1.6

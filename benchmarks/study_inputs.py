@@ -24,16 +24,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from common.callbacks import WeightAverage
 from common.datasets import EpochSampler, ImageClassificationDataset, make_loader
+from common.datasets.sequence import StudyDataset
 from common.datasets.series import StudyAugmentation
-from common.datasets.studies import StudyDataset
-from common.folds import read_folds, split_rows
-from common.losses import weighted_bce_sum
-from common.metrics import row_log_losses
+from common.features.slice_outputs import (
+    FeaturesInMemory,
+    Scaling,
+    SliceOutputs,
+    measure_scaling,
+)
 from common.models import build_sequence_model
 from common.networks import FitSettings, SequenceClassifierNetwork
+from common.networks.losses import weighted_bce_sum
 from common.optim import Schedule, make_optimizer, make_schedule
-from common.slice_outputs import FeaturesInMemory, Scaling, SliceOutputs, measure_scaling
-from common.slices import SliceTable
+from common.scoring.metrics import row_log_losses
+from common.slices.folds import read_folds, split_rows
+from common.slices.table import SliceTable
 from rsna_dataset import find_transform
 from rsna_model import RSNAModel
 from rsna_task import LABEL_WEIGHTS, LABELS

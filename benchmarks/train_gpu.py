@@ -32,10 +32,10 @@ import torch  # noqa: E402
 
 from common.callbacks import Callback  # noqa: E402
 from common.datasets import EpochSampler, make_loader  # noqa: E402
-from common.memory import keep_freed_memory  # noqa: E402
 from common.networks import FitSettings  # noqa: E402
-from common.slices import SLICE_COLUMNS, STORE_FOLDER, SliceTable  # noqa: E402
-from common.store import write_series  # noqa: E402
+from common.precision import keep_freed_memory  # noqa: E402
+from common.slices.store import write_series  # noqa: E402
+from common.slices.table import SLICE_COLUMNS, STORE_FOLDER, SliceTable  # noqa: E402
 from rsna_dataset import RSNADataset, find_transform  # noqa: E402
 from rsna_model import RSNAModel  # noqa: E402
 from rsna_network import RSNANetwork  # noqa: E402

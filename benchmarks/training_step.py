@@ -1,6 +1,6 @@
 """What two settings of the process save in a training step on a CPU.
 
-* `keep_freed_memory`: glibc keeps large freed blocks (common/memory.py);
+* `keep_freed_memory`: glibc keeps large freed blocks (common/precision.py);
 * OMP_WAIT_POLICY=PASSIVE: waiting threads sleep instead of spinning (common/__init__.py), alone and
   beside as many busy processes as there are cores, as data loaders can be.
 
@@ -34,7 +34,7 @@ def measure(num_steps: int, batch_size: int, size: int) -> dict[str, float]:
 
     import torch
 
-    from common.memory import keep_freed_memory
+    from common.precision import keep_freed_memory
     from rsna_model import RSNAModel
 
     if os.environ["KEEP"] == "1":

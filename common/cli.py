@@ -53,6 +53,10 @@ def log_to_console(level: int = logging.INFO) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
+# Folder of the scripts that are started as modules.
+MODULES = "scripts"
+
+
 def run_script(main: Callable[[], None]) -> None:
     """Runs `main` and ends the process with the status that says how it went.
 
@@ -87,7 +91,10 @@ def command_line() -> str:
 def script_command(*arguments: str, script: str | None = None) -> str:
     """The command that runs `script`, or this one again, as from the present folder."""
     this = Path(sys.argv[0])
-    path = this if script is None else this.with_name(script)
+    root = this.parent.parent if this.parent.name == MODULES else this.parent
+    path = this if script is None else root / script
+    if path.parent.name == MODULES:
+        return shlex.join(["python", "-m", f"{MODULES}.{path.stem}", *arguments])
     return shlex.join(["python", str(path), *arguments])
 
 

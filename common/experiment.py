@@ -3,12 +3,14 @@
 import contextlib
 import errno
 import fcntl
+import json
 import logging
 import os
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from common.errors import InputError, Interrupted
 from common.files import write_text
@@ -148,3 +150,28 @@ def _take(results: Path, experiment_id: str | None) -> Path:
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
             return folder
+
+
+FORMAT_VERSION = 1
+
+JSON_FILE = "predictor.json"
+
+PREDICTOR_FOLDER = "predictor"
+
+
+def read_predictor_json(folder: Path) -> dict[str, Any]:
+    """Returns the content of a predictor's JSON file; InputError where there is none of use."""
+    path = folder / JSON_FILE
+    if not path.is_file():
+        raise InputError(f"no predictor at {folder} (no {JSON_FILE}): train the experiment first")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} can't be read as JSON ({error}): restore it") from error
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if version != FORMAT_VERSION:
+        raise InputError(
+            f"{path} has format version {version}, this program reads {FORMAT_VERSION}: "
+            f"predict with the version that wrote it"
+        )
+    return content

@@ -1,6 +1,6 @@
 """Runs the notebooks beside it and keeps their pictures: python notebooks/refresh.py
 
-It needs the demo dataset (python preprocessing.py) and requirements-notebooks.txt. Times, the
+It needs the demo dataset (python preprocessing.py) and requirements/notebooks.txt. Times, the
 names of the machine's folders and whatever else differs from run to run are left out.
 """
 

@@ -23,7 +23,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source recipes/common.sh
-needs requirements-boosting.txt
+needs requirements/boosting.txt
 
 DATASET=${DATASET:-$(of rsna demo)}
 NUM_FOLDS=${NUM_FOLDS:-$(of 5 2)}

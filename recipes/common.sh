@@ -6,14 +6,14 @@
 #   RECIPE_DRY=1    prints the commands of a first run, for the full data, and runs none
 #   INPUT, OUTPUT   folders for data and results (input, output)
 #   N_JOBS          processes that prepare and load data (one per core)
-#   SUBMIT=1        the last submission is sent to the competition (requirements-kaggle.txt)
+#   SUBMIT=1        the last submission is sent to the competition (requirements/kaggle.txt)
 #   PRETRAINED=0    random weights where the ImageNet weights can't be had
 #   RECIPE_PYTHON   an interpreter that has the requirements (.venv, made where it is missing)
 #
 # A stage that is done is skipped, one that was interrupted goes on: run the same command again.
 # Experiments have names of their own, such as appian-se50; to repeat one, remove its folder.
 
-source setup.sh
+source scripts/setup.sh
 
 say() { echo "== $*" >&2; }
 
@@ -43,7 +43,7 @@ fi
 last=()
 if ((${SUBMIT:-0})); then
     [[ ${FOLD:-all} == all ]] || fail "SUBMIT=1 needs FOLD=all: one fold has no test predictions"
-    needs requirements-kaggle.txt
+    needs requirements/kaggle.txt
     last=(--pr_submit rsna-intracranial-hemorrhage-detection)
 fi
 
@@ -56,8 +56,13 @@ tiny=(--mlflow_enabled 0 --tr_batch_size 8 --tr_batch_size_valid 64 --tr_accumul
 # of FULL TINY: the first of the two, or the second with RECIPE_TINY=1.
 of() { if ((TINY)); then echo "$2"; else echo "$1"; fi; }
 
-# run SCRIPT FLAGS...: runs one of the project's scripts.
+# run SCRIPT FLAGS...: runs one of the project's scripts; those in scripts/ are modules.
 run() {
+    if [[ $1 == scripts/* ]]; then
+        local module=${1%.py}
+        shift
+        set -- -m "${module/\//.}" "$@"
+    fi
     if ((DRY)); then
         printf '%q ' "$@"
         echo
@@ -141,7 +146,7 @@ level() {
 trees() {
     local id=$1 members=$2
     shift 2
-    level second_level.py "$id" "$OUTPUT/results/$id/report.html" --sl_method boosting \
+    level scripts/second_level.py "$id" "$OUTPUT/results/$id/report.html" --sl_method boosting \
         --sl_experiments "$members" "$@"
 }
 
@@ -167,7 +172,7 @@ pseudo_labels() {
         say "dataset $name is there"
         return
     fi
-    run pseudo_label.py --experiment_id "$id" --data_dataset "$DATASET" \
+    run scripts/pseudo_label.py --experiment_id "$id" --data_dataset "$DATASET" \
         --data_input_folder "$INPUT" --output_dir "$OUTPUT" --pl_name "$name" "$@"
 }
 

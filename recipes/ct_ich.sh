@@ -9,7 +9,7 @@
 # skipped. INPUT and OUTPUT name the folders for data and results (input, output).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-source setup.sh
+source scripts/setup.sh
 ensure_environment requirements.txt
 
 folder=${1:?the folder of CT-ICH, with Patients_CT/ and hemorrhage_diagnosis.csv}

@@ -10,8 +10,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from common.cli import run_script
 from common.errors import InputError
-from common.folds import folds_path, read_folds, split_rows
-from common.slices import SliceTable
+from common.slices.folds import folds_path, read_folds, split_rows
+from common.slices.table import SliceTable
 from rsna_task import LABELS
 
 

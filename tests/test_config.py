@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 import config as config_module
-import config_checks
+import flags.combinations
 from common.cli import status_of
 from common.errors import CheckFailed, InputError, Interrupted
 from config import GROUPS, Config, parse_config, recorded_config, resumed_config
@@ -215,7 +215,7 @@ def test_dev_mode_limits_iterations():
 
 def test_flags_that_tables_name_exist():
     names = {field.name for kind in GROUPS.values() for field in dataclasses.fields(kind)}
-    assert names >= config_checks.EFFECTIVE_WHEN.keys()
+    assert names >= flags.combinations.EFFECTIVE_WHEN.keys()
     assert names >= config_module.FREE_ON_RESUME
 
 

@@ -13,10 +13,10 @@ import ensemble
 import evaluate
 import predict
 from common.cli import status_of
-from common.metrics import weighted_log_loss
-from common.predictions import probabilities_of
-from common.predictor import load_predictor
-from common.slices import SliceTable
+from common.predictors.base import load_predictor
+from common.scoring.metrics import weighted_log_loss
+from common.scoring.predictions import probabilities_of
+from common.slices.table import SliceTable
 from config import recorded_config
 from rsna_model import RSNAModel, build_model
 from rsna_task import LABEL_WEIGHTS, LABELS

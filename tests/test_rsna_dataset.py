@@ -11,7 +11,8 @@ from tiny_dataset import make_tiny_dataset
 from common.datasets import EpochSampler, make_loader
 from common.errors import InputError
 from config import Config
-from rsna_dataset import RSNADataset, find_transform, load_data
+from rsna.data import load_data
+from rsna_dataset import RSNADataset, find_transform
 from rsna_task import LABELS
 
 

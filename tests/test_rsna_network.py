@@ -3,11 +3,12 @@ import pytest
 import torch
 from torch import nn
 
-from common.losses import weighted_bce_sum, weighted_focal_sum
 from common.networks import FitSettings
+from common.networks.losses import weighted_bce_sum, weighted_focal_sum
 from config import Config
+from rsna.build import build_averages, build_network, build_schedule
 from rsna_model import RSNAModel
-from rsna_network import RSNANetwork, build_averages, build_network, build_schedule
+from rsna_network import RSNANetwork
 from rsna_task import LABEL_WEIGHTS
 
 

@@ -23,12 +23,3 @@ def test_tools_find_nothing(check, project_root: Path):
     command = [sys.executable, "-m", tool, *arguments]
     result = subprocess.run(command, cwd=project_root, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
-
-
-def test_common_imports_nothing_to_its_right(project_root: Path):
-    right = ("config", "sources", "rsna_", "train", "evaluate", "predict", "preprocessing")
-    for path in sorted((project_root / "common").rglob("*.py")):
-        for line in path.read_text().splitlines():
-            words = line.split()
-            if words[:1] in (["import"], ["from"]):
-                assert not words[1].startswith(right), f"{path.name}: {line}"

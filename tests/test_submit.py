@@ -15,7 +15,7 @@ import ensemble
 import predict
 from common.cli import status_of
 from common.errors import InputError
-from common.kaggle_client import KaggleClient
+from common.scoring.kaggle_client import KaggleClient
 from config import parse_config
 from rsna_model import RSNAModel
 from rsna_task import LABELS
@@ -125,7 +125,7 @@ def test_without_the_client_the_message_names_its_requirements(monkeypatch, capf
     monkeypatch.setitem(sys.modules, "kaggle", None)
     output = tmp_path / "out"
     assert run(monkeypatch, root, output, "--pr_submit", COMPETITION) == 2
-    assert "pip install -r requirements-kaggle.txt" in capfd.readouterr().err
+    assert "pip install -r requirements/kaggle.txt" in capfd.readouterr().err
     assert not output.exists()
 
 

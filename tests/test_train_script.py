@@ -2,10 +2,8 @@
 
 import errno
 import fcntl
-import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,23 +12,15 @@ import pandas as pd
 import pytest
 import torch
 from tiny_dataset import make_tiny_dataset
+from train_script import FLAGS, assert_equal_results, results, run, start
 
 import train
 from common.callbacks import LatestOutputs
 from common.checkpoint import load_checkpoint
 from common.cli import status_of
 from common.errors import Interrupted
+from rsna.training.training import RSNATraining
 from rsna_network import RSNANetwork
-from rsna_training import RSNATraining
-
-ROOT = Path(__file__).resolve().parent.parent
-FLAGS = [
-    *("--data_dataset", "tiny", "--net_model", "test_efficientnet", "--net_pretrained", "0"),
-    *("--data_img_size", "32", "--tr_iteration_num", "12", "--tr_batch_size", "3"),
-    *("--tr_accumulation_step", "2", "--tr_iteration_valid", "5", "--tr_batch_size_valid", "5"),
-    *("--tr_iteration_checkpoint", "3", "--optim_ema_decay", "0.9", "--net_drop_rate", "0.3"),
-    *("--mlflow_enabled", "0"),  # seconds of a start; test_monitored_training.py has it on
-]
 
 
 @pytest.fixture(scope="module")
@@ -38,43 +28,6 @@ def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("training")
     make_tiny_dataset(folder / "input" / "datasets" / "tiny")
     return folder
-
-
-def start(place: Path, *flags: str, moment: str | None = None, **options) -> subprocess.Popen:
-    script = ["tests/killed_training.py", moment] if moment else ["train.py"]
-    places = ["--data_input_folder", str(place / "input"), "--output_dir", str(place / "output")]
-    return subprocess.Popen(
-        [sys.executable, *script, *places, *flags],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        **options,
-    )
-
-
-def run(place: Path, *flags: str, **options) -> tuple[int, str, str]:
-    process = start(place, *flags, **options)
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
-
-
-def results(place: Path, experiment: str) -> Path:
-    return place / "output" / "results" / experiment
-
-
-def lines(place: Path, experiment: str) -> list[dict]:
-    path = results(place, experiment) / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def deterministic(values: dict) -> dict:
-    return {
-        name: value
-        for name, value in values.items()
-        if not name.startswith(("time", "memory", "train_samples", "train_data_wait"))
-    }
 
 
 @pytest.fixture(scope="module")
@@ -89,22 +42,6 @@ def whole(place) -> Path:
         assert status_of(train.main) == 0
     torch.set_num_threads(num_threads)
     return results(place, "whole")
-
-
-def assert_equal_results(one: Path, other: Path, place: Path) -> None:
-    for name in ("last.pt", "best.pt"):
-        states = [load_checkpoint(folder / "checkpoints" / name) for folder in (one, other)]
-        assert states[0]["iteration"] == states[1]["iteration"]
-        for key, value in states[0]["model"].items():
-            assert torch.equal(value, states[1]["model"][key]), (name, key)
-        averages = [state["averages"]["WeightAverage"]["model"] for state in states]
-        assert all(torch.equal(value, averages[1][key]) for key, value in averages[0].items())
-    for name in ("valid", "valid_best"):
-        tables = [pd.read_parquet(f / "predictions" / f"{name}.parquet") for f in (one, other)]
-        tables = [table.drop(columns="experiment_id") for table in tables]
-        pd.testing.assert_frame_equal(*tables, check_exact=True)
-    records = [list(map(deterministic, lines(place, folder.name))) for folder in (one, other)]
-    assert records[0] == records[1]
 
 
 KILLS = [("checkpoint", "1")]

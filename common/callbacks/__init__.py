@@ -1,8 +1,8 @@
 """What is optional around a fit, one file each."""
 
 from common.callbacks.averages import AveragedWeights, StochasticWeightAverage, WeightAverage
-from common.callbacks.base import Callback
 from common.callbacks.checkpoints import CheckpointSaver
+from common.callbacks.data_fingerprint import SameData
 from common.callbacks.device_memory import DeviceMemory
 from common.callbacks.early_stopping import EarlyStopping
 from common.callbacks.learning_rates import LearningRates
@@ -10,8 +10,8 @@ from common.callbacks.max_time import MaxTime
 from common.callbacks.monitor import TrainingMonitor
 from common.callbacks.multilabel import MultiLabelMetrics
 from common.callbacks.outputs import LatestOutputs, OutputSaver
-from common.callbacks.same_data import SameData
 from common.callbacks.telemetry import ActivationTelemetry
+from common.networks.hooks import Callback
 
 __all__ = [
     "ActivationTelemetry",

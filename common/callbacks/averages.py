@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
-from common.callbacks.base import Callback
-
-if TYPE_CHECKING:
-    from common.networks.network import AbstractNetwork
+from common.networks.hooks import Callback, FittedNetwork
 
 
 class AveragedWeights(Callback):
@@ -40,13 +37,13 @@ class AveragedWeights(Callback):
         self._measured_at = -1
         self.average = {name: value.clone() for name, value in model.state_dict().items()}
 
-    def on_fit_begin(self, network: AbstractNetwork) -> None:
+    def on_fit_begin(self, network: FittedNetwork) -> None:
         """Follows the weights to their device."""
         weights = network.model.state_dict()
         self.average = {name: v.to(weights[name].device) for name, v in self.average.items()}
 
     @contextlib.contextmanager
-    def in_place(self, network: AbstractNetwork) -> Iterator[None]:
+    def in_place(self, network: FittedNetwork) -> Iterator[None]:
         """Inside the block, the average is in the place of the weights."""
         weights = network.model.state_dict()
         aside = {name: value.clone() for name, value in weights.items()}
@@ -68,7 +65,7 @@ class AveragedWeights(Callback):
         for name, value in state["model"].items():
             self.average[name].copy_(value)
 
-    def _move(self, network: AbstractNetwork, share: float) -> None:
+    def _move(self, network: FittedNetwork, share: float) -> None:
         """Moves the average towards the weights; counters are taken over as they are."""
         floats, sources = [], []
         for name, value in network.model.state_dict().items():
@@ -79,7 +76,7 @@ class AveragedWeights(Callback):
                 self.average[name].copy_(value)
         torch._foreach_lerp_(floats, sources, share)
 
-    def _measure_statistics(self, network: AbstractNetwork) -> None:
+    def _measure_statistics(self, network: FittedNetwork) -> None:
         if self.statistics_data is None or self._measured_at == self.num_updates:
             return
         measure_batch_norm(network, self.statistics_data)
@@ -107,7 +104,7 @@ class WeightAverage(AveragedWeights):
         super().__init__(model, statistics_data)
         self.decay = decay
 
-    def on_step_end(self, network: AbstractNetwork) -> None:
+    def on_step_end(self, network: FittedNetwork) -> None:
         """Moves the average towards the weights."""
         self.num_updates += 1
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
@@ -132,14 +129,14 @@ class StochasticWeightAverage(AveragedWeights):
         super().__init__(model, statistics_data)
         self.start = start
 
-    def on_step_end(self, network: AbstractNetwork) -> None:
+    def on_step_end(self, network: FittedNetwork) -> None:
         """Takes the weights into the mean, from the start on."""
         if network.state.iteration > self.start:
             self.num_updates += 1
             self._move(network, 1 / self.num_updates)
 
 
-def measure_batch_norm(network: AbstractNetwork, data: Iterable[Any]) -> None:
+def measure_batch_norm(network: FittedNetwork, data: Iterable[Any]) -> None:
     """Replaces the running statistics of all batch norms by their means over the batches.
 
     Everything else in the model is in evaluation mode, so nothing is drawn at random.

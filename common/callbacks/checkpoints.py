@@ -6,14 +6,11 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from common.callbacks.base import Callback
 from common.checkpoint import save_checkpoint
-from common.directions import badness, direction_of
-
-if TYPE_CHECKING:
-    from common.networks.network import AbstractNetwork
+from common.networks.hooks import Callback, FittedNetwork
+from common.scoring.metrics import badness, direction_of
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +25,7 @@ class CheckpointSaver(Callback):
         folder: where checkpoints are kept.
         every: iterations from one last.pt to the next.
         metric: name of the metric that decides, as validations of the whole fold report it;
-            `common.directions` knows which way it is better.
+            `common.scoring.metrics` knows which way it is better.
         num_best: how many of the best are kept.
         config: flags of the experiment, kept in every checkpoint.
     """
@@ -60,7 +57,7 @@ class CheckpointSaver(Callback):
         """The checkpoint with the best metric so far."""
         return self.folder / "best.pt"
 
-    def on_metrics(self, network: AbstractNetwork, metrics: dict[str, float | None]) -> None:
+    def on_metrics(self, network: FittedNetwork, metrics: dict[str, float | None]) -> None:
         """Keeps the weights that were validated if they are among the best."""
         value, iteration = metrics.get(self.metric), network.state.iteration
         if value is None:
@@ -76,18 +73,18 @@ class CheckpointSaver(Callback):
                 _link(self._path(ranked[0][1]), self.best_path)
         self._saved = -1
 
-    def on_iteration_end(self, network: AbstractNetwork) -> None:
+    def on_iteration_end(self, network: FittedNetwork) -> None:
         """Saves last.pt when it is due, and after each validation."""
         iteration = network.state.iteration
         if iteration % self.every == 0 or iteration == network.state.validated:
             self._save_last(network)
 
-    def on_stop(self, network: AbstractNetwork) -> None:
+    def on_stop(self, network: FittedNetwork) -> None:
         """Saves last.pt."""
         self._saved = -1
         self._save_last(network)
 
-    def on_fit_end(self, network: AbstractNetwork) -> None:
+    def on_fit_end(self, network: FittedNetwork) -> None:
         """Saves last.pt."""
         self._save_last(network)
 
@@ -99,12 +96,12 @@ class CheckpointSaver(Callback):
         """Takes over what `state_dict` returned."""
         self.best = [(float(value), int(iteration)) for value, iteration in state["best"]]
 
-    def _save_last(self, network: AbstractNetwork) -> None:
+    def _save_last(self, network: FittedNetwork) -> None:
         if self._saved != network.state.iteration:
             self._save(network, self.last_path)
             self._saved = network.state.iteration
 
-    def _save(self, network: AbstractNetwork, path: Path) -> None:
+    def _save(self, network: FittedNetwork, path: Path) -> None:
         """All processes contribute to the state, one writes it."""
         state = network.state_dict()
         if network.processes.is_main:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
-from common.callbacks.base import Callback
-
-if TYPE_CHECKING:
-    from common.networks.network import AbstractNetwork
+from common.networks.hooks import Callback, FittedNetwork
 
 
 class DeviceMemory(Callback):
@@ -25,7 +20,7 @@ class DeviceMemory(Callback):
     def __init__(self, every: int = 10) -> None:
         self.every = every
 
-    def on_step_end(self, network: AbstractNetwork) -> None:
+    def on_step_end(self, network: FittedNetwork) -> None:
         """Records the peaks when they are due."""
         device = network.device
         if device.type != "cuda" or (network.state.iteration % self.every and not network.is_done):

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from common.callbacks.base import Callback
-from common.directions import direction_of, improves
-
-if TYPE_CHECKING:
-    from common.networks.network import AbstractNetwork
+from common.networks.hooks import Callback, FittedNetwork
+from common.scoring.metrics import direction_of, improves
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +19,7 @@ class EarlyStopping(Callback):
     written.
 
     Args:
-        metric: name of the metric; `common.directions` knows which way it is better.
+        metric: name of the metric; `common.scoring.metrics` knows which way it is better.
         patience: validations to wait.
         min_delta: the least improvement that counts, in units of the metric.
     """
@@ -35,11 +32,11 @@ class EarlyStopping(Callback):
         self.best: float | None = None
         self.num_waited = 0
 
-    def on_fit_begin(self, network: AbstractNetwork) -> None:
+    def on_fit_begin(self, network: FittedNetwork) -> None:
         """Ends a resumed training that had ended before."""
         self._end_if_due(network)
 
-    def on_metrics(self, network: AbstractNetwork, metrics: dict[str, float | None]) -> None:
+    def on_metrics(self, network: FittedNetwork, metrics: dict[str, float | None]) -> None:
         """Counts the validation."""
         value = metrics.get(self.metric)
         if value is not None and improves(self.metric, value, self.best, self.min_delta):
@@ -56,7 +53,7 @@ class EarlyStopping(Callback):
         """Takes over what `state_dict` returned."""
         self.best, self.num_waited = state["best"], state["num_waited"]
 
-    def _end_if_due(self, network: AbstractNetwork) -> None:
+    def _end_if_due(self, network: FittedNetwork) -> None:
         if self.num_waited < self.patience:
             return
         logger.info(

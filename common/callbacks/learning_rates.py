@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from common.callbacks.base import Callback
-
-if TYPE_CHECKING:
-    from common.networks.network import AbstractNetwork
+from common.networks.hooks import Callback, FittedNetwork
 
 
 class LearningRates(Callback):
@@ -21,12 +16,12 @@ class LearningRates(Callback):
         self.every = every
         self._rates: list[float] = []
 
-    def on_step_begin(self, network: AbstractNetwork) -> None:
+    def on_step_begin(self, network: FittedNetwork) -> None:
         """Looks at the rates before the schedule moves them on."""
         assert network.optimizer is not None
         self._rates = [float(group["lr"]) for group in network.optimizer.param_groups]
 
-    def on_step_end(self, network: AbstractNetwork) -> None:
+    def on_step_end(self, network: FittedNetwork) -> None:
         """Records the rates when they are due."""
         if network.state.iteration % self.every == 0 or network.is_done:
             for number, rate in enumerate(self._rates):

@@ -5,12 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from common.callbacks.base import Callback
-
-if TYPE_CHECKING:
-    from common.networks.network import AbstractNetwork
+from common.networks.hooks import Callback, FittedNetwork
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +27,7 @@ class MaxTime(Callback):
         self._clock = clock
         self._began = clock()
 
-    def on_iteration_end(self, network: AbstractNetwork) -> None:
+    def on_iteration_end(self, network: FittedNetwork) -> None:
         """Asks to stop when the time is up and training is not done anyway."""
         if network.is_done or self._clock() - self._began < self.seconds:
             return

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import torch
 
-from common.callbacks.base import Callback
 from common.files import without_nan, write_text
+from common.networks.hooks import Callback, FittedNetwork
 
 if TYPE_CHECKING:
-    from common.networks.network import AbstractNetwork
     from common.trackers import Tracker
 
 logger = logging.getLogger(__name__)
@@ -54,7 +53,7 @@ class TrainingMonitor(Callback):
         self._num_steps = 0
         self._began = (0, 0.0)
 
-    def on_fit_begin(self, network: AbstractNetwork) -> None:
+    def on_fit_begin(self, network: FittedNetwork) -> None:
         """Opens metrics.jsonl at the iteration where the fit begins."""
         iteration = network.state.iteration
         if self.path.exists():
@@ -65,7 +64,7 @@ class TrainingMonitor(Callback):
         if self.tracker is not None:
             self.tracker.follow(self.path)
 
-    def on_step_end(self, network: AbstractNetwork) -> None:
+    def on_step_end(self, network: FittedNetwork) -> None:
         """Adds up the values of the step; writes a line when one is due."""
         self._num_steps += 1
         for name, value in network.step_values.items():
@@ -77,20 +76,20 @@ class TrainingMonitor(Callback):
             self._write(network, network.gauges)
         network.gauges = {}
 
-    def on_metrics(self, network: AbstractNetwork, metrics: dict[str, float | None]) -> None:
+    def on_metrics(self, network: FittedNetwork, metrics: dict[str, float | None]) -> None:
         """Writes a line with the metrics of a validation of the whole."""
         self._write_validation(network, metrics, "valid_", "validation")
 
-    def on_subset_metrics(self, network: AbstractNetwork, metrics: dict[str, float | None]) -> None:
+    def on_subset_metrics(self, network: FittedNetwork, metrics: dict[str, float | None]) -> None:
         """Writes a line with the metrics of a validation of the subset."""
         self._write_validation(network, metrics, "valid_subset_", "validation of the subset")
 
-    def on_fit_end(self, network: AbstractNetwork) -> None:
+    def on_fit_end(self, network: FittedNetwork) -> None:
         """Writes what is left, where a callback has ended the training between two lines."""
         if self._num_steps and network.step_values:
             self._report(network)
 
-    def close(self, network: AbstractNetwork) -> None:
+    def close(self, network: FittedNetwork) -> None:
         """Closes the file."""
         if self._file is not None:
             self._file.close()
@@ -104,7 +103,7 @@ class TrainingMonitor(Callback):
         """Takes over what `state_dict` returned."""
         self._sums, self._num_steps = dict(state["sums"]), state["num_steps"]
 
-    def _report(self, network: AbstractNetwork) -> None:
+    def _report(self, network: FittedNetwork) -> None:
         means = {name: total / self._num_steps for name, total in self._sums.items()}
         means["learning_rate"] = network.step_values["learning_rate"]
         self._sums, self._num_steps = {}, 0
@@ -130,13 +129,13 @@ class TrainingMonitor(Callback):
         )
 
     def _write_validation(
-        self, network: AbstractNetwork, metrics: dict[str, float | None], prefix: str, title: str
+        self, network: FittedNetwork, metrics: dict[str, float | None], prefix: str, title: str
     ) -> None:
         self._write(network, {f"{prefix}{name}": value for name, value in metrics.items()})
         shown = [f"{name} {metrics[name]:.4f}" for name in self.shown if metrics.get(name)]
         logger.info("%s at %d: %s", title, network.state.iteration, "  ".join(shown))
 
-    def _write(self, network: AbstractNetwork, values: Mapping[str, float | None]) -> None:
+    def _write(self, network: FittedNetwork, values: Mapping[str, float | None]) -> None:
         state = network.state
         line = {
             "iteration": state.iteration,
@@ -152,7 +151,7 @@ class TrainingMonitor(Callback):
             known = {name: value for name, value in values.items() if value is not None}
             self.tracker.log_metrics(state.iteration, known)
 
-    def _time_left(self, network: AbstractNetwork) -> str:
+    def _time_left(self, network: FittedNetwork) -> str:
         first, began = self._began
         done = network.state.iteration - first
         left = network.settings.iteration_num - network.state.iteration

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import expit
 
-from common.callbacks.base import Callback
-from common.metrics import DEFAULT_THRESHOLD, auc, confusion, confusion_rates, log_loss
-
-if TYPE_CHECKING:
-    from common.networks.network import AbstractNetwork
+from common.networks.hooks import Callback, FittedNetwork
+from common.scoring.metrics import DEFAULT_THRESHOLD, auc, confusion, confusion_rates, log_loss
 
 RANK_METRICS: dict[str, Callable[..., float | None]] = {"auc": auc, "log_loss": log_loss}
 CALL_METRICS = ("precision", "recall", "f1")
@@ -41,7 +37,7 @@ class MultiLabelMetrics(Callback):
 
     def on_outputs(
         self,
-        network: AbstractNetwork,
+        network: FittedNetwork,
         outputs: Mapping[str, np.ndarray],
         metrics: dict[str, float | None],
     ) -> None:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from common.callbacks.base import Callback
 from common.files import replacing
-
-if TYPE_CHECKING:
-    from common.networks.network import AbstractNetwork
+from common.networks.hooks import Callback, FittedNetwork
 
 
 class LatestOutputs(Callback):
@@ -31,14 +28,14 @@ class LatestOutputs(Callback):
 
     def on_outputs(
         self,
-        network: AbstractNetwork,
+        network: FittedNetwork,
         outputs: Mapping[str, np.ndarray],
         metrics: dict[str, float | None],
     ) -> None:
         """Takes the outputs; those of the weights that are predicted with come last."""
         self._seen = dict(outputs)
 
-    def on_metrics(self, network: AbstractNetwork, metrics: dict[str, float | None]) -> None:
+    def on_metrics(self, network: FittedNetwork, metrics: dict[str, float | None]) -> None:
         """Holds on to what was seen."""
         self.outputs, self.iteration = self._seen, network.state.iteration
 
@@ -59,13 +56,13 @@ class OutputSaver(LatestOutputs):
         self.folder = folder
         self.num_kept = num_kept
 
-    def on_fit_begin(self, network: AbstractNetwork) -> None:
+    def on_fit_begin(self, network: FittedNetwork) -> None:
         """Drops what lies after the checkpoint that a resumed run starts from."""
         for iteration, path in self._files():
             if iteration > network.state.iteration:
                 path.unlink()
 
-    def on_metrics(self, network: AbstractNetwork, metrics: dict[str, float | None]) -> None:
+    def on_metrics(self, network: FittedNetwork, metrics: dict[str, float | None]) -> None:
         """Writes the outputs, and drops the oldest file."""
         super().on_metrics(network, metrics)
         path = self.folder / f"iteration_{network.state.iteration:07d}.npz"

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from common.callbacks.base import Callback
 from common.errors import InputError
-
-if TYPE_CHECKING:
-    from common.networks.network import AbstractNetwork
+from common.networks.hooks import Callback, FittedNetwork
 
 # A unit whose activations all stay below this is dead.
 DEAD_BELOW = 1e-6
@@ -45,19 +42,19 @@ class ActivationTelemetry(Callback):
         self._handle: RemovableHandle | None = None
         self._statistics = _Statistics()
 
-    def on_step_begin(self, network: AbstractNetwork) -> None:
+    def on_step_begin(self, network: FittedNetwork) -> None:
         """Hooks the module where the coming iteration is recorded."""
         if (network.state.iteration + 1) % self.every == 0:
             self._statistics = _Statistics()
             self._handle = self.module.register_forward_hook(self._look)
 
-    def on_step_end(self, network: AbstractNetwork) -> None:
+    def on_step_end(self, network: FittedNetwork) -> None:
         """Lets the module go and records what was seen."""
         if self._handle is not None:
             self._unhook()
             network.gauges.update(self._statistics.values())
 
-    def close(self, network: AbstractNetwork) -> None:
+    def close(self, network: FittedNetwork) -> None:
         """Lets the module go, also after an error."""
         self._unhook()
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from common.datasets.kept_memory import stacked
+from common.datasets.batch_memory import stacked
 from common.seeding import sample_seed
 
 

@@ -10,8 +10,8 @@ import torch
 
 from common.albumentations import usable_windows
 from common.datasets.base import AbstractDataset
-from common.slices import SliceTable
-from common.store import UnreadableSlice
+from common.slices.store import UnreadableSlice
+from common.slices.table import SliceTable
 from common.transforms import SampleTransform
 from common.transforms.device import HostTransform
 from common.transforms.pipeline import AIR_HU

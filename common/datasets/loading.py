@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from common.datasets.base import AbstractDataset
-from common.datasets.kept_memory import KeptMemory
+from common.datasets.batch_memory import KeptMemory
 from common.datasets.samplers import PartSampler
 from common.distributed import Processes
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from common.datasets.base import AbstractDataset
-from common.slices import SliceTable
+from common.slices.table import SliceTable
 
 # Where the positions of a series are unknown: the usual distance of slices of a head CT.
 NOMINAL_GAP_MM = 5.0

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from common.datasets.series import AbstractSeriesDataset, StudyAugmentation
-from common.pixel_steps import AIR_HU, NO_STEPS, PixelSteps
-from common.slices import SliceTable
-from common.store import UnreadableSlice
+from common.slices.pixel_steps import AIR_HU, NO_STEPS, PixelSteps
+from common.slices.store import UnreadableSlice
+from common.slices.table import SliceTable
 
 logger = logging.getLogger(__name__)
 

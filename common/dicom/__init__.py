@@ -1,7 +1,7 @@
 """Reads single CT files in DICOM: headers, Hounsfield units, and the order of slices."""
 
-from common.dicom.geometry import group_key, order_slices
 from common.dicom.header import SliceHeader, read_headers
+from common.dicom.order import group_key, order_slices
 from common.dicom.part10 import quiet_pydicom
 from common.dicom.pixels import DecodedImage, read_hu
 from common.dicom.rejection import STATUSES, RejectedFile

@@ -10,7 +10,6 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
 
-from common.dicom.plain import one_tag
 from common.dicom.rejection import RejectedFile
 
 FUNCTIONAL_GROUPS = {
@@ -129,7 +128,7 @@ def _plain_values(raw: RawDataElement) -> list[Any] | None:
     """Returns the values of a well-formed element, or None where pydicom has to look at it.
 
     pydicom makes objects of every value, which took a quarter of the time of preparing. These are
-    the same values, as plain types; `tests/common/dicom/test_dicom_plain.py` compares them.
+    the same values, as plain types; `tests/common/dicom/test_elements.py` compares them.
     """
     vr, value = raw.VR or _vr(raw.tag), raw.value
     if not isinstance(value, bytes) or len(value) != raw.length:
@@ -159,7 +158,7 @@ def _vr(tag: int) -> str:
 def _tag(keyword: str) -> BaseTag:
     tag = tag_for_keyword(keyword)
     assert tag is not None, keyword
-    return one_tag(tag)
+    return BaseTag(tag)
 
 
 def _values(value: Any) -> list[Any]:

@@ -7,7 +7,7 @@ from typing import BinaryIO
 import numpy as np
 from pydicom.dataset import Dataset
 
-from common.dicom import elements, geometry, kinds
+from common.dicom import elements, geometry, selection
 from common.dicom.checks import StoredImage, check_image
 from common.dicom.part10 import OpenFile, open_dicom
 from common.dicom.rejection import RejectedFile
@@ -112,7 +112,7 @@ def _frame_header(opened: OpenFile, stored: StoredImage, frame: int, sort_out: b
     spacing = _in_range(dataset, "PixelSpacing", 2, frame, SPACING_MM) or (None, None)
     instance = elements.first_number(dataset, "InstanceNumber")
     uid = elements.text(dataset, "SOPInstanceUID")
-    left_out = kinds.why_left_out(dataset, frame, orientation) if sort_out else None
+    left_out = selection.why_left_out(dataset, frame, orientation) if sort_out else None
     return SliceHeader(
         image_id=uid if stored.num_frames == 1 else f"{uid}_{frame}",
         frame=None if stored.num_frames == 1 else frame,

@@ -23,7 +23,6 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import VR
 
-from common.dicom.plain import HEAD_BYTES, read_plain
 from common.dicom.rejection import RejectedFile
 
 MAX_FILE_BYTES = 1 << 30
@@ -124,13 +123,6 @@ def _parse(stream: BinaryIO) -> OpenFile:
         raise RejectedFile("not_dicom", "no DICM marker at byte 128")
     if size > MAX_FILE_BYTES:
         raise RejectedFile("too_large", f"{size} bytes, above the limit of {MAX_FILE_BYTES}")
-    plain = read_plain(stream.read(HEAD_BYTES), 132)
-    is_usual = plain is not None and plain.tag in PIXEL_TAGS and plain.vr in _PIXEL_VRS
-    if plain is not None and is_usual and "SOPClassUID" in plain.dataset:
-        name, available = PIXEL_TAGS[plain.tag], max(0, size - plain.offset)
-        pixels = PixelElement(name, plain.vr or "OW", plain.offset, plain.length, available)
-        return OpenFile(plain.dataset, plain.transfer_syntax, pixels, stream)
-    stream.seek(132)
     meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
     _check_meta(meta, stream.tell(), size)
     transfer_syntax = str(meta.get("TransferSyntaxUID", None) or "")

@@ -1,6 +1,6 @@
 """Networks over the slices of a study: what slice networks said of each, and its neighbours.
 
-Inputs are a dict (see `common.datasets.studies`), steps padded at the end:
+Inputs are a dict (see `common.datasets.sequence`), steps padded at the end:
 
 | name | content |
 |---|---|

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.losses import weighted_bce_sum, weighted_focal_sum
+from common.networks.losses import weighted_bce_sum, weighted_focal_sum
 from common.networks.network import AbstractNetwork
 from common.networks.state import FitSettings, StepOutput
 

@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from common.callbacks.averages import AveragedWeights
-from common.callbacks.base import Callback
 from common.distributed import failing_together, wait_for_failure
 from common.errors import InputError, Interrupted
 from common.networks.batches import (
@@ -26,6 +24,7 @@ from common.networks.batches import (
     to_numpy,
     training_batches,
 )
+from common.networks.hooks import Callback, WeightAverager
 from common.networks.signals import StopAsked, StopRequest
 from common.networks.state import FitSettings, FitState, StepOutput
 from common.seeding import rng_state, set_rng_state
@@ -318,12 +317,12 @@ class AbstractNetwork(ABC):
             return self.validate(data) | others
 
     @property
-    def averages(self) -> list[AveragedWeights]:
+    def averages(self) -> list[WeightAverager]:
         """Averages that have begun; the first one is what is predicted with."""
         return [
             callback
             for callback in self.callbacks
-            if isinstance(callback, AveragedWeights) and callback.num_updates
+            if isinstance(callback, WeightAverager) and callback.num_updates
         ]
 
     @contextlib.contextmanager

@@ -4,7 +4,7 @@ from common.preparation.archives import list_archive, with_members
 from common.preparation.engine import Preparation, prepare_dataset
 from common.preparation.readers import DicomReader, SlicePixels, SliceReader
 from common.preparation.source import FILE_COLUMNS, Source, list_files
-from common.preparation.tasks import Limits
+from common.preparation.workers.runner import Limits
 
 __all__ = [
     "FILE_COLUMNS",

@@ -21,14 +21,11 @@ from tqdm import tqdm
 
 from common.errors import InputError, Interrupted
 from common.files import make_folder, write_parquet
-from common.folds import TRAIN_SPLIT
-from common.pixel_steps import NO_STEPS, PARAMETER, PixelSteps
-from common.preparation.brain_range import mark_brain_range, tell_marked
 from common.preparation.estimates import check_space, tell_about_files
 from common.preparation.headers import INDEX_FOLDER, read_index, reject_in_index
 from common.preparation.manifest import check_same_source, write_manifest
 from common.preparation.overlap import Overlap, find_overlap
-from common.preparation.series import (
+from common.preparation.pixels import (
     SliceResult,
     is_passing,
     rank_slices,
@@ -40,16 +37,18 @@ from common.preparation.series import (
     store_series,
 )
 from common.preparation.source import Source
-from common.preparation.splits import FoldPlan, write_folds
+from common.preparation.splits import FoldPlan, mark_brain_range, tell_marked, write_folds
 from common.preparation.tables import (
     mark_duplicates,
     slices_table,
     studies_table,
     undecodable_duplicates,
 )
-from common.preparation.tasks import Limits, TaskRunner
-from common.slices import SLICES_FILE, STATUS_OK, STORE_FOLDER, STUDIES_FILE
-from common.store import SliceStore
+from common.preparation.workers.runner import Limits, TaskRunner
+from common.slices.folds import TRAIN_SPLIT
+from common.slices.pixel_steps import NO_STEPS, PARAMETER, PixelSteps
+from common.slices.store import SliceStore
+from common.slices.table import SLICES_FILE, STATUS_OK, STORE_FOLDER, STUDIES_FILE
 
 logger = logging.getLogger(__name__)
 

@@ -25,9 +25,9 @@ from tqdm import tqdm
 
 from common.errors import InputError
 from common.files import make_folder, replacing, write_bytes, write_json
-from common.preparation.tasks import TaskRunner
-from common.slices import STORE_FOLDER, SliceTable
-from common.store import SliceStore, UnreadableSlice
+from common.preparation.workers.runner import TaskRunner
+from common.slices.store import SliceStore, UnreadableSlice
+from common.slices.table import STORE_FOLDER, SliceTable
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from tqdm import tqdm
 from common.dicom import RejectedFile, SliceHeader, group_key
 from common.files import write_parquet
 from common.preparation.readers import SliceReader
-from common.preparation.tasks import MEMORY, TIMEOUT, Limits, Outcome, TaskRunner
-from common.slices import SLICE_COLUMNS, STATUS_OK
+from common.preparation.workers.runner import MEMORY, TIMEOUT, Limits, Outcome, TaskRunner
+from common.slices.table import SLICE_COLUMNS, STATUS_OK
 
 logger = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ import pandas as pd
 
 from common.errors import InputError
 from common.files import write_json
-from common.folds import FOLDS_FILE
-from common.pixel_steps import MANIFEST_FILE, NO_STEPS, PixelSteps, steps_of
 from common.preparation.headers import INDEX_FOLDER, forget_headers, read_shards
 from common.preparation.source import Source
-from common.slices import SLICES_FILE, STUDIES_FILE
+from common.slices.folds import FOLDS_FILE
+from common.slices.pixel_steps import MANIFEST_FILE, NO_STEPS, PixelSteps, steps_of
+from common.slices.table import SLICES_FILE, STUDIES_FILE
 
 __all__ = ["MANIFEST_FILE", "TABLES", "check_same_source", "write_manifest"]
 

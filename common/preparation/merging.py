@@ -15,12 +15,25 @@ from numpy.typing import NDArray
 
 from common.errors import InputError
 from common.files import read_parquet, write_json, write_parquet, write_text
-from common.folds import ALWAYS_TRAINING, FOLDS_FILE, TRAIN_SPLIT, is_in, is_pseudo, read_folds
-from common.pixel_steps import recorded_steps
 from common.preparation.manifest import MANIFEST_FILE, read_manifest, table_hashes
 from common.preparation.overlap import TEST_SPLIT
 from common.preparation.tables import LABELS_OF_STUDY, studies_of_slices
-from common.slices import SLICE_COLUMNS, SLICES_FILE, STATUS_OK, STORE_FOLDER, STUDIES_FILE
+from common.slices.folds import (
+    ALWAYS_TRAINING,
+    FOLDS_FILE,
+    TRAIN_SPLIT,
+    is_in,
+    is_pseudo,
+    read_folds,
+)
+from common.slices.pixel_steps import recorded_steps
+from common.slices.table import (
+    SLICE_COLUMNS,
+    SLICES_FILE,
+    STATUS_OK,
+    STORE_FOLDER,
+    STUDIES_FILE,
+)
 
 logger = logging.getLogger(__name__)
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from common.folds import TRAIN_SPLIT
 from common.preparation.tables import same_image_files
-from common.slices import STATUS_OK
-from common.store import SliceStore, UnreadableSlice
+from common.slices.folds import TRAIN_SPLIT
+from common.slices.store import SliceStore, UnreadableSlice
+from common.slices.table import STATUS_OK
 
 TEST_SPLIT = "test"
 _MEASURES = ["rows", "columns", "hu_min", "hu_max", "hu_mean", "brain_fraction"]

@@ -64,7 +64,7 @@ class DicomReader:
     Args:
         folder: what the names of files are relative to.
         sort_out: leave out what is no axial slice of a head without contrast medium, as
-            `common.dicom.kinds` tells from the headers.
+            `common.dicom.selection` tells from the headers.
     """
 
     folder: Path

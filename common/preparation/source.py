@@ -17,7 +17,7 @@ FILE_COLUMNS = ("source_file", "split", "size", "mtime_ns")
 
 
 class Source(Protocol):
-    """Where the files of a dataset come from; `sources/` has the ones there are."""
+    """Where the files of a dataset come from; `rsna/sources/` has the ones there are."""
 
     name: ClassVar[str]
     folder: Path

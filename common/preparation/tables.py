@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from common.dicom.geometry import gap_starts
-from common.folds import TRAIN_SPLIT
+from common.dicom.order import gap_starts
 from common.preparation.headers import CRASHED
-from common.preparation.series import SliceResult
+from common.preparation.pixels import SliceResult
 from common.preparation.source import Source
-from common.slices import SLICE_COLUMNS, STATUS_OK
+from common.slices.folds import TRAIN_SPLIT
+from common.slices.table import SLICE_COLUMNS, STATUS_OK
 
 logger = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.metrics import Floats
 from common.report import figures
 from common.report.page import figure, paragraph, shown, shown_interval, table
+from common.scoring.metrics import Floats
 
 Section = tuple[str, str]
 

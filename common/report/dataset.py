@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from common.exploration import ExploredDataset, figures, headers, images, labels
 from common.files import write_text
-from common.fold_making import fold_report
+from common.preparation.fold_making import fold_report
 from common.report.evaluation import NOTICE
 from common.report.examples import window_strip
+from common.report.exploration import figures, headers, images, labels
+from common.report.exploration.dataset import ExploredDataset
 from common.report.page import figure, image_uri, page, paragraph, table
 
 REPORT_FILE = "report.html"

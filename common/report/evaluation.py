@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.files import write_text
-from common.metrics import NUM_CALIBRATION_BINS, Floats
 from common.report import figures
 from common.report.examples import READING_WINDOWS, choose_examples, example_cards
 from common.report.page import figure, page, paragraph, shown, shown_interval, table
+from common.scoring.metrics import NUM_CALIBRATION_BINS, Floats
 
 NOTICE = (
     "Research software, not a medical device: nothing here may be used to diagnose or treat a "

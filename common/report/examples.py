@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from common.metrics import Floats
 from common.report.page import image_uri
+from common.scoring.metrics import Floats
 
 # (name, center, width) in HU; the usual reading windows of head CT.
 READING_WINDOWS = (("brain", 40, 80), ("subdural", 80, 200), ("bone", 600, 2800))

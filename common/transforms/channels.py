@@ -17,7 +17,7 @@ from scipy.special import ndtri
 from common.albumentations import windowed_channels
 from common.transforms import catalog
 from common.transforms.catalog import Node
-from common.transforms.draws import HeaderWindow, Recorder
+from common.transforms.draw import HeaderWindow, Recorder
 
 # As many as there are 16-bit numbers: noise beyond 4.3 standard deviations does not occur.
 NUM_QUANTILES = 2**16

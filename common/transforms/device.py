@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from common.transforms import catalog, sizes
-from common.transforms.boxes import BoxStep
+from common.transforms.area_resize import BoxStep
 from common.transforms.catalog import Node, name_of
-from common.transforms.draws import HeaderWindow, Recorder, random_state
+from common.transforms.draw import HeaderWindow, Recorder, random_state
 from common.transforms.host import HostStages
-from common.transforms.mappings import averages_areas
+from common.transforms.matrices import averages_areas
 from common.transforms.pipeline import AIR_HU, Pipeline
 from common.transforms.plan import Layout, plan_device
 from common.transforms.warp import AxisStep, MatrixStep, Step, coordinates, simplified

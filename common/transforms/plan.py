@@ -10,11 +10,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from common.transforms import catalog, mappings, sizes
-from common.transforms.boxes import BoxStep
+from common.transforms import catalog, matrices, sizes
+from common.transforms.area_resize import BoxStep
 from common.transforms.catalog import Node, leaves, name_of
-from common.transforms.draws import Record
-from common.transforms.mappings import Shape
+from common.transforms.draw import Record
+from common.transforms.matrices import Shape
 from common.transforms.pipeline import Pipeline
 from common.transforms.warp import HALF_PIXEL, AxisStep, MatrixStep, Step
 
@@ -70,9 +70,9 @@ def _runs(geometry: Sequence[Node]) -> list[list[Node]]:
     """The nodes that weigh pixels, parted where areas are averaged."""
     runs: list[list[Node]] = [[]]
     for node in geometry:
-        if mappings.averages_areas(node):
+        if matrices.averages_areas(node):
             runs.append([])
-        elif any(name_of(leaf) not in mappings.EXACT for leaf in leaves(node)):
+        elif any(name_of(leaf) not in matrices.EXACT for leaf in leaves(node)):
             runs[-1].append(node)
     return runs
 
@@ -94,13 +94,13 @@ def works_on_channels(node: Node) -> bool:
 
 def _is_composed(pipeline: Pipeline, position: int) -> bool:
     geometry, node = pipeline.geometry, pipeline.geometry[position]
-    if _repeats(node) or not all(map(mappings.is_mapped, leaves(node))):
+    if _repeats(node) or not all(map(matrices.is_mapped, leaves(node))):
         return False
     before = sizes.output_size(geometry[:position])
     inside = list(leaves(node))
-    if any(name_of(leaf) == mappings.GRID for leaf in inside):
+    if any(name_of(leaf) == matrices.GRID for leaf in inside):
         return before is not None and before == sizes.output_size(geometry[: position + 1])
-    if any(mappings.averages_areas(leaf) for leaf in inside):
+    if any(matrices.averages_areas(leaf) for leaf in inside):
         return inside[0] is node and node["p"] == 1 and (before is not None or position == 0)
     return True
 
@@ -183,11 +183,11 @@ class Layout:
 
 
 def _geometry_length(leaf: Node, size: Shape | None) -> int:
-    if mappings.averages_areas(leaf):
+    if matrices.averages_areas(leaf):
         return 4
     if name_of(leaf) == catalog.SWAP:
         return 1
-    if name_of(leaf) == mappings.GRID:
+    if name_of(leaf) == matrices.GRID:
         assert size is not None
         return 2 + size[0] + size[1]
     return 8
@@ -196,11 +196,11 @@ def _geometry_length(leaf: Node, size: Shape | None) -> int:
 def _write_geometry(row: np.ndarray, leaf: Node, params: Any, shape: Shape) -> Shape:
     """Fills the part of a geometric transform; returns the shape that comes out."""
     name = name_of(leaf)
-    if mappings.averages_areas(leaf):
-        row[:] = mappings.box_of(name, params, shape)
+    if matrices.averages_areas(leaf):
+        row[:] = matrices.box_of(name, params, shape)
         return params["mapping"][1]
     row[:2] = shape
-    if name == mappings.GRID:
+    if name == matrices.GRID:
         width = shape[1]
         row[2 : 2 + width] = np.arange(width) if params is None else params["xs"]
         row[2 + width :] = np.arange(shape[0]) if params is None else params["ys"]
@@ -215,17 +215,17 @@ def _write_geometry(row: np.ndarray, leaf: Node, params: Any, shape: Shape) -> S
 
 def _read_geometry(rows: np.ndarray, leaf: Node) -> Step | BoxStep:
     name = name_of(leaf)
-    if mappings.averages_areas(leaf):
+    if matrices.averages_areas(leaf):
         height, width = sizes.size_of(leaf)
         return BoxStep(rows.astype(np.int64), (height, width))
-    if name == mappings.GRID:
+    if name == matrices.GRID:
         width = int(rows[0, 1])
         places = rows[:, 2:]
         return AxisStep(places[:, :width], places[:, width:], rows[:, :2], leaf["border_mode"])
     matrix = np.zeros((len(rows), 3, 3))
     matrix[:, :2] = rows[:, 2:].reshape(-1, 2, 3)
     matrix[:, 2, 2] = 1
-    if name in mappings.INSIDE:
+    if name in matrices.INSIDE:
         return MatrixStep(matrix, rows[:, :2], cv2.BORDER_REPLICATE, HALF_PIXEL)
     return MatrixStep(matrix, rows[:, :2], leaf["border_mode"])
 

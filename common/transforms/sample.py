@@ -12,7 +12,7 @@ import numpy as np
 from common.errors import InputError
 from common.transforms import catalog, sizes
 from common.transforms.device import DeviceTransform, HostTransform
-from common.transforms.draws import HeaderWindow, random_state
+from common.transforms.draw import HeaderWindow, random_state
 from common.transforms.host import HostStages
 from common.transforms.pipeline import Pipeline, checked_normalization, parse_pipeline
 

@@ -9,10 +9,10 @@ from scipy.special import logit
 from sklearn.metrics import log_loss as sklearn_log_loss
 from tiny_dataset import make_tiny_dataset
 
-from benchmarks.level_scores import PRIOR, Losses, compare, read_losses, table_lines
+from benchmarks.levels.level_scores import PRIOR, Losses, compare, read_losses, table_lines
 from common.errors import InputError
-from common.predictions import build_predictions, write_predictions
-from common.slices import SliceTable
+from common.scoring.predictions import build_predictions, write_predictions
+from common.slices.table import SliceTable
 from rsna_task import LABEL_WEIGHTS, LABELS
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from tiny_dataset import make_tiny_dataset
 
-from benchmarks import level_runs, levels
-from benchmarks.level_runs import Plan, Stage, run_stages
+from benchmarks.levels import level_runs, run
+from benchmarks.levels.level_runs import Plan, Stage, run_stages
 from common.errors import InputError
-from common.slices import SliceTable
+from common.slices.table import SliceTable
 
 # Stands for train.py: notes its flags and leaves what a training leaves.
 SCRIPT = """
@@ -80,7 +80,7 @@ def test_shuffling_deals_places_within_studies(tmp_path: Path) -> None:
     make_tiny_dataset(tmp_path / "a", num_slices=20)
     (tmp_path / "a" / "manifest.json").write_text("{}")
     (tmp_path / "a" / "studies.parquet").touch()
-    levels.write_shuffled(tmp_path / "a", tmp_path / "b")
+    run.write_shuffled(tmp_path / "a", tmp_path / "b")
     ordered, shuffled = SliceTable.load(tmp_path / "a"), SliceTable.load(tmp_path / "b")
     same = ["image_id", "study_id", "store_file", "store_index", "any"]
     assert shuffled.frame[same].equals(ordered.frame[same])
@@ -95,13 +95,19 @@ def test_shuffling_deals_places_within_studies(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_the_whole_at_toy_size(project_root: Path, tmp_path: Path) -> None:
     toy = ("--num_seeds", 1, "--num_patients", 9, "--slice_iterations", 4, "--study_iterations", 4)
-    command = [sys.executable, project_root / "benchmarks" / "levels.py", "--work", tmp_path, *toy]
+    command = [
+        sys.executable,
+        project_root / "benchmarks" / "levels" / "run.py",
+        "--work",
+        tmp_path,
+        *toy,
+    ]
     result = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     *lines, last = result.stdout.splitlines()
     found = json.loads(last)
-    assert set(found["levels"]) == {*levels.LEVELS, "prior"}
+    assert set(found["levels"]) == {*run.LEVELS, "prior"}
     for values in found["levels"].values():
         assert values["interval"][0] <= values["mean"] <= values["interval"][1]
-    assert set(found["steps"]) == {f"{a} - {b}" for a, b in levels.STEPS}
+    assert set(found["steps"]) == {f"{a} - {b}" for a, b in run.STEPS}
     assert any(line.startswith("| three slices |") for line in lines)

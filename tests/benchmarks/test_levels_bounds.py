@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from benchmarks.levels_bounds import VIEWS, _loss_sum, bounds_of
+from benchmarks.levels.arrangement import LAYOUTS
+from benchmarks.levels.levels_bounds import VIEWS, _loss_sum, bounds_of
 from rsna_task import SUBTYPES
-from sources.phantom.arrangement import LAYOUTS
 
 
 def test_loss_of_a_share() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import preprocess_100k
 from common.preparation import prepare_dataset
-from sources.rsna import RSNASource
+from rsna.sources.rsna import RSNASource
 
 
 def last_line(project_root: Path, script: str, *arguments: object) -> dict[str, object]:

@@ -19,7 +19,12 @@ def run_toy(
     root: Path, folder: Path, what: str, num_processes: int, dropout: float = 0.0
 ) -> subprocess.CompletedProcess[str]:
     folder.mkdir(parents=True, exist_ok=True)
-    program = [str(root / "tests" / "distributed_toy.py"), str(folder), what, str(dropout)]
+    program = [
+        str(root / "tests" / "helpers" / "distributed_toy.py"),
+        str(folder),
+        what,
+        str(dropout),
+    ]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     return subprocess.run(
         [*torchrun, f"--nproc_per_node={num_processes}", *program],

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from common.preparation import prepare_dataset
-from sources.demo import DemoParameters, DemoSource, write_demo
+from rsna.sources.demo import DemoParameters, DemoSource, write_demo
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ("headers", "images", "labels")

@@ -21,10 +21,10 @@ from dicom_factory import write_ct
 from common.errors import InputError
 from common.transforms import load_transform
 from config import parse_config
+from rsna.sources.cq500 import FINDINGS, READERS
+from rsna.sources.demo import DemoParameters, write_demo
 from rsna_model import ALIASES
 from rsna_task import LABELS
-from sources.cq500 import FINDINGS, READERS
-from sources.demo import DemoParameters, write_demo
 
 FOLDER = Path(__file__).resolve().parents[2] / "recipes"
 # Recipe -> the variants that its variables choose.
@@ -63,7 +63,12 @@ def commands(recipe: str, variables: tuple[tuple[str, str], ...]) -> list[list[s
     """What a first run would do, as lists of arguments."""
     result = shell(recipe, RECIPE_DRY="1", **dict(variables))
     assert result.returncode == 0, result.stderr
-    return [shlex.split(line) for line in result.stdout.splitlines()]
+    found = [shlex.split(line) for line in result.stdout.splitlines()]
+    # Scripts in scripts/ are started as modules.
+    return [
+        [f"{words[1].replace('.', '/')}.py", *words[2:]] if words[0] == "-m" else words
+        for words in found
+    ]
 
 
 def cases() -> Iterator[tuple[str, tuple[tuple[str, str], ...]]]:

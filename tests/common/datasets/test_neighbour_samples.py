@@ -11,8 +11,8 @@ import torch
 from predictor_factory import make_dataset, small_transform
 
 from common.datasets import ImageClassificationDataset, make_loader
-from common.slices import SliceTable
-from common.store import UnreadableSlice
+from common.slices.store import UnreadableSlice
+from common.slices.table import SliceTable
 from common.transforms import SampleTransform
 from rsna_task import LABELS
 

@@ -5,11 +5,11 @@ from predictor_factory import rotating_transform, small_transform
 from tiny_dataset import make_tiny_dataset
 
 from common.datasets import ImageClassificationDataset
+from common.datasets.sequence import StudyAugmentation
 from common.datasets.series_images import SeriesImageDataset
-from common.datasets.studies import StudyAugmentation
-from common.pixel_steps import PixelSteps
-from common.slices import SliceTable
-from common.store import UnreadableSlice
+from common.slices.pixel_steps import PixelSteps
+from common.slices.store import UnreadableSlice
+from common.slices.table import SliceTable
 from rsna_task import LABELS
 
 

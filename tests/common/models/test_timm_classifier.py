@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from common.errors import InputError
-from common.losses import weighted_bce_sum
 from common.models import TimmClassifier
 from common.models.heads import HEADS
 from common.models.pooling import POOLINGS, GeneralizedMean
 from common.networks import FitSettings, ImageClassifierNetwork
+from common.networks.losses import weighted_bce_sum
 from common.optim.groups import parameter_groups
 
 IMAGES = torch.rand(3, 9, 64, 64, generator=torch.Generator().manual_seed(0))

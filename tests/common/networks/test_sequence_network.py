@@ -8,14 +8,14 @@ from sklearn.linear_model import LogisticRegression
 from study_inputs import LABELS, make_table, neighbour_task
 
 from common.datasets import EpochSampler, make_loader
+from common.datasets.sequence import StudyDataset
 from common.datasets.series import StudyAugmentation
-from common.datasets.studies import StudyDataset
-from common.metrics import weighted_log_loss
+from common.features.slice_outputs import SliceOutputs
 from common.models import build_sequence_model
 from common.models.study import SEQUENCE_MODELS
 from common.networks import FitSettings, SequenceClassifierNetwork
 from common.optim import make_optimizer
-from common.slice_outputs import SliceOutputs
+from common.scoring.metrics import weighted_log_loss
 
 WEIGHTS = (1.0, 2.0)
 

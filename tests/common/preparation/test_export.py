@@ -21,8 +21,8 @@ from common.preparation.export import (
     fixed_window_image,
     header_window_image,
 )
-from common.slices import SLICES_FILE, STORE_FOLDER, SliceTable
-from common.store import write_series
+from common.slices.store import write_series
+from common.slices.table import SLICES_FILE, STORE_FOLDER, SliceTable
 
 NPY = ExportOptions("npy")
 GREY = ExportOptions("png", ("bone",))

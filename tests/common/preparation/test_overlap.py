@@ -10,14 +10,14 @@ from dicom_factory import write_rsna
 from prepared import contents, write_rsna_folder
 from slice_frames import slice_frame
 
-from common.folds import read_folds, split_rows
 from common.preparation import Preparation, prepare_dataset
-from common.preparation.check import check_dataset
+from common.preparation.checks.check import check_dataset
 from common.preparation.overlap import find_overlap, identical_pixels
-from common.slices import SliceTable
-from common.store import SliceStore, write_series
+from common.slices.folds import read_folds, split_rows
+from common.slices.store import SliceStore, write_series
+from common.slices.table import SliceTable
+from rsna.sources.rsna import RSNASource
 from rsna_task import LABELS, SUBTYPES
-from sources.rsna import RSNASource
 
 
 def two_splits(folder: Path, **changes: object) -> tuple[pd.DataFrame, SliceStore]:

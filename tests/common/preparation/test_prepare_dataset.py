@@ -13,8 +13,8 @@ import common.preparation.engine
 from common.dicom import RejectedFile
 from common.errors import InputError
 from common.preparation import DicomReader, prepare_dataset
-from common.slices import SliceTable
-from sources.dicom import DicomSource
+from common.slices.table import SliceTable
+from rsna.sources.dicom import DicomSource
 
 
 def test_pixels_order_and_measures_of_a_series(tmp_path: Path) -> None:

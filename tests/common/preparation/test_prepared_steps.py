@@ -11,15 +11,15 @@ from dicom_factory import write_ct
 from prepared import contents, write_rsna_folder, write_series_files
 
 from common.errors import InputError
-from common.folds import read_folds, split_rows
-from common.pixel_steps import PixelSteps
 from common.preparation import prepare_dataset
-from common.preparation.brain_range import mark_brain_range
-from common.slices import SliceTable
+from common.preparation.splits import mark_brain_range
+from common.slices.folds import read_folds, split_rows
+from common.slices.pixel_steps import PixelSteps
+from common.slices.table import SliceTable
+from rsna.sources.dicom import DicomSource
+from rsna.sources.rsna import RSNASource
+from rsna.training.training import RSNATraining
 from rsna_task import LABELS
-from rsna_training import RSNATraining
-from sources.dicom import DicomSource
-from sources.rsna import RSNASource
 
 STEPS = PixelSteps(spacing_mm=1.0, size=40)
 

@@ -19,11 +19,11 @@ import pandas as pd
 import pytest
 from prepared import contents, prepare_dicom, write_series_files
 
-import common.store
+import common.slices.store
 from common.cli import status_of
 from common.errors import InputError
 from common.preparation import estimates, prepare_dataset
-from sources.dicom import DicomSource
+from rsna.sources.dicom import DicomSource
 
 NUM_KILLS = 20
 
@@ -105,7 +105,7 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(
         path.write_bytes(data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(common.store, "write_bytes", write_or_fail)
+        patch.setattr(common.slices.store, "write_bytes", write_or_fail)
         status = status_of(lambda: prepare_dicom(tmp_path / "in", tmp_path / "out") and None)
     assert status == 2
     error = capsys.readouterr().err.splitlines()[-1]
@@ -156,10 +156,10 @@ def test_many_series_need_few_open_files(project_root: Path, tmp_path: Path) -> 
     code = f"""
 import resource, sys
 from pathlib import Path
-sys.path[:0] = {[str(project_root), str(project_root / "tests")]!r}
+sys.path[:0] = {[str(project_root), str(project_root / "tests" / "helpers")]!r}
 resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
 from prepared import prepare_dicom
-from common.slices import SliceTable
+from common.slices.table import SliceTable
 prepare_dicom(Path({str(tmp_path / "in")!r}), Path({str(tmp_path / "out")!r}))
 table = SliceTable.load(Path({str(tmp_path / "out")!r}))
 print(sum(table.image_hu(row).shape == (16, 16) for row in range(len(table))))

@@ -7,10 +7,10 @@ import pytest
 from large_dataset import make_large_dataset
 from tiny_dataset import make_tiny_dataset
 
-from common.exploration import ExploredDataset
 from common.report.dataset import DatasetReport
-from common.slices import SLICES_FILE
-from common.store import SliceStore
+from common.report.exploration.dataset import ExploredDataset
+from common.slices.store import SliceStore
+from common.slices.table import SLICES_FILE
 from rsna_task import LABELS
 
 

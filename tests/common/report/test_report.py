@@ -3,11 +3,11 @@ import re
 import numpy as np
 import pytest
 
-from common import metrics
-from common.intervals import patient_intervals
 from common.report import EvaluationReport, PlannedSchedule, ScoredSet, choose_examples, figures
 from common.report.examples import window_strip
 from common.report.page import page, table
+from common.scoring import metrics
+from common.statistics.intervals import patient_intervals
 
 NAMES = ("bleed", "any")
 WEIGHTS = (1.0, 2.0)

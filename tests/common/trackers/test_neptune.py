@@ -128,7 +128,7 @@ def test_a_server_that_does_not_answer_is_found_out_at_once(tmp_path, stand_in):
     assert not stand_in.inits
 
 
-@pytest.mark.skipif(not HAS_CLIENT, reason="pip install -r requirements-neptune.txt")
+@pytest.mark.skipif(not HAS_CLIENT, reason="pip install -r requirements/neptune.txt")
 def test_the_real_client_offline(tmp_path):
     for last in (10, 5):  # a resumed run takes the place of the killed one
         deliver(tmp_path, range(last))

@@ -152,7 +152,7 @@ def test_who_has_nothing_to_show_starts_no_process(tmp_path):
 def test_the_end_of_a_killed_training_is_told(tmp_path):
     code = f"""
 import os, signal, sys, time
-sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests" / "helpers")!r}]
 from pathlib import Path
 from common.trackers import RemoteTracker
 folder = Path({str(tmp_path)!r})

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from common.transforms import SampleTransform, catalog, load_transform
-from common.transforms.draws import Recorder
+from common.transforms.draw import Recorder
 from common.transforms.plan import plan_host
 
 SHIPPED = sorted((Path(__file__).resolve().parents[3] / "transforms").glob("*.json"))

@@ -1,0 +1,1 @@
+"""What one slice, three slices, the sequence and a blend gain, on phantoms."""

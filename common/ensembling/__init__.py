@@ -1,0 +1,1 @@
+"""What is fitted on predictions: blends, smoothing, boosted trees, pseudo-labels."""

@@ -1,0 +1,214 @@
+"""Blends fitted on other folds than they are scored on.
+
+Everything that is fitted on labels (weights, slice calibrator, study calibrator) is fitted anew for
+each fold, on the rows of all others. What is kept for new data is fitted on all rows, and scored on
+none of them.
+
+What this does not remove: out-of-fold rows of the other folds come from members that were trained
+on the scored fold, so its labels reach the weights by that way. `fitting_members` is where members
+come in that saw neither fold.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from common.ensembling.blending import Blender, BlendOptions, Floats, fit_blender
+from common.scoring.calibration import ConsistentCalibration, fit_calibration
+from common.scoring.metrics import max_by_study
+from common.scoring.predictions import Calibrator
+from common.scoring.study_calibration import (
+    StudyCalibration,
+    StudyFeatures,
+    fit_study_calibration,
+    study_features,
+)
+from common.slices.leakage import require_fitted_elsewhere
+
+logger = logging.getLogger(__name__)
+
+NO_CALIBRATION = "none"
+
+
+@dataclass(frozen=True)
+class BlendPlan:
+    """What is to be fitted.
+
+    Attributes:
+        options: of the blend.
+        calibration: `none`, or a kind of `fit_calibration`.
+        consistent: raise the last label to the largest of the others, after calibrating.
+        studies: fit a study calibrator.
+    """
+
+    options: BlendOptions
+    calibration: str = NO_CALIBRATION
+    consistent: bool = False
+    studies: bool = True
+
+
+@dataclass(frozen=True)
+class FittedBlend:
+    """What was fitted on some rows: logits of members in, calibrated probabilities out."""
+
+    blender: Blender
+    calibration: Calibrator | None
+    consistent: bool
+    studies: StudyCalibration | None
+
+    @property
+    def finish(self) -> Calibrator | None:
+        """Calibration and consistency in one."""
+        return ConsistentCalibration(self.calibration) if self.consistent else self.calibration
+
+
+@dataclass(frozen=True)
+class BlendRows:
+    """The n rows that a blend is fitted and scored on.
+
+    Attributes:
+        labels: (n, k) 0, 1 or NaN.
+        groups: (n,) the fold of each row.
+        patient_ids: (n,); a patient is in one group.
+        study_ids: (n,).
+    """
+
+    labels: Floats
+    groups: NDArray[np.int64]
+    patient_ids: NDArray[np.object_]
+    study_ids: NDArray[np.object_]
+
+    def of(self, chosen: NDArray[np.bool_]) -> "BlendRows":
+        """Returns some of the rows."""
+        return BlendRows(
+            self.labels[chosen],
+            self.groups[chosen],
+            self.patient_ids[chosen],
+            self.study_ids[chosen],
+        )
+
+
+@dataclass(frozen=True)
+class CrossFitted:
+    """What the members say together of each row, fitted without its fold.
+
+    Attributes:
+        raw_logits: (n, k) before calibration.
+        calibrated_logits: (n, k); the raw ones where nothing is calibrated; not made consistent.
+        logits: (n, k) in the end.
+        parts: by fold, what was fitted on the other folds.
+        study_ids: (s,).
+        study_labels: (s, k), the largest of the slices'.
+        study_patients: (s,).
+        study_raw: (s, k), the largest probability of the slices.
+        study_calibrated: (s, k), None where no study calibrator was asked for.
+    """
+
+    raw_logits: Floats
+    calibrated_logits: Floats
+    logits: Floats
+    parts: Mapping[int, FittedBlend]
+    study_ids: NDArray[Any]
+    study_labels: Floats
+    study_patients: NDArray[np.object_]
+    study_raw: Floats
+    study_calibrated: Floats | None
+
+
+def fit_blend(plan: BlendPlan, members: Floats, rows: BlendRows) -> FittedBlend:
+    """Returns all that `plan` asks for, fitted on all `rows`, of which members say (m, n, k)."""
+    blender = fit_blender(plan.options, members, rows.labels)
+    calibration, studies = None, None
+    if plan.calibration != NO_CALIBRATION or plan.studies:
+        raw = blender.apply(members)
+        if plan.calibration != NO_CALIBRATION:
+            calibration = fit_calibration(plan.calibration, rows.labels, raw)
+        fitted = FittedBlend(blender, calibration, plan.consistent, None)
+        if plan.studies:
+            told = expit(raw if fitted.finish is None else fitted.finish.apply(raw))
+            _, labels, features = _studies(rows, told)
+            studies = fit_study_calibration(features, labels)
+    return FittedBlend(blender, calibration, plan.consistent, studies)
+
+
+def cross_fit(
+    plan: BlendPlan,
+    members: Floats,
+    rows: BlendRows,
+    fitting_members: Mapping[int, Floats] | None = None,
+) -> CrossFitted:
+    """Returns what the blend says of each row, each fold's by what was fitted on the others.
+
+    Args:
+        plan: what is fitted.
+        members: (m, n, k) out-of-fold probabilities.
+        rows: of them.
+        fitting_members: by scored fold, other probabilities (m, n, k) to fit on; its own rows in
+            them are not looked at.
+
+    Raises:
+        InputError: a patient is in two folds.
+    """
+    stages = [np.full(rows.labels.shape, np.nan) for _ in range(3)]
+    parts: dict[int, FittedBlend] = {}
+    codes, study_ids = pd.factorize(rows.study_ids)
+    study_calibrated = np.full((len(study_ids), rows.labels.shape[1]), np.nan)
+    for group in np.unique(rows.groups):
+        scored = rows.groups == group
+        inner, outer = rows.of(~scored), rows.of(scored)
+        require_fitted_elsewhere(inner.patient_ids, outer.patient_ids)
+        told = members if fitting_members is None else fitting_members[int(group)]
+        part = parts[int(group)] = fit_blend(plan, told[:, ~scored], inner)
+        raw = part.blender.apply(members[:, scored])
+        calibrated = raw if part.calibration is None else part.calibration.apply(raw)
+        final = raw if part.finish is None else part.finish.apply(raw)
+        for stage, values in zip(stages, (raw, calibrated, final), strict=True):
+            stage[scored] = values
+        if part.studies is not None:
+            ids, _, features = _studies(outer, expit(final))
+            places = pd.Index(study_ids).get_indexer(pd.Index(ids))
+            study_calibrated[places] = part.studies.apply(features)
+    assert np.isfinite(stages[2]).all(), "every row has a fold"
+    _, study_labels, study_raw = max_by_study(rows.labels, expit(stages[2]), rows.study_ids)
+    patients = np.empty(len(study_ids), dtype=object)
+    patients[codes] = rows.patient_ids
+    return CrossFitted(
+        raw_logits=stages[0],
+        calibrated_logits=stages[1],
+        logits=stages[2],
+        parts=parts,
+        study_ids=np.asarray(study_ids),
+        study_labels=study_labels,
+        study_patients=patients,
+        study_raw=study_raw,
+        study_calibrated=study_calibrated if plan.studies else None,
+    )
+
+
+def patient_groups(patient_ids: NDArray[np.object_], num_groups: int, seed: int) -> Any:
+    """Returns (n,) groups of whole patients, for rows that are all of one fold."""
+    codes, patients = pd.factorize(patient_ids)
+    order = np.random.default_rng(seed).permutation(len(patients))
+    group_of = np.empty(len(patients), dtype=np.int64)
+    group_of[order] = np.arange(len(patients)) % num_groups
+    return group_of[codes]
+
+
+def id_digests(ids: Iterable[Any]) -> list[str]:
+    """Returns short digests of ids, sorted, each once: they tell equal ids, and name none."""
+    unique = {str(name) for name in ids}
+    return sorted(hashlib.sha256(name.encode()).hexdigest()[:16] for name in unique)
+
+
+def _studies(rows: BlendRows, probabilities: Floats) -> tuple[Any, Floats, StudyFeatures]:
+    """Returns ids, labels and features of the studies of some rows."""
+    ids, labels, _ = max_by_study(rows.labels, probabilities, rows.study_ids)
+    codes, _ = pd.factorize(rows.study_ids)
+    return ids, labels, study_features(probabilities, codes, len(ids))

@@ -1,0 +1,1 @@
+"""Features of slices on disk, and the outputs of slice experiments."""

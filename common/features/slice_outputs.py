@@ -1,0 +1,220 @@
+"""What a slice network said of the slices of a table: logits and features, by row of the table.
+
+The networks of different folds have feature spaces of their own. So features are standardised for
+each network by itself, with mean and spread of the rows that it has not been trained on; no label
+is looked at.
+"""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from common.errors import InputError
+from common.experiment import PREDICTOR_FOLDER, read_predictor_json
+from common.features.store import FEATURES_FOLDER, MANIFEST_FILE, FeatureTable
+from common.scoring.predictions import MEAN_VIEW, read_predictions
+from common.slices.table import SliceTable
+
+logger = logging.getLogger(__name__)
+
+FOLDS_DIGEST = "folds_sha256"
+
+# Rows from which the statistics of a network's features are measured, at most: with 20,000 the
+# standard error of a mean is 0.7 % of the spread.
+_MOST_ROWS = 20_000
+_BLOCK_ROWS = 4096
+# Features that are read into memory whole: a series is then read in no time.
+_MOST_BYTES = 1 << 30
+# Features that hardly vary are not blown up.
+_LEAST_SPREAD = 1e-3
+# A standardised feature further out says no more than this one.
+_LARGEST = 10.0
+
+
+class Features(Protocol):
+    """Rows of features, wherever they are."""
+
+    dim: int
+
+    def read(self, rows: ArrayLike) -> NDArray[np.float32]:
+        """Returns float32 (n, dim)."""
+
+
+class FeaturesInMemory:
+    """Features that have been read, or that a network has just made: float16 (n, dim)."""
+
+    def __init__(self, values: NDArray[np.float16]) -> None:
+        self.values = values
+        self.dim = values.shape[1]
+
+    def read(self, rows: ArrayLike) -> NDArray[np.float32]:
+        """Returns float32 (n, dim)."""
+        return self.values[np.asarray(rows, dtype=np.int64)].astype(np.float32)
+
+
+class _MeanOfViews:
+    """The mean over several rows of a feature table: those of an image in several views."""
+
+    def __init__(self, table: FeatureTable, rows: NDArray[np.int64]) -> None:
+        self.table, self.rows, self.dim = table, rows, table.dim
+
+    def read(self, rows: ArrayLike) -> NDArray[np.float32]:
+        """Returns float32 (n, dim); a row is an image."""
+        chosen = self.rows[np.asarray(rows, dtype=np.int64)]
+        total = np.zeros((len(chosen), self.dim), np.float32)
+        for view in range(chosen.shape[1]):
+            total += self.table.read(chosen[:, view])
+        return total / chosen.shape[1]
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Mean and spread of each feature of one network, float32 (dim,)."""
+
+    mean: NDArray[np.float32]
+    spread: NDArray[np.float32]
+
+    def apply(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Returns standardised features (n, dim), within 10 spreads of the mean."""
+        return ((features - self.mean) / self.spread).clip(-_LARGEST, _LARGEST)
+
+
+@dataclass(frozen=True)
+class SliceOutputs:
+    """What the networks of a slice experiment said of the slices of a table.
+
+    Attributes:
+        name: the experiment's id.
+        logits: float32 (rows of the table, labels), NaN where there are none.
+        folds: int64 (rows of the table,), the fold whose network said it; -1 where none did.
+        features: where the features are; None where they are not used.
+        feature_rows: int64 (rows of the table,), where those of a row are.
+        scaling: of the features, by fold.
+        folds_digest: of the fold table that the networks were trained with; None where unknown.
+    """
+
+    name: str
+    logits: NDArray[np.float32]
+    folds: NDArray[np.int64]
+    features: Features | None = None
+    feature_rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    scaling: Mapping[int, Scaling] = field(default_factory=dict)
+    folds_digest: str | None = None
+
+    @property
+    def is_known(self) -> NDArray[np.bool_]:
+        """bool (rows of the table,): the rows with outputs."""
+        return self.folds >= 0
+
+    def read_features(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Returns the standardised features of rows of the table, float32 (n, dim)."""
+        assert self.features is not None
+        features = self.features.read(self.feature_rows[rows])
+        folds = self.folds[rows]
+        for fold in np.unique(folds):
+            chosen = folds == fold
+            features[chosen] = self.scaling[int(fold)].apply(features[chosen])
+        return features
+
+
+def load_slice_outputs(
+    experiment_folder: Path,
+    table: SliceTable,
+    label_names: Sequence[str],
+    views: Sequence[str] | None = None,
+) -> SliceOutputs:
+    """Returns the out-of-fold outputs of a slice experiment, of all folds or of one.
+
+    Args:
+        experiment_folder: the experiment's.
+        table: the dataset that it was trained on.
+        label_names: the labels, which must be its own.
+        views: those whose mean the features are to be; None for no features.
+
+    Raises:
+        InputError: it has no such outputs, or they are of other images.
+    """
+    predictions = read_predictions(_predictions_path(experiment_folder), label_names)
+    is_out_of_fold = predictions["view"].eq(MEAN_VIEW) & predictions["fold"].notna()
+    predictions = predictions[is_out_of_fold]
+    image_ids = predictions["image_id"].to_numpy(dtype=object)
+    rows = table.rows_of(image_ids)
+    columns = [f"logit_{name}" for name in label_names]
+    logits = np.full((len(table), len(label_names)), np.nan, np.float32)
+    logits[rows] = predictions[columns].to_numpy(np.float32)
+    folds = np.full(len(table), -1, np.int64)
+    folds[rows] = predictions["fold"].to_numpy(np.int64)
+    name, digest = experiment_folder.name, _folds_digest(experiment_folder)
+    if views is None:
+        return SliceOutputs(name, logits, folds, folds_digest=digest)
+    features = FeatureTable.load(experiment_folder / FEATURES_FOLDER, "oof")
+    of_views = np.stack([features.rows_of(image_ids, view=view) for view in views], axis=1)
+    made_by = features.frame["fold"].to_numpy(np.int64)[np.argsort(features.frame["row"])]
+    if not np.array_equal(made_by[of_views[:, 0]], folds[rows]):
+        raise InputError(
+            f"experiment {name}: features and predictions of an image are of different folds: "
+            f"go on with the experiment by --tr_resume 1"
+        )
+    feature_rows = np.full(len(table), -1, np.int64)
+    feature_rows[rows] = np.arange(len(rows))
+    near = _near(_MeanOfViews(features, of_views), len(rows))
+    scaling = {
+        int(fold): measure_scaling(near, feature_rows[folds == fold])
+        for fold in np.unique(folds[rows])
+    }
+    return SliceOutputs(name, logits, folds, near, feature_rows, scaling, digest)
+
+
+def measure_scaling(features: Features, rows: NDArray[np.int64]) -> Scaling:
+    """Returns mean and spread of features over rows, of evenly spaced ones where there are many."""
+    if len(rows) > _MOST_ROWS:
+        rows = rows[np.linspace(0, len(rows) - 1, _MOST_ROWS).astype(np.int64)]
+    rows = np.sort(rows)
+    total, squares = np.zeros(features.dim), np.zeros(features.dim)
+    for start in range(0, len(rows), _BLOCK_ROWS):
+        block = features.read(rows[start : start + _BLOCK_ROWS]).astype(np.float64)
+        total += block.sum(axis=0)
+        squares += (block**2).sum(axis=0)
+    mean = total / len(rows)
+    spread = np.sqrt(np.maximum(squares / len(rows) - mean**2, 0.0))
+    return Scaling(mean.astype(np.float32), np.maximum(spread, _LEAST_SPREAD).astype(np.float32))
+
+
+def _folds_digest(experiment_folder: Path) -> str | None:
+    """The digest of the folds that an experiment was made with, as its features or networks say."""
+    manifest = experiment_folder / FEATURES_FOLDER / MANIFEST_FILE
+    if manifest.is_file():
+        try:
+            digest = dict(json.loads(manifest.read_text(encoding="utf-8"))).get(FOLDS_DIGEST)
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(
+                f"{manifest} can't be read ({error}): remove the folder, and go on with the "
+                f"experiment by --tr_resume 1"
+            ) from error
+    else:
+        content = read_predictor_json(experiment_folder / PREDICTOR_FOLDER)
+        digest = content["training"].get(FOLDS_DIGEST)
+    return None if digest is None else str(digest)
+
+
+def _predictions_path(experiment_folder: Path) -> Path:
+    folder = experiment_folder / "predictions"
+    of_all_folds = folder / "oof.parquet"
+    return of_all_folds if of_all_folds.is_file() else folder / "valid.parquet"
+
+
+def _near(features: Features, num_rows: int) -> Features:
+    """Returns the features in memory where they fit."""
+    if 2 * num_rows * features.dim > _MOST_BYTES:
+        return features
+    values = np.empty((num_rows, features.dim), np.float16)
+    for start in range(0, num_rows, _BLOCK_ROWS):
+        stop = min(start + _BLOCK_ROWS, num_rows)
+        values[start:stop] = features.read(np.arange(start, stop))
+    return FeaturesInMemory(values)

@@ -1,0 +1,1 @@
+"""Predictors: weights with all that is needed to use them, as a folder."""

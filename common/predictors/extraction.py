@@ -1,0 +1,69 @@
+"""Runs a predictor over many slices, block by block: logits, and features on their way to disk."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from common.features.store import FeatureWriter
+from common.predictors.base import AbstractPredictor, RowLogits
+from common.scoring.predictions import Mean, mean_logits
+from common.slices.table import SliceTable
+from common.transforms.views import PLAIN
+
+# The features of a block are held at once: 67 MB of 2048.
+BLOCK_ROWS = 16384
+
+
+def extract(
+    predictor: AbstractPredictor,
+    table: SliceTable,
+    rows: ArrayLike,
+    *,
+    views: Sequence[str] = (PLAIN,),
+    mean: Mean = "logits",
+    writer: FeatureWriter | None = None,
+    fold: int = 0,
+    on_block: Callable[[int], object] | None = None,
+    **options: Any,
+) -> RowLogits:
+    """Returns the logits of rows of a slice table, and gives the features of each view to `writer`.
+
+    The rows are read study by study, so that the features of a study lie together. A row that can't
+    be read gets the prior and has no features.
+
+    Args:
+        predictor: of any kind; one that gives features where there is a writer.
+        table: the slices.
+        rows: int (n,), rows of the table.
+        views: by name; see `common.transforms.views`.
+        mean: whether logits or probabilities are averaged over the views.
+        writer: takes the features; None where none are wanted.
+        fold: whose network it is, for the writer.
+        on_block: told the number of rows done, all views counted, with each block.
+        options: see `AbstractPredictor.predict_rows`.
+    """
+    wanted = np.asarray(rows, dtype=np.int64)
+    ordered = table.anatomical_order(wanted)
+    image_ids = table.frame["image_id"].to_numpy(dtype=object)
+    logits = np.empty((len(table), len(predictor.label_names)), np.float32)
+    unreadable = np.ones(len(table), dtype=bool)
+    for start in range(0, len(ordered), BLOCK_ROWS):
+        block = ordered[start : start + BLOCK_ROWS]
+        parts = []
+        for view in views:
+            # A block that holds nothing readable has no features either.
+            with_features = writer is not None and bool(table.readable[block].any())
+            result = predictor.predict_rows(
+                table, block, views=(view,), with_features=with_features, **options
+            )
+            parts.append(result.logits)
+            unreadable[block] = result.unreadable
+            seen = ~result.unreadable
+            if writer is not None and result.features is not None and seen.any():
+                writer.append(image_ids[block[seen]], result.features[seen], fold, view)
+            if on_block is not None:
+                on_block(len(block))
+        logits[block] = mean_logits(parts, mean)
+    return RowLogits(logits[wanted], unreadable[wanted])

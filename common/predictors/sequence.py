@@ -1,0 +1,203 @@
+"""A predictor of whole series: slice networks, and a sequence network over what they say.
+
+    predictor.json   everything but the weights, in plain JSON
+    model.pt         the weights of the sequence network, and the scaling of features
+    slices_<n>/      the predictor of the n-th slice network
+
+The slice predictors are those of the fold that the sequence network was validated on.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from common.checkpoint import save_weights
+from common.datasets import make_loader
+from common.datasets.sequence import StudyDataset
+from common.errors import InputError
+from common.experiment import JSON_FILE
+from common.features.slice_outputs import FeaturesInMemory, Scaling, SliceOutputs
+from common.files import write_json
+from common.models import SequenceModel, build_sequence_model
+from common.networks.sequence import SequenceClassifierNetwork
+from common.networks.state import FitSettings
+from common.precision import keep_freed_memory
+from common.predictors.base import (
+    WEIGHTS_FILE,
+    AbstractPredictor,
+    BuildModel,
+    PredictOptions,
+    RowLogits,
+    checked_weights,
+    load_predictor,
+)
+from common.scoring.metrics import DEFAULT_THRESHOLD, Floats
+from common.scoring.predictions import Calibration, Mean, prior_logits
+from common.slices.table import SliceTable
+
+# Slices whose features are held at once: 160 MB of 2048 features.
+_SLICES_AT_ONCE = 40_000
+_SERIES_BATCH = 32
+
+
+@dataclass
+class StudyPredictor(AbstractPredictor):
+    """A sequence network with the slice predictors that feed it; see the base.
+
+    Rows are predicted within their whole series, whichever of its rows are asked for. Views are of
+    the slices. A row that is read from a damaged store is left out of its series.
+
+    Attributes:
+        network: a `SequenceModel`.
+        slice_predictors: in the order of its inputs.
+        scalings: of the features of each slice predictor; None where they are not used.
+        slice_views: the views of each slice predictor that its outputs in training were the mean
+            of, and what was averaged; they are always part of what is predicted with.
+    """
+
+    kind: ClassVar[str] = "study"
+    network: SequenceModel
+    slice_predictors: Sequence[AbstractPredictor]
+    scalings: Sequence[Scaling | None]
+    slice_views: Sequence[tuple[Sequence[str], Mean]]
+    label_names: Sequence[str]
+    label_weights: Sequence[float]
+    prior: Floats
+    calibration: Calibration | None = None
+    threshold: float = DEFAULT_THRESHOLD
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        assert len(self.slice_predictors) == len(self.scalings) == len(self.slice_views)
+        for predictor in self.slice_predictors:
+            assert tuple(predictor.label_names) == tuple(self.label_names)
+
+    @property
+    def num_networks(self) -> int:
+        """Networks that see each slice."""
+        return sum(predictor.num_networks for predictor in self.slice_predictors)
+
+    def save(self, folder: Path) -> None:
+        """Writes the slice predictors into folders of their own, then model.pt, then the JSON."""
+        for number, predictor in enumerate(self.slice_predictors):
+            predictor.save(folder / f"slices_{number}")
+        scalings = [
+            None if s is None else {"mean": torch.tensor(s.mean), "spread": torch.tensor(s.spread)}
+            for s in self.scalings
+        ]
+        state = {"network": self.network.state_dict(), "scalings": scalings}
+        digest = save_weights(folder / WEIGHTS_FILE, state)
+        write_json(folder / JSON_FILE, {**self._to_json(), "weights_sha256": digest})
+
+    @classmethod
+    def from_folder(cls, folder: Path, content: dict[str, Any], build_model: BuildModel) -> Self:
+        """Returns the predictor in `folder`; `build_model` is for the slice networks."""
+        weights = checked_weights(folder, content)
+        state = torch.load(weights, map_location="cpu", weights_only=True)
+        network = build_sequence_model(content["model"])
+        network.load_state_dict(state["network"])
+        return cls(
+            network=network.eval(),
+            slice_predictors=[
+                load_predictor(folder / f"slices_{number}", build_model)
+                for number in range(content["num_slice_predictors"])
+            ],
+            scalings=[
+                s and Scaling(s["mean"].numpy(), s["spread"].numpy()) for s in state["scalings"]
+            ],
+            slice_views=[(tuple(item["views"]), item["mean"]) for item in content["slice_views"]],
+            calibration=Calibration.from_json(content["calibration"]),
+            **cls._shared_fields(content),
+        )
+
+    def _predict(
+        self, table: SliceTable, rows: NDArray[np.int64], options: PredictOptions
+    ) -> RowLogits:
+        keep_freed_memory()
+        logits = np.tile(prior_logits(self.prior, self.calibration), (len(table), 1))
+        is_read = np.zeros(len(table), dtype=bool)
+        for part in _parts(table.groups_of(rows[table.readable[rows]])):
+            said = [
+                self._slice_outputs(number, table, part, options)
+                for number in range(len(self.slice_predictors))
+            ]
+            known = np.logical_and.reduce([output.is_known for output in said])
+            part = part[known[part]]
+            dataset = StudyDataset(table, part, said, ())
+            logits[dataset.rows] = self._sequence_logits(dataset, options.device)
+            is_read[part] = True
+        return RowLogits(logits[rows], ~is_read[rows])
+
+    def _slice_outputs(
+        self,
+        number: int,
+        table: SliceTable,
+        rows: NDArray[np.int64],
+        options: PredictOptions,
+    ) -> SliceOutputs:
+        """What a slice predictor says of rows."""
+        predictor, scaling = self.slice_predictors[number], self.scalings[number]
+        own_views, own_mean = self.slice_views[number]
+        asked = replace(
+            options,
+            num_views=0,
+            views=tuple(dict.fromkeys([*own_views, *options.view_names])),
+            mean=own_mean if len(own_views) > 1 else options.mean,
+            with_features=scaling is not None,
+        )
+        found = predictor.predict_rows(table, rows, **asked.as_arguments())
+        logits = np.full((len(table), len(self.label_names)), np.nan, np.float32)
+        logits[rows] = found.logits
+        folds = np.full(len(table), -1, np.int64)
+        folds[rows[~found.unreadable]] = 0
+        name = str(predictor.training.get("experiment_id", ""))
+        if scaling is None:
+            return SliceOutputs(name, logits, folds)
+        assert found.features is not None
+        feature_rows = np.full(len(table), -1, np.int64)
+        feature_rows[rows] = np.arange(len(rows))
+        features = FeaturesInMemory(found.features)
+        return SliceOutputs(name, logits, folds, features, feature_rows, {0: scaling})
+
+    def _sequence_logits(
+        self, dataset: StudyDataset, device: torch.device | str
+    ) -> NDArray[np.float32]:
+        """The logits of the rows of a dataset, in their order."""
+        settings = FitSettings(iteration_num=0, device=torch.device(device))
+        network = SequenceClassifierNetwork(self.network, settings, self.label_weights)
+        if not len(dataset):
+            return np.empty((0, len(self.label_names)), np.float32)
+        outputs = network.predict(make_loader(dataset, _SERIES_BATCH, 0))
+        logits: NDArray[np.float32] = outputs["logits"].astype(np.float32)
+        if not np.isfinite(logits).all():
+            raise InputError("the network gives logits that are not finite: its weights are bad")
+        return logits
+
+    def _to_json(self) -> dict[str, Any]:
+        calibration = self.calibration
+        return {
+            **self._shared_json(),
+            "model": self.network.specification,
+            "num_slice_predictors": len(self.slice_predictors),
+            "slice_views": [{"views": list(v), "mean": mean} for v, mean in self.slice_views],
+            "calibration": calibration and calibration.to_json(),
+        }
+
+
+def _parts(groups: list[NDArray[np.int64]]) -> Iterator[NDArray[np.int64]]:
+    """Yields the rows of whole series, about as many at a time as may be held."""
+    part: list[NDArray[np.int64]] = []
+    num_slices = 0
+    for group in groups:
+        part.append(group)
+        num_slices += len(group)
+        if num_slices >= _SLICES_AT_ONCE:
+            yield np.concatenate(part)
+            part, num_slices = [], 0
+    if part:
+        yield np.concatenate(part)

@@ -1,0 +1,180 @@
+"""Verifies a prepared dataset, and changes nothing in it."""
+
+import contextlib
+import fcntl
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from common.errors import CheckFailed, InputError
+from common.preparation.checks.check_folds import check_folds
+from common.preparation.checks.check_store import check_store
+from common.preparation.checks.check_tables import (
+    check_ids,
+    check_labels,
+    check_order,
+    check_overlap,
+    check_range,
+    check_studies,
+)
+from common.preparation.checks.findings import RUN_AGAIN, Finding, finding
+from common.preparation.engine import LOCK_FILE
+from common.preparation.manifest import MANIFEST_FILE, TABLES, read_manifest, table_hashes
+from common.preparation.workers.runner import TaskRunner
+from common.slices.store import SliceStore
+from common.slices.table import (
+    SLICE_COLUMNS,
+    SLICES_FILE,
+    STATUS_OK,
+    STORE_FOLDER,
+    STUDIES_FILE,
+)
+
+logger = logging.getLogger(__name__)
+
+_STUDY_COLUMNS = ("study_id", "patient_id", "label_source")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was looked at, in numbers, and what is wrong."""
+
+    findings: list[Finding]
+    num_rows: int = 0
+    num_slices: int = 0
+    num_files: int = 0
+    num_bytes: int = 0
+    num_patients: int = 0
+    num_folds: int = 0
+
+    def line(self) -> str:
+        """Returns the counts in one line, the verdict last."""
+        wrong = len(self.findings)
+        verdict = f"{wrong} kinds of faults" if wrong else "all is sound"
+        return (
+            f"checked {self.num_rows} rows, {self.num_slices} slices in {self.num_files} store "
+            f"files ({self.num_bytes / 1e6:.1f} MB), {self.num_patients} patients, "
+            f"{self.num_folds} folds: {verdict}"
+        )
+
+    def raise_findings(self) -> None:
+        """Raises CheckFailed with a line per finding where something is wrong."""
+        if self.findings:
+            raise CheckFailed([found.line() for found in self.findings])
+
+
+def check_dataset(
+    dataset_folder: Path, *, subtypes: Sequence[str], union: str, n_jobs: int
+) -> Checked:
+    """Verifies everything that can be verified without the original files.
+
+    Counts and hashes of the manifest; ids, order, ranges, labels and studies of the tables; folds
+    and splits; every slice of the store against its checksum and its row.
+
+    Args:
+        dataset_folder: the dataset.
+        subtypes, union: the labels; the last says that there is one of the others.
+        n_jobs: processes; 0 works in this one.
+
+    Raises:
+        InputError: there is no dataset, or it is being prepared.
+    """
+    if not any((dataset_folder / name).exists() for name in (SLICES_FILE, MANIFEST_FILE)):
+        raise InputError(f"no dataset at {dataset_folder}: run preprocessing.py first")
+    with _not_being_prepared(dataset_folder):
+        names = [*subtypes, union]
+        slices, found = _read_table(dataset_folder / SLICES_FILE, [*SLICE_COLUMNS, *names])
+        studies, of_studies = _read_table(dataset_folder / STUDIES_FILE, [*_STUDY_COLUMNS, *names])
+        manifest, of_manifest = _read_manifest(dataset_folder)
+        found = [*of_manifest, *found, *of_studies]
+        if slices is None:
+            return Checked(found)
+        found += _check_counts(manifest, slices)
+        found += [*check_ids(slices), *check_order(slices), *check_range(slices)]
+        found += check_labels(slices, studies, subtypes, union)
+        if studies is not None:
+            found += check_studies(slices, studies, names)
+        of_folds, num_folds = check_folds(slices, dataset_folder, manifest.get("parameters", {}))
+        store_folder = dataset_folder / STORE_FOLDER
+        with TaskRunner(n_jobs) as runner:
+            store = check_store(slices, store_folder, runner)
+        sound = slices["store_file"].where(~slices["store_file"].isin(store.unreadable))
+        of_overlap = check_overlap(slices.assign(store_file=sound), SliceStore(store_folder))
+    return Checked(
+        findings=[*found, *of_folds, *of_overlap, *store.findings],
+        num_rows=len(slices),
+        num_slices=store.num_slices,
+        num_files=store.num_files,
+        num_bytes=store.num_bytes,
+        num_patients=slices["patient_id"].nunique(),
+        num_folds=num_folds,
+    )
+
+
+def _read_table(path: Path, columns: list[str]) -> tuple[pd.DataFrame | None, list[Finding]]:
+    """Returns a table numbered from 0; None and a finding where it can't be used."""
+    try:
+        frame = pd.read_parquet(path)
+    except (OSError, ValueError):
+        what = f"{path.name} missing or not readable"
+        return None, [Finding("unreadable_table", what, 1, (), RUN_AGAIN)]
+    lacking = [name for name in columns if name not in frame]
+    if lacking:
+        return None, finding("columns", f"columns that {path.name} lacks", lacking, RUN_AGAIN)
+    return frame.reset_index(drop=True), []
+
+
+def _read_manifest(dataset_folder: Path) -> tuple[dict[str, Any], list[Finding]]:
+    """Returns the manifest, empty where it can't be read, and what it tells that is wrong."""
+    try:
+        manifest = read_manifest(dataset_folder)
+    except InputError:
+        what = f"{MANIFEST_FILE} missing or not readable"
+        return {}, [Finding("manifest", what, 1, (), RUN_AGAIN)]
+    if not manifest.get("complete"):
+        what = "preparations that did not come to their end"
+        return {}, [Finding("unfinished", what, 1, (), RUN_AGAIN)]
+    hashes = manifest.get("sha256")
+    if not hashes:
+        logger.warning("%s has no hashes of the tables: made by an earlier version", MANIFEST_FILE)
+        return manifest, []
+    now = table_hashes(dataset_folder)
+    changed = [name for name in TABLES if hashes.get(name) != now.get(name)]
+    what = f"tables that are not those that {MANIFEST_FILE} was written with"
+    return manifest, finding("changed_table", what, changed, RUN_AGAIN)
+
+
+def _check_counts(manifest: dict[str, Any], slices: pd.DataFrame) -> list[Finding]:
+    """Compares the counts of the manifest with those of the table."""
+    counts = manifest.get("counts", {})
+    by_status = {str(k): int(v) for k, v in slices["status"].value_counts().items()}
+    now = {
+        "num_files": slices["source_file"].nunique(),
+        "status": {STATUS_OK: 0} | by_status,
+        "num_series": slices["store_file"].nunique(),
+        "num_padding": int(slices["num_padding"].sum()),
+    }
+    unlike = [name for name in now if name in counts and counts[name] != now[name]]
+    what = f"counts of {MANIFEST_FILE} that are not those of {SLICES_FILE}"
+    return finding("counts", what, unlike, RUN_AGAIN)
+
+
+@contextlib.contextmanager
+def _not_being_prepared(dataset_folder: Path) -> Iterator[None]:
+    """Keeps preparations out while the dataset is read; makes no file."""
+    path = dataset_folder / LOCK_FILE
+    if not path.is_file():
+        yield
+        return
+    with open(path) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"{dataset_folder} is being prepared by another process: wait for its end"
+            ) from error
+        yield

@@ -1,0 +1,173 @@
+"""Checks of slices.parquet and studies.parquet: ids, order, Hounsfield units, labels, splits."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from common.dicom.hounsfield import AIR_HU, MAX_HU
+from common.preparation.checks.findings import CORRECT_LABELS, RUN_AGAIN, Finding, finding
+from common.preparation.overlap import find_overlap
+from common.preparation.tables import LABELS_OF_STUDY, studies_of_slices
+from common.slices.folds import TRAIN_SPLIT, is_pseudo
+from common.slices.store import SliceStore
+from common.slices.table import STATUS_OK, STUDIES_FILE
+
+POSITION_TOLERANCE_MM = 1e-6
+
+
+def check_ids(slices: pd.DataFrame) -> list[Finding]:
+    """Finds repeated and missing image ids, and rows whose status and pixels disagree."""
+    ids, usable = slices["image_id"], slices["status"].eq(STATUS_OK)
+    has_pixels = slices["store_file"].notna() & slices["store_index"].notna()
+    repeated = ids[ids.notna() & ids.duplicated()]
+    # The name of a file may be that of a patient: these are only counted.
+    lacking = [None] * int((usable & ids.isna()).sum())
+    without = ids[usable & ~has_pixels] if has_pixels.any() else ids[:0]
+    half = slices["store_file"].notna() ^ slices["store_index"].notna()
+    rejected = ids[(~usable & has_pixels) | half]
+    place = ["store_file", "store_index"]
+    shared = ids[has_pixels & slices.duplicated(place)]
+    return [
+        *finding("repeated_ids", "image ids that several rows have", repeated, RUN_AGAIN),
+        *finding("no_id", "usable slices without an image id", lacking, RUN_AGAIN),
+        *finding("no_pixels", "slices of status ok without pixels", without, RUN_AGAIN),
+        *finding("rejected_pixels", "slices not of status ok with pixels", rejected, RUN_AGAIN),
+        *finding(
+            "shared_pixels", "slices whose pixels are those of another row", shared, RUN_AGAIN
+        ),
+    ]
+
+
+def check_order(slices: pd.DataFrame) -> list[Finding]:
+    """Finds ranks that are not 0, 1, 2, ..., falling positions and wrong numbers of slices."""
+    ranked = slices[slices["rank"].notna()]
+    stored = ranked[ranked["store_file"].notna()].sort_values(["store_file", "rank"])
+    rank, size = (stored[name].to_numpy(np.int64, na_value=-1) for name in ("rank", "num_slices"))
+    sizes = stored.groupby("store_file")["num_slices"]
+    is_wrong = stored.duplicated(["store_file", "rank"]).to_numpy(dtype=bool, copy=True)
+    is_wrong |= (rank < 0) | (rank >= size)
+    is_wrong |= (sizes.transform("min") != sizes.transform("max")).to_numpy(dtype=bool)
+    # Undecodable slices count, but name no store file: so all of a size are counted together.
+    key = ["series_id", "rows", "columns", "num_slices"]
+    together = ranked.groupby(key, dropna=False)["rank"].transform("size")
+    incomplete = together % ranked["num_slices"].clip(lower=1) != 0
+    wrong = pd.concat([stored.loc[is_wrong, "image_id"], ranked.loc[incomplete, "image_id"]])
+    wrong = wrong[~wrong.index.duplicated()].sort_index()
+    same_file = stored["store_file"].eq(stored["store_file"].shift())
+    falls = stored["position_mm"].diff() < -POSITION_TOLERANCE_MM
+    unplaced = stored["position_mm"].isna().groupby(stored["store_file"]).transform("any")
+    falling = stored.loc[same_file & falls & ~unplaced, "image_id"].sort_index()
+    return [
+        *finding("rank", "slices whose rank or number of slices is wrong", wrong, RUN_AGAIN),
+        *finding("position", "slices below the slice before them", falling, RUN_AGAIN),
+    ]
+
+
+def check_range(slices: pd.DataFrame) -> list[Finding]:
+    """Finds slices whose recorded Hounsfield units can't be."""
+    low, high, mean = slices["hu_min"], slices["hu_max"], slices["hu_mean"]
+    inside = (low >= AIR_HU) & (high <= MAX_HU) & (low <= mean) & (mean <= high)
+    outside = slices.loc[slices["store_file"].notna() & ~inside.fillna(False), "image_id"]
+    what = f"slices whose hu_min, hu_mean, hu_max do not ascend from {AIR_HU} to {MAX_HU}"
+    return finding("hu_range", what, outside, RUN_AGAIN)
+
+
+def check_labels(
+    slices: pd.DataFrame, studies: pd.DataFrame | None, subtypes: Sequence[str], union: str
+) -> list[Finding]:
+    """Finds labels that are not 0 or 1, missing where others are known, or at odds with `union`.
+
+    Args:
+        slices, studies: the tables; studies may be missing.
+        subtypes: labels of which `union` is the largest.
+        union: the label that says that there is any of them.
+    """
+    names = [*subtypes, union]
+    ids, values = slices["image_id"], slices[names].to_numpy(np.float64, na_value=np.nan)
+    by_model = is_pseudo(slices)
+    allowed = np.isnan(values) | np.isin(values, (0, 1))
+    # A model's labels may be probabilities.
+    allowed |= by_model[:, None] & (values >= 0) & (values <= 1)
+    odd = ids[~allowed.all(axis=1)]
+    unlike = ids[_disagrees(values, is_strict=True)]
+    unknown = np.isnan(values).any(axis=1)
+    in_training = (slices["split"].eq(TRAIN_SPLIT) & slices["status"].eq(STATUS_OK)).to_numpy(bool)
+    in_training = in_training & ~by_model
+    lacking = ids[in_training & unknown]
+    if not (in_training & ~unknown).any():
+        lacking = lacking[:0]
+    found = [
+        *finding("label_value", "slices with a label that is not 0 or 1", odd, RUN_AGAIN),
+        *finding(
+            "union",
+            f"slices whose {union} is not the largest of the others",
+            unlike,
+            CORRECT_LABELS,
+        ),
+        *finding(
+            "no_label",
+            "training slices that lack a label",
+            lacking,
+            "they are neither trained nor validated on; complete the label file, then run "
+            "preprocessing.py again",
+        ),
+    ]
+    if studies is not None:
+        # Readers of a whole scan may agree that there is blood, but not on its kind.
+        strict = studies["label_source"].ne(LABELS_OF_STUDY).to_numpy(dtype=bool)
+        values = studies[names].to_numpy(np.float64, na_value=np.nan)
+        wrong = np.where(strict, _disagrees(values, True), _disagrees(values, False))
+        what = f"studies whose {union} is not the largest of the others"
+        found += finding("study_union", what, _first_images(slices, studies[wrong]), CORRECT_LABELS)
+    return found
+
+
+def check_studies(
+    slices: pd.DataFrame, studies: pd.DataFrame, label_names: Sequence[str]
+) -> list[Finding]:
+    """Finds studies that are in one table only, or told differently by their slices."""
+    names = list(label_names)
+    told = studies_of_slices(slices, names)
+    repeated = studies[studies["study_id"].duplicated()]
+    given = studies.drop_duplicates("study_id").set_index("study_id")
+    missing = told.index.difference(given.index)
+    unknown = given.index.difference(told.index)
+    both = told.index.intersection(given.index)
+    told, given = told.loc[both], given.loc[both]
+    of_slices = given["label_source"].ne(LABELS_OF_STUDY).to_numpy(dtype=bool)
+    left, right = (t[names].to_numpy(np.float64, na_value=np.nan) for t in (told, given))
+    differs = of_slices & ~((left == right) | (np.isnan(left) & np.isnan(right))).all(axis=1)
+    of_others = told["patient_id"].fillna("").ne(given["patient_id"].fillna("")).to_numpy(bool)
+    unlike = given[differs | of_others].reset_index()
+    at_fault = pd.concat([missing.to_frame(False), unlike[["study_id"]], repeated[["study_id"]]])
+    images = _first_images(slices, at_fault) + [None] * len(unknown)
+    what = f"studies of {STUDIES_FILE} that are not as their slices say"
+    return finding("studies", what, images, RUN_AGAIN)
+
+
+def check_overlap(slices: pd.DataFrame, store: SliceStore) -> list[Finding]:
+    """Finds training slices of patients, studies or images that are in the test too."""
+    overlap, concerned = find_overlap(slices, store)
+    kept = slices.loc[concerned & slices["keep_for_training"].to_numpy(dtype=bool), "image_id"]
+    advice = "run preprocessing.py again with --pre_drop_overlap 1, which leaves them out"
+    return finding("overlap", f"training slices trained on although {overlap.line()}", kept, advice)
+
+
+def _disagrees(values: np.ndarray, is_strict: bool) -> np.ndarray:
+    """Returns bool (rows,): the last label is known not to be the largest of the others.
+
+    Where not `is_strict`, it may be 1 although all others are 0.
+    """
+    others, union = values[:, :-1], values[:, -1]
+    positive = (others == 1).any(axis=1)
+    disagrees = positive & (union == 0)
+    if is_strict:
+        disagrees |= (others == 0).all(axis=1) & (union == 1)
+    return disagrees
+
+
+def _first_images(slices: pd.DataFrame, studies: pd.DataFrame) -> list[object]:
+    """Returns an image id of each study: study ids are not to be shown."""
+    first = slices.dropna(subset=["study_id", "image_id"]).drop_duplicates("study_id")
+    return studies["study_id"].map(first.set_index("study_id")["image_id"]).tolist()

@@ -1,0 +1,295 @@
+"""The pixel pass: every series decoded once into a store file, with a record of what happened."""
+
+import contextlib
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from common.dicom import RejectedFile, order_slices
+from common.files import write_text
+from common.preparation.headers import INDEX_FOLDER, PASSING, excess_text, is_raised
+from common.preparation.readers import SliceReader
+from common.preparation.workers.runner import Limits
+from common.slices.pixel_steps import NO_STEPS, HeadFinder, PixelSteps, SeriesPlan
+from common.slices.store import SeriesWriter
+from common.slices.table import STATUS_OK, STORE_FOLDER
+
+FORMAT_VERSION = 1
+BRAIN_HU = (0, 80)
+"""The brain window (center 40, width 80): its share of the pixels is brain_fraction."""
+
+
+@dataclass(frozen=True)
+class SeriesTask:
+    """The slices of one store file, in anatomical order.
+
+    Attributes:
+        reader: how to read the files.
+        dataset_folder: where to write.
+        store_file: name of the store file.
+        shape: rows and columns of every slice.
+        files: for each file in the order it is decoded, its name and its frames, as indices
+            into the file's pixels, with the rank of each.
+        num_slices: how many slices there are in all.
+        fingerprint: changes when the files, their order, the reader or the steps change.
+        spacing_mm: pixel spacing along a column and along a row, None where unknown.
+        steps: what is done to the pixels.
+    """
+
+    reader: SliceReader
+    dataset_folder: Path
+    store_file: str
+    shape: tuple[int, int]
+    files: tuple[tuple[str, tuple[tuple[int, int], ...]], ...]
+    num_slices: int
+    fingerprint: str
+    spacing_mm: tuple[float | None, float | None] = (None, None)
+    steps: PixelSteps = NO_STEPS
+
+
+class SliceResult(NamedTuple):
+    """What became of one slice; pixel values in HU, None where there are no pixels.
+
+    Where the steps changed its size, `rows` and `columns` are those stored, and `scale_row` and
+    `scale_column` how much larger its pixels have become.
+    """
+
+    status: str
+    reason: str | None = None
+    store_index: int | None = None
+    hu_min: int | None = None
+    hu_max: int | None = None
+    hu_mean: float | None = None
+    brain_fraction: float | None = None
+    num_padding: int | None = None
+    rows: int | None = None
+    columns: int | None = None
+    scale_row: float | None = None
+    scale_column: float | None = None
+
+
+class _Place(NamedTuple):
+    """What `order_slices` needs to know of a slice."""
+
+    image_id: str
+    frame: int | None
+    position_mm: float | None
+    instance_number: float | None
+
+
+def rank_slices(headers: pd.DataFrame) -> np.ndarray:
+    """Returns the rank of every row within its store file, -1 for rows without one."""
+    ranks = np.full(len(headers), -1, dtype=np.int64)
+    places = [
+        _Place(image_id, None if frame < 0 else frame, _or_none(position), _or_none(number))
+        for image_id, frame, position, number in zip(
+            headers["image_id"],
+            headers["frame"],
+            headers["position_mm"],
+            headers["instance_number"],
+        )
+    ]
+    for rows in _groups(headers).values():
+        order = order_slices([places[row] for row in rows])  # type: ignore[misc]
+        ranks[rows[order]] = np.arange(len(rows))
+    return ranks
+
+
+def series_tasks(
+    headers: pd.DataFrame,
+    reader: SliceReader,
+    dataset_folder: Path,
+    steps: PixelSteps = NO_STEPS,
+) -> Iterator[SeriesTask]:
+    """Yields one task per store file; `headers` has the column rank, and usable rows only."""
+    columns = ("rank", "source_file", "frame", "num_frames", "size", "mtime_ns")
+    values = {name: headers[name].to_numpy() for name in columns}
+    shapes = headers[["rows", "columns"]].to_numpy(dtype=np.int64)
+    spacings = headers[["spacing_row", "spacing_column"]].to_numpy(dtype=np.float64)
+    for store_file, members in _groups(headers).items():
+        rows = members[np.argsort(values["rank"][members])]
+        frames_of: dict[str, list[tuple[int, int]]] = {}
+        for row in rows:
+            frame = (max(0, int(values["frame"][row])), int(values["rank"][row]))
+            frames_of.setdefault(values["source_file"][row], []).append(frame)
+        identity = [
+            FORMAT_VERSION,
+            reader.version,
+            [[str(values[name][row]) for name in columns] for row in rows],
+        ]
+        spacing_mm = tuple(_or_none(float(value)) for value in spacings[rows[0]])
+        if steps:
+            identity.append([steps.parameters(), spacing_mm])
+        yield SeriesTask(
+            reader=reader,
+            dataset_folder=dataset_folder,
+            store_file=store_file,
+            shape=(int(shapes[rows[0], 0]), int(shapes[rows[0], 1])),
+            files=tuple((name, tuple(frames)) for name, frames in frames_of.items()),
+            num_slices=len(rows),
+            fingerprint=hashlib.sha256(json.dumps(identity).encode()).hexdigest(),
+            spacing_mm=(spacing_mm[0], spacing_mm[1]),
+            steps=steps,
+        )
+
+
+def store_series(task: SeriesTask) -> bool:
+    """Decodes and stores a series, writes its record last, and returns True.
+
+    Slices are compressed as they are decoded: one file's pixels are in memory at a time. Files
+    are decoded once more before that where the head has to be found.
+    """
+    plan = _plan(task)
+    writer = SeriesWriter(*(task.shape if plan is None else plan.shape))
+    results: dict[int, SliceResult] = {}
+    for source_file, frames in task.files:
+        for (_, rank), result in zip(frames, _store_file(task, plan, source_file, frames, writer)):
+            results[rank] = result
+    path = task.dataset_folder / STORE_FOLDER / task.store_file
+    if len(writer):
+        writer.write(path)
+    _write_record(
+        task,
+        [results[rank] for rank in range(task.num_slices)],
+        store_bytes=path.stat().st_size if len(writer) else None,
+    )
+    return True
+
+
+def record_exceeding(task: SeriesTask, exceeded: str, limits: Limits) -> list[SliceResult]:
+    """Keeps, and returns, that storing a series was stopped for a limit."""
+    reason = f"storing the series took {excess_text(exceeded, limits)}"
+    slices = [SliceResult(exceeded, reason)] * task.num_slices
+    _write_record(task, slices, limit=limits.of(exceeded))
+    return slices
+
+
+def read_record(task: SeriesTask, limits: Limits | None = None) -> list[SliceResult] | None:
+    """Returns what became of each slice, by rank, or None where the series must be stored.
+
+    That is where it never was, its files have changed, its store file is not as it was left, or a
+    limit that it exceeded has been raised to one of `limits`.
+    """
+    try:
+        text = record_path(task.dataset_folder, task.store_file).read_text(encoding="utf-8")
+        record = json.loads(text)
+    except (OSError, ValueError):
+        return None
+    path = task.dataset_folder / STORE_FOLDER / task.store_file
+    stored_bytes = path.stat().st_size if path.is_file() else None
+    if record["fingerprint"] != task.fingerprint or record["store_bytes"] != stored_bytes:
+        return None
+    slices = [SliceResult(*values) for values in record["slices"]]
+    limit = record.get("limit")
+    if limit is not None and is_raised(slices[0].status, limit, limits):
+        return None
+    return slices
+
+
+def is_passing(slices: list[SliceResult]) -> bool:
+    """Returns whether some of the slices failed for a reason that may be over in the next run."""
+    return any(result.status in PASSING for result in slices)
+
+
+def _write_record(
+    task: SeriesTask,
+    slices: list[SliceResult],
+    store_bytes: int | None = None,
+    limit: float | None = None,
+) -> None:
+    """Writes the record of a series, one slice a line."""
+    record = {"fingerprint": task.fingerprint, "store_bytes": store_bytes, "limit": limit}
+    lines = ",\n".join(json.dumps(result) for result in slices)
+    text = f'{json.dumps(record)[:-1]}, "slices": [\n{lines}\n]}}\n'
+    write_text(record_path(task.dataset_folder, task.store_file), text)
+
+
+def record_folder(dataset_folder: Path) -> Path:
+    """Returns where the records of all store files lie."""
+    return dataset_folder / INDEX_FOLDER / "series"
+
+
+def record_path(dataset_folder: Path, store_file: str) -> Path:
+    """Returns where the record of a store file lies."""
+    return record_folder(dataset_folder) / f"{Path(store_file).stem}.json"
+
+
+def _groups(headers: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Returns the positions of the rows of each store file."""
+    return {
+        str(name): np.asarray(rows) for name, rows in headers.groupby("store_file").indices.items()
+    }
+
+
+def _plan(task: SeriesTask) -> SeriesPlan | None:
+    """Returns what is done to the slices of a series; None where they stay as they are."""
+    if not task.steps:
+        return None
+    finder = HeadFinder(task.spacing_mm)
+    for source_file, frames in task.files if task.steps.head_crop else ():
+        # What is wrong with a file is told when it is stored.
+        with contextlib.suppress(RejectedFile, MemoryError):
+            image_hu = task.reader.read_pixels(source_file).image_hu
+            for frame, _ in frames:
+                if image_hu[frame].shape == task.shape:
+                    finder.add(image_hu[frame])
+    return task.steps.plan(task.shape, task.spacing_mm, finder.box())
+
+
+def _store_file(
+    task: SeriesTask,
+    plan: SeriesPlan | None,
+    source_file: str,
+    frames: tuple[tuple[int, int], ...],
+    writer: SeriesWriter,
+) -> Iterator[SliceResult]:
+    """Yields the result of each of the `frames` of one file, once they are in the writer."""
+    try:
+        pixels = task.reader.read_pixels(source_file)
+    except RejectedFile as rejected:
+        yield from itertools.repeat(SliceResult(rejected.status, rejected.reason), len(frames))
+        return
+    except MemoryError:
+        result = SliceResult("too_large", "not enough memory to decode the file")
+        yield from itertools.repeat(result, len(frames))
+        return
+    notes = [pixels.note] if plan is None else [pixels.note, plan.note]
+    note, num_padding = "; ".join(filter(None, notes)) or None, pixels.num_padding
+    changes = () if plan is None else (*plan.shape, *plan.scale)
+    for frame, _ in frames:
+        image_hu = pixels.image_hu[frame]
+        if image_hu.shape != task.shape:
+            reason = f"the pixels are {image_hu.shape}, the header says {task.shape}"
+            yield SliceResult("corrupt", reason)
+            continue
+        if plan is not None:
+            image_hu = plan.apply(image_hu)
+        yield SliceResult(
+            STATUS_OK, note, writer.append(image_hu), *measure(image_hu), num_padding, *changes
+        )
+        # Padding is known per file: its first frame has the count.
+        num_padding = 0
+
+
+def measure(image_hu: np.ndarray) -> tuple[int, int, float, float]:
+    """Returns minimum, maximum and mean HU, and the share of pixels in the brain window."""
+    low, high = BRAIN_HU
+    in_brain = np.count_nonzero((image_hu >= low) & (image_hu <= high))
+    return (
+        int(image_hu.min()),
+        int(image_hu.max()),
+        round(cv2.sumElems(image_hu)[0] / image_hu.size, 3),
+        round(in_brain / image_hu.size, 6),
+    )
+
+
+def _or_none(value: Any) -> Any:
+    return None if pd.isna(value) else value

@@ -1,0 +1,1 @@
+"""Processes that prepare series: one machine or many, and their limits."""

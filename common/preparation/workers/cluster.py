@@ -1,0 +1,160 @@
+"""The processes that tasks run on: a Dask cluster of this machine, or one that is there already."""
+
+import contextlib
+import logging
+import signal
+import uuid
+from collections.abc import Iterator, Sequence
+from multiprocessing import resource_tracker
+from pathlib import Path
+from typing import Any
+
+from common.errors import InputError
+from common.preparation.workers import probe
+
+logger = logging.getLogger(__name__)
+
+CONNECT_S = 10
+"""How long a scheduler may take to answer, and then to have a first worker."""
+_LIBRARIES = ("distributed", "pydicom", "blosc2", "numpy", "pandas")
+
+
+def start_local(num_processes: int) -> tuple[Any, Any]:
+    """Returns a client and its cluster of `num_processes` processes on this machine."""
+    import dask
+    from distributed import Client, LocalCluster
+
+    # The processes must not start threads of their own beside each other.
+    environment = {name: "1" for name in ("OMP_NUM_THREADS", "BLOSC_NTHREADS")}
+    dask.config.set(
+        {
+            # What was beside a task that killed its process is tried again alone anyway.
+            "distributed.scheduler.allowed-failures": 0,
+            # A process that takes longer to restart would be given up.
+            "distributed.deploy.lost-worker-timeout": "1 hour",
+            "distributed.nanny.environ": environment,
+            "distributed.worker.profile.enabled": False,
+            "distributed.admin.log-length": 0,
+        }
+    )
+    _silence()
+    with _sigint_blocked():
+        cluster = LocalCluster(
+            n_workers=num_processes,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address="127.0.0.1:0",  # any free port: two may run at once
+            memory_limit=None,  # the watchdog bounds it, and tells why it killed
+            silence_logs=logging.CRITICAL,
+        )
+    return Client(cluster), cluster
+
+
+def memory_share_mb(num_processes: int) -> float:
+    """Returns what each of so many processes of this machine can have, in 10^6 bytes."""
+    from distributed.system import MEMORY_LIMIT
+
+    return 0.9 * MEMORY_LIMIT / num_processes / 1e6
+
+
+def connect(address: str) -> Any:
+    """Returns a client of the scheduler at `address`, once it has a worker.
+
+    Raises:
+        InputError: nothing answers there, it is no scheduler, or it has no worker.
+    """
+    from distributed import Client
+
+    _silence()
+    advice = "start it (dask scheduler), or leave --pre_address out"
+    try:
+        client = Client(address, timeout=CONNECT_S)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise InputError(f"--pre_address {address}: no Dask scheduler answers: {advice}") from error
+    try:
+        client.wait_for_workers(1, timeout=CONNECT_S)
+    except TimeoutError as error:
+        client.close()
+        raise InputError(
+            f"--pre_address {address}: the scheduler has no workers: start some "
+            f"(dask worker {address} --nthreads 1)"
+        ) from error
+    return client
+
+
+def check_workers(
+    client: Any, packages: Sequence[str], source_folder: Path, dataset_folder: Path
+) -> None:
+    """Raises InputError where a worker could not do the work as this process would.
+
+    Each must have the same code of `packages`, the same versions of the libraries that make
+    pixels, and both folders by the same names.
+    """
+    import cloudpickle
+
+    cloudpickle.register_pickle_by_value(probe)
+    token = dataset_folder / f".probe-{uuid.uuid4().hex[:8]}"
+    here = probe.look(list(packages), _LIBRARIES, str(source_folder), None)
+    try:
+        token.write_text("probe", encoding="ascii")
+        arguments = (list(packages), _LIBRARIES, str(source_folder), str(token))
+        found = client.run(probe.look, *arguments, on_error="return")
+    finally:
+        token.unlink(missing_ok=True)
+        cloudpickle.unregister_pickle_by_value(probe)
+    problems = [problem for there in found.values() for problem in _problems(here, there)]
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise InputError(f"--pre_address: {problems[0]}{more}")
+    num_threads = sum(client.nthreads().values())
+    logger.info("%d workers", len(found))
+    if num_threads > len(found):
+        logger.warning(
+            "the workers have %d threads, of which one each is used: start them with --nthreads 1 "
+            "and more of them with --nworkers",
+            num_threads,
+        )
+
+
+def _problems(here: dict[str, Any], there: Any) -> Iterator[str]:
+    """Yields what keeps a worker from the work, each with what to do."""
+    if isinstance(there, BaseException):
+        yield f"a worker failed when asked what it has: {there!r}"
+        return
+    worker = f"the worker on {there['host']}"
+    root = Path(__file__).resolve().parents[3]
+    for name, digest in here["code"].items():
+        if there["code"][name] is None:
+            yield f"{worker} has no package {name}: start it with PYTHONPATH={root}"
+        elif there["code"][name] != digest:
+            yield f"{worker} has other code in {name} than this machine: give it the same"
+    for name, number in here["versions"].items():
+        if there["versions"][name] != number:
+            found = there["versions"][name] or "nothing"
+            yield f"{worker} has {found} for {name} {number}: install the same versions"
+    if not there["source"]:
+        yield f"{worker} does not see the files: mount --pre_folder there under the same name"
+    if not there["dataset"]:
+        yield f"{worker} cannot write to the dataset folder: share it under the same name"
+
+
+def _silence() -> None:
+    for name in ("distributed", "distributed.nanny", "distributed.scheduler"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+@contextlib.contextmanager
+def _sigint_blocked() -> Iterator[None]:
+    """Blocks SIGINT in the threads and processes that are started within, for good.
+
+    Ctrl+C in a terminal reaches every process of the group. The one that started the others
+    stops them; each would print a traceback of its own otherwise. A signal that arrives within
+    is delivered at the end.
+    """
+    # Its start unblocks SIGINT in the thread where it happens.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,1 @@
+"""A prepared dataset as tables and figures: labels, headers, folds, images."""

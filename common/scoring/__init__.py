@@ -1,0 +1,1 @@
+"""Metrics, prediction tables, calibration and submissions."""

@@ -1,0 +1,138 @@
+"""Sends a submission through the kaggle client, which is imported only where it is asked for.
+
+What the client prints is kept back, and of its errors only their kind is told: both may hold
+credentials or signed addresses.
+"""
+
+import contextlib
+import io
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from common.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+REQUIREMENTS = "requirements/kaggle.txt"
+COMPETITION_PATTERN = r"[a-z0-9][a-z0-9-]*"
+
+# What the service means by a status, and what to do.
+_REFUSALS = {
+    400: "the submission was refused: see on the competition's page whether it still takes "
+    "submissions and whether today's are used up",
+    401: "the credentials were refused: make new ones (kaggle auth login)",
+    403: "not allowed: accept the rules on the competition's page with the account of these "
+    "credentials",
+    404: "there is no such competition: give its name as in its address",
+    429: "too many requests: try later",
+}
+
+
+class KaggleClient:
+    """A client that has credentials.
+
+    Args:
+        competition: the competition as in its address, such as
+            `rsna-intracranial-hemorrhage-detection`.
+
+    Raises:
+        InputError: no client is installed, or it finds no credentials.
+    """
+
+    def __init__(self, competition: str) -> None:
+        self.competition = competition
+        with _unheard():
+            self._api = self._authenticated()
+
+    def submit(self, path: Path, message: str) -> str:
+        """Sends the file and returns what the service answers, in one line.
+
+        Raises:
+            InputError: it was refused, or could not be sent; the file stays where it is.
+        """
+        by_hand = f"{path} is complete, send it by hand or run the same command again"
+        try:
+            with _unheard():
+                response = self._api.competition_submit(str(path), message, self.competition)
+        except (Exception, SystemExit) as error:
+            raise self._error(f"{_reason(error)}; {by_hand}") from None
+        answer = " ".join(str(getattr(response, "message", response)).split())
+        failed = getattr(self._api, "COMPETITION_SUBMIT_UPLOAD_FAILED_MESSAGE", None)
+        if answer == failed:
+            raise self._error(f"the upload did not end well; {by_hand}")
+        logger.info("sent %s to %s: %s", path, self.competition, answer)
+        return answer
+
+    def _authenticated(self) -> Any:
+        try:
+            from kaggle.api.kaggle_api_extended import KaggleApi
+        except ImportError:
+            raise self._error(
+                f"the kaggle client is not installed: pip install -r {REQUIREMENTS}"
+            ) from None
+        except (OSError, SystemExit):  # versions that ask for credentials when they are imported
+            raise self._no_credentials() from None
+        api = KaggleApi()
+        try:
+            api.authenticate()
+        except (OSError, SystemExit) as error:
+            if _status(error) is None and not _is_of_network(error):
+                raise self._no_credentials() from None
+            raise self._error(_reason(error)) from None
+        except Exception as error:
+            raise self._error(_reason(error)) from None
+        return api
+
+    def _no_credentials(self) -> InputError:
+        return self._error(
+            "the kaggle client finds no credentials that work: run `kaggle auth login`, or set "
+            "KAGGLE_API_TOKEN to a token of your account's settings"
+        )
+
+    def _error(self, reason: str) -> InputError:
+        return InputError(f"--pr_submit {self.competition}: {reason}")
+
+
+@contextlib.contextmanager
+def _unheard() -> Iterator[None]:
+    """Nothing that the client prints or logs in the block is seen."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status of what requests, or the client's older versions, raise."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    status = getattr(error, "status", None) if status is None else status
+    return status if isinstance(status, int) else None
+
+
+def _is_of_network(error: BaseException) -> bool:
+    """Whether there was no answer: requests' ConnectionError and Timeout, or Python's own."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"ConnectionError", "Timeout", "TimeoutError"})
+
+
+def _reason(error: BaseException) -> str:
+    status = _status(error)
+    if status is not None:
+        return f"{_REFUSALS.get(status, 'the service failed: try later')} (HTTP status {status})"
+    if _is_of_network(error):
+        return f"the service can't be reached ({type(error).__name__})"
+    return f"the kaggle client failed ({type(error).__name__})"
+
+
+def is_competition(name: str) -> bool:
+    """Whether `name` can be that of a competition."""
+    return re.fullmatch(COMPETITION_PATTERN, name) is not None

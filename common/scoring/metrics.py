@@ -1,0 +1,334 @@
+"""Metrics of multi-label classification, in float64, computed once on a whole set.
+
+Labels are 0, 1 or NaN where unknown; a row counts for the labels it knows. What is undefined (no
+rows, or only one class where two are needed) is None, never NaN or 0.5.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from common.errors import InputError
+
+Floats = NDArray[np.float64]
+
+# The challenge's server clips so (found by probing it with 0 and 1).
+PROBABILITY_FLOOR = 1e-15
+NUM_CALIBRATION_BINS = 15
+DEFAULT_THRESHOLD = 0.5
+
+
+def row_log_losses(labels: ArrayLike, probabilities: ArrayLike) -> Floats:
+    """Returns the log loss of every entry, in nats, with the shape of `labels`; NaN where unknown.
+
+    Probabilities are clipped to [1e-15, 1 - 1e-15] first.
+    """
+    y = np.asarray(labels, dtype=np.float64)
+    p = np.clip(
+        np.asarray(probabilities, dtype=np.float64), PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR
+    )
+    return -(y * np.log(p) + (1 - y) * np.log1p(-p))
+
+
+def log_loss(labels: ArrayLike, probabilities: ArrayLike) -> float | None:
+    """Returns the mean log loss of one label over the (n,) rows that know it."""
+    losses = row_log_losses(labels, probabilities)
+    known = losses[~np.isnan(losses)]
+    return float(known.mean()) if known.size else None
+
+
+def weighted_log_loss(
+    labels: ArrayLike, probabilities: ArrayLike, weights: Sequence[float]
+) -> float | None:
+    """Returns the labels' log losses averaged with `weights` (divided by their sum).
+
+    labels and probabilities are (n, k), weights (k,). None where a label has no known row.
+    """
+    y, p, w = np.asarray(labels), np.asarray(probabilities), np.asarray(weights, dtype=np.float64)
+    assert y.shape == p.shape == (len(y), len(w)), (y.shape, p.shape, w.shape)
+    losses = [log_loss(y[:, column], p[:, column]) for column in range(len(w))]
+    if any(loss is None for loss in losses):
+        return None
+    return float(np.dot(w, np.array(losses, dtype=np.float64)) / w.sum())
+
+
+def auc(labels: ArrayLike, probabilities: ArrayLike) -> float | None:
+    """Returns the area under the ROC curve of one label (Mann-Whitney, ties count half)."""
+    y, p = _known(labels, probabilities)
+    num_positives = int(y.sum())
+    num_negatives = len(y) - num_positives
+    if not num_positives or not num_negatives:
+        return None
+    rank_sum = pd.Series(p).rank().to_numpy()[y].sum()
+    return float(
+        (rank_sum - num_positives * (num_positives + 1) / 2) / (num_positives * num_negatives)
+    )
+
+
+def average_precision(labels: ArrayLike, probabilities: ArrayLike) -> float | None:
+    """Returns the step-wise area under the precision-recall curve of one label."""
+    recall, precision = precision_recall_curve(labels, probabilities)
+    if not len(recall):
+        return None
+    return float(np.sum(np.diff(recall, prepend=0.0) * precision))
+
+
+def roc_curve(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Floats, Floats]:
+    """Returns the false and true positive rates at falling thresholds; empty where undefined."""
+    y, p = _known(labels, probabilities)
+    if y.all() or not y.any():
+        return np.empty(0), np.empty(0)
+    true_positives, false_positives = _counts_by_threshold(y, p)
+    fpr = np.concatenate([[0.0], false_positives / false_positives[-1]])
+    tpr = np.concatenate([[0.0], true_positives / true_positives[-1]])
+    return fpr, tpr
+
+
+def precision_recall_curve(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Floats, Floats]:
+    """Returns recall and precision at falling thresholds; empty without a positive."""
+    y, p = _known(labels, probabilities)
+    if not y.any():
+        return np.empty(0), np.empty(0)
+    true_positives, false_positives = _counts_by_threshold(y, p)
+    recall = true_positives / true_positives[-1]
+    return recall, true_positives / (true_positives + false_positives)
+
+
+def reliability(
+    labels: ArrayLike, probabilities: ArrayLike, num_bins: int = NUM_CALIBRATION_BINS
+) -> tuple[Floats, Floats, Floats]:
+    """Returns mean probability, share of positives and count of each non-empty bin of one label.
+
+    Bins are equally wide on [0, 1]; a value on an edge is in the upper one, 1.0 in the last.
+    """
+    y, p = _known(labels, probabilities)
+    bins = np.minimum((p * num_bins).astype(np.int64), num_bins - 1)
+    counts = np.bincount(bins, minlength=num_bins)
+    used = counts > 0
+    mean_probability = np.bincount(bins, weights=p, minlength=num_bins)[used] / counts[used]
+    positive_share = np.bincount(bins, weights=y, minlength=num_bins)[used] / counts[used]
+    return mean_probability, positive_share, counts[used].astype(np.float64)
+
+
+def reliability_by_rank(
+    labels: ArrayLike, probabilities: ArrayLike, num_bins: int
+) -> tuple[Floats, Floats, Floats]:
+    """Returns the same as `reliability` for bins of (almost) equally many rows, in rising order."""
+    y, p = _known(labels, probabilities)
+    bins = np.array_split(np.argsort(p, kind="stable"), min(num_bins, len(p)) or 1)
+    bins = [rows for rows in bins if len(rows)]
+    mean_probability = np.array([p[rows].mean() for rows in bins], dtype=np.float64)
+    positive_share = np.array([y[rows].mean() for rows in bins], dtype=np.float64)
+    return mean_probability, positive_share, np.array([len(rows) for rows in bins], np.float64)
+
+
+def expected_calibration_error(
+    labels: ArrayLike, probabilities: ArrayLike, num_bins: int = NUM_CALIBRATION_BINS
+) -> float | None:
+    """Returns the mean distance, over rows, between a bin's probability and its positive share."""
+    mean_probability, positive_share, counts = reliability(labels, probabilities, num_bins)
+    if not len(counts):
+        return None
+    return float(np.dot(counts, np.abs(mean_probability - positive_share)) / counts.sum())
+
+
+def confusion(
+    labels: ArrayLike, probabilities: ArrayLike, threshold: float = DEFAULT_THRESHOLD
+) -> dict[str, int]:
+    """Returns the four counts of one label, positive meaning probability >= threshold."""
+    y, p = _known(labels, probabilities)
+    called = p >= threshold
+    return {
+        "true_positive": int(np.sum(called & y)),
+        "false_positive": int(np.sum(called & ~y)),
+        "false_negative": int(np.sum(~called & y)),
+        "true_negative": int(np.sum(~called & ~y)),
+    }
+
+
+def confusion_rates(counts: dict[str, int]) -> dict[str, float | None]:
+    """Returns accuracy, precision, recall and specificity of the counts that `confusion` gives."""
+    tp, fp = counts["true_positive"], counts["false_positive"]
+    fn, tn = counts["false_negative"], counts["true_negative"]
+    return {
+        "accuracy": _ratio(tp + tn, tp + fp + fn + tn),
+        "precision": _ratio(tp, tp + fp),
+        "recall": _ratio(tp, tp + fn),
+        "specificity": _ratio(tn, tn + fp),
+    }
+
+
+def training_prior(labels: ArrayLike) -> Floats:
+    """Returns the prevalence of each label over (n, k) training rows, inside [1/2n, 1 - 1/2n].
+
+    n is the number of rows that know the label; a label that no row knows has prior 0.5.
+    """
+    y = np.asarray(labels, dtype=np.float64)
+    num_known = np.sum(~np.isnan(y), axis=0)
+    num_rows = np.maximum(num_known, 1)
+    prevalence = np.where(num_known > 0, np.nansum(y, axis=0) / num_rows, 0.5)
+    return np.clip(prevalence, 1 / (2 * num_rows), 1 - 1 / (2 * num_rows))
+
+
+def max_by_study(
+    labels: ArrayLike, probabilities: ArrayLike, study_ids: ArrayLike
+) -> tuple[NDArray[Any], Floats, Floats]:
+    """Returns study ids (m,), in order of appearance, and their labels and probabilities (m, k).
+
+    Both are the largest of the study's slices. A study without a positive slice has an unknown
+    label as soon as one of its slices has.
+    """
+    codes, studies = pd.factorize(np.asarray(study_ids))
+    assert (codes >= 0).all(), "every row needs a study id"
+    y = np.asarray(labels, dtype=np.float64)
+    positive = _max_by_code(np.nan_to_num(y, nan=0.0), codes, len(studies))
+    has_unknown = _max_by_code(np.isnan(y).astype(np.float64), codes, len(studies)) > 0
+    study_labels = np.where((positive == 0) & has_unknown, np.nan, positive)
+    p = np.asarray(probabilities, dtype=np.float64)
+    return np.asarray(studies), study_labels, _max_by_code(p, codes, len(studies))
+
+
+def evaluate_slices(
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    study_ids: ArrayLike,
+    *,
+    label_names: Sequence[str],
+    weights: Sequence[float],
+    prior: ArrayLike | None = None,
+    study_labels: pd.DataFrame | None = None,
+    selected: bool = False,
+    threshold: float = DEFAULT_THRESHOLD,
+) -> dict[str, Any]:
+    """Returns the content of metrics.json for n slices and the studies they belong to.
+
+    Args:
+        labels: (n, k) 0, 1 or NaN.
+        probabilities: (n, k), finite.
+        study_ids: (n,).
+        label_names: the k columns' names.
+        weights: (k,) of the weighted log loss.
+        prior: (k,), or (n, k) where rows of several runs are pooled, from `training_prior`.
+        study_labels: indexed by study id, one column per label, for sets that label studies; by
+            default a study's label is the largest of its slices'.
+        selected: true where the checkpoint was chosen on these rows.
+        threshold: of confusion, accuracy, precision, recall and specificity.
+    """
+    y = np.asarray(labels, dtype=np.float64)
+    p = np.asarray(probabilities, dtype=np.float64)
+    assert y.shape == p.shape == (len(y), len(label_names)), (y.shape, p.shape)
+    assert np.isfinite(p).all(), "probabilities must be finite"
+    studies, y_study, p_study = max_by_study(y, p, study_ids)
+    if study_labels is not None:
+        y_study = study_labels.reindex(studies)[list(label_names)].to_numpy(dtype=np.float64)
+    slice_counts = {
+        name: confusion(y[:, column], p[:, column], threshold)
+        for column, name in enumerate(label_names)
+    }
+    rates = {name: confusion_rates(counts) for name, counts in slice_counts.items()}
+    return {
+        "weighted_log_loss": weighted_log_loss(y, p, weights),
+        "prior_weighted_log_loss": (
+            None
+            if prior is None
+            else weighted_log_loss(y, np.broadcast_to(np.asarray(prior), y.shape), weights)
+        ),
+        "log_loss": _by_label(log_loss, y, p, label_names),
+        "auc": _by_label(auc, y, p, label_names),
+        "average_precision": _by_label(average_precision, y, p, label_names),
+        "ece": _by_label(expected_calibration_error, y, p, label_names),
+        "num_slices": _num_known(y),
+        "num_studies": _num_known(y_study),
+        "study": {
+            "weighted_log_loss": weighted_log_loss(y_study, p_study, weights),
+            "log_loss": _by_label(log_loss, y_study, p_study, label_names),
+            "auc": _by_label(auc, y_study, p_study, label_names),
+            "average_precision": _by_label(average_precision, y_study, p_study, label_names),
+        },
+        "threshold": threshold,
+        "confusion": slice_counts,
+        **{
+            rate: {name: rates[name][rate] for name in label_names}
+            for rate in ("accuracy", "precision", "recall", "specificity")
+        },
+        "selected": selected,
+    }
+
+
+def _known(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[np.bool_], Floats]:
+    y = np.asarray(labels, dtype=np.float64)
+    known = ~np.isnan(y)
+    return y[known] == 1, np.asarray(probabilities, dtype=np.float64)[known]
+
+
+def _counts_by_threshold(y: NDArray[np.bool_], p: Floats) -> tuple[Floats, Floats]:
+    """Returns true and false positives at each distinct probability, the highest first."""
+    order = np.argsort(-p, kind="stable")
+    last_of_ties = np.append(np.diff(p[order]) != 0, True)
+    true_positives = np.cumsum(y[order], dtype=np.float64)[last_of_ties]
+    false_positives = np.cumsum(~y[order], dtype=np.float64)[last_of_ties]
+    return true_positives, false_positives
+
+
+def _by_label(metric: Any, y: Floats, p: Floats, names: Sequence[str]) -> dict[str, float | None]:
+    return {name: metric(y[:, column], p[:, column]) for column, name in enumerate(names)}
+
+
+def _num_known(y: Floats) -> int:
+    return int(np.sum(~np.isnan(y).all(axis=1)))
+
+
+def _max_by_code(values: Floats, codes: NDArray[np.intp], num_codes: int) -> Floats:
+    largest = np.full((num_codes, values.shape[1]), -np.inf)
+    np.maximum.at(largest, codes, values)
+    return largest
+
+
+def _ratio(numerator: int, denominator: int) -> float | None:
+    return numerator / denominator if denominator else None
+
+
+Direction = Literal["min", "max"]
+
+# By the name before the first dot: `auc.subdural` is an `auc`.
+DIRECTIONS: dict[str, Direction] = {
+    "loss": "min",
+    "weighted_log_loss": "min",
+    "log_loss": "min",
+    "ece": "min",
+    "auc": "max",
+    "average_precision": "max",
+    "precision": "max",
+    "recall": "max",
+    "f1": "max",
+    "accuracy": "max",
+    "specificity": "max",
+}
+
+
+def direction_of(metric: str) -> Direction:
+    """Returns whether a smaller (`min`) or a greater (`max`) value of a metric is better.
+
+    Raises:
+        InputError: the table does not have the metric.
+    """
+    family = metric.split(".")[0]
+    if family not in DIRECTIONS:
+        raise InputError(
+            f"metric {metric}: which way it is better is not known; known are "
+            f"{', '.join(DIRECTIONS)}, with .<label> or .mean behind those that have classes"
+        )
+    return DIRECTIONS[family]
+
+
+def badness(metric: str, value: float) -> float:
+    """Returns `value` so that smaller is better, whatever the direction of the metric."""
+    return value if direction_of(metric) == "min" else -value
+
+
+def improves(metric: str, value: float, best: float | None, least: float = 0.0) -> bool:
+    """Whether `value` is better than `best` by more than `least`; anything is better than None."""
+    return best is None or badness(metric, best) - badness(metric, value) > least

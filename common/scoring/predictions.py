@@ -1,0 +1,195 @@
+"""The prediction table: one row per image and view, probabilities and logits by label name."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit, logit
+
+from common.errors import InputError
+from common.files import write_parquet
+from common.scoring.metrics import Floats
+
+ID_COLUMNS = ("image_id", "patient_id", "study_id", "series_id")
+MEAN_VIEW = "mean"
+
+
+class Calibrator(Protocol):
+    """What turns logits (n, k) into calibrated ones, and back; see `common.scoring.calibration`."""
+
+    def apply(self, logits: ArrayLike) -> NDArray[np.float64]:
+        """Returns the calibrated logits of (n, k) logits."""
+
+    def invert(self, calibrated_logits: ArrayLike) -> NDArray[np.float64]:
+        """Returns the logits whose calibrated values are given."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Per-label temperature and bias: a calibrated logit is logit / temperature + bias."""
+
+    temperature: tuple[float, ...]
+    bias: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        assert len(self.temperature) == len(self.bias), "one temperature and one bias per label"
+        assert all(value > 0 for value in self.temperature), "temperatures must be positive"
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any] | None) -> "Calibration | None":
+        """Returns what `to_json` gave; None for None."""
+        if content is None:
+            return None
+        return cls(tuple(content["temperature"]), tuple(content["bias"]))
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain types."""
+        return {"temperature": list(self.temperature), "bias": list(self.bias)}
+
+    def apply(self, logits: ArrayLike) -> NDArray[np.float64]:
+        """Returns the calibrated logits of (n, k) logits."""
+        return np.asarray(logits, dtype=np.float64) / self.temperature + np.asarray(self.bias)
+
+    def invert(self, calibrated_logits: ArrayLike) -> NDArray[np.float64]:
+        """Returns the logits whose calibrated values are given."""
+        return (np.asarray(calibrated_logits, dtype=np.float64) - self.bias) * np.asarray(
+            self.temperature
+        )
+
+
+def probabilities_of(logits: ArrayLike, calibration: Calibrator | None = None) -> NDArray[Any]:
+    """Returns float64 probabilities of (n, k) logits, calibrated where a calibration is given."""
+    values = np.asarray(logits, dtype=np.float64)
+    return expit(calibration.apply(values) if calibration else values)
+
+
+def prior_logits(prior: ArrayLike, calibration: Calibrator | None = None) -> NDArray[np.float32]:
+    """Returns the (k,) float32 logits whose probability, calibration included, is `prior`."""
+    values = logit(np.asarray(prior, dtype=np.float64))
+    return (calibration.invert(values) if calibration else values).astype(np.float32)
+
+
+def build_predictions(
+    frame_rows: pd.DataFrame,
+    logits: ArrayLike,
+    label_names: Sequence[str],
+    fold: int | None,
+    experiment_id: str,
+    view: str = MEAN_VIEW,
+    calibration: Calibrator | None = None,
+) -> pd.DataFrame:
+    """Returns the prediction table of the n slices `frame_rows` with logits (n, k).
+
+    The `logit_<label>` columns are the network's own, before calibration, in float32; the
+    probabilities are calibrated, in float64.
+    """
+    values = np.asarray(logits, dtype=np.float32)
+    assert values.shape == (len(frame_rows), len(label_names)), values.shape
+    probabilities = probabilities_of(values, calibration)
+    columns: dict[str, Any] = {name: frame_rows[name].to_numpy() for name in ID_COLUMNS}
+    columns["fold"] = pd.array([fold] * len(frame_rows), dtype="Int64")
+    columns["experiment_id"] = experiment_id
+    columns["view"] = view
+    for column, name in enumerate(label_names):
+        columns[name] = probabilities[:, column]
+    for column, name in enumerate(label_names):
+        columns[f"logit_{name}"] = values[:, column]
+    return pd.DataFrame(columns)
+
+
+def check_predictions(frame: pd.DataFrame, label_names: Sequence[str], where: str) -> None:
+    """Raises InputError, naming `where`, unless `frame` is a whole and finite prediction table."""
+    wanted = [*ID_COLUMNS, "fold", "experiment_id", "view"]
+    wanted += [*label_names, *(f"logit_{name}" for name in label_names)]
+    missing = [name for name in wanted if name not in frame]
+    if missing:
+        raise InputError(f"{where}: not a prediction table, without column {', '.join(missing)}")
+    num_repeated = int(frame.duplicated(["image_id", "view"]).sum())
+    if num_repeated:
+        raise InputError(f"{where}: {num_repeated} rows repeat an image id in the same view")
+    probabilities = frame[list(label_names)].to_numpy(dtype=np.float64)
+    outside = ~((probabilities >= 0) & (probabilities <= 1)).all(axis=1)
+    if outside.any():
+        raise InputError(f"{where}: {int(outside.sum())} rows have a probability outside [0, 1]")
+    logits = frame[[f"logit_{name}" for name in label_names]].to_numpy(dtype=np.float64)
+    if not np.isfinite(logits).all():
+        raise InputError(f"{where}: a logit is not finite")
+
+
+def write_predictions(path: Path, frame: pd.DataFrame, label_names: Sequence[str]) -> None:
+    """Checks a prediction table and writes it as parquet, in one step."""
+    check_predictions(frame, label_names, str(path))
+    write_parquet(path, frame)
+
+
+def read_predictions(path: Path, label_names: Sequence[str]) -> pd.DataFrame:
+    """Returns a checked prediction table; InputError where it is missing or unusable."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such prediction table; train the experiment first")
+    try:
+        frame = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable parquet file ({error})") from error
+    check_predictions(frame, label_names, str(path))
+    return frame
+
+
+Mean = Literal["logits", "probabilities"]
+
+# Probabilities are clipped as the metric does before their mean becomes a logit.
+_LEAST_PROBABILITY = 1e-15
+
+
+class LogitMean:
+    """The mean over several predictions of the same rows, as logits.
+
+    Args:
+        mean: `logits`, or `probabilities`, whose mean becomes a logit again.
+    """
+
+    def __init__(self, mean: Mean = "logits") -> None:
+        self.mean = mean
+        self._total: NDArray[np.float64] | None = None
+        self._num = 0
+
+    def add(self, logits: ArrayLike) -> None:
+        """Counts the logits (n, labels) of one more prediction."""
+        values = np.asarray(logits, dtype=np.float64)
+        values = expit(values) if self.mean == "probabilities" else values
+        self._total = values.copy() if self._total is None else self._total + values
+        self._num += 1
+
+    def result(self) -> NDArray[np.float64]:
+        """Returns the logits (n, labels) of the mean."""
+        assert self._total is not None, "there is nothing to average"
+        mean = self._total / self._num
+        if self.mean == "logits":
+            return mean
+        return logit(np.clip(mean, _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY))
+
+
+def mean_logits(predictions: Sequence[ArrayLike], mean: Mean = "logits") -> NDArray[np.float64]:
+    """Returns the mean over predictions (n, labels) of the same rows; see `LogitMean`."""
+    total = LogitMean(mean)
+    for logits in predictions:
+        total.add(logits)
+    return total.result()
+
+
+# Logits of members are cut to +-16: a float32 logit says no more, and one member's certainty of
+# 1e-15 would outvote all others in a mean of logits.
+MEMBER_FLOOR = 1e-7
+
+
+def member_logits(probabilities: ArrayLike) -> Floats:
+    """Returns the logits of a member's probabilities, cut to those of `MEMBER_FLOOR`."""
+    p = np.asarray(probabilities, dtype=np.float64)
+    return np.asarray(logit(np.clip(p, MEMBER_FLOOR, 1 - MEMBER_FLOOR)))
+
+
+def _safe_logit(probabilities: Floats) -> Floats:
+    return np.asarray(logit(np.clip(probabilities, 1e-15, 1 - 1e-15)))

@@ -1,0 +1,1 @@
+"""Slices of a dataset: table, store, folds, series, pixel steps, leakage."""

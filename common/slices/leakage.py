@@ -1,0 +1,246 @@
+"""Leaks between what a model has seen and what it is scored on, each found by a check.
+
+No row's features, predictions or calibration may come from a model that was trained on any row of
+its patient. Messages count patients and rows, and name none.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from numpy.typing import NDArray
+
+from common.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+# What predictor.json has, under `training`, of the trainings before.
+STARTED_FROM = "started_from"
+
+Ids = Sequence[str] | pd.Series | NDArray[Any]
+
+
+def folds_digest(folds: pd.DataFrame) -> str:
+    """Returns the SHA-256 of a fold table, whatever the order of its rows.
+
+    It is of the rows that some fold validates. Those that are always trained on (a negative fold)
+    are left out: whoever has more of them, as a dataset with pseudo-labels, still validates the
+    same patients in the same folds and trains on none of them there.
+
+    Args:
+        folds: image_id and fold, or image_id and sample_type (`common.slices.folds.read_folds`).
+    """
+    side = "sample_type"
+    if "fold" in folds:
+        side, folds = "fold", folds[pd.to_numeric(folds["fold"]) >= 0]
+    lines = (folds["image_id"].astype(str) + "," + folds[side].astype(str)).sort_values()
+    digest = hashlib.sha256()
+    for start in range(0, len(lines), 10_000):
+        digest.update("".join(f"{line}\n" for line in lines.iloc[start : start + 10_000]).encode())
+    return digest.hexdigest()
+
+
+def require_disjoint_patients(trained: pd.Series, validated: pd.Series, where: str) -> None:
+    """Raises InputError where a patient is both trained and validated on.
+
+    Args:
+        trained, validated: patient ids of the rows on either side; missing ones are passed over.
+        where: the split, such as `fold 0`.
+    """
+    shared = _unique(trained).intersection(_unique(validated))
+    if len(shared):
+        raise InputError(
+            f"{len(shared)} patients are on both sides of {where}: make the folds again "
+            f"by patient (preprocessing.py), or correct the given file"
+        )
+
+
+def require_same_folds(what: str, made_with: str | None, folds: pd.DataFrame) -> None:
+    """Raises InputError unless `what` was made with this fold table.
+
+    Args:
+        what: the features or predictions, such as `features of experiment 0003`.
+        made_with: the digest of the fold table that they were made with; None where unknown.
+        folds: the fold table of the dataset now.
+    """
+    if made_with != folds_digest(folds):
+        raise InputError(
+            f"{what} were made with {'unknown' if made_with is None else 'other'} folds than the "
+            f"dataset has now: their models may have seen any patient; restore folds.csv, or "
+            f"train that experiment again"
+        )
+
+
+def require_unseen_features(
+    what: str, image_ids: Ids, row_folds: Ids, made_with: str | None, folds: pd.DataFrame
+) -> None:
+    """Raises InputError where features or predictions come from a model that saw the patient.
+
+    A row must be of the fold that validates its patient: the models of all other folds were
+    trained on that patient.
+
+    Args:
+        what: the rows, such as `features of experiment 0003`.
+        image_ids: (n,) of the rows.
+        row_folds: (n,), the fold whose model made each row.
+        made_with: the digest (`folds_digest`) of the fold table that they were made with.
+        folds: the fold table of the dataset: image_id, patient_id and fold.
+    """
+    require_same_folds(what, made_with, folds)
+    if "fold" not in folds:
+        raise InputError(f"{what} need a dataset with numbered folds, not one given split")
+    spread = folds.dropna(subset="patient_id").groupby("patient_id")["fold"].nunique()
+    if (spread > 1).any():
+        raise InputError(
+            f"{int((spread > 1).sum())} patients are in several folds: make the folds again by "
+            f"patient (preprocessing.py)"
+        )
+    places = pd.Index(folds["image_id"]).get_indexer(pd.Index(np.asarray(image_ids, dtype=object)))
+    num_unknown = int((places < 0).sum())
+    if num_unknown:
+        raise InputError(
+            f"{what}: {num_unknown} of {len(places)} images are in no fold, so that it can't be "
+            f"told who has seen them: leave them out"
+        )
+    validated_in = folds["fold"].to_numpy(dtype=np.int64)[places]
+    made_by = pd.to_numeric(pd.Series(np.asarray(row_folds, dtype=object))).fillna(-1)
+    seen = made_by.to_numpy(dtype=np.int64) != validated_in
+    seen |= validated_in < 0  # always trained on
+    if seen.any():
+        patients = folds["patient_id"].iloc[places[seen]].nunique()
+        raise InputError(
+            f"{what}: {int(seen.sum())} rows of {patients} patients come from a model that was "
+            f"trained on the same patient: use out-of-fold rows (train.py --data_fold all)"
+        )
+
+
+def require_fitted_elsewhere(
+    fitted_ids: Ids, scored_ids: Ids, what: str = "the calibrator"
+) -> None:
+    """Raises InputError where what was fitted on some patients is scored on one of them.
+
+    Args:
+        fitted_ids: ids of the patients that calibrators or weights were fitted on. Image ids tell
+            less: another slice of the same patient passes.
+        scored_ids: ids, of the same kind, that are scored.
+        what: what was fitted.
+    """
+    shared = _unique(scored_ids).intersection(_unique(fitted_ids))
+    if len(shared):
+        raise InputError(
+            f"{what} would be scored on {len(shared)} patients that it was fitted on: fit it on "
+            f"other folds than those that are scored"
+        )
+
+
+def origins_of_weights(path: Path) -> list[dict[str, Any]]:
+    """Returns what is recorded of the training that made a file of weights, and of those before it.
+
+    The one that made the file is first, then the one whose weights that started from, and so on;
+    none where nothing is recorded. It is looked for in the predictor.json beside the file, and in
+    that of the experiment in whose folder, or a folder of it, the file lies:
+    `<experiment>/checkpoints/best.pt`, `<experiment>/predictor/fold_2/model.pt`. A training that
+    has not ended has its flags alone: its folds are unknown.
+    """
+    folder = path.resolve().parent
+    for place in (folder, folder / "predictor", folder.parent / "predictor"):
+        training = _read(place / "predictor.json").get("training")
+        if isinstance(training, dict) and "fold" in training:
+            return [training, *training.get(STARTED_FROM, [])]
+    for place in (folder, folder.parent):
+        flags = _read(place / "config.yaml")
+        if "data_fold" in flags:
+            origin = {"dataset": flags.get("data_dataset"), "fold": flags["data_fold"]}
+            start = flags.get("net_weight_file")
+            if start is None or place in Path(start).resolve().parents:
+                return [origin]
+            return [origin, *origins_of_weights(Path(start))]
+    return []
+
+
+def require_unseen_start(
+    weights: str,
+    origins: Sequence[Mapping[str, Any]],
+    dataset: str,
+    folds_sha256: str,
+    fold: int,
+) -> None:
+    """Raises InputError where a training starts from weights that saw what it validates.
+
+    Of weights of the same dataset with other folds the log warns: they may have. Of a file that
+    nothing is recorded of nothing is known.
+
+    Args:
+        weights: the file, for messages.
+        origins: what `origins_of_weights` found.
+        dataset: the dataset of the training that starts.
+        folds_sha256: the digest of its fold table.
+        fold: what it validates.
+    """
+    how = "trained"
+    for origin in origins:
+        made_with = origin.get("folds_sha256")
+        is_same_dataset = origin.get("dataset") == dataset
+        if made_with == folds_sha256 or (made_with is None and is_same_dataset):
+            if origin["fold"] != fold:
+                raise InputError(
+                    f"--net_weight_file {weights}: {how} with --data_fold {origin['fold']} of the "
+                    f"same dataset, it has seen the patients that fold {fold} validates: start "
+                    f"from weights of the same fold ({{fold}} in the path is its number in a "
+                    f"training of --data_fold all)"
+                )
+        elif is_same_dataset:
+            logger.warning(
+                "--net_weight_file %s: %s on the same dataset with other folds, it may have seen "
+                "patients that are validated now, and scores may be too good",
+                weights,
+                how,
+            )
+        how = "started from weights that were trained"
+
+
+def warn_of_pseudo_labels(label_sources: pd.Series, prefix: str, fold: int) -> None:
+    """Tells the log of training labels by networks that may have seen what is validated.
+
+    Args:
+        label_sources: of the training rows: `<prefix><experiment>` where a model made the labels.
+        prefix: what tells these from others.
+        fold: what is validated; the network of `<experiment>/fold_<fold>` has not seen it.
+    """
+    counts = label_sources.dropna().value_counts()
+    sources = [str(name) for name in counts.index]
+    made = {
+        name.removeprefix(prefix): int(count)
+        for name, count in zip(sources, counts, strict=True)
+        if name.startswith(prefix) and not name.endswith(f"/fold_{fold}")
+    }
+    if made:
+        logger.warning(
+            "%d training slices have labels by experiment %s: networks of it that were trained on "
+            "the patients of fold %d bring their labels in by that way, and scores may be too "
+            "good; labels by that of fold %d alone do not (scripts/pseudo_label.py --experiment_id "
+            "<id>/fold_%d)",
+            sum(made.values()),
+            ", ".join(sorted(made)),
+            *[fold] * 3,
+        )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Returns the dict in a JSON or YAML file; an empty one where there is none."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _unique(ids: Ids) -> pd.Index:
+    return pd.Index(pd.Series(ids, dtype=object).dropna().astype(str).unique())

@@ -1,0 +1,58 @@
+"""Flags that scripts share, and those of the run monitors."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from flags.parsing import Switch, at_least, between, require
+
+
+@dataclass(frozen=True)
+class GeneralConfig:
+    """What every script shares."""
+
+    experiment_id: str | None = None
+    """Experiment to go on with, evaluate or predict with; a new training takes a free one."""
+    seed: int = 4667
+    """Seed of everything random: sampling, augmentation, initial weights."""
+    dev_enabled: Switch = 0
+    """1: a quick round for debugging: few studies and iterations, no monitor but the local log."""
+    dev_num_studies: int = 12
+    """Dev mode: the most studies that are used."""
+    dev_iteration_num: int = 20
+    """Dev mode: the most iterations that are trained."""
+    n_jobs: int = 2
+    """Processes for preprocessing and for loading data (0: load in the main process)."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the network runs; auto takes a GPU when there is one."""
+    output_dir: str = "output"
+    """Folder of all results: <output_dir>/results/<experiment_id>."""
+
+    def __post_init__(self) -> None:
+        between(self, 0, 2**63 - 1, "seed")
+        at_least(self, 0, "n_jobs")
+        at_least(self, 1, "dev_num_studies", "dev_iteration_num")
+        require(
+            self,
+            "experiment_id",
+            self.experiment_id is None
+            or re.fullmatch(r"[A-Za-z0-9_-]+(/fold_\d+)?", self.experiment_id),
+            "letters, digits, _ and - only, such as 0001, or 0001/fold_2 for one of all folds",
+        )
+
+
+@dataclass(frozen=True)
+class MonitorConfig:
+    """Where a run is shown, beside its own metrics.jsonl."""
+
+    mlflow_enabled: Switch = 1
+    """1: show the run in MLflow."""
+    mlflow_uri: str | None = None
+    """MLflow server or store (default: the SQLite file <output_dir>/mlflow.db)."""
+    tensorboard_enabled: Switch = 0
+    """1: write TensorBoard event files into the experiment folder."""
+    nml_enabled: Switch = 0
+    """1: show the run in Neptune: on the self-hosted server that made the token in
+    NEPTUNE_API_TOKEN, else offline (the hosted service closed in March 2026)."""
+    nml_project: str | None = None
+    """Project on that server: workspace/name."""

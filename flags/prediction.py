@@ -1,0 +1,63 @@
+"""Flags of prediction and of its views."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from common.errors import InputError
+from common.scoring.kaggle_client import is_competition
+from common.transforms.views import view_names
+from flags.parsing import at_least, require
+
+
+@dataclass(frozen=True)
+class PredictionConfig:
+    """What predict.py reads and writes."""
+
+    pr_input: str | None = None
+    """Folder of DICOM files or zip archives, one zip archive, or a prepared dataset."""
+    pr_output: str | None = None
+    """Folder for the predictions."""
+    pr_dataframe: str | None = None
+    """sample_submission.csv: writes submission.csv with its ids in its order."""
+    pr_submit: str | None = None
+    """Competition that the submission is sent to, with the kaggle client and its credentials, such
+    as rsna-intracranial-hemorrhage-detection (none: it is only written)."""
+
+    def __post_init__(self) -> None:
+        require(
+            self,
+            "pr_submit",
+            self.pr_submit is None or is_competition(self.pr_submit),
+            "the competition's name as in its address: small letters, digits and -",
+        )
+        if self.pr_submit is not None and self.pr_dataframe is None:
+            raise InputError(
+                f"--pr_submit {self.pr_submit} needs --pr_dataframe: the competition's "
+                f"sample_submission.csv"
+            )
+
+
+@dataclass(frozen=True)
+class ViewsConfig:
+    """Test-time augmentation: other views of a slice, averaged with the plain one.
+
+    Of predict.py, of evaluate.py on another dataset, and of the predictions that a training leaves.
+    """
+
+    pr_tta: int = 0
+    """Extra passes with the test transform, averaged with the plain one."""
+    pr_tta_views: str | None = None
+    """Extra passes with deterministic views, such as flip_lr,rot90: flip_lr, flip_ud, rot90,
+    rot180, rot270, transpose, transverse, swap (neighbours in reverse order), crop_tl, crop_tr,
+    crop_bl, crop_br, crop_center; or the sets flip (flip_lr), d4 and crops."""
+    pr_tta_mean: Literal["logits", "probabilities"] = "logits"
+    """What is averaged over the views; given to --data_fold all, over the folds too."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "pr_tta")
+        view_names(self.pr_tta_views)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The views, the plain one first."""
+        return view_names(self.pr_tta_views, self.pr_tta)

@@ -1,0 +1,1 @@
+"""The RSNA 2019 task at work: build, train, evaluate, blend, prepare."""

@@ -1,0 +1,352 @@
+"""The callbacks of a training, as the flags name them."""
+
+import logging
+from collections.abc import Callable, Sequence
+from math import ceil, sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from common.callbacks import (
+    ActivationTelemetry,
+    AveragedWeights,
+    Callback,
+    CheckpointSaver,
+    DeviceMemory,
+    EarlyStopping,
+    LearningRates,
+    MaxTime,
+    MultiLabelMetrics,
+    OutputSaver,
+    StochasticWeightAverage,
+    TrainingMonitor,
+    WeightAverage,
+)
+from common.datasets import (
+    BalancedSampler,
+    EpochSampler,
+    GroupSampler,
+    PositiveRangeSampler,
+    middle_weights,
+)
+from common.distributed import Processes
+from common.errors import InputError
+from common.experiment import Experiment
+from common.networks import FitSettings
+from common.optim import Schedule, make_optimizer, make_schedule
+from common.trackers import Tracker
+from common.transforms.device import DeviceTransform
+from config import Config
+from rsna_dataset import RSNADataset
+from rsna_network import METRIC, RSNANetwork
+from rsna_task import TASKS
+
+# Iterations from one line of metrics.jsonl to the next, and metrics that the log shows.
+LOG_EVERY = 10
+SHOWN = (METRIC, "auc.any")
+
+
+def build_callbacks(
+    config: Config,
+    model: nn.Module,
+    label_names: Sequence[str],
+    is_main: bool,
+    experiment: Experiment,
+    tracker: Tracker,
+) -> list[Callback]:
+    """The callbacks between averages and checkpoints: what is watched, the record, what decides.
+
+    Args:
+        config: the flags.
+        model: the network's module.
+        label_names: those of the task.
+        is_main: whether this process records; all of several decide alike.
+        experiment: where things are written.
+        tracker: follows the record.
+    """
+    flags = config.callbacks
+    callbacks: list[Callback] = []
+    if flags.cb_metrics_enabled:
+        callbacks.append(MultiLabelMetrics(label_names, flags.cb_metrics_threshold))
+    if is_main:
+        callbacks += _records(config, model, experiment, tracker)
+    if flags.cb_early_stopping_patience:
+        callbacks.append(
+            EarlyStopping(
+                flags.cb_early_stopping_metric,
+                flags.cb_early_stopping_patience,
+                flags.cb_early_stopping_min_delta,
+            )
+        )
+    if config.training.tr_max_hours:
+        callbacks.append(MaxTime(3600 * config.training.tr_max_hours))
+    return callbacks
+
+
+def _records(
+    config: Config, model: nn.Module, experiment: Experiment, tracker: Tracker
+) -> list[Callback]:
+    flags = config.callbacks
+    callbacks: list[Callback] = []
+    if flags.cb_learning_rates_enabled:
+        callbacks.append(LearningRates(LOG_EVERY))
+    if flags.cb_device_memory_enabled:
+        callbacks.append(DeviceMemory(LOG_EVERY))
+    if flags.cb_telemetry_enabled:
+        name = str(flags.cb_telemetry_module_name)
+        callbacks.append(ActivationTelemetry(model, name, flags.cb_telemetry_log_every))
+    shown = tuple(dict.fromkeys([*SHOWN, config.training.tr_best_metric]))
+    callbacks.append(TrainingMonitor(experiment.metrics_log, tracker, LOG_EVERY, shown))
+    if flags.cb_outputs_num:
+        callbacks.append(OutputSaver(_outputs_folder(experiment), flags.cb_outputs_num))
+    return callbacks
+
+
+def checkpoint_saver(config: Config, experiment: Experiment) -> CheckpointSaver:
+    """What writes last.pt and the best checkpoints."""
+    training = config.training
+    return CheckpointSaver(
+        experiment.checkpoints,
+        training.tr_iteration_checkpoint,
+        training.tr_best_metric,
+        training.tr_num_best,
+        config.flags(),
+    )
+
+
+def _outputs_folder(experiment: Experiment) -> Path:
+    return experiment.folder / "outputs"
+
+
+logger = logging.getLogger(__name__)
+
+
+# A share of positives whose odds are this much off those of the training slices earns a warning,
+# unless so few slices are drawn that it may be chance (three standard errors).
+_NOTABLE_ODDS_RATIO = 1.1
+
+
+def make_sampler(config: Config, train: RSNADataset, num_processes: int = 1) -> EpochSampler:
+    """Returns the sampler that the flags name; a slice is positive where any of its labels is.
+
+    A label that is a probability (`common.ensembling.pseudo_labels`) counts from 0.5 on.
+
+    Args:
+        config: the flags.
+        train: the training slices.
+        num_processes: processes that train together, each with its batch.
+
+    Raises:
+        InputError: the sampler needs positive and negative slices, and there are none.
+    """
+    data, training, seed = config.data, config.training, config.general.seed
+    if data.data_sampler == "balanced":
+        return BalancedSampler(_is_positive(train), seed)
+    if data.data_sampler == "pos_range":
+        return PositiveRangeSampler(
+            _is_positive(train),
+            seed,
+            data.data_sampler_pos_start,
+            data.data_sampler_pos_end,
+            config.iteration_num,
+            training.tr_batch_size * num_processes,
+            training.tr_accumulation_step,
+        )
+    if data.data_sampler == "slices_per_study":
+        studies = train.table.frame["study_id"].to_numpy(dtype=object)[train.rows].astype(str)
+        weights = middle_weights(*train.table.places(train.rows))
+        return GroupSampler(studies, data.data_sampler_num_slices, weights, seed)
+    return EpochSampler(len(train), seed)
+
+
+def log_sampler(
+    config: Config, sampler: EpochSampler, train: RSNADataset, num_processes: int = 1
+) -> None:
+    """Tells what an epoch holds, counted in the first and the last one of the training.
+
+    Nothing is told of the plain sampler, which leaves nothing out.
+    """
+    if config.data.data_sampler is None:
+        return
+    training, is_positive = config.training, _is_positive(train)
+    num_batches = ceil(sampler.num_samples / (training.tr_batch_size * num_processes))
+    steps = ceil(num_batches / training.tr_accumulation_step)
+    num_epochs = max(1, ceil(config.iteration_num / steps))
+    first, last = sampler.order(0), sampler.order(num_epochs - 1)
+    logger.info(
+        "--data_sampler %s: an epoch has %d draws from %d training slices; in the first epoch %d "
+        "slices are left out and %d come again; positive are %.1f %% of the first epoch, %.1f %% "
+        "of the last (number %d), %.1f %% of all slices",
+        config.data.data_sampler,
+        sampler.num_samples,
+        len(is_positive),
+        len(is_positive) - len(np.unique(first)),
+        len(first) - len(np.unique(first)),
+        100 * is_positive[first].mean(),
+        100 * is_positive[last].mean(),
+        num_epochs,
+        100 * is_positive.mean(),
+    )
+    drawn, share = is_positive[last].mean(), is_positive.mean()
+    ratio = _odds(drawn) / _odds(share)
+    chance = 3 * sqrt(share * (1 - share) / len(last))
+    if max(ratio, 1 / ratio) > _NOTABLE_ODDS_RATIO and abs(drawn - share) > chance:
+        logger.warning(
+            "probabilities will be those of the slices drawn, of which %.1f %% are positive at the "
+            "end of the training, not those of slices as they come (%.1f %%): log loss and "
+            "calibration suffer; see docs/samplers.md",
+            100 * drawn,
+            100 * share,
+        )
+
+
+def _is_positive(train: RSNADataset) -> np.ndarray:
+    # Labels by a model may be probabilities.
+    return np.asarray((train.labels >= 0.5).any(axis=1))
+
+
+def _odds(share: float) -> float:
+    share = min(max(float(share), 1e-6), 1 - 1e-6)
+    return share / (1 - share)
+
+
+def build_network(
+    config: Config,
+    model: nn.Module,
+    settings: FitSettings,
+    sample_ids: Sequence[str],
+    callbacks: Sequence[Callback],
+    batch_transform: DeviceTransform | None = None,
+    network_class: type[RSNANetwork] = RSNANetwork,
+    **options: Any,
+) -> RSNANetwork:
+    """The network with the optimizer and schedule that the flags name.
+
+    Args:
+        config: the flags.
+        model: the module.
+        settings: how it is fitted.
+        sample_ids: names of the training samples by index, for messages.
+        callbacks: what averages, watches and saves.
+        batch_transform: see `ImageClassifierNetwork`.
+        network_class: the kind of network.
+        options: what that kind takes beside.
+    """
+    optim, training = config.optimizer, config.training
+    optimizer = make_optimizer(
+        optim.optim,
+        model,
+        config.base_lr,
+        optim.optim_weight_decay,
+        optim.optim_momentum,
+        bool(optim.optim_nesterov),
+        layer_decay=optim.optim_layer_decay,
+        lookahead=bool(optim.optim_lookahead_enabled),
+        fused=settings.device.type == "cuda",
+    )
+    return network_class(
+        model,
+        settings,
+        TASKS[config.network.net_num_classes],
+        any_weight_schedule=bool(training.tr_any_weight_schedule),
+        label_smoothing=training.tr_label_smoothing,
+        focal_gamma=training.tr_focal_gamma if training.tr_loss == "focal" else None,
+        sample_ids=sample_ids,
+        batch_transform=batch_transform,
+        optimizer=optimizer,
+        scheduler=make_schedule(optimizer, build_schedule(config)),
+        callbacks=callbacks,
+        **options,
+    )
+
+
+def build_schedule(config: Config) -> Schedule:
+    """The learning rate of every iteration that the flags name."""
+    optim = config.optimizer
+    return Schedule(
+        optim.optim_scheduler,
+        config.iteration_num,
+        config.base_lr,
+        min_lr=optim.optim_scheduler_min_lr,
+        pct_start=optim.optim_scheduler_pct_start,
+        warmup=optim.optim_scheduler_warmup,
+        milestones=[config.dev_scaled(step) for step in optim.optim_scheduler_milestones],
+        gamma=optim.optim_scheduler_gamma,
+        num_cycles=optim.optim_scheduler_num_cycles,
+        cycle_factor=optim.optim_scheduler_cycle_factor,
+        swa_start=config.dev_scaled(optim.optim_swa_start) if optim.optim_swa_enabled else None,
+        swa_lr=optim.optim_swa_lr,
+    )
+
+
+def build_averages(
+    config: Config, model: nn.Module, make_statistics_data: Callable[[], Any]
+) -> list[AveragedWeights]:
+    """The averages of the weights that the flags name; the first to begin is predicted with.
+
+    Args:
+        config: the flags.
+        model: whose weights are averaged.
+        make_statistics_data: returns the batches for the batch-norm statistics, None for none.
+    """
+    optim = config.optimizer
+    averages: list[AveragedWeights] = []
+    if optim.optim_swa_enabled:
+        start = config.dev_scaled(optim.optim_swa_start)
+        averages.append(StochasticWeightAverage(model, start, make_statistics_data()))
+    if optim.optim_ema_decay:
+        averages.append(WeightAverage(model, optim.optim_ema_decay, make_statistics_data()))
+    return averages
+
+
+def fit_settings(config: Config) -> FitSettings:
+    """The settings of the fit loop that the flags name."""
+    training, processes = config.training, Processes.from_environment()
+    return FitSettings(
+        iteration_num=config.iteration_num,
+        accumulation_step=training.tr_accumulation_step,
+        clip_norm=training.tr_clip_norm,
+        iteration_valid=training.tr_iteration_valid,
+        validate_raw=bool(training.tr_valid_raw),
+        iteration_valid_full=training.tr_iteration_valid_full,
+        amp_dtype=training.tr_amp_dtype if training.tr_use_amp else None,
+        channels_last=bool(training.tr_channels_last),
+        device=find_device(config, processes),
+        compile=bool(training.tr_compile),
+        processes=processes,
+    )
+
+
+def find_device(config: Config, processes: Processes | None = None) -> torch.device:
+    """The device that --device names; auto takes a GPU when there is one, its own for a process."""
+    wanted = config.general.device
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch sees no GPU here; use --device cpu")
+    if wanted == "cuda" and processes is not None and processes.are_many:
+        if processes.local_rank >= torch.cuda.device_count():
+            raise InputError(
+                f"--device cuda: {torch.cuda.device_count()} GPUs here are fewer than processes: "
+                f"lower --nproc_per_node of torchrun"
+            )
+        return torch.device(wanted, processes.local_rank)
+    return torch.device(wanted)
+
+
+def transforms_on_device(config: Config, device: torch.device) -> bool:
+    """Whether --data_transform_device makes the training images where the network runs.
+
+    Raises:
+        InputError: it says cuda, but the network does not run on a GPU.
+    """
+    wanted = config.data.data_transform_device
+    if wanted == "cuda" and device.type != "cuda":
+        reason = "torch sees no GPU here" if not torch.cuda.is_available() else "--device is cpu"
+        raise InputError(
+            f"--data_transform_device cuda: the network runs on the CPU ({reason}); use cpu or auto"
+        )
+    return wanted != "cpu" and device.type == "cuda"

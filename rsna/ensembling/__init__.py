@@ -1,0 +1,1 @@
+"""Blends and second levels of experiments."""

@@ -1,0 +1,219 @@
+"""A blend of experiments from its flags: members read, fitted across folds, written, scored."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit
+
+from common.ensembling.blend_tables import MemberTables
+from common.ensembling.blending import BlendOptions, Floats
+from common.ensembling.cross_fitting import (
+    BlendPlan,
+    CrossFitted,
+    FittedBlend,
+    cross_fit,
+    fit_blend,
+    id_digests,
+)
+from common.errors import InputError
+from common.experiment import PREDICTOR_FOLDER, Experiment
+from common.files import write_json, write_parquet
+from common.predictors.base import AbstractPredictor
+from common.predictors.blend import BlendPredictor
+from common.scoring.metrics import training_prior
+from common.scoring.predictions import (
+    ID_COLUMNS,
+    build_predictions,
+    read_predictions,
+    write_predictions,
+)
+from common.scoring.submission import build_submission, read_sample, write_submission
+from common.slices.pixel_steps import PARAMETER, recorded_steps
+from config import Config
+from rsna.ensembling.members import (
+    EnsembleData,
+    ensemble_config,
+    find_member,
+    load_members,
+    read_data,
+)
+from rsna.ensembling.nested import nested_members
+from rsna.evaluation.blend import BLEND_FILE, STUDIES_TABLE, describe_members, write_evaluation
+from rsna.evaluation.prediction import SUBMISSION_FILE
+from rsna.evaluation.scoring import prior_of
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """What was made.
+
+    Attributes:
+        experiment: the new one.
+        metrics: the content of metrics.json.
+        submission: the checked submission, where one was asked for.
+    """
+
+    experiment: Experiment
+    metrics: dict[str, Any]
+    submission: Path | None = None
+
+    def lines(self) -> list[str]:
+        """Returns the scores in a few lines."""
+        found = [f"{'blend':<24} {_shown(self.metrics['weighted_log_loss'])}"]
+        for name, values in self.metrics["members"].items():
+            found.append(f"{name:<24} {_shown(values['weighted_log_loss'])}")
+        for name, values in self.metrics["leave_one_out"].items():
+            found.append(f"without {name:<16} {_shown(values['weighted_log_loss'])}")
+        found.append(f"report: {self.experiment.folder / 'report.html'}")
+        return found + ([f"submission: {self.submission}"] if self.submission else [])
+
+
+def _shown(value: float | None) -> str:
+    return "weighted log loss -" if value is None else f"weighted log loss {value:.4f}"
+
+
+def make_ensemble(config: Config) -> Ensemble:
+    """Blends what the flags name into a new experiment, and scores it.
+
+    Raises:
+        InputError: a member that can't be used, or members that can't be blended.
+    """
+    results = Path(config.general.output_dir) / "results"
+    if config.general.experiment_id is not None:
+        Experiment.refuse_existing(results, config.general.experiment_id)
+    members = [find_member(config, name) for name in config.ensemble.members]
+    config = ensemble_config(config, members)
+    data = read_data(config, members)
+    sample, asked_for = None, config.prediction.pr_dataframe
+    if asked_for is not None:
+        if data.test is None:
+            raise InputError(
+                "--pr_dataframe needs predictions/test.parquet of every member: train them on a "
+                "dataset with test slices, or use predict.py with the blend"
+            )
+        sample = read_sample(Path(asked_for), data.task.label_names)
+    nested = nested_members(config, data) if config.ensemble.stack_nested else None
+    predictors = load_members(members)
+    experiment = Experiment.create(results, config.general.experiment_id, config.to_yaml())
+    with experiment.running():
+        logger.info("experiment %s in %s", experiment.id, experiment.folder)
+        plan = blend_plan(config)
+        fitted = cross_fit(plan, data.tables.probabilities, data.rows, nested)
+        kept = fit_blend(plan, data.tables.probabilities, data.rows)
+        predictor = _predictor(data, predictors, kept, experiment, config)
+        predictor.save(experiment.folder / PREDICTOR_FOLDER)
+        _write_tables(data, fitted, kept, experiment)
+        told = describe_members(data, plan, fitted, kept, nested)
+        write_json(experiment.folder / BLEND_FILE, told)
+        metrics = write_evaluation(experiment.folder, data.table)
+        submission = None
+        if sample is not None:
+            place = Path(config.prediction.pr_output or experiment.folder) / SUBMISSION_FILE
+            test = read_predictions(experiment.predictions / "test.parquet", data.task.label_names)
+            content, missing = build_submission(
+                sample, test, predictor.prior, data.task.label_names
+            )
+            write_submission(place, content, sample)
+            submission = place
+            if missing:
+                logger.warning("%d images asked for are not in the test: prior", len(missing))
+    return Ensemble(experiment, metrics, submission)
+
+
+def blend_plan(config: Config) -> BlendPlan:
+    """Returns what is to be fitted, as the flags say."""
+    flags = config.ensemble
+    options = BlendOptions(
+        flags.ens_method,
+        power=flags.ens_power,
+        space=flags.ens_space,
+        weight_sum_min=flags.ens_weight_sum_min,
+        stack_c=flags.ens_stack_c,
+    )
+    return BlendPlan(
+        options, flags.ens_calibration, bool(flags.ens_consistency), bool(flags.ens_studies)
+    )
+
+
+def _predictor(
+    data: EnsembleData,
+    predictors: Sequence[AbstractPredictor],
+    kept: FittedBlend,
+    experiment: Experiment,
+    config: Config,
+) -> BlendPredictor:
+    infos = [info for info in (member.info for member in data.members) if info is not None]
+    priors = [prior_of(info) for info in infos]
+    prior = np.mean(priors, axis=0) if priors else training_prior(data.rows.labels)
+    return BlendPredictor(
+        members=predictors,
+        member_names=[member.name for member in data.members],
+        blender=kept.blender,
+        label_names=data.task.label_names,
+        label_weights=data.task.label_weights,
+        prior=np.asarray(prior, dtype=np.float64),
+        calibration=kept.finish,
+        study_calibration=kept.studies,
+        training={
+            "experiment_id": experiment.id,
+            "dataset": config.data.data_dataset,
+            "fold": "all" if not data.by_patients else int(data.tables.folds[0]),
+            "iterations": None,
+            PARAMETER: recorded_steps(data.table.folder).parameters(),
+        },
+        fitted_on=id_digests(data.rows.study_ids),
+    )
+
+
+def _write_tables(
+    data: EnsembleData, fitted: CrossFitted, kept: FittedBlend, experiment: Experiment
+) -> None:
+    """Writes the out-of-fold predictions of slices and studies, and those of the test."""
+    names = data.task.label_names
+    frame = _as_predictions(
+        data.tables, fitted.raw_logits, expit(fitted.logits), names, experiment.id
+    )
+    if kept.consistent and kept.calibration is not None:
+        # For the report: what was calibrated, before it was made consistent.
+        calibrated = expit(fitted.calibrated_logits)
+        frame = frame.assign(**{f"calibrated_{n}": calibrated[:, k] for k, n in enumerate(names)})
+    write_predictions(experiment.predictions / "oof.parquet", frame, names)
+    studies: dict[str, Any] = {
+        "study_id": fitted.study_ids,
+        "patient_id": fitted.study_patients,
+    }
+    told = {"label": fitted.study_labels, "raw": fitted.study_raw}
+    if fitted.study_calibrated is not None:
+        told["calibrated"] = fitted.study_calibrated
+    for kind, values in told.items():
+        studies |= {f"{kind}_{name}": values[:, k] for k, name in enumerate(names)}
+    write_parquet(experiment.predictions / STUDIES_TABLE, pd.DataFrame(studies))
+    if data.test is not None:
+        raw = kept.blender.apply(data.test.probabilities)
+        final = raw if kept.finish is None else kept.finish.apply(raw)
+        frame = _as_predictions(data.test, raw, expit(final), names, experiment.id)
+        write_predictions(experiment.predictions / "test.parquet", frame, names)
+
+
+def _as_predictions(
+    tables: MemberTables,
+    raw_logits: Floats,
+    probabilities: Floats,
+    label_names: Sequence[str],
+    experiment_id: str,
+) -> pd.DataFrame:
+    """Returns a prediction table: the blend's own logits, and probabilities in the end."""
+    frame = build_predictions(
+        tables.frame[list(ID_COLUMNS)], raw_logits, label_names, None, experiment_id
+    )
+    frame[list(label_names)] = probabilities
+    frame["fold"] = pd.array(np.where(tables.folds < 0, 0, tables.folds), dtype="Int64")
+    frame.loc[tables.folds < 0, "fold"] = pd.NA
+    return frame

@@ -1,0 +1,119 @@
+"""Members for nested stacking: predictions of networks that saw neither of two folds.
+
+For each scored fold i a member needs out-of-fold rows of all other folds from networks that were
+trained without fold i as well: the experiment `<id>-without-<i>`, trained with the member's flags
+and `--data_leave_out_fold i`. With k folds these are k (k - 1) trainings a member.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from common.cli import script_command
+from common.ensembling.blending import Floats
+from common.errors import InputError
+from common.experiment import JSON_FILE, PREDICTOR_FOLDER
+from common.scoring.predictions import read_predictions
+from common.slices.folds import FOLDS_FILE, read_folds
+from common.slices.leakage import require_same_folds
+from config import FREE_ON_RESUME, Config, recorded_config
+from rsna.ensembling.members import EnsembleData, Member
+from rsna.evaluation.scoring import predictor_info
+
+# What may differ between a member and its training without a fold.
+_FREE = FREE_ON_RESUME | {"data_leave_out_fold", "data_dataset", "tr_features"}
+
+
+def nested_id(experiment_id: str, fold: int) -> str:
+    """Returns the id of the experiment that is trained without a fold."""
+    return f"{experiment_id}-without-{fold}"
+
+
+def nested_members(config: Config, data: EnsembleData) -> Mapping[int, Floats]:
+    """Returns by scored fold the members' probabilities (m, n, k) of rows of the other folds.
+
+    Rows of the scored fold itself are 0.5: nothing looks at them.
+
+    Raises:
+        InputError: members that have no folds; trainings that are missing, each with its command;
+            or one that is of other flags.
+    """
+    if data.by_patients or any(member.folder is None for member in data.members):
+        raise InputError(
+            "--stack_nested 1 needs experiments of all folds (train.py --data_fold all) as members"
+        )
+    for member in data.members:
+        info = member.info or {}
+        name = str((info.get("model") or {}).get("name", ""))
+        if info.get("kind") in ("blend", "second_level", "study") or name.startswith("study-"):
+            raise InputError(
+                f"--stack_nested 1: {member.name} is made of other experiments, and can't be "
+                f"trained without a fold: blend experiments that see images"
+            )
+    folds = [int(fold) for fold in np.unique(data.rows.groups)]
+    _require_trained(config, data.members, folds)
+    found = {}
+    for fold in folds:
+        found[fold] = np.stack([_read(config, data, member, fold) for member in data.members])
+    return found
+
+
+def _require_trained(config: Config, members: Sequence[Member], folds: Sequence[int]) -> None:
+    missing = []
+    for member in members:
+        for fold in folds:
+            folder = config.experiment_folder(nested_id(member.name, fold))
+            if not (folder / "predictions" / "oof.parquet").is_file():
+                missing.append(_command(config, member, fold))
+    if missing:
+        raise InputError(
+            f"--stack_nested 1: {len(missing)} trainings are missing, of all folds but one each: "
+            + " ; ".join(missing)
+        )
+
+
+def _command(config: Config, member: Member, fold: int) -> str:
+    """Returns the command that trains a member without a fold, or goes on with it."""
+    name, output = nested_id(member.name, fold), config.general.output_dir
+    flags = ["--output_dir", output, "--experiment_id", name]
+    if config.experiment_folder(name).exists():
+        return script_command(*flags, "--tr_resume", "1", script="train.py")
+    assert member.folder is not None
+    given = ["--config", str(member.folder / "config.yaml"), *flags, "--tr_features", "0"]
+    return script_command(*given, "--data_leave_out_fold", str(fold), script="train.py")
+
+
+def _read(config: Config, data: EnsembleData, member: Member, fold: int) -> Floats:
+    """Returns the (n, k) probabilities of a member that was trained without `fold`."""
+    name = nested_id(member.name, fold)
+    folder = config.experiment_folder(name)
+    assert member.folder is not None
+    flags, wanted = recorded_config(folder).flags(), recorded_config(member.folder).flags()
+    unlike = sorted(key for key in flags if key not in _FREE and flags[key] != wanted[key])
+    if unlike or flags["data_leave_out_fold"] != fold:
+        what = ", ".join(f"--{key}" for key in unlike) or "--data_leave_out_fold"
+        raise InputError(
+            f"--stack_nested 1: experiment {name} was trained with another {what} than it should "
+            f"be: remove it, and train it by {_command(config, member, fold)}"
+        )
+    if (folder / PREDICTOR_FOLDER / JSON_FILE).is_file():
+        made_with = predictor_info(folder)["training"].get("folds_sha256")
+        if made_with is not None:
+            folds = read_folds(config.dataset_folder / FOLDS_FILE)
+            require_same_folds(f"predictions of {name}", made_with, folds)
+    names = data.task.label_names
+    frame = read_predictions(folder / "predictions" / "oof.parquet", names)
+    frame = frame.set_index("image_id")
+    wanted_rows = data.rows.groups != fold
+    rows = frame.index.get_indexer(pd.Index(data.tables.frame["image_id"]))
+    made_by = frame["fold"].to_numpy(dtype=np.int64)
+    if (rows[wanted_rows] < 0).any() or (rows[~wanted_rows] >= 0).any():
+        raise InputError(
+            f"--stack_nested 1: experiment {name} does not predict the rows of all folds but {fold}"
+        )
+    if (made_by[rows[wanted_rows]] != data.rows.groups[wanted_rows]).any():
+        raise InputError(f"--stack_nested 1: experiment {name} has rows of other folds")
+    told = np.full((len(rows), len(names)), 0.5)
+    told[wanted_rows] = frame[list(names)].to_numpy(np.float64)[rows[wanted_rows]]
+    return told

@@ -1,0 +1,251 @@
+"""What a blend scored: members, weights, what each member adds, raw and calibrated; its report."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import expit
+
+from common.ensembling.blending import Floats, correlations
+from common.ensembling.cross_fitting import BlendPlan, CrossFitted, FittedBlend, cross_fit
+from common.errors import InputError
+from common.files import read_parquet, write_json
+from common.report import EvaluationReport
+from common.report.blend import StageSet, blend_sections
+from common.scoring.calibration import ConsistentCalibration
+from common.scoring.metrics import auc, average_precision, expected_calibration_error, log_loss
+from common.scoring.metrics import weighted_log_loss as weighted
+from common.scoring.predictions import read_predictions
+from common.slices.table import SliceTable
+from common.statistics.intervals import paired_interval
+from rsna.ensembling.members import EnsembleData
+from rsna.evaluation.scoring import (
+    predictor_info,
+    prior_of,
+    score_predictions,
+    task_of,
+    with_all_labels,
+)
+from rsna_task import Task
+
+BLEND_FILE = "blend.json"
+STUDIES_TABLE = "studies.parquet"
+RAW, CALIBRATED = "raw", "calibrated"
+CONSISTENT = "any at least its subtypes"
+
+
+def describe_members(
+    data: EnsembleData,
+    plan: BlendPlan,
+    fitted: CrossFitted,
+    kept: FittedBlend,
+    nested: Mapping[int, Floats] | None = None,
+) -> dict[str, Any]:
+    """Returns what blend.json holds: members, weights, correlations, what each member adds.
+
+    Args:
+        data: what was blended.
+        plan: what was fitted.
+        fitted: across folds.
+        kept: on all rows, for new data.
+        nested: what was fitted on in place of the members' out-of-fold rows, by scored fold.
+    """
+    names = [member.name for member in data.members]
+    members, rows, task = data.tables.probabilities, data.rows, data.task
+    weights = task.label_weights
+    told = expit(fitted.logits)
+    of_members: dict[str, Any] = {}
+    for name, p in zip(names, members, strict=True):
+        gain = paired_interval(rows.labels, told, p, rows.patient_ids, weights)
+        of_members[name] = summary(rows.labels, p, task) | {"blend_gains": gain}
+    leave_one_out: dict[str, Any] = {}
+    for number, name in enumerate(names if len(names) > 1 else []):
+        others = np.delete(members, number, axis=0)
+        inner = nested and {fold: np.delete(p, number, axis=0) for fold, p in nested.items()}
+        without = expit(cross_fit(_slices_only(plan), others, rows, inner).logits)
+        adds = paired_interval(rows.labels, told, without, rows.patient_ids, weights)
+        leave_one_out[name] = {
+            "weighted_log_loss": weighted(rows.labels, without, weights),
+            "adds": adds,
+        }
+    return {
+        "member_names": names,
+        "plan": {
+            "method": plan.options.method,
+            "power": plan.options.power,
+            "space": plan.options.space,
+            "weight_sum_min": plan.options.weight_sum_min,
+            "stack_c": plan.options.stack_c,
+            "calibration": plan.calibration,
+            "consistency": plan.consistent,
+            "studies": plan.studies,
+            "groups": "patients" if data.by_patients else "folds",
+            "nested": nested is not None,
+        },
+        "num_left_out": data.tables.num_left_out,
+        "members": of_members,
+        "weights": _weights(task.label_names, fitted, kept),
+        "correlation": _matrices(members, task),
+        "error_correlation": _matrices(members - rows.labels, task),
+        "leave_one_out": leave_one_out,
+    }
+
+
+def write_evaluation(folder: Path, table: SliceTable) -> dict[str, Any]:
+    """Scores the tables of a blend, and writes metrics.json and report.html.
+
+    Args:
+        folder: the experiment's.
+        table: the dataset.
+    """
+    info = predictor_info(folder)
+    task = task_of(info)
+    told = _read_blend(folder)
+    frame = read_predictions(folder / "predictions" / "oof.parquet", task.label_names)
+    main = score_predictions("blend", frame, table, prior_of(info), info["threshold"], task=task)
+    labels, patients = main.labels, frame["patient_id"].fillna(frame["study_id"]).to_numpy()
+    raw = expit(frame[[f"logit_{name}" for name in task.label_names]].to_numpy(np.float64))
+    stages = _stages(told, raw, main.probabilities, folder, task)
+    metrics = dict(main.metrics)
+    metrics["stages"] = {
+        name: with_all_labels(summary(labels, p, task), task.label_names)
+        for name, p in stages.items()
+    }
+    metrics["calibration_gains"] = paired_interval(
+        labels, main.probabilities, raw, patients, task.label_weights
+    )
+    studies = _study_sets(folder, task)
+    metrics["study"] = _study_metrics(studies, task)
+    for key in ("members", "weights", "correlation", "error_correlation", "leave_one_out"):
+        metrics[key] = told[key]
+    metrics["plan"] = told["plan"]
+    write_json(folder / "metrics.json", metrics)
+    slice_sets = [StageSet(name, labels, p) for name, p in stages.items()]
+    EvaluationReport(
+        title=f"Blend {folder.name}",
+        subtitle=f"{info['model']['name']}; out-of-fold rows of {info['training'].get('dataset')}",
+        label_names=task.label_names,
+        main=replace(main, metrics=metrics),
+        facts=_facts(info, told["plan"]),
+        num_skipped={"rows that not all members predict": told["num_left_out"]}
+        if told["num_left_out"]
+        else {},
+        study_rule="Studies have a section of their own below.",
+        sections=blend_sections(metrics, task.label_names, slice_sets, studies),
+    ).write(folder / "report.html")
+    return metrics
+
+
+def summary(labels: Floats, probabilities: Floats, task: Task) -> dict[str, Any]:
+    """Returns weighted log loss, and log loss, ECE, AUC and AP by label, of (n, k) arrays."""
+    names = task.label_names
+    by_label: Mapping[str, Any] = {
+        "log_loss": log_loss,
+        "ece": expected_calibration_error,
+        "auc": auc,
+        "average_precision": average_precision,
+    }
+    return {"weighted_log_loss": weighted(labels, probabilities, task.label_weights)} | {
+        key: {name: metric(labels[:, k], probabilities[:, k]) for k, name in enumerate(names)}
+        for key, metric in by_label.items()
+    }
+
+
+def _slices_only(plan: BlendPlan) -> BlendPlan:
+    return BlendPlan(plan.options, plan.calibration, plan.consistent, studies=False)
+
+
+def _stages(
+    told: Mapping[str, Any], raw: Floats, final: Floats, folder: Path, task: Task
+) -> dict[str, Floats]:
+    """Returns the probabilities of each stage, the last one being what was written."""
+    plan = told["plan"]
+    stages = {RAW: raw}
+    if plan["consistency"]:
+        union = ConsistentCalibration(None, task.label_names.index("any"))
+        with np.errstate(divide="ignore"):
+            stages[f"{RAW}, {CONSISTENT}"] = expit(union.apply(np.log(raw) - np.log1p(-raw)))
+    if plan["calibration"] != "none":
+        if plan["consistency"]:
+            columns = [f"calibrated_{name}" for name in task.label_names]
+            path = folder / "predictions" / "oof.parquet"
+            before = read_parquet(path, "blend again", columns=columns)
+            stages[CALIBRATED] = before.to_numpy(np.float64)
+            stages[f"{CALIBRATED}, {CONSISTENT}"] = final
+        else:
+            stages[CALIBRATED] = final
+    return stages
+
+
+def _study_sets(folder: Path, task: Task) -> list[StageSet]:
+    """Returns the studies' labels and probabilities, raw and, where there are any, calibrated."""
+    frame = read_parquet(folder / "predictions" / STUDIES_TABLE, "blend again")
+    labels = frame[[f"label_{name}" for name in task.label_names]].to_numpy(np.float64)
+    found = []
+    for kind in (RAW, CALIBRATED):
+        columns = [f"{kind}_{name}" for name in task.label_names]
+        if columns[0] in frame:
+            values = frame[columns].to_numpy(np.float64)
+            patients = frame["patient_id"].fillna(frame["study_id"]).to_numpy()
+            found.append(StageSet(kind, labels, values, patients))
+    return found
+
+
+def _study_metrics(studies: Sequence[StageSet], task: Task) -> dict[str, Any]:
+    """Returns the metrics of what is told of studies in the end, the others under their names."""
+    by_kind = {
+        each.name: with_all_labels(summary(each.labels, each.probabilities, task), task.label_names)
+        for each in studies
+    }
+    last = studies[-1]
+    gains = paired_interval(
+        last.labels,
+        last.probabilities,
+        studies[0].probabilities,
+        last.patient_ids,
+        task.label_weights,
+    )
+    return {**by_kind[last.name], **by_kind, "calibration_gains": gains}
+
+
+def _weights(
+    label_names: Sequence[str], fitted: CrossFitted, kept: FittedBlend
+) -> dict[str, dict[str, Any]]:
+    """Returns by label the weights (and bias) scored on each fold, and those kept for new data."""
+    parts = {f"fold {group}": part for group, part in fitted.parts.items()} | {"all rows": kept}
+    return {
+        label: {
+            name: {
+                "weights": list(part.blender.weights[column]),
+                "bias": part.blender.bias[column],
+            }
+            for name, part in parts.items()
+        }
+        for column, label in enumerate(label_names)
+    }
+
+
+def _matrices(values: Floats, task: Task) -> dict[str, Any]:
+    known = ~np.isnan(values).any(axis=(0, 2))
+    found = correlations(values[:, known])
+    return {name: found[k].tolist() for k, name in enumerate(task.label_names)}
+
+
+def _read_blend(folder: Path) -> dict[str, Any]:
+    path = folder / BLEND_FILE
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} can't be read ({error}): blend again") from error
+
+
+def _facts(info: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:
+    shown = {name: value for name, value in plan.items() if name not in ("studies", "nested")}
+    return {
+        "members": ", ".join(info["member_names"]),
+        **shown,
+        "prior": ", ".join(f"{name} {share:.4f}" for name, share in info["prior"].items()),
+    }

@@ -1,0 +1,1 @@
+"""Datasets derived from others, and what is in them."""

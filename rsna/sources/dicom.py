@@ -1,0 +1,57 @@
+"""Any folder of DICOM files, zip archives in it included: every file is looked at.
+
+Axial CT slices of heads without contrast medium are used (`common.dicom.selection` has the rules),
+and all others are listed with a reason. No labels, and no split: the slices are there to be
+predicted.
+"""
+
+from pathlib import Path
+from typing import ClassVar
+
+import pandas as pd
+
+from common.dicom.archives import ARCHIVE_SUFFIX
+from common.errors import InputError
+from common.preparation import DicomReader, list_archive, list_files, with_members
+from rsna.sources.base import AbstractSource
+
+
+class DicomSource(AbstractSource):
+    """A tree of files, whatever they are called, or one zip archive.
+
+    Args:
+        folder: the folder, or a zip archive: its members are then named as if its folder had been
+            given and held nothing else.
+
+    Raises:
+        InputError: no such folder or archive.
+    """
+
+    name: ClassVar[str] = "dicom"
+
+    def __init__(self, folder: Path) -> None:
+        folder = Path(folder)
+        self.archive = folder if is_archive(folder) else None
+        super().__init__(folder if self.archive is None else folder.parent)
+
+    @property
+    def reader(self) -> DicomReader:
+        """Reads DICOM files below the folder, and sorts out what is not asked for."""
+        return DicomReader(self.folder, sort_out=True)
+
+    def files(self) -> pd.DataFrame:
+        """Returns every file below the folder, members of archives in place of these."""
+        if self.archive is not None:
+            return list_archive(self.archive)
+        return with_members(list_files(self.folder, "none"), self.folder)
+
+
+def is_archive(path: Path) -> bool:
+    """Returns whether a path is a file named .zip; InputError where a table can't hold the name."""
+    if path.suffix.lower() != ARCHIVE_SUFFIX or not path.is_file():
+        return False
+    try:
+        path.name.encode()
+    except UnicodeEncodeError as error:
+        raise InputError("an archive has a name that is not UTF-8: rename it") from error
+    return True

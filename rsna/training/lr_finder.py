@@ -1,0 +1,120 @@
+"""The learning-rate range test from its flags: over the training data, as training would begin."""
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from common.errors import InputError
+from common.files import replacing, write_json
+from common.networks.lr_range_test import LearningRateRange, find_learning_rate, range_figure
+from common.precision import keep_freed_memory
+from config import Config
+from rsna.training.training import RSNATraining, training_class
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "lr_finder"
+
+
+@dataclass(frozen=True)
+class RangeTestResult:
+    """What a range test found, and the folder of its lr_finder.png, .json and .csv."""
+
+    found: LearningRateRange
+    folder: Path
+
+    @property
+    def plot(self) -> Path:
+        """The picture."""
+        return self.folder / "lr_finder.png"
+
+
+class RSNALearningRateFinder(RSNATraining):
+    """A training that is a range test: it has a folder of its own and leaves no weights.
+
+    Args:
+        config: the flags of a training, and those of the range test.
+    """
+
+    def __init__(self, config: Config) -> None:
+        given = config.general.experiment_id
+        if config.training.tr_resume:
+            raise InputError("--tr_resume 1: a range test begins a training; leave the flag out")
+        if given is not None and (_folder(config) / given).exists():
+            raise InputError(f"--experiment_id {given}: {_folder(config) / given} exists")
+        super().__init__(config)
+        if self.processes.are_many:
+            raise InputError("lr_finder.py is of one process: start it without torchrun")
+
+    @property
+    def _results(self) -> Path:
+        return _folder(self.config)
+
+    def find(self) -> RangeTestResult:
+        """Runs the test and writes what it found."""
+        keep_freed_memory()
+        flags, general = self.config.lr_finder, self.config.general
+        num_iterations = flags.lrf_iteration_num
+        if general.dev_enabled:
+            num_iterations = min(num_iterations, max(3, general.dev_iteration_num))
+        self.experiment = self._open_experiment()
+        with self.experiment.running():
+            self.data.log_sizes()
+            network = self._make_network([])
+            found = find_learning_rate(
+                network, self._train_loader(), flags.lrf_start_lr, flags.lrf_end_lr, num_iterations
+            )
+            result = RangeTestResult(found, self.experiment.folder)
+            _write(result)
+        return result
+
+
+def finder_class(config: Config) -> type[RSNALearningRateFinder]:
+    """Returns the range test of what --net_model names; see `training_class`."""
+    kind = RSNATraining if config.training.tr_resume else training_class(config)
+    if kind is RSNATraining:
+        return RSNALearningRateFinder
+    return type(RSNALearningRateFinder.__name__, (RSNALearningRateFinder, kind), {})
+
+
+def suggestion(result: RangeTestResult, config: Config) -> str:
+    """Returns what a user may take from the test, in a few lines."""
+    found, optim = result.found, config.optimizer
+    lines = [f"{len(found.losses)} iterations, plot: {result.plot}"]
+    if found.suggestion is None or found.lowest is None:
+        lines.append("The loss never falls: no suggestion. Try a wider range, or more iterations.")
+        return "\n".join(lines)
+    is_flat = optim.optim_scheduler in ("constant", "multistep")
+    flag = "--optim_lr" if is_flat else "--optim_scheduler_max_lr"
+    lines += [
+        f"The loss falls fastest at {found.suggestion:.2g} and is lowest at {found.lowest:.2g}.",
+        f"suggestion: --optim {optim.optim} {flag} {found.suggestion:.2g}",
+    ]
+    if not found.is_clear:
+        lines.append(
+            "But that fall is within the noise of the batches: larger ones "
+            "(--tr_batch_size, --tr_accumulation_step) or more --lrf_iteration_num tell more."
+        )
+    return "\n".join(lines)
+
+
+def _folder(config: Config) -> Path:
+    return Path(config.general.output_dir) / FOLDER
+
+
+def _write(result: RangeTestResult) -> None:
+    found, folder = result.found, result.folder
+    write_json(folder / "lr_finder.json", dataclasses.asdict(found))
+    columns = {
+        "learning_rate": found.learning_rates,
+        "loss": found.losses,
+        "start_loss": found.start_losses,
+        "smoothed": found.smoothed,
+    }
+    with replacing(folder / "lr_finder.csv") as temporary:
+        pd.DataFrame(columns).to_csv(temporary, index=False)
+    with replacing(result.plot) as temporary:
+        range_figure(found).savefig(temporary, format="png", dpi=120)

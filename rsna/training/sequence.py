@@ -1,0 +1,225 @@
+"""The training of a network over whole series, on what slice experiments said of their slices.
+
+A series of fold j has the logits and features of slice network j, which has not seen it. The study
+network of fold k is trained on the series of all other folds and validated on those of fold k; on
+new data slice network k feeds it.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.callbacks import Callback
+from common.checkpoint import load_weights
+from common.datasets.sequence import StudyDataset
+from common.errors import InputError
+from common.experiment import PREDICTOR_FOLDER
+from common.features.slice_outputs import SliceOutputs, load_slice_outputs
+from common.models import SequenceModel, build_sequence_model
+from common.networks import SequenceClassifierNetwork
+from common.predictors.base import AbstractPredictor, load_predictor
+from common.predictors.sequence import StudyPredictor
+from common.scoring.metrics import training_prior
+from common.slices.folds import folds_path, read_folds
+from common.slices.leakage import require_disjoint_patients, require_unseen_features
+from common.slices.table import SliceTable
+from config import Config, recorded_config
+from rsna.build import build_network
+from rsna.data import fold_rows
+from rsna.evaluation.scoring import predictor_info
+from rsna.training.series import RSNASequenceTraining, SequenceData
+from rsna_model import build_model
+from rsna_network import RSNANetwork
+
+logger = logging.getLogger(__name__)
+
+
+class RSNAStudyTraining(RSNASequenceTraining):
+    """A training of a study network; the base has the rest.
+
+    Args:
+        config: the flags, with --data_features.
+    """
+
+    gives_features: ClassVar[bool] = False
+    model: SequenceModel  # type: ignore[assignment]
+
+    def _create_model(self) -> SequenceModel:  # type: ignore[override]
+        self.table = SliceTable.load(self.config.dataset_folder)
+        self.outputs = self._load_outputs()
+        flags = self.config.network
+        dims = [output.features.dim for output in self.outputs if output.features is not None]
+        num_labels = len(self.task.label_names)
+        model = create_study_model(self.config, dims, len(self.outputs), num_labels)
+        if flags.net_weight_file is not None and not self.is_resumed:
+            load_weights(model, Path(flags.net_weight_file))
+        return model
+
+    def _load_outputs(self) -> list[SliceOutputs]:
+        """What each slice experiment said; InputError where a patient was not unseen."""
+        config, fold = self.config, self.config.data.data_fold
+        assert isinstance(fold, int)
+        folds = read_folds(folds_path(config.dataset_folder, fold))
+        if len(config.views.names) > 1:
+            raise InputError(
+                "--pr_tta, --pr_tta_views: a study network sees the views that its slice "
+                "experiments were trained with: give them there"
+            )
+        outputs = []
+        for experiment_folder in self._slice_experiments():
+            info = predictor_info(experiment_folder)
+            name, dataset = experiment_folder.name, info["training"].get("dataset")
+            if dataset != config.data.data_dataset:
+                raise InputError(
+                    f"--data_features {name}: is an experiment on {dataset}, not on "
+                    f"--data_dataset {config.data.data_dataset}"
+                )
+            if tuple(info["label_names"]) != self.task.label_names:
+                raise InputError(
+                    f"--data_features {name}: has the labels {', '.join(info['label_names'])}, "
+                    f"wanted are {', '.join(self.task.label_names)} (--net_num_classes)"
+                )
+            views = recorded_config(experiment_folder).views.names
+            with_features = config.network.net_study_inputs == "both"
+            output = load_slice_outputs(
+                experiment_folder,
+                self.table,
+                self.task.label_names,
+                views if with_features else None,
+            )
+            rows = np.flatnonzero(output.is_known)
+            require_unseen_features(
+                f"outputs of experiment {name}",
+                self.table.frame["image_id"].iloc[rows],
+                output.folds[rows],
+                output.folds_digest,
+                folds,
+            )
+            outputs.append(output)
+        return outputs
+
+    def _slice_experiments(self) -> list[Path]:
+        """The folders of the experiments that --data_features names."""
+        names = str(self.config.data.data_features).split(",")
+        folders = [self.config.experiment_folder(name) for name in names]
+        for name, folder in zip(names, folders, strict=True):
+            if not (folder / "config.yaml").is_file():
+                raise InputError(f"--data_features {name}: no experiment at {folder}")
+        if len(set(names)) < len(names):
+            raise InputError(f"--data_features {','.join(names)}: names an experiment twice")
+        return folders
+
+    def _load_data(self) -> SequenceData:  # type: ignore[override]
+        """The series of both sides, as far as the slice experiments speak of them."""
+        flags, seed = self.config.data, self.config.general.seed
+        train_rows, valid_rows = fold_rows(self.config, self.table)
+        patients = self.table.frame["patient_id"]
+        where = f"fold {flags.data_fold}"
+        require_disjoint_patients(patients.iloc[train_rows], patients.iloc[valid_rows], where)
+        known = np.logical_and.reduce([output.is_known for output in self.outputs])
+        if not known[valid_rows].all() or not known[train_rows].any():
+            side = "validation" if not known[valid_rows].all() else "training"
+            raise InputError(
+                f"--data_features {flags.data_features}: {side} slices of {where} have no "
+                f"out-of-fold predictions: train these experiments with --data_fold all"
+            )
+        if not known[train_rows].all():
+            logger.warning(
+                "%d training slices have no out-of-fold predictions and are left out",
+                int((~known[train_rows]).sum()),
+            )
+            train_rows = train_rows[known[train_rows]]
+        what = (self.outputs, self.task.label_names)
+        train = StudyDataset(self.table, train_rows, *what, self._augmentation(), seed)
+        valid = StudyDataset(self.table, valid_rows, *what, seed=seed)
+        return SequenceData(train, valid, training_prior(train.labels))
+
+    def _make_network(self, callbacks: Sequence[Callback]) -> RSNANetwork:
+        return build_network(
+            self.config,
+            self.model,
+            self.settings,
+            self._train_ids,
+            callbacks,
+            network_class=RSNAStudyNetwork,
+            auxiliary_weight=self.config.network.net_study_auxiliary,
+        )
+
+    def _seen_values(self) -> np.ndarray:
+        """The labels, and what the slice networks said."""
+        rows = self.data.train.rows
+        return np.hstack([self.data.train.labels, *(o.logits[rows] for o in self.outputs)])
+
+    def _split_transform(self) -> None:  # type: ignore[override]
+        """There are no images to make."""
+
+    def _log_transforms(self) -> None:
+        names = ", ".join(output.name for output in self.outputs)
+        what = "logits" if self.config.network.net_study_inputs == "logits" else "all outputs"
+        logger.info("inputs: %s of experiments %s; %s", what, names, self.data.train.augmentation)
+
+    def _as_validated(self, dataset: Any, rows: NDArray[np.int64]) -> StudyDataset:
+        return dataset.with_rows(rows)
+
+    def _gathers_statistics(self) -> bool:
+        return self.model.has_batch_norm
+
+    def _predictor(self, network: RSNANetwork) -> AbstractPredictor:
+        fold = self.config.data.data_fold
+        assert isinstance(fold, int)
+        views = [recorded_config(folder).views for folder in self._slice_experiments()]
+        return StudyPredictor(
+            network=self.model,
+            slice_predictors=[
+                load_predictor(_fold_predictor(folder, fold), build_model)
+                for folder in self._slice_experiments()
+            ],
+            scalings=[output.scaling.get(fold) for output in self.outputs],
+            slice_views=[(item.names, item.pr_tta_mean) for item in views],
+            label_names=self.task.label_names,
+            label_weights=self.task.label_weights,
+            prior=self.data.prior,
+            training=self._origin(network),
+        )
+
+
+def _fold_predictor(experiment_folder: Path, fold: int) -> Path:
+    """The predictor of one fold of an experiment, of all folds or of this one."""
+    inner = experiment_folder / f"fold_{fold}" / PREDICTOR_FOLDER
+    return inner if inner.is_dir() else experiment_folder / PREDICTOR_FOLDER
+
+
+class RSNAStudyNetwork(SequenceClassifierNetwork, RSNANetwork):
+    """Slices of whole series, trained and validated with the weights of the task."""
+
+
+def create_study_model(
+    config: Config, feature_dims: list[int], num_networks: int, num_labels: int
+) -> SequenceModel:
+    """Returns the network that the flags name, with random weights.
+
+    Args:
+        config: the flags.
+        feature_dims: features of each slice experiment; empty where only logits are seen.
+        num_networks: slice experiments.
+        num_labels: labels of the task.
+    """
+    flags = config.network
+    specification: dict[str, Any] = {
+        "name": flags.net_model,
+        "num_labels": num_labels,
+        "feature_dims": feature_dims,
+        "num_networks": num_networks,
+        "dim": flags.net_study_dim,
+        "hidden": flags.net_study_hidden,
+        "num_layers": flags.net_study_layers,
+        "num_heads": flags.net_study_heads,
+        "drop_rate": flags.net_drop_rate,
+        "feature_drop": flags.net_study_feature_drop,
+        "metadata": bool(flags.net_study_metadata),
+    }
+    return build_sequence_model(specification)

@@ -1,0 +1,327 @@
+"""Trainings of networks that see the images of whole series."""
+
+import logging
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.callbacks import Callback
+from common.checkpoint import inference_weights, load_checkpoint, load_weights
+from common.datasets import EpochSampler, make_loader
+from common.datasets.series import StudyAugmentation
+from common.datasets.series_images import SeriesImageDataset
+from common.errors import InputError
+from common.models import AbstractModel
+from common.models.joint import JointModel
+from common.models.volume import VolumeModel
+from common.networks.series_images import SeriesImageNetwork
+from common.predictors.base import AbstractPredictor
+from common.predictors.series import (
+    JointPredictor,
+    SeriesPredictor,
+    VolumePredictor,
+    series_per_batch,
+)
+from common.scoring.metrics import training_prior
+from common.slices.folds import draw_studies
+from common.slices.pixel_steps import NO_STEPS, PixelSteps
+from common.slices.table import SliceTable
+from common.transforms import SampleTransform
+from config import Config
+from rsna.build import build_network
+from rsna.data import find_transforms, fold_rows, image_shape, neighbour_offsets
+from rsna.training.training import RSNATraining
+from rsna_model import ALIASES
+from rsna_network import RSNANetwork
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "joint-"
+
+
+@dataclass(frozen=True)
+class SequenceData:
+    """What a training reads.
+
+    Attributes:
+        train, valid: the series of the two sides of the fold, `AbstractSeriesDataset`s.
+        prior: share of positives per label in the training slices, inside (0, 1).
+    """
+
+    train: Any
+    valid: Any
+    prior: np.ndarray
+
+    def log_sizes(self) -> None:
+        """Tells the log how many slices and series each side has."""
+        for side, dataset in (("training", self.train), ("validation", self.valid)):
+            logger.info("%s: %d slices of %d series", side, len(dataset.rows), len(dataset))
+            if dataset.num_without_positions:
+                logger.warning(
+                    "%s: %d series have slices without a position: they count as 5 mm apart",
+                    side,
+                    dataset.num_without_positions,
+                )
+
+
+class RSNASequenceTraining(RSNATraining):
+    """A training whose samples are series."""
+
+    data: SequenceData  # type: ignore[assignment]
+
+    @abstractmethod
+    def _as_validated(self, dataset: Any, rows: NDArray[np.int64]) -> Any:
+        """The series of a dataset that hold some of the rows, as validation sees them."""
+
+    def _gathers_statistics(self) -> bool:
+        """Whether the network has batch-norm statistics that training changes."""
+        return True
+
+    def _augmentation(self) -> StudyAugmentation:
+        flags = self.config.data
+        return StudyAugmentation(
+            flags.data_study_thin, flags.data_study_reverse, flags.data_study_crop
+        )
+
+    def _make_sampler(self) -> EpochSampler:
+        return EpochSampler(len(self.data.train), self.config.general.seed)
+
+    @property
+    def _train_ids(self) -> list[str]:
+        """The sample id of every training series."""
+        return [self.data.train.sample_id(index) for index in range(len(self.data.train))]
+
+    def _subset_loader(self) -> Any:
+        training, valid = self.config.training, self.data.valid
+        if not (training.tr_iteration_valid and training.tr_iteration_valid_full):
+            return None
+        studies = valid.table.frame["study_id"].to_numpy(dtype=object)[valid.rows].astype(str)
+        seed = self.config.general.seed
+        chosen = draw_studies(studies, valid.labels, training.tr_valid_subset, seed)
+        return self._evaluation_loader(self._as_validated(valid, valid.rows[chosen]))
+
+    def _statistics_loader(self) -> Any:
+        """Some training series as validation sees them; None where nothing gathers statistics."""
+        general, train = self.config.general, self.data.train
+        num_slices = min(self.config.optimizer.optim_ema_bn_samples, len(train.rows))
+        if not num_slices or not self._gathers_statistics():
+            return None
+        dataset = self._as_validated(train, train.some_rows(num_slices, general.seed))
+        size = self._valid_batch_size
+        return make_loader(dataset, size, general.n_jobs, pin_memory=self._pins_memory)
+
+
+class RSNASeriesNetwork(SeriesImageNetwork, RSNANetwork):
+    """Images of whole series, trained and validated with the weights of the task."""
+
+
+@dataclass(frozen=True)
+class SeriesData(SequenceData):
+    """What a training reads; see the base.
+
+    Attributes:
+        valid_transform: makes the images of validation and prediction.
+        tta_transform: draws extra views for predictions.
+    """
+
+    valid_transform: SampleTransform
+    tta_transform: SampleTransform
+
+
+class RSNASeriesTraining(RSNASequenceTraining):
+    """A training on samples that are series; subclasses say which network, and which predictor.
+
+    --tr_batch_size counts series, --tr_batch_size_valid slices: 32 of them are a series.
+    """
+
+    predictor_class: ClassVar[type[SeriesPredictor]]
+    data: SeriesData  # type: ignore[assignment]
+    model: Any
+
+    @abstractmethod
+    def _create_model(self) -> Any:
+        """The network that --net_model names."""
+
+    def _pixel_steps(self) -> PixelSteps:
+        """What is done to the pixels of a slice before its transform."""
+        return NO_STEPS
+
+    def _slice_offsets(self) -> tuple[int, ...]:
+        """The neighbours in the image of each slice, by rank.
+
+        Raises:
+            InputError: they are asked for in mm.
+        """
+        offsets, offsets_mm = neighbour_offsets(self.config.data)
+        if offsets_mm:
+            raise InputError(
+                "--data_neighbor_mm: networks over series take neighbours by number: leave it out"
+            )
+        return offsets
+
+    def _load_data(self) -> SeriesData:  # type: ignore[override]
+        """The series of both sides."""
+        config, seed = self.config, self.config.general.seed
+        table = SliceTable.load(config.dataset_folder)
+        train_rows, valid_rows = fold_rows(config, table)
+        names = self.task.label_names
+        offsets = self._slice_offsets()
+        transforms = find_transforms(config, self.model.mean, self.model.std, len(offsets))
+        options: dict[str, Any] = {
+            "slice_offsets": offsets,
+            "steps": self._pixel_steps(),
+            "seed": seed,
+        }
+        train = SeriesImageDataset(
+            table, train_rows, transforms[0], names, self._augmentation(), **options
+        )
+        valid = SeriesImageDataset(table, valid_rows, transforms[1], names, **options)
+        prior = training_prior(train.labels)
+        return SeriesData(train, valid, prior, transforms[1], transforms[2])
+
+    def _make_network(self, callbacks: Sequence[Callback]) -> RSNANetwork:
+        return build_network(
+            self.config,
+            self.model,
+            self.settings,
+            self._train_ids,
+            callbacks,
+            network_class=RSNASeriesNetwork,
+        )
+
+    def _split_transform(self) -> None:  # type: ignore[override]
+        logger.warning("--data_transform_device has no effect on networks that see whole series")
+
+    def _log_transforms(self) -> None:
+        logger.info("training transforms: all on the CPU, one draw for all slices of a series")
+        logger.info("training samples: %s", self.data.train.augmentation)
+
+    def _as_validated(self, dataset: Any, rows: NDArray[np.int64]) -> SeriesImageDataset:
+        return dataset.with_rows(rows, self.data.valid_transform)
+
+    @property
+    def _valid_batch_size(self) -> int:
+        return series_per_batch(self.config.training.tr_batch_size_valid)
+
+    def _predictor(self, network: RSNANetwork) -> AbstractPredictor:
+        model: AbstractModel = self.model
+        return self.predictor_class(
+            network=model,
+            model=model.specification,
+            label_names=self.task.label_names,
+            label_weights=self.task.label_weights,
+            transform=self.data.valid_transform,
+            tta_transform=self.data.tta_transform,
+            prior=self.data.prior,
+            slice_offsets=self.data.valid.slice_offsets,
+            steps=self.data.valid.steps,
+            training=self._origin(network),
+        )
+
+
+class RSNAJointTraining(RSNASeriesTraining):
+    """A training of `joint-<slice network>`.
+
+    --net_weight_file takes the weights of a slice experiment for the encoder, or those of a whole
+    joint network.
+    """
+
+    predictor_class: ClassVar[type[SeriesPredictor]] = JointPredictor
+
+    def _create_model(self) -> JointModel:  # type: ignore[override]
+        flags = self.config.network
+        is_fresh = not self.is_resumed and flags.net_weight_file is None
+        model = create_joint_model(
+            self.config, len(self.task.label_names), bool(flags.net_pretrained) and is_fresh
+        )
+        if flags.net_weight_file is not None and not self.is_resumed:
+            path = Path(flags.net_weight_file)
+            names = inference_weights(load_checkpoint(path, "--net_weight_file"))
+            is_whole = any(name.startswith("encoder.") for name in names)
+            load_weights(model if is_whole else model.encoder, path)
+            logger.info("weights of %s loaded", "the whole network" if is_whole else "the encoder")
+        elif flags.net_encoder_frozen and not self.is_resumed:
+            logger.warning(
+                "--net_encoder_frozen 1 without --net_weight_file: the encoder has never seen "
+                "a head, and will not learn"
+            )
+        if self.config.training.tr_sync_bn and self.settings.device.type == "cuda":
+            # Imported late: timm makes folders when it is.
+            from timm.layers import convert_sync_batchnorm
+
+            model.encoder = convert_sync_batchnorm(model.encoder)
+        return model
+
+    def _gathers_statistics(self) -> bool:
+        return not self.config.network.net_encoder_frozen
+
+
+def create_joint_model(config: Config, num_labels: int, pretrained: bool) -> JointModel:
+    """Returns the network that the flags name."""
+    flags = config.network
+    backbone = flags.net_model.removeprefix(PREFIX)
+    backbone = ALIASES.get(backbone, backbone)
+    return JointModel(
+        f"{PREFIX}{backbone}",
+        encoder={
+            "name": backbone,
+            "num_classes": num_labels,
+            "in_chans": image_shape(config)[0],
+            "pooling": flags.net_pooling,
+            "head": flags.net_head,
+            "drop_rate": flags.net_drop_rate,
+            "drop_path_rate": flags.net_drop_path_rate,
+        },
+        sequence={
+            "dim": flags.net_study_dim,
+            "num_layers": flags.net_study_layers,
+            "num_heads": flags.net_study_heads,
+            "drop_rate": flags.net_drop_rate,
+            "feature_drop": flags.net_study_feature_drop,
+            "metadata": bool(flags.net_study_metadata),
+        },
+        frozen=bool(flags.net_encoder_frozen),
+        chunk=flags.net_encoder_slices,
+        checkpointing=bool(flags.net_encoder_checkpoint),
+        pretrained=pretrained,
+    )
+
+
+class RSNAVolumeTraining(RSNASeriesTraining):
+    """A training of `volume-<name>`, from random weights or those of --net_weight_file."""
+
+    predictor_class: ClassVar[type[SeriesPredictor]] = VolumePredictor
+
+    def _create_model(self) -> VolumeModel:  # type: ignore[override]
+        # The memory format is one of images, not of volumes.
+        self.settings = replace(self.settings, channels_last=False)
+        flags = self.config.network
+        model = VolumeModel(
+            flags.net_model,
+            len(self.task.label_names),
+            in_chans=image_shape(self.config)[0],
+            width=flags.net_volume_width,
+            spacing_mm=flags.net_volume_mm,
+            drop_rate=flags.net_drop_rate,
+        )
+        if flags.net_weight_file is not None and not self.is_resumed:
+            load_weights(model, Path(flags.net_weight_file))
+        return model
+
+    def _slice_offsets(self) -> tuple[int, ...]:
+        """The slice alone: the network sees its neighbours anyway."""
+        if self.config.data.data_neighbors:
+            raise InputError("--data_neighbors: a 3D network sees whole series: leave it out")
+        return (0,)
+
+    def _pixel_steps(self) -> PixelSteps:
+        """A grid in mm, as large as --data_img_size, where --data_volume_spacing names one."""
+        flags = self.config.data
+        if not flags.data_volume_spacing:
+            return NO_STEPS
+        return PixelSteps(spacing_mm=flags.data_volume_spacing, size=flags.data_img_size)

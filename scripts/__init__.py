@@ -1,0 +1,1 @@
+"""Scripts used less often: python -m scripts.<name>."""

@@ -1,0 +1,124 @@
+"""The memory that workers hand batches over in."""
+
+import gc
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from common.datasets import AbstractDataset, EpochSampler, batch_memory, make_loader
+from common.datasets.batch_memory import SLOTS_PER_WORKER, KeptMemory
+
+SIZE = 192  # a bool image has 37 KB, two make a slot
+
+
+class Numbered(AbstractDataset):
+    """Images full of their number; where they grow, the later half is twice as high."""
+
+    def __init__(
+        self, num_samples: int, dtype: torch.dtype = torch.float32, grows: bool = False
+    ) -> None:
+        super().__init__()
+        self.num_samples, self.dtype, self.grows = num_samples, dtype, grows
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def make_sample(self, index: int, seed: int) -> dict[str, Any]:
+        """The image of a number, and the number."""
+        height = 2 * SIZE if self.grows and index >= self.num_samples // 2 else SIZE
+        return {"image": torch.full((height, SIZE), index).to(self.dtype), "index": index}
+
+
+def are_right(batches: list[dict[str, torch.Tensor]]) -> bool:
+    return all(bool((batch["image"] == batch["index"][:, None, None]).all()) for batch in batches)
+
+
+def num_slots_in_use(loader: Any) -> int:
+    return sum(loader.worker_init_fn.args[0]._is_taken[:])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int16, torch.bfloat16, torch.bool])
+def test_batches_that_are_kept_stay_as_they_are(dtype: torch.dtype) -> None:
+    dataset = Numbered(64, dtype, grows=True)
+    loader = make_loader(dataset, 2, 2)
+    batches = list(loader)  # 32 batches, 10 slots
+    plain = list(make_loader(dataset, 2, 0))
+    for batch, wanted in zip(batches, plain, strict=True):
+        assert batch["image"].dtype == dtype
+        assert torch.equal(batch["image"], wanted["image"])
+        assert torch.equal(batch["index"], wanted["index"])
+    assert num_slots_in_use(loader) == 2 * SLOTS_PER_WORKER
+    part = batches[0]["image"][0, :2]
+    del batches, batch
+    gc.collect()
+    assert num_slots_in_use(loader) == 1, "a view of a batch keeps its slot"
+    assert torch.equal(part, plain[0]["image"][0, :2])
+
+
+def test_memory_is_written_again_as_soon_as_it_is_let_go() -> None:
+    dataset = Numbered(80)
+    sampler = EpochSampler(len(dataset), seed=0)
+    loader = make_loader(dataset, 1, 2, sampler)
+    places = set()
+    for epoch in range(3):
+        sampler.start(epoch)
+        for batch in loader:
+            assert are_right([batch])
+            places.add(batch["image"].data_ptr())
+    assert len(places) <= 2 * SLOTS_PER_WORKER
+    del batch
+    gc.collect()
+    assert num_slots_in_use(loader) == 0
+
+
+def test_batches_outlive_their_loader_and_files_are_closed() -> None:
+    num_files = len(os.listdir("/proc/self/fd"))
+    batches = list(make_loader(Numbered(8), 2, 2))
+    gc.collect()
+    assert are_right(batches)
+    del batches
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) <= num_files
+
+
+def test_an_epoch_that_is_left_early_costs_no_slot() -> None:
+    dataset = Numbered(40)
+    sampler = EpochSampler(len(dataset), seed=0)
+    loader = make_loader(dataset, 2, 2, sampler)
+    for epoch in range(4):
+        sampler.start(epoch)
+        assert are_right([next(iter(loader))])
+    sampler.start(9)
+    assert are_right(list(loader))
+    gc.collect()
+    assert num_slots_in_use(loader) == 0
+
+
+def test_without_such_memory_batches_come_as_torch_sends_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(name: str) -> int:
+        raise OSError("not here")
+
+    monkeypatch.setattr(os, "memfd_create", refused)
+    loader = make_loader(Numbered(8), 2, 2)
+    assert loader.worker_init_fn.args == (None,)  # type: ignore[union-attr]
+    assert are_right(list(loader))
+
+
+def test_small_tensors_and_different_shapes_are_left_to_torch() -> None:
+    memory = KeptMemory(1)
+    slots = range(SLOTS_PER_WORKER)
+    assert memory._stack(slots, [torch.zeros(3)] * 2) is None
+    assert memory._stack(slots, [torch.zeros(SIZE, SIZE)] * 2) is not None
+    assert memory._stack(range(0), [torch.zeros(SIZE, SIZE)]) is None
+    with pytest.raises(RuntimeError, match="equal size"):
+        memory._stack(slots, [torch.zeros(SIZE, SIZE), torch.zeros(SIZE, SIZE + 1)])
+
+
+def test_the_main_process_does_without() -> None:
+    batch = batch_memory.stacked([{"image": torch.ones(SIZE, SIZE), "n": np.float32(2)}] * 3)
+    assert batch["image"].shape == (3, SIZE, SIZE) and batch["n"].tolist() == [2, 2, 2]

@@ -1,0 +1,139 @@
+import json
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+from scipy.special import expit, logit
+from scipy.stats import gmean
+
+from common.ensembling.blending import (
+    METHODS,
+    Blender,
+    BlendOptions,
+    correlations,
+    fit_blender,
+    fit_stack,
+    fit_weights,
+)
+from common.scoring.metrics import log_loss
+
+
+def drawn(num_members: int = 3, num_rows: int = 3000, num_labels: int = 2, seed: int = 0):
+    """Probabilities of members with more and more noise (m, n, k), and labels (n, k)."""
+    rng = np.random.default_rng(seed)
+    truth = rng.normal(-1, 1.5, (num_rows, num_labels))
+    labels = (rng.random(truth.shape) < expit(truth)).astype(float)
+    noise = 0.5 + 0.4 * np.arange(num_members)[:, None, None]
+    return expit(truth + rng.normal(0, 1, (num_members, *truth.shape)) * noise), labels
+
+
+def blended(members, labels, **options):
+    return expit(fit_blender(BlendOptions(**options), members, labels).apply(members))
+
+
+def test_means_are_what_their_names_say():
+    members, labels = drawn()
+    np.testing.assert_allclose(blended(members, labels, method="mean"), members.mean(axis=0))
+    odds = gmean(members / (1 - members), axis=0)
+    np.testing.assert_allclose(blended(members, labels, method="geometric"), odds / (1 + odds))
+    for power in (0.3, 2.0):
+        expected = np.mean(members**power, axis=0) ** (1 / power)
+        np.testing.assert_allclose(blended(members, labels, method="power", power=power), expected)
+    np.testing.assert_allclose(
+        blended(members, labels, method="power", power=1.0), members.mean(axis=0)
+    )
+
+
+def test_a_rank_mean_keeps_what_agrees_and_the_scale_of_probabilities():
+    members, labels = drawn(1)
+    twice = np.concatenate([members, members])
+    np.testing.assert_allclose(blended(twice, labels, method="rank"), members[0], rtol=0.02)
+    # A member on another scale has the same ranks: only the quantiles' mean changes.
+    other = expit(3 * logit(members) - 2)
+    found = blended(np.concatenate([members, other]), labels, method="rank")
+    order = np.argsort(members[0], axis=0)
+    assert (np.diff(np.take_along_axis(found, order, axis=0), axis=0) >= -1e-9).all()
+    middle = expit((logit(members[0]) + logit(other[0])) / 2)
+    inside = (middle > 1e-3) & (middle < 0.9)
+    np.testing.assert_allclose(found[inside], middle[inside], rtol=0.03)
+
+
+def test_ranks_of_many_equal_values_are_in_their_middle():
+    members, labels = drawn(2)
+    members[:, :2500] = 0.01
+    found = blended(members, labels, method="rank")
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found[:2500], 0.01, rtol=0.05)
+
+
+@pytest.mark.parametrize("space", ["probability", "logit"])
+def test_weights_of_two_members_are_those_of_a_grid(space):
+    members, labels = drawn(2)
+    p, y = members[:, :, 0].T, labels[:, 0]
+    found = fit_weights(BlendOptions("weights", space=space), p, y)
+    grid = np.linspace(0, 1, 2001)
+    values = logit(p) if space == "logit" else p
+    mixed = values[:, :1] * grid + values[:, 1:] * (1 - grid)
+    told = expit(mixed) if space == "logit" else mixed
+    best = grid[np.argmin([log_loss(y, told[:, column]) for column in range(len(grid))])]
+    assert found[0] == pytest.approx(best, abs=2e-3) and found.sum() == pytest.approx(1, abs=1e-9)
+
+
+def test_a_sum_below_1_is_taken_where_it_is_allowed():
+    members, labels = drawn(2)
+    y = labels[:, 0] * (np.arange(len(labels)) % 3 > 0)  # rarer than the members say
+    p = members[:, :, 0].T
+    found = fit_weights(BlendOptions("weights", weight_sum_min=0.9), p, y)
+    assert found.sum() == pytest.approx(0.9, abs=1e-6) and (found >= 0).all()
+
+    def loss(w):
+        return log_loss(y, p @ w)
+
+    grid = np.linspace(0, 1, 41)
+    allowed = [(a, b) for a in grid for b in grid if 0.9 <= a + b <= 1]
+    assert loss(found) <= min(map(loss, allowed)) + 1e-9
+
+
+def test_a_useless_member_gets_no_weight():
+    members, labels = drawn(2)
+    members[1] = np.random.default_rng(5).permutation(members[1])
+    blender = fit_blender(BlendOptions("weights"), members, labels)
+    assert all(weights[0] > 0.9 for weights in blender.weights)
+
+
+def test_stacking_is_the_minimum_of_the_penalised_loss():
+    members, labels = drawn(3, 600)
+    p, y = members[:, :, 0].T, labels[:, 0]
+    weights, bias = fit_stack(p, y, 0.05)
+    z = logit(p)
+
+    def loss(parameters):
+        u = z @ parameters[:3] + parameters[3]
+        return 0.05 * np.sum(np.logaddexp(0, u) - y * u) + 0.5 * np.sum(parameters[:3] ** 2)
+
+    reference = minimize(loss, np.zeros(4), method="BFGS", options={"gtol": 1e-8})
+    np.testing.assert_allclose([*weights, bias], reference.x, atol=2e-3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_survives_json_and_is_finite_at_the_ends(method):
+    members, labels = drawn(2, 400)
+    labels[:50, 0] = np.nan
+    labels[:, 1] = 0.0
+    members[:, :3] = np.array([0.0, 1.0, 1e-30])[None, :, None]
+    blender = fit_blender(BlendOptions(method), members, labels)
+    logits = blender.apply(members)
+    assert logits.shape == (400, 2) and np.isfinite(logits).all()
+    again = Blender.from_json(json.loads(json.dumps(blender.to_json())))
+    np.testing.assert_array_equal(again.apply(members), logits)
+    if method in ("weights", "stacking"):
+        assert blender.weights[1] == (0.5, 0.5)
+
+
+def test_correlations_are_pearsons():
+    members, _ = drawn(3)
+    found = correlations(members)
+    assert found.shape == (2, 3, 3)
+    x, y = members[0, :, 1], members[2, :, 1]
+    expected = np.mean((x - x.mean()) * (y - y.mean())) / (x.std() * y.std())
+    assert found[1, 0, 2] == pytest.approx(expected, abs=1e-12)

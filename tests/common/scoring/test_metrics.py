@@ -1,0 +1,242 @@
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import metrics as reference
+
+from common.scoring import metrics
+
+WEIGHTS = (1.0, 1.0, 1.0, 1.0, 1.0, 2.0)
+NAMES = ("a", "b", "c", "d", "e", "any")
+
+
+def random_set(seed: int, num_rows: int = 200, num_labels: int = 6, decimals: int = 2):
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((num_rows, num_labels)) < 0.3).astype(float)
+    # Rounding makes ties.
+    probabilities = np.round(rng.beta(0.5, 1.0, (num_rows, num_labels)), decimals)
+    return labels, probabilities
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_weighted_log_loss_equals_sklearn_over_all_rows_with_sample_weights(seed):
+    labels, probabilities = random_set(seed)
+    clipped = np.clip(probabilities, 1e-15, 1 - 1e-15)
+    stacked = np.stack([1 - clipped.ravel(), clipped.ravel()], axis=1)
+    expected = reference.log_loss(
+        labels.ravel(), stacked, sample_weight=np.tile(WEIGHTS, len(labels)), labels=[0, 1]
+    )
+    assert metrics.weighted_log_loss(labels, probabilities, WEIGHTS) == pytest.approx(
+        expected, abs=1e-12
+    )
+
+
+def test_weighted_log_loss_of_known_values():
+    ones = np.ones((10, 6))
+    assert metrics.weighted_log_loss(ones, ones * 0.5, WEIGHTS) == pytest.approx(np.log(2))
+    assert metrics.weighted_log_loss(ones, ones * 0, WEIGHTS) == pytest.approx(15 * np.log(10))
+    assert metrics.weighted_log_loss(1 - ones, ones * 0, WEIGHTS) == pytest.approx(1e-15)
+    only_any_wrong = np.ones((10, 6))
+    only_any_wrong[:, 5] = 0.5
+    assert metrics.weighted_log_loss(ones, only_any_wrong, WEIGHTS) == pytest.approx(
+        2 / 7 * np.log(2)
+    )
+
+
+def test_prior_of_the_challenge_gives_its_published_baseline():
+    # Stage-1 counts of 674,258 images, and 0.2320 for their constant (RSNA 2019).
+    counts = np.array([2761, 32564, 23766, 32122, 42496, 97103])
+    share = counts / 674258
+    losses = -(share * np.log(share) + (1 - share) * np.log1p(-share))
+    labels = np.zeros((674258, 6), dtype=np.float32)
+    for column, count in enumerate(counts):
+        labels[:count, column] = 1
+    prior = metrics.training_prior(labels)
+    loss = metrics.weighted_log_loss(labels, np.broadcast_to(prior, labels.shape), WEIGHTS)
+    assert loss == pytest.approx(np.dot(losses, WEIGHTS) / 7, abs=1e-9)
+    assert round(loss, 4) == 0.2320
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_curves_and_areas_equal_sklearn(seed):
+    labels, probabilities = random_set(seed, num_labels=1)
+    y, p = labels[:, 0], probabilities[:, 0]
+    assert metrics.auc(y, p) == pytest.approx(reference.roc_auc_score(y, p), abs=1e-12)
+    assert metrics.average_precision(y, p) == pytest.approx(
+        reference.average_precision_score(y, p), abs=1e-12
+    )
+    fpr, tpr, _ = reference.roc_curve(y, p, drop_intermediate=False)
+    np.testing.assert_allclose(metrics.roc_curve(y, p), (fpr, tpr), atol=1e-12)
+    precision, recall, _ = reference.precision_recall_curve(y, p)
+    np.testing.assert_allclose(
+        metrics.precision_recall_curve(y, p),
+        (recall[::-1][1:], precision[::-1][1:]),
+        atol=1e-12,
+    )
+
+
+def test_confusion_and_rates_equal_sklearn_at_the_threshold():
+    labels, probabilities = random_set(7, num_labels=1)
+    y, p = labels[:, 0], probabilities[:, 0]
+    counts = metrics.confusion(y, p, 0.3)
+    tn, fp, fn, tp = reference.confusion_matrix(y, p >= 0.3).ravel()
+    assert list(counts.values()) == [tp, fp, fn, tn]
+    rates = metrics.confusion_rates(counts)
+    assert rates["accuracy"] == pytest.approx(reference.accuracy_score(y, p >= 0.3))
+    assert rates["precision"] == pytest.approx(reference.precision_score(y, p >= 0.3))
+    assert rates["recall"] == pytest.approx(reference.recall_score(y, p >= 0.3))
+    assert rates["specificity"] == pytest.approx(
+        reference.recall_score(1 - y, (p < 0.3).astype(float))
+    )
+
+
+def test_calibration_error_of_a_loop_over_bins():
+    labels, probabilities = random_set(3, num_labels=1, decimals=6)
+    y, p = labels[:, 0], probabilities[:, 0]
+    expected = 0.0
+    for index in range(15):
+        low, high = index / 15, (index + 1) / 15
+        inside = (p >= low) & ((p < high) | (index == 14))
+        if inside.any():
+            expected += inside.mean() * abs(p[inside].mean() - y[inside].mean())
+    assert metrics.expected_calibration_error(y, p) == pytest.approx(expected, abs=1e-12)
+
+
+def test_bins_by_rank_hold_equally_many_rows_and_keep_the_means():
+    labels, probabilities = random_set(3, num_rows=103, num_labels=1)
+    y, p = labels[:, 0], probabilities[:, 0]
+    mean_probability, share, counts = metrics.reliability_by_rank(y, p, 10)
+    assert counts.max() - counts.min() <= 1
+    assert (np.diff(mean_probability) >= 0).all()
+    assert np.dot(counts, mean_probability) == pytest.approx(p.sum())
+    assert np.dot(counts, share) == pytest.approx(y.sum())
+    assert [len(values) for values in metrics.reliability_by_rank([], [], 10)] == [0, 0, 0]
+
+
+def test_undefined_is_none():
+    zeros, halves = np.zeros(5), np.full(5, 0.5)
+    assert metrics.auc(zeros, halves) is None
+    assert metrics.auc(zeros + 1, halves) is None
+    assert metrics.average_precision(zeros, halves) is None
+    assert metrics.log_loss([], []) is None
+    assert metrics.expected_calibration_error([], []) is None
+    assert metrics.weighted_log_loss(np.empty((0, 2)), np.empty((0, 2)), (1, 2)) is None
+    assert metrics.confusion_rates(metrics.confusion(zeros, zeros))["precision"] is None
+
+
+def test_unknown_labels_count_for_nothing():
+    labels, probabilities = random_set(1)
+    more_labels = np.concatenate([labels, np.full((9, 6), np.nan)])
+    more_probabilities = np.concatenate([probabilities, np.full((9, 6), 0.9)])
+    for metric in (
+        metrics.log_loss,
+        metrics.auc,
+        metrics.average_precision,
+        metrics.expected_calibration_error,
+        metrics.confusion,
+    ):
+        assert metric(more_labels[:, 0], more_probabilities[:, 0]) == metric(
+            labels[:, 0], probabilities[:, 0]
+        )
+
+
+def test_training_prior_is_clipped_to_half_a_row():
+    labels = np.zeros((50, 3))
+    labels[:, 1] = 1
+    labels[:10, 2] = 1
+    np.testing.assert_allclose(metrics.training_prior(labels), [0.01, 0.99, 0.2])
+    labels[:, 0] = np.nan
+    assert metrics.training_prior(labels)[0] == 0.5
+
+
+def test_a_study_takes_the_largest_of_its_slices():
+    labels = np.array([[0, 1], [0, 0], [0, np.nan], [np.nan, 1]])
+    probabilities = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.4], [0.2, 0.1]])
+    studies, y, p = metrics.max_by_study(labels, probabilities, ["s", "t", "s", "t"])
+    assert list(studies) == ["s", "t"]
+    np.testing.assert_array_equal(y, [[0, 1], [np.nan, 1]])
+    np.testing.assert_array_equal(p, [[0.3, 0.9], [0.8, 0.2]])
+
+
+def test_evaluate_slices_has_every_key_of_the_contract():
+    labels, probabilities = random_set(2)
+    study_ids = np.repeat(np.arange(20), 10).astype(str)
+    result = metrics.evaluate_slices(
+        labels,
+        probabilities,
+        study_ids,
+        label_names=NAMES,
+        weights=WEIGHTS,
+        prior=metrics.training_prior(labels),
+    )
+    assert result["num_slices"] == 200
+    assert result["num_studies"] == 20
+    assert result["selected"] is False
+    for key in ("log_loss", "auc", "average_precision", "ece"):
+        assert list(result[key]) == list(NAMES)
+    expected = pd.DataFrame(probabilities).groupby(study_ids).max().to_numpy()
+    y_study = pd.DataFrame(labels).groupby(study_ids).max().to_numpy()
+    assert result["study"]["weighted_log_loss"] == pytest.approx(
+        metrics.weighted_log_loss(y_study, expected, WEIGHTS), abs=1e-12
+    )
+    assert set(result["study"]) >= {"weighted_log_loss", "auc"}
+    assert result["prior_weighted_log_loss"] < np.log(2)
+
+
+def test_sets_that_label_studies_have_study_metrics_only():
+    _, probabilities = random_set(4, num_rows=30)
+    study_ids = np.repeat(["x", "y", "z"], 10)
+    study_labels = pd.DataFrame(
+        np.eye(3, 6), index=pd.Index(["z", "x", "y"], name="study_id"), columns=list(NAMES)
+    )
+    result = metrics.evaluate_slices(
+        np.full((30, 6), np.nan),
+        probabilities,
+        study_ids,
+        label_names=NAMES,
+        weights=WEIGHTS,
+        prior=np.full(6, 0.1),
+        study_labels=study_labels,
+    )
+    assert result["weighted_log_loss"] is None
+    assert result["prior_weighted_log_loss"] is None
+    assert set(result["auc"].values()) == {None}
+    assert result["num_slices"] == 0
+    assert result["num_studies"] == 3
+    y_study = np.array([np.eye(3, 6)[1], np.eye(3, 6)[2], np.eye(3, 6)[0]])
+    p_study = probabilities.reshape(3, 10, 6).max(axis=1)
+    assert result["study"]["weighted_log_loss"] == pytest.approx(
+        metrics.weighted_log_loss(y_study, p_study, WEIGHTS)
+    )
+
+
+probability = st.floats(0, 1)
+rows = st.lists(st.tuples(st.booleans(), probability), min_size=1, max_size=40)
+
+
+@given(rows)
+def test_order_of_rows_changes_nothing(pairs):
+    y, p = (np.array(column, dtype=float) for column in zip(*pairs, strict=True))
+    for metric in (metrics.auc, metrics.average_precision, metrics.log_loss):
+        forward, backward = metric(y, p), metric(y[::-1], p[::-1])
+        assert forward == backward or forward == pytest.approx(backward, abs=1e-12)
+
+
+@given(rows)
+def test_swapping_the_classes_keeps_the_auc(pairs):
+    y, p = (np.array(column, dtype=float) for column in zip(*pairs, strict=True))
+    area = metrics.auc(y, p)
+    if area is None:
+        assert y.all() or not y.any()
+    else:
+        # Negated, not 1 - p, which would merge the smallest values into ties.
+        assert metrics.auc(1 - y, -p) == pytest.approx(area, abs=1e-12)
+
+
+@given(rows)
+def test_no_constant_beats_the_prevalence(pairs):
+    y = np.array([label for label, _ in pairs], dtype=float)
+    own = metrics.log_loss(y, np.full(len(y), y.mean()))
+    for constant in (0.01, 0.2, 0.5, 0.9, *(p for _, p in pairs[:3])):
+        assert own <= metrics.log_loss(y, np.full(len(y), constant)) + 1e-12
