@@ -30,7 +30,7 @@ class AbstractModel(nn.Module, ABC):
         """Logits, (batch, labels), of pooled features."""
 
     def start_from_prevalence(self, prevalence: Sequence[float]) -> None:
-        """Make untrained logits those of the prevalence of each label; a model may start elsewhere."""
+        """Start from the prevalence of each label, where a model can; others stay as they are."""
 
     def parameter_depths(self) -> dict[str, int]:
         """The layer of each parameter by its name: 0 for the first, the head above all others."""
