@@ -1,7 +1,6 @@
 """Reads single CT files in DICOM: headers, Hounsfield units, and the order of slices."""
 
 from common.dicom.header import SliceHeader, read_headers
-from common.dicom.order import group_key, order_slices
 from common.dicom.part10 import quiet_pydicom
 from common.dicom.pixels import DecodedImage, read_hu
 from common.dicom.rejection import STATUSES, RejectedFile
@@ -11,8 +10,6 @@ __all__ = [
     "DecodedImage",
     "RejectedFile",
     "SliceHeader",
-    "group_key",
-    "order_slices",
     "quiet_pydicom",
     "read_headers",
     "read_hu",

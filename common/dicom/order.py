@@ -1,52 +1,99 @@
-"""The order of slices along their series, and what belongs to one series."""
+"""The place of each slice along its volume, from whatever header elements tell it."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from common.dicom.header import SliceHeader
+SAME_POSITION_MM = 0.05
+"""Positions that differ by less are one: they come from decimal strings and from arithmetic."""
 
-SAME_POSITION_MM = 0.01
+POSITION, INSTANCE_NUMBER, SLICE_LOCATION = "position", "instance_number", "slice_location"
+COORDINATES = (POSITION, INSTANCE_NUMBER, SLICE_LOCATION)
+"""What tells the order of slices, the best first; a value of `order_from` is one of these."""
+IDS = "image_id"
+"""`order_from` where no coordinate is known: an order that means nothing, and is noted."""
 
 
-def group_key(header: "SliceHeader") -> tuple[str, str, tuple[float, ...] | None, int, int]:
-    """Returns what the slices of one volume share: series, orientation and matrix size.
+def place_slices(
+    coordinates: Mapping[str, np.ndarray],
+) -> tuple[str, np.ndarray, np.ndarray]:
+    """Return where slices of one series lie, from the best coordinate that places them all.
 
-    Orientations are rounded to 0.01, half a degree.
+    A slice that lacks the coordinate gets it from the next one that it has, interpolated between
+    the slices that have both: one slice without ImagePositionPatient is placed by its
+    InstanceNumber, whichever way the numbers run.
+
+    Args:
+        coordinates: each of `COORDINATES` (n,), NaN where unknown; positions are mm.
+
+    Returns:
+        The coordinate that the places are in (IDS where none is known), the places (n,) with NaN
+        where nothing tells, and for each slice the coordinate that its place comes from (n,).
     """
-    orientation = header.orientation
-    if orientation is not None:
-        orientation = tuple(round(value, 2) + 0.0 for value in orientation)
-    return header.study_id, header.series_id, orientation, header.rows, header.columns
+    best = IDS, np.full(len(coordinates[POSITION]), np.nan), 0
+    for name in COORDINATES:
+        places, sources = _placed_in(name, coordinates)
+        num_placed = int(np.isfinite(places).sum())
+        if num_placed > best[2]:
+            best = name, places, num_placed
+            best_sources = sources
+        if num_placed == len(places):
+            break
+    if best[0] == IDS:
+        return IDS, best[1], np.full(len(best[1]), IDS, dtype=object)
+    return best[0], best[1], best_sources
 
 
-def order_slices(headers: Sequence["SliceHeader"]) -> list[int]:
-    """Returns the indices of the slices of one group in anatomical order.
+def _placed_in(name: str, coordinates: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    places = coordinates[name].astype(np.float64)
+    known = np.isfinite(places)
+    sources = np.where(known, name, None).astype(object)
+    for other in COORDINATES[1:]:
+        if other == name or np.isfinite(places).all():
+            continue
+        estimated = _interpolate(coordinates[other], coordinates[other][known], places[known])
+        missing = np.isnan(places) & np.isfinite(estimated)
+        places = np.where(missing, estimated, places)
+        sources[missing] = other
+    return places, sources
 
-    By ascending position along the slice normal: foot to head in axial series. Slices at the
-    same position keep the order of their image ids (frames by number). Where a slice lacks its
-    position, all are ordered by InstanceNumber, and where one lacks that too, by image id.
+
+def _interpolate(wanted: np.ndarray, given: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return the value at each of `wanted`, NaN where the given ones do not tell it.
+
+    They tell it where they rise or fall all the way; beyond the last of them the mean step goes on.
     """
-    positions = [header.position_mm for header in headers]
-    if any(position is None for position in positions):
-        positions = [header.instance_number for header in headers]
-    if any(position is None for position in positions):
-        positions = [0.0] * len(headers)
+    unknown = np.full(len(wanted), np.nan)
+    known = np.isfinite(given)
+    points, first, where = np.unique(given[known], return_index=True, return_inverse=True)
+    values = values[known]
+    if len(points) < 2 or np.ptp(values) <= SAME_POSITION_MM:
+        return unknown
+    at_points = values[first]
+    steps = np.diff(at_points)
+    is_function = np.abs(values - at_points[where]).max() <= SAME_POSITION_MM
+    if not is_function or not (np.all(steps > 0) or np.all(steps < 0)):
+        return unknown
+    slope = (at_points[-1] - at_points[0]) / (points[-1] - points[0])
+    inside = np.interp(wanted, points, at_points)
+    below, above = np.minimum(wanted - points[0], 0), np.maximum(wanted - points[-1], 0)
+    return inside + slope * (np.nan_to_num(below) + np.nan_to_num(above)) + 0 * wanted
 
-    def key(index: int) -> tuple[float, str, int]:
-        header, position = headers[index], positions[index]
-        assert position is not None
-        if header.frame is None:
-            return position, header.image_id, 0
-        return position, header.image_id.rpartition("_")[0], header.frame
 
-    return sorted(range(len(headers)), key=key)
+def position_numbers(places: np.ndarray) -> np.ndarray:
+    """Return the number of the position of each slice, ascending, int64 (n,).
+
+    Slices nearer to each other than `SAME_POSITION_MM` share one.
+    """
+    order = np.argsort(places, kind="stable")
+    steps = np.diff(places[order], prepend=places[order[:1]])
+    numbers = np.empty(len(places), dtype=np.int64)
+    numbers[order] = np.cumsum(steps > SAME_POSITION_MM)
+    return numbers
 
 
 def gap_starts(positions_mm: np.ndarray) -> np.ndarray:
-    """Returns which slices are followed by a gap where slices seem to be missing, bool (n,).
+    """Return which slices are followed by a gap where slices seem to be missing, bool (n,).
 
     A step counts where the steps before and after it are equal to within a tenth, and it is twice
     as long or a higher multiple of theirs. So a change of spacing within a series is no gap, and

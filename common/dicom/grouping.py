@@ -1,0 +1,418 @@
+"""Volumes: which slices belong together, whatever their UIDs claim.
+
+A volume is what shares patient, study, frame of reference, orientation, matrix and pixel spacing,
+with at most one slice per position. Slices of one series that would lie at the same positions are
+split by what tells them apart; series that continue each other are joined. What cannot be told
+apart is refused rather than interleaved.
+"""
+
+import functools
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from common.dicom import geometry
+from common.dicom.checks import MAX_FRAMES
+from common.dicom.order import (
+    COORDINATES,
+    IDS,
+    INSTANCE_NUMBER,
+    POSITION,
+    place_slices,
+    position_numbers,
+)
+
+ORIENTATION_TOLERANCE = 0.01
+"""Largest difference of a direction cosine within a volume: half a degree."""
+SPACING_TOLERANCE = 1e-3
+"""Largest relative difference of the pixel spacing within a volume."""
+FEW_POSITIONS = 0.1
+"""Where no more of the positions hold slices that cannot be told apart, only those are refused."""
+LARGEST_STEP = 1.5
+"""Two parts continue each other where they lie no more of their steps than this apart."""
+AMBIGUOUS = "ambiguous"
+
+KINDS = {
+    "kernel": "kernel",
+    "image_type": "image type",
+    "kvp": "tube voltage",
+    "slice_thickness": "slice thickness",
+}
+"""Columns that differ between reconstructions of one scan, with their names in notes."""
+PASSES = {
+    "acquisition_number": "acquisition number",
+    "temporal_position": "temporal position",
+    "acquisition_time": "acquisition time",
+    "content_time": "content time",
+    INSTANCE_NUMBER: "instance number",
+}
+"""Columns that rise from one pass over the same positions to the next."""
+
+HEADER_COLUMNS = (
+    "image_id", "frame", "patient_id", "study_id", "series_id", "frame_of_reference", "orientation",
+    "position_x", "position_y", "position_z", "slice_location", "rows", "columns", "spacing_row",
+    "spacing_column", *KINDS, *PASSES,
+)  # fmt: skip
+"""What `find_volumes` looks at."""
+
+
+@dataclass
+class Volume:
+    """Slices that belong together.
+
+    Attributes:
+        rows: their places in the table, in anatomical order.
+        places: where they lie (n,), mm where `coordinate` is `position`.
+        order_from: the coordinate that each place comes from (n,).
+        coordinate: what the places are in.
+        series_ids: the series that they come from.
+        note: what split or joined it; empty where its UIDs alone say what belongs to it.
+        kernel: its convolution kernel, or kernels.
+    """
+
+    rows: np.ndarray
+    places: np.ndarray
+    order_from: np.ndarray
+    coordinate: str
+    series_ids: frozenset[str]
+    kernel: str = ""
+    note: str = ""
+
+    @property
+    def num_positions(self) -> int:
+        return int(position_numbers(self.places).max()) + 1
+
+    @property
+    def step(self) -> float:
+        """The median distance of neighbouring positions; NaN of a single one."""
+        steps = np.diff(np.unique(np.round(self.places, 3)))
+        return float(np.median(steps)) if len(steps) else np.nan
+
+
+@dataclass
+class Grouping:
+    """Volumes, and the slices that belong to none: row to reason."""
+
+    volumes: list[Volume] = field(default_factory=list)
+    refused: dict[int, str] = field(default_factory=dict)
+
+
+def find_volumes(headers: pd.DataFrame, *, keep_ambiguous: bool = False) -> Grouping:
+    """Return the volumes that the slices of a table make.
+
+    Args:
+        headers: one row per slice with `HEADER_COLUMNS`; numbers are NaN and texts null where
+            unknown, `frame` is -1 outside multi-frame files.
+        keep_ambiguous: keep slices that lie at the same position and cannot be told apart in one
+            volume, ordered by their ids, instead of refusing them.
+    """
+    return _Grouper(headers, keep_ambiguous).run()
+
+
+class _Grouper:
+    def __init__(self, headers: pd.DataFrame, keep_ambiguous: bool) -> None:
+        self.headers = headers
+        self.keep_ambiguous = keep_ambiguous
+        texts = ("image_id", "series_id", "frame_of_reference", "orientation", "kernel")
+        self.texts = {
+            name: headers[name].fillna("").to_numpy(dtype=object) for name in (*texts, "image_type")
+        }
+        numbers = ("slice_location", "spacing_row", "spacing_column", "kvp", "slice_thickness")
+        self.numbers = {
+            name: headers[name].to_numpy(dtype=np.float64, na_value=np.nan)
+            for name in (*numbers, *PASSES)
+        }
+        self.frames = headers["frame"].to_numpy(dtype=np.int64)
+        # Frames of one file follow each other between it and the file of the next number.
+        is_frame = self.frames >= 0
+        numbers_of_files = np.nan_to_num(self.numbers[INSTANCE_NUMBER])
+        self.numbers[INSTANCE_NUMBER] = np.where(
+            is_frame, numbers_of_files * MAX_FRAMES + self.frames, self.numbers[INSTANCE_NUMBER]
+        )
+        names = ["position_x", "position_y", "position_z"]
+        self.positions = headers[names].to_numpy(dtype=np.float64, na_value=np.nan)
+        self.found = Grouping()
+
+    def run(self) -> Grouping:
+        keys = ["study_id", "patient_id", "rows", "columns"]
+        for rows in self.headers.groupby(keys, dropna=False, sort=True).indices.values():
+            for same_geometry in self._by_geometry(np.sort(rows)):
+                self._group(same_geometry)
+        return self.found
+
+    def _by_geometry(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield the rows of one frame of reference, orientation and spacing after the other."""
+        series = self.texts["series_id"][rows]
+        frames = _known_in_series(self.texts["frame_of_reference"][rows], series)
+        orientations = _known_in_series(
+            _alike(self.texts["orientation"][rows], _same_orientation), series
+        )
+        spacings = _known_in_series(_alike(_pairs(self.numbers, rows), _same_spacing), series)
+        classes = pd.DataFrame({"f": frames, "o": orientations, "s": spacings})
+        for members in classes.groupby(["f", "o", "s"]).indices.values():
+            yield rows[np.sort(members)]
+
+    def _group(self, rows: np.ndarray) -> None:
+        """Split the series of one geometry where slices collide, join those that continue."""
+        series = self.texts["series_id"][rows]
+        by_series = {name: rows[series == name] for name in sorted(set(series))}
+        singles = [own for own in by_series.values() if len(own) == 1]
+        parts: list[Volume] = []
+        for own in by_series.values():
+            if len(own) > 1 or len(singles) == 1:
+                parts += self._split(own)
+        if len(singles) > 1:
+            parts += self._of_singles(np.concatenate(singles))
+        self.found.volumes += _join(parts)
+
+    def _of_singles(self, rows: np.ndarray) -> list[Volume]:
+        """Return the volumes of series of one slice each."""
+        kernels = self.texts["kernel"][rows]
+        found = []
+        for kernel in sorted(set(kernels)):
+            own = rows[kernels == kernel]
+            together = self._split(own)
+            num_series = len(own)
+            if num_series > 1:
+                for volume in together:
+                    if len(volume.rows) > 1:
+                        volume.note = f"joined from {len(volume.rows)} series of one slice"
+            found += together
+        return found
+
+    def _split(self, rows: np.ndarray) -> list[Volume]:
+        """Return the volumes of one series; refuse what cannot be told apart."""
+        placed = self._place(rows)
+        lost = ~np.isfinite(placed.places)
+        if lost.any() and placed.coordinate != IDS:
+            reason = "neither ImagePositionPatient nor InstanceNumber nor SliceLocation places it"
+            self.found.refused |= dict.fromkeys(rows[lost].tolist(), reason)
+            placed = _part(placed, ~lost)
+        parts = self._tell_apart(placed)
+        if parts is not None:
+            return parts
+        if self.keep_ambiguous:
+            placed.note = "slices at the same position cannot be told apart: in the order of ids"
+            return [placed]
+        numbers = position_numbers(placed.places)
+        is_shared = np.bincount(numbers)[numbers] > 1
+        num_shared = len(set(numbers[is_shared]))
+        few = num_shared <= FEW_POSITIONS * placed.num_positions
+        refused = is_shared if few else np.ones(len(rows), dtype=bool)
+        reason = (
+            f"{num_shared} positions of its series hold several slices that neither kernel, "
+            f"acquisition, time nor number tell apart"
+        )
+        self.found.refused |= dict.fromkeys(placed.rows[refused].tolist(), reason)
+        return [_part(placed, ~refused)] if few else []
+
+    def _place(self, rows: np.ndarray) -> Volume:
+        """Return the slices of a series in anatomical order, as one volume."""
+        coordinates = {name: self.numbers[name][rows] for name in COORDINATES if name != POSITION}
+        normal = self._normal(rows)
+        # Each by itself: the last bits are then those of SliceHeader.position_mm.
+        coordinates[POSITION] = np.array([np.dot(xyz, normal) for xyz in self.positions[rows]])
+        coordinate, places, order_from = place_slices(coordinates)
+        stems = [
+            (name.rpartition("_")[0] if frame >= 0 else name, frame)
+            for name, frame in zip(self.texts["image_id"][rows], self.frames[rows])
+        ]
+        order = np.array(sorted(range(len(rows)), key=lambda i: (places[i], stems[i])))
+        if coordinate == IDS:
+            order = np.array(sorted(range(len(rows)), key=stems.__getitem__))
+            places = np.full(len(rows), np.nan)
+        return Volume(
+            rows=rows[order],
+            places=places[order],
+            order_from=order_from[order],
+            coordinate=coordinate,
+            series_ids=frozenset(self.texts["series_id"][rows]),
+            kernel="\\".join(sorted(set(self.texts["kernel"][rows]))),
+        )
+
+    def _normal(self, rows: np.ndarray) -> np.ndarray:
+        """Return the one normal that all slices are projected on: that of most of them."""
+        texts, counts = np.unique(self.texts["orientation"][rows].astype(str), return_counts=True)
+        counts[texts == ""] = 0
+        text = texts[counts.argmax()]
+        return geometry.slice_normal(parse_orientation(text)) if text else np.array([0.0, 0, 1])
+
+    def _tell_apart(self, volume: Volume) -> list[Volume] | None:
+        """Return the parts of a volume with one slice per position; None where nothing tells."""
+        if volume.coordinate == IDS:
+            return [volume]
+        numbers = position_numbers(volume.places)
+        most = int(np.bincount(numbers).max())
+        if most == 1:
+            return [volume]
+        for name, words in KINDS.items():
+            values = self.texts[name] if name in self.texts else self.numbers[name]
+            parts = [_part(volume, own) for own in _each(values[volume.rows])]
+            if len(parts) > 1 and all(_most_at_one(part) < most for part in parts):
+                told = [self._tell_apart(part) for part in parts]
+                if all(part is not None for part in told):
+                    return [_noted(part, words) for parts in told for part in parts or ()]
+        for name, words in PASSES.items():
+            passes = _passes(self.numbers[name][volume.rows], numbers)
+            if passes is not None and passes.max() + 1 == most:
+                parts = [_part(volume, passes == number) for number in range(most)]
+                return [_noted(part, words) for part in parts]
+        return None
+
+
+def volume_name(volume: Volume, headers: pd.DataFrame) -> str:
+    """Return a hash that is the same for the same slices, wherever their files lie."""
+    first = min(zip(headers["study_id"].iloc[volume.rows], headers["image_id"].iloc[volume.rows]))
+    return hashlib.sha256(repr(first).encode()).hexdigest()[:24]
+
+
+@functools.lru_cache(maxsize=4096)
+def parse_orientation(text: str) -> tuple[float, ...]:
+    """Return the six numbers of an orientation as `SliceHeader` writes it."""
+    return tuple(float(value) for value in text.split("\\"))
+
+
+def _known_in_series(values: np.ndarray, series: np.ndarray) -> np.ndarray:
+    """Return values in which an unknown one ("") is that of its series, where it has only one."""
+    if (values != "").all():
+        return values
+    values = values.copy()
+    for name in set(series[values == ""]):
+        known = set(values[(series == name) & (values != "")])
+        if len(known) == 1:
+            values[(series == name) & (values == "")] = known.pop()
+    return values
+
+
+def _alike(values: np.ndarray, same: Callable[[str, str], bool]) -> np.ndarray:
+    """Return values in which each stands for those that are the same within the tolerance."""
+    texts, counts = np.unique(values.astype(str), return_counts=True)
+    if len(texts) == 1:
+        return values
+    leaders: list[str] = []
+    leader_of = {"": ""}
+    for text in texts[np.lexsort((texts, -counts))]:
+        if text:
+            found = next((leader for leader in leaders if same(leader, text)), None)
+            if found is None:
+                leaders.append(text)
+            leader_of[text] = found or text
+    return np.array([leader_of[text] for text in values], dtype=object)
+
+
+def _same_orientation(one: str, other: str) -> bool:
+    pairs = zip(parse_orientation(one), parse_orientation(other))
+    return all(abs(a - b) < ORIENTATION_TOLERANCE for a, b in pairs)
+
+
+def _same_spacing(one: str, other: str) -> bool:
+    pairs = zip(one.split("\\"), other.split("\\"))
+    return all(abs(float(a) / float(b) - 1) < SPACING_TOLERANCE for a, b in pairs)
+
+
+def _pairs(numbers: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """Return row and column spacing as one text, empty where unknown."""
+    pairs = zip(*(numbers[name][rows].tolist() for name in ("spacing_row", "spacing_column")))
+    return np.array(["" if a != a or b != b else f"{a!r}\\{b!r}" for a, b in pairs], dtype=object)
+
+
+def _part(volume: Volume, chosen: np.ndarray) -> Volume:
+    """Return some of the slices of a volume."""
+    return Volume(
+        volume.rows[chosen],
+        volume.places[chosen],
+        volume.order_from[chosen],
+        volume.coordinate,
+        volume.series_ids,
+        volume.kernel,
+        volume.note,
+    )
+
+
+def _noted(volume: Volume, words: str) -> Volume:
+    others = volume.note.removeprefix("split by ")
+    volume.note = f"split by {words}" + (f" and {others}" if others else "")
+    return volume
+
+
+def _each(values: np.ndarray) -> list[np.ndarray]:
+    """Return a mask for each value, in ascending order; unknown numbers are one value."""
+    if values.dtype.kind == "f":
+        values = np.where(np.isnan(values), -1.0, values)
+    return [values == value for value in sorted(set(values.tolist()))]
+
+
+def _most_at_one(volume: Volume) -> int:
+    return int(np.bincount(position_numbers(volume.places)).max())
+
+
+def _passes(values: np.ndarray, numbers: np.ndarray) -> np.ndarray | None:
+    """Return the number of the pass over the positions that each slice belongs to, int64 (n,).
+
+    In the order of `values` a new pass begins where a position comes again. None where a value is
+    unknown, or where slices at one position share one.
+    """
+    if np.isnan(values).any():
+        return None
+    passes = np.empty(len(values), dtype=np.int64)
+    seen: set[int] = set()
+    number = 0
+    for value in np.unique(values):
+        own = values == value
+        places = set(numbers[own].tolist())
+        if len(places) < own.sum():
+            return None
+        if seen & places:
+            number, seen = number + 1, set()
+        seen |= places
+        passes[own] = number
+    return passes
+
+
+def _join(parts: Sequence[Volume]) -> list[Volume]:
+    """Return the volumes with those joined that continue each other, and no other could."""
+    volumes = list(parts)
+    while True:
+        pairs = [
+            (one, other)
+            for one in range(len(volumes))
+            for other in range(len(volumes))
+            if one != other and _continues(volumes[one], volumes[other])
+        ]
+        firsts, seconds = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        pair = next(
+            (p for p in pairs if firsts.count(p[0]) == 1 and seconds.count(p[1]) == 1), None
+        )
+        if pair is None:
+            return volumes
+        one, other = volumes[pair[0]], volumes[pair[1]]
+        volumes = [volume for number, volume in enumerate(volumes) if number not in pair]
+        volumes.append(_joined(one, other))
+
+
+def _continues(one: Volume, other: Volume) -> bool:
+    """Return whether the second volume begins where the first ends."""
+    if one.coordinate != POSITION or other.coordinate != POSITION:
+        return False
+    if one.kernel != other.kernel and one.series_ids != other.series_ids:
+        return False
+    gap = other.places[0] - one.places[-1]
+    steps = [step for step in (one.step, other.step) if step == step]
+    return bool(steps) and 0.5 * min(steps) <= gap <= LARGEST_STEP * max(steps)
+
+
+def _joined(one: Volume, other: Volume) -> Volume:
+    series_ids = one.series_ids | other.series_ids
+    note = f"joined from {len(series_ids)} series" if len(series_ids) > 1 else one.note
+    return Volume(
+        np.concatenate([one.rows, other.rows]),
+        np.concatenate([one.places, other.places]),
+        np.concatenate([one.order_from, other.order_from]),
+        one.coordinate,
+        series_ids,
+        one.kernel if one.kernel == other.kernel else "",
+        note,
+    )

@@ -1,0 +1,277 @@
+"""Volumes from header tables: every way in which UIDs, positions and kernels mislead."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from common.dicom.grouping import HEADER_COLUMNS, Grouping, find_volumes
+
+AXIAL = "1.0\\0.0\\0.0\\0.0\\1.0\\0.0"
+
+
+def table(*rows: dict, count: int = 8, **common) -> pd.DataFrame:
+    """A table of slices 5 mm apart; `rows` override values of one after the other."""
+    rows = rows or ({},) * count
+    records = []
+    for number, row in enumerate(rows):
+        record = dict.fromkeys(HEADER_COLUMNS, np.nan) | {
+            "image_id": f"i{number:03}",
+            "frame": -1,
+            "patient_id": "p",
+            "study_id": "s",
+            "series_id": "a",
+            "frame_of_reference": "f",
+            "orientation": AXIAL,
+            "position_x": 0.0,
+            "position_y": 0.0,
+            "position_z": 5.0 * number,
+            "rows": 64,
+            "columns": 64,
+            "spacing_row": 0.5,
+            "spacing_column": 0.5,
+            "kernel": "H30s",
+            "image_type": "ORIGINAL",
+            "instance_number": float(number + 1),
+        }
+        records.append(record | common | row)
+    return pd.DataFrame(records)
+
+
+def ids(grouping: Grouping, headers: pd.DataFrame) -> list[list[str]]:
+    """The image ids of each volume, in order; volumes sorted."""
+    return sorted(headers["image_id"].iloc[volume.rows].tolist() for volume in grouping.volumes)
+
+
+def both(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+    """Two tables as one, the second with ids of its own."""
+    other = other.assign(image_id="j" + other["image_id"].str[1:])
+    return pd.concat([one, other], ignore_index=True)
+
+
+def names(letter: str, numbers: range) -> list[str]:
+    return [f"{letter}{number:03}" for number in numbers]
+
+
+def test_a_plain_series_is_one_volume_from_foot_to_head() -> None:
+    headers = table().iloc[::-1].reset_index(drop=True)
+    found = find_volumes(headers)
+    assert ids(found, headers) == [names("i", range(8))]
+    assert found.volumes[0].note == "" and set(found.volumes[0].order_from) == {"position"}
+
+
+def test_rounding_of_the_orientation_splits_nothing() -> None:
+    texts = [f"1.0\\0.0\\0.0\\0.0\\{0.945 + k:.6f}\\-0.327070" for k in (-1e-6, 1e-6)]
+    headers = table(*({"orientation": texts[number % 2]} for number in range(8)))
+    assert len(find_volumes(headers).volumes) == 1
+
+
+def test_other_tilts_are_other_volumes() -> None:
+    tilted = "1.0\\0.0\\0.0\\0.0\\0.9483237\\-0.3173047"
+    headers = both(table(), table(orientation=tilted))
+    assert len(find_volumes(headers).volumes) == 2
+
+
+@pytest.mark.parametrize(
+    "column, one, other, words",
+    [
+        ("kernel", "H30s", "H60s", "kernel"),
+        ("image_type", "ORIGINAL\\A", "ORIGINAL\\B", "image type"),
+        ("acquisition_number", 1.0, 2.0, "acquisition number"),
+        ("temporal_position", 1.0, 2.0, "temporal position"),
+        ("acquisition_time", 43200.0, 43210.0, "acquisition time"),
+        ("content_time", 43200.0, 43210.0, "content time"),
+    ],
+)
+def test_what_tells_two_passes_apart(column: str, one, other, words: str) -> None:
+    headers = both(table(**{column: one}), table(**{column: other}))
+    found = find_volumes(headers)
+    assert ids(found, headers) == [names("i", range(8)), names("j", range(8))]
+    assert {volume.note for volume in found.volumes} == {f"split by {words}"}
+
+
+def test_instance_numbers_tell_runs_apart_but_not_what_alternates() -> None:
+    one, other = table(), table()
+    other["instance_number"] += 8
+    headers = both(one, other)
+    assert ids(find_volumes(headers), headers) == [names("i", range(8)), names("j", range(8))]
+    one["instance_number"] = 2 * one["instance_number"]
+    other["instance_number"] = one["instance_number"] + 1
+    found = find_volumes(both(one, other))
+    assert found.volumes == [] and len(found.refused) == 16
+
+
+def test_acquisitions_of_one_slice_each_split_nothing() -> None:
+    headers = table(*({"acquisition_number": float(k), "acquisition_time": k} for k in range(8)))
+    found = find_volumes(headers)
+    assert len(found.volumes) == 1 and found.volumes[0].note == ""
+
+
+def test_two_kernels_of_a_step_and_shoot_scan() -> None:
+    steps = [{"acquisition_number": float(number)} for number in range(8)]
+    headers = both(table(*steps), table(*steps, kernel="H60s"))
+    assert ids(find_volumes(headers), headers) == [names("i", range(8)), names("j", range(8))]
+
+
+def test_two_kernels_at_three_times() -> None:
+    parts = [
+        table(kernel=kernel, acquisition_number=float(number))
+        for kernel in ("H30s", "H60s")
+        for number in range(3)
+    ]
+    headers = pd.concat(parts, ignore_index=True)
+    headers["image_id"] = names("i", range(48))
+    found = find_volumes(headers)
+    assert ids(found, headers) == [names("i", range(k, k + 8)) for k in range(0, 48, 8)]
+    assert found.volumes[0].note == "split by kernel and acquisition number"
+
+
+def test_a_scan_begun_again_is_two_volumes() -> None:
+    aborted = table(*({"acquisition_number": 1.0},) * 3)
+    headers = both(aborted, table(acquisition_number=2.0))
+    assert ids(find_volumes(headers), headers) == [names("i", range(3)), names("j", range(8))]
+
+
+def test_two_patients_are_never_one_volume() -> None:
+    one = table(*({},) * 4, patient_id="p")
+    other = table(*({"position_z": 20.0 + 5 * k} for k in range(4)), patient_id="q")
+    assert len(find_volumes(both(one, other)).volumes) == 2
+
+
+def test_a_series_of_one_slice_each_is_one_volume() -> None:
+    headers = table(*({"series_id": f"a{k}"} for k in range(8)))
+    found = find_volumes(headers)
+    assert ids(found, headers) == [names("i", range(8))]
+    assert found.volumes[0].note == "joined from 8 series of one slice"
+
+
+def test_two_kernels_with_a_series_for_each_slice() -> None:
+    headers = both(
+        table(*({"series_id": f"a{k}"} for k in range(8))),
+        table(*({"series_id": f"b{k}", "kernel": "H60s"} for k in range(8))),
+    )
+    assert ids(find_volumes(headers), headers) == [names("i", range(8)), names("j", range(8))]
+
+
+def test_base_and_vertex_are_joined() -> None:
+    base = table(*({"position_z": 2.5 * k} for k in range(8)), series_id="a")
+    vertex = table(*({"position_z": 22.5 + 5 * k} for k in range(8)), series_id="b")
+    headers = both(base, vertex)
+    found = find_volumes(headers)
+    assert ids(found, headers) == [names("i", range(8)) + names("j", range(8))]
+    assert found.volumes[0].note == "joined from 2 series"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"position_z": 2.5, "step": 5.0},  # between the slices of the first
+        {"position_z": 90.0, "step": 5.0},  # far above it
+        {"position_z": 40.0, "step": 5.0, "kernel": "H60s"},
+        {"position_z": 40.0, "step": 5.0, "frame_of_reference": "g"},
+        {"position_z": 40.0, "step": 5.0, "spacing_row": 0.6},
+    ],
+)
+def test_series_that_do_not_continue_each_other_stay_apart(other: dict) -> None:
+    start, step = other.pop("position_z"), other.pop("step")
+    rows = ({"position_z": start + step * k} for k in range(8))
+    headers = both(table(), table(*rows, series_id="b", **other))
+    assert ids(find_volumes(headers), headers) == [names("i", range(8)), names("j", range(8))]
+
+
+def test_a_thin_and_a_halved_thick_series() -> None:
+    """The two halves of a head belong together, the thin series over all of it stays apart."""
+    thin = table(*({"position_z": 0.3 + 1.25 * k} for k in range(32)), series_id="a")
+    halves = table(*({"series_id": "b" if k < 4 else "c"} for k in range(8)))
+    found = find_volumes(headers := both(thin, halves))
+    assert ids(found, headers) == [names("i", range(32)), names("j", range(8))]
+
+
+def test_two_spacings_are_two_volumes() -> None:
+    headers = table(*({"spacing_row": 0.5 if k < 4 else 0.25} for k in range(8)))
+    assert ids(find_volumes(headers), headers) == [names("i", range(4)), names("i", range(4, 8))]
+
+
+def test_an_unknown_spacing_is_that_of_its_series() -> None:
+    headers = table(*({"spacing_row": np.nan if k == 3 else 0.5} for k in range(8)))
+    assert len(find_volumes(headers).volumes) == 1
+
+
+@pytest.mark.parametrize("rising", [1, -1])
+def test_a_slice_without_a_position_is_placed_by_its_number(rising: int) -> None:
+    headers = table(*({"instance_number": float(100 + rising * k)} for k in range(8)))
+    for row in (0, 3, 7):
+        missing = headers.copy()
+        missing.loc[row, ["position_x", "position_y", "position_z"]] = np.nan
+        volume = find_volumes(missing).volumes[0]
+        assert volume.rows.tolist() == list(range(8))
+        assert volume.places[row] == pytest.approx(5.0 * row)
+        assert volume.order_from.tolist() == [
+            "instance_number" if k == row else "position" for k in range(8)
+        ]
+
+
+def test_slice_location_places_what_numbers_do_not() -> None:
+    headers = table(*({"slice_location": -5.0 * k, "instance_number": np.nan} for k in range(8)))
+    headers.loc[2, "position_z"] = np.nan
+    volume = find_volumes(headers).volumes[0]
+    assert volume.rows.tolist() == list(range(8)) and volume.order_from[2] == "slice_location"
+
+
+def test_a_slice_that_nothing_places_is_refused() -> None:
+    headers = table()
+    headers.loc[2, ["position_z", "instance_number"]] = np.nan
+    found = find_volumes(headers)
+    assert list(found.refused) == [2] and len(found.volumes[0].rows) == 7
+
+
+def test_without_positions_numbers_order() -> None:
+    headers = table(position_z=np.nan, instance_number=0.0)
+    headers["instance_number"] = np.arange(8.0)[::-1]
+    volume = find_volumes(headers).volumes[0]
+    assert volume.rows.tolist() == list(range(8))[::-1]
+    assert set(volume.order_from) == {"instance_number"} and volume.coordinate != "position"
+
+
+def test_without_anything_ids_order_and_say_so() -> None:
+    headers = table(position_z=np.nan, instance_number=np.nan)
+    volume = find_volumes(headers).volumes[0]
+    assert volume.rows.tolist() == list(range(8)) and set(volume.order_from) == {"image_id"}
+
+
+def test_one_doubled_position_costs_its_own_slices_only() -> None:
+    headers = table(count=24, instance_number=np.nan)
+    twice = headers.iloc[[5]].assign(image_id="twice")
+    found = find_volumes(headers := pd.concat([headers, twice], ignore_index=True))
+    assert set(found.refused) == {5, 24} and len(found.volumes[0].rows) == 23
+
+
+def test_what_has_to_be_kept_is_ordered_by_ids() -> None:
+    headers = both(table(instance_number=np.nan), table(instance_number=np.nan))
+    found = find_volumes(headers, keep_ambiguous=True)
+    expected = [name for k in range(8) for name in (f"i{k:03}", f"j{k:03}")]
+    assert ids(found, headers) == [expected] and "cannot be told apart" in found.volumes[0].note
+
+
+def test_frames_of_a_file_without_positions_follow_their_numbers() -> None:
+    headers = table(
+        *({"frame": k, "image_id": f"i_{k}"} for k in (10, 2, 1, 0)),
+        position_z=np.nan,
+        instance_number=1.0,
+    )
+    assert find_volumes(headers).volumes[0].rows.tolist() == [3, 2, 1, 0]
+
+
+def test_the_order_of_the_table_changes_nothing() -> None:
+    parts = [
+        table(acquisition_number=1.0),
+        table(kernel="H60s"),
+        table(*({"series_id": f"c{k}"} for k in range(8)), study_id="t"),
+        table(series_id="d", patient_id="q"),
+    ]
+    headers = pd.concat(parts, ignore_index=True)
+    headers["image_id"] = names("i", range(len(headers)))
+    expected = ids(find_volumes(headers), headers)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        shuffled = headers.sample(frac=1, random_state=rng).reset_index(drop=True)
+        assert ids(find_volumes(shuffled), shuffled) == expected
