@@ -12,7 +12,7 @@ SAME_POSITION_MM = 0.01
 
 
 def group_key(header: "SliceHeader") -> tuple[str, str, tuple[float, ...] | None, int, int]:
-    """Returns what the slices of one volume share: series, orientation and matrix size.
+    """Return what the slices of one volume share: series, orientation and matrix size.
 
     Orientations are rounded to 0.01, half a degree.
     """
@@ -23,7 +23,7 @@ def group_key(header: "SliceHeader") -> tuple[str, str, tuple[float, ...] | None
 
 
 def order_slices(headers: Sequence["SliceHeader"]) -> list[int]:
-    """Returns the indices of the slices of one group in anatomical order.
+    """Return the indices of the slices of one group in anatomical order.
 
     By ascending position along the slice normal: foot to head in axial series. Slices at the
     same position keep the order of their image ids (frames by number). Where a slice lacks its
@@ -46,7 +46,7 @@ def order_slices(headers: Sequence["SliceHeader"]) -> list[int]:
 
 
 def gap_starts(positions_mm: np.ndarray) -> np.ndarray:
-    """Returns which slices are followed by a gap where slices seem to be missing, bool (n,).
+    """Return which slices are followed by a gap where slices seem to be missing, bool (n,).
 
     A step counts where the steps before and after it are equal to within a tenth, and it is twice
     as long or a higher multiple of theirs. So a change of spacing within a series is no gap, and
