@@ -55,7 +55,7 @@ class RSNAData:
     tta_transform: SampleTransform
 
     def log_sizes(self) -> None:
-        """Tells the log how many slices and studies each side has, and what is not as asked for."""
+        """Tell the log how many slices and studies each side has, and what is not as asked for."""
         for side, dataset in (("training", self.train), ("validation", self.valid)):
             studies = dataset.table.frame["study_id"].iloc[dataset.rows].nunique()
             logger.info("%s: %d slices of %d studies", side, len(dataset), studies)

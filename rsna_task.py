@@ -39,7 +39,7 @@ TASKS = {len(task.label_names): task for task in (CHALLENGE, ANY_ONLY)}
 
 
 def task_of_labels(label_names: Sequence[str], where: str) -> Task:
-    """Returns the task with these labels; InputError, naming `where`, if there is none."""
+    """Return the task with these labels; InputError, naming `where`, if there is none."""
     for task in TASKS.values():
         if tuple(label_names) == task.label_names:
             return task

@@ -53,7 +53,7 @@ STEPS = (
 
 
 def plan(arguments: argparse.Namespace) -> list[Stage]:
-    """Returns the stages, in the order in which they should begin."""
+    """Return the stages, in the order in which they should begin."""
     phantoms, own = Plan(arguments.work, DEMO), Plan(arguments.work, DATASET)
     neighbors = {"one": 0, "three": 1}
     # As in recipes/ct_ich.sh: less learning rate and more dropout than from ImageNet.
@@ -95,7 +95,7 @@ def plan(arguments: argparse.Namespace) -> list[Stage]:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Makes what is missing, and returns the comparison."""
+    """Make what is missing, and return the comparison."""
     started = time.perf_counter()
     input_folder = arguments.work / "input"
     prepare(input_folder, DEMO, arguments.n_jobs)
@@ -116,7 +116,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Prints the table and the line of JSON."""
+    """Print the table and the line of JSON."""
     log_to_console()
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, help="with Patients_CT/ and hemorrhage_diagnosis.csv")

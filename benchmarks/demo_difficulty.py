@@ -41,7 +41,7 @@ PENALTIES = (0.001, 0.01, 0.1, 1.0)
 
 
 def histogram_features(image_hu: NDArray[np.int16]) -> Floats:
-    """Returns the features of one slice (rows, columns), as shares: (NUM_BINS + 3,)."""
+    """Return the features of one slice (rows, columns), as shares: (NUM_BINS + 3,)."""
     image = image_hu.astype(np.float32)
     counts = np.histogram(image, NUM_BINS, WINDOW_HU)[0] / image.size
     mean = counts @ np.arange(NUM_BINS) / max(float(counts.sum()), 1e-9) / NUM_BINS
@@ -57,7 +57,7 @@ def histogram_features(image_hu: NDArray[np.int16]) -> Floats:
 def out_of_fold(
     features: Floats, labels: NDArray[np.int_], folds: NDArray[np.int_], penalty: float
 ) -> tuple[Floats, Floats]:
-    """Returns out-of-fold probabilities (rows, labels) of the regression and of the prior."""
+    """Return out-of-fold probabilities (rows, labels) of the regression and of the prior."""
     fitted, prior = np.zeros(labels.shape), np.zeros(labels.shape)
     for fold in np.unique(folds):
         train, test = folds != fold, folds == fold
@@ -75,7 +75,7 @@ def out_of_fold(
 
 
 def measure(features: Floats, labels: NDArray[np.int_], folds: NDArray[np.int_]) -> dict[str, Any]:
-    """Returns the weighted log loss of the prior, of the best regression, and their ratio."""
+    """Return the weighted log loss of the prior, of the best regression, and their ratio."""
     tries = [out_of_fold(features, labels, folds, penalty) for penalty in PENALTIES]
     losses = [_weighted(labels, fitted) for fitted, _ in tries]
     best = int(np.argmin(losses))
@@ -108,7 +108,7 @@ def _loss(labels: NDArray[np.int_], probabilities: Floats) -> float:
 
 
 def main() -> None:
-    """Measures one prepared dataset."""
+    """Measure one prepared dataset."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--data_input_folder", type=Path, default=Path("input"))
     parser.add_argument("--data_dataset", default="demo")

@@ -46,7 +46,7 @@ NUM_FOLDS, SEED = 5, 4667
 
 
 def make_tables(folder: Path, num_rows: int, num_members: int, seed: int) -> None:
-    """Writes member_<i>.parquet, labels.npy and frame.parquet; members are of rising noise."""
+    """Write member_<i>.parquet, labels.npy and frame.parquet; members are of rising noise."""
     frame = made_up_slices(num_rows, seed)
     labels = frame[list(LABELS)].to_numpy(dtype=np.float64)
     np.save(folder / "labels.npy", labels)
@@ -70,7 +70,7 @@ def make_tables(folder: Path, num_rows: int, num_members: int, seed: int) -> Non
 
 
 def measure(step: str, folder: Path, num_members: int) -> dict[str, Any]:
-    """Runs one step in this process; returns seconds, peak memory and what shows that it worked."""
+    """Run one step in this process; return seconds, peak memory and what shows that it worked."""
     import sklearn.linear_model  # noqa: F401
 
     start, start_cpu = time.perf_counter(), time.process_time()
@@ -139,7 +139,7 @@ def _weights(folder: Path, paths: list[Path]) -> dict[str, Any]:
 
 
 def run_step(step: str, folder: Path, num_members: int) -> dict[str, Any]:
-    """Runs `measure` in a process of its own."""
+    """Run `measure` in a process of its own."""
     command = [sys.executable, __file__, "--step", step, "--folder", str(folder)]
     command += ["--members", str(num_members)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
@@ -147,7 +147,7 @@ def run_step(step: str, folder: Path, num_members: int) -> dict[str, Any]:
 
 
 def run(num_test: int, num_rows: int, num_members: int) -> dict[str, Any]:
-    """Returns the figures of both steps."""
+    """Return the figures of both steps."""
     figures: dict[str, Any] = {"members": num_members}
     for step, size in (("submission", num_test), ("weights", num_rows)):
         with tempfile.TemporaryDirectory() as name:
@@ -158,7 +158,7 @@ def run(num_test: int, num_rows: int, num_members: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Prints the table and the line of JSON."""
+    """Print the table and the line of JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--test", type=int, default=121_232)
     parser.add_argument("--rows", type=int, default=752_803)

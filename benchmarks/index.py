@@ -44,7 +44,7 @@ NUM_FOLDS, SEED = 5, 4667
 
 
 def made_up_slices(num_rows: int, seed: int = 0) -> pd.DataFrame:
-    """Returns a table of slices in the order that preparing writes them."""
+    """Return a table of slices in the order that preparing writes them."""
     rng = np.random.default_rng(seed)
     num_series = max(2 * NUM_FOLDS, round(num_rows / SLICES_PER_SERIES))
     num_patients = max(2 * NUM_FOLDS, round(num_series / SERIES_PER_PATIENT))
@@ -98,13 +98,13 @@ def made_up_slices(num_rows: int, seed: int = 0) -> pd.DataFrame:
 
 
 def _hex_ids(prefix: str, count: int, digits: int) -> np.ndarray:
-    """Returns scattered ids of hexadecimal digits, each once."""
+    """Return scattered ids of hexadecimal digits, each once."""
     numbers = (np.arange(count, dtype=object) * 0x9E3779B97F4A7C15F39CC0605) % (1 << 4 * digits)
     return np.array([f"{prefix}{number:0{digits}x}" for number in numbers], dtype=object)
 
 
 def measure(step: str, folder: Path) -> dict[str, float]:
-    """Runs one step in this process; returns seconds and megabytes by name."""
+    """Run one step in this process; return seconds and megabytes by name."""
     found: dict[str, float] = {}
 
     def timed(name: str, function: Callable[[], Any]) -> Any:
@@ -142,20 +142,20 @@ def measure(step: str, folder: Path) -> dict[str, float]:
 
 
 def run_step(step: str, folder: Path) -> dict[str, float]:
-    """Runs `measure` in a process of its own."""
+    """Run `measure` in a process of its own."""
     command = [sys.executable, __file__, "--step", step, "--folder", str(folder)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def resident_mb() -> float:
-    """Returns the memory that this process holds, in MB."""
+    """Return the memory that this process holds, in MB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def peak_mb() -> float:
-    """Returns the most memory that this process has held, in MB."""
+    """Return the most memory that this process has held, in MB."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024 / 1e6
@@ -163,7 +163,7 @@ def peak_mb() -> float:
 
 
 def compare(num_rows: int, repeats: int) -> dict[str, Any]:
-    """Returns the medians of all steps, each in processes of its own."""
+    """Return the medians of all steps, each in processes of its own."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         frame = made_up_slices(num_rows)
@@ -180,7 +180,7 @@ def compare(num_rows: int, repeats: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Prints the table and the line of JSON."""
+    """Print the table and the line of JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, default=752_803)
     parser.add_argument("--repeats", type=int, default=5)

@@ -98,7 +98,7 @@ class ThreeChannels:
         )
 
     def __call__(self, image: np.ndarray, seed: int) -> torch.Tensor:
-        """Returns float32 (3, height, width) of (height, width, 3)."""
+        """Return float32 (3, height, width) of (height, width, 3)."""
         generator, py = random_state(seed)
         py.random()
         image = self._run(self._geometry, image, generator, py)
@@ -134,7 +134,7 @@ def three_times(image: np.ndarray) -> np.ndarray:
 
 
 def write_sources(folder: Path, size: int) -> int:
-    """Writes the same slices in all forms; returns how many there are."""
+    """Write the same slices in all forms; return how many there are."""
     data = Path(os.environ.get("ICH_TEST_DATA", ROOT.parent / "shared" / "data"))
     files = sorted((data / "ge_head").glob("*.dcm")) if size == 512 else []
     if not files:
@@ -272,7 +272,7 @@ def profile(folder: Path, transform: SampleTransform, num_slices: int, batch: in
 
 
 def compare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Runs all ways in turn; returns the figures."""
+    """Run all ways in turn; return the figures."""
     num_slices = write_sources(folder, arguments.size)
     transform = load_transform(TRANSFORM)
     if arguments.size != 512:
@@ -314,7 +314,7 @@ def _ratio(rates: dict[tuple[str, int], list[tuple[float, float]]], way: str) ->
 
 
 def main() -> None:
-    """Prints the tables and the line of JSON."""
+    """Print the tables and the line of JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--samples", type=int, default=84)

@@ -47,7 +47,7 @@ MEMBERS = {"one": 0, "three": 1}
 
 
 def without(stage: Stage, fold: int) -> Stage:
-    """Returns the training of a member that knows nothing of a fold."""
+    """Return the training of a member that knows nothing of a fold."""
     flags = ("--data_leave_out_fold", str(fold), "--tr_features", "0")
     return replace(
         stage, experiment_id=nested_id(stage.experiment_id, fold), flags=(*stage.flags, *flags)
@@ -55,7 +55,7 @@ def without(stage: Stage, fold: int) -> Stage:
 
 
 def plan(arguments: argparse.Namespace) -> list[Stage]:
-    """Returns the stages, in the order in which they should begin."""
+    """Return the stages, in the order in which they should begin."""
     own = Plan(arguments.work, DATASET)
     slices = (
         *("--data_img_size", arguments.img_size, "--net_model", arguments.net_model),
@@ -82,7 +82,7 @@ def _blends(own: Plan, inner: Sequence[Stage]) -> list[Stage]:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Makes what is missing, and returns the comparison."""
+    """Make what is missing, and return the comparison."""
     started = time.perf_counter()
     input_folder = arguments.work / "input"
     folds = ("--pre_num_folds", str(arguments.num_folds))
@@ -104,7 +104,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Prints the table and the line of JSON."""
+    """Print the table and the line of JSON."""
     log_to_console()
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path("output/nested"), help="for all files")

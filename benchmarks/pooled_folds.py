@@ -33,7 +33,7 @@ from rsna_task import LABELS
 
 
 def pool(folders: list[Path], table: SliceTable, name: str, selected: bool) -> ScoredSet:
-    """Returns the score of predictions/<name>.parquet of all folders together."""
+    """Return the score of predictions/<name>.parquet of all folders together."""
     read = [read_experiment(folder, name) for folder in folders]
     tasks = {task_of(predictor_info(folder)) for folder in folders}
     if len(tasks) > 1:
@@ -48,7 +48,7 @@ def pool(folders: list[Path], table: SliceTable, name: str, selected: bool) -> S
 
 
 def dataset_of(folders: list[Path]) -> Path:
-    """Returns the one dataset folder that all the experiments were trained on."""
+    """Return the one dataset folder that all the experiments were trained on."""
     found = {recorded_config(folder).dataset_folder for folder in folders}
     if len(found) > 1:
         raise InputError(f"these experiments are of several datasets: {', '.join(map(str, found))}")
@@ -56,7 +56,7 @@ def dataset_of(folders: list[Path]) -> Path:
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("experiment_ids", nargs="+")
     parser.add_argument("--output_dir", type=Path, default=Path("output"))

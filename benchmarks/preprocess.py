@@ -48,7 +48,7 @@ LEAST_SPEEDUP = 1.6
 
 
 def main() -> int:
-    """Prints a table and a line of JSON; the exit status is 0 where both bounds are kept."""
+    """Print a table and a line of JSON; the exit status is 0 where both bounds are kept."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=ROOT.parent / "shared/data/ge_head")
     parser.add_argument("--num_series", type=int, default=30)
@@ -79,7 +79,7 @@ def main() -> int:
 
 
 def one_process(work: Path, num_slices: int, num_rounds: int) -> dict[str, float]:
-    """Returns ms of processor per slice of each way, and the median ratio of bound to preparing."""
+    """Return ms of processor per slice of each way, and the median ratio of bound to preparing."""
     target = work / "out"
     ways: dict[str, Callable[[], object]] = {
         "bound": lambda: read_decode_compress(work / "in"),
@@ -100,7 +100,7 @@ def one_process(work: Path, num_slices: int, num_rounds: int) -> dict[str, float
 
 
 def two_processes(work: Path, num_slices: int, num_pairs: int) -> float | None:
-    """Returns how many times faster 2 processes are than 1: the median of interleaved pairs."""
+    """Return how many times faster 2 processes are than 1: the median of interleaved pairs."""
     if num_pairs == 0:
         return None
     speedups = []
@@ -121,7 +121,7 @@ def two_processes(work: Path, num_slices: int, num_pairs: int) -> float | None:
 
 
 def copy_series(folder: Path, target: Path, num_series: int) -> int:
-    """Writes copies of the series in `folder` with ids of their own; returns all slices."""
+    """Write copies of the series in `folder` with ids of their own; return all slices."""
     num_slices = 0
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         dataset = pydicom.dcmread(file)
@@ -136,7 +136,7 @@ def copy_series(folder: Path, target: Path, num_series: int) -> int:
 
 
 def read_decode_compress(folder: Path) -> None:
-    """Reads all headers, then decodes and compresses series by series."""
+    """Read all headers, then decode and compress series by series."""
     folders = sorted(folder.iterdir())
     for series in folders:
         for file in sorted(series.iterdir()):
@@ -159,27 +159,27 @@ def read_decode_compress(folder: Path) -> None:
 
 
 def decode(folder: Path) -> None:
-    """Decodes every file, as reading images without a store would."""
+    """Decode every file, as reading images without a store would."""
     for series in sorted(folder.iterdir()):
         for file in sorted(series.iterdir()):
             pydicom.dcmread(file).pixel_array  # noqa: B018
 
 
 def read_store(dataset: Path) -> None:
-    """Reads every slice of a prepared dataset."""
+    """Read every slice of a prepared dataset."""
     table = SliceTable.load(dataset)
     for row in np.flatnonzero(table.readable):
         table.image_hu(int(row))
 
 
 def prepare(folder: Path, target: Path, runner: TaskRunner | None = None) -> None:
-    """Prepares the folder; its progress is not shown."""
+    """Prepare the folder; its progress is not shown."""
     with contextlib.redirect_stderr(io.StringIO()):
         prepare_dataset(DicomSource(folder), target, n_jobs=0, runner=runner)
 
 
 def cpu_ms(function: Callable[[], object], num_slices: int) -> float:
-    """Returns the processor time of a call in ms per slice."""
+    """Return the processor time of a call in ms per slice."""
     start = time.process_time()
     function()
     return 1000 * (time.process_time() - start) / num_slices

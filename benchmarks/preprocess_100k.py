@@ -34,7 +34,7 @@ WATCH_S = 0.5
 
 
 def main() -> int:
-    """Prints what each part took, and a line of JSON."""
+    """Print what each part took, and a line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--num_slices", type=int, default=100_000)
     parser.add_argument("--n_jobs", type=int, default=2)
@@ -55,7 +55,7 @@ def main() -> int:
 
 
 def measure(work: Path, num_slices: int, n_jobs: int) -> dict[str, float]:
-    """Runs preprocessing.py over `work / in`, and again; returns rates, times and memory."""
+    """Run preprocessing.py over `work / in`, and again; return rates, times and memory."""
     flags = {
         "pre_source": "rsna",
         "pre_folder": work / "in",
@@ -78,7 +78,7 @@ def measure(work: Path, num_slices: int, n_jobs: int) -> dict[str, float]:
 
 
 def run(command: list[str], work: Path) -> dict[str, float]:
-    """Runs a command; returns its wall time and the peak memory of it and of its processes."""
+    """Run a command; return its wall time and the peak memory of it and of its processes."""
     import psutil
 
     start = time.perf_counter()
@@ -102,7 +102,7 @@ def run(command: list[str], work: Path) -> dict[str, float]:
 
 
 def write_challenge(folder: Path, num_slices: int) -> None:
-    """Writes `num_slices` files and their labels as the RSNA challenge has them.
+    """Write `num_slices` files and their labels as the RSNA challenge has them.
 
     Files are copies of one in which ids, position and pixels are put in at their places.
     """
@@ -135,7 +135,7 @@ def write_challenge(folder: Path, num_slices: int) -> None:
 
 
 def _template() -> bytes:
-    """Returns a file whose ids and position are texts to be replaced by others as long."""
+    """Return a file whose ids and position are texts to be replaced by others as long."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian

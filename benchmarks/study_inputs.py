@@ -66,7 +66,7 @@ VARIANTS = {
 
 
 def frozen_features(table: SliceTable, rows: np.ndarray) -> np.ndarray:
-    """Returns what the ImageNet network says of slices, float32 (rows, dim)."""
+    """Return what the ImageNet network says of slices, float32 (rows, dim)."""
     model = RSNAModel("tf_efficientnet_lite0", pretrained=True).eval()
     transform = find_transform("transform", "valid_small", SIZE, model.mean, model.std)
     dataset = ImageClassificationDataset(table, rows, transform, ())
@@ -78,7 +78,7 @@ def frozen_features(table: SliceTable, rows: np.ndarray) -> np.ndarray:
 def head_outputs(
     features: np.ndarray, labels: np.ndarray, is_train: np.ndarray, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns logits and hidden layer of all rows, of a head trained on some."""
+    """Return logits and hidden layer of all rows, of a head trained on some."""
     torch.manual_seed(seed)
     head = nn.Sequential(
         nn.Dropout(0.3), nn.Linear(features.shape[1], 128), nn.ReLU(), nn.Linear(128, len(LABELS))
@@ -107,7 +107,7 @@ def study_logits(
     drop: float,
     seed: int,
 ) -> np.ndarray:
-    """Returns the logits of the validation rows, in their order, of a BiGRU."""
+    """Return the logits of the validation rows, in their order, of a BiGRU."""
     torch.manual_seed(seed)
     dims = [outputs.features.dim] if outputs.features else []
     model = build_sequence_model(
@@ -141,7 +141,7 @@ def study_logits(
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print."""
     torch.set_num_threads(1)
     folder, num_seeds = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1
     table, folds = SliceTable.load(folder), read_folds(folder / "folds.csv")

@@ -55,7 +55,7 @@ class StepTimes(Callback):
         self._last: float | None = None
 
     def on_step_end(self, network: Any) -> None:
-        """Counts from the end of one step to the end of the next, so that nothing is left out."""
+        """Count from the end of one step to the end of the next, so that nothing is left out."""
         now = time.perf_counter()
         if self._last is not None:
             values = network.step_values
@@ -144,7 +144,7 @@ class Benchmark:
         return make_loader(self.data, arguments.batch_size, arguments.workers, sampler, is_cuda)
 
     def fit(self, data: Any) -> StepTimes:
-        """Trains on `data`; returns the times of the steps, without the first ones."""
+        """Train on `data`; return the times of the steps, without the first ones."""
         times = StepTimes()
         arguments = self.arguments
         settings = FitSettings(
@@ -237,7 +237,7 @@ class Benchmark:
 
 
 def main() -> None:
-    """Prints the table and the line of JSON."""
+    """Print the table and the line of JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default=PUBLISHED_MODEL)
     parser.add_argument("--transform", default="train_complex_512")

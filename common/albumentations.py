@@ -81,7 +81,7 @@ class DicomWindowShift(A.ImageOnlyTransform):
         self.min_max_normalize = min_max_normalize
 
     def get_params(self) -> dict[str, Any]:
-        """Returns the widths and centers of one sample, in HU."""
+        """Return the widths and centers of one sample, in HU."""
         draw = self.py_random.uniform
         widths = [draw(*limits) for limits in zip(self.window_width_mins, self.window_width_maxs)]
         centers = [
@@ -92,7 +92,7 @@ class DicomWindowShift(A.ImageOnlyTransform):
     def apply(
         self, img: np.ndarray, widths: list[float], centers: list[float], **params: Any
     ) -> np.ndarray:
-        """Returns float32 (height, width, slices * windows) in [0, 1]."""
+        """Return float32 (height, width, slices * windows) in [0, 1]."""
         return _through_windows(img, widths, centers, self.min_max_normalize)
 
 
@@ -139,7 +139,7 @@ class HeaderWindow(A.ImageOnlyTransform):
     def get_params_dependent_on_data(
         self, params: dict[str, Any], data: dict[str, Any]
     ) -> dict[str, Any]:
-        """Returns the width and center of one sample, in HU, as DicomWindowShift does."""
+        """Return the width and center of one sample, in HU, as DicomWindowShift does."""
         window = data.get("header_window")
         if window is None or not usable_windows(np.asarray(window, np.float64)):
             return {"widths": [self.fallback_width], "centers": [self.fallback_center]}
@@ -149,7 +149,7 @@ class HeaderWindow(A.ImageOnlyTransform):
     def apply(
         self, img: np.ndarray, widths: list[float], centers: list[float], **params: Any
     ) -> np.ndarray:
-        """Returns float32 (height, width, slices) in [0, 1]."""
+        """Return float32 (height, width, slices) in [0, 1]."""
         return _through_windows(img, widths, centers, self.min_max_normalize)
 
 
@@ -166,12 +166,12 @@ class NeighborSwap(A.ImageOnlyTransform):
         super().__init__(p=p)
 
     def apply(self, img: np.ndarray, **params: Any) -> np.ndarray:
-        """Returns the slices in reverse order."""
+        """Return the slices in reverse order."""
         return np.ascontiguousarray(img[:, :, ::-1]) if img.ndim == 3 else img
 
 
 def usable_windows(windows: np.ndarray) -> np.ndarray:
-    """Returns which of (..., 2) centers and widths in HU are windows, bool (...).
+    """Return which of (..., 2) centers and widths in HU are windows, bool (...).
 
     A header may lack them; and a width below 1 shows nothing (DICOM PS3.3 C.11.2.1.2.1).
     """
@@ -181,7 +181,7 @@ def usable_windows(windows: np.ndarray) -> np.ndarray:
 def windowed_channels(
     image_hu: np.ndarray, widths: Sequence[float], centers: Sequence[float], stretches: bool = False
 ) -> np.ndarray:
-    """Returns all windows of all slices, slice-major, float32 (channels, height, width) in [0, 1].
+    """Return all windows of all slices, slice-major, float32 (channels, height, width) in [0, 1].
 
     Args:
         image_hu: (height, width) or (height, width, slices), HU.

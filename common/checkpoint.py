@@ -20,7 +20,7 @@ FORMAT_VERSION = 1
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Writes `state` to `path` in one step.
+    """Write `state` to `path` in one step.
 
     It is serialised in memory first: torch's own writer turns a full disk into a RuntimeError.
     """
@@ -28,7 +28,7 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def save_weights(path: Path, state: Mapping[str, Any]) -> str:
-    """Writes a dict of tensors and plain types to `path` in one step; returns its SHA-256."""
+    """Write a dict of tensors and plain types to `path` in one step; return its SHA-256."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getvalue()
@@ -37,7 +37,7 @@ def save_weights(path: Path, state: Mapping[str, Any]) -> str:
 
 
 def load_checkpoint(path: Path, flag: str = "checkpoint") -> dict[str, Any]:
-    """Returns the dict in `path`, on the CPU; nothing but tensors and plain types is unpickled.
+    """Return the dict in `path`, on the CPU; nothing but tensors and plain types is unpickled.
 
     Raises:
         InputError: the file is missing, damaged, of a later format or not a dict.
@@ -80,7 +80,7 @@ def inference_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, path: Path, flag: str = "--net_weight_file") -> None:
-    """Loads the weights of a checkpoint or a plain state dict into `model`.
+    """Load the weights of a checkpoint or a plain state dict into `model`.
 
     Raises:
         InputError: keys or shapes differ; all of them are listed, and nothing is loaded.
@@ -107,7 +107,7 @@ def load_weights(model: nn.Module, path: Path, flag: str = "--net_weight_file") 
 
 
 def _without_prefix(name: str) -> str:
-    """Names as the plain module has them: wrappers for many devices and compilation add theirs."""
+    """Name as the plain module has them: wrappers for many devices and compilation add theirs."""
     for prefix in ("module.", "_orig_mod."):
         name = name.removeprefix(prefix)
     return name

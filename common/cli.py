@@ -35,7 +35,7 @@ EXIT_CHECK = 3
 
 
 def log_to_console(level: int = logging.INFO) -> None:
-    """Sends log records of `level` and above to stderr as plain lines.
+    """Send log records of `level` and above to stderr as plain lines.
 
     Of several processes (torchrun) the first tells everything, the others only what went wrong.
     """
@@ -58,7 +58,7 @@ MODULES = "scripts"
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Runs `main` and ends the process with the status that says how it went.
+    """Run `main` and end the process with the status that says how it went.
 
     0 done, 1 our own fault (traceback in the log), 2 unusable flags or input, 3 a check found
     something, 128 + n stopped by signal n after saving.
@@ -71,7 +71,7 @@ def run_script(main: Callable[[], None]) -> None:
 
 
 def _leave(status: int) -> NoReturn:
-    """Ends the process as `sys.exit` does, but without taking the interpreter down.
+    """End the process as `sys.exit` does, but without taking the interpreter down.
 
     DistributedDataParallel keeps gloo's threads alive beyond the process group. One that releases
     a tensor while the interpreter goes down aborts the process, and torchrun then calls a training
@@ -99,7 +99,7 @@ def script_command(*arguments: str, script: str | None = None) -> str:
 
 
 def status_of(main: Callable[[], None]) -> int:
-    """Runs `main` and returns its exit status, having told stderr what went wrong."""
+    """Run `main` and return its exit status, having told stderr what went wrong."""
     try:
         main()
     except InputError as error:

@@ -96,7 +96,7 @@ class Processes:
         return message[0]
 
     def average(self, tensors: list[torch.Tensor]) -> None:
-        """Replaces floating-point tensors by their means over the processes, in place."""
+        """Replace floating-point tensors by their means over the processes, in place."""
         if not self.are_many or not tensors:
             return
         flat = torch.cat([tensor.detach().reshape(-1).float() for tensor in tensors])
@@ -115,7 +115,7 @@ class Processes:
 
 @contextlib.contextmanager
 def connected(processes: Processes, device: torch.device) -> Iterator[None]:
-    """Connects the processes for the block.
+    """Connect the processes for the block.
 
     Raises:
         InputError: the environment names several processes, but not how to reach them.
@@ -165,7 +165,7 @@ def failing_together() -> Iterator[None]:
 
 
 def wait_for_failure() -> None:
-    """Raises PeerFailure with what another process, known to have failed, announces."""
+    """Raise PeerFailure with what another process, known to have failed, announces."""
     deadline = time.monotonic() + _ANNOUNCEMENT_S
     while (reason := _announced()) is None and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -17,7 +17,7 @@ from common.errors import InputError
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path in the folder of `path`; moves it there when the block succeeds.
+    """Yield a temporary path in the folder of `path`; move it there when the block succeeds.
 
     The data are on disk before the name changes, and a failed block leaves `path` as it was.
     """
@@ -33,7 +33,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder where it is missing; InputError where nothing can be written to it."""
+    """Make a folder where it is missing; InputError where nothing can be written to it."""
     reason = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -47,30 +47,30 @@ def make_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes UTF-8 text to `path` in one step."""
+    """Write UTF-8 text to `path` in one step."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Writes `data` to `path` in one step."""
+    """Write `data` to `path` in one step."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON to `path`; NaN and infinity become null."""
+    """Write `value` as indented JSON to `path`; NaN and infinity become null."""
     write_text(path, json.dumps(without_nan(value), indent=2, allow_nan=False) + "\n")
 
 
 def write_parquet(path: Path, frame: pd.DataFrame) -> None:
-    """Writes `frame` to `path` as parquet, without its index."""
+    """Write `frame` to `path` as parquet, without its index."""
     with replacing(path) as temporary:
         frame.to_parquet(temporary, index=False)
 
 
 def read_parquet(path: Path, advice: str, **options: Any) -> pd.DataFrame:
-    """Returns a parquet file as `pandas.read_parquet` reads it with `options`.
+    """Return a parquet file as `pandas.read_parquet` reads it with `options`.
 
     Raises:
         InputError: the file can't be read; it ends with the advice.
@@ -82,7 +82,7 @@ def read_parquet(path: Path, advice: str, **options: Any) -> pd.DataFrame:
 
 
 def read_csv(path: Path, **options: Any) -> pd.DataFrame:
-    """Returns a csv file of the user's as `pandas.read_csv` reads it with `options`.
+    """Return a csv file of the user's as `pandas.read_csv` reads it with `options`.
 
     Raises:
         InputError: the file can't be read, or is no csv.
@@ -97,7 +97,7 @@ def read_csv(path: Path, **options: Any) -> pd.DataFrame:
 
 
 def without_nan(value: Any) -> Any:
-    """Returns `value` with every non-finite number, however deep, replaced by None."""
+    """Return `value` with every non-finite number, however deep, replaced by None."""
     if isinstance(value, dict):
         return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -14,7 +14,7 @@ from common.errors import InputError
 def set_precision(
     device: torch.device, tf32: bool, deterministic: bool, compiled: bool = False
 ) -> None:
-    """Sets what torch may trade for speed.
+    """Set what torch may trade for speed.
 
     Args:
         device: where the network runs.
@@ -38,7 +38,7 @@ def set_precision(
 
 
 def require_compiler(device: torch.device) -> None:
-    """Raises InputError where torch.compile would find no compiler, instead of in mid-training."""
+    """Raise InputError where torch.compile would find no compiler, instead of in mid-training."""
     wanted = ("gcc", "clang") if device.type == "cuda" else ("g++", "clang++")
     if not any(shutil.which(os.environ.get("CXX", name)) for name in wanted):
         raise InputError(
@@ -56,7 +56,7 @@ M_MMAP_MAX = -4
 
 
 def keep_freed_memory() -> None:
-    """Makes glibc keep large freed blocks instead of handing them back to the system.
+    """Make glibc keep large freed blocks instead of handing them back to the system.
 
     By default each large tensor is mapped anew and its pages are faulted in again in every step,
     which on a CPU can take as long as the step itself. Elsewhere than on glibc nothing happens.

@@ -8,7 +8,7 @@ import torch
 
 
 def sample_seed(seed: int, epoch: int, sample_id: str, view: int = 0) -> int:
-    """Returns the 32-bit seed of all that is drawn for one sample in one epoch.
+    """Return the 32-bit seed of all that is drawn for one sample in one epoch.
 
     It depends on its arguments alone: not on the worker, the order or the number of processes.
     """
@@ -17,7 +17,7 @@ def sample_seed(seed: int, epoch: int, sample_id: str, view: int = 0) -> int:
 
 
 def seed_everything(seed: int) -> None:
-    """Seeds Python's and torch's global generators (weights, dropout)."""
+    """Seed Python's and torch's global generators (weights, dropout)."""
     random.seed(seed)
     torch.manual_seed(seed)
 
@@ -31,7 +31,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Puts the global generators back into the states that `rng_state` returned."""
+    """Put the global generators back into the states that `rng_state` returned."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     torch.set_rng_state(state["torch"])

@@ -18,7 +18,7 @@ RATES = ("accuracy", "precision", "recall")
 
 
 def rates_table(values: Mapping[str, Any]) -> str:
-    """Returns a line per label; what is undefined is a dash."""
+    """Return a line per label; what is undefined is a dash."""
     head = f"at {values['threshold']:g}"
     lines = [f"{head:<18}" + "".join(f"{rate:>12}" for rate in RATES)]
     for label in values["accuracy"]:
@@ -29,7 +29,7 @@ def rates_table(values: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     if len(sys.argv) != 2 or not Path(sys.argv[1]).is_file():
         raise InputError("give one metrics.json, such as output/results/0001/metrics.json")
     print(rates_table(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))))

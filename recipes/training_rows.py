@@ -16,7 +16,7 @@ from rsna_task import LABELS
 
 
 def main() -> None:
-    """Prints two numbers."""
+    """Print two numbers."""
     if len(sys.argv) != 2:
         raise InputError("give the folder of one dataset")
     folder = Path(sys.argv[1])

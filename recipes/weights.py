@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 def missing_weights(
     names: Sequence[str], create: Callable[..., Any] = create_backbone
 ) -> dict[str, str]:
-    """Returns the reason by name for each network whose weights can't be had."""
+    """Return the reason by name for each network whose weights can't be had."""
     reasons = {}
     for name in names:
         try:
@@ -35,7 +35,7 @@ def missing_weights(
 
 
 def main() -> None:
-    """Ends with status 2 where weights are missing."""
+    """End with status 2 where weights are missing."""
     log_to_console()
     names = sys.argv[1:]
     missing = missing_weights(names)

@@ -130,7 +130,7 @@ _NOTABLE_ODDS_RATIO = 1.1
 
 
 def make_sampler(config: Config, train: RSNADataset, num_processes: int = 1) -> EpochSampler:
-    """Returns the sampler that the flags name; a slice is positive where any of its labels is.
+    """Return the sampler that the flags name; a slice is positive where any of its labels is.
 
     A label that is a probability (`common.ensembling.pseudo_labels`) counts from 0.5 on.
 
@@ -165,7 +165,7 @@ def make_sampler(config: Config, train: RSNADataset, num_processes: int = 1) -> 
 def log_sampler(
     config: Config, sampler: EpochSampler, train: RSNADataset, num_processes: int = 1
 ) -> None:
-    """Tells what an epoch holds, counted in the first and the last one of the training.
+    """Tell what an epoch holds, counted in the first and the last one of the training.
 
     Nothing is told of the plain sampler, which leaves nothing out.
     """

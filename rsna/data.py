@@ -17,7 +17,7 @@ from rsna_task import TASKS
 
 
 def neighbour_offsets(data: DataConfig) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Returns `slice_offsets` and `offsets_mm` of the samples that the flags ask for."""
+    """Return `slice_offsets` and `offsets_mm` of the samples that the flags ask for."""
     offsets = tuple(range(-data.data_neighbors, data.data_neighbors + 1))
     if not data.data_neighbors or not data.data_neighbor_mm:
         return offsets, ()
@@ -25,7 +25,7 @@ def neighbour_offsets(data: DataConfig) -> tuple[tuple[int, ...], tuple[float, .
 
 
 def image_shape(config: Config) -> tuple[int, int, int]:
-    """Returns (channels, height, width) of the training images that the flags ask for."""
+    """Return (channels, height, width) of the training images that the flags ask for."""
     data, num_slices = config.data, len(neighbour_offsets(config.data)[0])
     transform = find_transform(
         "data_train_transform", data.data_train_transform, data.data_img_size, (0.5,), (0.5,)
@@ -35,7 +35,7 @@ def image_shape(config: Config) -> tuple[int, int, int]:
 
 
 def load_data(config: Config, mean: Sequence[float], std: Sequence[float]) -> RSNAData:
-    """Opens the dataset that the flags name.
+    """Open the dataset that the flags name.
 
     Args:
         config: the flags.
@@ -55,7 +55,7 @@ def load_data(config: Config, mean: Sequence[float], std: Sequence[float]) -> RS
 
 
 def fold_rows(config: Config, table: SliceTable) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the rows to train on and those to validate on, dev mode considered.
+    """Return the rows to train on and those to validate on, dev mode considered.
 
     Raises:
         InputError: no such fold, or one without slices on a side.

@@ -5,7 +5,7 @@ from config import parse_config
 
 
 def main() -> None:
-    """Prints the folder of the new dataset, and what is in it."""
+    """Print the folder of the new dataset, and what is in it."""
     log_to_console()
     config = parse_config(__doc__ or "", ("general", "data", "pseudo_labels"))
     from rsna.preparation.pseudo_labels import make_pseudo_dataset

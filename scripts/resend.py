@@ -6,7 +6,7 @@ from flags.general import MonitorConfig
 
 
 def main() -> None:
-    """Sends each value once, however often it is run, and prints a line for each tracker."""
+    """Send each value once, however often it is run, and print a line for each tracker."""
     log_to_console()
     given = parse_config(__doc__ or "", ("general", "monitor"))
     own = {name: given.flags()[name] for name in given.given & set(MonitorConfig.__annotations__)}

@@ -7,7 +7,7 @@ GROUPS = ("general", "data", "second_level")
 
 
 def main() -> None:
-    """Writes an experiment folder, and prints its id on stdout; all else goes to stderr."""
+    """Write an experiment folder, and print its id on stdout; all else goes to stderr."""
     log_to_console()
     config = parse_config(__doc__ or "", GROUPS)
     from rsna.ensembling.second_level import SecondLevel

@@ -106,7 +106,7 @@ PIPELINES: dict[str, list[Node]] = {
 
 
 def generate() -> dict[str, dict[str, Any]]:
-    """Returns the documents by name, every argument explicit."""
+    """Return the documents by name, every argument explicit."""
     documents = {}
     for name, nodes in (PIPELINES | OF_RECIPES).items():
         compose = node("Compose", p=1.0, transforms=nodes)
@@ -116,7 +116,7 @@ def generate() -> dict[str, dict[str, Any]]:
 
 
 def main() -> None:
-    """Writes all pipelines."""
+    """Write all pipelines."""
     for name, document in generate().items():
         write_json(FOLDER / f"{name}.json", document)
 

@@ -18,7 +18,7 @@ RSNA_STD = (0.35144, 0.29973, 0.23607)
 
 
 def node(name: str, **arguments: Any) -> Node:
-    """Returns one transform as albumentations serialises it."""
+    """Return one transform as albumentations serialises it."""
     return {"__class_fullname__": name, **arguments}
 
 
@@ -28,7 +28,7 @@ def windows(
     widths: tuple[int, int, int] = WIDTHS,
     centers: tuple[int, int, int] = CENTERS,
 ) -> Node:
-    """Returns three windows in HU, moved by up to so many HU."""
+    """Return three windows in HU, moved by up to so many HU."""
     return window_ranges(
         [(width - shift, width + shift) for width, shift in zip(widths, width_shift)],
         [(center - center_shift, center + center_shift) for center in centers],
@@ -36,7 +36,7 @@ def windows(
 
 
 def scaled_windows(share: float) -> Node:
-    """Returns brain, subdural and soft tissue as HU times 1 - share to 1 + share show them.
+    """Return brain, subdural and soft tissue as HU times 1 - share to 1 + share show them.
 
     HU times m in a window are HU in the window whose center and width are divided by m.
     """
@@ -50,7 +50,7 @@ def scaled_windows(share: float) -> Node:
 def window_ranges(
     widths: Sequence[tuple[float, ...]], centers: Sequence[tuple[float, ...]]
 ) -> Node:
-    """Returns windows whose width and center are drawn from (smallest, largest), in HU."""
+    """Return windows whose width and center are drawn from (smallest, largest), in HU."""
     return node(
         "common.albumentations.DicomWindowShift",
         window_width_mins=[low for low, _ in widths],
@@ -67,7 +67,7 @@ SHIFTED_WINDOWS = windows((5, 10, 20), 5)
 
 
 def resize(size: int, area: bool = False) -> Node:
-    """Returns a resize to `size` x `size` pixels; `area` averages where it makes them fewer."""
+    """Return a resize to `size` x `size` pixels; `area` averages where it makes them fewer."""
     return node(
         "Resize",
         height=size,
@@ -86,7 +86,7 @@ def affine(
     border_mode: int,
     keep_ratio: bool = True,
 ) -> Node:
-    """Returns a shift by a part of the size, a scale and a rotation, drawn evenly around none."""
+    """Return a shift by a part of the size, a scale and a rotation, drawn evenly around none."""
     return node(
         "Affine",
         scale=[1 - scale, 1 + scale],
@@ -104,7 +104,7 @@ def affine(
 
 
 def noise(std_range: tuple[float, float], p: float, per_channel: bool) -> Node:
-    """Returns Gaussian noise; the standard deviation is a part of the window's width."""
+    """Return Gaussian noise; the standard deviation is a part of the window's width."""
     return node(
         "GaussNoise",
         std_range=list(std_range),
@@ -116,7 +116,7 @@ def noise(std_range: tuple[float, float], p: float, per_channel: bool) -> Node:
 
 
 def random_crop(size: int) -> Node:
-    """Returns a crop of 70 to 100 % of the area, enlarged to `size` x `size` pixels.
+    """Return a crop of 70 to 100 % of the area, enlarged to `size` x `size` pixels.
 
     The authors ask for up to 110 % when they train at 410 pixels, but no crop is larger than the
     image: the old library drew again.
@@ -133,7 +133,7 @@ def random_crop(size: int) -> Node:
 
 
 def rotate(degrees: float, p: float) -> Node:
-    """Returns a rotation either way that reflects what lies outside."""
+    """Return a rotation either way that reflects what lies outside."""
     return node(
         "Rotate",
         limit=[-degrees, degrees],
@@ -147,7 +147,7 @@ def rotate(degrees: float, p: float) -> Node:
 
 
 def normalize(mean: Sequence[float] = RSNA_MEAN, std: Sequence[float] = RSNA_STD) -> Node:
-    """Returns (image - mean) / std of images in [0, 1]; by default that of the `*_norm` files."""
+    """Return (image - mean) / std of images in [0, 1]; by default that of the `*_norm` files."""
     return node(
         "Normalize",
         mean=list(mean),
@@ -159,12 +159,12 @@ def normalize(mean: Sequence[float] = RSNA_MEAN, std: Sequence[float] = RSNA_STD
 
 
 def shift_and_scale(p: float, shift: float, scale: float = 0.0) -> Node:
-    """Returns a shift and a scale that reflect what lies outside."""
+    """Return a shift and a scale that reflect what lies outside."""
     return affine(p, shift, scale, degrees=0, border_mode=cv2.BORDER_REFLECT_101)
 
 
 def middle(size: int) -> Node:
-    """Returns the middle `size` x `size` pixels of the image, which must not be smaller."""
+    """Return the middle `size` x `size` pixels of the image, which must not be smaller."""
     return node(
         "CenterCrop",
         height=size,

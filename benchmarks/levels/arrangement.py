@@ -64,13 +64,13 @@ class Finding:
 
 
 def draw_findings(rng: Rng) -> list[Finding]:
-    """Returns the findings of one study, of different kinds in the order of `SUBTYPES`."""
+    """Return the findings of one study, of different kinds in the order of `SUBTYPES`."""
     kinds = rng.choice(len(SUBTYPES), FINDINGS_PER_STUDY, replace=False)
     return [draw_finding(SUBTYPES[kind], rng) for kind in sorted(kinds)]
 
 
 def draw_finding(kind: str, rng: Rng) -> Finding:
-    """Returns a finding of one kind: blood or, as often, its mimic, with as many slices."""
+    """Return a finding of one kind: blood or, as often, its mimic, with as many slices."""
     layout = LAYOUTS[kind]
     count = int(rng.integers(layout.counts[0], layout.counts[1] + 1))
     is_blood = bool(rng.random() < BLOOD_SHARE)
@@ -93,7 +93,7 @@ def draw_finding(kind: str, rng: Rng) -> Finding:
 
 
 def _start_of_blood(room: int, count: int, rng: Rng) -> int:
-    """Returns how far above its lowest place a piece starts, at either end more often.
+    """Return how far above its lowest place a piece starts, at either end more often.
 
     A piece that started anywhere alike would shun the ends, and height would tell it from a mimic.
     """
@@ -102,7 +102,7 @@ def _start_of_blood(room: int, count: int, rng: Rng) -> int:
 
 
 def _split(count: int, shortest: int, longest: int, rng: Rng) -> list[int]:
-    """Returns lengths of at least two pieces that sum up to `count`, in random order."""
+    """Return lengths of at least two pieces that sum up to `count`, in random order."""
     numbers = [n for n in range(2, count + 1) if n * shortest <= count <= n * longest]
     lengths = np.full(int(rng.choice(numbers)), shortest)
     while lengths.sum() < count:

@@ -136,7 +136,7 @@ class Plan:
 
 
 def prepare(input_folder: Path, dataset: str, n_jobs: int, *flags: str) -> None:
-    """Prepares a dataset where it is missing, from the source of the same name.
+    """Prepare a dataset where it is missing, from the source of the same name.
 
     Raises:
         InputError: preparing it failed.
@@ -152,7 +152,7 @@ def prepare(input_folder: Path, dataset: str, n_jobs: int, *flags: str) -> None:
 
 
 def run_stages(stages: Sequence[Stage], num_at_once: int, log_folder: Path) -> float:
-    """Runs what is not done, each stage after those it needs; returns the seconds it took.
+    """Run what is not done, each stage after those it needs; return the seconds it took.
 
     Args:
         stages: in the order in which they should begin.

@@ -49,7 +49,7 @@ class Losses:
 
 
 def read_losses(table: SliceTable, folders: Mapping[str, Sequence[Path]]) -> Losses:
-    """Returns the losses of experiments on the slices that all predict, and of `PRIOR`.
+    """Return the losses of experiments on the slices that all predict, and of `PRIOR`.
 
     Args:
         table: the dataset.
@@ -95,7 +95,7 @@ def read_losses(table: SliceTable, folders: Mapping[str, Sequence[Path]]) -> Los
 def compare(
     losses: Losses, steps: Sequence[tuple[str, str]], seed: int = 4667
 ) -> dict[str, dict[str, Any]]:
-    """Returns mean and interval of every level and of every step.
+    """Return mean and interval of every level and of every step.
 
     A step (a, b) is the loss of a less that of b: positive where b is better.
 
@@ -145,7 +145,7 @@ def _interval(values: Floats) -> list[float]:
 
 
 def table_lines(compared: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Returns the comparison as two Markdown tables."""
+    """Return the comparison as two Markdown tables."""
     head = "| level | weighted log loss | 95 % interval | of the prior | 95 % interval | by seed |"
     lines = [head, "|---|---|---|---|---|---|"]
     for level, values in compared["levels"].items():

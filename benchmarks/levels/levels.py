@@ -99,7 +99,7 @@ class _Look:
 
 
 def generate_levels_study(patient: int, seed: int) -> LevelsStudy:
-    """Returns the study of a patient; the same arguments give the same bytes."""
+    """Return the study of a patient; the same arguments give the same bytes."""
     rng = np.random.default_rng([seed, 21, patient])
     findings = draw_findings(np.random.default_rng([seed, 22, patient]))
     slices = _sample_head(Body.draw(rng), rng)
@@ -122,7 +122,7 @@ def generate_levels_study(patient: int, seed: int) -> LevelsStudy:
 
 @lru_cache(maxsize=1)
 def _coarse_atlas() -> dict[str, Field]:
-    """Returns the fields of the atlas, blurred to the pixels of these slices."""
+    """Return the fields of the atlas, blurred to the pixels of these slices."""
     atlas = load_atlas()
     width = SPACING_MM / 2.4
     sigma = (SLICE_MM / 2.4 / STEP_Z, width / STEP_Y, width / STEP_X)
@@ -136,7 +136,7 @@ def _coarse_atlas() -> dict[str, Field]:
 
 
 def _sample_head(body: Body, rng: Rng) -> _Slices:
-    """Returns a head of this body, turned and scaled at random, without findings."""
+    """Return a head of this body, turned and scaled at random, without findings."""
     yaw, roll, pitch = np.deg2rad(rng.normal(0, (4.0, 2.0, 2.5)))
     scale = np.exp(rng.normal(0, 0.03, 3))
     shift = rng.normal(0, (2.5, 2.5, 1.0))
@@ -169,7 +169,7 @@ def _sample_head(body: Body, rng: Rng) -> _Slices:
 
 
 def _paint(slices: _Slices, finding: Finding, side: float, is_evident: bool, rng: Rng) -> None:
-    """Paints a finding into its slices; nothing here depends on whether it is blood."""
+    """Paint a finding into its slices; nothing here depends on whether it is blood."""
     low, high = CALCIUM_HU if is_evident else BLOOD_HU
     mean_hu = rng.uniform(low, high)
     shape = {

@@ -27,7 +27,7 @@ VIEWS = ("finding", "height", "neighbours")
 
 
 def bounds_of(kind: str, num_findings: int, rng: np.random.Generator) -> dict[str, float]:
-    """Returns the smallest log loss of one kind over all slices of a dataset, by view."""
+    """Return the smallest log loss of one kind over all slices of a dataset, by view."""
     counts: dict[str, dict[tuple[int, ...], np.ndarray]] = {
         view: defaultdict(lambda: np.zeros(2)) for view in ("prior", *VIEWS)
     }
@@ -55,7 +55,7 @@ def bounds_of(kind: str, num_findings: int, rng: np.random.Generator) -> dict[st
 
 
 def _loss_sum(num_mimic: float, num_blood: float) -> float:
-    """Returns the summed log loss of so many slices when each gets the share that is blood."""
+    """Return the summed log loss of so many slices when each gets the share that is blood."""
     total = num_mimic + num_blood
     parts = np.array([num_mimic, num_blood])
     parts = parts[parts > 0]
@@ -63,7 +63,7 @@ def _loss_sum(num_mimic: float, num_blood: float) -> float:
 
 
 def main() -> None:
-    """Prints the table and the line of JSON."""
+    """Print the table and the line of JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--num_findings", type=int, default=20_000, help="of each kind")
     arguments = parser.parse_args()

@@ -56,7 +56,7 @@ class LevelsParameters:
 def write_levels_dataset(
     folder: Path, parameters: LevelsParameters | None = None, n_jobs: int = 1
 ) -> None:
-    """Writes slices.parquet, studies.parquet, folds.csv, the store and manifest.json.
+    """Write slices.parquet, studies.parquet, folds.csv, the store and manifest.json.
 
     A finished folder of the same parameters is kept as it is.
 
@@ -118,7 +118,7 @@ def _described(parameters: LevelsParameters) -> dict[str, Any]:
 def _each_patient(
     folder: Path, parameters: LevelsParameters, n_jobs: int
 ) -> Iterator[list[dict[str, Any]]]:
-    """Yields the rows of every patient in order, when its pixels are stored."""
+    """Yield the rows of every patient in order, when its pixels are stored."""
     patients = range(parameters.num_patients)
     write = partial(_write_patient, folder, parameters.seed)
     if n_jobs <= 1:
@@ -130,7 +130,7 @@ def _each_patient(
 
 
 def _write_patient(folder: Path, seed: int, patient: int) -> list[dict[str, Any]]:
-    """Stores the pixels of a patient's study and returns the rows of its slices."""
+    """Store the pixels of a patient's study and return the rows of its slices."""
     study = generate_levels_study(patient, seed)
     series = _name("series", seed, patient)
     store_file = f"{series}.b2nd"
@@ -174,6 +174,6 @@ def _row(
 
 
 def _name(kind: str, *numbers: int) -> str:
-    """Returns an id that sorts neither by patient nor by place."""
+    """Return an id that sorts neither by patient nor by place."""
     text = "-".join([kind, *map(str, numbers)])
     return f"ID_{hashlib.sha256(text.encode()).hexdigest()[:12]}"

@@ -59,7 +59,7 @@ MEMBERS = ("one", "three", "sequence")
 
 
 def write_shuffled(dataset_folder: Path, target: Path, seed: int = 4667) -> None:
-    """Writes the dataset once more, with the slices of every study in random order.
+    """Write the dataset once more, with the slices of every study in random order.
 
     Pixels, ids, labels and folds are the same; places in the series and positions are dealt anew.
     """
@@ -82,7 +82,7 @@ def write_shuffled(dataset_folder: Path, target: Path, seed: int = 4667) -> None
 
 
 def plan(arguments: argparse.Namespace) -> list[Stage]:
-    """Returns the stages of all seeds, those that take longest first."""
+    """Return the stages of all seeds, those that take longest first."""
     slices = (
         *("--data_img_size", MATRIX, "--data_train_transform", "train_levels"),
         *("--net_model", arguments.net_model, "--net_pretrained", 0, "--net_drop_rate", 0),
@@ -109,7 +109,7 @@ def plan(arguments: argparse.Namespace) -> list[Stage]:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Makes what is missing, and returns the comparison."""
+    """Make what is missing, and return the comparison."""
     started = time.perf_counter()
     dataset_folder = arguments.work / "input" / "datasets" / DATASET
     parameters = LevelsParameters(num_patients=arguments.num_patients)
@@ -134,7 +134,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Prints the table and the line of JSON."""
+    """Print the table and the line of JSON."""
     log_to_console()
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path("output/levels"), help="for all files")

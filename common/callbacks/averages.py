@@ -38,7 +38,7 @@ class AveragedWeights(Callback):
         self.average = {name: value.clone() for name, value in model.state_dict().items()}
 
     def on_fit_begin(self, network: FittedNetwork) -> None:
-        """Follows the weights to their device."""
+        """Follow the weights to their device."""
         weights = network.model.state_dict()
         self.average = {name: v.to(weights[name].device) for name, v in self.average.items()}
 
@@ -59,14 +59,14 @@ class AveragedWeights(Callback):
         return {"model": self.average, "num_updates": self.num_updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over what `state_dict` returned."""
+        """Take over what `state_dict` returned."""
         self.num_updates = state["num_updates"]
         self._measured_at = -1
         for name, value in state["model"].items():
             self.average[name].copy_(value)
 
     def _move(self, network: FittedNetwork, share: float) -> None:
-        """Moves the average towards the weights; counters are taken over as they are."""
+        """Move the average towards the weights; counters are taken over as they are."""
         floats, sources = [], []
         for name, value in network.model.state_dict().items():
             if value.is_floating_point():
@@ -105,7 +105,7 @@ class WeightAverage(AveragedWeights):
         self.decay = decay
 
     def on_step_end(self, network: FittedNetwork) -> None:
-        """Moves the average towards the weights."""
+        """Move the average towards the weights."""
         self.num_updates += 1
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         self._move(network, 1 - decay)
@@ -130,14 +130,14 @@ class StochasticWeightAverage(AveragedWeights):
         self.start = start
 
     def on_step_end(self, network: FittedNetwork) -> None:
-        """Takes the weights into the mean, from the start on."""
+        """Take the weights into the mean, from the start on."""
         if network.state.iteration > self.start:
             self.num_updates += 1
             self._move(network, 1 / self.num_updates)
 
 
 def measure_batch_norm(network: FittedNetwork, data: Iterable[Any]) -> None:
-    """Replaces the running statistics of all batch norms by their means over the batches.
+    """Replace the running statistics of all batch norms by their means over the batches.
 
     Everything else in the model is in evaluation mode, so nothing is drawn at random.
     """

@@ -58,7 +58,7 @@ class CheckpointSaver(Callback):
         return self.folder / "best.pt"
 
     def on_metrics(self, network: FittedNetwork, metrics: dict[str, float | None]) -> None:
-        """Keeps the weights that were validated if they are among the best."""
+        """Keep the weights that were validated if they are among the best."""
         value, iteration = metrics.get(self.metric), network.state.iteration
         if value is None:
             logger.warning("%s is undefined at iteration %d: not kept", self.metric, iteration)
@@ -74,18 +74,18 @@ class CheckpointSaver(Callback):
         self._saved = -1
 
     def on_iteration_end(self, network: FittedNetwork) -> None:
-        """Saves last.pt when it is due, and after each validation."""
+        """Save last.pt when it is due, and after each validation."""
         iteration = network.state.iteration
         if iteration % self.every == 0 or iteration == network.state.validated:
             self._save_last(network)
 
     def on_stop(self, network: FittedNetwork) -> None:
-        """Saves last.pt."""
+        """Save last.pt."""
         self._saved = -1
         self._save_last(network)
 
     def on_fit_end(self, network: FittedNetwork) -> None:
-        """Saves last.pt."""
+        """Save last.pt."""
         self._save_last(network)
 
     def state_dict(self) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class CheckpointSaver(Callback):
         return {"best": [list(item) for item in self.best]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over what `state_dict` returned."""
+        """Take over what `state_dict` returned."""
         self.best = [(float(value), int(iteration)) for value, iteration in state["best"]]
 
     def _save_last(self, network: FittedNetwork) -> None:
@@ -117,7 +117,7 @@ class CheckpointSaver(Callback):
 
 
 def _link(source: Path, target: Path) -> None:
-    """Makes `target` another name of `source`, in one step; a copy where links don't exist."""
+    """Make `target` another name of `source`, in one step; a copy where links don't exist."""
     temporary = target.with_name(f".{target.name}.tmp")
     temporary.unlink(missing_ok=True)
     try:

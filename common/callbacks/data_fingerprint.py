@@ -37,7 +37,7 @@ class DataFingerprint(Callback):
         return {"digest": self.digest}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises InputError where the digest is another one."""
+        """Raise InputError where the digest is another one."""
         if state["digest"] != self.digest:
             raise InputError(
                 "the training samples or their labels are not those that the checkpoint was made "

@@ -21,7 +21,7 @@ class DeviceMemory(Callback):
         self.every = every
 
     def on_step_end(self, network: FittedNetwork) -> None:
-        """Records the peaks when they are due."""
+        """Record the peaks when they are due."""
         device = network.device
         if device.type != "cuda" or (network.state.iteration % self.every and not network.is_done):
             return

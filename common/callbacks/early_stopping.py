@@ -33,11 +33,11 @@ class EarlyStopping(Callback):
         self.num_waited = 0
 
     def on_fit_begin(self, network: FittedNetwork) -> None:
-        """Ends a resumed training that had ended before."""
+        """End a resumed training that had ended before."""
         self._end_if_due(network)
 
     def on_metrics(self, network: FittedNetwork, metrics: dict[str, float | None]) -> None:
-        """Counts the validation."""
+        """Count the validation."""
         value = metrics.get(self.metric)
         if value is not None and improves(self.metric, value, self.best, self.min_delta):
             self.best, self.num_waited = float(value), 0
@@ -50,7 +50,7 @@ class EarlyStopping(Callback):
         return {"best": self.best, "num_waited": self.num_waited}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over what `state_dict` returned."""
+        """Take over what `state_dict` returned."""
         self.best, self.num_waited = state["best"], state["num_waited"]
 
     def _end_if_due(self, network: FittedNetwork) -> None:

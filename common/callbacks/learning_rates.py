@@ -17,12 +17,12 @@ class LearningRates(Callback):
         self._rates: list[float] = []
 
     def on_step_begin(self, network: FittedNetwork) -> None:
-        """Looks at the rates before the schedule moves them on."""
+        """Look at the rates before the schedule moves them on."""
         assert network.optimizer is not None
         self._rates = [float(group["lr"]) for group in network.optimizer.param_groups]
 
     def on_step_end(self, network: FittedNetwork) -> None:
-        """Records the rates when they are due."""
+        """Record the rates when they are due."""
         if network.state.iteration % self.every == 0 or network.is_done:
             for number, rate in enumerate(self._rates):
                 network.gauges[f"learning_rate.group{number}"] = rate

@@ -28,7 +28,7 @@ class MaxTime(Callback):
         self._began = clock()
 
     def on_iteration_end(self, network: FittedNetwork) -> None:
-        """Asks to stop when the time is up and training is not done anyway."""
+        """Ask to stop when the time is up and training is not done anyway."""
         if network.is_done or self._clock() - self._began < self.seconds:
             return
         logger.warning(

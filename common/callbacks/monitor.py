@@ -54,7 +54,7 @@ class TrainingMonitor(Callback):
         self._began = (0, 0.0)
 
     def on_fit_begin(self, network: FittedNetwork) -> None:
-        """Opens metrics.jsonl at the iteration where the fit begins."""
+        """Open metrics.jsonl at the iteration where the fit begins."""
         iteration = network.state.iteration
         if self.path.exists():
             write_text(self.path, "".join(_lines_until(self.path, iteration)))
@@ -65,7 +65,7 @@ class TrainingMonitor(Callback):
             self.tracker.follow(self.path)
 
     def on_step_end(self, network: FittedNetwork) -> None:
-        """Adds up the values of the step; writes a line when one is due."""
+        """Add up the values of the step; write a line when one is due."""
         self._num_steps += 1
         for name, value in network.step_values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
@@ -77,20 +77,20 @@ class TrainingMonitor(Callback):
         network.gauges = {}
 
     def on_metrics(self, network: FittedNetwork, metrics: dict[str, float | None]) -> None:
-        """Writes a line with the metrics of a validation of the whole."""
+        """Write a line with the metrics of a validation of the whole."""
         self._write_validation(network, metrics, "valid_", "validation")
 
     def on_subset_metrics(self, network: FittedNetwork, metrics: dict[str, float | None]) -> None:
-        """Writes a line with the metrics of a validation of the subset."""
+        """Write a line with the metrics of a validation of the subset."""
         self._write_validation(network, metrics, "valid_subset_", "validation of the subset")
 
     def on_fit_end(self, network: FittedNetwork) -> None:
-        """Writes what is left, where a callback has ended the training between two lines."""
+        """Write what is left, where a callback has ended the training between two lines."""
         if self._num_steps and network.step_values:
             self._report(network)
 
     def close(self, network: FittedNetwork) -> None:
-        """Closes the file."""
+        """Close the file."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -100,7 +100,7 @@ class TrainingMonitor(Callback):
         return {"sums": dict(self._sums), "num_steps": self._num_steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over what `state_dict` returned."""
+        """Take over what `state_dict` returned."""
         self._sums, self._num_steps = dict(state["sums"]), state["num_steps"]
 
     def _report(self, network: FittedNetwork) -> None:

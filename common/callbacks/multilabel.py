@@ -41,7 +41,7 @@ class MultiLabelMetrics(Callback):
         outputs: Mapping[str, np.ndarray],
         metrics: dict[str, float | None],
     ) -> None:
-        """Adds the metrics."""
+        """Add the metrics."""
         labels, logits = outputs["labels"], outputs["logits"].astype(np.float64)
         probabilities = expit(logits)
         for column, label in enumerate(self.label_names):
@@ -60,7 +60,7 @@ class MultiLabelMetrics(Callback):
 def call_rates(
     labels: np.ndarray, probabilities: np.ndarray, threshold: float
 ) -> dict[str, float | None]:
-    """Returns precision, recall and F1 of one label; F1 = 2 TP / (2 TP + FP + FN)."""
+    """Return precision, recall and F1 of one label; F1 = 2 TP / (2 TP + FP + FN)."""
     counts = confusion(labels, probabilities, threshold)
     rates = confusion_rates(counts)
     hits = 2 * counts["true_positive"]

@@ -32,11 +32,11 @@ class LatestOutputs(Callback):
         outputs: Mapping[str, np.ndarray],
         metrics: dict[str, float | None],
     ) -> None:
-        """Takes the outputs; those of the weights that are predicted with come last."""
+        """Take the outputs; those of the weights that are predicted with come last."""
         self._seen = dict(outputs)
 
     def on_metrics(self, network: FittedNetwork, metrics: dict[str, float | None]) -> None:
-        """Holds on to what was seen."""
+        """Hold on to what was seen."""
         self.outputs, self.iteration = self._seen, network.state.iteration
 
 
@@ -57,13 +57,13 @@ class OutputSaver(LatestOutputs):
         self.num_kept = num_kept
 
     def on_fit_begin(self, network: FittedNetwork) -> None:
-        """Drops what lies after the checkpoint that a resumed run starts from."""
+        """Drop what lies after the checkpoint that a resumed run starts from."""
         for iteration, path in self._files():
             if iteration > network.state.iteration:
                 path.unlink()
 
     def on_metrics(self, network: FittedNetwork, metrics: dict[str, float | None]) -> None:
-        """Writes the outputs, and drops the oldest file."""
+        """Write the outputs, and drop the oldest file."""
         super().on_metrics(network, metrics)
         path = self.folder / f"iteration_{network.state.iteration:07d}.npz"
         with replacing(path) as temporary, open(temporary, "wb") as file:

@@ -49,13 +49,13 @@ class ActivationTelemetry(Callback):
             self._handle = self.module.register_forward_hook(self._look)
 
     def on_step_end(self, network: FittedNetwork) -> None:
-        """Lets the module go and records what was seen."""
+        """Let the module go and record what was seen."""
         if self._handle is not None:
             self._unhook()
             network.gauges.update(self._statistics.values())
 
     def close(self, network: FittedNetwork) -> None:
-        """Lets the module go, also after an error."""
+        """Let the module go, also after an error."""
         self._unhook()
 
     def _unhook(self) -> None:
@@ -79,7 +79,7 @@ class _Statistics:
         self.largest: Tensor | None = None
 
     def add(self, activations: Tensor) -> None:
-        """Takes in the activations of a batch."""
+        """Take in the activations of a batch."""
         values = activations.double() if activations.device.type == "cpu" else activations.float()
         self.num_values += values.numel()
         self.sum = self.sum + values.sum()
@@ -102,7 +102,7 @@ class _Statistics:
 
 
 def find_module(model: nn.Module, name: str) -> nn.Module:
-    """Returns the module of `model` that is called `name`."""
+    """Return the module of `model` that is called `name`."""
     modules = dict(model.named_modules())
     if name in modules and name:
         return modules[name]
@@ -114,7 +114,7 @@ def find_module(model: nn.Module, name: str) -> nn.Module:
 
 
 def _near_names(name: str, known: Sequence[str], num_names: int = 5) -> list[str]:
-    """Names that are spelt alike, or else the first levels."""
+    """Name that are spelt alike, or else the first levels."""
     last = name.split(".")[-1]
     ends = [other for other in known if last and other.split(".")[-1] == last]
     alike = difflib.get_close_matches(name, known, num_names, cutoff=0.5)

@@ -52,7 +52,7 @@ class KeptMemory:
 
     @classmethod
     def for_workers(cls, num_workers: int) -> Self | None:
-        """Returns memory for the workers of a loader, or None where it would be of no use."""
+        """Return memory for the workers of a loader, or None where it would be of no use."""
         is_forked = multiprocessing.get_context().get_start_method() == "fork"
         if num_workers == 0 or not is_forked or not sys.platform.startswith("linux"):
             return None
@@ -62,20 +62,20 @@ class KeptMemory:
             return None
 
     def use_in_worker(self, worker: int) -> None:
-        """Makes `stacked` write into the slots of a worker; to be called in its process."""
+        """Make `stacked` write into the slots of a worker; to be called in its process."""
         global _stack_in_slot
         first = worker * SLOTS_PER_WORKER
         slots = range(first, first + SLOTS_PER_WORKER)
         _stack_in_slot = functools.partial(self._stack, slots)
 
     def take(self, slot: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """Returns the tensor in a slot, which is free again once its storage is."""
+        """Return the tensor in a slot, which is free again once its storage is."""
         array = self._bytes(slot, math.prod(shape) * dtype.itemsize)
         weakref.finalize(array, self._is_taken.__setitem__, slot, 0).atexit = False
         return torch.from_numpy(array).view(dtype).view(shape)
 
     def _stack(self, slots: range, tensors: Sequence[torch.Tensor]) -> "_InSlot | None":
-        """Returns the stack for the main process; None where no slot is free, or it needs none."""
+        """Return the stack for the main process; None where no slot is free, or it needs none."""
         first = tensors[0]
         num_bytes = first.nbytes * len(tensors)
         slot = next((slot for slot in slots if not self._is_taken[slot]), None)
@@ -110,7 +110,7 @@ def _taken(key: int, slot: int, shape: tuple[int, ...], dtype: torch.dtype) -> t
 
 
 def stacked(samples: list[Any]) -> Any:
-    """Returns a batch as torch's `default_collate` does, in kept memory where there is some."""
+    """Return a batch as torch's `default_collate` does, in kept memory where there is some."""
     return collate(samples, collate_fn_map=_COLLATE)
 
 

@@ -72,7 +72,7 @@ class ImageClassificationDataset(AbstractDataset):
     def with_rows(
         self, rows: Sequence[int] | np.ndarray, transform: SampleTransform | None = None
     ) -> Self:
-        """Returns a dataset of other rows of the same table, which makes the same of them.
+        """Return a dataset of other rows of the same table, which makes the same of them.
 
         Its images are made in the loader, by `transform` where one is given.
         """
@@ -90,7 +90,7 @@ class ImageClassificationDataset(AbstractDataset):
         return str(self.image_ids[index])
 
     def make_sample(self, index: int, seed: int) -> dict[str, Any]:
-        """Reads the slice and its neighbours, and transforms them with one draw."""
+        """Read the slice and its neighbours, and transforms them with one draw."""
         slices = self.slices_hu(index)
         window = self.header_windows[index]
         others = {"labels": torch.from_numpy(self.labels[index]), "index": index}
@@ -143,7 +143,7 @@ class ImageClassificationDataset(AbstractDataset):
         return {what: count for what, count in counts.items() if count}
 
     def warn_of_fallbacks(self, side: str) -> None:
-        """Warns of what `count_fallbacks` counts; `side` names the dataset in the message."""
+        """Warn of what `count_fallbacks` counts; `side` names the dataset in the message."""
         for what, count in self.count_fallbacks().items():
             logger.warning("%s: %d of %d slices lack %s", side, count, len(self), what)
 

@@ -23,7 +23,7 @@ def make_loader(
     pin_memory: bool = False,
     processes: Processes | None = None,
 ) -> DataLoader:
-    """Returns a loader of all samples, the short last batch included.
+    """Return a loader of all samples, the short last batch included.
 
     Without a sampler the samples come in their order, or those of one process's part where several
     processes evaluate together. The loader has a generator of its own, since
@@ -59,7 +59,7 @@ def _prepare_worker(memory: KeptMemory | None, worker: int) -> None:
 
 @atexit.register
 def _end_workers() -> None:
-    """Ends workers that are left, as of a loader in a traceback.
+    """End workers that are left, as of a loader in a traceback.
 
     multiprocessing asks them by the signal that they ignore, and would wait for ever.
     """

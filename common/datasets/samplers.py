@@ -25,11 +25,11 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.share(batch_size=1, rank=0, num_processes=1)
 
     def start(self, epoch: int, position: int = 0) -> None:
-        """Makes the next iteration yield `epoch` from its sample number `position` on."""
+        """Make the next iteration yield `epoch` from its sample number `position` on."""
         self.epoch, self.position = epoch, position
 
     def share(self, batch_size: int, rank: int, num_processes: int) -> None:
-        """Makes this the sampler of one process of several.
+        """Make this the sampler of one process of several.
 
         Of every `num_processes * batch_size` samples each process takes an equal part, in turn.
         Where the last ones of an epoch are fewer than the processes, those that get none repeat

@@ -49,7 +49,7 @@ class StudyDataset(AbstractSeriesDataset):
         self.outputs = list(outputs)
 
     def make_sample(self, index: int, seed: int) -> dict[str, Any]:
-        """Draws, and reads what is left of the series."""
+        """Draw, and read what is left of the series."""
         steps = self._draw(index, seed)
         rows = self._rows[steps.places]
         logits = np.concatenate([output.logits[rows] for output in self.outputs], axis=1)
@@ -69,5 +69,5 @@ class StudyDataset(AbstractSeriesDataset):
         return {"features": features, **super().collate(samples)}
 
     def with_rows(self, rows: NDArray[np.int64]) -> "StudyDataset":
-        """Returns the series that hold some of the rows, without augmentation."""
+        """Return the series that hold some of the rows, without augmentation."""
         return StudyDataset(self.table, rows, self.outputs, self.label_names, seed=self.seed)

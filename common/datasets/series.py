@@ -37,7 +37,7 @@ class StudyAugmentation:
     crop: int = 0
 
     def draw(self, num_slices: int, seed: int) -> tuple[NDArray[np.int64], slice]:
-        """Returns the slices of the series in the order they are seen, and the window on them."""
+        """Return the slices of the series in the order they are seen, and the window on them."""
         rng = np.random.default_rng(seed)
         thins, reverses = rng.random(2) < (self.thin, self.reverse)
         phase, shift = int(rng.integers(2)), float(rng.random())
@@ -66,7 +66,7 @@ class Steps:
     position_mm: NDArray[np.float32]
 
     def only(self, is_kept: NDArray[np.bool_]) -> "Steps":
-        """Returns some of them."""
+        """Return some of them."""
         return Steps(self.places[is_kept], self.metadata[is_kept], self.position_mm[is_kept])
 
 
@@ -134,12 +134,12 @@ class AbstractSeriesDataset(AbstractDataset):
         return sum(np.isnan(self._positions_mm[self._span(i)]).any() for i in range(len(self)))
 
     def rows_of_series(self, index: int) -> NDArray[np.int64]:
-        """Returns the `rows` of one series."""
+        """Return the `rows` of one series."""
         span = self._span(index)
         return self._rows[span][self._index[span] >= 0]
 
     def some_rows(self, num_rows: int, seed: int) -> NDArray[np.int64]:
-        """Returns the `rows` of drawn series, until there are `num_rows` or no more."""
+        """Return the `rows` of drawn series, until there are `num_rows` or no more."""
         order = np.random.default_rng(seed).permutation(len(self))
         rows, found = [], 0
         for index in order:
@@ -160,7 +160,7 @@ class AbstractSeriesDataset(AbstractDataset):
         return batch
 
     def _draw(self, index: int, seed: int) -> Steps:
-        """Returns the slices of a sample."""
+        """Return the slices of a sample."""
         span = self._span(index)
         order, window = self.augmentation.draw(span.stop - span.start, seed)
         metadata, position_mm = series_metadata(self._positions_mm[span][order], order)
@@ -168,7 +168,7 @@ class AbstractSeriesDataset(AbstractDataset):
         return Steps(places, metadata[window], position_mm[window])
 
     def _sample(self, index: int, steps: Steps, slice_index: NDArray[np.int64]) -> dict[str, Any]:
-        """Returns what all samples hold; `slice_index` is the place of each slice in `rows`."""
+        """Return what all samples hold; `slice_index` is the place of each slice in `rows`."""
         labels = np.full((len(slice_index), len(self.label_names)), np.nan, np.float32)
         labels[slice_index >= 0] = self.labels[slice_index[slice_index >= 0]]
         return {
@@ -186,7 +186,7 @@ class AbstractSeriesDataset(AbstractDataset):
 def series_metadata(
     positions_mm: NDArray[np.float64], places: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Returns what is known of slices beside their pixels, and their position in mm.
+    """Return what is known of slices beside their pixels, and their position in mm.
 
     The metadata (n, 5) are scaled: gap to the next slice (the last one repeats) and to the one
     before (the first one repeats), position from the middle of the series, rank from -1 to 1, and
@@ -221,5 +221,5 @@ def series_metadata(
 
 
 def padded(values: Sequence[Tensor], filling: float = 0.0) -> Tensor:
-    """Returns tensors (steps, ...) as one (series, most steps, ...), filled at the end."""
+    """Return tensors (steps, ...) as one (series, most steps, ...), filled at the end."""
     return pad_sequence(list(values), batch_first=True, padding_value=filling)

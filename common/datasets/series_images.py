@@ -68,7 +68,7 @@ class SeriesImageDataset(AbstractSeriesDataset):
         self._spacing_mm = spacing.to_numpy(np.float64, na_value=np.nan)[self._rows]
 
     def with_rows(self, rows: NDArray[np.int64], transform: ImageTransform) -> "SeriesImageDataset":
-        """Returns the series that hold some of the rows, seen by another transform, unaugmented."""
+        """Return the series that hold some of the rows, seen by another transform, unaugmented."""
         return SeriesImageDataset(
             self.table,
             rows,
@@ -80,7 +80,7 @@ class SeriesImageDataset(AbstractSeriesDataset):
         )
 
     def make_sample(self, index: int, seed: int) -> dict[str, Any]:
-        """Draws, reads the slices and transforms them alike."""
+        """Draw, reads the slices and transforms them alike."""
         steps = self._draw(index, seed)
         images, is_read = self._images(steps.places, seed)
         slice_index = self._index[steps.places]
@@ -93,7 +93,7 @@ class SeriesImageDataset(AbstractSeriesDataset):
         }
 
     def _images(self, places: NDArray[np.int64], seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the images of slices that can be read (slices, channels, rows, columns), and bool
+        """Return the images of slices that can be read (slices, channels, rows, columns), and bool
         (places,): which these are.
         """
         images = []
@@ -111,14 +111,14 @@ class SeriesImageDataset(AbstractSeriesDataset):
         return np.stack(images) if images else np.empty(0, np.float32), is_read
 
     def _air(self, place: int, seed: int) -> np.ndarray:
-        """Returns one image of air, which stands for a series of which nothing can be read."""
+        """Return one image of air, which stands for a series of which nothing can be read."""
         size = self.table.frame.loc[int(self._rows[place]), ["rows", "columns"]]
         shape = [self.steps.size] * 2 if self.steps.size else size.to_numpy(np.int64).tolist()
         air_hu = np.full((*shape, len(self.slice_offsets)), AIR_HU, dtype=np.int16)
         return self.transform(air_hu, seed, self._header_windows[place])[None]
 
     def _image_hu(self, place: int) -> np.ndarray:
-        """Returns a slice and its neighbours, int16 HU (rows, columns, slices)."""
+        """Return a slice and its neighbours, int16 HU (rows, columns, slices)."""
         rows = self.table.neighbour_rows(int(self._rows[place]), self.slice_offsets)
         slices = [self.table.image_hu(row) for row in rows]
         if self.steps:

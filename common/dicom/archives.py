@@ -69,7 +69,7 @@ class Archive:
     num_replaced: int
 
     def close(self) -> None:
-        """Closes the file; zipfile leaves those open that it was given."""
+        """Close the file; zipfile leaves those open that it was given."""
         stream = self.file.fp
         self.file.close()
         if stream is not None:
@@ -77,7 +77,7 @@ class Archive:
 
 
 def open_archive(path: Path) -> Archive:
-    """Returns an archive of which nothing but the list of members is read yet.
+    """Return an archive of which nothing but the list of members is read yet.
 
     Raises:
         RejectedFile: unreadable, bad_archive, or zip_bomb, where the whole is beyond the limits.
@@ -100,7 +100,7 @@ def open_archive(path: Path) -> Archive:
 
 @contextlib.contextmanager
 def open_source_file(folder: Path, source_file: str) -> Iterator[Path | BinaryIO]:
-    """Yields the path of a file, or the stream of a member of an archive.
+    """Yield the path of a file, or the stream of a member of an archive.
 
     Raises:
         RejectedFile: for whatever is wrong with an archive or a member.
@@ -126,7 +126,7 @@ def open_source_file(folder: Path, source_file: str) -> Iterator[Path | BinaryIO
 
 
 def explain_not_dicom(folder: Path, source_file: str, start: bytes) -> RejectedFile | None:
-    """Returns why a file that is no DICOM is not read, where it is an archive; else None.
+    """Return why a file that is no DICOM is not read, where it is an archive; else None.
 
     Args:
         folder, source_file: the file or member.
@@ -167,19 +167,19 @@ class MemberStream(io.BufferedIOBase):
         self._position = 0
 
     def readable(self) -> bool:
-        """Returns True."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Returns True."""
+        """Return True."""
         return True
 
     def tell(self) -> int:
-        """Returns the position."""
+        """Return the position."""
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Moves the position, and returns it; nothing is unpacked for it."""
+        """Move the position, and return it; nothing is unpacked for it."""
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
         if start + offset < 0:
             raise ValueError("a position before the start")
@@ -187,7 +187,7 @@ class MemberStream(io.BufferedIOBase):
         return self._position
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Returns up to `size` bytes; raises RejectedFile where the member is damaged."""
+        """Return up to `size` bytes; raise RejectedFile where the member is damaged."""
         stop = self._size if size is None or size < 0 else min(self._size, self._position + size)
         self._unpack(stop)
         data = bytes(memoryview(self._data)[self._position : max(stop, self._position)])
@@ -195,7 +195,7 @@ class MemberStream(io.BufferedIOBase):
         return data
 
     def check(self) -> None:
-        """Unpacks the rest, so that the checksum is compared; raises RejectedFile."""
+        """Unpack the rest, so that the checksum is compared; raise RejectedFile."""
         self._unpack(self._size)
 
     def _unpack(self, stop: int) -> None:
@@ -226,7 +226,7 @@ class _CappedFile(io.BufferedReader):
 
 
 def _find_archive(folder: Path, source_file: str) -> tuple[Path, str, os.stat_result] | None:
-    """Returns path and status of the archive that holds a member, and the member's name."""
+    """Return path and status of the archive that holds a member, and the member's name."""
     for mark in _MARK.finditer(source_file):
         path = folder / source_file[: mark.start() + len(ARCHIVE_SUFFIX)]
         try:
@@ -240,12 +240,12 @@ def _find_archive(folder: Path, source_file: str) -> tuple[Path, str, os.stat_re
 
 @functools.lru_cache(maxsize=2)
 def _cached_archive(path: Path, size: int, mtime_ns: int) -> Archive:
-    """Returns an open archive; two stay open in a process, so that lists are read rarely."""
+    """Return an open archive; two stay open in a process, so that lists are read rarely."""
     return open_archive(path)
 
 
 def _check_total(infos: list[zipfile.ZipInfo], packed: int, start_of_list: int) -> None:
-    """Raises where an archive as a whole unpacks to too much."""
+    """Raise where an archive as a whole unpacks to too much."""
     total = sum(info.file_size for info in infos)
     if total > MAX_TOTAL_BYTES:
         reason = f"unpacks to {total} bytes, above the limit of {MAX_TOTAL_BYTES}"
@@ -262,7 +262,7 @@ def _check_total(infos: list[zipfile.ZipInfo], packed: int, start_of_list: int) 
 
 
 def _check_member(info: zipfile.ZipInfo) -> None:
-    """Raises where a member is not to be unpacked."""
+    """Raise where a member is not to be unpacked."""
     if info.flag_bits & _ENCRYPTED_FLAGS:
         raise RejectedFile("encrypted", "the member needs a password")
     if info.create_system == _UNIX and stat.S_ISLNK(info.external_attr >> 16):
@@ -280,7 +280,7 @@ def _check_member(info: zipfile.ZipInfo) -> None:
 
 
 def _failed(error: Exception, reason: str) -> RejectedFile:
-    """Returns a rejection for an error of zipfile, whose own text can quote names."""
+    """Return a rejection for an error of zipfile, whose own text can quote names."""
     if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
         # EINVAL: the list of members points before the start of the file.
         return RejectedFile("unreadable", os.strerror(error.errno))

@@ -63,7 +63,7 @@ class StoredImage:
 
 
 def check_image(opened: OpenFile, *, require_ct: bool) -> StoredImage:
-    """Returns what the pixels of a file are, if they can be decoded; raises RejectedFile."""
+    """Return what the pixels of a file are, if they can be decoded; raise RejectedFile."""
     dataset = opened.dataset
     if require_ct:
         _check_ct(opened)
@@ -167,7 +167,7 @@ def _check_bits(stored: StoredImage, high_bit: int | None) -> None:
 
 
 def _check_native_length(opened: OpenFile, stored: StoredImage) -> None:
-    """Raises where uncompressed pixels are not as long as declared; odd bytes may follow."""
+    """Raise where uncompressed pixels are not as long as declared; odd bytes may follow."""
     assert opened.pixels is not None
     expected = stored.num_frames * stored.frame_bytes
     present = min(opened.pixels.length, opened.pixels.available)
@@ -182,7 +182,7 @@ def _check_native_length(opened: OpenFile, stored: StoredImage) -> None:
 
 
 def _check_kind(dataset: Dataset) -> None:
-    """Raises where the image is no slice, or nothing tells which."""
+    """Raise where the image is no slice, or nothing tells which."""
     image_type = {value.upper() for value in elements.texts(dataset, "ImageType")}
     if image_type & _NOT_SLICES:
         raise RejectedFile("localizer", f"ImageType has {min(image_type & _NOT_SLICES)}")

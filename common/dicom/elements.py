@@ -31,18 +31,18 @@ _SHARED = Tag("SharedFunctionalGroupsSequence")
 
 
 def text(dataset: Dataset, keyword: str) -> str:
-    """Returns an element as text without padding; empty where absent, the first of several."""
+    """Return an element as text without padding; empty where absent, the first of several."""
     values = texts(dataset, keyword)
     return values[0] if values else ""
 
 
 def texts(dataset: Dataset, keyword: str, frame: int = 0) -> tuple[str, ...]:
-    """Returns all values of an element as text without padding; empty where absent."""
+    """Return all values of an element as text without padding; empty where absent."""
     return tuple(str(value).strip(" \0") for value in _values(find(dataset, keyword, frame)))
 
 
 def integer(dataset: Dataset, keyword: str) -> int | None:
-    """Returns an element as an integer; raises RejectedFile where it is another thing."""
+    """Return an element as an integer; raise RejectedFile where it is another thing."""
     value = numbers(dataset, keyword, 1)
     if value is None:
         return None
@@ -52,7 +52,7 @@ def integer(dataset: Dataset, keyword: str) -> int | None:
 
 
 def required_integer(dataset: Dataset, keyword: str) -> int:
-    """Returns an element as an integer; raises RejectedFile where it is absent."""
+    """Return an element as an integer; raise RejectedFile where it is absent."""
     value = integer(dataset, keyword)
     if value is None:
         raise RejectedFile("corrupt", f"{keyword} is missing")
@@ -60,7 +60,7 @@ def required_integer(dataset: Dataset, keyword: str) -> int:
 
 
 def numbers(dataset: Dataset, keyword: str, count: int, frame: int = 0) -> tuple[float, ...] | None:
-    """Returns the `count` finite numbers of an element, or None where it is absent or empty.
+    """Return the `count` finite numbers of an element, or None where it is absent or empty.
 
     Raises:
         RejectedFile: corrupt, where there are others.
@@ -79,7 +79,7 @@ def numbers(dataset: Dataset, keyword: str, count: int, frame: int = 0) -> tuple
 
 
 def first_number(dataset: Dataset, keyword: str, frame: int = 0) -> float | None:
-    """Returns the first value of an element that only display uses; None where it is no number."""
+    """Return the first value of an element that only display uses; None where it is no number."""
     values = _values(find(dataset, keyword, frame))
     try:
         value = float(values[0]) if values else math.nan
@@ -89,7 +89,7 @@ def first_number(dataset: Dataset, keyword: str, frame: int = 0) -> float | None
 
 
 def find(dataset: Dataset, keyword: str, frame: int = 0) -> Any:
-    """Returns the value of an element for a frame: its own, the shared one, or the file's."""
+    """Return the value of an element for a frame: its own, the shared one, or the file's."""
     group = FUNCTIONAL_GROUPS.get(keyword)
     if group is not None and _has_functional_groups(dataset):
         for source, number in (
@@ -114,7 +114,7 @@ def _has_functional_groups(dataset: Dataset) -> bool:
 
 
 def _get(dataset: Dataset, keyword: str) -> Any:
-    """Returns the value of an element or None."""
+    """Return the value of an element or None."""
     tag = _tag(keyword)
     # Not get_item, which makes the tag anew.
     element = dataset.keys().mapping.get(tag)  # type: ignore[attr-defined]
@@ -125,7 +125,7 @@ def _get(dataset: Dataset, keyword: str) -> Any:
 
 
 def _plain_values(raw: RawDataElement) -> list[Any] | None:
-    """Returns the values of a well-formed element, or None where pydicom has to look at it.
+    """Return the values of a well-formed element, or None where pydicom has to look at it.
 
     pydicom makes objects of every value, which took a quarter of the time of preparing. These are
     the same values, as plain types; `tests/common/dicom/test_elements.py` compares them.
@@ -150,7 +150,7 @@ def _plain_values(raw: RawDataElement) -> list[Any] | None:
 
 @functools.cache
 def _vr(tag: int) -> str:
-    """Returns the VR of a tag that the file leaves to the dictionary (implicit VR)."""
+    """Return the VR of a tag that the file leaves to the dictionary (implicit VR)."""
     return dictionary_VR(tag)
 
 
@@ -162,7 +162,7 @@ def _tag(keyword: str) -> BaseTag:
 
 
 def _values(value: Any) -> list[Any]:
-    """Returns the values of an element as a list, without empty ones."""
+    """Return the values of an element as a list, without empty ones."""
     if value is None:
         return []
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):

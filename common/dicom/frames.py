@@ -39,7 +39,7 @@ class FrameSize:
 
 
 def split_frames(data: bytes, num_frames: int) -> list[bytes]:
-    """Returns the compressed frames in encapsulated pixel data; raises RejectedFile."""
+    """Return the compressed frames in encapsulated pixel data; raise RejectedFile."""
     _check_fragments(data)
     try:
         frames = list(generate_frames(data, number_of_frames=num_frames))
@@ -56,7 +56,7 @@ def split_frames(data: bytes, num_frames: int) -> list[bytes]:
 
 
 def _check_fragments(data: bytes) -> None:
-    """Raises where the last fragment, PS3.5 A.4, is shorter than it declares."""
+    """Raise where the last fragment, PS3.5 A.4, is shorter than it declares."""
     offset = 0
     while data[offset : offset + 4] == _ITEM and offset + 8 <= len(data):
         offset += 8 + struct.unpack_from("<I", data, offset + 4)[0]
@@ -65,7 +65,7 @@ def _check_fragments(data: bytes) -> None:
 
 
 def check_frame(frame: bytes, header: "SliceHeader") -> None:
-    """Raises RejectedFile where a frame ends early or is not what the header declares."""
+    """Raise RejectedFile where a frame ends early or is not what the header declares."""
     if header.transfer_syntax == RLE_SYNTAX:
         _check_rle(frame)
         return
@@ -90,7 +90,7 @@ def check_frame(frame: bytes, header: "SliceHeader") -> None:
 
 
 def _j2k_size(frame: bytes) -> FrameSize | None:
-    """Reads the SIZ segment, ISO 15444-1 A.5.1."""
+    """Read the SIZ segment, ISO 15444-1 A.5.1."""
     start = frame.find(_J2K_START)
     if start < 0 or len(frame) < start + 43:
         return None
@@ -100,7 +100,7 @@ def _j2k_size(frame: bytes) -> FrameSize | None:
 
 
 def _check_tile_parts(frame: bytes) -> None:
-    """Raises where the tile-parts, ISO 15444-1 A.4.2, are not as long as they declare.
+    """Raise where the tile-parts, ISO 15444-1 A.4.2, are not as long as they declare.
 
     The codec only warns of those that end early, and paints what is there.
     """
@@ -123,7 +123,7 @@ def _check_tile_parts(frame: bytes) -> None:
 
 
 def _jpeg_size(frame: bytes) -> FrameSize | None:
-    """Reads the segments of JPEG or JPEG-LS up to the scan, ISO 10918-1 B.2.
+    """Read the segments of JPEG or JPEG-LS up to the scan, ISO 10918-1 B.2.
 
     None where they do not follow each other or an unknown JFIF version is declared: GDCM ends
     the process on such frames.
@@ -144,7 +144,7 @@ def _jpeg_size(frame: bytes) -> FrameSize | None:
 
 
 def _check_rle(frame: bytes) -> None:
-    """Raises where the RLE header, PS3.5 G.5, points outside the frame."""
+    """Raise where the RLE header, PS3.5 G.5, points outside the frame."""
     if len(frame) < 64:
         raise RejectedFile("truncated", "an RLE frame is shorter than its header")
     num_segments, *offsets = struct.unpack_from("<16I", frame)

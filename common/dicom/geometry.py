@@ -18,7 +18,7 @@ ORIENTATION_TOLERANCE = 0.01
 
 
 def is_orientation(orientation: Sequence[float]) -> bool:
-    """Returns whether six numbers are two perpendicular unit vectors, along row and column."""
+    """Return whether six numbers are two perpendicular unit vectors, along row and column."""
     return _is_orientation(tuple(orientation))
 
 
@@ -32,7 +32,7 @@ def _is_orientation(orientation: tuple[float, ...]) -> bool:
 
 
 def slice_normal(orientation: Sequence[float]) -> np.ndarray:
-    """Returns the unit normal (3,) of a slice.
+    """Return the unit normal (3,) of a slice.
 
     Its largest component is positive: to the head in axial slices, whichever way the image lies,
     so positions along it ascend from foot to head in every axial series.
@@ -49,7 +49,7 @@ def _slice_normal(orientation: tuple[float, ...]) -> np.ndarray:
 
 
 def gantry_tilt(orientation: Sequence[float]) -> float | None:
-    """Returns the tilt about the patient's left-right axis in degrees; 0 for a plain axial slice.
+    """Return the tilt about the patient's left-right axis in degrees; 0 for a plain axial slice.
 
     Positive where the slices rise from back to front, as GantryDetectorTilt is on real
     scanners. None for slices more than 45 degrees from axial, where tilt has no meaning.

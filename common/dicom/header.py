@@ -80,7 +80,7 @@ class SliceHeader:
 def read_headers(
     file: Path | BinaryIO, *, require_ct: bool = True, sort_out: bool = False
 ) -> list[SliceHeader]:
-    """Returns the header of every slice in a file, one per frame, without reading pixels.
+    """Return the header of every slice in a file, one per frame, without reading pixels.
 
     Args:
         file: a path or a seekable stream.
@@ -97,7 +97,7 @@ def read_headers(
 def slice_headers(
     opened: OpenFile, *, require_ct: bool, sort_out: bool = False
 ) -> list[SliceHeader]:
-    """Returns the header of every slice of an open file; raises RejectedFile."""
+    """Return the header of every slice of an open file; raise RejectedFile."""
     stored = check_image(opened, require_ct=require_ct)
     return [_frame_header(opened, stored, frame, sort_out) for frame in range(stored.num_frames)]
 
@@ -145,7 +145,7 @@ def _frame_header(opened: OpenFile, stored: StoredImage, frame: int, sort_out: b
 
 
 def _position(dataset: Dataset, num_frames: int, frame: int) -> tuple[float, ...] | None:
-    """Returns the position of a slice; unknown in frames that all share the one of their file."""
+    """Return the position of a slice; unknown in frames that all share the one of their file."""
     if num_frames > 1 and "PerFrameFunctionalGroupsSequence" not in dataset:
         return None
     return _in_range(dataset, "ImagePositionPatient", 3, frame, POSITION_MM)
@@ -154,7 +154,7 @@ def _position(dataset: Dataset, num_frames: int, frame: int) -> tuple[float, ...
 def _in_range(
     dataset: Dataset, keyword: str, count: int, frame: int, limits: tuple[float, float]
 ) -> tuple[float, ...] | None:
-    """Returns the numbers of an element, all within limits; None where it is absent."""
+    """Return the numbers of an element, all within limits; None where it is absent."""
     values = elements.numbers(dataset, keyword, count, frame)
     low, high = limits
     if values is not None and not all(low <= value <= high for value in values):
@@ -164,7 +164,7 @@ def _in_range(
 
 
 def _rescale(dataset: Dataset, frame: int, bits_stored: int) -> tuple[float, float]:
-    """Returns slope and intercept to HU; raises RejectedFile where there are none."""
+    """Return slope and intercept to HU; raise RejectedFile where there are none."""
     units = {value.upper() for value in elements.texts(dataset, "RescaleType", frame)}
     if units - HU_UNITS:
         raise RejectedFile("not_hu", "RescaleType is not HU")

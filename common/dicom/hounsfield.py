@@ -26,7 +26,7 @@ MAX_PADDING_VALUES = 256
 
 
 def to_hounsfield(stored: np.ndarray, header: "SliceHeader") -> tuple[np.ndarray, int, bool]:
-    """Returns the HU of one frame, how many pixels were padding, and whether it was repaired.
+    """Return the HU of one frame, how many pixels were padding, and whether it was repaired.
 
     HU = stored * slope + intercept, rounded half to even, clipped to [-1024, 31767], int16.
     Padding becomes -1024: the declared value or range (see `_declared_padding`), and everything
@@ -62,7 +62,7 @@ def to_hounsfield(stored: np.ndarray, header: "SliceHeader") -> tuple[np.ndarray
 
 
 def is_wrapped_12bit(header: "SliceHeader") -> bool:
-    """Returns whether a file is one of RSNA's with wrapped 12-bit values.
+    """Return whether a file is one of RSNA's with wrapped 12-bit values.
 
     They are unsigned, so an intercept above -100 would leave no value for air: what lies below
     zero has wrapped to the top. The rule is J. Howard's, "DCM cleanup", 2019: add 1000 to the
@@ -83,7 +83,7 @@ def _unwrapped(stored: np.ndarray) -> np.ndarray:
 
 
 def _rescaled(stored: np.ndarray, header: "SliceHeader") -> tuple[np.ndarray, int]:
-    """Returns an image and what to add to it for HU: nothing to compute in the common case."""
+    """Return an image and what to add to it for HU: nothing to compute in the common case."""
     slope, intercept = header.rescale_slope, header.rescale_intercept
     if slope == 1 and intercept.is_integer() and abs(intercept) < 31000 and stored.itemsize == 2:
         return stored, int(intercept)
@@ -91,7 +91,7 @@ def _rescaled(stored: np.ndarray, header: "SliceHeader") -> tuple[np.ndarray, in
 
 
 def _declared_padding(stored: np.ndarray, header: "SliceHeader") -> np.ndarray | None:
-    """Returns a mask (rows, columns) of the declared padding, or None where there is none.
+    """Return a mask (rows, columns) of the declared padding, or None where there is none.
 
     A value within TISSUE_HU counts only where all four corners have it, as outside a round
     field of view: some exports declare 0 in files where 0 HU is water.
@@ -108,7 +108,7 @@ def _declared_padding(stored: np.ndarray, header: "SliceHeader") -> np.ndarray |
 
 
 def _as_stored(value: int, header: "SliceHeader") -> int:
-    """Returns a padding value with the sign of the pixels: writers confuse US and SS."""
+    """Return a padding value with the sign of the pixels: writers confuse US and SS."""
     value %= 1 << header.bits_allocated
     if header.pixel_representation == 1 and value >= 1 << (header.bits_allocated - 1):
         value -= 1 << header.bits_allocated
@@ -116,7 +116,7 @@ def _as_stored(value: int, header: "SliceHeader") -> int:
 
 
 def _check_possible(image: np.ndarray, offset: int, lowest: float, highest: float) -> None:
-    """Raises where more than MAX_IMPOSSIBLE of the pixels have scattered impossible values.
+    """Raise where more than MAX_IMPOSSIBLE of the pixels have scattered impossible values.
 
     Damaged JPEG frames decode to such without an error, and so do files whose header confuses
     signed and unsigned. Padding passes: it has few values, also after lossy compression.

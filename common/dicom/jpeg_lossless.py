@@ -38,7 +38,7 @@ class Scan:
 
 
 def check_used_up(frame: bytes, stored: np.ndarray) -> None:
-    """Raises RejectedFile where an image took more bits than its frame has, or left many.
+    """Raise RejectedFile where an image took more bits than its frame has, or left many.
 
     Args:
         frame: one compressed frame; nothing is checked where it is not lossless JPEG.
@@ -63,7 +63,7 @@ def check_used_up(frame: bytes, stored: np.ndarray) -> None:
 
 
 def read_scan(frame: bytes) -> Scan | None:
-    """Returns the scan of a lossless JPEG frame; None for other frames and for restart markers."""
+    """Return the scan of a lossless JPEG frame; None for other frames and for restart markers."""
     precision = table = None
     offset = 2
     while offset + 4 <= len(frame) and frame[offset] == 0xFF:
@@ -99,7 +99,7 @@ def _code_lengths(table: bytes) -> np.ndarray:
 
 
 def _differences(stored: np.ndarray, scan: Scan) -> np.ndarray:
-    """Returns for each pixel the difference from its prediction, modulo 65536."""
+    """Return for each pixel the difference from its prediction, modulo 65536."""
     samples = (stored.astype(np.int32) & ((1 << scan.precision) - 1)) >> scan.point_transform
     predicted = np.empty_like(samples)
     predicted[0, 0] = 1 << (scan.precision - scan.point_transform - 1)
@@ -113,7 +113,7 @@ def _differences(stored: np.ndarray, scan: Scan) -> np.ndarray:
 def _predicted(
     predictor: int, left: np.ndarray, above: np.ndarray, corner: np.ndarray
 ) -> np.ndarray:
-    """Returns the predictions, ISO 10918-1 table H.1."""
+    """Return the predictions, ISO 10918-1 table H.1."""
     match predictor:
         case 1:
             return left
@@ -133,7 +133,7 @@ def _predicted(
 
 
 def _categories() -> np.ndarray:
-    """Returns by difference, modulo 65536, how many bits its size has: 0 to 16."""
+    """Return by difference, modulo 65536, how many bits its size has: 0 to 16."""
     differences = np.arange(1 << 16)
     sizes = np.minimum(differences, (1 << 16) - differences)
     return np.ceil(np.log2(sizes + 1)).astype(np.uint8)

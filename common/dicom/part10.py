@@ -70,14 +70,14 @@ class OpenFile:
     media_class: str = ""
 
     def read_pixels(self) -> bytes:
-        """Returns the value of the pixel element as it is in the file."""
+        """Return the value of the pixel element as it is in the file."""
         assert self.pixels is not None
         self.stream.seek(self.pixels.offset)
         return self.stream.read(min(self.pixels.length, self.pixels.available))
 
 
 def quiet_pydicom() -> None:
-    """Stops pydicom from checking and reporting every odd value, in this process.
+    """Stop pydicom from checking and reporting every odd value, in this process.
 
     RSNA's UIDs are not valid in DICOM: each would cost a warning, and time. The readers call
     this, as the mode is global to a process; warnings of other packages stay as they are.
@@ -91,7 +91,7 @@ def quiet_pydicom() -> None:
 
 @contextlib.contextmanager
 def open_dicom(file: Path | BinaryIO) -> Iterator[OpenFile]:
-    """Yields the opened DICOM file, its elements read up to the pixels.
+    """Yield the opened DICOM file, its elements read up to the pixels.
 
     Whatever goes wrong in reading and interpreting it, in the `with` block too, becomes a
     RejectedFile: pydicom converts values only when asked for them.
@@ -156,7 +156,7 @@ def _parse(stream: BinaryIO) -> OpenFile:
 
 
 def _check_meta(meta: Dataset, end: int, size: int) -> None:
-    """Raises where no sound file meta information follows the marker, PS3.10 7.1."""
+    """Raise where no sound file meta information follows the marker, PS3.10 7.1."""
     if not meta and end < size:
         raise RejectedFile("corrupt", "no file meta information follows the DICM marker")
     vrs = {getattr(meta.get_item(tag), "VR", None) for tag in list(meta.keys())}
@@ -167,7 +167,7 @@ def _check_meta(meta: Dataset, end: int, size: int) -> None:
 
 
 def _inflate(stream: BinaryIO) -> BinaryIO:
-    """Returns the inflated rest of `stream`; a small file can inflate a thousandfold."""
+    """Return the inflated rest of `stream`; a small file can inflate a thousandfold."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         data = inflater.decompress(stream.read(), MAX_INFLATED_BYTES)
@@ -181,7 +181,7 @@ def _inflate(stream: BinaryIO) -> BinaryIO:
 
 
 def _check_end(elements: Dataset, end: int, size: int) -> None:
-    """Raises where the file ended within an element; none is left where that was a sequence."""
+    """Raise where the file ended within an element; none is left where that was a sequence."""
     if not elements and end >= size:
         reason = f"the file ends after {size} bytes, before its elements do"
         raise RejectedFile("truncated", reason)

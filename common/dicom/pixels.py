@@ -39,7 +39,7 @@ class DecodedImage:
 
 
 def read_hu(file: Path | BinaryIO, *, require_ct: bool = True) -> DecodedImage:
-    """Returns the pixels of a file in Hounsfield units.
+    """Return the pixels of a file in Hounsfield units.
 
     Args:
         file: a path or a seekable stream.
@@ -66,7 +66,7 @@ def read_hu(file: Path | BinaryIO, *, require_ct: bool = True) -> DecodedImage:
 
 
 def _sources(opened: OpenFile, header: SliceHeader) -> Iterator[bytes]:
-    """Yields the native pixels for each frame, or its compressed bytes.
+    """Yield the native pixels for each frame, or its compressed bytes.
 
     All compressed frames are checked before the first is decoded.
     """
@@ -81,12 +81,12 @@ def _sources(opened: OpenFile, header: SliceHeader) -> Iterator[bytes]:
 
 
 def _is_plain(header: SliceHeader) -> bool:
-    """Returns whether the pixels of a native file are an array as they are: no codec is needed."""
+    """Return whether the pixels of a native file are an array as they are: no codec is needed."""
     return header.bits_allocated == header.bits_stored == 16 and header.frame is None
 
 
 def _decode(source: bytes, header: SliceHeader, opened: OpenFile) -> np.ndarray:
-    """Returns the stored values (rows, columns) of one frame, in the machine's byte order.
+    """Return the stored values (rows, columns) of one frame, in the machine's byte order.
 
     Args:
         source: the native pixels of all frames, or the compressed ones of this frame.

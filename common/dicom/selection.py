@@ -48,7 +48,7 @@ _DERIVED = {
 
 
 def _words(*patterns: str) -> re.Pattern[str]:
-    """Returns a pattern that finds any of these as whole words; a digit ends a word."""
+    """Return a pattern that finds any of these as whole words; a digit ends a word."""
     return re.compile(rf"(?<![A-Z])(?:{'|'.join(patterns)})(?![A-Z])")
 
 
@@ -91,7 +91,7 @@ _ELSEWHERE = _words(
 def why_left_out(
     dataset: Dataset, frame: int, orientation: Sequence[float] | None
 ) -> tuple[str, str] | None:
-    """Returns status and reason where a slice is no axial slice of a head without contrast medium.
+    """Return status and reason where a slice is no axial slice of a head without contrast medium.
 
     Args:
         dataset: the header.
@@ -111,7 +111,7 @@ def why_left_out(
 
 
 def _other_image(dataset: Dataset, frame: int, series: str) -> tuple[str, str] | None:
-    """Returns why an image is no measured slice at all."""
+    """Return why an image is no measured slice at all."""
     kinds = {value.upper() for value in elements.texts(dataset, "ImageType")}
     kinds |= {value.upper() for value in elements.texts(dataset, "FrameType", frame)}
     for kind in sorted(kinds):
@@ -128,7 +128,7 @@ def _other_image(dataset: Dataset, frame: int, series: str) -> tuple[str, str] |
 
 
 def _other_plane(orientation: Sequence[float] | None) -> tuple[str, str] | None:
-    """Returns why a slice is not axial, by ImageOrientationPatient."""
+    """Return why a slice is not axial, by ImageOrientationPatient."""
     if orientation is None:
         return None
     cosines = [abs(float(value)) for value in slice_normal(orientation)]
@@ -142,7 +142,7 @@ def _other_plane(orientation: Sequence[float] | None) -> tuple[str, str] | None:
 
 
 def _other_region(dataset: Dataset, series: str) -> tuple[str, str] | None:
-    """Returns why a slice is not of a head.
+    """Return why a slice is not of a head.
 
     SeriesDescription decides where it names a part of the body: BodyPartExamined is often that of
     the study. Otherwise another part has to be named, and the head nowhere.
@@ -162,7 +162,7 @@ def _other_region(dataset: Dataset, series: str) -> tuple[str, str] | None:
 
 
 def _contrast(dataset: Dataset, frame: int, series: str) -> tuple[str, str] | None:
-    """Returns why contrast medium is to be expected in a slice.
+    """Return why contrast medium is to be expected in a slice.
 
     SeriesDescription decides where it says with or without, as scanners note the agent of an
     examination in the series before it, too. What is said of the study is not looked at.
@@ -183,6 +183,6 @@ def _contrast(dataset: Dataset, frame: int, series: str) -> tuple[str, str] | No
 
 
 def _text(dataset: Dataset, keyword: str) -> str:
-    """Returns the start of an element in upper case with single spaces; ^ and _ count as such."""
+    """Return the start of an element in upper case with single spaces; ^ and _ count as such."""
     text = elements.text(dataset, keyword)[:MAX_TEXT]
     return " ".join(re.sub(r"[\^_]", " ", text).upper().split())

@@ -110,7 +110,7 @@ class JointModel(AbstractModel):
         return {name: depths.get(name, head) for name, _ in self.named_parameters()}
 
     def start_from_prevalence(self, prevalence: Sequence[float]) -> None:
-        """Sets the bias of the encoder's logits, from which the network starts."""
+        """Set the bias of the encoder's logits, from which the network starts."""
         self.encoder.start_from_prevalence(prevalence)
 
     def _encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,7 +123,7 @@ class JointModel(AbstractModel):
 
 
 def _spread(values: Tensor, mask: Tensor) -> Tensor:
-    """Returns values (n, channels) of the steps in `mask` as (series, steps, channels), else 0."""
+    """Return values (n, channels) of the steps in `mask` as (series, steps, channels), else 0."""
     spread = values.new_zeros((*mask.shape, values.shape[-1]))
     spread[mask] = values
     return spread

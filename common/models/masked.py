@@ -20,7 +20,7 @@ LONGEST_MM = 400.0
 
 
 def step_mask(lengths: Tensor, num_steps: int) -> Tensor:
-    """Returns bool (sequences, steps): True where a step belongs to its sequence."""
+    """Return bool (sequences, steps): True where a step belongs to its sequence."""
     return torch.arange(num_steps, device=lengths.device) < lengths[:, None]
 
 
@@ -31,7 +31,7 @@ class MaskedBatchNorm(nn.BatchNorm1d):
     """
 
     def forward(self, values: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
-        """Returns normalised `values` (..., channels), zero where `mask` (...) is False."""
+        """Return normalised `values` (..., channels), zero where `mask` (...) is False."""
         steps = values[mask]
         if self.training and len(steps) < 2:
             normalised = nn.functional.batch_norm(
@@ -60,7 +60,7 @@ class MaskedConv(nn.Conv1d):
         super().__init__(in_channels, out_channels, kernel_size, padding=padding, dilation=dilation)
 
     def forward(self, values: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
-        """Returns (sequences, steps, out_channels) of `values` (sequences, steps, in_channels)."""
+        """Return (sequences, steps, out_channels) of `values` (sequences, steps, in_channels)."""
         kept = values.masked_fill(~mask[..., None], 0.0)
         return super().forward(kept.transpose(1, 2)).transpose(1, 2)
 
@@ -81,7 +81,7 @@ class BidirectionalRNN(nn.Module):
         self.rnn = rnn(in_channels, hidden, num_layers, batch_first=True, bidirectional=True)
 
     def forward(self, values: Tensor, lengths: Tensor) -> Tensor:
-        """Returns the states of both directions, zero at padded steps."""
+        """Return the states of both directions, zero at padded steps."""
         packed = pack_padded_sequence(values, lengths.cpu(), batch_first=True, enforce_sorted=False)
         states, _ = pad_packed_sequence(
             self.rnn(packed)[0], batch_first=True, total_length=values.shape[1]
@@ -113,7 +113,7 @@ class RotaryAttention(nn.Module):
         self.register_buffer("frequencies", (2 * math.pi / waves_mm).float(), persistent=False)
 
     def forward(self, values: Tensor, position_mm: Tensor, mask: Tensor) -> Tensor:
-        """Returns (sequences, steps, dim); keys where `mask` is False are not attended to."""
+        """Return (sequences, steps, dim); keys where `mask` is False are not attended to."""
         shape = (*values.shape[:2], 3, self.num_heads, -1)
         queries, keys, contents = self.to_qkv(values).view(shape).permute(2, 0, 3, 1, 4)
         angles = position_mm.float()[:, None, :, None] * self.frequencies
@@ -127,7 +127,7 @@ class RotaryAttention(nn.Module):
 
 
 def _turned(vectors: Tensor, angles: Tensor) -> Tensor:
-    """Rotates the pairs (first half, second half) of `vectors` by `angles`."""
+    """Rotate the pairs (first half, second half) of `vectors` by `angles`."""
     first, second = vectors.float().chunk(2, dim=-1)
     cos, sin = angles.cos(), angles.sin()
     turned = torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)

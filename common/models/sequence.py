@@ -61,7 +61,7 @@ class SliceEncoder(nn.Module):
         self.joint = nn.Sequential(nn.Linear(num_inputs, dim), nn.LayerNorm(dim), nn.GELU())
 
     def forward(self, inputs: Mapping[str, Any]) -> Tensor:
-        """Returns (studies, steps, dim)."""
+        """Return (studies, steps, dim)."""
         parts = [
             projection(self.feature_drop(features.transpose(1, 2)).transpose(1, 2))
             for projection, features in zip(self.projections, inputs["features"])

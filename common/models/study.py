@@ -16,7 +16,7 @@ SEQUENCE_MODELS: dict[str, type[SequenceModel]] = {
 
 
 def build_sequence_model(specification: dict[str, Any]) -> SequenceModel:
-    """Returns the network that `SequenceModel.specification` describes, with random weights.
+    """Return the network that `SequenceModel.specification` describes, with random weights.
 
     Raises:
         InputError: there is none of this name.

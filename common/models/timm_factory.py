@@ -93,7 +93,7 @@ class TimmClassifier(AbstractModel):
         nn.init.zeros_(self.classifier.bias)
 
     def _probe(self, in_chans: int, image_size: Sequence[int] | None) -> int:
-        """Finds the form of the backbone's output; returns the width of the pooled features.
+        """Find the form of the backbone's output; return the width of the pooled features.
 
         Some backbones widen them after `num_features`, and some have channels last. A small image
         tells as well as a large one.
@@ -136,7 +136,7 @@ class TimmClassifier(AbstractModel):
         return self.classifier(self.dropout(features))
 
     def require_image_size(self, size: tuple[int, int] | None, flag: str) -> None:
-        """Raises InputError naming the flag where images of this (height, width) can't be taken."""
+        """Raise InputError naming the flag where images of this (height, width) can't be taken."""
         if self.image_size is not None and size != self.image_size:
             raise InputError(
                 f"--{flag}: makes images of {size} pixels, but {self.specification['name']} takes "
@@ -156,7 +156,7 @@ class TimmClassifier(AbstractModel):
         }
 
     def start_from_prevalence(self, prevalence: Sequence[float]) -> None:
-        """Sets the last bias to the log-odds of `prevalence`, so that training starts at the prior.
+        """Set the last bias to the log-odds of `prevalence`, so that training starts at the prior.
 
         A prevalence of 0 or 1 is taken as one in a thousand, or all but one.
         """
@@ -172,7 +172,7 @@ def _has_channels_last(shape: Sequence[int], size: Sequence[int]) -> bool:
 
 
 def fixed_size(name: str, image_size: Sequence[int] | None) -> tuple[int, int] | None:
-    """Returns the one (height, width) that the timm model `name` is to take; None for any.
+    """Return the one (height, width) that the timm model `name` is to take; None for any.
 
     Args:
         name: name of a timm model.
@@ -196,7 +196,7 @@ def create_backbone(
     has_map: bool = False,
     image_size: tuple[int, int] | None = None,
 ) -> Any:
-    """Returns the timm model `name` without its classifier: images to pooled features.
+    """Return the timm model `name` without its classifier: images to pooled features.
 
     Args:
         name: name of a timm model.

@@ -113,7 +113,7 @@ class TwoStageModel(SequenceModel):
         return self._head(features, lengths)
 
     def start_from_prevalence(self, prevalence: Sequence[float]) -> None:
-        """Sets the last bias of the first stage to the log-odds of `prevalence`."""
+        """Set the last bias of the first stage to the log-odds of `prevalence`."""
         share = torch.as_tensor(prevalence, dtype=torch.float64).clamp(1e-3, 1 - 1e-3)
         with torch.no_grad():
             self.first_linear.bias.copy_(torch.logit(share))
@@ -132,7 +132,7 @@ class TwoStageModel(SequenceModel):
         return metadata if self.specification["metadata"] else torch.zeros_like(metadata)
 
     def _channels(self, inputs: Mapping[str, Any], first: Tensor) -> Tensor:
-        """Returns (studies, steps, labels, channels)."""
+        """Return (studies, steps, labels, channels)."""
         num_labels, num_networks = (self.specification[n] for n in ("num_labels", "num_networks"))
         by_network = inputs["logits"].unflatten(2, (num_networks, num_labels)).sigmoid()
         parts = [by_network.mean(dim=2, keepdim=True), by_network]

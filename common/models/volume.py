@@ -103,7 +103,7 @@ class VolumeModel(AbstractModel):
         return {"logits": self.forward_head(features), "features": features}
 
     def start_from_prevalence(self, prevalence: Sequence[float]) -> None:
-        """Sets the last bias to the log-odds of `prevalence`, inside 1/1000 of 0 and 1."""
+        """Set the last bias to the log-odds of `prevalence`, inside 1/1000 of 0 and 1."""
         share = torch.as_tensor(prevalence, dtype=torch.float64).clamp(1e-3, 1 - 1e-3)
         with torch.no_grad():
             self.classifier.bias.copy_(torch.logit(share))
@@ -113,7 +113,7 @@ class PlaneBatchNorm(nn.BatchNorm2d):
     """Batch norm over the planes of all series; planes beyond a series are in no statistic."""
 
     def forward(self, values: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
-        """Returns normalised `values` (series, channels, planes, rows, columns).
+        """Return normalised `values` (series, channels, planes, rows, columns).
 
         They are zero where `mask` (series, planes) is False.
         """
@@ -147,7 +147,7 @@ class VolumeBlock(nn.Module):
             self.around_norm = PlaneBatchNorm(channels)
 
     def forward(self, values: Tensor, mask: Tensor) -> Tensor:
-        """Returns values that are zero beyond each series, as those given must be."""
+        """Return values that are zero beyond each series, as those given must be."""
         inner = relu(self.norm1(self.conv1(values), mask))
         inner = self.norm2(self.conv2(inner), mask)
         if self.around is not None:
@@ -158,7 +158,7 @@ class VolumeBlock(nn.Module):
 def resampling(
     position_mm: Tensor, lengths: Tensor, spacing_mm: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns how slices become planes at equal distances, and planes slices again.
+    """Return how slices become planes at equal distances, and planes slices again.
 
     A plane is the linear interpolation between the slices on either side of it, or, where slices
     are less than half a spacing apart, their mean weighted by a triangle of two spacings.
@@ -190,7 +190,7 @@ def resampling(
 
 
 def _series_weights(position_mm: Tensor, spacing_mm: float) -> tuple[Tensor, Tensor]:
-    """Returns the weights (planes, steps) and (steps, planes) of one series."""
+    """Return the weights (planes, steps) and (steps, planes) of one series."""
     first, last = position_mm.min(), position_mm.max()
     extent = float(last - first)
     spacing = max(spacing_mm, extent / (MAX_PLANES - 1))
@@ -205,7 +205,7 @@ def _series_weights(position_mm: Tensor, spacing_mm: float) -> tuple[Tensor, Ten
 
 
 def _linear(wanted: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns weights (wanted, known) of the linear interpolation among known positions.
+    """Return weights (wanted, known) of the linear interpolation among known positions.
 
     With them come the distances (wanted,) of the two known ones on either side.
     """
@@ -223,5 +223,5 @@ def _linear(wanted: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def build_volume_model(specification: Mapping[str, Any]) -> VolumeModel:
-    """Returns the network that a specification describes, with random weights."""
+    """Return the network that a specification describes, with random weights."""
     return VolumeModel(**specification)

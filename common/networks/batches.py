@@ -35,7 +35,7 @@ class TrainingBatch:
 def training_batches(
     train_data: DataLoader, state: FitState, processes: Processes
 ) -> Iterator[TrainingBatch]:
-    """Yields the batches of this process, epoch after epoch, for ever, from where `state` stands.
+    """Yield the batches of this process, epoch after epoch, for ever, from where `state` stands.
 
     Raises:
         TypeError: the loader has no batch size or no `EpochSampler`.

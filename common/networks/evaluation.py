@@ -86,7 +86,7 @@ class EvaluatedNetwork(ABC):
         return self._of_all_processes(parts, data)
 
     def run_forward(self, data: Iterable[Any]) -> None:
-        """Runs all of `data` through the model as its modules are now, for what they gather."""
+        """Run all of `data` through the model as its modules are now, for what they gather."""
         compiled, self._module = self._module, self.model  # not worth compiling anew for
         try:
             for _ in self._outputs(data, self.prediction_step):
@@ -118,7 +118,7 @@ class EvaluatedNetwork(ABC):
                 self._check_stop()
 
     def _check_stop(self) -> None:
-        """Stops all processes at the same place once one of them has been asked to."""
+        """Stop all processes at the same place once one of them has been asked to."""
         number = int(self.processes.largest(self._stop_request.signal_number or 0))
         if number:
             raise StopAsked(number)

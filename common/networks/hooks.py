@@ -31,13 +31,13 @@ class FittedNetwork(Protocol):
         """Whether the last iteration has been trained, or a callback has ended the training."""
 
     def end_early(self) -> None:
-        """Makes this iteration the last; the training counts as done."""
+        """Make this iteration the last; the training counts as done."""
 
     def ask_to_stop(self) -> None:
-        """Stops after this iteration as SIGTERM does: another run goes on."""
+        """Stop after this iteration as SIGTERM does: another run goes on."""
 
     def run_forward(self, data: Iterable[Any]) -> None:
-        """Runs batches through the model as its modules are now, for what they gather."""
+        """Run batches through the model as its modules are now, for what they gather."""
 
     def state_dict(self) -> dict[str, Any]:
         """All that a checkpoint holds."""
@@ -103,7 +103,7 @@ class Callback:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over what `state_dict` returned."""
+        """Take over what `state_dict` returned."""
 
 
 @runtime_checkable

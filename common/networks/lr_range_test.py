@@ -75,7 +75,7 @@ def find_learning_rate(
     end_lr: float,
     num_iterations: int,
 ) -> LearningRateRange:
-    """Trains while the learning rate grows exponentially, and puts everything back.
+    """Train while the learning rate grows exponentially, and put everything back.
 
     Weights, optimizer, schedule, callbacks, position in the data and random states are afterwards
     what they were. The test ends early where the loss diverges.
@@ -107,7 +107,7 @@ def find_learning_rate(
 
 
 def range_figure(found: LearningRateRange) -> "Figure":
-    """Draws the loss over the learning rate, with the suggestion."""
+    """Draw the loss over the learning rate, with the suggestion."""
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=(8, 4.8), layout="constrained")
@@ -167,7 +167,7 @@ class _Recorder(Callback):
         return self._training_step(batch)
 
     def on_iteration_end(self, network: FittedNetwork) -> None:
-        """Adds a point; raises _Ended after the last one."""
+        """Add a point; raise _Ended after the last one."""
         self.learning_rates.append(network.step_values["learning_rate"])
         self.losses.append(network.step_values["loss"])
         self.start_losses.append(self._start_sum / max(self._start_terms, 1e-12))
@@ -186,7 +186,7 @@ def _copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @contextmanager
 def _restored(network: AbstractNetwork) -> Iterator[None]:
-    """Puts back whatever the block does to the network, also after an error."""
+    """Put back whatever the block does to the network, also after an error."""
     state = copy.deepcopy(network.state_dict())
     kept = {name: getattr(network, name) for name in ("callbacks", "settings", "scheduler")}
     step_values, is_training = network.step_values, network.model.training

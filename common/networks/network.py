@@ -85,7 +85,7 @@ class AbstractNetwork(EvaluatedNetwork):
         """The loss of one batch."""
 
     def batch_ids(self, batch: Any) -> list[str]:
-        """Names of the samples in a batch, for messages."""
+        """Name of the samples in a batch, for messages."""
         return []
 
     # Training
@@ -96,7 +96,7 @@ class AbstractNetwork(EvaluatedNetwork):
         valid_data: DataLoader | None = None,
         subset_data: DataLoader | None = None,
     ) -> None:
-        """Trains until `settings.iteration_num`, from where `self.state` stands.
+        """Train until `settings.iteration_num`, from where `self.state` stands.
 
         Args:
             train_data: loader whose sampler is an `EpochSampler`.
@@ -179,7 +179,7 @@ class AbstractNetwork(EvaluatedNetwork):
         self._call("on_step_end")
 
     def _backward(self, batch: TrainingBatch) -> StepOutput:
-        """Adds the gradients of one batch; returns its loss, without outputs."""
+        """Add the gradients of one batch; return its loss, without outputs."""
         with self._autocast():
             step = self.training_step(self.to_device(batch.content))
         if batch.is_stand_in:
@@ -207,7 +207,7 @@ class AbstractNetwork(EvaluatedNetwork):
         return contextlib.nullcontext()
 
     def _step(self, num_terms: float, ids: list[list[str]]) -> float:
-        """Turns summed gradients into means, clips them and steps; returns their norm.
+        """Turn summed gradients into means, clip them and step; return their norm.
 
         A group without any term (all labels unknown) has a zero gradient and changes nothing but
         what weight decay and momentum do.
@@ -235,7 +235,7 @@ class AbstractNetwork(EvaluatedNetwork):
     def _validate_if_due(
         self, valid_data: DataLoader | None, subset_data: DataLoader | None
     ) -> None:
-        """Validates where the settings say so, on the subset or on the whole, once an iteration."""
+        """Validate where the settings say so, on the subset or on the whole, once an iteration."""
         state = self.state
         kind = self.settings.validation_at(state.iteration)
         data = subset_data if kind == "subset" else valid_data
@@ -262,7 +262,7 @@ class AbstractNetwork(EvaluatedNetwork):
 
     @property
     def averages(self) -> list[WeightAverager]:
-        """Averages that have begun; the first one is what is predicted with."""
+        """Average that have begun; the first one is what is predicted with."""
         return [
             callback
             for callback in self.callbacks
@@ -309,7 +309,7 @@ class AbstractNetwork(EvaluatedNetwork):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes over what `state_dict` returned."""
+        """Take over what `state_dict` returned."""
         assert self.optimizer is not None
         missing = self.state_dict().keys() - state.keys()
         if missing:

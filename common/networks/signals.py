@@ -26,7 +26,7 @@ class StopRequest:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Handles SIGINT and SIGTERM inside the block (in the main thread only)."""
+        """Handle SIGINT and SIGTERM inside the block (in the main thread only)."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -40,12 +40,12 @@ class StopRequest:
                 signal.signal(number, handler)
 
     def ask(self) -> None:
-        """Notes the wish as SIGTERM does, unless a signal has come before."""
+        """Note the wish as SIGTERM does, unless a signal has come before."""
         if self.signal_number is None:
             self.signal_number = signal.SIGTERM
 
     def check(self) -> None:
-        """Raises StopAsked where a signal has come."""
+        """Raise StopAsked where a signal has come."""
         if self.signal_number is not None:
             raise StopAsked(self.signal_number)
 

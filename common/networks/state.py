@@ -136,7 +136,7 @@ class FitState:
         return cls(**{name: state[name] for name in names}, **state["sampler"])
 
     def count_batch(self, num_samples: int, ends_epoch: bool) -> None:
-        """Notes that a batch is done."""
+        """Note that a batch is done."""
         self.micro_step += 1
         self.position += num_samples
         if ends_epoch:

@@ -10,7 +10,7 @@ from common.models.base import AbstractModel
 def parameter_groups(
     model: nn.Module, weight_decay: float, learning_rate: float, layer_decay: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Returns groups of the trained parameters of `model` for an optimizer.
+    """Return groups of the trained parameters of `model` for an optimizer.
 
     Weights get the decay; norms, biases and other vectors get none. With a layer decay d, a layer
     that is n layers below the last one learns at d^n of the learning rate (ELECTRA, Clark et al.

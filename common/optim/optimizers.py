@@ -32,7 +32,7 @@ def make_optimizer(
     lookahead: bool = False,
     fused: bool = False,
 ) -> torch.optim.Optimizer:
-    """Returns the optimizer `name` over the parameters of `model`.
+    """Return the optimizer `name` over the parameters of `model`.
 
     * sgd, adam, lars: weight decay is an L2 penalty, part of the gradient.
     * adamw, radam: weight decay is apart from the gradient (Loshchilov and Hutter 2019).

@@ -140,12 +140,12 @@ class IterationScheduler(LRScheduler):
         return {"last_epoch": self.last_epoch}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Takes over what `state_dict` returned; the optimizer remembers its learning rates."""
+        """Take over what `state_dict` returned; the optimizer remembers its learning rates."""
         self.last_epoch = state_dict["last_epoch"]
 
 
 def make_schedule(optimizer: Optimizer, schedule: Schedule) -> LRScheduler | None:
-    """Returns what changes the learning rates of `optimizer`; None where they never change."""
+    """Return what changes the learning rates of `optimizer`; None where they never change."""
     if schedule.name == "constant" and schedule.swa_start is None:
         return None
     return IterationScheduler(optimizer, schedule)

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def with_members(files: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """Returns `files` with the members of zip archives in place of these, sorted by name.
+    """Return `files` with the members of zip archives in place of these, sorted by name.
 
     A member of `a.zip` is called `a.zip!/<its name>`. Its size is its own, and its time changes
     with the size and the time of the archive. An archive that is refused, or empty, stays a file:
@@ -41,7 +41,7 @@ def with_members(files: pd.DataFrame, folder: Path) -> pd.DataFrame:
 
 
 def list_archive(path: Path, split: str = "none") -> pd.DataFrame:
-    """Returns the members of one archive as `with_members` does, relative to its folder."""
+    """Return the members of one archive as `with_members` does, relative to its folder."""
     status = path.stat()
     row = (path.name, split, status.st_size, status.st_mtime_ns)
     return with_members(pd.DataFrame([row], columns=list(FILE_COLUMNS)), path.parent)
@@ -50,7 +50,7 @@ def list_archive(path: Path, split: str = "none") -> pd.DataFrame:
 def _member_rows(
     archive_row: tuple[str, str, int, int], folder: Path
 ) -> Iterator[tuple[str, str, int, int]]:
-    """Yields the rows of the members of an archive, or its own where there are none to be read."""
+    """Yield the rows of the members of an archive, or its own where there are none to be read."""
     name, split, size, mtime_ns = archive_row
     try:
         archive = open_archive(folder / name)
@@ -71,7 +71,7 @@ def _member_rows(
 
 
 def _is_shadowed(files: pd.DataFrame, is_archive: Any) -> Any:
-    """Returns which files lie in a folder `a.zip!` beside an archive `a.zip`: names of members."""
+    """Return which files lie in a folder `a.zip!` beside an archive `a.zip`: names of members."""
     suspects = (
         files["source_file"].str.lower().str.contains(ARCHIVE_SUFFIX + MEMBER_MARK, regex=False)
     )

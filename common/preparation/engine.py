@@ -90,7 +90,7 @@ class Preparation:
     overlap: Overlap = field(default_factory=Overlap)
 
     def line(self) -> str:
-        """Returns the counts in one line: read, stored, rejected by reason."""
+        """Return the counts in one line: read, stored, rejected by reason."""
         num_rejected = sum(self.rejected.values())
         rejected = ", ".join(f"{count} {status}" for status, count in self.rejected.items())
         return (
@@ -99,7 +99,7 @@ class Preparation:
         )
 
     def counts(self) -> dict[str, Any]:
-        """Returns the counts as plain types, for the manifest."""
+        """Return the counts as plain types, for the manifest."""
         return {
             "num_files": self.num_files,
             "status": {STATUS_OK: self.num_slices} | self.rejected,
@@ -129,7 +129,7 @@ def prepare_dataset(
     limits: Limits = DEFAULT_LIMITS,
     runner: TaskRunner | None = None,
 ) -> Preparation:
-    """Makes or completes a dataset folder, and returns what was counted.
+    """Make or complete a dataset folder, and return what was counted.
 
     Args:
         source: the files, how to read them, and their labels.
@@ -215,7 +215,7 @@ def _read_and_store(
     runner: TaskRunner,
     steps: PixelSteps,
 ) -> tuple[pd.DataFrame, dict[str, list[SliceResult] | None]]:
-    """Returns all header rows with their rank, and by store file what became of its slices.
+    """Return all header rows with their rank, and by store file what became of its slices.
 
     A file that can't be decoded gives way to another one with the same image, if there is one.
     """
@@ -237,7 +237,7 @@ def _store_missing(
     runner: TaskRunner,
     steps: PixelSteps,
 ) -> dict[str, list[SliceResult] | None]:
-    """Stores the series that are not there yet; returns by store file what became of all."""
+    """Store the series that are not there yet; return by store file what became of all."""
     ranked = headers[headers["rank"] >= 0]
     results: dict[str, list[SliceResult] | None] = {}
     missing: set[str] = set()
@@ -277,18 +277,18 @@ def _count(slices: pd.DataFrame, num_files: int) -> Preparation:
 
 
 def _stored(slices: pd.DataFrame) -> pd.Series:
-    """Returns which slices have pixels, as bool by row."""
+    """Return which slices have pixels, as bool by row."""
     return slices["status"] == STATUS_OK
 
 
 def _tally(words: pd.Series) -> dict[str, int]:
-    """Returns how often each word occurs, the most frequent first."""
+    """Return how often each word occurs, the most frequent first."""
     counts = words.value_counts().sort_index().sort_values(ascending=False, kind="stable")
     return {str(word): int(count) for word, count in counts.items()}
 
 
 def _remove_stale(dataset_folder: Path, store_files: set[str]) -> None:
-    """Removes what series that the source no longer has, and killed runs, have left."""
+    """Remove what series that the source no longer has, and killed runs, have left."""
     kept = {dataset_folder / STORE_FOLDER / name for name in store_files}
     kept |= {record_path(dataset_folder, name) for name in store_files}
     found = [*(dataset_folder / STORE_FOLDER).glob("*"), *record_folder(dataset_folder).glob("*")]
@@ -305,7 +305,7 @@ def _remove_stale(dataset_folder: Path, store_files: set[str]) -> None:
 
 
 def _check_apart(source_folder: Path, dataset_folder: Path) -> None:
-    """Raises InputError where the original files lie in the dataset folder."""
+    """Raise InputError where the original files lie in the dataset folder."""
     if source_folder.resolve().is_relative_to(dataset_folder.resolve()):
         raise InputError(
             f"{dataset_folder} has the original files in it ({source_folder}): a dataset needs a "
@@ -314,7 +314,7 @@ def _check_apart(source_folder: Path, dataset_folder: Path) -> None:
 
 
 def _without_own(files: pd.DataFrame, source_folder: Path, dataset_folder: Path) -> pd.DataFrame:
-    """Returns `files` without those of the dataset, whose folder may lie in the source's."""
+    """Return `files` without those of the dataset, whose folder may lie in the source's."""
     own, root = dataset_folder.resolve(), source_folder.resolve()
     if not own.is_relative_to(root):
         return files
@@ -324,7 +324,7 @@ def _without_own(files: pd.DataFrame, source_folder: Path, dataset_folder: Path)
 
 @contextlib.contextmanager
 def _locked(dataset_folder: Path) -> Iterator[None]:
-    """Keeps a second process out of the dataset folder; a killed process leaves no lock."""
+    """Keep a second process out of the dataset folder; a killed process leaves no lock."""
     make_folder(dataset_folder)
     with open(dataset_folder / LOCK_FILE, "w") as file:
         try:
@@ -338,7 +338,7 @@ def _locked(dataset_folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _interruptible(resume_command: str) -> Iterator[None]:
-    """Turns SIGINT and SIGTERM into Interrupted; what was finished is on disk at any time."""
+    """Turn SIGINT and SIGTERM into Interrupted; what was finished is on disk at any time."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Interrupted(number, resume_command)

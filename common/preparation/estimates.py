@@ -29,7 +29,7 @@ ROW_MEMORY_BYTES = 4200
 
 
 def tell_about_files(files: pd.DataFrame, num_processes: int, folder: Path) -> None:
-    """Logs what the files may take in all, as far as their sizes tell.
+    """Log what the files may take in all, as far as their sizes tell.
 
     Args:
         files: with the column size, in bytes.
@@ -56,7 +56,7 @@ def tell_about_files(files: pd.DataFrame, num_processes: int, folder: Path) -> N
 
 
 def check_space(slices: pd.DataFrame, num_processes: int, folder: Path) -> None:
-    """Logs what storing `slices` will take; their headers are known.
+    """Log what storing `slices` will take; their headers are known.
 
     Args:
         slices: rows, columns and size of the file of every slice that is to be stored.
@@ -90,14 +90,14 @@ def check_space(slices: pd.DataFrame, num_processes: int, folder: Path) -> None:
 
 
 def size_text(num_bytes: float) -> str:
-    """Returns a number of bytes for people, in powers of ten."""
+    """Return a number of bytes for people, in powers of ten."""
     if num_bytes >= 1e9:
         return f"{num_bytes / 1e9:.1f} GB"
     return f"{num_bytes / 1e6:.1f} MB"
 
 
 def time_text(seconds: float) -> str:
-    """Returns a duration for people."""
+    """Return a duration for people."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     minutes = round(seconds / 60)

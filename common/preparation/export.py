@@ -65,7 +65,7 @@ class ExportOptions:
     windows: tuple[str, ...] = ("brain", "subdural", "soft")
 
     def plain(self) -> dict[str, Any]:
-        """Returns what makes images different, as plain types."""
+        """Return what makes images different, as plain types."""
         windows = {name: EXPORT_WINDOWS[name] for name in self.windows}
         return {"kind": self.kind} | ({"windows": windows} if self.kind == "png" else {})
 
@@ -96,7 +96,7 @@ class Exported:
     num_without_pixels: int = 0
 
     def line(self) -> str:
-        """Returns the counts in one line."""
+        """Return the counts in one line."""
         counts = self.counts
         parts = [f"exported {counts[WRITTEN] + counts[KEPT]} slices ({counts[KEPT]} were there)"]
         parts += [f"{counts[name]} {name}" for name in (DAMAGED, KILLED) if counts[name]]
@@ -106,7 +106,7 @@ class Exported:
 
 
 def export_images(table: SliceTable, folder: Path, options: ExportOptions, n_jobs: int) -> Exported:
-    """Writes one image per readable slice into `folder`, and `images.csv` with their names.
+    """Write one image per readable slice into `folder`, and `images.csv` with their names.
 
     Whatever is interrupted goes on when it is called again: a series is done again only where its
     pixels or windows have changed, or files are missing.
@@ -142,7 +142,7 @@ def export_images(table: SliceTable, folder: Path, options: ExportOptions, n_job
 
 
 def export_series(task: ExportTask) -> dict[str, int]:
-    """Writes the images of one series, unless they are there; returns counts of what happened."""
+    """Write the images of one series, unless they are there; return counts of what happened."""
     record_path = task.folder / _RECORDS / f"{task.store_file}.json"
     store = SliceStore(task.store_folder)
     try:
@@ -172,7 +172,7 @@ def export_series(task: ExportTask) -> dict[str, int]:
 
 
 def header_window_image(image_hu: NDArray[np.int16], center: float, width: float) -> NDArray[Any]:
-    """Returns HU as uint8 the way the takmanman notebooks do.
+    """Return HU as uint8 the way the takmanman notebooks do.
 
     Clipped to center -+ width // 2, stretched so that the smallest value becomes 0 and the largest
     255, and cut to whole numbers. An image of one value becomes 0.
@@ -188,7 +188,7 @@ def header_window_image(image_hu: NDArray[np.int16], center: float, width: float
 def fixed_window_image(
     image_hu: NDArray[np.int16], windows: Sequence[tuple[float, float]]
 ) -> NDArray[np.uint8]:
-    """Returns HU in windows (center, width) as uint8 (rows, columns, windows).
+    """Return HU in windows (center, width) as uint8 (rows, columns, windows).
 
     center - width / 2 becomes 0 and center + width / 2 becomes 255, rounded.
     """
@@ -198,7 +198,7 @@ def fixed_window_image(
 
 
 def file_stem(image_id: str) -> str:
-    """Returns the name of an image without its ending: the image id where that is a plain name.
+    """Return the name of an image without its ending: the image id where that is a plain name.
 
     Plain are letters, digits, `_`, `.` and `-`, 128 at most, beginning with one of the first three
     kinds. Anything else becomes its plain part, `~` and a digest, so that no id leads out of the
@@ -212,14 +212,14 @@ def file_stem(image_id: str) -> str:
 
 
 def file_name(image_id: str, options: ExportOptions) -> str:
-    """Returns the name of the file of an image."""
+    """Return the name of the file of an image."""
     return f"{file_stem(image_id)}.{options.kind}"
 
 
 def _encoded(
     image_hu: NDArray[np.int16], window: tuple[float, float] | None, options: ExportOptions
 ) -> tuple[bytes, list[str]]:
-    """Returns the content of the file, and what there is to count about it."""
+    """Return the content of the file, and what there is to count about it."""
     notes = []
     uses_header = options.kind == "npy" or "header" in options.windows
     if uses_header and window is None:
@@ -261,7 +261,7 @@ def _digest(task: ExportTask, checksums: NDArray[np.uint32]) -> str:
 
 
 def _read_record(path: Path, digest: str) -> dict[str, int] | None:
-    """Returns the counts of an export of the same pixels; None where there is none."""
+    """Return the counts of an export of the same pixels; None where there is none."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         return dict(record["counts"]) if record["digest"] == digest else None
@@ -270,7 +270,7 @@ def _read_record(path: Path, digest: str) -> dict[str, int] | None:
 
 
 def _claim(folder: Path, options: ExportOptions) -> None:
-    """Makes the folder, or finds it begun with the same options."""
+    """Make the folder, or find it begun with the same options."""
     make_folder(folder)
     path = folder / OPTIONS_FILE
     wanted = json.loads(json.dumps(options.plain()))
@@ -293,7 +293,7 @@ def _claim(folder: Path, options: ExportOptions) -> None:
 
 
 def _tell_size(table: SliceTable, folder: Path, options: ExportOptions) -> None:
-    """Logs what the export takes on disk; warns where that is more than is free."""
+    """Log what the export takes on disk; warn where that is more than is free."""
     frame = table.frame[table.readable]
     num_channels = 1 if options.kind == "npy" else len(options.windows)
     pixels = (frame["rows"].astype("int64") * frame["columns"].astype("int64")).sum()

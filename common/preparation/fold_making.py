@@ -21,7 +21,7 @@ _ONE_FOLDER_EACH = "--pre_folder must hold one folder per hospital or scanner"
 def make_folds(
     frame: pd.DataFrame, label_names: Sequence[str], num_folds: int, seed: int
 ) -> pd.DataFrame:
-    """Returns image_id, patient_id and fold (0 to num_folds - 1) of the training slices.
+    """Return image_id, patient_id and fold (0 to num_folds - 1) of the training slices.
 
     Every patient is whole in one fold. Patients are spread by iterative stratification (Sechidis
     et al., 2011) over what they have: each label, much of each label, many slices.
@@ -49,7 +49,7 @@ def make_folds(
 def make_split(
     frame: pd.DataFrame, label_names: Sequence[str], valid_fraction: float, seed: int
 ) -> pd.DataFrame:
-    """Returns image_id, patient_id and fold of one split: 0 for validation, else -1.
+    """Return image_id, patient_id and fold of one split: 0 for validation, else -1.
 
     Like `make_folds`, but about `valid_fraction` of the patients are validated on and all others
     are trained on; there is no other fold.
@@ -70,7 +70,7 @@ def make_split(
 
 
 def make_source_folds(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Returns image_id, patient_id and fold of a split by source, and the sources by fold.
+    """Return image_id, patient_id and fold of a split by source, and the sources by fold.
 
     A source is the first folder (or zip archive) in the path of a file, as a tree with one folder
     per hospital has them. Validating on fold k is external validation: on a source that nothing
@@ -104,12 +104,12 @@ def make_source_folds(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 
 def source_names(source_files: pd.Series) -> pd.Series:
-    """Returns the first folder or zip archive of each file; `.` for one that lies in none."""
+    """Return the first folder or zip archive of each file; `.` for one that lies in none."""
     return source_files.str.extract(r"^([^/]*?)!?/", expand=False).fillna(".").rename("source")
 
 
 def check_sources(source_files: pd.Series) -> None:
-    """Raises InputError where all files are of one source."""
+    """Raise InputError where all files are of one source."""
     if source_names(source_files).nunique() < 2:
         raise InputError(
             f"--pre_fold_by source: all training files lie in one folder; {_ONE_FOLDER_EACH}. To "
@@ -120,7 +120,7 @@ def check_sources(source_files: pd.Series) -> None:
 def fold_report(
     folds: pd.DataFrame, frame: pd.DataFrame, label_names: Sequence[str]
 ) -> tuple[pd.DataFrame, float]:
-    """Returns the prevalence of each label per fold, and the largest relative deviation.
+    """Return the prevalence of each label per fold, and the largest relative deviation.
 
     The table has one row per fold (`training`: what is in none) and a last row `all`, with the
     number of patients and of slices. The deviation is the largest |prevalence in a fold /
@@ -151,14 +151,14 @@ def _training_rows(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _folds_table(rows: pd.DataFrame, fold_of: pd.Series) -> pd.DataFrame:
-    """Returns the table of folds.csv from the fold of each patient id."""
+    """Return the table of folds.csv from the fold of each patient id."""
     folds = rows[["image_id", "patient_id"]].copy()
     folds["fold"] = folds["patient_id"].map(fold_of).astype("int64")
     return folds.sort_values(["fold", "patient_id", "image_id"], ignore_index=True)
 
 
 def _patient_strata(rows: pd.DataFrame, label_names: Sequence[str]) -> pd.DataFrame:
-    """Returns a table of 0/1 per patient, sorted by patient id.
+    """Return a table of 0/1 per patient, sorted by patient id.
 
     Columns per label: has it; has more positive slices of it than half of those that have it.
     A last one: has more slices than half of the patients. The second kind balances slices, where
@@ -177,7 +177,7 @@ def _patient_strata(rows: pd.DataFrame, label_names: Sequence[str]) -> pd.DataFr
 
 
 def _stratify(strata: pd.DataFrame, num_folds: int, seed: int) -> pd.Series:
-    """Returns the fold of each patient id."""
+    """Return the fold of each patient id."""
     # Imported here: scikit-learn makes a semaphore when it is imported.
     from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
 
@@ -193,7 +193,7 @@ def _stratify(strata: pd.DataFrame, num_folds: int, seed: int) -> pd.Series:
 
 
 def _stratified_share(strata: pd.DataFrame, share: float, seed: int) -> pd.Series:
-    """Returns 0 for about `share` of the patients, balanced, and -1 for the others."""
+    """Return 0 for about `share` of the patients, balanced, and -1 for the others."""
     from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
 
     num_valid = round(share * len(strata))

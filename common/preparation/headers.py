@@ -84,7 +84,7 @@ class HeaderTask:
 def read_index(
     files: pd.DataFrame, reader: SliceReader, folder: Path, runner: TaskRunner
 ) -> pd.DataFrame:
-    """Returns the headers of `files` as a table with `HEADER_COLUMNS`, ordered by file and frame.
+    """Return the headers of `files` as a table with `HEADER_COLUMNS`, ordered by file and frame.
 
     What was read before is taken from `folder / index` where name, size, time and reader are the
     same; what is new is added there every few seconds, so a killed run loses little.
@@ -114,7 +114,7 @@ def read_index(
 
 
 def read_shards(index_folder: Path) -> pd.DataFrame:
-    """Returns all headers that were kept; a damaged file of them is left out with a warning."""
+    """Return all headers that were kept; a damaged file of them is left out with a warning."""
     shards = [_header_frame([])]
     for path in sorted(index_folder.glob("headers*.parquet")):
         try:
@@ -125,13 +125,13 @@ def read_shards(index_folder: Path) -> pd.DataFrame:
 
 
 def forget_headers(index_folder: Path) -> None:
-    """Removes all headers that were kept."""
+    """Remove all headers that were kept."""
     for path in index_folder.glob("headers*.parquet"):
         path.unlink()
 
 
 def reject_in_index(headers: pd.DataFrame, rejected: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """Returns `headers` with the status and reason of `rejected` rows, and keeps that.
+    """Return `headers` with the status and reason of `rejected` rows, and keep that.
 
     Args:
         headers: what `read_index` returned.
@@ -147,7 +147,7 @@ def reject_in_index(headers: pd.DataFrame, rejected: pd.DataFrame, folder: Path)
 
 
 def read_header_task(task: HeaderTask) -> list[dict[str, Any]]:
-    """Returns the header rows of the files of a task."""
+    """Return the header rows of the files of a task."""
     rows = []
     for source_file, size, mtime_ns in task.files:
         found = {"source_file": source_file, "size": size, "mtime_ns": mtime_ns}
@@ -162,7 +162,7 @@ def read_header_task(task: HeaderTask) -> list[dict[str, Any]]:
 
 
 def store_name(header: SliceHeader) -> str:
-    """Returns the name of the store file of a slice's group, a hash that tells no UID."""
+    """Return the name of the store file of a slice's group, a hash that tells no UID."""
     key = repr(group_key(header)).encode()
     return f"{hashlib.sha256(key).hexdigest()[:24]}.b2nd"
 
@@ -180,7 +180,7 @@ def _header_row(header: SliceHeader) -> dict[str, Any]:
 def _read_missing(
     missing: pd.DataFrame, reader: SliceReader, runner: TaskRunner, progress: Any
 ) -> Iterator[pd.DataFrame]:
-    """Yields tables of new header rows, one every few seconds."""
+    """Yield tables of new header rows, one every few seconds."""
     names = list(missing[["source_file", "size", "mtime_ns"]].itertuples(index=False, name=None))
     tasks = (
         HeaderTask(reader, tuple(names[start : start + _FILES_PER_TASK]))
@@ -206,7 +206,7 @@ def _read_missing(
 
 
 def _killed_row(outcome: Outcome[HeaderTask, Any], limits: Limits | None) -> dict[str, Any]:
-    """Returns the row of a file whose header killed the process, or had it killed."""
+    """Return the row of a file whose header killed the process, or had it killed."""
     source_file, size, mtime_ns = outcome.task.files[0]
     found = {
         "source_file": source_file,
@@ -230,14 +230,14 @@ def _header_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def excess_text(exceeded: str, limits: Limits) -> str:
-    """Returns what a task that was killed took too much of."""
+    """Return what a task that was killed took too much of."""
     if exceeded == TIMEOUT:
         return f"more than {limits.seconds:g} s, the limit"
     return f"more than {limits.memory_mb:.0f} MB of memory, the limit"
 
 
 def is_raised(exceeded: str, limit: float, limits: Limits | None) -> bool:
-    """Returns whether what exceeded `limit` is worth another try under `limits`."""
+    """Return whether what exceeded `limit` is worth another try under `limits`."""
     if limits is None:  # in this process, where nothing could stop it
         return False
     now = limits.of(exceeded)
@@ -247,7 +247,7 @@ def is_raised(exceeded: str, limit: float, limits: Limits | None) -> bool:
 def _known_headers(
     index_folder: Path, files: pd.DataFrame, reader: SliceReader, limits: Limits | None
 ) -> pd.DataFrame:
-    """Returns the kept headers of files that have not changed."""
+    """Return the kept headers of files that have not changed."""
     known = read_shards(index_folder)
     known = known[(known["reader"] == reader.version) & ~known["status"].isin(PASSING)]
     for status in EXCEEDING:
@@ -259,7 +259,7 @@ def _known_headers(
 
 
 def _consolidate(index_folder: Path, known: pd.DataFrame) -> None:
-    """Makes one file of the shards; killed in between, both are there and read as one."""
+    """Make one file of the shards; killed in between, both are there and read as one."""
     shards = list(index_folder.glob("headers-*.parquet"))
     write_parquet(index_folder / "headers.parquet", known)
     for shard in shards:

@@ -24,7 +24,7 @@ TABLES = (SLICES_FILE, STUDIES_FILE, FOLDS_FILE)
 def check_same_source(
     dataset_folder: Path, source: Source, files: pd.DataFrame, steps: PixelSteps = NO_STEPS
 ) -> None:
-    """Raises InputError where the dataset folder was made from other data, or with other steps.
+    """Raise InputError where the dataset folder was made from other data, or with other steps.
 
     The data may have moved, and may have grown: a third of the files read before must be there.
     Another folder can have files of the same names, sizes and times, so its headers are read
@@ -66,7 +66,7 @@ def write_manifest(
     versions: dict[str, str],
     counts: dict[str, Any] | None,
 ) -> None:
-    """Writes the manifest, with the hashes of the tables.
+    """Write the manifest, with the hashes of the tables.
 
     While the dataset is being made, `counts` is None and there are no hashes.
     """
@@ -85,7 +85,7 @@ def write_manifest(
 
 
 def table_hashes(dataset_folder: Path) -> dict[str, str]:
-    """Returns the SHA-256 of each table that the dataset folder has, by its name."""
+    """Return the SHA-256 of each table that the dataset folder has, by its name."""
     return {
         name: hashlib.sha256((dataset_folder / name).read_bytes()).hexdigest()
         for name in TABLES
@@ -94,7 +94,7 @@ def table_hashes(dataset_folder: Path) -> dict[str, str]:
 
 
 def read_manifest(dataset_folder: Path) -> dict[str, Any]:
-    """Returns the content of the manifest.
+    """Return the content of the manifest.
 
     Raises:
         InputError: it is missing, can't be read, or is not what `write_manifest` writes.

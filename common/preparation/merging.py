@@ -78,7 +78,7 @@ class Merged:
     num_unknown: dict[str, int]
 
     def lines(self) -> list[str]:
-        """Returns the counts as people read them."""
+        """Return the counts as people read them."""
         labels = ", ".join(
             f"{name} {count:.0f} ({self.num_unknown[name]} unknown)"
             for name, count in self.num_positive.items()
@@ -93,7 +93,7 @@ class Merged:
 def merge_dataset(
     base: Path, added: Labelled, target: Path, label_names: Sequence[str], note: dict[str, Any]
 ) -> Merged:
-    """Writes a dataset folder: `base` and the slices that get labels, which are always trained on.
+    """Write a dataset folder: `base` and the slices that get labels, which are always trained on.
 
     Slices of the base's own test keep their split, so that they are predicted as before; slices of
     another dataset become training slices, the others of their series come along without labels,
@@ -170,7 +170,7 @@ def _read_folds(base: Path) -> pd.DataFrame:
 def _allowed(
     added: Labelled, slices: pd.DataFrame, folds: pd.DataFrame, others: pd.DataFrame | None
 ) -> tuple[NDArray[np.bool_], int]:
-    """Returns which of the added slices may come in, and how many may not for their patients."""
+    """Return which of the added slices may come in, and how many may not for their patients."""
     home = slices if others is None else others
     usable = home["status"].eq(STATUS_OK) & home["store_index"].notna()
     by_id = home[usable & home["image_id"].notna()].set_index("image_id")
@@ -189,7 +189,7 @@ def _allowed(
 def _with_others(
     slices: pd.DataFrame, others: pd.DataFrame, image_ids: NDArray[Any], name: str
 ) -> pd.DataFrame:
-    """Returns the base's slices and the series of the added ones."""
+    """Return the base's slices and the series of the added ones."""
     is_added = is_in(others["image_id"], pd.Series(image_ids))
     series = others.loc[is_added, "series_id"]
     others = others[is_in(others["series_id"], series)].copy()
@@ -243,7 +243,7 @@ def _with_folds(folds: pd.DataFrame, slices: pd.DataFrame, image_ids: NDArray[An
 def _studies(
     slices: pd.DataFrame, folders: Iterable[Path], label_names: Sequence[str]
 ) -> pd.DataFrame:
-    """Returns the studies of the slices; labels of whole studies are kept."""
+    """Return the studies of the slices; labels of whole studies are kept."""
     names = list(label_names)
     studies = studies_of_slices(slices, names)
     pseudo = slices.loc[is_pseudo(slices)].drop_duplicates("study_id").set_index("study_id")

@@ -35,7 +35,7 @@ class Overlap:
     num_kept: int = 0
 
     def line(self) -> str:
-        """Returns the counts in words."""
+        """Return the counts in words."""
         return (
             f"training and test share {self.num_patients} patients, {self.num_studies} studies, "
             f"{self.num_images} image ids and {self.num_identical} slices with identical pixels, "
@@ -44,7 +44,7 @@ class Overlap:
 
 
 def find_overlap(slices: pd.DataFrame, store: SliceStore) -> tuple[Overlap, np.ndarray]:
-    """Returns what training and test share, and the training slices concerned, as bool (rows,).
+    """Return what training and test share, and the training slices concerned, as bool (rows,).
 
     These are the ones with a patient id, study id, image id or pixels of a test slice, and all
     others of the same patients.
@@ -81,7 +81,7 @@ def find_overlap(slices: pd.DataFrame, store: SliceStore) -> tuple[Overlap, np.n
 
 
 def identical_pixels(slices: pd.DataFrame, store: SliceStore) -> pd.Series:
-    """Returns for each row a number that slices of identical pixels share; NaN: no other has them.
+    """Return for each row a number that slices of identical pixels share; NaN: no other has them.
 
     Slices of one value (blank ones) are like no other. Size, measures and CRC-32 must be equal:
     the checksum alone would take two of a million different slices for the same 100 times.
@@ -107,7 +107,7 @@ def identical_pixels(slices: pd.DataFrame, store: SliceStore) -> pd.Series:
 
 
 def _images_of_both(slices: pd.DataFrame) -> tuple[np.ndarray, int]:
-    """Returns which rows have an image id that the other split has too, and how many ids.
+    """Return which rows have an image id that the other split has too, and how many ids.
 
     Of several files with one image only the first keeps the id; the others name that file.
     """

@@ -86,7 +86,7 @@ class _Place(NamedTuple):
 
 
 def rank_slices(headers: pd.DataFrame) -> np.ndarray:
-    """Returns the rank of every row within its store file, -1 for rows without one."""
+    """Return the rank of every row within its store file, -1 for rows without one."""
     ranks = np.full(len(headers), -1, dtype=np.int64)
     places = [
         _Place(image_id, None if frame < 0 else frame, _or_none(position), _or_none(number))
@@ -109,7 +109,7 @@ def series_tasks(
     dataset_folder: Path,
     steps: PixelSteps = NO_STEPS,
 ) -> Iterator[SeriesTask]:
-    """Yields one task per store file; `headers` has the column rank, and usable rows only."""
+    """Yield one task per store file; `headers` has the column rank, and usable rows only."""
     columns = ("rank", "source_file", "frame", "num_frames", "size", "mtime_ns")
     values = {name: headers[name].to_numpy() for name in columns}
     shapes = headers[["rows", "columns"]].to_numpy(dtype=np.int64)
@@ -142,7 +142,7 @@ def series_tasks(
 
 
 def store_series(task: SeriesTask) -> bool:
-    """Decodes and stores a series, writes its record last, and returns True.
+    """Decode and store a series, write its record last, and return True.
 
     Slices are compressed as they are decoded: one file's pixels are in memory at a time. Files
     are decoded once more before that where the head has to be found.
@@ -165,7 +165,7 @@ def store_series(task: SeriesTask) -> bool:
 
 
 def record_exceeding(task: SeriesTask, exceeded: str, limits: Limits) -> list[SliceResult]:
-    """Keeps, and returns, that storing a series was stopped for a limit."""
+    """Keep, and return, that storing a series was stopped for a limit."""
     reason = f"storing the series took {excess_text(exceeded, limits)}"
     slices = [SliceResult(exceeded, reason)] * task.num_slices
     _write_record(task, slices, limit=limits.of(exceeded))
@@ -173,7 +173,7 @@ def record_exceeding(task: SeriesTask, exceeded: str, limits: Limits) -> list[Sl
 
 
 def read_record(task: SeriesTask, limits: Limits | None = None) -> list[SliceResult] | None:
-    """Returns what became of each slice, by rank, or None where the series must be stored.
+    """Return what became of each slice, by rank, or None where the series must be stored.
 
     That is where it never was, its files have changed, its store file is not as it was left, or a
     limit that it exceeded has been raised to one of `limits`.
@@ -195,7 +195,7 @@ def read_record(task: SeriesTask, limits: Limits | None = None) -> list[SliceRes
 
 
 def is_passing(slices: list[SliceResult]) -> bool:
-    """Returns whether some of the slices failed for a reason that may be over in the next run."""
+    """Return whether some of the slices failed for a reason that may be over in the next run."""
     return any(result.status in PASSING for result in slices)
 
 
@@ -205,7 +205,7 @@ def _write_record(
     store_bytes: int | None = None,
     limit: float | None = None,
 ) -> None:
-    """Writes the record of a series, one slice a line."""
+    """Write the record of a series, one slice a line."""
     record = {"fingerprint": task.fingerprint, "store_bytes": store_bytes, "limit": limit}
     lines = ",\n".join(json.dumps(result) for result in slices)
     text = f'{json.dumps(record)[:-1]}, "slices": [\n{lines}\n]}}\n'
@@ -213,24 +213,24 @@ def _write_record(
 
 
 def record_folder(dataset_folder: Path) -> Path:
-    """Returns where the records of all store files lie."""
+    """Return where the records of all store files lie."""
     return dataset_folder / INDEX_FOLDER / "series"
 
 
 def record_path(dataset_folder: Path, store_file: str) -> Path:
-    """Returns where the record of a store file lies."""
+    """Return where the record of a store file lies."""
     return record_folder(dataset_folder) / f"{Path(store_file).stem}.json"
 
 
 def _groups(headers: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Returns the positions of the rows of each store file."""
+    """Return the positions of the rows of each store file."""
     return {
         str(name): np.asarray(rows) for name, rows in headers.groupby("store_file").indices.items()
     }
 
 
 def _plan(task: SeriesTask) -> SeriesPlan | None:
-    """Returns what is done to the slices of a series; None where they stay as they are."""
+    """Return what is done to the slices of a series; None where they stay as they are."""
     if not task.steps:
         return None
     finder = HeadFinder(task.spacing_mm)
@@ -251,7 +251,7 @@ def _store_file(
     frames: tuple[tuple[int, int], ...],
     writer: SeriesWriter,
 ) -> Iterator[SliceResult]:
-    """Yields the result of each of the `frames` of one file, once they are in the writer."""
+    """Yield the result of each of the `frames` of one file, once they are in the writer."""
     try:
         pixels = task.reader.read_pixels(source_file)
     except RejectedFile as rejected:
@@ -280,7 +280,7 @@ def _store_file(
 
 
 def measure(image_hu: np.ndarray) -> tuple[int, int, float, float]:
-    """Returns minimum, maximum and mean HU, and the share of pixels in the brain window."""
+    """Return minimum, maximum and mean HU, and the share of pixels in the brain window."""
     low, high = BRAIN_HU
     in_brain = np.count_nonzero((image_hu >= low) & (image_hu <= high))
     return (

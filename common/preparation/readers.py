@@ -41,19 +41,19 @@ class SliceReader(Protocol):
 
     @property
     def version(self) -> str:
-        """Changes when the same file gives other pixels: what was stored is made again then."""
+        """Change when the same file gives other pixels: what was stored is made again then."""
         ...
 
     def read_headers(self, source_file: str) -> list[SliceHeader]:
-        """Returns one header per slice of the file, without pixels; raises RejectedFile."""
+        """Return one header per slice of the file, without pixels; raise RejectedFile."""
         ...
 
     def read_ids(self, source_file: str) -> dict[str, str]:
-        """Returns what is known of image_id, patient_id, study_id, series_id of a rejected file."""
+        """Return what is known of image_id, patient_id, study_id, series_id of a rejected file."""
         ...
 
     def read_pixels(self, source_file: str) -> SlicePixels:
-        """Returns the pixels of all slices of the file; raises RejectedFile."""
+        """Return the pixels of all slices of the file; raise RejectedFile."""
         ...
 
 
@@ -76,7 +76,7 @@ class DicomReader:
         return "dicom 2, sorted out" if self.sort_out else "dicom 2"
 
     def read_headers(self, source_file: str) -> list[SliceHeader]:
-        """Returns one header per frame; raises RejectedFile."""
+        """Return one header per frame; raise RejectedFile."""
         with open_source_file(self.folder, source_file) as file:
             try:
                 return read_headers(file, sort_out=self.sort_out)
@@ -87,7 +87,7 @@ class DicomReader:
                 raise explained or rejected from None
 
     def read_ids(self, source_file: str) -> dict[str, str]:
-        """Returns the ids that can still be read; a file with too few pixels has them all."""
+        """Return the ids that can still be read; a file with too few pixels has them all."""
         try:
             with open_source_file(self.folder, source_file) as file, open_dicom(file) as opened:
                 found = {name: elements.text(opened.dataset, k) for name, k in _IDS.items()}
@@ -97,7 +97,7 @@ class DicomReader:
         return {name: value for name, value in found.items() if value}
 
     def read_pixels(self, source_file: str) -> SlicePixels:
-        """Returns the pixels of all frames; raises RejectedFile."""
+        """Return the pixels of all frames; raise RejectedFile."""
         with open_source_file(self.folder, source_file) as file:
             if isinstance(file, MemberStream):
                 file.check()
@@ -107,7 +107,7 @@ class DicomReader:
 
 
 def _start(file: Path | BinaryIO) -> bytes:
-    """Returns the first bytes of a file that could be read before."""
+    """Return the first bytes of a file that could be read before."""
     if isinstance(file, Path):
         with open(file, "rb") as opened:
             return opened.read(8)

@@ -29,19 +29,19 @@ class Source(Protocol):
         ...
 
     def files(self) -> pd.DataFrame:
-        """Returns the files, one row each, with `FILE_COLUMNS`; see `list_files`."""
+        """Return the files, one row each, with `FILE_COLUMNS`; see `list_files`."""
         ...
 
     def labels(self) -> pd.DataFrame | None:
-        """Returns image_id and the labels of slices (0, 1 or NaN), each id once; None: none."""
+        """Return image_id and the labels of slices (0, 1 or NaN), each id once; None: none."""
         ...
 
     def study_labels(self) -> pd.DataFrame | None:
-        """Returns study_id and labels of studies, where a source labels those; None: none."""
+        """Return study_id and labels of studies, where a source labels those; None: none."""
         ...
 
     def parameters(self) -> dict[str, Any]:
-        """Returns what else the manifest should say about the source."""
+        """Return what else the manifest should say about the source."""
         ...
 
 
@@ -51,7 +51,7 @@ def list_files(
     subfolder: str = "",
     wanted: Callable[[str], bool] = lambda name: True,
 ) -> pd.DataFrame:
-    """Returns the regular files below `folder / subfolder`, sorted by name, with `FILE_COLUMNS`.
+    """Return the regular files below `folder / subfolder`, sorted by name, with `FILE_COLUMNS`.
 
     Links are followed, each folder once. What can't be opened by name is left out with a warning.
 

@@ -43,11 +43,11 @@ class FoldPlan:
     fold_by: str = BY_PATIENT
 
     def parameters(self) -> dict[str, Any]:
-        """Returns the attributes, for the manifest."""
+        """Return the attributes, for the manifest."""
         return asdict(self)
 
     def check(self, files: pd.DataFrame) -> None:
-        """Raises InputError where the files can't be split so, before they are read."""
+        """Raise InputError where the files can't be split so, before they are read."""
         training = files[files["split"] == TRAIN_SPLIT]
         if self.num_folds is not None and self.fold_by == BY_SOURCE and len(training):
             check_sources(training["source_file"])
@@ -55,7 +55,7 @@ class FoldPlan:
     def make(
         self, slices: pd.DataFrame, label_names: Sequence[str]
     ) -> tuple[pd.DataFrame, list[str]]:
-        """Returns the table of folds.csv, and for a split by source the source of each fold."""
+        """Return the table of folds.csv, and for a split by source the source of each fold."""
         if self.fold_by == BY_SOURCE:
             return make_source_folds(slices)
         if self.valid_fraction:
@@ -67,7 +67,7 @@ class FoldPlan:
 def write_folds(
     plan: FoldPlan, slices: pd.DataFrame, label_names: Sequence[str], dataset_folder: Path
 ) -> tuple[pd.DataFrame, float, list[str]]:
-    """Writes folds.csv; returns what `fold_report` tells, and the sources by fold if there are."""
+    """Write folds.csv; return what `fold_report` tells, and the sources by fold if there are."""
     folds, sources = plan.make(slices, label_names)
     text = folds.to_csv(index=False)
     path = dataset_folder / FOLDS_FILE
@@ -82,7 +82,7 @@ def write_folds(
 
 
 def mark_brain_range(slices: pd.DataFrame, least: float) -> pd.Series:
-    """Returns the training slices outside the brain range of their store file, as bool by row.
+    """Return the training slices outside the brain range of their store file, as bool by row.
 
     The range goes from the first to the last slice, in rank order, of which at least the share
     `least` of the pixels is in the brain window (`brain_fraction`). All of a store file without
@@ -98,7 +98,7 @@ def mark_brain_range(slices: pd.DataFrame, least: float) -> pd.Series:
 
 
 def tell_marked(marked: pd.Series, slices: pd.DataFrame, label: str) -> None:
-    """Tells the log how many slices are marked, and how many of them are positive."""
+    """Tell the log how many slices are marked, and how many of them are positive."""
     positive = int((marked & (slices[label] == 1)).sum())
     level = logging.WARNING if positive else logging.INFO
     share = 100 * float(np.mean(marked[slices["split"] == TRAIN_SPLIT])) if marked.any() else 0.0

@@ -23,7 +23,7 @@ LABELS_OF_STUDY = "study"
 
 
 def mark_duplicates(headers: pd.DataFrame) -> pd.DataFrame:
-    """Returns `headers` in which an image id stays with the first usable file that has it.
+    """Return `headers` in which an image id stays with the first usable file that has it.
 
     The others become rejected files without an id, naming the first. A file that is rejected
     already keeps its id only where no usable file has it.
@@ -44,7 +44,7 @@ def mark_duplicates(headers: pd.DataFrame) -> pd.DataFrame:
 
 
 def same_image_files(slices: pd.DataFrame) -> pd.Series:
-    """Returns the name of the first file with the same image, by row of each duplicate."""
+    """Return the name of the first file with the same image, by row of each duplicate."""
     reasons = slices.loc[slices["status"] == DUPLICATE, "reason"]
     return reasons.astype("str").str.removeprefix(_SAME_IMAGE)
 
@@ -52,7 +52,7 @@ def same_image_files(slices: pd.DataFrame) -> pd.Series:
 def undecodable_duplicates(
     headers: pd.DataFrame, results: dict[str, list[SliceResult] | None]
 ) -> pd.DataFrame:
-    """Returns source_file, frame, status and reason of undecodable slices with a duplicate.
+    """Return source_file, frame, status and reason of undecodable slices with a duplicate.
 
     Another file has the same image, and should be tried in their place.
     """
@@ -74,7 +74,7 @@ def slices_table(
     label_names: Sequence[str],
     labels: pd.DataFrame | None,
 ) -> pd.DataFrame:
-    """Returns the table of slices with the columns of `SLICE_COLUMNS` and the labels.
+    """Return the table of slices with the columns of `SLICE_COLUMNS` and the labels.
 
     Args:
         headers: all header rows, with `rank`.
@@ -98,7 +98,7 @@ def slices_table(
 
 
 def studies_table(slices: pd.DataFrame, source: Source) -> pd.DataFrame:
-    """Returns study_id, patient_id, labels and label_source of every study with a slice.
+    """Return study_id, patient_id, labels and label_source of every study with a slice.
 
     A label of a study is 1 where one of its slices has it, 0 where all slices are known not to,
     unless the source labels studies.
@@ -115,7 +115,7 @@ def studies_table(slices: pd.DataFrame, source: Source) -> pd.DataFrame:
 
 
 def studies_of_slices(slices: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """Returns patient_id, labels and label_source by study_id, as the slices tell them."""
+    """Return patient_id, labels and label_source by study_id, as the slices tell them."""
     names = list(names)
     by_study = slices[slices["study_id"].notna()].groupby("study_id")
     labels = by_study[names].max()
@@ -126,7 +126,7 @@ def studies_of_slices(slices: pd.DataFrame, names: Sequence[str]) -> pd.DataFram
 
 
 def _add_results(frame: pd.DataFrame, results: dict[str, list[SliceResult] | None]) -> None:
-    """Fills in what the pixel pass found, in place."""
+    """Fill in what the pixel pass found, in place."""
     columns = {name: frame[name].to_numpy(dtype=object) for name in ("status", "reason")}
     before = frame[["rows", "columns"]].copy()
     for name in SliceResult._fields[2:]:
@@ -149,7 +149,7 @@ def _add_results(frame: pd.DataFrame, results: dict[str, list[SliceResult] | Non
 
 
 def _note_gaps(frame: pd.DataFrame) -> None:
-    """Notes in the reason of stored slices where others seem to be missing after them, in place."""
+    """Note in the reason of stored slices where others seem to be missing after them, in place."""
     stored = frame[frame["store_index"].notna()].sort_values(["store_file", "rank"])
     positions_mm = stored["position_mm"].to_numpy(dtype=np.float64)
     starts = np.flatnonzero(~stored["store_file"].duplicated().to_numpy())
@@ -179,6 +179,6 @@ def _with_labels(
 
 
 def _label_source(frame: pd.DataFrame, names: Sequence[str]) -> pd.Series:
-    """Returns `slices` where all labels are known, and nothing elsewhere."""
+    """Return `slices` where all labels are known, and nothing elsewhere."""
     known = frame[list(names)].notna().all(axis=1)
     return pd.Series(LABELS_OF_SLICES, index=frame.index, dtype="str").where(known)

@@ -44,11 +44,11 @@ class IsotonicCalibration:
             assert len(x) == len(y) > 0 and (np.diff(x) > 0).all() and (np.diff(y) >= 0).all()
 
     def apply(self, logits: ArrayLike) -> NDArray[np.float64]:
-        """Returns the calibrated logits of (n, k) logits."""
+        """Return the calibrated logits of (n, k) logits."""
         return self._map(logits, [(np.array(x), np.array(y)) for x, y in self._points()])
 
     def invert(self, calibrated_logits: ArrayLike) -> NDArray[np.float64]:
-        """Returns logits whose calibrated values are given, or are nearest to what is given."""
+        """Return logits whose calibrated values are given, or are nearest to what is given."""
         # Of equal values np.interp takes the last; between unequal ones it is exact.
         return self._map(calibrated_logits, [(np.array(y), np.array(x)) for x, y in self._points()])
 
@@ -75,20 +75,20 @@ class ConsistentCalibration:
     union: int = -1
 
     def apply(self, logits: ArrayLike) -> NDArray[np.float64]:
-        """Returns calibrated logits (n, k), those of the union raised where they are too low."""
+        """Return calibrated logits (n, k), those of the union raised where they are too low."""
         values = np.array(logits if self.inner is None else self.inner.apply(logits), np.float64)
         values[..., self.union] = values.max(axis=-1)
         return values
 
     def invert(self, calibrated_logits: ArrayLike) -> NDArray[np.float64]:
-        """Returns logits whose calibrated values are given, where these are consistent."""
+        """Return logits whose calibrated values are given, where these are consistent."""
         if self.inner is None:
             return np.asarray(calibrated_logits, dtype=np.float64)
         return self.inner.invert(calibrated_logits)
 
 
 def fit_calibration(kind: str, labels: ArrayLike, logits: ArrayLike) -> Calibrator:
-    """Returns the calibrator of a kind (`KINDS`) that fits rows best.
+    """Return the calibrator of a kind (`KINDS`) that fits rows best.
 
     A label whose known rows are all of one class stays as it is.
 
@@ -112,7 +112,7 @@ def fit_calibration(kind: str, labels: ArrayLike, logits: ArrayLike) -> Calibrat
 
 
 def calibrator_to_json(calibrator: Calibrator | None) -> dict[str, Any] | None:
-    """Returns a calibrator as plain types; None for none."""
+    """Return a calibrator as plain types; None for none."""
     if calibrator is None:
         return None
     if isinstance(calibrator, ConsistentCalibration):
@@ -124,7 +124,7 @@ def calibrator_to_json(calibrator: Calibrator | None) -> dict[str, Any] | None:
 
 
 def calibrator_from_json(content: dict[str, Any] | None) -> Calibrator | None:
-    """Returns the calibrator that `calibrator_to_json` wrote."""
+    """Return the calibrator that `calibrator_to_json` wrote."""
     if content is None:
         return None
     if content["kind"] == "consistent":
@@ -141,7 +141,7 @@ def _has_both(y: NDArray[np.float64]) -> bool:
 
 
 def _fit_temperature(y: NDArray[np.float64], z: NDArray[np.float64]) -> tuple[float, float]:
-    """Returns the temperature and the bias of one label with the least log loss."""
+    """Return the temperature and the bias of one label with the least log loss."""
     if not _has_both(y):
         logger.warning("a label without both classes is not calibrated")
         return 1.0, 0.0
@@ -164,7 +164,7 @@ def _fit_temperature(y: NDArray[np.float64], z: NDArray[np.float64]) -> tuple[fl
 def _fit_isotonic(
     y: NDArray[np.float64], z: NDArray[np.float64]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Returns the points of one label."""
+    """Return the points of one label."""
     if not _has_both(y):
         logger.warning("a label without both classes is not calibrated")
         return (-40.0, 40.0), (-40.0, 40.0)

@@ -48,7 +48,7 @@ class KaggleClient:
             self._api = self._authenticated()
 
     def submit(self, path: Path, message: str) -> str:
-        """Sends the file and returns what the service answers, in one line.
+        """Send the file and return what the service answers, in one line.
 
         Raises:
             InputError: it was refused, or could not be sent; the file stays where it is.

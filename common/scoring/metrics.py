@@ -22,7 +22,7 @@ DEFAULT_THRESHOLD = 0.5
 
 
 def row_log_losses(labels: ArrayLike, probabilities: ArrayLike) -> Floats:
-    """Returns the log loss of every entry, in nats, with the shape of `labels`; NaN where unknown.
+    """Return the log loss of every entry, in nats, with the shape of `labels`; NaN where unknown.
 
     Probabilities are clipped to [1e-15, 1 - 1e-15] first.
     """
@@ -34,7 +34,7 @@ def row_log_losses(labels: ArrayLike, probabilities: ArrayLike) -> Floats:
 
 
 def log_loss(labels: ArrayLike, probabilities: ArrayLike) -> float | None:
-    """Returns the mean log loss of one label over the (n,) rows that know it."""
+    """Return the mean log loss of one label over the (n,) rows that know it."""
     losses = row_log_losses(labels, probabilities)
     known = losses[~np.isnan(losses)]
     return float(known.mean()) if known.size else None
@@ -43,7 +43,7 @@ def log_loss(labels: ArrayLike, probabilities: ArrayLike) -> float | None:
 def weighted_log_loss(
     labels: ArrayLike, probabilities: ArrayLike, weights: Sequence[float]
 ) -> float | None:
-    """Returns the labels' log losses averaged with `weights` (divided by their sum).
+    """Return the labels' log losses averaged with `weights` (divided by their sum).
 
     labels and probabilities are (n, k), weights (k,). None where a label has no known row.
     """
@@ -56,7 +56,7 @@ def weighted_log_loss(
 
 
 def auc(labels: ArrayLike, probabilities: ArrayLike) -> float | None:
-    """Returns the area under the ROC curve of one label (Mann-Whitney, ties count half)."""
+    """Return the area under the ROC curve of one label (Mann-Whitney, ties count half)."""
     y, p = _known(labels, probabilities)
     num_positives = int(y.sum())
     num_negatives = len(y) - num_positives
@@ -69,7 +69,7 @@ def auc(labels: ArrayLike, probabilities: ArrayLike) -> float | None:
 
 
 def average_precision(labels: ArrayLike, probabilities: ArrayLike) -> float | None:
-    """Returns the step-wise area under the precision-recall curve of one label."""
+    """Return the step-wise area under the precision-recall curve of one label."""
     recall, precision = precision_recall_curve(labels, probabilities)
     if not len(recall):
         return None
@@ -77,7 +77,7 @@ def average_precision(labels: ArrayLike, probabilities: ArrayLike) -> float | No
 
 
 def roc_curve(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Floats, Floats]:
-    """Returns the false and true positive rates at falling thresholds; empty where undefined."""
+    """Return the false and true positive rates at falling thresholds; empty where undefined."""
     y, p = _known(labels, probabilities)
     if y.all() or not y.any():
         return np.empty(0), np.empty(0)
@@ -88,7 +88,7 @@ def roc_curve(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Floats, Floa
 
 
 def precision_recall_curve(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Floats, Floats]:
-    """Returns recall and precision at falling thresholds; empty without a positive."""
+    """Return recall and precision at falling thresholds; empty without a positive."""
     y, p = _known(labels, probabilities)
     if not y.any():
         return np.empty(0), np.empty(0)
@@ -100,7 +100,7 @@ def precision_recall_curve(labels: ArrayLike, probabilities: ArrayLike) -> tuple
 def reliability(
     labels: ArrayLike, probabilities: ArrayLike, num_bins: int = NUM_CALIBRATION_BINS
 ) -> tuple[Floats, Floats, Floats]:
-    """Returns mean probability, share of positives and count of each non-empty bin of one label.
+    """Return mean probability, share of positives and count of each non-empty bin of one label.
 
     Bins are equally wide on [0, 1]; a value on an edge is in the upper one, 1.0 in the last.
     """
@@ -116,7 +116,7 @@ def reliability(
 def reliability_by_rank(
     labels: ArrayLike, probabilities: ArrayLike, num_bins: int
 ) -> tuple[Floats, Floats, Floats]:
-    """Returns the same as `reliability` for bins of (almost) equally many rows, in rising order."""
+    """Return the same as `reliability` for bins of (almost) equally many rows, in rising order."""
     y, p = _known(labels, probabilities)
     bins = np.array_split(np.argsort(p, kind="stable"), min(num_bins, len(p)) or 1)
     bins = [rows for rows in bins if len(rows)]
@@ -128,7 +128,7 @@ def reliability_by_rank(
 def expected_calibration_error(
     labels: ArrayLike, probabilities: ArrayLike, num_bins: int = NUM_CALIBRATION_BINS
 ) -> float | None:
-    """Returns the mean distance, over rows, between a bin's probability and its positive share."""
+    """Return the mean distance, over rows, between a bin's probability and its positive share."""
     mean_probability, positive_share, counts = reliability(labels, probabilities, num_bins)
     if not len(counts):
         return None
@@ -138,7 +138,7 @@ def expected_calibration_error(
 def confusion(
     labels: ArrayLike, probabilities: ArrayLike, threshold: float = DEFAULT_THRESHOLD
 ) -> dict[str, int]:
-    """Returns the four counts of one label, positive meaning probability >= threshold."""
+    """Return the four counts of one label, positive meaning probability >= threshold."""
     y, p = _known(labels, probabilities)
     called = p >= threshold
     return {
@@ -150,7 +150,7 @@ def confusion(
 
 
 def confusion_rates(counts: dict[str, int]) -> dict[str, float | None]:
-    """Returns accuracy, precision, recall and specificity of the counts that `confusion` gives."""
+    """Return accuracy, precision, recall and specificity of the counts that `confusion` gives."""
     tp, fp = counts["true_positive"], counts["false_positive"]
     fn, tn = counts["false_negative"], counts["true_negative"]
     return {
@@ -162,7 +162,7 @@ def confusion_rates(counts: dict[str, int]) -> dict[str, float | None]:
 
 
 def training_prior(labels: ArrayLike) -> Floats:
-    """Returns the prevalence of each label over (n, k) training rows, inside [1/2n, 1 - 1/2n].
+    """Return the prevalence of each label over (n, k) training rows, inside [1/2n, 1 - 1/2n].
 
     n is the number of rows that know the label; a label that no row knows has prior 0.5.
     """
@@ -176,7 +176,7 @@ def training_prior(labels: ArrayLike) -> Floats:
 def max_by_study(
     labels: ArrayLike, probabilities: ArrayLike, study_ids: ArrayLike
 ) -> tuple[NDArray[Any], Floats, Floats]:
-    """Returns study ids (m,), in order of appearance, and their labels and probabilities (m, k).
+    """Return study ids (m,), in order of appearance, and their labels and probabilities (m, k).
 
     Both are the largest of the study's slices. A study without a positive slice has an unknown
     label as soon as one of its slices has.
@@ -203,7 +203,7 @@ def evaluate_slices(
     selected: bool = False,
     threshold: float = DEFAULT_THRESHOLD,
 ) -> dict[str, Any]:
-    """Returns the content of metrics.json for n slices and the studies they belong to.
+    """Return the content of metrics.json for n slices and the studies they belong to.
 
     Args:
         labels: (n, k) 0, 1 or NaN.
@@ -265,7 +265,7 @@ def _known(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[np.bool
 
 
 def _counts_by_threshold(y: NDArray[np.bool_], p: Floats) -> tuple[Floats, Floats]:
-    """Returns true and false positives at each distinct probability, the highest first."""
+    """Return true and false positives at each distinct probability, the highest first."""
     order = np.argsort(-p, kind="stable")
     last_of_ties = np.append(np.diff(p[order]) != 0, True)
     true_positives = np.cumsum(y[order], dtype=np.float64)[last_of_ties]
@@ -310,7 +310,7 @@ DIRECTIONS: dict[str, Direction] = {
 
 
 def direction_of(metric: str) -> Direction:
-    """Returns whether a smaller (`min`) or a greater (`max`) value of a metric is better.
+    """Return whether a smaller (`min`) or a greater (`max`) value of a metric is better.
 
     Raises:
         InputError: the table does not have the metric.
@@ -325,7 +325,7 @@ def direction_of(metric: str) -> Direction:
 
 
 def badness(metric: str, value: float) -> float:
-    """Returns `value` so that smaller is better, whatever the direction of the metric."""
+    """Return `value` so that smaller is better, whatever the direction of the metric."""
     return value if direction_of(metric) == "min" else -value
 
 

@@ -22,10 +22,10 @@ class Calibrator(Protocol):
     """What turns logits (n, k) into calibrated ones, and back; see `common.scoring.calibration`."""
 
     def apply(self, logits: ArrayLike) -> NDArray[np.float64]:
-        """Returns the calibrated logits of (n, k) logits."""
+        """Return the calibrated logits of (n, k) logits."""
 
     def invert(self, calibrated_logits: ArrayLike) -> NDArray[np.float64]:
-        """Returns the logits whose calibrated values are given."""
+        """Return the logits whose calibrated values are given."""
 
 
 @dataclass(frozen=True)
@@ -41,34 +41,34 @@ class Calibration:
 
     @classmethod
     def from_json(cls, content: dict[str, Any] | None) -> "Calibration | None":
-        """Returns what `to_json` gave; None for None."""
+        """Return what `to_json` gave; None for None."""
         if content is None:
             return None
         return cls(tuple(content["temperature"]), tuple(content["bias"]))
 
     def to_json(self) -> dict[str, Any]:
-        """Returns plain types."""
+        """Return plain types."""
         return {"temperature": list(self.temperature), "bias": list(self.bias)}
 
     def apply(self, logits: ArrayLike) -> NDArray[np.float64]:
-        """Returns the calibrated logits of (n, k) logits."""
+        """Return the calibrated logits of (n, k) logits."""
         return np.asarray(logits, dtype=np.float64) / self.temperature + np.asarray(self.bias)
 
     def invert(self, calibrated_logits: ArrayLike) -> NDArray[np.float64]:
-        """Returns the logits whose calibrated values are given."""
+        """Return the logits whose calibrated values are given."""
         return (np.asarray(calibrated_logits, dtype=np.float64) - self.bias) * np.asarray(
             self.temperature
         )
 
 
 def probabilities_of(logits: ArrayLike, calibration: Calibrator | None = None) -> NDArray[Any]:
-    """Returns float64 probabilities of (n, k) logits, calibrated where a calibration is given."""
+    """Return float64 probabilities of (n, k) logits, calibrated where a calibration is given."""
     values = np.asarray(logits, dtype=np.float64)
     return expit(calibration.apply(values) if calibration else values)
 
 
 def prior_logits(prior: ArrayLike, calibration: Calibrator | None = None) -> NDArray[np.float32]:
-    """Returns the (k,) float32 logits whose probability, calibration included, is `prior`."""
+    """Return the (k,) float32 logits whose probability, calibration included, is `prior`."""
     values = logit(np.asarray(prior, dtype=np.float64))
     return (calibration.invert(values) if calibration else values).astype(np.float32)
 
@@ -82,7 +82,7 @@ def build_predictions(
     view: str = MEAN_VIEW,
     calibration: Calibrator | None = None,
 ) -> pd.DataFrame:
-    """Returns the prediction table of the n slices `frame_rows` with logits (n, k).
+    """Return the prediction table of the n slices `frame_rows` with logits (n, k).
 
     The `logit_<label>` columns are the network's own, before calibration, in float32; the
     probabilities are calibrated, in float64.
@@ -102,7 +102,7 @@ def build_predictions(
 
 
 def check_predictions(frame: pd.DataFrame, label_names: Sequence[str], where: str) -> None:
-    """Raises InputError, naming `where`, unless `frame` is a whole and finite prediction table."""
+    """Raise InputError, naming `where`, unless `frame` is a whole and finite prediction table."""
     wanted = [*ID_COLUMNS, "fold", "experiment_id", "view"]
     wanted += [*label_names, *(f"logit_{name}" for name in label_names)]
     missing = [name for name in wanted if name not in frame]
@@ -121,13 +121,13 @@ def check_predictions(frame: pd.DataFrame, label_names: Sequence[str], where: st
 
 
 def write_predictions(path: Path, frame: pd.DataFrame, label_names: Sequence[str]) -> None:
-    """Checks a prediction table and writes it as parquet, in one step."""
+    """Check a prediction table and write it as parquet, in one step."""
     check_predictions(frame, label_names, str(path))
     write_parquet(path, frame)
 
 
 def read_predictions(path: Path, label_names: Sequence[str]) -> pd.DataFrame:
-    """Returns a checked prediction table; InputError where it is missing or unusable."""
+    """Return a checked prediction table; InputError where it is missing or unusable."""
     if not path.is_file():
         raise InputError(f"{path}: no such prediction table; train the experiment first")
     try:
@@ -157,14 +157,14 @@ class LogitMean:
         self._num = 0
 
     def add(self, logits: ArrayLike) -> None:
-        """Counts the logits (n, labels) of one more prediction."""
+        """Count the logits (n, labels) of one more prediction."""
         values = np.asarray(logits, dtype=np.float64)
         values = expit(values) if self.mean == "probabilities" else values
         self._total = values.copy() if self._total is None else self._total + values
         self._num += 1
 
     def result(self) -> NDArray[np.float64]:
-        """Returns the logits (n, labels) of the mean."""
+        """Return the logits (n, labels) of the mean."""
         assert self._total is not None, "there is nothing to average"
         mean = self._total / self._num
         if self.mean == "logits":
@@ -173,7 +173,7 @@ class LogitMean:
 
 
 def mean_logits(predictions: Sequence[ArrayLike], mean: Mean = "logits") -> NDArray[np.float64]:
-    """Returns the mean over predictions (n, labels) of the same rows; see `LogitMean`."""
+    """Return the mean over predictions (n, labels) of the same rows; see `LogitMean`."""
     total = LogitMean(mean)
     for logits in predictions:
         total.add(logits)
@@ -186,7 +186,7 @@ MEMBER_FLOOR = 1e-7
 
 
 def member_logits(probabilities: ArrayLike) -> Floats:
-    """Returns the logits of a member's probabilities, cut to those of `MEMBER_FLOOR`."""
+    """Return the logits of a member's probabilities, cut to those of `MEMBER_FLOOR`."""
     p = np.asarray(probabilities, dtype=np.float64)
     return np.asarray(logit(np.clip(p, MEMBER_FLOOR, 1 - MEMBER_FLOOR)))
 

@@ -35,7 +35,7 @@ class StudyFeatures:
     num_slices: NDArray[np.int64]
 
     def matrix(self, column: int) -> Floats:
-        """Returns the (s, 3) features of a label: two logits, and the log of the number."""
+        """Return the (s, 3) features of a label: two logits, and the log of the number."""
         return np.column_stack(
             [
                 member_logits(self.largest[:, column]),
@@ -45,13 +45,13 @@ class StudyFeatures:
         )
 
     def of(self, studies: ArrayLike) -> "StudyFeatures":
-        """Returns the features of some studies."""
+        """Return the features of some studies."""
         chosen = np.asarray(studies)
         return StudyFeatures(self.largest[chosen], self.mean_top[chosen], self.num_slices[chosen])
 
 
 def study_features(probabilities: ArrayLike, codes: ArrayLike, num_studies: int) -> StudyFeatures:
-    """Returns the features of studies, each with at least one slice.
+    """Return the features of studies, each with at least one slice.
 
     Args:
         probabilities: (n, k) of slices.
@@ -88,25 +88,25 @@ class StudyCalibration:
     bias: tuple[float, ...]
 
     def apply(self, features: StudyFeatures) -> Floats:
-        """Returns probabilities (s, k)."""
+        """Return probabilities (s, k)."""
         pairs = zip(self.coefficients, self.bias, strict=True)
         logits = [features.matrix(k) @ np.array(w) + b for k, (w, b) in enumerate(pairs)]
         return np.asarray(expit(np.column_stack(logits)))
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the calibrator as plain types."""
+        """Return the calibrator as plain types."""
         return {"coefficients": [list(w) for w in self.coefficients], "bias": list(self.bias)}
 
     @classmethod
     def from_json(cls, content: dict[str, Any] | None) -> "StudyCalibration | None":
-        """Returns the calibrator that `to_json` wrote; None for None."""
+        """Return the calibrator that `to_json` wrote; None for None."""
         if content is None:
             return None
         return cls(tuple(map(tuple, content["coefficients"])), tuple(content["bias"]))
 
 
 def fit_study_calibration(features: StudyFeatures, labels: Floats) -> StudyCalibration:
-    """Returns the calibrator that fits studies with labels (s, k) of 0, 1 or NaN.
+    """Return the calibrator that fits studies with labels (s, k) of 0, 1 or NaN.
 
     A label whose known studies are all of one class keeps the largest probability.
     """

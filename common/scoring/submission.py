@@ -36,7 +36,7 @@ class SubmissionSample:
 
 
 def read_sample(path: Path, label_names: Sequence[str]) -> SubmissionSample:
-    """Returns the rows of a sample submission.
+    """Return the rows of a sample submission.
 
     Raises:
         InputError: the file is no such table, repeats an id, or does not ask for every label of
@@ -74,7 +74,7 @@ def build_submission(
     prior: Floats,
     label_names: Sequence[str],
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Returns the submission, and the image ids that have the prior because nothing is predicted.
+    """Return the submission, and the image ids that have the prior because nothing is predicted.
 
     Args:
         sample: the rows asked for.
@@ -93,7 +93,7 @@ def build_submission(
 
 
 def check_submission(submission: pd.DataFrame, sample: SubmissionSample) -> None:
-    """Raises ValueError unless every id asked for has one probability, in the order asked for."""
+    """Raise ValueError unless every id asked for has one probability, in the order asked for."""
     if tuple(submission.columns) != COLUMNS:
         raise ValueError(f"a submission has the columns {', '.join(COLUMNS)}")
     if not np.array_equal(submission["ID"].to_numpy(dtype=object), sample.ids):
@@ -105,7 +105,7 @@ def check_submission(submission: pd.DataFrame, sample: SubmissionSample) -> None
 
 
 def write_submission(path: Path, submission: pd.DataFrame, sample: SubmissionSample) -> None:
-    """Checks a submission and writes it as csv, in one step."""
+    """Check a submission and write it as csv, in one step."""
     check_submission(submission, sample)
     with replacing(path) as temporary:
         submission.to_csv(temporary, index=False)

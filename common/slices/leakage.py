@@ -27,7 +27,7 @@ Ids = Sequence[str] | pd.Series | NDArray[Any]
 
 
 def folds_digest(folds: pd.DataFrame) -> str:
-    """Returns the SHA-256 of a fold table, whatever the order of its rows.
+    """Return the SHA-256 of a fold table, whatever the order of its rows.
 
     It is of the rows that some fold validates. Those that are always trained on (a negative fold)
     are left out: whoever has more of them, as a dataset with pseudo-labels, still validates the
@@ -47,7 +47,7 @@ def folds_digest(folds: pd.DataFrame) -> str:
 
 
 def require_disjoint_patients(trained: pd.Series, validated: pd.Series, where: str) -> None:
-    """Raises InputError where a patient is both trained and validated on.
+    """Raise InputError where a patient is both trained and validated on.
 
     Args:
         trained, validated: patient ids of the rows on either side; missing ones are passed over.
@@ -62,7 +62,7 @@ def require_disjoint_patients(trained: pd.Series, validated: pd.Series, where: s
 
 
 def require_same_folds(what: str, made_with: str | None, folds: pd.DataFrame) -> None:
-    """Raises InputError unless `what` was made with this fold table.
+    """Raise InputError unless `what` was made with this fold table.
 
     Args:
         what: the features or predictions, such as `features of experiment 0003`.
@@ -80,7 +80,7 @@ def require_same_folds(what: str, made_with: str | None, folds: pd.DataFrame) ->
 def require_unseen_features(
     what: str, image_ids: Ids, row_folds: Ids, made_with: str | None, folds: pd.DataFrame
 ) -> None:
-    """Raises InputError where features or predictions come from a model that saw the patient.
+    """Raise InputError where features or predictions come from a model that saw the patient.
 
     A row must be of the fold that validates its patient: the models of all other folds were
     trained on that patient.
@@ -123,7 +123,7 @@ def require_unseen_features(
 def require_fitted_elsewhere(
     fitted_ids: Ids, scored_ids: Ids, what: str = "the calibrator"
 ) -> None:
-    """Raises InputError where what was fitted on some patients is scored on one of them.
+    """Raise InputError where what was fitted on some patients is scored on one of them.
 
     Args:
         fitted_ids: ids of the patients that calibrators or weights were fitted on. Image ids tell
@@ -140,7 +140,7 @@ def require_fitted_elsewhere(
 
 
 def origins_of_weights(path: Path) -> list[dict[str, Any]]:
-    """Returns what is recorded of the training that made a file of weights, and of those before it.
+    """Return what is recorded of the training that made a file of weights, and of those before it.
 
     The one that made the file is first, then the one whose weights that started from, and so on;
     none where nothing is recorded. It is looked for in the predictor.json beside the file, and in
@@ -171,7 +171,7 @@ def require_unseen_start(
     folds_sha256: str,
     fold: int,
 ) -> None:
-    """Raises InputError where a training starts from weights that saw what it validates.
+    """Raise InputError where a training starts from weights that saw what it validates.
 
     Of weights of the same dataset with other folds the log warns: they may have. Of a file that
     nothing is recorded of nothing is known.
@@ -206,7 +206,7 @@ def require_unseen_start(
 
 
 def warn_of_pseudo_labels(label_sources: pd.Series, prefix: str, fold: int) -> None:
-    """Tells the log of training labels by networks that may have seen what is validated.
+    """Tell the log of training labels by networks that may have seen what is validated.
 
     Args:
         label_sources: of the training rows: `<prefix><experiment>` where a model made the labels.
@@ -233,7 +233,7 @@ def warn_of_pseudo_labels(label_sources: pd.Series, prefix: str, fold: int) -> N
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Returns the dict in a JSON or YAML file; an empty one where there is none."""
+    """Return the dict in a JSON or YAML file; an empty one where there is none."""
     try:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)

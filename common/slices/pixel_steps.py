@@ -53,11 +53,11 @@ class PixelSteps:
         return (self.head_crop, self.spacing_mm, self.size) != (False, 0, 0)
 
     def parameters(self) -> dict[str, Any]:
-        """Returns the steps as plain types; empty where there are none."""
+        """Return the steps as plain types; empty where there are none."""
         return asdict(self) if self else {}
 
     def flags(self) -> str:
-        """Returns the flags of preprocessing.py that ask for the steps."""
+        """Return the flags of preprocessing.py that ask for the steps."""
         return (
             f"--pre_head_crop {int(self.head_crop)} --pre_spacing {self.spacing_mm:g} "
             f"--pre_size {self.size}"
@@ -69,7 +69,7 @@ class PixelSteps:
         spacing_mm: tuple[float | None, float | None],
         box: Box | None = None,
     ) -> "SeriesPlan":
-        """Returns what is done to the slices of one series.
+        """Return what is done to the slices of one series.
 
         Args:
             shape: their rows and columns.
@@ -147,7 +147,7 @@ class SeriesPlan:
         return factors[0], factors[1]
 
     def apply(self, image_hu: np.ndarray) -> np.ndarray:
-        """Returns a slice, int16 HU (rows, columns), as it is stored: int16 HU of `shape`."""
+        """Return a slice, int16 HU (rows, columns), as it is stored: int16 HU of `shape`."""
         if self.head_mask:
             mask = head_mask(image_hu, self.spacing_mm)
             if mask is not None:
@@ -170,7 +170,7 @@ class HeadFinder:
     _shape: tuple[int, int] = (0, 0)
 
     def add(self, image_hu: np.ndarray) -> None:
-        """Takes a slice, int16 HU (rows, columns), into account."""
+        """Take a slice, int16 HU (rows, columns), into account."""
         self._shape = (image_hu.shape[0], image_hu.shape[1])
         mask = head_mask(image_hu, self.spacing_mm)
         if mask is not None:
@@ -179,7 +179,7 @@ class HeadFinder:
             self._found.append(ends)
 
     def box(self) -> Box | None:
-        """Returns rows and columns that hold the head with a margin; None where none was found.
+        """Return rows and columns that hold the head with a margin; None where none was found.
 
         No slice is passed over: a broad table without a head above it widens the box, which does
         no harm, but nothing of a head is ever cut.
@@ -200,7 +200,7 @@ class HeadFinder:
 def head_mask(
     image_hu: np.ndarray, spacing_mm: tuple[float | None, float | None]
 ) -> np.ndarray | None:
-    """Returns which pixels of a slice belong to the head, bool; None where there is none.
+    """Return which pixels of a slice belong to the head, bool; None where there is none.
 
     That is the largest connected part above HEAD_HU, its cavities included, once all that is
     thinner than OPENING_MM is gone. A head rest that the head touches broadly stays.
@@ -224,7 +224,7 @@ def head_mask(
 
 
 def recorded_steps(dataset_folder: Path) -> PixelSteps:
-    """Returns the steps that a dataset folder was made with; none where no manifest tells any."""
+    """Return the steps that a dataset folder was made with; none where no manifest tells any."""
     try:
         text = (dataset_folder / MANIFEST_FILE).read_text(encoding="utf-8")
         return steps_of(json.loads(text).get("parameters", {}))
@@ -233,12 +233,12 @@ def recorded_steps(dataset_folder: Path) -> PixelSteps:
 
 
 def steps_of(parameters: Mapping[str, Any]) -> PixelSteps:
-    """Returns the steps that a manifest's parameters, or a predictor's training, tell of."""
+    """Return the steps that a manifest's parameters, or a predictor's training, tell of."""
     return PixelSteps(**parameters.get(PARAMETER, {}))
 
 
 def require_same_steps(training: Mapping[str, Any], dataset_folder: Path) -> None:
-    """Raises InputError where a dataset was made with other steps than a predictor was trained on.
+    """Raise InputError where a dataset was made with other steps than a predictor was trained on.
 
     Args:
         training: what the predictor knows of its training.
@@ -257,7 +257,7 @@ def _known(spacing_mm: tuple[float | None, float | None]) -> tuple[float, float]
 
 
 def _resized(image_hu: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Returns an image resized, means of areas where it shrinks and linear where it grows."""
+    """Return an image resized, means of areas where it shrinks and linear where it grows."""
     if image_hu.shape == shape:
         return image_hu
     shrinks = shape[0] <= image_hu.shape[0] and shape[1] <= image_hu.shape[1]
@@ -267,7 +267,7 @@ def _resized(image_hu: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _centred(image_hu: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Returns an image padded with air, or cut, around its middle."""
+    """Return an image padded with air, or cut, around its middle."""
     if image_hu.shape == shape:
         return image_hu
     result = np.full(shape, AIR_HU, dtype=np.int16)

@@ -29,7 +29,7 @@ SERIES_COLUMNS = (
 
 
 def list_series(frame: pd.DataFrame) -> pd.DataFrame:
-    """Returns every series seen, which one is used of each study, and why.
+    """Return every series seen, which one is used of each study, and why.
 
     A series here is the slices of one series id, orientation and matrix size: one store file. Of
     a study the series is used that covers the most brain, in steps of 20 mm; among equals the one
@@ -64,7 +64,7 @@ def list_studies(
     label_names: Sequence[str],
     calibration: StudyCalibration | None = None,
 ) -> pd.DataFrame:
-    """Returns one row per study: the largest probability of the slices of its series.
+    """Return one row per study: the largest probability of the slices of its series.
 
     With a calibrator, what it says of the largest ones, of the mean of the top three and of the
     number of slices that could be read.
@@ -103,7 +103,7 @@ def list_studies(
 
 
 def _of_study(probabilities: Floats, calibration: StudyCalibration | None) -> Floats:
-    """Returns the (k,) probabilities of one study from those of its slices (n, k)."""
+    """Return the (k,) probabilities of one study from those of its slices (n, k)."""
     if calibration is None:
         return np.asarray(probabilities.max(axis=0))
     codes = np.zeros(len(probabilities), dtype=np.int64)
@@ -111,7 +111,7 @@ def _of_study(probabilities: Floats, calibration: StudyCalibration | None) -> Fl
 
 
 def _describe(frame: pd.DataFrame) -> pd.DataFrame:
-    """Returns what is to be known of each series, unranked."""
+    """Return what is to be known of each series, unranked."""
     series_key = ["study_id", "series_id"]
     slices = frame[frame["readable"]].sort_values("position_mm")
     gaps_mm = slices.groupby("store_file")["position_mm"].diff()
@@ -145,7 +145,7 @@ def _describe(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _left_out(frame: pd.DataFrame) -> pd.DataFrame:
-    """Returns a row for each series and status of slices that are not asked for."""
+    """Return a row for each series and status of slices that are not asked for."""
     reasons = frame["reason"] if "reason" in frame else pd.Series(None, frame.index, dtype="str")
     by_status = frame.assign(why=reasons.fillna("")).groupby(
         ["study_id", "series_id", "status"], as_index=False, dropna=False
@@ -160,12 +160,12 @@ def _left_out(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _num_gaps(positions_mm: pd.Series) -> int:
-    """Returns in how many places of a sorted series slices seem to be missing."""
+    """Return in how many places of a sorted series slices seem to be missing."""
     return int(gap_starts(positions_mm.to_numpy(dtype=np.float64)).sum())
 
 
 def _choose(series: pd.DataFrame) -> pd.DataFrame:
-    """Returns the series with `used` and `reason` filled in."""
+    """Return the series with `used` and `reason` filled in."""
     coverage = -(series["brain_mm"] / COVERAGE_STEP_MM).astype("float64").round()
     ranked = series.assign(
         coverage=coverage.fillna(np.inf),

@@ -92,7 +92,7 @@ class SliceTable:
 
     @classmethod
     def load(cls, dataset_folder: Path) -> "SliceTable":
-        """Returns the table of a prepared dataset; raises InputError where there is none."""
+        """Return the table of a prepared dataset; raise InputError where there is none."""
         path = Path(dataset_folder) / SLICES_FILE
         if not path.is_file():
             raise InputError(
@@ -111,11 +111,11 @@ class SliceTable:
         return len(self.frame)
 
     def is_readable(self, row: int) -> bool:
-        """Returns whether a row has pixels in the store."""
+        """Return whether a row has pixels in the store."""
         return bool(self.readable[row])
 
     def image_hu(self, row: int) -> np.ndarray:
-        """Returns the pixels of a readable row as int16 HU (rows, columns).
+        """Return the pixels of a readable row as int16 HU (rows, columns).
 
         Raises:
             common.slices.store.UnreadableSlice: the store is damaged.
@@ -124,13 +124,13 @@ class SliceTable:
         return self.store.read(store_file, int(self._store_indices[row]))
 
     def image_id(self, row: int) -> str:
-        """Returns the image id of a row."""
+        """Return the image id of a row."""
         return str(self.frame["image_id"].iat[row])
 
     def neighbour_rows(
         self, row: int, offsets: Sequence[int], without: Collection[int] = ()
     ) -> list[int]:
-        """Returns the rows `offsets` slices away in the group of a readable row, 0 being itself.
+        """Return the rows `offsets` slices away in the group of a readable row, 0 being itself.
 
         Past either end the last slice is repeated; unreadable slices are passed over, and so are
         the rows in `without`.
@@ -142,7 +142,7 @@ class SliceTable:
     def neighbour_rows_mm(
         self, row: int, offsets_mm: Sequence[float], without: Collection[int] = ()
     ) -> list[int]:
-        """Returns the rows nearest to `offsets_mm` along the slice normal from a readable row.
+        """Return the rows nearest to `offsets_mm` along the slice normal from a readable row.
 
         0 is the row itself, and of two that are as near the one farther away from it counts; past
         either end the last slice is repeated. Rows in `without` are passed over.
@@ -171,7 +171,7 @@ class SliceTable:
         offsets_mm: Sequence[float] = (),
         without: Collection[int] = (),
     ) -> list[int]:
-        """Returns the rows of the slices that make a sample of a readable row.
+        """Return the rows of the slices that make a sample of a readable row.
 
         Args:
             row: the sample's own slice.
@@ -185,7 +185,7 @@ class SliceTable:
         return self.neighbour_rows(row, slice_offsets, without)
 
     def has_positions(self, rows: np.ndarray) -> np.ndarray:
-        """Returns for readable rows whether all slices of their group have a position, bool."""
+        """Return for readable rows whether all slices of their group have a position, bool."""
         if self._groups_with_positions is None:
             unplaced = np.isnan(self._positions_mm[self._order])
             num_unplaced = np.concatenate(([0], np.cumsum(unplaced)))[self._starts]
@@ -193,7 +193,7 @@ class SliceTable:
         return self._groups_with_positions[self._groups[rows]]
 
     def header_windows(self, rows: np.ndarray) -> np.ndarray:
-        """Returns (center, width) in HU that the headers of rows name, float64 (rows, 2).
+        """Return (center, width) in HU that the headers of rows name, float64 (rows, 2).
 
         NaN where a header names none.
         """
@@ -201,12 +201,12 @@ class SliceTable:
         return columns.to_numpy(dtype=np.float64, na_value=np.nan)
 
     def group_rows(self, row: int) -> np.ndarray:
-        """Returns the rows of the group of a readable row, int64, in anatomical order."""
+        """Return the rows of the group of a readable row, int64, in anatomical order."""
         start, stop = self._group_bounds(row)
         return self._order[start:stop]
 
     def groups_of(self, rows: np.ndarray) -> list[np.ndarray]:
-        """Returns the rows of every group that holds some of the readable `rows`.
+        """Return the rows of every group that holds some of the readable `rows`.
 
         Each as `group_rows` returns them, in the order in which their first rows stand in the
         table.
@@ -219,24 +219,24 @@ class SliceTable:
         ]
 
     def places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the number of each readable row in its group, from 0, and the group's size."""
+        """Return the number of each readable row in its group, from 0, and the group's size."""
         groups = self._groups[rows]
         assert (groups >= 0).all(), "a row without pixels has no place"
         starts, stops = self._starts[groups], self._starts[groups + 1]
         return self._places[rows] - starts, stops - starts
 
     def anatomical_order(self, rows: np.ndarray) -> np.ndarray:
-        """Returns rows group by group, each in anatomical order; those without pixels come last."""
+        """Return rows group by group, each in anatomical order; those without pixels come last."""
         places = self._places[rows]
         return rows[np.argsort(np.where(places < 0, len(self), places), kind="stable")]
 
     def labels(self, rows: np.ndarray, label_names: Sequence[str]) -> np.ndarray:
-        """Returns the labels of rows as float32 (rows, labels), NaN where unknown."""
+        """Return the labels of rows as float32 (rows, labels), NaN where unknown."""
         values = self.frame[list(label_names)].iloc[rows]
         return values.to_numpy(dtype=np.float32, na_value=np.nan)
 
     def rows_of(self, image_ids: Sequence[str] | pd.Series | np.ndarray) -> np.ndarray:
-        """Returns the row of each image id as int64; raises InputError for unknown ids."""
+        """Return the row of each image id as int64; raise InputError for unknown ids."""
         if self._row_of_image_id is None:
             ids = self.frame["image_id"].dropna()
             self._row_of_image_id = pd.Series(ids.index.to_numpy(), index=ids.to_numpy())
@@ -251,7 +251,7 @@ class SliceTable:
         return rows
 
     def _index_groups(self) -> None:
-        """Lays the readable rows out group by group in rank order.
+        """Lay the readable rows out group by group in rank order.
 
         `_order[place]` is a row, `_places[row]` its place (-1 for unreadable ones), and the places
         of group g are `_starts[g]` up to `_starts[g + 1]`.

@@ -30,7 +30,7 @@ def patient_intervals(
     level: float = 0.95,
     seed: int = 4667,
 ) -> dict[str, Any]:
-    """Returns percentile intervals of a patient bootstrap, each [low, high] or None.
+    """Return percentile intervals of a patient bootstrap, each [low, high] or None.
 
     Whole patients are drawn with replacement, as many as there are. Where a resample leaves a
     metric undefined it is left out; a metric that more than half leave undefined has no interval.
@@ -94,7 +94,7 @@ def paired_interval(
     level: float = 0.95,
     seed: int = 4667,
 ) -> dict[str, Any]:
-    """Returns how much more weighted log loss `others` have than `probabilities`, on equal rows.
+    """Return how much more weighted log loss `others` have than `probabilities`, on equal rows.
 
     Args:
         labels: (n, k) 0, 1 or NaN.
@@ -121,7 +121,7 @@ def paired_interval(
 
 
 def _draws(num_patients: int, num_resamples: int, seed: int) -> list[NDArray[np.int64]]:
-    """Returns how often each patient is drawn, (resamples, patients) in chunks; none for one."""
+    """Return how often each patient is drawn, (resamples, patients) in chunks; none for one."""
     if num_patients < 2:
         return []
     rng = np.random.default_rng(seed)
@@ -140,7 +140,7 @@ class _PatientSums:
         np.add.at(self.counts, codes, ~np.isnan(losses))
 
     def weighted(self, draws: NDArray[np.int64], weights: Sequence[float]) -> Floats:
-        """Returns the weighted log loss of each resample, NaN where undefined."""
+        """Return the weighted log loss of each resample, NaN where undefined."""
         with np.errstate(invalid="ignore"):
             means = (draws @ self.sums) / (draws @ self.counts)
         return means @ np.asarray(weights, dtype=np.float64) / np.sum(weights)
@@ -160,7 +160,7 @@ class _WeightedAuc:
         self.up_to = np.searchsorted(p, p[self.positives], side="right")
 
     def __call__(self, draws: NDArray[np.int64]) -> float:
-        """Returns the area, NaN where a class is missing."""
+        """Return the area, NaN where a class is missing."""
         weights = draws[self.codes]
         positives = weights[self.positives]
         weights[self.positives] = 0

@@ -25,7 +25,7 @@ class BoxStep:
     size: tuple[int, int]
 
     def on_host(self, image: np.ndarray) -> np.ndarray:
-        """Returns float32 (height, width[, slices]) of the one image that is the batch."""
+        """Return float32 (height, width[, slices]) of the one image that is the batch."""
         left, top, width, height = self.boxes[0]
         image = image[top : top + height, left : left + width]
         if image.shape[:2] == self.size:
@@ -36,7 +36,7 @@ class BoxStep:
         return resized.reshape(*self.size, *image.shape[2:])
 
     def on_device(self, images: Tensor) -> Tensor:
-        """Returns float32 (batch, slices, *size) of float32 images (batch, slices, rows, columns).
+        """Return float32 (batch, slices, *size) of float32 images (batch, slices, rows, columns).
 
         Weighted rows and columns are added one by one: a matrix product may be rounded to TF32.
         """

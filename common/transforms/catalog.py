@@ -106,12 +106,12 @@ MASK_ARGUMENTS = frozenset(
 
 
 def name_of(node: Mapping[str, Any]) -> str:
-    """Returns the class name of a node, without its module."""
+    """Return the class name of a node, without its module."""
     return str(node[NAME_KEY]).rpartition(".")[2]
 
 
 def leaves(node: Node) -> Iterator[Node]:
-    """Yields the node, or what its containers hold."""
+    """Yield the node, or what its containers hold."""
     if name_of(node) not in CONTAINERS:
         yield node
         return
@@ -120,23 +120,23 @@ def leaves(node: Node) -> Iterator[Node]:
 
 
 def class_of(node: Mapping[str, Any]) -> type:
-    """Returns the class of a node."""
+    """Return the class of a node."""
     name = name_of(node)
     return OWN[name] if name in OWN else getattr(A, name)
 
 
 def num_windows(node: Node) -> int:
-    """Returns how many channels a node of `WINDOWS` makes of a slice."""
+    """Return how many channels a node of `WINDOWS` makes of a slice."""
     return len(node["window_width_mins"]) if name_of(node) == WINDOW else 1
 
 
 def argument_names(node: Mapping[str, Any]) -> list[str]:
-    """Returns the names of the arguments that the class of a node takes."""
+    """Return the names of the arguments that the class of a node takes."""
     return list(inspect.signature(class_of(node)).parameters)
 
 
 def with_defaults(node: Node, where: str) -> Node:
-    """Returns the node with every argument explicit, but those for masks, which don't occur here.
+    """Return the node with every argument explicit, but those for masks, which don't occur here.
 
     Raises:
         InputError: naming the argument that the class does not have, or that it needs.
@@ -172,7 +172,7 @@ def _base_arguments(transform_class: type) -> set[str]:
 
 
 def build(node: Node, where: str) -> A.BasicTransform | A.BaseCompose:
-    """Returns the transform that a node describes.
+    """Return the transform that a node describes.
 
     Raises:
         InputError: naming the argument whose value is refused.

@@ -41,7 +41,7 @@ class ChannelStages:
         py: random.Random,
         header_window: HeaderWindow = None,
     ) -> np.ndarray:
-        """Returns float32 (channels, height, width) in [0, 1]; see `HostStages`."""
+        """Return float32 (channels, height, width) in [0, 1]; see `HostStages`."""
         record = self._recorder.draw(image_hu.shape, generator, py, header_window)
         window, *rest = self._recorder.leaves
         widths, centers = record[0]["widths"], record[0]["centers"]
@@ -59,7 +59,7 @@ def _fill_holes(channels: np.ndarray, leaf: Any, drawn: dict[str, Any]) -> None:
 
 
 def _add_noise(channels: np.ndarray, leaf: Any, drawn: dict[str, Any]) -> None:
-    """Adds the noise of albumentations' GaussNoise, drawn in a third of the time."""
+    """Add the noise of albumentations' GaussNoise, drawn in a third of the time."""
     height, width = channels.shape[1:]
     num_planes = len(channels) if leaf.per_channel else 1
     # Four numbers at a time; OpenCV looks them up without making wide integers of them.

@@ -42,7 +42,7 @@ class HostTransform:
     def __call__(
         self, image_hu: np.ndarray, seed: int, header_window: HeaderWindow = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns an image and the row of what was drawn for it, float64.
+        """Return an image and the row of what was drawn for it, float64.
 
         The image is (slices, height, width) as it came, or float32 (slices or channels, height,
         width) where some of the pipeline runs here.
@@ -100,7 +100,7 @@ class DeviceTransform:
 
     @torch.no_grad()
     def __call__(self, images: Tensor, rows: np.ndarray) -> Tensor:
-        """Returns float32 (batch, channels, height, width), as `SampleTransform` makes them.
+        """Return float32 (batch, channels, height, width), as `SampleTransform` makes them.
 
         Args:
             images: (batch, slices, rows, columns) of the loader, on the device; smaller images are
@@ -168,7 +168,7 @@ def _on(values: np.ndarray, images: Tensor) -> Tensor:
 
 
 def warp(images: Tensor, steps: Sequence[Step], size: tuple[int, int]) -> Tensor:
-    """Returns float32 (batch, slices, *size), resampled once.
+    """Return float32 (batch, slices, *size), resampled once.
 
     Args:
         images: float32 (batch, slices, rows, columns).

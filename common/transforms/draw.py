@@ -46,7 +46,7 @@ class Recorder:
         py: Any,
         header_window: HeaderWindow = None,
     ) -> Record:
-        """Returns the parameters of each leaf that is applied, by its place in `leaves`.
+        """Return the parameters of each leaf that is applied, by its place in `leaves`.
 
         Args:
             shape: of the image that goes in.
@@ -98,7 +98,7 @@ def _shape_after(leaf: Any, params: dict[str, Any]) -> tuple[int, ...]:
 
 
 def _leave_out_the_image(leaf: Any) -> None:
-    """Draws as the leaf does, but makes no map of the size of the image."""
+    """Draw as the leaf does, but makes no map of the size of the image."""
     own = _DRAWS.get(type(leaf).__name__)
     if own is not None:
         leaf.get_params_dependent_on_data = functools.partial(own, leaf)

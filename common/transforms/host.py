@@ -46,7 +46,7 @@ class HostStages:
         py: random.Random,
         header_window: HeaderWindow = None,
     ) -> np.ndarray:
-        """Returns float32 (slices or channels, height, width) of float32 HU.
+        """Return float32 (slices or channels, height, width) of float32 HU.
 
         Args:
             image: (height, width[, slices]).
@@ -88,7 +88,7 @@ class ComposedGeometry:
     def __call__(
         self, image: np.ndarray, generator: np.random.Generator, py: random.Random
     ) -> np.ndarray:
-        """Returns float32 (height, width[, slices]), drawn from the given random state."""
+        """Return float32 (height, width[, slices]), drawn from the given random state."""
         record = self._recorder.draw(image.shape, generator, py)
         row, shapes = self._layout.row_and_shapes(record, image.shape[:2], 0)
         if image.ndim == 3 and self._layout.are_swapped(row[None])[0]:

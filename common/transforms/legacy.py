@@ -19,7 +19,7 @@ REFLECT_101 = 4
 
 
 def translate(node: Node, where: str) -> Node:
-    """Returns the node, and what it holds, as albumentations 2.0 would have written it.
+    """Return the node, and what it holds, as albumentations 2.0 would have written it.
 
     Raises:
         InputError: naming the argument that has no equal.
@@ -72,7 +72,7 @@ def _cutout(arguments: Node, where: str) -> str:
 
 
 def _scale_fill(arguments: Node, where: str = "") -> None:
-    """Makes a fill in [0, 1] of one in grey levels; old files leave out the default of 0."""
+    """Make a fill in [0, 1] of one in grey levels; old files leave out the default of 0."""
     fill = arguments.get("fill") or 0
     arguments["fill"] = fill / MAX_GREY_LEVEL if not isinstance(fill, list) and fill > 1 else fill
 
@@ -139,7 +139,7 @@ def _optical_distortion(arguments: Node, where: str) -> None:
 
 
 def _reflecting(arguments: Node, where: str) -> None:
-    """Makes explicit the border that was the default before 2.0."""
+    """Make explicit the border that was the default before 2.0."""
     arguments.setdefault("border_mode", REFLECT_101)
 
 

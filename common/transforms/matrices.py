@@ -82,7 +82,7 @@ def averages_areas(node: Node) -> bool:
 def mapping(
     name: str, params: Mapping[str, Any], transform: Any, shape: Shape
 ) -> tuple[np.ndarray, Shape]:
-    """Returns the matrix (3, 3), output to input, and the shape of what comes out.
+    """Return the matrix (3, 3), output to input, and the shape of what comes out.
 
     Args:
         name: the class of the transform.
@@ -94,7 +94,7 @@ def mapping(
 
 
 def box_of(name: str, params: Mapping[str, Any], shape: Shape) -> tuple[int, int, int, int]:
-    """Returns (left, top, width, height) of what a transform of `BOXES` looks at."""
+    """Return (left, top, width, height) of what a transform of `BOXES` looks at."""
     if name == "Resize":
         return 0, 0, shape[1], shape[0]
     left, top, right, bottom = params["crop_coords"]

@@ -47,7 +47,7 @@ class Pipeline:
         return (*self.geometry, self.window, *self.intensity)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the document that `parse_pipeline` reads back to an equal pipeline."""
+        """Return the document that `parse_pipeline` reads back to an equal pipeline."""
         nodes = list(self.nodes)
         if self.normalization is not None:
             nodes.append(_normalize_node(self.normalization))
@@ -56,7 +56,7 @@ class Pipeline:
 
 
 def parse_pipeline(document: Mapping[str, Any], where: str) -> Pipeline:
-    """Returns the pipeline that a document written by albumentations' `save` describes.
+    """Return the pipeline that a document written by albumentations' `save` describes.
 
     A geometric transform that stands after DicomWindowShift is moved before it, where it does the
     same to one channel instead of three. A pipeline without DicomWindowShift gets the three fixed
@@ -114,7 +114,7 @@ def parse_pipeline(document: Mapping[str, Any], where: str) -> Pipeline:
 
 
 def _version(document: Mapping[str, Any], where: str) -> int:
-    """Returns the major version of albumentations that wrote the document."""
+    """Return the major version of albumentations that wrote the document."""
     try:
         return int(str(document["__version__"]).split(".")[0])
     except (KeyError, TypeError, ValueError) as error:
@@ -149,7 +149,7 @@ def _check_form(node: Any, where: str) -> None:
 
 
 def _resolve(node: Node, where: str) -> Node:
-    """Returns the node under its short name, if there is such a transform."""
+    """Return the node under its short name, if there is such a transform."""
     full_name = str(node[NAME_KEY])
     module, _, name = full_name.rpartition(".")
     if name in OWN and module in ("", OWN_MODULE):
@@ -189,7 +189,7 @@ def _stage(node: Node, where: str) -> str:
 
 
 def _filled_with_air(node: Node, zero_is_air: bool, where: str) -> Node:
-    """Returns the geometric node with air where it has nothing to show, unless it reflects."""
+    """Return the geometric node with air where it has nothing to show, unless it reflects."""
     if catalog.name_of(node) in catalog.CONTAINERS:
         children = [_filled_with_air(child, zero_is_air, where) for child in node["transforms"]]
         return {**node, "transforms": children}
@@ -210,7 +210,7 @@ def _filled_with_air(node: Node, zero_is_air: bool, where: str) -> Node:
 
 
 def _check_fill(node: Node, where: str) -> None:
-    """Refuses an intensity transform that fills with what no windowed image holds."""
+    """Refuse an intensity transform that fills with what no windowed image holds."""
     for leaf in catalog.leaves(node):
         fill = leaf.get("fill", leaf.get("drop_value")) or 0
         if isinstance(fill, int | float) and not 0 <= fill <= 1:
@@ -238,7 +238,7 @@ def _normalization(
 def checked_normalization(
     mean: float | Sequence[float], std: float | Sequence[float], where: str
 ) -> Normalization:
-    """Returns the normalization by mean and std; InputError where they are not usable."""
+    """Return the normalization by mean and std; InputError where they are not usable."""
     means, stds = (tuple(float(value) for value in np.atleast_1d(v)) for v in (mean, std))
     if len(means) != len(stds) or not means or min(stds) <= 0:
         raise InputError(
@@ -259,7 +259,7 @@ def _normalize_node(normalization: Normalization) -> Node:
 
 
 def _explicit(node: Node, where: str) -> Node:
-    """Returns the node and what it holds with every argument explicit."""
+    """Return the node and what it holds with every argument explicit."""
     if catalog.name_of(node) in catalog.CONTAINERS:
         node = {**node, "transforms": [_explicit(child, where) for child in node["transforms"]]}
     return catalog.with_defaults(node, where)

@@ -46,7 +46,7 @@ class Plan:
 
 
 def plan_device(pipeline: Pipeline) -> Plan:
-    """Returns what can run on a device: all behind the last transform that is unknown there."""
+    """Return what can run on a device: all behind the last transform that is unknown there."""
     nodes = pipeline.nodes
     unknown = [i for i, node in enumerate(nodes) if not _is_known(pipeline, i)]
     start = unknown[-1] + 1 if unknown else 0
@@ -55,7 +55,7 @@ def plan_device(pipeline: Pipeline) -> Plan:
 
 
 def plan_host(pipeline: Pipeline) -> Plan:
-    """Returns what is composed on the CPU: nothing where at most one resampling is left over."""
+    """Return what is composed on the CPU: nothing where at most one resampling is left over."""
     geometry = pipeline.geometry
     start = len(geometry)
     while start and _is_composed(pipeline, start - 1):
@@ -138,7 +138,7 @@ class Layout:
         return slice(self.length - count, self.length)
 
     def row(self, record: Record, shape: Shape, seed: int) -> np.ndarray:
-        """Returns the row of a sample.
+        """Return the row of a sample.
 
         Args:
             record: what `Recorder.draw` returned.
@@ -150,7 +150,7 @@ class Layout:
     def row_and_shapes(
         self, record: Record, shape: Shape, seed: int
     ) -> tuple[np.ndarray, list[Shape]]:
-        """Returns the row, and the shapes before each of `steps` and after the last."""
+        """Return the row, and the shapes before each of `steps` and after the last."""
         row = np.zeros(self.length)
         row[0] = seed
         shapes = [shape]
@@ -166,7 +166,7 @@ class Layout:
         return row, shapes
 
     def steps(self, rows: np.ndarray) -> list[Step | BoxStep]:
-        """Returns the geometry of a batch of rows, in the order it runs."""
+        """Return the geometry of a batch of rows, in the order it runs."""
         return [
             _read_geometry(rows[:, place], leaf)
             for leaf, place in self.geometry
@@ -174,7 +174,7 @@ class Layout:
         ]
 
     def are_swapped(self, rows: np.ndarray) -> np.ndarray:
-        """Returns of a batch of rows whose slices come in reverse order, bool (batch,).
+        """Return of a batch of rows whose slices come in reverse order, bool (batch,).
 
         All slices are moved alike, so that it makes no difference when.
         """
@@ -194,7 +194,7 @@ def _geometry_length(leaf: Node, size: Shape | None) -> int:
 
 
 def _write_geometry(row: np.ndarray, leaf: Node, params: Any, shape: Shape) -> Shape:
-    """Fills the part of a geometric transform; returns the shape that comes out."""
+    """Fill the part of a geometric transform; return the shape that comes out."""
     name = name_of(leaf)
     if matrices.averages_areas(leaf):
         row[:] = matrices.box_of(name, params, shape)
@@ -240,7 +240,7 @@ def _rest_length(leaf: Node) -> int:
 
 
 def _write_rest(row: np.ndarray, leaf: Node, params: dict[str, Any]) -> None:
-    """Fills the part of a transform that is applied; what is not is left at 0."""
+    """Fill the part of a transform that is applied; what is not is left at 0."""
     name = name_of(leaf)
     if name in catalog.WINDOWS:
         row[:] = (*params["widths"], *params["centers"])

@@ -18,7 +18,7 @@ from common.transforms.pipeline import Pipeline, checked_normalization, parse_pi
 
 
 def load_transform(path: Path) -> "SampleTransform":
-    """Returns the transform that a JSON file describes.
+    """Return the transform that a JSON file describes.
 
     Raises:
         InputError: the file is absent, is no JSON, or describes a pipeline that can't be run as it
@@ -47,17 +47,17 @@ class SampleTransform:
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any], where: str = "the transform") -> Self:
-        """Returns the transform that `to_dict` or albumentations' `save` wrote."""
+        """Return the transform that `to_dict` or albumentations' `save` wrote."""
         return cls(parse_pipeline(document, where), where)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the transform as JSON types, normalization included, every argument explicit."""
+        """Return the transform as JSON types, normalization included, every argument explicit."""
         return copy.deepcopy(self.pipeline.to_dict())
 
     def __call__(
         self, image_hu: np.ndarray, seed: int, header_window: HeaderWindow = None
     ) -> np.ndarray:
-        """Returns float32 (channels, height, width), channels = slices * windows, slice-major.
+        """Return float32 (channels, height, width), channels = slices * windows, slice-major.
 
         Args:
             image_hu: (height, width) or (height, width, slices), int16 or float32, HU.
@@ -94,7 +94,7 @@ class SampleTransform:
         return channels
 
     def with_size(self, img_size: int) -> "SampleTransform":
-        """Returns a copy whose images are `img_size` pixels high and wide.
+        """Return a copy whose images are `img_size` pixels high and wide.
 
         The last Resize, RandomResizedCrop or RandomSizedCrop gets this size; where there is none,
         or a crop follows it, a Resize is appended to the geometric transforms.
@@ -104,7 +104,7 @@ class SampleTransform:
     def with_normalization(
         self, mean: float | Sequence[float], std: float | Sequence[float]
     ) -> "SampleTransform":
-        """Returns a copy that ends with (image - mean) / std, unless the JSON holds a Normalize.
+        """Return a copy that ends with (image - mean) / std, unless the JSON holds a Normalize.
 
         Args:
             mean: of images in [0, 1]: one value, one per window, or one per channel. Of three for
@@ -164,7 +164,7 @@ class SampleTransform:
         return not self.random_transforms
 
     def require_deterministic(self) -> None:
-        """Raises InputError naming the random transforms, if there are any."""
+        """Raise InputError naming the random transforms, if there are any."""
         if not self.is_deterministic:
             raise InputError(
                 f"{self._where}: validation and prediction must not depend on chance, but "
@@ -172,7 +172,7 @@ class SampleTransform:
             )
 
     def require_channels(self, num_windows: int, num_slices: int = 1) -> None:
-        """Raises InputError unless a slice becomes `num_windows` channels, normalised.
+        """Raise InputError unless a slice becomes `num_windows` channels, normalised.
 
         Args:
             num_windows: channels of a slice that the network takes.

@@ -16,7 +16,7 @@ SWAPPING = frozenset({"D4", "RandomRotate90", "Transpose"})
 
 
 def output_size(geometry: Sequence[Node]) -> tuple[int, int] | None:
-    """Returns (height, width) after the transforms, or None where it depends on the input."""
+    """Return (height, width) after the transforms, or None where it depends on the input."""
     size: tuple[int, int] | None = None
     for node in geometry:
         if name_of(node) in RESAMPLING | CROPPING and node["p"] == 1:
@@ -27,7 +27,7 @@ def output_size(geometry: Sequence[Node]) -> tuple[int, int] | None:
 
 
 def size_of(node: Node) -> tuple[int, int]:
-    """Returns the (height, width) that a node of `RESAMPLING` or `CROPPING` makes."""
+    """Return the (height, width) that a node of `RESAMPLING` or `CROPPING` makes."""
     height, width = node["size"] if "size" in node else (node["height"], node["width"])
     return int(height), int(width)
 
@@ -42,7 +42,7 @@ def _may_change(leaf: Node, size: tuple[int, int]) -> bool:
 
 
 def resized(geometry: Sequence[Node], img_size: int) -> tuple[Node, ...]:
-    """Returns the transforms changed so that their images are `img_size` pixels high and wide."""
+    """Return the transforms changed so that their images are `img_size` pixels high and wide."""
     if img_size < 1:
         raise ValueError(f"the image size must be above 0, not {img_size}")
     if output_size(geometry) == (img_size, img_size):

@@ -61,7 +61,7 @@ SETS = {
 
 
 def view_names(named: str | None, num_random: int = 0) -> tuple[str, ...]:
-    """Returns the views that flags ask for, `plain` first and each once.
+    """Return the views that flags ask for, `plain` first and each once.
 
     Args:
         named: views and sets of views with commas between them, such as `flip_lr,rot90` or `d4`.
@@ -83,12 +83,12 @@ def view_names(named: str | None, num_random: int = 0) -> tuple[str, ...]:
 
 
 def random_number(view: str) -> int:
-    """Returns the number of a random view, 0 for any other."""
+    """Return the number of a random view, 0 for any other."""
     return int(view.removeprefix(RANDOM)) if view.startswith(RANDOM) else 0
 
 
 def apply_view(view: str, image_hu: NDArray[Any]) -> NDArray[Any]:
-    """Returns a deterministic view of HU slices (rows, columns, slices)."""
+    """Return a deterministic view of HU slices (rows, columns, slices)."""
     return np.ascontiguousarray(_VIEWS[view](image_hu))
 
 
@@ -110,7 +110,7 @@ class ViewTransform:
         seed: int,
         header_window: Sequence[float] | NDArray[Any] | None = None,
     ) -> NDArray[Any]:
-        """Returns the image that the transform makes of the view."""
+        """Return the image that the transform makes of the view."""
         return self.transform(apply_view(self.view, image_hu), seed, header_window)
 
     @property

@@ -40,7 +40,7 @@ class MatrixStep:
     is_far: bool = False
 
     def bordered(self, size_out: np.ndarray) -> "MatrixStep":
-        """Returns the step as it is for an output of height and width `size_out`.
+        """Return the step as it is for an output of height and width `size_out`.
 
         Its border is `NO_BORDER` where no corner of the output lies outside what goes in.
         """
@@ -75,7 +75,7 @@ Step = MatrixStep | AxisStep
 
 
 def simplified(steps: Sequence[Step], size_out: tuple[int, int]) -> list[Step]:
-    """Returns the steps from the last to the first, with as few of them as do the same.
+    """Return the steps from the last to the first, with as few of them as do the same.
 
     What changes no sample of the batch is left out; matrices are multiplied where no border lies
     between them.
@@ -113,7 +113,7 @@ def coordinates(
     library: Any,
     as_array: Callable[[np.ndarray], Any],
 ) -> tuple[Any, Any, Any]:
-    """Returns x, y and coverage of each pixel of the output.
+    """Return x, y and coverage of each pixel of the output.
 
     Coverage is the weight of the image against the constant outside it; None where it is 1.
 
@@ -182,7 +182,7 @@ def _inside(places: Any, length: Any, library: Any) -> Any:
 
 
 def _folded(places: Any, length: Any, border: int, library: Any, is_far: bool) -> Any:
-    """Places inside [0, length - 1] that show what the border shows; overwrites `places`.
+    """Place inside [0, length - 1] that show what the border shows; overwrites `places`.
 
     Args:
         is_far: whether they may lie outside by more than `length - 1`.
@@ -205,7 +205,7 @@ def _folded(places: Any, length: Any, border: int, library: Any, is_far: bool) -
 def warp_on_host(
     image: np.ndarray, chain: Sequence[Step], size: tuple[int, int], fill: float
 ) -> Any:
-    """Returns float32 (height, width[, slices]) of one image, by OpenCV."""
+    """Return float32 (height, width[, slices]) of one image, by OpenCV."""
     if not chain:
         return image
     slices = [image] if image.ndim == 2 else list(np.moveaxis(image, 2, 0))

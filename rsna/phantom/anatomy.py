@@ -33,7 +33,7 @@ class Body:
 
     @staticmethod
     def draw(rng: np.random.Generator) -> "Body":
-        """Returns a random adult body: older ones have wider CSF spaces and paler white matter.
+        """Return a random adult body: older ones have wider CSF spaces and paler white matter.
 
         HU of tissues at 120 kV: grey matter 37 to 41, white matter 28 to 33, CSF 0 to 15
         (Kamalian et al., Handb Clin Neurol 2016; Bushberg, The Essential Physics of Medical
@@ -77,13 +77,13 @@ class Head:
     tentorium_mm: Field
 
     def hu(self) -> Field:
-        """Returns the whole head in HU."""
+        """Return the whole head in HU."""
         inside = ramp(self.cavity_mm, load_atlas().edge_mm)
         return self.outside_hu + inside * (self.brain_hu - self.outside_hu)
 
 
 def build_head(body: Body, rng: np.random.Generator) -> Head:
-    """Returns a healthy head with this body; `rng` draws its individual irregularities."""
+    """Return a healthy head with this body; `rng` draws its individual irregularities."""
     atlas = load_atlas()
     ventricle, cistern = _csf_spaces(atlas, body, rng)
     falx_mm, tentorium_mm = _dural_folds(atlas, rng)
@@ -185,7 +185,7 @@ def _outside(atlas: Atlas, body: Body, rng: np.random.Generator) -> Field:
 
 
 def _open_foramen(hu: Field) -> None:
-    """Clears the bone around the cord below the foramen magnum."""
+    """Clear the bone around the cord below the foramen magnum."""
     z, y, x = axes()
     canal = ramp(15 - np.hypot(x, y + 46 + 0.1 * (z + 70)) + 0 * z, 2) * ramp(-68 - z, 4)
     hu += np.where(canal > 0, canal, 0) * (FAT * 0.3 - hu) * (hu > 100)

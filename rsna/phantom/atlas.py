@@ -48,14 +48,14 @@ class Atlas:
 
 
 def signed_distance(mask: Mask) -> Field:
-    """Returns the distance in mm to the border of `mask`, positive inside."""
+    """Return the distance in mm to the border of `mask`, positive inside."""
     inside = ndimage.distance_transform_edt(mask, sampling=SAMPLING)
     outside = ndimage.distance_transform_edt(~mask, sampling=SAMPLING)
     return (inside - outside).astype(np.float32)
 
 
 def _on_grid(image: object) -> Field:
-    """Returns a 1 mm template image of nilearn on the grid, 0 where the grid goes beyond it."""
+    """Return a 1 mm template image of nilearn on the grid, 0 where the grid goes beyond it."""
     data = image.get_fdata(dtype=np.float32)  # type: ignore[attr-defined]
     left, back, bottom = (round(float(v)) for v in image.affine[:3, 3])  # type: ignore[attr-defined]
     z = Z_BOTTOM + STEP_Z * np.arange(SHAPE[0]) - bottom
@@ -70,7 +70,7 @@ def _on_grid(image: object) -> Field:
 
 @lru_cache(maxsize=1)
 def load_atlas() -> Atlas:
-    """Returns the atlas, made once per process (some seconds)."""
+    """Return the atlas, made once per process (some seconds)."""
     from nilearn import datasets  # slow to import, and needed nowhere else
 
     grey = _on_grid(datasets.load_mni152_gm_template(resolution=1))
@@ -98,7 +98,7 @@ def load_atlas() -> Atlas:
 
 
 def _cavity(brain: Mask) -> Field:
-    """Returns the distance to the inner table: the brain closed over fissures and cisterns.
+    """Return the distance to the inner table: the brain closed over fissures and cisterns.
 
     Closing by 6 mm leaves open the gaps where petrous bone and sphenoid lie; the convexity, which
     has none, is closed by 16 mm; the suprasellar cistern, which the templates leave out, is filled.
@@ -121,7 +121,7 @@ def _cavity(brain: Mask) -> Field:
 
 
 def _ventricle_region(csf: Field) -> Field:
-    """Returns 1 in and around the four ventricles, 0 at the outer CSF."""
+    """Return 1 in and around the four ventricles, 0 at the outer CSF."""
     z, y, x = axes()
     core = csf > 0.5
     seeds = np.zeros(SHAPE, bool)
@@ -144,7 +144,7 @@ def _ventricle_region(csf: Field) -> Field:
 
 
 def _ventricle_distance(ventricle: Field) -> Field:
-    """Returns the signed distance to the ventricles, -20 mm wherever it is farther."""
+    """Return the signed distance to the ventricles, -20 mm wherever it is farther."""
     distance = np.full(SHAPE, -20.0, np.float32)
     where = box((0.0, -20.0, -4.0), (64.0, 80.0, 66.0))
     near = ndimage.gaussian_filter(signed_distance(ventricle[where] > 0.5), (0.3, 0.6, 0.6))
@@ -153,7 +153,7 @@ def _ventricle_distance(ventricle: Field) -> Field:
 
 
 def tentorium_height(y: Field, x: Field) -> Field:
-    """Returns the height z in mm of the tentorium over the point (x, y)."""
+    """Return the height z in mm of the tentorium over the point (x, y)."""
     apex = -4.0 + 8.0 * np.exp(-(((y + 52.0) / 22.0) ** 2))
     fall = 0.011 * np.clip(np.abs(x) - 4.0, 0, None) ** 1.9 * (1 - 0.004 * (y + 40.0))
     return (apex - fall - 0.16 * np.clip(-60.0 - y, 0, None)).astype(np.float32)

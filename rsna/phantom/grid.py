@@ -21,7 +21,7 @@ SHAPE = (92, 238, 193)
 
 @lru_cache(maxsize=1)
 def axes() -> tuple[Field, Field, Field]:
-    """Returns the MNI coordinates in mm along (z, y, x), shaped to broadcast over the grid."""
+    """Return the MNI coordinates in mm along (z, y, x), shaped to broadcast over the grid."""
     z = Z_BOTTOM + STEP_Z * np.arange(SHAPE[0], dtype=np.float32)
     y = Y_FRONT - STEP_Y * np.arange(SHAPE[1], dtype=np.float32)
     x = X_RIGHT - STEP_X * np.arange(SHAPE[2], dtype=np.float32)
@@ -29,13 +29,13 @@ def axes() -> tuple[Field, Field, Field]:
 
 
 def index_of(x: float, y: float, z: float) -> tuple[int, int, int]:
-    """Returns the (z, y, x) index nearest to a point in MNI mm, clipped to the grid."""
+    """Return the (z, y, x) index nearest to a point in MNI mm, clipped to the grid."""
     raw = ((z - Z_BOTTOM) / STEP_Z, (Y_FRONT - y) / STEP_Y, (X_RIGHT - x) / STEP_X)
     return tuple(int(np.clip(round(v), 0, n - 1)) for v, n in zip(raw, SHAPE))  # type: ignore[return-value]
 
 
 def point_at(index: tuple[int, int, int]) -> tuple[float, float, float]:
-    """Returns the MNI point (x, y, z) in mm of a (z, y, x) index."""
+    """Return the MNI point (x, y, z) in mm of a (z, y, x) index."""
     k, j, i = index
     return X_RIGHT - STEP_X * i, Y_FRONT - STEP_Y * j, Z_BOTTOM + STEP_Z * k
 
@@ -43,7 +43,7 @@ def point_at(index: tuple[int, int, int]) -> tuple[float, float, float]:
 def box(
     center: tuple[float, float, float], radius: float | tuple[float, float, float]
 ) -> tuple[slice, slice, slice]:
-    """Returns the index slices of the box of half-width `radius` (x, y, z; mm) around a point."""
+    """Return the index slices of the box of half-width `radius` (x, y, z; mm) around a point."""
     rx, ry, rz = (radius,) * 3 if isinstance(radius, int | float) else radius
     x, y, z = center
     k0, j0, i0 = index_of(x + rx, y + ry, z - rz)
@@ -52,14 +52,14 @@ def box(
 
 
 def local_axes(where: tuple[slice, slice, slice]) -> tuple[Field, Field, Field]:
-    """Returns the coordinates (z, y, x) of a box, shaped to broadcast."""
+    """Return the coordinates (z, y, x) of a box, shaped to broadcast."""
     z, y, x = axes()
     return z[where[0]], y[:, where[1]], x[:, :, where[2]]
 
 
 @lru_cache(maxsize=256)
 def spline_matrix(num_points: int, step: float, spacing: float, offset: float = 0.0) -> Field:
-    """Returns cubic B-spline weights (points, knots): points `step`, knots `spacing` apart."""
+    """Return cubic B-spline weights (points, knots): points `step`, knots `spacing` apart."""
     position = offset / spacing + np.arange(num_points) * (step / spacing) + 2.0
     num_knots = int(np.ceil(position[-1])) + 3
     distance = np.abs(position[:, None] - np.arange(num_knots)[None, :])
@@ -71,7 +71,7 @@ def spline_matrix(num_points: int, step: float, spacing: float, offset: float = 
 def spline_noise(
     rng: np.random.Generator, shape: tuple[int, int, int], steps: tuple[float, ...], scale: float
 ) -> Field:
-    """Returns a smooth random field of about unit deviation whose features are `scale` mm apart.
+    """Return a smooth random field of about unit deviation whose features are `scale` mm apart.
 
     Normal values on a lattice of `scale` mm are spread by cubic B-splines, one axis at a time.
     """
@@ -84,12 +84,12 @@ def spline_noise(
 
 
 def smooth_noise(rng: np.random.Generator, scale: float) -> Field:
-    """Returns `spline_noise` over the whole grid."""
+    """Return `spline_noise` over the whole grid."""
     return spline_noise(rng, SHAPE, (STEP_Z, STEP_Y, STEP_X), scale)
 
 
 def ramp(field: Field, width: Field | float) -> Field:
-    """Returns 0 where `field` < -width/2, 1 where it is > width/2, and a straight line between.
+    """Return 0 where `field` < -width/2, 1 where it is > width/2, and a straight line between.
 
     With a signed distance in mm this is the share of a voxel that lies inside.
     """

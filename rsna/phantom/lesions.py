@@ -44,7 +44,7 @@ def _distance_to(point: Point) -> Field:
 
 
 def _surface_point(head: Head, direction: Point) -> Point:
-    """Returns where a ray from the middle of the brain meets the inner table of the skull."""
+    """Return where a ray from the middle of the brain meets the inner table of the skull."""
     unit = np.array(direction, float) / np.linalg.norm(direction)
     middle = np.array(MIDDLE)
     for distance in np.arange(20.0, 110.0, 1.0):
@@ -67,7 +67,7 @@ def _paint(head: Head, share: Field, blood_hu: Field | float) -> None:
 
 
 def push_brain(head: Head, source: Point, amount_mm: float, reach_mm: float) -> None:
-    """Moves the content of the cavity away from `source`, most beside it, never at the skull."""
+    """Move the content of the cavity away from `source`, most beside it, never at the skull."""
     away = np.array(MIDDLE) - np.array(source)
     away /= np.linalg.norm(away)
     size = amount_mm * np.exp(-((_distance_to(source) / reach_mm) ** 2))
@@ -90,7 +90,7 @@ def push_brain(head: Head, source: Point, amount_mm: float, reach_mm: float) -> 
 
 
 def epidural(head: Head, rng: Rng) -> list[Lesion]:
-    """Paints a lens between skull and dura, most often temporal or parietal, sharply bordered."""
+    """Paint a lens between skull and dura, most often temporal or parietal, sharply bordered."""
     side = _side(rng)
     direction = (side, rng.normal(0.1, 0.55), rng.uniform(-0.25, 0.75))
     point = _surface_point(head, direction)
@@ -108,7 +108,7 @@ def epidural(head: Head, rng: Rng) -> list[Lesion]:
 
 
 def subdural(head: Head, rng: Rng) -> list[Lesion]:
-    """Paints a crescent over one hemisphere, or a band along the falx or the tentorium."""
+    """Paint a crescent over one hemisphere, or a band along the falx or the tentorium."""
     z, y, x = axes()
     side = _side(rng)
     if rng.random() < 0.2:
@@ -149,7 +149,7 @@ def _subdural_of_folds(head: Head, rng: Rng, side: float) -> list[Lesion]:
 
 
 def subarachnoid(head: Head, rng: Rng) -> list[Lesion]:
-    """Paints blood into sulci and cisterns: basal and Sylvian (aneurysm) or convexity (trauma)."""
+    """Paint blood into sulci and cisterns: basal and Sylvian (aneurysm) or convexity (trauma)."""
     side = _side(rng)
     if rng.random() < 0.55:
         places = [((6 * side, -2.0, -16.0), rng.uniform(26, 42))]
@@ -171,7 +171,7 @@ def subarachnoid(head: Head, rng: Rng) -> list[Lesion]:
 
 
 def intraventricular(head: Head, rng: Rng) -> list[Lesion]:
-    """Paints blood into ventricles: a level in the occipital horns, or a cast of some of them."""
+    """Paint blood into ventricles: a level in the occipital horns, or a cast of some of them."""
     z, y, x = axes()
     pattern = rng.random()
     if pattern < 0.45:
@@ -197,7 +197,7 @@ _CONTUSION: tuple[Point, ...] = ((18, 46, -12), (44, 8, -26), (50, -14, -18), (3
 
 
 def intraparenchymal(head: Head, rng: Rng) -> list[Lesion]:
-    """Paints a clot with a pale rim of edema in the parenchyma, or a group of contusions."""
+    """Paint a clot with a pale rim of edema in the parenchyma, or a group of contusions."""
     kind = rng.choice(("deep", "lobar", "low", "contusion"), p=(0.38, 0.3, 0.12, 0.2))
     places = {"deep": _DEEP, "lobar": _LOBAR, "low": _LOW, "contusion": _CONTUSION}[kind]
     x, y, z = places[rng.integers(len(places))]
@@ -236,7 +236,7 @@ def _near(point: Point, spread_mm: float, rng: Rng) -> Point:
 
 
 def _blob(center: Point, radius: float, rng: Rng) -> Field:
-    """Returns the distance in mm to the border of an irregular ellipsoid, positive inside."""
+    """Return the distance in mm to the border of an irregular ellipsoid, positive inside."""
     z, y, x = axes()
     stretch = np.exp(rng.normal(0, 0.2, 3)).astype(np.float32)
     stretch /= stretch.prod() ** np.float32(1 / 3)

@@ -14,7 +14,7 @@ Rng = np.random.Generator
 
 
 def paint_mimics(head: Head, rng: Rng) -> None:
-    """Paints a random choice of mimics into `head`; calcium is commoner in the old."""
+    """Paint a random choice of mimics into `head`; calcium is commoner in the old."""
     old = np.clip((head.body.age - 20) / 70, 0, 1)
     _calcify(head, rng, old)
     _vessels(head, rng)
@@ -94,7 +94,7 @@ def _meningioma(head: Head, rng: Rng) -> None:
 
 
 def _scalp_swelling(head: Head, rng: Rng) -> None:
-    """Paints a subgaleal hematoma: as bright as blood inside, and outside the skull."""
+    """Paint a subgaleal hematoma: as bright as blood inside, and outside the skull."""
     z, y, x = axes()
     angle, height = rng.uniform(0, 2 * np.pi), rng.uniform(-0.1, 0.9)
     unit = np.array([np.cos(angle), np.sin(angle), height])
@@ -112,6 +112,6 @@ def _scalp_swelling(head: Head, rng: Rng) -> None:
 
 
 def _beam_hardening(head: Head, rng: Rng) -> None:
-    """Brightens the brain beside the skull by some HU, as an imperfect correction does."""
+    """Brighten the brain beside the skull by some HU, as an imperfect correction does."""
     near: Field = np.exp(-np.clip(head.cavity_mm, 0, 40) / np.float32(4.0))
     head.brain_hu += np.float32(rng.uniform(0, 7)) * near

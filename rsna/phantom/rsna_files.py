@@ -55,7 +55,7 @@ class StudyNames:
 
 
 def names_of(patient: int, study: int, num_slices: int, seed: int) -> StudyNames:
-    """Returns the identifiers of a study; like the challenge's, they tell nothing."""
+    """Return the identifiers of a study; like the challenge's, they tell nothing."""
 
     def name(length: int, *parts: int | str) -> str:
         text = "/".join(map(str, (seed, *parts)))
@@ -70,7 +70,7 @@ def names_of(patient: int, study: int, num_slices: int, seed: int) -> StudyNames
 
 
 def draw_family(rng: np.random.Generator) -> Family:
-    """Returns a random way of storing pixels."""
+    """Return a random way of storing pixels."""
     shares = np.array([share for _, share in FAMILIES])
     return FAMILIES[int(rng.choice(len(FAMILIES), p=shares / shares.sum()))][0]
 
@@ -78,7 +78,7 @@ def draw_family(rng: np.random.Generator) -> Family:
 def encode_study(
     study: Study, names: StudyNames, family: Family, num_cut: int, rng: np.random.Generator
 ) -> dict[str, bytes]:
-    """Returns the DICOM files of a study by image id, in order.
+    """Return the DICOM files of a study by image id, in order.
 
     Args:
         study, names, family: what is stored, under which names, and how.
@@ -123,7 +123,7 @@ def encode_study(
 
 
 def store_pixels(image_hu: NDArray[np.int16], family: Family) -> NDArray[np.int16 | np.uint16]:
-    """Returns stored values (rows, columns) of an image in HU.
+    """Return stored values (rows, columns) of an image in HU.
 
     Signed 16-bit files carry a raw -2000 outside the circle that the scanner reconstructs.
     """

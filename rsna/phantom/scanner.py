@@ -70,18 +70,18 @@ class Protocol:
 
     @property
     def column_direction(self) -> Rows:
-        """Returns the direction in which rows follow each other, (3,)."""
+        """Return the direction in which rows follow each other, (3,)."""
         tilt = np.deg2rad(self.tilt_deg)
         return np.array([0.0, np.cos(tilt), -np.sin(tilt)])
 
     @property
     def normal(self) -> Rows:
-        """Returns the normal of the slices, (3,), pointing to the vertex."""
+        """Return the normal of the slices, (3,), pointing to the vertex."""
         return np.cross([1.0, 0.0, 0.0], self.column_direction)
 
 
 def draw_pose(shape_rng: Rng, study_rng: Rng) -> Pose:
-    """Returns a pose: size and deformation belong to the patient, the rotation to the study."""
+    """Return a pose: size and deformation belong to the patient, the rotation to the study."""
     size = shape_rng.normal(1.0, 0.035)
     scale = size * np.exp(shape_rng.normal(0, 0.035, 3))
     yaw, roll, pitch = np.deg2rad(study_rng.normal(0, [5.0, 3.0, 6.0]))
@@ -109,7 +109,7 @@ def _cos_sin(angle: float) -> tuple[float, float]:
 
 
 def sample(head_hu: Field, shares: list[Field], pose: Pose, protocol: Protocol) -> list[Field]:
-    """Returns the head and the shares, from the grid, as slices (slices, rows, columns).
+    """Return the head and the shares, from the grid, as slices (slices, rows, columns).
 
     A slice is the mean over its thickness. Where there is no head there is air, and no share.
     """
@@ -149,20 +149,20 @@ def sample(head_hu: Field, shares: list[Field], pose: Pose, protocol: Protocol) 
 
 
 def _extent(grid: Field) -> tuple[int, int]:
-    """Returns the first and last plane that are not zero, widened by one."""
+    """Return the first and last plane that are not zero, widened by one."""
     planes = np.flatnonzero(grid.any(axis=(1, 2)))
     return (int(planes[0]) - 1, int(planes[-1]) + 1) if len(planes) else (-1, -1)
 
 
 def _look_up(occupied: Mask, net: Field) -> Mask:
-    """Returns the coarse grid `occupied` at grid indices (3, rows, columns)."""
+    """Return the coarse grid `occupied` at grid indices (3, rows, columns)."""
     coarse = np.rint(net / np.array([2.0, 4.0, 4.0])[:, None, None]).astype(int)
     k, j, i = (np.clip(c, 0, n - 1) for c, n in zip(coarse, occupied.shape))
     return occupied[k, j, i]
 
 
 def _interpolate(grids: list[Field], index: Field) -> list[Field]:
-    """Returns each grid between its points at grid indices (3, points), linearly."""
+    """Return each grid between its points at grid indices (3, points), linearly."""
     shape = grids[0].shape
     index = np.clip(index, 0, np.array(shape, np.float32)[:, None] - 1.001)
     floor = index.astype(np.int32)
@@ -180,7 +180,7 @@ def _interpolate(grids: list[Field], index: Field) -> list[Field]:
 
 
 def _deformation(pose: Pose) -> list[Field]:
-    """Returns the deformation in grid steps along (z, y, x), at every fourth millimetre."""
+    """Return the deformation in grid steps along (z, y, x), at every fourth millimetre."""
     rng = np.random.default_rng(pose.bend_seed)
     shape, steps = (46, 60, 49), (4.0, 4.0, 4.0)
     bends = []
@@ -192,7 +192,7 @@ def _deformation(pose: Pose) -> list[Field]:
 
 
 def _bend(bends: list[Field], net: Field) -> list[Field]:
-    """Returns the deformation in grid steps at grid indices (3, rows, columns)."""
+    """Return the deformation in grid steps at grid indices (3, rows, columns)."""
     coarse = net * np.array([STEP_Z / 4, STEP_Y / 4, STEP_X / 4])[:, None, None]
     return [
         ndimage.map_coordinates(bend, coarse, np.float32, order=1, mode="nearest") for bend in bends
@@ -200,7 +200,7 @@ def _bend(bends: list[Field], net: Field) -> list[Field]:
 
 
 def degrade(slices_hu: Field, protocol: Protocol, rng: Rng) -> Field:
-    """Returns slices in HU with head rest, streaks, blur, noise and an error of calibration."""
+    """Return slices in HU with head rest, streaks, blur, noise and an error of calibration."""
     output = np.empty_like(slices_hu)
     rest = _head_rest(protocol, rng) if protocol.head_rest else None
     for s, image in enumerate(slices_hu):
@@ -219,7 +219,7 @@ def degrade(slices_hu: Field, protocol: Protocol, rng: Rng) -> Field:
 
 
 def _streaks(bone: Field, rng: Rng) -> Field:
-    """Returns streaks in HU along the directions in which rays cross most bone."""
+    """Return streaks in HU along the directions in which rays cross most bone."""
     size = bone.shape[0]
     total = np.zeros_like(bone)
     for angle in (rng.normal(0, 4), rng.normal(0, 15), rng.uniform(-40, 40)):
@@ -234,7 +234,7 @@ def _streaks(bone: Field, rng: Rng) -> Field:
 
 
 def _head_rest(protocol: Protocol, rng: Rng) -> Field:
-    """Returns a curved shell of plastic behind the head, -1000 HU elsewhere."""
+    """Return a curved shell of plastic behind the head, -1000 HU elsewhere."""
     size = protocol.matrix
     row, column = np.mgrid[:size, :size].astype(np.float32) * protocol.spacing
     radius = rng.uniform(95, 110)

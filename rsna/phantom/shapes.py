@@ -9,13 +9,13 @@ Box = tuple[slice, slice, slice]
 
 
 def blend(volume: Field, where: Box, share: Field, value: Field | float) -> None:
-    """Mixes `value` into a box of `volume` (HU), by a share from 0 to 1 of each voxel."""
+    """Mix `value` into a box of `volume` (HU), by a share from 0 to 1 of each voxel."""
     part = volume[where]
     part += share * (value - part)
 
 
 def ellipsoid(center: Point, radii: Point, margin: float = 3.0) -> tuple[Box, Field]:
-    """Returns a box and in it the approximate distance in mm to an ellipsoid, positive inside."""
+    """Return a box and in it the approximate distance in mm to an ellipsoid, positive inside."""
     where = box(center, (radii[0] + margin, radii[1] + margin, radii[2] + margin))
     z, y, x = local_axes(where)
     reach = np.sqrt(
@@ -29,7 +29,7 @@ def ellipsoid(center: Point, radii: Point, margin: float = 3.0) -> tuple[Box, Fi
 def capsule(
     start: Point, end: Point, radius: float, radius_end: float | None = None, margin: float = 3.0
 ) -> tuple[Box, Field]:
-    """Returns a box and in it the distance in mm to a (tapering) capsule, positive inside."""
+    """Return a box and in it the distance in mm to a (tapering) capsule, positive inside."""
     radius_end = radius if radius_end is None else radius_end
     a, b = np.array(start, np.float32), np.array(end, np.float32)
     half = np.abs(b - a) / 2 + max(radius, radius_end) + margin
@@ -48,7 +48,7 @@ def capsule(
 
 
 def paint_ellipsoid(volume: Field, center: Point, radii: Point, value: float) -> None:
-    """Paints an ellipsoid of one HU value."""
+    """Paint an ellipsoid of one HU value."""
     where, inside_mm = ellipsoid(center, radii)
     blend(volume, where, ramp(inside_mm, 1.5), value)
 
@@ -56,6 +56,6 @@ def paint_ellipsoid(volume: Field, center: Point, radii: Point, value: float) ->
 def paint_capsule(
     volume: Field, start: Point, end: Point, radius: float, value: float, end_radius: float = 0.0
 ) -> None:
-    """Paints a capsule of one HU value; `end_radius` 0 stands for `radius`."""
+    """Paint a capsule of one HU value; `end_radius` 0 stands for `radius`."""
     where, inside_mm = capsule(start, end, radius, end_radius or radius)
     blend(volume, where, ramp(inside_mm, 1.5), value)

@@ -13,7 +13,7 @@ AIR, FAT, MUSCLE, BONE, DENSE_BONE = -1000.0, -95.0, 55.0, 850.0, 1500.0
 
 
 def outline_mm(cavity_mm: Field, depth: Field | float) -> Field:
-    """Returns the distance in mm to the skin, positive inside the head.
+    """Return the distance in mm to the skin, positive inside the head.
 
     Above the orbits the skin lies `depth` mm outside the cranial cavity; below, the face and the
     neck are superellipses whose size changes with height.
@@ -35,7 +35,7 @@ def outline_mm(cavity_mm: Field, depth: Field | float) -> Field:
 
 
 def paint_soft_tissue(hu: Field, skin_mm: Field, edge_mm: Field, rng: np.random.Generator) -> None:
-    """Fills the inside of the skin with muscle and fat, in planes and lobules."""
+    """Fill the inside of the skin with muscle and fat, in planes and lobules."""
     z, _, _ = axes()
     # Planes of fat between the muscles lie where a smooth field crosses zero.
     planes = smooth_noise(rng, 16.0)
@@ -49,7 +49,7 @@ def paint_soft_tissue(hu: Field, skin_mm: Field, edge_mm: Field, rng: np.random.
 
 
 def paint_base(hu: Field, rng: np.random.Generator) -> None:
-    """Paints the face and the skull base into `hu`."""
+    """Paint the face and the skull base into `hu`."""
     cells = smooth_noise(rng, 5.0)
     _paint_bones(hu)
     _paint_sinuses(hu, cells, rng)
@@ -114,7 +114,7 @@ def _paint_sinuses(hu: Field, cells: Field, rng: np.random.Generator) -> None:
 def paint_frontal_sinus(
     hu: Field, cavity_mm: Field, skin_mm: Field, rng: np.random.Generator
 ) -> None:
-    """Paints air into the bone before the frontal lobes; its size differs much."""
+    """Paint air into the bone before the frontal lobes; its size differs much."""
     where = box((0, 72, -12), (30, 16, 22))
     z, y, x = local_axes(where)
     outside_mm = -cavity_mm[where]

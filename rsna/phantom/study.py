@@ -68,20 +68,20 @@ class Study:
 
 
 def plan_of(patient: int, seed: int) -> tuple[str, ...]:
-    """Returns the hemorrhage types of a patient: every twenty patients get each plan once."""
+    """Return the hemorrhage types of a patient: every twenty patients get each plan once."""
     deck, place = divmod(patient, len(PLANS))
     order = np.random.default_rng([seed, 11, deck]).permutation(len(PLANS))
     return PLANS[order[place]]
 
 
 def num_studies_of(patient: int, seed: int) -> int:
-    """Returns how many studies a patient has: mostly one, up to three."""
+    """Return how many studies a patient has: mostly one, up to three."""
     rng = np.random.default_rng([seed, 12, patient])
     return int(rng.choice((1, 2, 3), p=(0.84, 0.12, 0.04)))
 
 
 def generate_study(patient: int, study: int, seed: int, matrix: int = 256) -> Study:
-    """Returns a study of a patient; the same arguments give the same bytes.
+    """Return a study of a patient; the same arguments give the same bytes.
 
     The studies of a patient share the body, and the later ones mostly the bleeds of the first.
 
@@ -120,7 +120,7 @@ def generate_study(patient: int, study: int, seed: int, matrix: int = 256) -> St
 
 
 def draw_protocol(pose: Pose, matrix: int, rng: Rng) -> Protocol:
-    """Returns a random protocol that covers the head from the foramen magnum to the vertex."""
+    """Return a random protocol that covers the head from the foramen magnum to the vertex."""
     tilt = float(rng.choice((0.0, rng.uniform(5, 22), rng.uniform(-8, -2)), p=(0.5, 0.42, 0.08)))
     thick, thin = rng.choice(((5.0, 5.0), (5.0, 2.5), (6.0, 6.0)), p=(0.75, 0.15, 0.1))
     fov = rng.uniform(222, 252)

@@ -19,7 +19,7 @@ _LOOKING = {"pre_check", "pre_report", "pre_export", "pre_export_folder", "pre_e
 
 
 def is_only_explored(config: Config) -> bool:
-    """Returns whether a dataset that is there is looked at, and not prepared.
+    """Return whether a dataset that is there is looked at, and not prepared.
 
     It is where a report or an export is asked for and nothing says what it would be prepared from.
     """
@@ -34,7 +34,7 @@ def is_only_explored(config: Config) -> bool:
 
 
 def explore(config: Config) -> Iterator[str]:
-    """Writes what was asked for of the prepared dataset, and yields a line about each.
+    """Write what was asked for of the prepared dataset, and yield a line about each.
 
     Raises:
         InputError: no such dataset, or a folder that holds another export.
@@ -47,7 +47,7 @@ def explore(config: Config) -> Iterator[str]:
 
 
 def open_dataset(name: str | Path) -> "ExploredDataset":
-    """Returns a prepared dataset for notebooks: by its name in input/datasets, or by its folder."""
+    """Return a prepared dataset for notebooks: by its name in input/datasets, or by its folder."""
     from common.report.exploration.dataset import ExploredDataset
 
     folder = Path(name)
@@ -57,7 +57,7 @@ def open_dataset(name: str | Path) -> "ExploredDataset":
 
 
 def write_report(dataset_folder: Path) -> Path:
-    """Writes the page about a prepared dataset into its folder, and returns its path."""
+    """Write the page about a prepared dataset into its folder, and return its path."""
     from common.report.dataset import REPORT_FILE, DatasetReport
 
     path = dataset_folder / REPORT_FILE

@@ -25,7 +25,7 @@ GIVEN = "given"
 
 
 def make_pseudo_dataset(config: Config) -> tuple[Path, Merged]:
-    """Writes the dataset that the flags ask for; returns its folder and what is in it.
+    """Write the dataset that the flags ask for; return its folder and what is in it.
 
     Raises:
         InputError: a missing flag, dataset, experiment or table, or nothing to add.
@@ -55,7 +55,7 @@ def make_pseudo_dataset(config: Config) -> tuple[Path, Merged]:
 
 
 def thresholds(flags: PseudoLabelConfig, num_labels: int) -> list[list[float]]:
-    """Returns --pl_positive and --pl_negative for each of the labels."""
+    """Return --pl_positive and --pl_negative for each of the labels."""
     found = []
     for name in ("pl_positive", "pl_negative"):
         values = list(getattr(flags, name))
@@ -68,7 +68,7 @@ def thresholds(flags: PseudoLabelConfig, num_labels: int) -> list[list[float]]:
 
 
 def _given(table: SliceTable) -> Labelled:
-    """Returns the slices of a dataset that have labels of their own."""
+    """Return the slices of a dataset that have labels of their own."""
     labels = table.labels(np.arange(len(table)), LABELS)
     chosen = table.readable & ~np.isnan(labels).any(axis=1)
     if not chosen.any():
@@ -81,7 +81,7 @@ def _given(table: SliceTable) -> Labelled:
 
 
 def _predicted(config: Config, table: SliceTable) -> Labelled:
-    """Returns the slices that an experiment is sure of."""
+    """Return the slices that an experiment is sure of."""
     flags, name = config.pseudo_labels, config.general.experiment_id
     experiment = config.existing_experiment_folder()
     names = task_of(predictor_info(experiment)).label_names
@@ -133,7 +133,7 @@ def _table_path(flags: PseudoLabelConfig, experiment: Path, source: str) -> Path
 
 
 def _of_studies(table: SliceTable, rows: np.ndarray) -> Any:
-    """Returns the labels (n, k) of the studies of rows, NaN where unknown."""
+    """Return the labels (n, k) of the studies of rows, NaN where unknown."""
     by_study = study_labels(table)
     if by_study is None:
         raise InputError(f"--pl_use_studies 1: {table.folder} has no labels of studies")

@@ -6,7 +6,7 @@ from rsna.sources.base import AbstractSource
 
 
 def make_source(name: str, folder: Path, n_jobs: int) -> AbstractSource:
-    """Returns the source called `name` (rsna, ct_ich, cq500, dicom or demo) in `folder`.
+    """Return the source called `name` (rsna, ct_ich, cq500, dicom or demo) in `folder`.
 
     Args:
         name: kind of the source.

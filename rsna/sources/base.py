@@ -40,16 +40,16 @@ class AbstractSource(ABC):
 
     @abstractmethod
     def files(self) -> pd.DataFrame:
-        """Returns the files, one row each, with `common.preparation.FILE_COLUMNS`."""
+        """Return the files, one row each, with `common.preparation.FILE_COLUMNS`."""
 
     def labels(self) -> pd.DataFrame | None:
-        """Returns image_id and the labels of slices (0, 1 or NaN), each id once; None: none."""
+        """Return image_id and the labels of slices (0, 1 or NaN), each id once; None: none."""
         return None
 
     def study_labels(self) -> pd.DataFrame | None:
-        """Returns study_id and labels of studies, where a source labels those; None: none."""
+        """Return study_id and labels of studies, where a source labels those; None: none."""
         return None
 
     def parameters(self) -> dict[str, Any]:
-        """Returns what else the manifest should say about the source."""
+        """Return what else the manifest should say about the source."""
         return {}

@@ -72,11 +72,11 @@ class Cq500Source(AbstractSource):
 
     @property
     def reader(self) -> "Cq500Reader":
-        """Reads DICOM files below the folder, under the names of their patients."""
+        """Read DICOM files below the folder, under the names of their patients."""
         return Cq500Reader(self.folder)
 
     def files(self) -> pd.DataFrame:
-        """Returns all files but tables; tells which scans lack files, and which files reads."""
+        """Return all files but tables; tell which scans lack files, and which files reads."""
         # External validation: nothing is trained on scans that have no labels of slices.
         files = with_members(
             list_files(self.folder, "test", wanted=lambda name: not name.endswith(".csv")),
@@ -96,13 +96,13 @@ class Cq500Source(AbstractSource):
         return files
 
     def study_labels(self) -> pd.DataFrame:
-        """Returns study_id and the labels that two of three readers agree on; raises InputError."""
+        """Return study_id and the labels that two of three readers agree on; raise InputError."""
         if self._reads is None:
             self._reads = read_majority(self.folder / READS_FILE)
         return self._reads
 
     def parameters(self) -> dict[str, Any]:
-        """Returns how labels were made of reads."""
+        """Return how labels were made of reads."""
         return {"labels": f"majority of {', '.join(READERS)}"}
 
 
@@ -117,7 +117,7 @@ class Cq500Reader(DicomReader):
     version: str = "cq500 1"
 
     def read_headers(self, source_file: str) -> list[SliceHeader]:
-        """Returns one header per frame; raises RejectedFile."""
+        """Return one header per frame; raise RejectedFile."""
         headers = super().read_headers(source_file)
         patient = patient_in_path(source_file)
         if patient is None:
@@ -129,7 +129,7 @@ class Cq500Reader(DicomReader):
         return [replace(header, patient_id=patient, study_id=patient) for header in headers]
 
     def read_ids(self, source_file: str) -> dict[str, str]:
-        """Returns the ids that can still be read, patient and scan after the folder alone."""
+        """Return the ids that can still be read, patient and scan after the folder alone."""
         ids = super().read_ids(source_file)
         patient = patient_in_path(source_file)
         for name in ("patient_id", "study_id"):
@@ -138,13 +138,13 @@ class Cq500Reader(DicomReader):
 
 
 def patient_in_path(source_file: str) -> str | None:
-    """Returns the patient as `reads.csv` names it; None where the folders name none, or two."""
+    """Return the patient as `reads.csv` names it; None where the folders name none, or two."""
     numbers = {int(number) for number in _PATIENT.findall(str(PurePosixPath(source_file).parent))}
     return f"CQ500-CT-{numbers.pop()}" if len(numbers) == 1 else None
 
 
 def check_series_name(name: str) -> None:
-    """Raises RejectedFile where the name of a series tells that it is not plain axial brain CT."""
+    """Raise RejectedFile where the name of a series tells that it is not plain axial brain CT."""
     words = re.sub(r"[\s_-]+", " ", name).lower()
     for status, pattern in _UNWANTED_NAMES:
         match = re.search(pattern, words)
@@ -153,7 +153,7 @@ def check_series_name(name: str) -> None:
 
 
 def read_majority(path: Path) -> pd.DataFrame:
-    """Returns study_id and the labels of each scan in `reads.csv`: what two of three readers say.
+    """Return study_id and the labels of each scan in `reads.csv`: what two of three readers say.
 
     A label is NaN where reads are missing and the others do not decide it.
 
@@ -193,7 +193,7 @@ def read_majority(path: Path) -> pd.DataFrame:
 
 
 def _majority(reads: pd.DataFrame, columns: Mapping[str, list[str]]) -> pd.DataFrame:
-    """Returns study_id and a label per entry of `columns`, float32."""
+    """Return study_id and a label per entry of `columns`, float32."""
     labels = reads[["study_id"]].copy()
     for label, names in columns.items():
         yes, no = reads[names].eq(1).sum(axis=1), reads[names].eq(0).sum(axis=1)
@@ -203,7 +203,7 @@ def _majority(reads: pd.DataFrame, columns: Mapping[str, list[str]]) -> pd.DataF
 
 
 def _num_repeated(source_files: pd.Series) -> int:
-    """Returns how many patients have their files below more than one folder of their own."""
+    """Return how many patients have their files below more than one folder of their own."""
     folders: dict[str, set[str]] = {}
     for parent in {str(PurePosixPath(name).parent) for name in source_files}:
         patient = patient_in_path(f"{parent}/x")

@@ -71,11 +71,11 @@ class CtIchSource(AbstractSource):
 
     @property
     def reader(self) -> SliceReader:
-        """Reads a slice from its two JPEGs, or the slices of a volume."""
+        """Read a slice from its two JPEGs, or the slices of a volume."""
         return CtIchNiftiReader(self.folder) if self.layout == "nifti" else CtIchReader(self.folder)
 
     def files(self) -> pd.DataFrame:
-        """Returns one row per volume, or per slice: its brain image, or else its bone image.
+        """Return one row per volume, or per slice: its brain image, or else its bone image.
 
         Size and time are those of both images, so that a change of either is seen.
         """
@@ -98,7 +98,7 @@ class CtIchSource(AbstractSource):
         return files.sort_values("source_file", ignore_index=True)
 
     def labels(self) -> pd.DataFrame:
-        """Returns the labels of all slices; `any` is one of the five, or none of "No"."""
+        """Return the labels of all slices; `any` is one of the five, or none of "No"."""
         path = self._label_path
         table = read_csv(path)
         table.columns = table.columns.str.strip().str.lower()
@@ -124,7 +124,7 @@ class CtIchSource(AbstractSource):
         return table[["image_id", *LABELS]]
 
     def parameters(self) -> dict[str, Any]:
-        """Returns the layout, and the windows that HU were taken from."""
+        """Return the layout, and the windows that HU were taken from."""
         if self.layout == "nifti":
             return {"layout": self.layout}
         return {"layout": self.layout, "brain_window": BRAIN_WINDOW, "bone_window": BONE_WINDOW}
@@ -138,7 +138,7 @@ class CtIchReader:
     version: str = "ct_ich 1"
 
     def read_headers(self, source_file: str) -> list[SliceHeader]:
-        """Returns the header that a slice of CT-ICH would have; raises RejectedFile."""
+        """Return the header that a slice of CT-ICH would have; raise RejectedFile."""
         rows, columns = self._read_grey(source_file).shape
         _, number = _patient_and_number(source_file)
         return [
@@ -169,12 +169,12 @@ class CtIchReader:
         ]
 
     def read_ids(self, source_file: str) -> dict[str, str]:
-        """Returns the ids, which the name of the file tells."""
+        """Return the ids, which the name of the file tells."""
         patient, number = _patient_and_number(source_file)
         return {"image_id": image_id(patient, number), **scan_ids(patient)}
 
     def read_pixels(self, source_file: str) -> SlicePixels:
-        """Returns HU put together from both windows; raises RejectedFile."""
+        """Return HU put together from both windows; raise RejectedFile."""
         path = Path(source_file)
         greys: dict[str, np.ndarray | None] = {}
         for kind in ("brain", "bone"):
@@ -185,7 +185,7 @@ class CtIchReader:
         return SlicePixels(image_hu[None], note=note)
 
     def _read_grey(self, source_file: str) -> np.ndarray:
-        """Returns a JPEG as uint8 (rows, columns)."""
+        """Return a JPEG as uint8 (rows, columns)."""
         try:
             data = (self.folder / source_file).read_bytes()
         except OSError as error:
@@ -199,7 +199,7 @@ class CtIchReader:
 
 
 def combine_windows(brain: np.ndarray | None, bone: np.ndarray | None) -> tuple[np.ndarray, str]:
-    """Returns int16 HU (rows, columns) of a slice, and a note where one image is missing.
+    """Return int16 HU (rows, columns) of a slice, and a note where one image is missing.
 
     HU = v / 255 * 120 - 20 where the brain value v is not saturated, v / 255 * 3200 - 900 of the
     bone value elsewhere (steps of 12.5 HU).

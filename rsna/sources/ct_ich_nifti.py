@@ -32,7 +32,7 @@ class CtIchNiftiReader:
     version: str = "ct_ich nifti 1"
 
     def read_headers(self, source_file: str) -> list[SliceHeader]:
-        """Returns one header per slice, in the order of the file; raises RejectedFile."""
+        """Return one header per slice, in the order of the file; raise RejectedFile."""
         volume = _Volume.open(self.folder / source_file)
         patient = _patient(source_file)
         # Columns run along x and rows along y of the turned volume, both backwards.
@@ -73,11 +73,11 @@ class CtIchNiftiReader:
         return headers
 
     def read_ids(self, source_file: str) -> dict[str, str]:
-        """Returns the ids of the scan, which the name of the file tells."""
+        """Return the ids of the scan, which the name of the file tells."""
         return scan_ids(_patient(source_file))
 
     def read_pixels(self, source_file: str) -> SlicePixels:
-        """Returns the pixels of all slices in the order of the file; raises RejectedFile."""
+        """Return the pixels of all slices in the order of the file; raise RejectedFile."""
         values = _Volume.open(self.folder / source_file).read()
         turned = np.nan_to_num(values, nan=AIR_HU)[::-1, ::-1].transpose(2, 1, 0)
         num_padding = int(np.count_nonzero(turned < PADDING_BELOW_HU))
@@ -100,7 +100,7 @@ class _Volume:
 
     @classmethod
     def open(cls, path: Path) -> "_Volume":
-        """Returns the volume in a file, its pixels not yet read; raises RejectedFile."""
+        """Return the volume in a file, its pixels not yet read; raise RejectedFile."""
         import nibabel
         from nibabel.orientations import inv_ornt_aff, io_orientation
 
@@ -156,11 +156,11 @@ class _Volume:
         return float(self.image.dataobj.inter)
 
     def place(self, index: int) -> int:
-        """Returns where along z the slice lies that has number `index` in the file."""
+        """Return where along z the slice lies that has number `index` in the file."""
         return self.shape[2] - 1 - index if self.flips[2] else index
 
     def read(self) -> np.ndarray:
-        """Returns the values, scaled, as (x, y, slice of the file); raises RejectedFile."""
+        """Return the values, scaled, as (x, y, slice of the file); raise RejectedFile."""
         try:
             values = np.asarray(self.image.dataobj)
         except (OSError, EOFError, ValueError, zlib.error, gzip.BadGzipFile) as error:
@@ -173,17 +173,17 @@ class _Volume:
 
 
 def _patient(source_file: str) -> str:
-    """Returns the patient in three digits, as the folders of v1.0.0 are called."""
+    """Return the patient in three digits, as the folders of v1.0.0 are called."""
     return PurePosixPath(source_file).name.partition(".")[0].zfill(3)
 
 
 def image_id(patient: str, number: int) -> str:
-    """Returns the id of a slice: a hash, as image ids are shown where patient ids must not be."""
+    """Return the id of a slice: a hash, as image ids are shown where patient ids must not be."""
     digest = hashlib.blake2b(f"{patient}/{number}".encode(), digest_size=6).hexdigest()
     return f"CT-ICH_{digest}"
 
 
 def scan_ids(patient: str) -> dict[str, str]:
-    """Returns patient_id, study_id and series_id: a patient has one scan."""
+    """Return patient_id, study_id and series_id: a patient has one scan."""
     study = f"CT-ICH_{patient}"
     return {"patient_id": patient, "study_id": study, "series_id": study}

@@ -49,14 +49,14 @@ class DemoParameters:
     seed: int = 4667
 
     def studies(self) -> Iterator[tuple[int, int]]:
-        """Yields the (patient, study) numbers of the whole demo."""
+        """Yield the (patient, study) numbers of the whole demo."""
         for patient in range(self.num_patients + self.num_test_patients):
             for study in range(num_studies_of(patient, self.seed)):
                 yield patient, study
 
 
 def write_demo(folder: Path, parameters: DemoParameters | None = None, n_jobs: int = 1) -> None:
-    """Writes demo data into `folder` in the layout of the challenge.
+    """Write demo data into `folder` in the layout of the challenge.
 
     A finished folder is kept as it is and a half-made one is completed.
 
@@ -102,7 +102,7 @@ class DemoSource(RSNASource):
         super().__init__(folder)
 
     def parameters(self) -> dict[str, Any]:
-        """Returns what the phantoms were made from."""
+        """Return what the phantoms were made from."""
         return super().parameters() | _read_manifest(self.folder)
 
 
@@ -127,7 +127,7 @@ def _run(
 
 
 def _start_worker() -> None:
-    """Gives a worker one thread, and an end when its parent is killed: else it would wait."""
+    """Give a worker one thread, and an end when its parent is killed: else it would wait."""
     cv2.setNumThreads(1)
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -140,7 +140,7 @@ def _start_worker() -> None:
 
 
 def _write_study(folder: Path, parameters: DemoParameters, patient: int, number: int) -> None:
-    """Writes the files of one study, then the record that says it is complete."""
+    """Write the files of one study, then the record that says it is complete."""
     study = generate_study(patient, number, parameters.seed, parameters.matrix)
     names = names_of(patient, number, len(study.image_hu), parameters.seed)
     rng = np.random.default_rng([parameters.seed, 6, patient, number])
@@ -161,7 +161,7 @@ def _write_study(folder: Path, parameters: DemoParameters, patient: int, number:
 
 
 def _with_quirk(patient: int, study: Study, family: Family) -> tuple[Study, Family, int]:
-    """Gives the first patients the rare kinds of files, so that every demo has each of them."""
+    """Give the first patients the rare kinds of files, so that every demo has each of them."""
     if patient == 1:
         return study, Family(16, True, -1024), 2 * (study.image_hu.shape[2] // 16)
     if patient == 2:
@@ -173,7 +173,7 @@ def _with_quirk(patient: int, study: Study, family: Family) -> tuple[Study, Fami
 
 
 def _write_tables(folder: Path, parameters: DemoParameters) -> None:
-    """Writes the label table and the sample submission: six rows per image, `ID,Label`."""
+    """Write the label table and the sample submission: six rows per image, `ID,Label`."""
     train, test = ["ID,Label"], ["ID,Label"]
     for patient, number in parameters.studies():
         record = json.loads(_record_path(folder, patient, number).read_text(encoding="utf-8"))
@@ -189,7 +189,7 @@ def _write_tables(folder: Path, parameters: DemoParameters) -> None:
 
 
 def _begin(folder: Path, parameters: DemoParameters | None) -> tuple[DemoParameters, bool]:
-    """Returns the parameters of the folder and whether it is finished; marks a new one as begun."""
+    """Return the parameters of the folder and whether it is finished; marks a new one as begun."""
     path = folder / "demo.json"
     if not path.exists():
         if folder.exists() and any(folder.iterdir()):

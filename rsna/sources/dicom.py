@@ -36,18 +36,18 @@ class DicomSource(AbstractSource):
 
     @property
     def reader(self) -> DicomReader:
-        """Reads DICOM files below the folder, and sorts out what is not asked for."""
+        """Read DICOM files below the folder, and sort out what is not asked for."""
         return DicomReader(self.folder, sort_out=True)
 
     def files(self) -> pd.DataFrame:
-        """Returns every file below the folder, members of archives in place of these."""
+        """Return every file below the folder, members of archives in place of these."""
         if self.archive is not None:
             return list_archive(self.archive)
         return with_members(list_files(self.folder, "none"), self.folder)
 
 
 def is_archive(path: Path) -> bool:
-    """Returns whether a path is a file named .zip; InputError where a table can't hold the name."""
+    """Return whether a path is a file named .zip; InputError where a table can't hold the name."""
     if path.suffix.lower() != ARCHIVE_SUFFIX or not path.is_file():
         return False
     try:

@@ -46,11 +46,11 @@ class RSNASource(AbstractSource):
 
     @property
     def reader(self) -> DicomReader:
-        """Reads DICOM files below the folder."""
+        """Read DICOM files below the folder."""
         return DicomReader(self.folder)
 
     def files(self) -> pd.DataFrame:
-        """Returns the files of the training and of the test folder."""
+        """Return the files of the training and of the test folder."""
         parts = []
         for split in ("train", "test"):
             name = self._image_folder(split)
@@ -61,7 +61,7 @@ class RSNASource(AbstractSource):
         return pd.concat(parts, ignore_index=True)
 
     def labels(self) -> pd.DataFrame:
-        """Returns the labels of the training images, each once.
+        """Return the labels of the training images, each once.
 
         Raises:
             InputError: the label file is not as the challenge made it.
@@ -76,7 +76,7 @@ class RSNASource(AbstractSource):
         return labels
 
     def parameters(self) -> dict[str, Any]:
-        """Returns which stage was read."""
+        """Return which stage was read."""
         return {"stage": self.stage}
 
     def _image_folder(self, split: str, stage: str | None = None) -> str | None:
@@ -85,7 +85,7 @@ class RSNASource(AbstractSource):
 
 
 def read_label_rows(path: Path) -> tuple[pd.DataFrame, int]:
-    """Returns image_id with one column per label, and the number of rows that were repeated.
+    """Return image_id with one column per label, and the number of rows that were repeated.
 
     A label without a row is NaN.
 

@@ -28,7 +28,7 @@ _BLOCK_ROWS = 16384
 
 
 def assemble(experiment: Experiment, folds: Sequence[int], config: Config) -> None:
-    """Writes predictions, features and predictor of an experiment whose folds are all trained.
+    """Write predictions, features and predictor of an experiment whose folds are all trained.
 
     Raises:
         InputError: a fold lacks its files, or has predicted patients that it was trained on.
@@ -62,7 +62,7 @@ def _write_oof(
     source: str,
     name: str,
 ) -> None:
-    """Joins predictions/<source>.parquet of the folds; nothing where a fold has none."""
+    """Join predictions/<source>.parquet of the folds; nothing where a fold has none."""
     paths = {fold: folder / "predictions" / f"{source}.parquet" for fold, folder in folders.items()}
     if source != "valid" and not all(path.is_file() for path in paths.values()):
         return
@@ -82,7 +82,7 @@ def _write_oof(
 def _write_test(
     experiment: Experiment, folders: dict[int, Path], predictor: FoldsPredictor
 ) -> None:
-    """Averages predictions/test.parquet over the folds; nothing where there are none."""
+    """Average predictions/test.parquet over the folds; nothing where there are none."""
     paths = [folder / "predictions" / "test.parquet" for folder in folders.values()]
     if not all(path.is_file() for path in paths):
         return
@@ -105,7 +105,7 @@ def _write_test(
 def _join_features(
     experiment: Experiment, folders: dict[int, Path], predictor: FoldsPredictor, name: str
 ) -> None:
-    """Joins features/<name>.* of the folds; nothing where a fold has none."""
+    """Join features/<name>.* of the folds; nothing where a fold has none."""
     places = [folder / FEATURES_FOLDER for folder in folders.values()]
     if not all((place / f"{name}.parquet").is_file() for place in places):
         return

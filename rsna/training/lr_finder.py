@@ -73,7 +73,7 @@ class RSNALearningRateFinder:
 
 
 def suggestion(result: RangeTestResult, config: Config) -> str:
-    """Returns what a user may take from the test, in a few lines."""
+    """Return what a user may take from the test, in a few lines."""
     found, optim = result.found, config.optimizer
     lines = [f"{len(found.losses)} iterations, plot: {result.plot}"]
     if found.suggestion is None or found.lowest is None:

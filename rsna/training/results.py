@@ -146,7 +146,7 @@ def extract_rows(
     writer: FeatureWriter | None = None,
     what: str = "validation",
 ) -> RowLogits:
-    """Returns the mean logits of rows over the views that the flags name; see `extract`."""
+    """Return the mean logits of rows over the views that the flags name; see `extract`."""
     views, fold = config.views, config.data.data_fold
     assert isinstance(fold, int)
     total = len(rows) * len(views.names)
@@ -175,7 +175,7 @@ def write_oof_features(
     experiment: Experiment,
     device: torch.device,
 ) -> RowLogits:
-    """Writes features/oof.* of the validation rows of a fold, and returns their mean logits."""
+    """Write features/oof.* of the validation rows of a fold, and return their mean logits."""
     with writing_features(
         experiment.features, "oof", feature_manifest(predictor, experiment)
     ) as writer:
@@ -189,7 +189,7 @@ def write_test_outputs(
     experiment: Experiment,
     device: torch.device,
 ) -> None:
-    """Writes predictions/test.parquet, and features/test.* where wanted; nothing without test rows.
+    """Write predictions/test.parquet, and features/test.* where wanted; nothing without test rows.
 
     What can't be read has the prior, and no features.
     """
@@ -214,7 +214,7 @@ def write_test_outputs(
 
 
 def test_rows(table: SliceTable) -> np.ndarray:
-    """Returns a row for each image of the split `test`, a readable one where there is one."""
+    """Return a row for each image of the split `test`, a readable one where there is one."""
     order = np.argsort(~table.readable, kind="stable")
     frame = table.frame[["image_id", "split"]].iloc[order]
     chosen = frame["split"].eq(TEST_SPLIT) & frame["image_id"].notna()
@@ -223,7 +223,7 @@ def test_rows(table: SliceTable) -> np.ndarray:
 
 
 def feature_manifest(predictor: AbstractPredictor, experiment: Experiment) -> dict[str, Any]:
-    """Returns what features/manifest.json says beside their width and views."""
+    """Return what features/manifest.json says beside their width and views."""
     training = predictor.training
     return {
         "experiment": experiment.id,

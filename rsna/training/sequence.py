@@ -203,7 +203,7 @@ class RSNAStudyNetwork(SequenceClassifierNetwork, RSNANetwork):
 def create_study_model(
     config: Config, feature_dims: list[int], num_networks: int, num_labels: int
 ) -> SequenceModel:
-    """Returns the network that the flags name, with random weights.
+    """Return the network that the flags name, with random weights.
 
     Args:
         config: the flags.

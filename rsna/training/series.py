@@ -255,7 +255,7 @@ class JointParts(SeriesParts[JointModel]):
 
 
 def create_joint_model(config: Config, num_labels: int, pretrained: bool) -> JointModel:
-    """Returns the network that the flags name."""
+    """Return the network that the flags name."""
     flags = config.network
     backbone = flags.net_model.removeprefix(PREFIX)
     backbone = ALIASES.get(backbone, backbone)

@@ -52,7 +52,7 @@ class Checked:
     num_folds: int = 0
 
     def line(self) -> str:
-        """Returns the counts in one line, the verdict last."""
+        """Return the counts in one line, the verdict last."""
         wrong = len(self.findings)
         verdict = f"{wrong} kinds of faults" if wrong else "all is sound"
         return (
@@ -62,7 +62,7 @@ class Checked:
         )
 
     def raise_findings(self) -> None:
-        """Raises CheckFailed with a line per finding where something is wrong."""
+        """Raise CheckFailed with a line per finding where something is wrong."""
         if self.findings:
             raise CheckFailed([found.line() for found in self.findings])
 
@@ -70,7 +70,7 @@ class Checked:
 def check_dataset(
     dataset_folder: Path, *, subtypes: Sequence[str], union: str, n_jobs: int
 ) -> Checked:
-    """Verifies everything that can be verified without the original files.
+    """Verify everything that can be verified without the original files.
 
     Counts and hashes of the manifest; ids, order, ranges, labels and studies of the tables; folds
     and splits; every slice of the store against its checksum and its row.
@@ -116,7 +116,7 @@ def check_dataset(
 
 
 def _read_table(path: Path, columns: list[str]) -> tuple[pd.DataFrame | None, list[Finding]]:
-    """Returns a table numbered from 0; None and a finding where it can't be used."""
+    """Return a table numbered from 0; None and a finding where it can't be used."""
     try:
         frame = pd.read_parquet(path)
     except (OSError, ValueError):
@@ -129,7 +129,7 @@ def _read_table(path: Path, columns: list[str]) -> tuple[pd.DataFrame | None, li
 
 
 def _read_manifest(dataset_folder: Path) -> tuple[dict[str, Any], list[Finding]]:
-    """Returns the manifest, empty where it can't be read, and what it tells that is wrong."""
+    """Return the manifest, empty where it can't be read, and what it tells that is wrong."""
     try:
         manifest = read_manifest(dataset_folder)
     except InputError:
@@ -149,7 +149,7 @@ def _read_manifest(dataset_folder: Path) -> tuple[dict[str, Any], list[Finding]]
 
 
 def _check_counts(manifest: dict[str, Any], slices: pd.DataFrame) -> list[Finding]:
-    """Compares the counts of the manifest with those of the table."""
+    """Compare the counts of the manifest with those of the table."""
     counts = manifest.get("counts", {})
     by_status = {str(k): int(v) for k, v in slices["status"].value_counts().items()}
     now = {
@@ -165,7 +165,7 @@ def _check_counts(manifest: dict[str, Any], slices: pd.DataFrame) -> list[Findin
 
 @contextlib.contextmanager
 def _not_being_prepared(dataset_folder: Path) -> Iterator[None]:
-    """Keeps preparations out while the dataset is read; makes no file."""
+    """Keep preparations out while the dataset is read; make no file."""
     path = dataset_folder / LOCK_FILE
     if not path.is_file():
         yield

@@ -20,7 +20,7 @@ from common.slices.folds import (
 def check_folds(
     slices: pd.DataFrame, dataset_folder: Path, parameters: dict[str, Any]
 ) -> tuple[list[Finding], int]:
-    """Returns what is wrong with the folds and with given splits, and the number of folds.
+    """Return what is wrong with the folds and with given splits, and the number of folds.
 
     Args:
         slices: the slice table.
@@ -52,7 +52,7 @@ def check_folds(
 def _compare(
     folds: pd.DataFrame, slices: pd.DataFrame, parameters: dict[str, Any]
 ) -> list[Finding]:
-    """Compares folds.csv with the training slices that have ids."""
+    """Compare folds.csv with the training slices that have ids."""
     if "fold" not in folds:
         what = f"{FOLDS_FILE} without folds: a given split has another name"
         return [Finding("folds_unreadable", what, 1, (), RUN_AGAIN)]
@@ -84,7 +84,7 @@ def _compare(
 
 
 def _check_pseudo(folds: pd.DataFrame, image_ids: pd.Series) -> list[Finding]:
-    """Finds slices with labels by a model that are in a fold to validate on."""
+    """Find slices with labels by a model that are in a fold to validate on."""
     if "fold" not in folds:
         return []
     validated = folds.loc[folds["fold"] != ALWAYS_TRAINING, "image_id"]
@@ -94,7 +94,7 @@ def _check_pseudo(folds: pd.DataFrame, image_ids: pd.Series) -> list[Finding]:
 
 
 def _expected_folds(parameters: dict[str, Any], num_found: int) -> int:
-    """Returns how many folds the manifest's parameters ask for."""
+    """Return how many folds the manifest's parameters ask for."""
     if parameters.get("fold_by", "patient") != "patient":
         return num_found
     if parameters.get("valid_fraction"):
@@ -103,7 +103,7 @@ def _expected_folds(parameters: dict[str, Any], num_found: int) -> int:
 
 
 def _check_given(path: Path, slices: pd.DataFrame) -> list[Finding]:
-    """Checks a given `dataset_<x>_fold_<y>.csv`, which need not name all slices."""
+    """Check a given `dataset_<x>_fold_<y>.csv`, which need not name all slices."""
     advice = f"correct {path.name}, or remove it to split by {FOLDS_FILE}"
     try:
         given = read_folds(path)
@@ -123,5 +123,5 @@ def _check_given(path: Path, slices: pd.DataFrame) -> list[Finding]:
 
 
 def _of_spread_patients(rows: pd.DataFrame) -> pd.Series:
-    """Returns the image ids of patients with more than one `side`."""
+    """Return the image ids of patients with more than one `side`."""
     return rows.loc[rows.groupby("patient_id")["side"].transform("nunique") > 1, "image_id"]

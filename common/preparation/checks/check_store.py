@@ -60,7 +60,7 @@ class StoreCheck(NamedTuple):
 
 
 def check_store(slices: pd.DataFrame, folder: Path, runner: TaskRunner) -> StoreCheck:
-    """Reads every slice of the store, and compares it with its checksum and its row.
+    """Read every slice of the store, and compare it with its checksum and its row.
 
     Args:
         slices: the slice table.
@@ -115,7 +115,7 @@ _OF_SLICES = ("checksum", "shape", "hu_pixels", "hu_measures")
 
 
 def check_file(task: FileTask) -> FileResult:
-    """Reads one store file; returns its size and what is wrong with it."""
+    """Read one store file; return its size and what is wrong with it."""
     store = SliceStore(task.folder)
     num_bytes = (task.folder / task.store_file).stat().st_size
     try:
@@ -139,7 +139,7 @@ def check_file(task: FileTask) -> FileResult:
 
 
 def _compare(image_hu: np.ndarray, task: FileTask, place: int) -> Iterator[str]:
-    """Yields what of a slice is not as its row says."""
+    """Yield what of a slice is not as its row says."""
     if image_hu.shape != tuple(task.shapes[place]):
         yield "shape"
     measured = measure(image_hu)
@@ -153,7 +153,7 @@ def _compare(image_hu: np.ndarray, task: FileTask, place: int) -> Iterator[str]:
 def _tasks(
     stored: pd.DataFrame, members: dict[str, np.ndarray], folder: Path
 ) -> Iterator[FileTask]:
-    """Yields one task per store file."""
+    """Yield one task per store file."""
     indices = stored["store_index"].to_numpy(dtype=np.int64)
     shapes = stored[["rows", "columns"]].to_numpy(dtype=np.int64, na_value=-1)
     measures = stored[list(_MEASURES)].to_numpy(dtype=np.float64, na_value=np.nan)

@@ -17,7 +17,7 @@ POSITION_TOLERANCE_MM = 1e-6
 
 
 def check_ids(slices: pd.DataFrame) -> list[Finding]:
-    """Finds repeated and missing image ids, and rows whose status and pixels disagree."""
+    """Find repeated and missing image ids, and rows whose status and pixels disagree."""
     ids, usable = slices["image_id"], slices["status"].eq(STATUS_OK)
     has_pixels = slices["store_file"].notna() & slices["store_index"].notna()
     repeated = ids[ids.notna() & ids.duplicated()]
@@ -40,7 +40,7 @@ def check_ids(slices: pd.DataFrame) -> list[Finding]:
 
 
 def check_order(slices: pd.DataFrame) -> list[Finding]:
-    """Finds ranks that are not 0, 1, 2, ..., falling positions and wrong numbers of slices."""
+    """Find ranks that are not 0, 1, 2, ..., falling positions and wrong numbers of slices."""
     ranked = slices[slices["rank"].notna()]
     stored = ranked[ranked["store_file"].notna()].sort_values(["store_file", "rank"])
     rank, size = (stored[name].to_numpy(np.int64, na_value=-1) for name in ("rank", "num_slices"))
@@ -65,7 +65,7 @@ def check_order(slices: pd.DataFrame) -> list[Finding]:
 
 
 def check_range(slices: pd.DataFrame) -> list[Finding]:
-    """Finds slices whose recorded Hounsfield units can't be."""
+    """Find slices whose recorded Hounsfield units can't be."""
     low, high, mean = slices["hu_min"], slices["hu_max"], slices["hu_mean"]
     inside = (low >= AIR_HU) & (high <= MAX_HU) & (low <= mean) & (mean <= high)
     outside = slices.loc[slices["store_file"].notna() & ~inside.fillna(False), "image_id"]
@@ -76,7 +76,7 @@ def check_range(slices: pd.DataFrame) -> list[Finding]:
 def check_labels(
     slices: pd.DataFrame, studies: pd.DataFrame | None, subtypes: Sequence[str], union: str
 ) -> list[Finding]:
-    """Finds labels that are not 0 or 1, missing where others are known, or at odds with `union`.
+    """Find labels that are not 0 or 1, missing where others are known, or at odds with `union`.
 
     Args:
         slices, studies: the tables; studies may be missing.
@@ -126,7 +126,7 @@ def check_labels(
 def check_studies(
     slices: pd.DataFrame, studies: pd.DataFrame, label_names: Sequence[str]
 ) -> list[Finding]:
-    """Finds studies that are in one table only, or told differently by their slices."""
+    """Find studies that are in one table only, or told differently by their slices."""
     names = list(label_names)
     told = studies_of_slices(slices, names)
     repeated = studies[studies["study_id"].duplicated()]
@@ -147,7 +147,7 @@ def check_studies(
 
 
 def check_overlap(slices: pd.DataFrame, store: SliceStore) -> list[Finding]:
-    """Finds training slices of patients, studies or images that are in the test too."""
+    """Find training slices of patients, studies or images that are in the test too."""
     overlap, concerned = find_overlap(slices, store)
     kept = slices.loc[concerned & slices["keep_for_training"].to_numpy(dtype=bool), "image_id"]
     advice = "run preprocessing.py again with --pre_drop_overlap 1, which leaves them out"
@@ -155,7 +155,7 @@ def check_overlap(slices: pd.DataFrame, store: SliceStore) -> list[Finding]:
 
 
 def _disagrees(values: np.ndarray, is_strict: bool) -> np.ndarray:
-    """Returns bool (rows,): the last label is known not to be the largest of the others.
+    """Return bool (rows,): the last label is known not to be the largest of the others.
 
     Where not `is_strict`, it may be 1 although all others are 0.
     """
@@ -168,6 +168,6 @@ def _disagrees(values: np.ndarray, is_strict: bool) -> np.ndarray:
 
 
 def _first_images(slices: pd.DataFrame, studies: pd.DataFrame) -> list[object]:
-    """Returns an image id of each study: study ids are not to be shown."""
+    """Return an image id of each study: study ids are not to be shown."""
     first = slices.dropna(subset=["study_id", "image_id"]).drop_duplicates("study_id")
     return studies["study_id"].map(first.set_index("study_id")["image_id"]).tolist()

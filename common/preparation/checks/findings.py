@@ -32,13 +32,13 @@ class Finding:
     advice: str
 
     def line(self) -> str:
-        """Returns the finding in one line: what, how many, the first ones, what to do."""
+        """Return the finding in one line: what, how many, the first ones, what to do."""
         first = f" (first {', '.join(self.examples)})" if self.examples else ""
         return f"{self.what}: {self.count}{first}: {self.advice}"
 
 
 def finding(kind: str, what: str, at_fault: Iterable[Any], advice: str) -> list[Finding]:
-    """Returns a finding about image ids or file names, none where there are none at fault.
+    """Return a finding about image ids or file names, none where there are none at fault.
 
     Names that are not known or not to be told are None.
     """

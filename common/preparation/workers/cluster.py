@@ -20,7 +20,7 @@ _LIBRARIES = ("distributed", "pydicom", "blosc2", "numpy", "pandas")
 
 
 def start_local(num_processes: int) -> tuple[Any, Any]:
-    """Returns a client and its cluster of `num_processes` processes on this machine."""
+    """Return a client and its cluster of `num_processes` processes on this machine."""
     import dask
     from distributed import Client, LocalCluster
 
@@ -51,14 +51,14 @@ def start_local(num_processes: int) -> tuple[Any, Any]:
 
 
 def memory_share_mb(num_processes: int) -> float:
-    """Returns what each of so many processes of this machine can have, in 10^6 bytes."""
+    """Return what each of so many processes of this machine can have, in 10^6 bytes."""
     from distributed.system import MEMORY_LIMIT
 
     return 0.9 * MEMORY_LIMIT / num_processes / 1e6
 
 
 def connect(address: str) -> Any:
-    """Returns a client of the scheduler at `address`, once it has a worker.
+    """Return a client of the scheduler at `address`, once it has a worker.
 
     Raises:
         InputError: nothing answers there, it is no scheduler, or it has no worker.
@@ -85,7 +85,7 @@ def connect(address: str) -> Any:
 def check_workers(
     client: Any, packages: Sequence[str], source_folder: Path, dataset_folder: Path
 ) -> None:
-    """Raises InputError where a worker could not do the work as this process would.
+    """Raise InputError where a worker could not do the work as this process would.
 
     Each must have the same code of `packages`, the same versions of the libraries that make
     pixels, and both folders by the same names.
@@ -117,7 +117,7 @@ def check_workers(
 
 
 def _problems(here: dict[str, Any], there: Any) -> Iterator[str]:
-    """Yields what keeps a worker from the work, each with what to do."""
+    """Yield what keeps a worker from the work, each with what to do."""
     if isinstance(there, BaseException):
         yield f"a worker failed when asked what it has: {there!r}"
         return
@@ -145,7 +145,7 @@ def _silence() -> None:
 
 @contextlib.contextmanager
 def _sigint_blocked() -> Iterator[None]:
-    """Blocks SIGINT in the threads and processes that are started within, for good.
+    """Block SIGINT in the threads and processes that are started within, for good.
 
     Ctrl+C in a terminal reaches every process of the group. The one that started the others
     stops them; each would print a traceback of its own otherwise. A signal that arrives within

@@ -42,7 +42,7 @@ class Limits:
     memory_mb: float = 0.0
 
     def of(self, status: str) -> float:
-        """Returns the limit whose excess has this status."""
+        """Return the limit whose excess has this status."""
         return {TIMEOUT: self.seconds, MEMORY: self.memory_mb}[status]
 
 
@@ -55,7 +55,7 @@ class Watchdog:
 
     @contextlib.contextmanager
     def watching(self, limits: Limits, mark: Path) -> Iterator[None]:
-        """Watches over the block; if it exceeds a limit, `mark` tells which and the process dies.
+        """Watch over the block; if it exceeds a limit, `mark` tells which and the process dies.
 
         One block at a time is watched in a process; others wait for their turn.
         """
@@ -84,7 +84,7 @@ class Watchdog:
 
 
 def read_mark(mark: Path) -> str | None:
-    """Returns the limit that was exceeded (TIMEOUT or MEMORY), or None where none was."""
+    """Return the limit that was exceeded (TIMEOUT or MEMORY), or None where none was."""
     try:
         text = mark.read_text(encoding="ascii")
     except OSError:
@@ -93,7 +93,7 @@ def read_mark(mark: Path) -> str | None:
 
 
 def main(pid: int) -> None:
-    """Watches over the process `pid` until standard input ends."""
+    """Watch over the process `pid` until standard input ends."""
     watched = psutil.Process(pid)
     order: dict[str, object] = {}
     started, rest = 0.0, b""
@@ -123,7 +123,7 @@ def _exceeded(order: dict[str, object], seconds: float, watched: psutil.Process)
 
 
 def _write_mark(mark: Path, text: str) -> None:
-    """Writes the mark in one step; a full disk must not keep a process alive."""
+    """Write the mark in one step; a full disk must not keep a process alive."""
     with contextlib.suppress(OSError):
         mark.parent.mkdir(parents=True, exist_ok=True)
         temporary = mark.with_name(f"{mark.name}.tmp")

@@ -6,7 +6,7 @@ from typing import Any
 def look(
     packages: list[str], libraries: tuple[str, ...], source_folder: str, token: str | None
 ) -> dict[str, Any]:
-    """Returns what this process has of what the preparation needs; imports nothing of the project.
+    """Return what this process has of what the preparation needs; imports nothing of the project.
 
     Args:
         packages: top-level packages, of whose code a digest is returned; None for a missing one.

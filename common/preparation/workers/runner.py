@@ -106,7 +106,7 @@ class TaskRunner:
         return replace(self._limits, memory_mb=min(wanted or share, share))
 
     def connect(self, reader: object, source_folder: Path, dataset_folder: Path) -> None:
-        """Connects to the cluster at the address and checks its workers; InputError if unusable.
+        """Connect to the cluster at the address and check its workers; InputError if unusable.
 
         Without an address nothing happens: processes of this machine are started when needed.
         """
@@ -119,7 +119,7 @@ class TaskRunner:
     def stream(
         self, function: Callable[[Task], Result], tasks: Iterable[Task]
     ) -> Iterator[Outcome[Task, Result]]:
-        """Yields the outcome of `function` for every task, in the order they finish.
+        """Yield the outcome of `function` for every task, in the order they finish.
 
         Few tasks are handed out at a time, so the number of tasks costs no memory. An exception
         of the function is raised here. Whatever shared the processes with a task that killed
@@ -173,7 +173,7 @@ class TaskRunner:
                 yield Outcome(task, result)
 
     def _result_of(self, future: Any) -> Any:
-        """Returns the result of a future; what is wrong with a given cluster is the user's."""
+        """Return the result of a future; what is wrong with a given cluster is the user's."""
         from distributed import CancelledError
         from distributed.comm import CommClosedError
 
@@ -193,7 +193,7 @@ class TaskRunner:
             raise InputError(f"--pre_address: on a worker, {error}: {advice}") from error
 
     def num_workers(self) -> int:
-        """Returns how many processes there are: those of a given cluster come and go."""
+        """Return how many processes there are: those of a given cluster come and go."""
         counted_s, number = self._counted
         if self.address is not None and time.monotonic() - counted_s > _COUNT_EVERY_S:
             number = max(1, len(self._client.nthreads()))
@@ -201,7 +201,7 @@ class TaskRunner:
         return number
 
     def _start(self) -> None:
-        """Starts the cluster if it does not run yet; where nothing is to do, it never does."""
+        """Start the cluster if it does not run yet; where nothing is to do, it never does."""
         if self._client is None:
             assert self.address is None, "connect() comes first"
             self._client, self._cluster = start_local(self.num_processes)
@@ -210,7 +210,7 @@ class TaskRunner:
 def _call(
     function: Callable[[Task], Result], task: Task, limits: Limits, mark: Path | None
 ) -> Result | _Exceeded:
-    """Runs a task in a worker, unless it was killed for a limit before.
+    """Run a task in a worker, unless it was killed for a limit before.
 
     A worker that dies before its nanny knows that it lives is never replaced (distributed
     2026.8), so the first task of each waits a little.

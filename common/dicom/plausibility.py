@@ -1,0 +1,105 @@
+"""Whether the values of a volume are Hounsfield units: air, soft tissue and bone where they belong.
+
+Headers can be wrong without a trace: grey levels of a viewer declared as CT, an intercept that was
+lost or applied twice. A head CT shows them by itself: air at -1000 HU around the head and in its
+cavities, brain between 0 and 80, bone above 300.
+"""
+
+import numpy as np
+
+BIN_HU = 20
+LOWEST_HU, HIGHEST_HU = -4100, 4100
+NUM_BINS = (HIGHEST_HU - LOWEST_HU) // BIN_HU
+STRIDE = 4
+"""Every so many rows and columns are counted: 16,384 of the pixels of 512 x 512."""
+
+# Some exports end at -900, the lowest value of a bone window.
+AIR_HU = (-1120, -860)
+BELOW_AIR_HU = -1200
+SOFT_TISSUE_HU = (-160, 160)
+BRAIN_HU = (0, 80)
+BONE_HU = 300
+
+LEAST_CONTENT = 0.01
+"""A volume with less than this above the air shows nothing that could be judged."""
+LEAST_AIR = 0.002
+LEAST_SOFT = 0.2
+"""Of all above the air; heads have 0.35 and more, without the brain's share in it 0.15."""
+LEAST_BONE = 0.001
+MOST_BELOW_AIR = 0.02
+PADDING_BIN = 0.9
+"""Where one bin holds this share of what lies below the air, that is padding, not noise."""
+
+
+def count_values(image: np.ndarray, offset: float = 0) -> np.ndarray:
+    """Return how many of an image's pixels lie in each bin of 20 HU, int64 (NUM_BINS,).
+
+    Args:
+        image: (rows, columns), not clipped.
+        offset: what to add to it for HU.
+    """
+    sample = image[::STRIDE, ::STRIDE].ravel().astype(np.int32)
+    bins = (sample + np.int32(offset - LOWEST_HU)) // BIN_HU
+    return np.bincount(bins.clip(0, NUM_BINS - 1), minlength=NUM_BINS)
+
+
+def why_implausible(counts: np.ndarray) -> str:
+    """Return what speaks against the values of a volume being HU, empty where nothing does.
+
+    Args:
+        counts: the sum of `count_values` over its slices.
+    """
+    counts = counts.copy()
+    below = counts[: _bin(BELOW_AIR_HU)]
+    if below.max(initial=0) >= PADDING_BIN * below.sum():
+        below[:] = 0  # a view: padding is left out of all that follows
+    total = counts.sum()
+    if not total:
+        return ""
+    share_below = below.sum() / total
+    air = _share(counts, *AIR_HU)
+    content = 1 - share_below - _share(counts, BELOW_AIR_HU, AIR_HU[1])
+    if share_below > MOST_BELOW_AIR:
+        return (
+            f"{share_below:.0%} of the pixels lie below {BELOW_AIR_HU} HU, with a peak at "
+            f"{_peak(counts, LOWEST_HU, BELOW_AIR_HU)}: nothing is less dense than air, at -1000"
+        )
+    if content < LEAST_CONTENT:
+        return ""
+    if air < LEAST_AIR:
+        return (
+            f"no air near -1000 HU: the lowest hundredth of the pixels ends at "
+            f"{_percentile(counts, 0.01)} and their most frequent value is "
+            f"{_peak(counts, LOWEST_HU, HIGHEST_HU)}"
+        )
+    soft = _share(counts, *SOFT_TISSUE_HU) / content
+    if soft < LEAST_SOFT:
+        return (
+            f"{soft:.0%} of what is denser than air is soft tissue, from {SOFT_TISSUE_HU[0]} to "
+            f"{SOFT_TISSUE_HU[1]} HU: the most frequent value is "
+            f"{_peak(counts, LOWEST_HU, HIGHEST_HU)}"
+        )
+    bone = _share(counts, BONE_HU, HIGHEST_HU) / content
+    if bone < LEAST_BONE and _share(counts, *BRAIN_HU) / content > LEAST_SOFT:
+        return f"no bone above {BONE_HU} HU: the values end at {_percentile(counts, 1)}"
+    return ""
+
+
+def _bin(value_hu: float) -> int:
+    return int((value_hu - LOWEST_HU) // BIN_HU)
+
+
+def _share(counts: np.ndarray, low: float, high: float) -> float:
+    return float(counts[_bin(low) : _bin(high)].sum() / counts.sum())
+
+
+def _peak(counts: np.ndarray, low: float, high: float) -> int:
+    """Return the middle of the fullest bin between two values."""
+    first = _bin(low)
+    return LOWEST_HU + BIN_HU * (first + int(counts[first : _bin(high)].argmax())) + BIN_HU // 2
+
+
+def _percentile(counts: np.ndarray, share: float) -> int:
+    """Return the upper end of the bin below which a share of the pixels lies."""
+    reached = np.searchsorted(np.cumsum(counts), share * counts.sum())
+    return LOWEST_HU + BIN_HU * (min(int(reached), NUM_BINS - 1) + 1)
