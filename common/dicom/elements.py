@@ -2,7 +2,8 @@
 
 import functools
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pydicom.datadict import dictionary_VR, tag_for_keyword
@@ -23,9 +24,16 @@ FUNCTIONAL_GROUPS = {
     "WindowWidth": "FrameVOILUTSequence",
     "FrameType": "CTImageFrameTypeSequence",
     "ContrastBolusAgentAdministered": "ContrastBolusUsageSequence",
+    "SliceThickness": "PixelMeasuresSequence",
+    "ConvolutionKernel": "CTReconstructionSequence",
+    "KVP": "CTXRayDetailsSequence",
+    "TemporalPositionIndex": "FrameContentSequence",
+    "FrameAcquisitionDateTime": "FrameContentSequence",
 }
 """Where enhanced multi-frame images keep what differs by frame, PS3.3 C.7.6.16."""
 
+# The time of day of a TM, also in the old form with colons, or of a DT, after its date.
+_TIME = re.compile(r"^(?:\d{8}(?=\d))?(\d{2}):?(\d{2}):?(\d{2}(?:\.\d+)?)(?![\d:])")
 _PER_FRAME = Tag("PerFrameFunctionalGroupsSequence")
 _SHARED = Tag("SharedFunctionalGroupsSequence")
 
@@ -88,6 +96,23 @@ def first_number(dataset: Dataset, keyword: str, frame: int = 0) -> float | None
     return value if math.isfinite(value) else None
 
 
+def seconds(dataset: Dataset, keywords: Sequence[str], frame: int = 0) -> float | None:
+    """Return the first time that is there in seconds of the day; None where there is none.
+
+    Args:
+        dataset: the header.
+        keywords: elements with the VR TM or DT, the best first.
+        frame: number of the frame.
+    """
+    for keyword in keywords:
+        for value in texts(dataset, keyword, frame)[:1]:
+            found = _TIME.search(value)
+            if found:
+                hours, minutes, rest = found.groups()
+                return 3600.0 * int(hours) + 60.0 * int(minutes) + float(rest)
+    return None
+
+
 def find(dataset: Dataset, keyword: str, frame: int = 0) -> Any:
     """Return the value of an element for a frame: its own, the shared one, or the file's."""
     group = FUNCTIONAL_GROUPS.get(keyword)
@@ -135,10 +160,14 @@ def _plain_values(raw: RawDataElement) -> list[Any] | None:
         return None
     if vr == "US" and len(value) == 2:
         return [int.from_bytes(value, "little" if raw.is_little_endian else "big")]
-    if vr not in ("DS", "IS", "CS", "UI", "LO") or not value.isascii() or b"\x1b" in value:
+    if (
+        vr not in ("DS", "IS", "CS", "UI", "LO", "SH", "TM")
+        or not value.isascii()
+        or b"\x1b" in value
+    ):
         return None
     values = value.decode("ascii").rstrip(" \0").split("\\")
-    if vr == "LO":
+    if vr in ("LO", "SH", "TM"):
         return [item.rstrip("\0 ") for item in values]
     if vr in ("CS", "UI"):
         return list(values)

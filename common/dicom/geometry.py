@@ -1,4 +1,4 @@
-"""Where slices lie in the patient: normals, gantry tilt, grouping and order.
+"""The planes of slices in the patient: normals and gantry tilt.
 
 Coordinates are DICOM's, mm: x to the patient's left, y to the back, z to the head.
 """
@@ -6,15 +6,24 @@ Coordinates are DICOM's, mm: x to the patient's left, y to the back, z to the he
 import functools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    pass
-
+LARGEST_TILT_DEG = 45.0
+"""Slices further from axial are of another plane; gantries tilt by 30 degrees at most."""
 ORIENTATION_TOLERANCE = 0.01
 """Largest error of the length, and of the cosine between, the two direction vectors."""
+
+
+@functools.lru_cache(maxsize=4096)
+def parse_orientation(text: str) -> tuple[float, ...]:
+    """Return the six numbers of ImageOrientationPatient, written as in DICOM."""
+    return tuple(float(value) for value in text.split("\\"))
+
+
+def is_axial(orientation: Sequence[float]) -> bool:
+    """Return whether a slice lies no more than `LARGEST_TILT_DEG` from axial."""
+    return bool(slice_normal(orientation)[2] >= math.cos(math.radians(LARGEST_TILT_DEG)))
 
 
 def is_orientation(orientation: Sequence[float]) -> bool:
@@ -55,6 +64,6 @@ def gantry_tilt(orientation: Sequence[float]) -> float | None:
     scanners. None for slices more than 45 degrees from axial, where tilt has no meaning.
     """
     normal = slice_normal(orientation)
-    if normal[2] < math.sqrt(0.5):
+    if not is_axial(orientation):
         return None
     return math.degrees(math.atan2(normal[1], normal[2])) + 0.0

@@ -6,16 +6,14 @@ split by what tells them apart; series that continue each other are joined. What
 apart is refused rather than interleaved.
 """
 
-import functools
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 
-from common.dicom import geometry
 from common.dicom.checks import MAX_FRAMES
+from common.dicom.geometry import parse_orientation, slice_normal
 from common.dicom.order import (
     COORDINATES,
     IDS,
@@ -81,8 +79,14 @@ class Volume:
     kernel: str = ""
     note: str = ""
 
+    def part(self, chosen: np.ndarray) -> "Volume":
+        """Return some of its slices."""
+        of_slices = {name: getattr(self, name)[chosen] for name in ("rows", "places", "order_from")}
+        return replace(self, **of_slices)
+
     @property
     def num_positions(self) -> int:
+        """At how many positions its slices lie."""
         return int(position_numbers(self.places).max()) + 1
 
     @property
@@ -190,7 +194,7 @@ class _Grouper:
         if lost.any() and placed.coordinate != IDS:
             reason = "neither ImagePositionPatient nor InstanceNumber nor SliceLocation places it"
             self.found.refused |= dict.fromkeys(rows[lost].tolist(), reason)
-            placed = _part(placed, ~lost)
+            placed = placed.part(~lost)
         parts = self._tell_apart(placed)
         if parts is not None:
             return parts
@@ -207,7 +211,7 @@ class _Grouper:
             f"acquisition, time nor number tell apart"
         )
         self.found.refused |= dict.fromkeys(placed.rows[refused].tolist(), reason)
-        return [_part(placed, ~refused)] if few else []
+        return [placed.part(~refused)] if few else []
 
     def _place(self, rows: np.ndarray) -> Volume:
         """Return the slices of a series in anatomical order, as one volume."""
@@ -238,7 +242,7 @@ class _Grouper:
         texts, counts = np.unique(self.texts["orientation"][rows].astype(str), return_counts=True)
         counts[texts == ""] = 0
         text = texts[counts.argmax()]
-        return geometry.slice_normal(parse_orientation(text)) if text else np.array([0.0, 0, 1])
+        return slice_normal(parse_orientation(text)) if text else np.array([0.0, 0, 1])
 
     def _tell_apart(self, volume: Volume) -> list[Volume] | None:
         """Return the parts of a volume with one slice per position; None where nothing tells."""
@@ -250,7 +254,7 @@ class _Grouper:
             return [volume]
         for name, words in KINDS.items():
             values = self.texts[name] if name in self.texts else self.numbers[name]
-            parts = [_part(volume, own) for own in _each(values[volume.rows])]
+            parts = [volume.part(own) for own in _each(values[volume.rows])]
             if len(parts) > 1 and all(_most_at_one(part) < most for part in parts):
                 told = [self._tell_apart(part) for part in parts]
                 if all(part is not None for part in told):
@@ -258,21 +262,9 @@ class _Grouper:
         for name, words in PASSES.items():
             passes = _passes(self.numbers[name][volume.rows], numbers)
             if passes is not None and passes.max() + 1 == most:
-                parts = [_part(volume, passes == number) for number in range(most)]
+                parts = [volume.part(passes == number) for number in range(most)]
                 return [_noted(part, words) for part in parts]
         return None
-
-
-def volume_name(volume: Volume, headers: pd.DataFrame) -> str:
-    """Return a hash that is the same for the same slices, wherever their files lie."""
-    first = min(zip(headers["study_id"].iloc[volume.rows], headers["image_id"].iloc[volume.rows]))
-    return hashlib.sha256(repr(first).encode()).hexdigest()[:24]
-
-
-@functools.lru_cache(maxsize=4096)
-def parse_orientation(text: str) -> tuple[float, ...]:
-    """Return the six numbers of an orientation as `SliceHeader` writes it."""
-    return tuple(float(value) for value in text.split("\\"))
 
 
 def _known_in_series(values: np.ndarray, series: np.ndarray) -> np.ndarray:
@@ -317,19 +309,6 @@ def _pairs(numbers: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
     """Return row and column spacing as one text, empty where unknown."""
     pairs = zip(*(numbers[name][rows].tolist() for name in ("spacing_row", "spacing_column")))
     return np.array(["" if a != a or b != b else f"{a!r}\\{b!r}" for a, b in pairs], dtype=object)
-
-
-def _part(volume: Volume, chosen: np.ndarray) -> Volume:
-    """Return some of the slices of a volume."""
-    return Volume(
-        volume.rows[chosen],
-        volume.places[chosen],
-        volume.order_from[chosen],
-        volume.coordinate,
-        volume.series_ids,
-        volume.kernel,
-        volume.note,
-    )
 
 
 def _noted(volume: Volume, words: str) -> Volume:

@@ -20,13 +20,16 @@ POSITION_MM = (-1e5, 1e5)
 INTERCEPT_HU = (-41000.0, 41000.0)
 """32,768 for signed values stored as unsigned ones, and 8,192 as some scanners have it."""
 
+_ACQUISITION_TIMES = ("FrameAcquisitionDateTime", "AcquisitionTime", "AcquisitionDateTime")
+
 
 @dataclass(frozen=True)
 class SliceHeader:
     """One slice of one file, in DICOM's own terms; None where an element is absent.
 
     image_id is the SOPInstanceUID, with `_<frame>` in multi-frame files; patient_id may be empty.
-    left_out is the status of a slice that is sound but not asked for, empty elsewhere (`kinds`).
+    Times are seconds of the day. left_out is the status of a slice that is sound but not asked
+    for, empty elsewhere (`selection`).
     Lengths are mm, in the patient's coordinates: x to the left, y to the back, z to the head.
     """
 
@@ -55,6 +58,15 @@ class SliceHeader:
     window_width: float | None
     transfer_syntax: str
     num_frames: int
+    frame_of_reference: str = ""
+    slice_location: float | None = None
+    slice_thickness: float | None = None
+    kernel: str = ""
+    kvp: float | None = None
+    acquisition_number: int | None = None
+    temporal_position: int | None = None
+    acquisition_time: float | None = None
+    content_time: float | None = None
     left_out: str = ""
     left_out_reason: str = ""
 
@@ -70,6 +82,11 @@ class SliceHeader:
             return None
         normal = self.normal
         return float(np.dot(self.position, (0.0, 0.0, 1.0) if normal is None else normal))
+
+    @property
+    def orientation_text(self) -> str:
+        """The orientation as DICOM writes it, empty where it is unknown."""
+        return "\\".join(map(repr, self.orientation or ()))
 
     @property
     def tilt_deg(self) -> float | None:
@@ -110,7 +127,6 @@ def _frame_header(opened: OpenFile, stored: StoredImage, frame: int, sort_out: b
         is_unit = max(map(abs, orientation)) < 2 and geometry.is_orientation(orientation)
         orientation = orientation if is_unit else None
     spacing = _in_range(dataset, "PixelSpacing", 2, frame, SPACING_MM) or (None, None)
-    instance = elements.first_number(dataset, "InstanceNumber")
     uid = elements.text(dataset, "SOPInstanceUID")
     left_out = selection.why_left_out(dataset, frame, orientation) if sort_out else None
     return SliceHeader(
@@ -121,7 +137,7 @@ def _frame_header(opened: OpenFile, stored: StoredImage, frame: int, sort_out: b
         series_id=elements.text(dataset, "SeriesInstanceUID"),
         modality=elements.text(dataset, "Modality"),
         image_type=elements.texts(dataset, "ImageType"),
-        instance_number=None if instance is None else int(instance),
+        instance_number=_whole(dataset, "InstanceNumber"),
         position=_position(dataset, stored.num_frames, frame),
         orientation=orientation,
         rows=stored.rows,
@@ -139,6 +155,16 @@ def _frame_header(opened: OpenFile, stored: StoredImage, frame: int, sort_out: b
         window_width=elements.first_number(dataset, "WindowWidth", frame),
         transfer_syntax=opened.transfer_syntax,
         num_frames=stored.num_frames,
+        frame_of_reference=elements.text(dataset, "FrameOfReferenceUID"),
+        slice_location=elements.first_number(dataset, "SliceLocation"),
+        slice_thickness=elements.first_number(dataset, "SliceThickness", frame),
+        kernel="\\".join(elements.texts(dataset, "ConvolutionKernel", frame)),
+        kvp=elements.first_number(dataset, "KVP", frame),
+        acquisition_number=_whole(dataset, "AcquisitionNumber"),
+        temporal_position=_whole(dataset, "TemporalPositionIdentifier")
+        or _whole(dataset, "TemporalPositionIndex", frame),
+        acquisition_time=elements.seconds(dataset, _ACQUISITION_TIMES, frame),
+        content_time=elements.seconds(dataset, ("ContentTime",)),
         left_out=left_out[0] if left_out else "",
         left_out_reason=left_out[1] if left_out else "",
     )
@@ -149,6 +175,12 @@ def _position(dataset: Dataset, num_frames: int, frame: int) -> tuple[float, ...
     if num_frames > 1 and "PerFrameFunctionalGroupsSequence" not in dataset:
         return None
     return _in_range(dataset, "ImagePositionPatient", 3, frame, POSITION_MM)
+
+
+def _whole(dataset: Dataset, keyword: str, frame: int = 0) -> int | None:
+    """Return the first value of an element as an integer; None where it is no number."""
+    value = elements.first_number(dataset, keyword, frame)
+    return None if value is None else int(value)
 
 
 def _in_range(

@@ -1,9 +1,10 @@
 """Stored values to Hounsfield units: rescale, padding, and RSNA's wrapped 12-bit files."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from common.dicom.plausibility import count_values
 from common.dicom.rejection import RejectedFile
 
 if TYPE_CHECKING:
@@ -23,14 +24,35 @@ POSSIBLE_HU = (-4096, 10000)
 """Beyond these lie only padding, which has few values, and metal, which is small."""
 MAX_IMPOSSIBLE = 0.05
 MAX_PADDING_VALUES = 256
+MAX_HIGH_VALUES = 8
+"""Up to so many values above MAX_HU are padding that an unsigned type made large."""
+WRAPPED_FROM = 4096 - 1000
+LEAST_WRAPPED = 0.01
+"""Share of wrapped pixels in RSNA's files: there is air in every slice."""
 
 
-def to_hounsfield(stored: np.ndarray, header: "SliceHeader") -> tuple[np.ndarray, int, bool]:
-    """Return the HU of one frame, how many pixels were padding, and whether it was repaired.
+class Hounsfield(NamedTuple):
+    """One frame in HU.
+
+    Attributes:
+        image_hu: int16 (rows, columns) in [-1024, 31767].
+        num_padding: pixels set to -1024 because they held padding.
+        num_repaired: pixels whose wrapped 12-bit values were unwrapped.
+        counts: pixels by HU, before they were clipped (`plausibility.count_values`).
+    """
+
+    image_hu: np.ndarray
+    num_padding: int
+    num_repaired: int
+    counts: np.ndarray
+
+
+def to_hounsfield(stored: np.ndarray, header: "SliceHeader") -> Hounsfield:
+    """Return the HU of one frame.
 
     HU = stored * slope + intercept, rounded half to even, clipped to [-1024, 31767], int16.
-    Padding becomes -1024: the declared value or range (see `_declared_padding`), and everything
-    below PADDING_BELOW_HU.
+    Padding becomes -1024: the declared value or range (see `_declared_padding`), everything below
+    PADDING_BELOW_HU, and single values too large for any tissue.
 
     Args:
         stored: integers (rows, columns).
@@ -39,47 +61,57 @@ def to_hounsfield(stored: np.ndarray, header: "SliceHeader") -> tuple[np.ndarray
     Raises:
         RejectedFile: corrupt, where many pixels hold what no scanner measures.
     """
-    repaired = is_wrapped_12bit(header)
-    image, offset = (_unwrapped(stored), 0) if repaired else _rescaled(stored, header)
+    num_repaired = _num_wrapped(stored, header)
+    image, offset = (_unwrapped(stored), 0) if num_repaired else _rescaled(stored, header)
     lowest, highest = image.min(), image.max()
-    _check_possible(image, offset, lowest, highest)
-    declared = _declared_padding(stored, header)
+    padding = _declared_padding(stored, header)
     # Passes over the pixels that would change nothing are left out.
-    padding = declared
-    if lowest < PADDING_BELOW_HU - offset:
-        undeclared = image < PADDING_BELOW_HU - offset
-        padding = undeclared if declared is None else undeclared | declared
+    if highest > MAX_HU - offset:
+        too_large = image > MAX_HU - offset
+        if np.unique(image[too_large]).size <= MAX_HIGH_VALUES:
+            padding = too_large if padding is None else padding | too_large
+    _check_possible(image, offset, lowest, highest)
+    counts = count_values(image, offset)
     limits = np.iinfo(np.int16 if image.dtype.kind == "f" else image.dtype)
     low, high = max(AIR_HU - offset, limits.min), min(MAX_HU - offset, limits.max)
+    undeclared = image < PADDING_BELOW_HU - offset if lowest < PADDING_BELOW_HU - offset else None
     if lowest < low or highest > high:
         image = np.clip(image, low, high)
     # Modulo 65536 where unsigned values did not fit: exact again.
     is_short = image.dtype.kind in "iu" and image.itemsize == 2
     image_hu = (image.view(np.int16) if is_short else image.astype(np.int16)) + np.int16(offset)
-    if declared is not None:
-        np.copyto(image_hu, AIR_HU, where=declared)
-    return image_hu, 0 if padding is None else int(np.count_nonzero(padding)), repaired
+    if padding is not None:
+        np.copyto(image_hu, AIR_HU, where=padding)
+    if undeclared is not None:
+        padding = undeclared if padding is None else padding | undeclared
+    num_padding = 0 if padding is None else int(np.count_nonzero(padding))
+    return Hounsfield(image_hu, num_padding, num_repaired, counts)
 
 
-def is_wrapped_12bit(header: "SliceHeader") -> bool:
-    """Return whether a file is one of RSNA's with wrapped 12-bit values.
+def _num_wrapped(stored: np.ndarray, header: "SliceHeader") -> int:
+    """Return how many pixels of one of RSNA's files hold wrapped 12-bit values.
 
-    They are unsigned, so an intercept above -100 would leave no value for air: what lies below
-    zero has wrapped to the top. The rule is J. Howard's, "DCM cleanup", 2019: add 1000 to the
-    stored value, subtract 4096 where that is 4096 or more, and take -1000 as the intercept.
+    They are unsigned, so an intercept above -100 leaves no value for air: what lies below zero has
+    wrapped to the top. A file whose intercept was lost looks alike but has hardly a pixel there,
+    and is not repaired. The rule is J. Howard's, "DCM cleanup", 2019: add 1000 to the stored
+    value, subtract 4096 where that is 4096 or more, and take -1000 as the intercept.
     """
-    return (
+    can_be = (
         header.bits_stored == 12
         and header.pixel_representation == 0
         and header.rescale_slope == 1
         and header.rescale_intercept > -100
     )
+    if not can_be:
+        return 0
+    num_wrapped = int(np.count_nonzero(stored >= WRAPPED_FROM))
+    return num_wrapped if num_wrapped >= LEAST_WRAPPED * stored.size else 0
 
 
 def _unwrapped(stored: np.ndarray) -> np.ndarray:
-    shifted = stored.astype(np.int32) + 1000
-    shifted[shifted >= 4096] -= 4096
-    return shifted - 1000
+    image = stored.astype(np.int32)
+    image[image >= WRAPPED_FROM] -= 4096
+    return image
 
 
 def _rescaled(stored: np.ndarray, header: "SliceHeader") -> tuple[np.ndarray, int]:

@@ -47,7 +47,8 @@ def place_slices(
 def _placed_in(name: str, coordinates: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     places = coordinates[name].astype(np.float64)
     known = np.isfinite(places)
-    sources = np.where(known, name, None).astype(object)
+    sources = np.full(len(places), None, dtype=object)
+    sources[known] = name
     for other in COORDINATES[1:]:
         if other == name or np.isfinite(places).all():
             continue

@@ -13,9 +13,10 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from common.dicom.checks import ENCAPSULATED_SYNTAXES
 from common.dicom.frames import check_frame, split_frames
 from common.dicom.header import SliceHeader, slice_headers
-from common.dicom.hounsfield import to_hounsfield
+from common.dicom.hounsfield import MAX_HIGH_VALUES, to_hounsfield
 from common.dicom.jpeg_lossless import check_used_up
 from common.dicom.part10 import OpenFile, open_dicom
+from common.dicom.plausibility import NUM_BINS
 from common.dicom.rejection import RejectedFile
 
 _PLAIN_SYNTAXES = (ImplicitVRLittleEndian, ExplicitVRLittleEndian)
@@ -29,13 +30,15 @@ class DecodedImage:
         image_hu: int16 (frames, rows, columns), HU in [-1024, 31767].
         headers: one per frame.
         num_padding: pixels set to -1024 because they held padding, not a measurement.
-        repaired_12bit: RSNA's wrapped 12-bit values were unwrapped.
+        num_repaired: pixels whose wrapped 12-bit values were unwrapped.
+        counts: int64 (frames, NUM_BINS), pixels by HU before clipping (`plausibility`).
     """
 
     image_hu: np.ndarray
     headers: tuple[SliceHeader, ...]
     num_padding: int
-    repaired_12bit: bool
+    num_repaired: int
+    counts: np.ndarray
 
 
 def read_hu(file: Path | BinaryIO, *, require_ct: bool = True) -> DecodedImage:
@@ -52,17 +55,19 @@ def read_hu(file: Path | BinaryIO, *, require_ct: bool = True) -> DecodedImage:
         headers = slice_headers(opened, require_ct=require_ct)
         shape = (len(headers), headers[0].rows, headers[0].columns)
         image_hu = np.empty(shape if len(headers) > 1 else 0, np.int16)
-        num_padding, repaired_12bit = 0, False
+        num_padding, num_repaired = 0, 0
+        counts = np.empty((len(headers), NUM_BINS), dtype=np.int64)
         for number, source in enumerate(_sources(opened, headers[0])):
             stored = _decode(source, headers[number], opened)
-            frame_hu, padding, repaired = to_hounsfield(stored, headers[number])
-            num_padding += padding
-            repaired_12bit |= repaired
+            found = to_hounsfield(stored, headers[number])
+            num_padding += found.num_padding
+            num_repaired += found.num_repaired
+            counts[number] = found.counts
             if len(headers) > 1:
-                image_hu[number] = frame_hu
+                image_hu[number] = found.image_hu
             else:
-                image_hu = frame_hu[None]
-    return DecodedImage(image_hu, tuple(headers), num_padding, repaired_12bit)
+                image_hu = found.image_hu[None]
+    return DecodedImage(image_hu, tuple(headers), num_padding, num_repaired, counts)
 
 
 def _sources(opened: OpenFile, header: SliceHeader) -> Iterator[bytes]:
@@ -132,4 +137,35 @@ def _decode(source: bytes, header: SliceHeader, opened: OpenFile) -> np.ndarray:
         raise RejectedFile("corrupt", f"frame {header.frame or 0}: {reason}") from error
     if encapsulated:
         check_used_up(source, stored)
-    return stored.astype(stored.dtype.newbyteorder("="), copy=False)
+    return _of_stored_bits(
+        stored.astype(stored.dtype.newbyteorder("="), copy=False), header, opened
+    )
+
+
+def _of_stored_bits(stored: np.ndarray, header: SliceHeader, opened: OpenFile) -> np.ndarray:
+    """Return values of BitsStored bits from ones in which others are left, PS3.5 8.1.1.
+
+    Above the stored bits lie overlays, or copies of the sign; codestreams keep what was there, and
+    some writers leave out the sign. Values that are already as large as they should be stay, and so
+    does undeclared padding: a few values out of range.
+    """
+    bits = header.bits_stored
+    if bits == header.bits_allocated:
+        return stored
+    is_signed, mask, sign = header.pixel_representation == 1, (1 << bits) - 1, 1 << (bits - 1)
+    lowest, highest = int(stored.min()), int(stored.max())
+    if (-sign if is_signed else 0) <= lowest and highest <= (sign - 1 if is_signed else mask):
+        return stored
+    lacks_sign = is_signed and lowest >= 0 and highest <= mask
+    outside = np.unique(stored[(stored < -sign if is_signed else stored < 0) | (stored > mask)])
+    if not lacks_sign and not _has_embedded_overlay(opened) and outside.size <= MAX_HIGH_VALUES:
+        return stored
+    values = stored & stored.dtype.type(mask)
+    return (values ^ sign) - sign if is_signed else values
+
+
+def _has_embedded_overlay(opened: OpenFile) -> bool:
+    """Return whether the file declares an overlay in the unused bits of its pixels."""
+    groups = range(0x6000, 0x6020, 2)
+    positions = (opened.dataset.get((group, 0x0102)) for group in groups)
+    return any(element is not None and element.value for element in positions)

@@ -10,6 +10,8 @@ import numpy as np
 BIN_HU = 20
 LOWEST_HU, HIGHEST_HU = -4100, 4100
 NUM_BINS = (HIGHEST_HU - LOWEST_HU) // BIN_HU
+FEWEST_SLICES = 5
+"""Volumes of fewer are not expected to show soft tissue and bone."""
 STRIDE = 4
 """Every so many rows and columns are counted: 16,384 of the pixels of 512 x 512."""
 
@@ -26,6 +28,9 @@ LEAST_AIR = 0.002
 LEAST_SOFT = 0.2
 """Of all above the air; heads have 0.35 and more, without the brain's share in it 0.15."""
 LEAST_BONE = 0.001
+MOST_BONE = 0.4
+BELOW_FAT_HU = -200
+MOST_BETWEEN = 0.1
 MOST_BELOW_AIR = 0.02
 PADDING_BIN = 0.9
 """Where one bin holds this share of what lies below the air, that is padding, not noise."""
@@ -43,11 +48,12 @@ def count_values(image: np.ndarray, offset: float = 0) -> np.ndarray:
     return np.bincount(bins.clip(0, NUM_BINS - 1), minlength=NUM_BINS)
 
 
-def why_implausible(counts: np.ndarray) -> str:
+def why_implausible(counts: np.ndarray, num_slices: int = FEWEST_SLICES) -> str:
     """Return what speaks against the values of a volume being HU, empty where nothing does.
 
     Args:
         counts: the sum of `count_values` over its slices.
+        num_slices: how many these are; a few can lie above the brain, or below it.
     """
     counts = counts.copy()
     below = counts[: _bin(BELOW_AIR_HU)]
@@ -66,21 +72,28 @@ def why_implausible(counts: np.ndarray) -> str:
         )
     if content < LEAST_CONTENT:
         return ""
+    soft, bone = _share(counts, *SOFT_TISSUE_HU) / content, _share(counts, BONE_HU, HIGHEST_HU)
     if air < LEAST_AIR:
-        return (
-            f"no air near -1000 HU: the lowest hundredth of the pixels ends at "
-            f"{_percentile(counts, 0.01)} and their most frequent value is "
-            f"{_peak(counts, LOWEST_HU, HIGHEST_HU)}"
-        )
-    soft = _share(counts, *SOFT_TISSUE_HU) / content
+        # A field of view within the head has no air, but all else is where it belongs.
+        between = _share(counts, AIR_HU[1], BELOW_FAT_HU)
+        is_within = bone / content >= LEAST_BONE and soft >= LEAST_SOFT and between < MOST_BETWEEN
+        if not is_within or bone > MOST_BONE:
+            return (
+                f"no air near -1000 HU: the lowest hundredth of the pixels ends at "
+                f"{_percentile(counts, 0.01)}, the most frequent value is "
+                f"{_peak(counts, LOWEST_HU, HIGHEST_HU)}, and {bone:.0%} lie above {BONE_HU}"
+            )
+    if num_slices < FEWEST_SLICES:
+        return ""
     if soft < LEAST_SOFT:
         return (
             f"{soft:.0%} of what is denser than air is soft tissue, from {SOFT_TISSUE_HU[0]} to "
             f"{SOFT_TISSUE_HU[1]} HU: the most frequent value is "
             f"{_peak(counts, LOWEST_HU, HIGHEST_HU)}"
         )
-    bone = _share(counts, BONE_HU, HIGHEST_HU) / content
-    if bone < LEAST_BONE and _share(counts, *BRAIN_HU) / content > LEAST_SOFT:
+    if bone > MOST_BONE:
+        return f"{bone:.0%} of the pixels lie above {BONE_HU} HU: too many for bone"
+    if bone / content < LEAST_BONE and _share(counts, *BRAIN_HU) / content > LEAST_SOFT:
         return f"no bone above {BONE_HU} HU: the values end at {_percentile(counts, 1)}"
     return ""
 

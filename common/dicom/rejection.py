@@ -23,6 +23,9 @@ STATUSES = {
     "no_id": "no SOP instance, series or study UID",
     "no_rescale": "no rescale slope and intercept: HU are unknown",
     "not_hu": "rescaled to another unit, as perfusion maps are",
+    "ambiguous": "slices at the same position that nothing in the headers tells apart",
+    "no_spacing": "no pixel spacing, which its series has and which is asked for",
+    "implausible_hu": "values that are not Hounsfield units: air or tissue is not where it belongs",
     "sharp_kernel": "reconstructed for bone: too noisy for the brain",
 }
 """Every status of a rejected file, with its meaning."""

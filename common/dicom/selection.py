@@ -13,10 +13,8 @@ from collections.abc import Sequence
 from pydicom.dataset import Dataset
 
 from common.dicom import elements
-from common.dicom.geometry import slice_normal
+from common.dicom.geometry import LARGEST_TILT_DEG, slice_normal
 
-LARGEST_TILT_DEG = 45.0
-"""Slices further from axial are left out; gantries tilt by 30 degrees at most."""
 MAX_TEXT = 256
 """Letters of a text that are looked at; DICOM allows 64."""
 _NAMED_PLANE_DEG = 20.0

@@ -22,13 +22,18 @@ from tqdm import tqdm
 from common.errors import InputError, Interrupted
 from common.files import make_folder, write_parquet
 from common.preparation.estimates import check_space, tell_about_files
-from common.preparation.headers import INDEX_FOLDER, read_index, reject_in_index
+from common.preparation.headers import INDEX_FOLDER, read_index
+from common.preparation.identity import (
+    drop_copies,
+    mark_duplicates,
+    repeated_ids,
+    with_pixel_hashes,
+)
 from common.preparation.manifest import check_same_source, write_manifest
 from common.preparation.overlap import Overlap, find_overlap
 from common.preparation.pixels import (
     SliceResult,
     is_passing,
-    rank_slices,
     read_record,
     record_exceeding,
     record_folder,
@@ -39,11 +44,10 @@ from common.preparation.pixels import (
 from common.preparation.source import Source
 from common.preparation.splits import FoldPlan, mark_brain_range, tell_marked, write_folds
 from common.preparation.tables import (
-    mark_duplicates,
     slices_table,
     studies_table,
-    undecodable_duplicates,
 )
+from common.preparation.volumes import arrange, separate_patients
 from common.preparation.workers.runner import Limits, TaskRunner
 from common.slices.folds import TRAIN_SPLIT
 from common.slices.pixel_steps import NO_STEPS, PARAMETER, PixelSteps
@@ -215,19 +219,27 @@ def _read_and_store(
     runner: TaskRunner,
     steps: PixelSteps,
 ) -> tuple[pd.DataFrame, dict[str, list[SliceResult] | None]]:
-    """Return all header rows with their rank, and by store file what became of its slices.
-
-    A file that can't be decoded gives way to another one with the same image, if there is one.
-    """
+    """Return all header rows with their volumes, and by store file what became of its slices."""
     index = read_index(files, source.reader, dataset_folder, runner)
-    while True:
-        headers = mark_duplicates(index)
-        headers["rank"] = rank_slices(headers)
-        results = _store_missing(headers, source, dataset_folder, runner, steps)
-        failed = undecodable_duplicates(headers, results)
-        if failed.empty:
-            return headers.sort_values(ROW_ORDER, ignore_index=True), results
-        index = reject_in_index(index, failed, dataset_folder)
+
+    def hashed(chosen: pd.Series) -> pd.DataFrame:
+        return with_pixel_hashes(index, chosen, source.reader, runner, dataset_folder)
+
+    def arranged(headers: pd.DataFrame) -> tuple[pd.DataFrame, list[int]]:
+        return arrange(
+            separate_patients(headers),
+            keep_ambiguous=source.keeps_ambiguous,
+            needs_spacing=bool(steps.spacing_mm),
+        )
+
+    index = hashed(repeated_ids(index))
+    headers, unclear = arranged(mark_duplicates(index))
+    if unclear:  # copies under ids of their own are not told apart by headers, but by pixels
+        names = headers.iloc[unclear][["source_file", "frame"]].agg(tuple, axis=1).tolist()
+        index = hashed(index[["source_file", "frame"]].agg(tuple, axis=1).isin(names))
+        headers, _ = arranged(drop_copies(mark_duplicates(index), names))
+    results = _store_missing(headers, source, dataset_folder, runner, steps)
+    return headers.sort_values(ROW_ORDER, ignore_index=True), results
 
 
 def _store_missing(

@@ -1,6 +1,5 @@
 """The header pass: every file's header, read once and kept until the file changes."""
 
-import hashlib
 import logging
 import time
 import uuid
@@ -12,7 +11,7 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from common.dicom import RejectedFile, SliceHeader, group_key
+from common.dicom import RejectedFile, SliceHeader
 from common.files import write_parquet
 from common.preparation.readers import SliceReader
 from common.preparation.workers.runner import MEMORY, TIMEOUT, Limits, Outcome, TaskRunner
@@ -27,15 +26,28 @@ PASSING = (CRASHED, "unreadable")
 EXCEEDING = (TIMEOUT, MEMORY)
 """What was killed for a limit: it is tried again only where that limit has been raised."""
 
-# What the header pass finds, one row per slice or per file that yields none. `store_file` names
-# the group, `frame` is the number in a multi-frame file, -1 elsewhere.
+# What the header pass finds, one row per slice or per file that yields none. `frame` is the number
+# in a multi-frame file, -1 elsewhere; `pixels` a hash of the pixels where it was asked for.
 HEADER_COLUMNS = {
     "size": "int64",
     "mtime_ns": "int64",
     "reader": "str",
     "frame": "int32",
     "num_frames": "int32",
+    "frame_of_reference": "str",
+    "orientation": "str",
+    "position_x": "float64",
+    "position_y": "float64",
+    "position_z": "float64",
     "instance_number": "float64",
+    "slice_location": "float64",
+    "slice_thickness": "float64",
+    "image_type": "str",
+    "kvp": "float64",
+    "temporal_position": "float64",
+    "acquisition_time": "float64",
+    "content_time": "float64",
+    "pixels": "str",
     "limit": "float64",  # the one that was exceeded, where the status is one of EXCEEDING
 }
 HEADER_COLUMNS |= {
@@ -48,8 +60,8 @@ HEADER_COLUMNS |= {
         "patient_id",
         "study_id",
         "series_id",
-        "store_file",
-        "position_mm",
+        "kernel",
+        "acquisition_number",
         "tilt_deg",
         "rows",
         "columns",
@@ -69,6 +81,7 @@ _OF_HEADER = [
     for name in HEADER_COLUMNS
     if name in SliceHeader.__dataclass_fields__ or hasattr(SliceHeader, name)
 ]
+_POSITION = ("position_x", "position_y", "position_z")
 _FILES_PER_TASK = 64
 _SECONDS_PER_SHARD = 20.0
 
@@ -130,22 +143,6 @@ def forget_headers(index_folder: Path) -> None:
         path.unlink()
 
 
-def reject_in_index(headers: pd.DataFrame, rejected: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """Return `headers` with the status and reason of `rejected` rows, and keep that.
-
-    Args:
-        headers: what `read_index` returned.
-        rejected: source_file, frame, status, reason.
-        folder: the dataset folder.
-    """
-    key = ["source_file", "frame"]
-    headers = headers.set_index(key)
-    headers.update(rejected.set_index(key))
-    headers = headers.reset_index()[list(HEADER_COLUMNS)].astype(HEADER_COLUMNS)
-    write_parquet(folder / INDEX_FOLDER / "headers.parquet", headers)
-    return headers
-
-
 def read_header_task(task: HeaderTask) -> list[dict[str, Any]]:
     """Return the header rows of the files of a task."""
     rows = []
@@ -161,20 +158,20 @@ def read_header_task(task: HeaderTask) -> list[dict[str, Any]]:
     return rows
 
 
-def store_name(header: SliceHeader) -> str:
-    """Return the name of the store file of a slice's group, a hash that tells no UID."""
-    key = repr(group_key(header)).encode()
-    return f"{hashlib.sha256(key).hexdigest()[:24]}.b2nd"
-
-
 def _header_row(header: SliceHeader) -> dict[str, Any]:
-    return {name: getattr(header, name) for name in _OF_HEADER} | {
-        "status": header.left_out or STATUS_OK,
-        "reason": header.left_out_reason or None,
-        "patient_id": header.patient_id or None,
-        "store_file": store_name(header),
-        "frame": -1 if header.frame is None else header.frame,
-    }
+    texts = ("patient_id", "kernel", "frame_of_reference")
+    return (
+        {name: getattr(header, name) for name in _OF_HEADER}
+        | {name: getattr(header, name) or None for name in texts}
+        | dict(zip(_POSITION, header.position or (None,) * 3))
+        | {
+            "status": header.left_out or STATUS_OK,
+            "reason": header.left_out_reason or None,
+            "frame": -1 if header.frame is None else header.frame,
+            "orientation": header.orientation_text or None,
+            "image_type": "\\".join(header.image_type) or None,
+        }
+    )
 
 
 def _read_missing(

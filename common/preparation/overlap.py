@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from common.preparation.tables import same_image_files
+from common.preparation.identity import same_image_files
 from common.slices.folds import TRAIN_SPLIT
 from common.slices.store import SliceStore, UnreadableSlice
 from common.slices.table import STATUS_OK

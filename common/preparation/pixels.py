@@ -7,13 +7,15 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import pandas as pd
 
-from common.dicom import RejectedFile, order_slices
+from common.dicom import RejectedFile
+from common.dicom.plausibility import NUM_BINS, count_values, why_implausible
+from common.dicom.upright import TURNS, Turn, turn_image
 from common.files import write_text
 from common.preparation.headers import INDEX_FOLDER, PASSING, excess_text, is_raised
 from common.preparation.readers import SliceReader
@@ -22,7 +24,8 @@ from common.slices.pixel_steps import NO_STEPS, HeadFinder, PixelSteps, SeriesPl
 from common.slices.store import SeriesWriter
 from common.slices.table import STATUS_OK, STORE_FOLDER
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+IMPLAUSIBLE = "implausible_hu"
 BRAIN_HU = (0, 80)
 """The brain window (center 40, width 80): its share of the pixels is brain_fraction."""
 
@@ -35,7 +38,8 @@ class SeriesTask:
         reader: how to read the files.
         dataset_folder: where to write.
         store_file: name of the store file.
-        shape: rows and columns of every slice.
+        shape: rows and columns of every slice, upright.
+        turn: what turns the images of the files upright.
         files: for each file in the order it is decoded, its name and its frames, as indices
             into the file's pixels, with the rank of each.
         num_slices: how many slices there are in all.
@@ -48,6 +52,7 @@ class SeriesTask:
     dataset_folder: Path
     store_file: str
     shape: tuple[int, int]
+    turn: Turn
     files: tuple[tuple[str, tuple[tuple[int, int], ...]], ...]
     num_slices: int
     fingerprint: str
@@ -76,33 +81,6 @@ class SliceResult(NamedTuple):
     scale_column: float | None = None
 
 
-class _Place(NamedTuple):
-    """What `order_slices` needs to know of a slice."""
-
-    image_id: str
-    frame: int | None
-    position_mm: float | None
-    instance_number: float | None
-
-
-def rank_slices(headers: pd.DataFrame) -> np.ndarray:
-    """Return the rank of every row within its store file, -1 for rows without one."""
-    ranks = np.full(len(headers), -1, dtype=np.int64)
-    places = [
-        _Place(image_id, None if frame < 0 else frame, _or_none(position), _or_none(number))
-        for image_id, frame, position, number in zip(
-            headers["image_id"],
-            headers["frame"],
-            headers["position_mm"],
-            headers["instance_number"],
-        )
-    ]
-    for rows in _groups(headers).values():
-        order = order_slices([places[row] for row in rows])  # type: ignore[misc]
-        ranks[rows[order]] = np.arange(len(rows))
-    return ranks
-
-
 def series_tasks(
     headers: pd.DataFrame,
     reader: SliceReader,
@@ -114,6 +92,8 @@ def series_tasks(
     values = {name: headers[name].to_numpy() for name in columns}
     shapes = headers[["rows", "columns"]].to_numpy(dtype=np.int64)
     spacings = headers[["spacing_row", "spacing_column"]].to_numpy(dtype=np.float64)
+    turns = {text: turn for turn, text in TURNS.items()}
+    turned = headers["turned"].fillna("").to_numpy(dtype=object)
     for store_file, members in _groups(headers).items():
         rows = members[np.argsort(values["rank"][members])]
         frames_of: dict[str, list[tuple[int, int]]] = {}
@@ -124,8 +104,14 @@ def series_tasks(
             FORMAT_VERSION,
             reader.version,
             [[str(values[name][row]) for name in columns] for row in rows],
+            turned[rows[0]],
         ]
-        spacing_mm = tuple(_or_none(float(value)) for value in spacings[rows[0]])
+        known = rows[np.isfinite(spacings[rows, 0])]
+        spacing_mm = (
+            (float(spacings[known[0], 0]), float(spacings[known[0], 1]))
+            if len(known)
+            else (None, None)
+        )
         if steps:
             identity.append([steps.parameters(), spacing_mm])
         yield SeriesTask(
@@ -136,7 +122,8 @@ def series_tasks(
             files=tuple((name, tuple(frames)) for name, frames in frames_of.items()),
             num_slices=len(rows),
             fingerprint=hashlib.sha256(json.dumps(identity).encode()).hexdigest(),
-            spacing_mm=(spacing_mm[0], spacing_mm[1]),
+            turn=turns[turned[rows[0]]],
+            spacing_mm=spacing_mm,
             steps=steps,
         )
 
@@ -150,9 +137,17 @@ def store_series(task: SeriesTask) -> bool:
     plan = _plan(task)
     writer = SeriesWriter(*(task.shape if plan is None else plan.shape))
     results: dict[int, SliceResult] = {}
+    counts = np.zeros(NUM_BINS, dtype=np.int64)
     for source_file, frames in task.files:
-        for (_, rank), result in zip(frames, _store_file(task, plan, source_file, frames, writer)):
+        stored = _store_file(task, plan, source_file, frames, writer, counts)
+        for (_, rank), result in zip(frames, stored):
             results[rank] = result
+    reason = why_implausible(counts, len(writer))
+    if reason:
+        writer = SeriesWriter(*task.shape)
+        for rank, result in results.items():
+            if result.status == STATUS_OK:
+                results[rank] = SliceResult(IMPLAUSIBLE, reason)
     path = task.dataset_folder / STORE_FOLDER / task.store_file
     if len(writer):
         writer.write(path)
@@ -239,8 +234,9 @@ def _plan(task: SeriesTask) -> SeriesPlan | None:
         with contextlib.suppress(RejectedFile, MemoryError):
             image_hu = task.reader.read_pixels(source_file).image_hu
             for frame, _ in frames:
-                if image_hu[frame].shape == task.shape:
-                    finder.add(image_hu[frame])
+                image = turn_image(image_hu[frame], task.turn)
+                if image.shape == task.shape:
+                    finder.add(image)
     return task.steps.plan(task.shape, task.spacing_mm, finder.box())
 
 
@@ -250,8 +246,12 @@ def _store_file(
     source_file: str,
     frames: tuple[tuple[int, int], ...],
     writer: SeriesWriter,
+    counts: np.ndarray,
 ) -> Iterator[SliceResult]:
-    """Yield the result of each of the `frames` of one file, once they are in the writer."""
+    """Yield the result of each of the `frames` of one file, once they are in the writer.
+
+    `counts` are added up in place: how many pixels have which HU.
+    """
     try:
         pixels = task.reader.read_pixels(source_file)
     except RejectedFile as rejected:
@@ -261,15 +261,17 @@ def _store_file(
         result = SliceResult("too_large", "not enough memory to decode the file")
         yield from itertools.repeat(result, len(frames))
         return
-    notes = [pixels.note] if plan is None else [pixels.note, plan.note]
+    turned = f"was {TURNS[task.turn]} in the file: stored upright" if any(task.turn) else ""
+    notes = [pixels.note, turned, "" if plan is None else plan.note]
     note, num_padding = "; ".join(filter(None, notes)) or None, pixels.num_padding
     changes = () if plan is None else (*plan.shape, *plan.scale)
     for frame, _ in frames:
-        image_hu = pixels.image_hu[frame]
+        image_hu = turn_image(pixels.image_hu[frame], task.turn)
         if image_hu.shape != task.shape:
             reason = f"the pixels are {image_hu.shape}, the header says {task.shape}"
             yield SliceResult("corrupt", reason)
             continue
+        counts += count_values(image_hu) if pixels.counts is None else pixels.counts[frame]
         if plan is not None:
             image_hu = plan.apply(image_hu)
         yield SliceResult(
@@ -289,7 +291,3 @@ def measure(image_hu: np.ndarray) -> tuple[int, int, float, float]:
         round(cv2.sumElems(image_hu)[0] / image_hu.size, 3),
         round(in_brain / image_hu.size, 6),
     )
-
-
-def _or_none(value: Any) -> Any:
-    return None if pd.isna(value) else value

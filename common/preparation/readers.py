@@ -28,12 +28,15 @@ class SlicePixels:
     Attributes:
         image_hu: int16 HU (frames, rows, columns), in the order of the file's headers.
         num_padding: pixels that held padding, not a measurement.
+        counts: int64 (frames, NUM_BINS), pixels by HU before they were clipped, as
+            `common.dicom.plausibility` counts them; None: as in `image_hu`.
         note: what was done to a usable file, for the user to know; one line, or empty.
     """
 
     image_hu: np.ndarray
     num_padding: int = 0
     note: str = ""
+    counts: np.ndarray | None = None
 
 
 class SliceReader(Protocol):
@@ -73,7 +76,7 @@ class DicomReader:
     @property
     def version(self) -> str:
         """Differs where other slices of a file are left out, too."""
-        return "dicom 2, sorted out" if self.sort_out else "dicom 2"
+        return "dicom 3, sorted out" if self.sort_out else "dicom 3"
 
     def read_headers(self, source_file: str) -> list[SliceHeader]:
         """Return one header per frame; raise RejectedFile."""
@@ -102,8 +105,8 @@ class DicomReader:
             if isinstance(file, MemberStream):
                 file.check()
             decoded = read_hu(file)
-        note = "wrapped 12-bit values were unwrapped" if decoded.repaired_12bit else ""
-        return SlicePixels(decoded.image_hu, decoded.num_padding, note)
+        note = "wrapped 12-bit values were unwrapped" if decoded.num_repaired else ""
+        return SlicePixels(decoded.image_hu, decoded.num_padding, note, decoded.counts)
 
 
 def _start(file: Path | BinaryIO) -> bytes:

@@ -22,6 +22,8 @@ class Source(Protocol):
     name: ClassVar[str]
     folder: Path
     label_names: Sequence[str]
+    keeps_ambiguous: bool
+    """Whether slices that nothing tells apart are kept in one volume: all have to be predicted."""
 
     @property
     def reader(self) -> SliceReader:

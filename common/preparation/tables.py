@@ -11,60 +11,13 @@ from common.preparation.headers import CRASHED
 from common.preparation.pixels import SliceResult
 from common.preparation.source import Source
 from common.slices.folds import TRAIN_SPLIT
-from common.slices.table import SLICE_COLUMNS, STATUS_OK
+from common.slices.table import SLICE_COLUMNS
 
 logger = logging.getLogger(__name__)
 
-DUPLICATE = "duplicate"
-_SAME_IMAGE = "same image as "
 GAP_NOTE = "slices seem to be missing after it"
 LABELS_OF_SLICES = "slices"
 LABELS_OF_STUDY = "study"
-
-
-def mark_duplicates(headers: pd.DataFrame) -> pd.DataFrame:
-    """Return `headers` in which an image id stays with the first usable file that has it.
-
-    The others become rejected files without an id, naming the first. A file that is rejected
-    already keeps its id only where no usable file has it.
-    """
-    headers = headers.copy()
-    usable = (headers["status"] == STATUS_OK).astype("int8")
-    order = pd.DataFrame({"image_id": headers["image_id"], "usable": -usable})
-    again = order.sort_values("usable", kind="stable").duplicated("image_id")
-    again = again.reindex(headers.index) & headers["image_id"].notna()
-    first = headers[~again].dropna(subset="image_id").set_index("image_id")["source_file"]
-    repeated = again & (usable == 1)
-    names = headers["image_id"].map(first).astype("str")
-    headers.loc[repeated, "reason"] = _SAME_IMAGE + names
-    headers.loc[repeated, "status"] = DUPLICATE
-    headers.loc[again, ["image_id", "store_file"]] = None
-    headers.loc[usable == 0, "store_file"] = None
-    return headers
-
-
-def same_image_files(slices: pd.DataFrame) -> pd.Series:
-    """Return the name of the first file with the same image, by row of each duplicate."""
-    reasons = slices.loc[slices["status"] == DUPLICATE, "reason"]
-    return reasons.astype("str").str.removeprefix(_SAME_IMAGE)
-
-
-def undecodable_duplicates(
-    headers: pd.DataFrame, results: dict[str, list[SliceResult] | None]
-) -> pd.DataFrame:
-    """Return source_file, frame, status and reason of undecodable slices with a duplicate.
-
-    Another file has the same image, and should be tried in their place.
-    """
-    others = set(same_image_files(headers))
-    failed = []
-    tried = headers[headers["source_file"].isin(others) & (headers["rank"] >= 0)]
-    columns = (tried[name] for name in ("source_file", "frame", "store_file", "rank"))
-    for source_file, frame, store_file, rank in zip(*columns):
-        outcome = results[store_file]
-        if outcome is not None and outcome[rank].status != STATUS_OK:
-            failed.append((source_file, frame, outcome[rank].status, outcome[rank].reason))
-    return pd.DataFrame(failed, columns=["source_file", "frame", "status", "reason"])
 
 
 def slices_table(
@@ -77,7 +30,7 @@ def slices_table(
     """Return the table of slices with the columns of `SLICE_COLUMNS` and the labels.
 
     Args:
-        headers: all header rows, with `rank`.
+        headers: all header rows, with the columns of `arrange` and `note`.
         splits: split by source_file.
         results: by store file, what became of its slices by rank; None where decoding it
             killed every process that tried.
@@ -89,6 +42,7 @@ def slices_table(
     ranked = frame["rank"] >= 0
     frame["num_slices"] = frame.groupby("store_file")["rank"].transform("size").where(ranked)
     _add_results(frame, results)
+    _add_note(frame, frame["note"].notna() & frame["store_index"].notna(), frame["note"])
     _note_gaps(frame)
     frame["rank"] = frame["rank"].where(ranked)
     frame["keep_for_training"] = True
@@ -153,10 +107,17 @@ def _note_gaps(frame: pd.DataFrame) -> None:
     stored = frame[frame["store_index"].notna()].sort_values(["store_file", "rank"])
     positions_mm = stored["position_mm"].to_numpy(dtype=np.float64)
     starts = np.flatnonzero(~stored["store_file"].duplicated().to_numpy())
+    is_gap = pd.Series(False, frame.index)
     for start, stop in zip(starts, [*starts[1:], len(stored)]):
-        for row in stored.index[start:stop][gap_starts(positions_mm[start:stop])]:
-            notes = [str(note) for note in (frame.at[row, "reason"], GAP_NOTE) if note]
-            frame.at[row, "reason"] = "; ".join(notes)
+        is_gap[stored.index[start:stop][gap_starts(positions_mm[start:stop])]] = True
+    _add_note(frame, is_gap, GAP_NOTE)
+
+
+def _add_note(frame: pd.DataFrame, chosen: pd.Series, note: pd.Series | str) -> None:
+    """Append a note to the reasons of the chosen rows, in place."""
+    notes = note[chosen] if isinstance(note, pd.Series) else note
+    before = frame.loc[chosen, "reason"]
+    frame.loc[chosen, "reason"] = (before.astype("str") + "; ").where(before.notna(), "") + notes
 
 
 def _with_labels(

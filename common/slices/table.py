@@ -32,7 +32,11 @@ SLICE_COLUMNS = {
     "source_file": "str",
     "status": "str",
     "reason": "str",
+    "volume_id": "str",
+    "grouping": "str",
     "position_mm": "float64",
+    "order_from": "str",
+    "turned": "str",
     "rank": "Int32",
     "num_slices": "Int32",
     "store_file": "str",
@@ -42,6 +46,8 @@ SLICE_COLUMNS = {
     "spacing_row": "float64",
     "spacing_column": "float64",
     "tilt_deg": "float64",
+    "kernel": "str",
+    "acquisition_number": "float64",
     "bits_stored": "Int32",
     "pixel_representation": "Int32",
     "rescale_slope": "float64",
@@ -58,6 +64,10 @@ SLICE_COLUMNS = {
 }
 
 
+# Those that datasets of earlier versions lack, and that nothing needs.
+ADDED_COLUMNS = ("volume_id", "grouping", "order_from", "turned", "kernel", "acquisition_number")
+
+
 class SliceTable:
     """The slices of a prepared dataset, one row each, unreadable ones included.
 
@@ -72,6 +82,9 @@ class SliceTable:
 
     def __init__(self, frame: pd.DataFrame, folder: Path) -> None:
         missing = [name for name in SLICE_COLUMNS if name not in frame.columns]
+        added = {name: None for name in missing if name in ADDED_COLUMNS}
+        frame = frame.assign(**added).astype({name: SLICE_COLUMNS[name] for name in added})
+        missing = [name for name in missing if name not in added]
         if missing:
             raise InputError(
                 f"{folder / SLICES_FILE} lacks the columns {', '.join(missing)}: "

@@ -27,6 +27,7 @@ class AbstractSource(ABC):
 
     name: ClassVar[str]
     label_names: Sequence[str] = LABELS
+    keeps_ambiguous: bool = False
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)

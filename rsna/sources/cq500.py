@@ -114,7 +114,7 @@ class Cq500Reader(DicomReader):
     sharp kernel are rejected, and so are slices more than 45 degrees from axial.
     """
 
-    version: str = "cq500 1"
+    version: str = "cq500 2"
 
     def read_headers(self, source_file: str) -> list[SliceHeader]:
         """Return one header per frame; raise RejectedFile."""

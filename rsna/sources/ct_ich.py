@@ -168,7 +168,7 @@ class CtIchReader:
             )
         ]
 
-    def read_ids(self, source_file: str) -> dict[str, str]:
+    def read_ids(self, source_file: str) -> dict[str, Any]:
         """Return the ids, which the name of the file tells."""
         patient, number = _patient_and_number(source_file)
         return {"image_id": image_id(patient, number), **scan_ids(patient)}

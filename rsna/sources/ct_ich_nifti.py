@@ -183,7 +183,7 @@ def image_id(patient: str, number: int) -> str:
     return f"CT-ICH_{digest}"
 
 
-def scan_ids(patient: str) -> dict[str, str]:
+def scan_ids(patient: str) -> dict[str, Any]:
     """Return patient_id, study_id and series_id: a patient has one scan."""
     study = f"CT-ICH_{patient}"
     return {"patient_id": patient, "study_id": study, "series_id": study}

@@ -27,6 +27,9 @@ class RSNASource(AbstractSource):
     """The folder of the challenge; stage 2 where both stages are there, as it holds stage 1."""
 
     name: ClassVar[str] = "rsna"
+    # 7,038 images lie in series with several slices at one position, and no header but the
+    # position is left in them; every image of the test set has to be predicted all the same.
+    keeps_ambiguous = True
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from common.preparation.tables import DUPLICATE
+from common.preparation.identity import DUPLICATE
 from common.slices.table import STATUS_OK
 
 # A gap this much larger than the usual one of its series: a slice may be missing.

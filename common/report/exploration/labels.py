@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from common.preparation.tables import DUPLICATE
+from common.preparation.identity import DUPLICATE
 
 # What two slices with the same pixels have in common.
 _PIXEL_COLUMNS = (

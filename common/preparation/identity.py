@@ -1,0 +1,162 @@
+"""Which rows of the header table are one image: ids are taken at their word only where unique.
+
+SOPInstanceUIDs repeat in exports: copies of a file, and anonymizers that give many images one id.
+Only pixels tell the two apart, so those of repeated ids are read before anything is grouped.
+"""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from common.dicom import RejectedFile
+from common.files import write_parquet
+from common.preparation.headers import CRASHED, HEADER_COLUMNS, INDEX_FOLDER, excess_text
+from common.preparation.readers import SliceReader
+from common.preparation.workers.runner import TaskRunner
+from common.slices.table import STATUS_OK
+
+logger = logging.getLogger(__name__)
+
+DUPLICATE = "duplicate"
+SAME_IMAGE = "same image as "
+_KEY = ["source_file", "frame"]
+
+
+@dataclass(frozen=True)
+class PixelTask:
+    """A file whose pixels are hashed, frame by frame."""
+
+    reader: SliceReader
+    source_file: str
+    frames: tuple[int, ...]
+
+
+def repeated_ids(index: pd.DataFrame) -> pd.Series:
+    """Return which usable rows have an image id that another usable row has too, bool by row."""
+    ids = index["image_id"].where(index["status"].eq(STATUS_OK))
+    return ids.notna() & ids.duplicated(keep=False)
+
+
+def with_pixel_hashes(
+    index: pd.DataFrame, chosen: pd.Series, reader: SliceReader, runner: TaskRunner, folder: Path
+) -> pd.DataFrame:
+    """Return the header table with `pixels` of the chosen rows, and keep that in the dataset.
+
+    Rows whose pixels cannot be read are rejected with the reason.
+
+    Args:
+        index: what `read_index` returned.
+        chosen: bool by row.
+        reader: of the files.
+        runner: processes to read on.
+        folder: the dataset folder.
+    """
+    wanted = index[chosen & index["pixels"].isna() & index["status"].eq(STATUS_OK)]
+    if wanted.empty:
+        return index
+    logger.info("comparing the pixels of %d images", len(wanted))
+    tasks = [
+        PixelTask(reader, str(name), tuple(int(frame) for frame in frames))
+        for name, frames in wanted.groupby("source_file")["frame"]
+    ]
+    found = []
+    for outcome in runner.stream(hash_pixels, iter(tasks)):
+        if outcome.result is not None:
+            found += outcome.result
+            continue
+        status, reason = CRASHED, "decoding the pixels killed the process"
+        if outcome.exceeded is not None and runner.limits is not None:
+            excess = excess_text(outcome.exceeded, runner.limits)
+            status, reason = outcome.exceeded, f"decoding the pixels took {excess}"
+        task = outcome.task
+        found += [(task.source_file, frame, status, reason, None) for frame in task.frames]
+    changes = pd.DataFrame(found, columns=[*_KEY, "status", "reason", "pixels"]).set_index(_KEY)
+    index = index.set_index(_KEY)
+    index.update(changes)
+    index = index.reset_index()[list(HEADER_COLUMNS)].astype(HEADER_COLUMNS)
+    write_parquet(folder / INDEX_FOLDER / "headers.parquet", index)
+    return index
+
+
+def hash_pixels(task: PixelTask) -> list[tuple[str, int, str, str | None, str | None]]:
+    """Return source_file, frame, status, reason and the hash of the pixels of each frame."""
+    try:
+        images_hu = task.reader.read_pixels(task.source_file).image_hu
+    except RejectedFile as rejected:
+        failed = rejected.status, rejected.reason, None
+        return [(task.source_file, frame, *failed) for frame in task.frames]
+    return [
+        (task.source_file, frame, STATUS_OK, None, _hash(images_hu[max(frame, 0)]))
+        for frame in task.frames
+    ]
+
+
+def _hash(image_hu: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(image_hu).tobytes()).hexdigest()[:16]
+
+
+def mark_duplicates(index: pd.DataFrame) -> pd.DataFrame:
+    """Return the header table with each image under an id of its own, and with `note`.
+
+    Where an id stands for different pixels, `_<hash>` of the pixels is appended to each. An image
+    stays with the first usable file that has it; the others are rejected without an id, naming the
+    first. A file that is rejected already keeps its id only where no usable file has it.
+    """
+    headers = index.copy()
+    headers["note"] = pd.Series(None, headers.index, dtype="str")
+    usable = headers["status"].eq(STATUS_OK)
+    images = headers[usable].groupby("image_id")["pixels"].nunique()
+    several = images[images > 1]
+    if len(several):
+        chosen = usable & headers["image_id"].isin(several.index)
+        headers.loc[chosen, "note"] = [
+            f"its SOPInstanceUID is that of {several[name]} images"
+            for name in headers.loc[chosen, "image_id"]
+        ]
+        ids = headers.loc[chosen, "image_id"] + "_" + headers.loc[chosen, "pixels"].str[:8]
+        headers.loc[chosen, "image_id"] = ids
+        logger.warning(
+            "%d SOPInstanceUIDs stand for %d different images: their pixels name them",
+            len(several),
+            int(several.sum()),
+        )
+    return _without_copies(headers, headers["image_id"])
+
+
+def drop_copies(headers: pd.DataFrame, files: Sequence[tuple[str, int]]) -> pd.DataFrame:
+    """Return the table without repeated pixels at the same place of the same study, under any id.
+
+    Args:
+        headers: what `mark_duplicates` returned.
+        files: source_file and frame of the rows to look at; their `pixels` are known.
+    """
+    chosen = headers[_KEY].agg(tuple, axis=1).isin(files) & headers["pixels"].notna()
+    place = ["study_id", "patient_id", "position_x", "position_y", "position_z", "pixels"]
+    names = pd.Series(None, headers.index, dtype="object")
+    names[chosen] = headers.loc[chosen, place].astype("str").agg("|".join, axis=1)
+    return _without_copies(headers, names)
+
+
+def _without_copies(headers: pd.DataFrame, names: pd.Series) -> pd.DataFrame:
+    """Return the table in which a name (null: none) stays with its first usable row."""
+    usable = headers["status"].eq(STATUS_OK).astype("int8")
+    order = pd.DataFrame({"name": names, "usable": -usable})
+    again = order.sort_values("usable", kind="stable").duplicated("name")
+    again = again.reindex(headers.index) & names.notna()
+    first = headers["source_file"].groupby(names[~again]).first()
+    repeated = again & (usable == 1)
+    headers.loc[repeated, "reason"] = SAME_IMAGE + names[repeated].map(first).astype("str")
+    headers.loc[repeated, "status"] = DUPLICATE
+    headers.loc[again, "image_id"] = None
+    return headers
+
+
+def same_image_files(slices: pd.DataFrame) -> pd.Series:
+    """Return the name of the first file with the same image, by row of each duplicate."""
+    reasons = slices.loc[slices["status"] == DUPLICATE, "reason"]
+    return reasons.astype("str").str.removeprefix(SAME_IMAGE)

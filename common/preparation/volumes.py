@@ -1,0 +1,117 @@
+"""Makes volumes of the header table: which slices, in which order, in which store file."""
+
+import hashlib
+import logging
+
+import numpy as np
+import pandas as pd
+
+from common.dicom.grouping import AMBIGUOUS, Grouping, Volume, find_volumes
+from common.dicom.order import POSITION
+from common.dicom.upright import AS_STORED, TURNS, turn_of
+from common.slices.table import STATUS_OK
+
+logger = logging.getLogger(__name__)
+
+NO_SPACING = "no_spacing"
+SHARED = "its study id is that of another patient, too"
+VOLUME_COLUMNS = {
+    "volume_id": "str",
+    "store_file": "str",
+    "rank": "int64",
+    "position_mm": "float64",
+    "order_from": "str",
+    "turned": "str",
+    "grouping": "str",
+}
+
+
+def separate_patients(headers: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with a study id for each patient where several share one."""
+    num_patients = headers.groupby("study_id")["patient_id"].nunique()
+    shared = num_patients[num_patients > 1]
+    if shared.empty:
+        return headers
+    chosen = headers["study_id"].isin(shared.index) & headers["patient_id"].notna()
+    hashes = headers.loc[chosen, "patient_id"].map(
+        lambda name: hashlib.sha256(name.encode()).hexdigest()[:8]
+    )
+    headers.loc[chosen, "study_id"] = headers.loc[chosen, "study_id"] + "_" + hashes
+    headers["grouping"] = pd.Series(SHARED, headers.index, dtype="str").where(chosen)
+    logger.warning("%d StudyInstanceUIDs are shared by several patients: told apart", len(shared))
+    return headers
+
+
+def arrange(
+    headers: pd.DataFrame, *, keep_ambiguous: bool, needs_spacing: bool
+) -> tuple[pd.DataFrame, list[int]]:
+    """Return the table with `VOLUME_COLUMNS`, and the numbers of rows that are told apart by none.
+
+    Rows that belong to no volume have rank -1 and no store file. Rows and columns, and spacings,
+    are those of the image as it is stored, upright.
+
+    Args:
+        headers: one row per slice or file, those with status ok have an image id each.
+        keep_ambiguous: see `find_volumes`.
+        needs_spacing: reject slices without pixel spacing in a volume that has one.
+    """
+    headers = headers.reset_index(drop=True)
+    usable = np.flatnonzero(headers["status"].eq(STATUS_OK))
+    chosen = headers.iloc[usable].reset_index(drop=True)
+    grouping = find_volumes(chosen, keep_ambiguous=keep_ambiguous)
+    columns = {
+        name: np.full(len(headers), -1 if kind == "int64" else np.nan, kind)
+        if kind != "str"
+        else np.full(len(headers), None, dtype=object)
+        for name, kind in VOLUME_COLUMNS.items()
+    }
+    spacings = chosen["spacing_row"].isna().to_numpy()
+    orientations = chosen["orientation"].fillna("").to_numpy(dtype=object)
+    ids = chosen["image_id"].to_numpy(dtype=object)
+    studies = chosen["study_id"].to_numpy(dtype=object)
+    shared = (
+        chosen["grouping"].fillna("").to_numpy() if "grouping" in chosen else [""] * len(chosen)
+    )
+    swapped = np.zeros(len(headers), dtype=bool)
+    without_spacing: list[int] = []
+    for volume in grouping.volumes:
+        lacks = spacings[volume.rows]
+        if needs_spacing and lacks.any() and not lacks.all():
+            without_spacing += usable[volume.rows[lacks]].tolist()
+            volume = volume.part(~lacks)
+        rows = usable[volume.rows]
+        name = _name(volume, studies, ids)
+        columns["volume_id"][rows] = name
+        columns["store_file"][rows] = f"{name}.b2nd"
+        columns["rank"][rows] = np.arange(len(rows))
+        columns["order_from"][rows] = volume.order_from
+        notes = filter(None, (shared[volume.rows[0]], volume.note))
+        columns["grouping"][rows] = "; ".join(notes) or None
+        if volume.coordinate == POSITION:
+            columns["position_mm"][rows] = volume.places
+        known = [text for text in orientations[volume.rows] if text]
+        turn = turn_of(known[0]) if known else AS_STORED
+        columns["turned"][rows] = TURNS[turn] or None
+        swapped[rows] = turn[0]
+    headers = headers.assign(
+        **{n: pd.Series(v, dtype=VOLUME_COLUMNS[n]) for n, v in columns.items()}
+    )
+    for one, other in (("rows", "columns"), ("spacing_row", "spacing_column")):
+        pair = headers.loc[swapped, [one, other]].to_numpy()
+        headers.loc[swapped, [other, one]] = pair
+    _reject(headers, grouping, usable)
+    headers.loc[without_spacing, "status"] = NO_SPACING
+    headers.loc[without_spacing, "reason"] = "PixelSpacing is missing, unlike in its series"
+    unclear = [int(usable[row]) for row in grouping.refused]
+    return headers, unclear
+
+
+def _name(volume: Volume, studies: np.ndarray, ids: np.ndarray) -> str:
+    """Return a hash that is the same for the same slices, wherever their files lie."""
+    first = min((studies[row], ids[row]) for row in volume.rows)
+    return hashlib.sha256(repr(first).encode()).hexdigest()[:24]
+
+
+def _reject(headers: pd.DataFrame, grouping: Grouping, usable: np.ndarray) -> None:
+    for row, reason in grouping.refused.items():
+        headers.loc[usable[row], ["status", "reason"]] = [AMBIGUOUS, reason]

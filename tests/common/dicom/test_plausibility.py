@@ -1,0 +1,62 @@
+"""Volumes whose values are not Hounsfield units are recognised; heads never are."""
+
+import numpy as np
+import pytest
+
+from common.dicom.plausibility import count_values, why_implausible
+
+
+@pytest.fixture
+def head() -> np.ndarray:
+    """A round head with a skull, in air, with noise."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[-128:128, -128:128]
+    radius = np.hypot(x, y)
+    image = np.full((256, 256), -1000.0)
+    image[radius < 95] = 60.0  # scalp
+    image[radius < 90] = 1100.0
+    image[radius < 80] = 32.0
+    return image + rng.normal(0, 8, image.shape)
+
+
+def judged(image: np.ndarray) -> str:
+    return why_implausible(count_values(np.rint(image)))
+
+
+def test_a_head_is_plausible(head: np.ndarray) -> None:
+    assert judged(head) == ""
+    assert judged(np.full((64, 64), -1000)) == ""  # air alone shows nothing
+
+
+def test_padding_is_not_noise(head: np.ndarray) -> None:
+    y, x = np.mgrid[-128:128, -128:128]
+    assert judged(np.where(np.hypot(x, y) > 120, -3024, head)) == ""
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda hu: (np.clip(hu, -20, 100) + 20) / 120 * 255, "no air near -1000"),
+        (lambda hu: hu + 1024, "no air near -1000"),
+        (lambda hu: hu - 1024, "nothing is less dense than air"),
+        (lambda hu: np.where(hu < -800, -1000, hu) - 1024, "no bone above 300 HU"),
+        (lambda hu: np.where(hu > 200, hu + 300, np.minimum(hu, -900)), "soft tissue"),
+        (lambda hu: hu * 2, "nothing is less dense than air"),
+        (lambda hu: hu / 2, "no air near -1000"),
+        (lambda hu: -hu, "too many for bone"),
+        (lambda hu: np.minimum(hu, 100), "no bone above 300 HU"),
+    ],
+)
+def test_what_is_no_hu_is_measured(head: np.ndarray, change, words: str) -> None:
+    assert words in judged(change(head))
+
+
+def test_a_field_of_view_within_the_head_has_no_air(head: np.ndarray) -> None:
+    assert judged(head[66:190, 66:190]) == ""
+    assert "no air" in judged(head[66:190, 66:190] + 1024)
+
+
+def test_the_offset_counts(head: np.ndarray) -> None:
+    stored = np.rint(head + 1024)
+    assert why_implausible(count_values(stored, -1024)) == ""
+    assert np.array_equal(count_values(stored, -1024), count_values(np.rint(head)))
