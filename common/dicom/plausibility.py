@@ -12,6 +12,8 @@ LOWEST_HU, HIGHEST_HU = -4100, 4100
 NUM_BINS = (HIGHEST_HU - LOWEST_HU) // BIN_HU
 FEWEST_SLICES = 5
 """Volumes of fewer are not expected to show soft tissue and bone."""
+LEAST_MATRIX = 64
+"""No image of a head has fewer rows or columns."""
 STRIDE = 4
 """Every so many rows and columns are counted: 16,384 of the pixels of 512 x 512."""
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from common.dicom import RejectedFile
-from common.dicom.plausibility import NUM_BINS, count_values, why_implausible
+from common.dicom.plausibility import LEAST_MATRIX, NUM_BINS, count_values, why_implausible
 from common.dicom.upright import TURNS, Turn, turn_image
 from common.files import write_text
 from common.preparation.headers import INDEX_FOLDER, PASSING, excess_text, is_raised
@@ -142,8 +142,8 @@ def store_series(task: SeriesTask) -> bool:
         stored = _store_file(task, plan, source_file, frames, writer, counts)
         for (_, rank), result in zip(frames, stored):
             results[rank] = result
-    reason = why_implausible(counts, len(writer))
-    if reason:
+    is_judged = min(task.shape) >= LEAST_MATRIX
+    if is_judged and (reason := why_implausible(counts, len(writer))):
         writer = SeriesWriter(*task.shape)
         for rank, result in results.items():
             if result.status == STATUS_OK:
