@@ -13,7 +13,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from common.dicom.checks import ENCAPSULATED_SYNTAXES
 from common.dicom.frames import check_frame, split_frames
 from common.dicom.header import SliceHeader, slice_headers
-from common.dicom.hounsfield import MAX_HIGH_VALUES, to_hounsfield
+from common.dicom.hounsfield import to_hounsfield
 from common.dicom.jpeg_lossless import check_used_up
 from common.dicom.part10 import OpenFile, open_dicom
 from common.dicom.plausibility import NUM_BINS
@@ -142,30 +142,17 @@ def _decode(source: bytes, header: SliceHeader, opened: OpenFile) -> np.ndarray:
     )
 
 
-def _of_stored_bits(stored: np.ndarray, header: SliceHeader, opened: OpenFile) -> np.ndarray:
-    """Return values of BitsStored bits from ones in which others are left, PS3.5 8.1.1.
+def _of_stored_bits(stored: np.ndarray, header: SliceHeader) -> np.ndarray:
+    """Return the values in the stored bits of decoded ones, PS3.5 8.1.1, as for native pixels.
 
-    Above the stored bits lie overlays, or copies of the sign; codestreams keep what was there, and
-    some writers leave out the sign. Values that are already as large as they should be stay, and so
-    does undeclared padding: a few values out of range.
+    Codestreams deeper than BitsStored keep what lay above: overlays, copies of the sign, or zeros
+    where a writer left out the sign.
     """
     bits = header.bits_stored
-    if bits == header.bits_allocated:
+    if bits >= 8 * stored.itemsize:
         return stored
-    is_signed, mask, sign = header.pixel_representation == 1, (1 << bits) - 1, 1 << (bits - 1)
-    lowest, highest = int(stored.min()), int(stored.max())
-    if (-sign if is_signed else 0) <= lowest and highest <= (sign - 1 if is_signed else mask):
-        return stored
-    lacks_sign = is_signed and lowest >= 0 and highest <= mask
-    outside = np.unique(stored[(stored < -sign if is_signed else stored < 0) | (stored > mask)])
-    if not lacks_sign and not _has_embedded_overlay(opened) and outside.size <= MAX_HIGH_VALUES:
-        return stored
-    values = stored & stored.dtype.type(mask)
-    return (values ^ sign) - sign if is_signed else values
-
-
-def _has_embedded_overlay(opened: OpenFile) -> bool:
-    """Return whether the file declares an overlay in the unused bits of its pixels."""
-    groups = range(0x6000, 0x6020, 2)
-    positions = (opened.dataset.get((group, 0x0102)) for group in groups)
-    return any(element is not None and element.value for element in positions)
+    values = stored & stored.dtype.type((1 << bits) - 1)
+    if header.pixel_representation == 0:
+        return values
+    sign = stored.dtype.type(1 << (bits - 1))
+    return (values ^ sign) - sign

@@ -3,7 +3,7 @@
 import logging
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,6 +156,11 @@ def read_header_task(task: HeaderTask) -> list[dict[str, Any]]:
             found |= {"status": rejected.status, "reason": rejected.reason}
             rows.append(found | task.reader.read_ids(source_file))
     return rows
+
+
+def header_table(headers: Iterable[SliceHeader]) -> pd.DataFrame:
+    """Return headers as a table with `HEADER_COLUMNS`; what is known of files alone is missing."""
+    return _header_frame([_header_row(header) for header in headers])
 
 
 def _header_row(header: SliceHeader) -> dict[str, Any]:

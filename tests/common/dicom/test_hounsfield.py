@@ -22,7 +22,8 @@ def header(**fields: object) -> SliceHeader:
 
 def exact_hu(value: int, slope: float, intercept: float) -> int:
     """The formula in exact arithmetic; Python's round is half to even."""
-    return min(max(round(Fraction(value) * Fraction(slope) + Fraction(intercept)), -1024), 31767)
+    hu = round(Fraction(value) * Fraction(slope) + Fraction(intercept))
+    return -1024 if hu > 31767 else max(hu, -1024)  # what is too large is undeclared padding
 
 
 @settings(max_examples=200, deadline=None)
@@ -39,12 +40,12 @@ def test_hu_equal_exact_arithmetic(
     bits = 8 * stored.itemsize
     fields = {"bits_allocated": bits, "bits_stored": bits}
     fields["pixel_representation"] = int(np.issubdtype(dtype, np.signedinteger))
-    image_hu, _, repaired = to_hounsfield(
+    found = to_hounsfield(
         stored, header(rescale_slope=slope, rescale_intercept=intercept, **fields)
     )
-    assert image_hu.dtype == np.int16
-    assert not repaired
-    assert image_hu[0].tolist() == [exact_hu(int(v), slope, intercept) for v in stored[0]]
+    assert found.image_hu.dtype == np.int16
+    assert not found.num_repaired
+    assert found.image_hu[0].tolist() == [exact_hu(int(v), slope, intercept) for v in stored[0]]
 
 
 @pytest.mark.parametrize("intercept", [-8192.0, -1024.0, -1000.0, 0.0, 1.0, 1000.0, 30999.0])
@@ -55,10 +56,8 @@ def test_the_whole_range_of_values_is_clipped_not_wrapped(dtype: type, intercept
     stored = np.zeros((10, 10), dtype)
     stored[0, :4] = corners
     signed = int(dtype == np.int16)
-    image_hu, _, _ = to_hounsfield(
-        stored, header(rescale_intercept=intercept, pixel_representation=signed)
-    )
-    assert image_hu[0, :4].tolist() == [exact_hu(int(v), 1, intercept) for v in corners]
+    found = to_hounsfield(stored, header(rescale_intercept=intercept, pixel_representation=signed))
+    assert found.image_hu[0, :4].tolist() == [exact_hu(int(v), 1, intercept) for v in corners]
 
 
 @pytest.mark.parametrize("intercept", [-1024, 0])
@@ -91,13 +90,13 @@ def test_a_padding_range_and_its_sign(tmp_path: Path) -> None:
     pixels = np.array([[63536, 63540, 63550, 1024]], np.uint16)
     tags = {"PixelPaddingValue": 63536, "PixelPaddingRangeLimit": 63540}
     image = read_hu(write_ct(tmp_path / "a.dcm", pixels, **tags))
-    assert image.num_padding == 2
-    assert image.image_hu[0, 0].tolist() == [-1024, -1024, 31767, 0]
+    assert image.num_padding == 3  # the third is too large for any tissue
+    assert image.image_hu[0, 0].tolist() == [-1024, -1024, -1024, 0]
     signed = to_hounsfield(
         np.array([[-2000, 0]], np.int16), header(padding_value=63536)
     )  # written as US into a signed file
-    assert signed[0].tolist() == [[-1024, 0]]
-    assert signed[1] == 1
+    assert signed.image_hu.tolist() == [[-1024, 0]]
+    assert signed.num_padding == 1
 
 
 def test_padding_that_could_be_water_counts_only_outside_a_round_field(tmp_path: Path) -> None:
@@ -111,13 +110,31 @@ def test_padding_that_could_be_water_counts_only_outside_a_round_field(tmp_path:
     assert image.image_hu[0, 0].tolist() == [-1000, 0, 0, 0, 0]
 
 
+def test_many_values_that_are_too_large_are_clipped(tmp_path: Path) -> None:
+    pixels = np.zeros((10, 40), np.uint16)
+    pixels[0, :20] = np.arange(50_000, 50_020)
+    image = read_hu(write_ct(tmp_path / "a.dcm", pixels))
+    assert image.num_padding == 0
+    assert image.image_hu[0, 0].tolist() == [31767] * 20 + [-1024] * 20
+
+
+def test_a_lost_intercept_is_no_wrap(tmp_path: Path) -> None:
+    """Hardly a pixel lies where air would have wrapped to: nothing is changed."""
+    pixels = np.full((20, 20), 1064, np.uint16)
+    pixels[0, :3] = 3200
+    tags = {"RescaleIntercept": 0, "BitsStored": 12, "HighBit": 11}
+    image = read_hu(write_rsna(tmp_path / "a.dcm", pixels, "ID_000000001", **tags))
+    assert image.num_repaired == 0
+    np.testing.assert_array_equal(image.image_hu[0], pixels)
+
+
 @pytest.mark.parametrize("intercept", [0, 1])
 def test_wrapped_12bit_files_are_unwrapped(tmp_path: Path, intercept: int) -> None:
     hu = np.array([[-1000, -1, 0, 40, 1000, 3095]], np.int16)
     wrapped = (hu.astype(int) % 4096).astype(np.uint16)
     tags = {"RescaleIntercept": intercept}
     image = read_hu(write_rsna(tmp_path / "a.dcm", wrapped, "ID_000000001", **tags))
-    assert image.repaired_12bit
+    assert image.num_repaired
     np.testing.assert_array_equal(image.image_hu[0], hu)
 
 
@@ -135,7 +152,7 @@ def test_the_other_rsna_families_are_not_touched(tmp_path: Path, dtype: type, ta
     if "BitsStored" in tags:
         tags = tags | {"HighBit": 11}
     image = read_hu(write_rsna(tmp_path / "a.dcm", pixels, "ID_000000001", **tags))
-    assert not image.repaired_12bit
+    assert not image.num_repaired
     expected = np.maximum(pixels.astype(int) + tags["RescaleIntercept"], -1024)
     np.testing.assert_array_equal(image.image_hu[0], expected)
 

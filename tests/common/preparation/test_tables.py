@@ -3,7 +3,7 @@ import pandas as pd
 from slice_frames import slice_frame
 
 from common.preparation.source import list_files
-from common.preparation.tables import mark_duplicates, studies_table
+from common.preparation.tables import studies_table
 
 
 class LabelledSource:
@@ -42,24 +42,6 @@ def test_labels_of_studies_come_first() -> None:
     studies = studies_table(slices(), LabelledSource(given)).set_index("study_id")
     assert studies.loc["s3", ["bleed", "any", "label_source"]].tolist() == [1, 1, "study"]
     assert len(studies) == 3
-
-
-def test_duplicates_lose_their_id_to_the_first_usable_file() -> None:
-    headers = pd.DataFrame(
-        {
-            "source_file": ["1", "2", "3", "4", "5"],
-            "status": ["corrupt", "ok", "ok", "not_dicom", "ok"],
-            "reason": ["bad", None, None, "no", None],
-            "image_id": ["a", "a", "a", None, "b"],
-            "store_file": ["s"] * 5,
-        }
-    )
-    marked = mark_duplicates(headers)
-    assert marked["status"].tolist() == ["corrupt", "ok", "duplicate", "not_dicom", "ok"]
-    assert marked["image_id"].fillna("-").tolist() == ["-", "a", "-", "-", "b"]
-    assert marked["store_file"].fillna("-").tolist() == ["-", "s", "-", "-", "s"]
-    assert marked["reason"][2] == "same image as 2"
-    assert headers["image_id"][0] == "a"
 
 
 def test_files_are_listed_once_by_name(tmp_path, caplog) -> None:

@@ -89,7 +89,7 @@ def test_the_first_patients_have_the_rare_kinds_of_files(demo: Path) -> None:
     assert (raw == -2000).any()
 
     decoded = read_hu(files_of(demo, 2)[5])
-    assert decoded.repaired_12bit
+    assert decoded.num_repaired
     expected = generate_study(2, 0, TINY.seed, TINY.matrix).image_hu[5]
     np.testing.assert_array_equal(decoded.image_hu[0], np.maximum(expected, -1000))
 
