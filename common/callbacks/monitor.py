@@ -31,9 +31,9 @@ class TrainingMonitor(Callback):
     that lie after the checkpoint it starts from.
 
     Args:
-        path: the metrics.jsonl.
+        path: of metrics.jsonl.
         tracker: follows the file.
-        every: iterations from one line to the next.
+        every: iterations between lines.
         shown: metrics of a validation that the log shows; metrics.jsonl has all of them.
     """
 
@@ -77,30 +77,26 @@ class TrainingMonitor(Callback):
         network.gauges = {}
 
     def on_metrics(self, network: FittedNetwork, metrics: dict[str, float | None]) -> None:
-        """Write a line with the metrics of a validation of the whole."""
         self._write_validation(network, metrics, "valid_", "validation")
 
     def on_subset_metrics(self, network: FittedNetwork, metrics: dict[str, float | None]) -> None:
-        """Write a line with the metrics of a validation of the subset."""
         self._write_validation(network, metrics, "valid_subset_", "validation of the subset")
 
     def on_fit_end(self, network: FittedNetwork) -> None:
-        """Write what is left, where a callback has ended the training between two lines."""
+        """Write the remaining values, where a callback ended the training between two lines."""
         if self._num_steps and network.step_values:
             self._report(network)
 
     def close(self, network: FittedNetwork) -> None:
-        """Close the file."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
     def state_dict(self) -> dict[str, Any]:
-        """What has been added up since the last line."""
+        """Return the sums since the last line."""
         return {"sums": dict(self._sums), "num_steps": self._num_steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
         self._sums, self._num_steps = dict(state["sums"]), state["num_steps"]
 
     def _report(self, network: FittedNetwork) -> None:
@@ -161,7 +157,7 @@ class TrainingMonitor(Callback):
 
 
 def _lines_until(path: Path, iteration: int) -> list[str]:
-    """The whole lines of metrics.jsonl up to `iteration`."""
+    """Return the whole lines of metrics.jsonl up to `iteration`."""
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
         try:
@@ -173,7 +169,7 @@ def _lines_until(path: Path, iteration: int) -> list[str]:
 
 
 def _memory_mb(device: torch.device) -> float:
-    """Peak memory: of the GPU where there is one, else of the process."""
+    """Return the peak memory: of the GPU where there is one, else of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
