@@ -1,4 +1,4 @@
-"""Where slices lie in the patient: normals, gantry tilt, grouping and order.
+"""Geometry of slices in the patient: normals and gantry tilt.
 
 Coordinates are DICOM's, mm: x to the patient's left, y to the back, z to the head.
 """

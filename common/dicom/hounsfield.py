@@ -44,7 +44,7 @@ def to_hounsfield(stored: np.ndarray, header: "SliceHeader") -> tuple[np.ndarray
     lowest, highest = image.min(), image.max()
     _check_possible(image, offset, lowest, highest)
     declared = _declared_padding(stored, header)
-    # Passes over the pixels that would change nothing are left out.
+    # Loops over the pixels that would change nothing are omitted.
     padding = declared
     if lowest < PADDING_BELOW_HU - offset:
         undeclared = image < PADDING_BELOW_HU - offset
