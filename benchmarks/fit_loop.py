@@ -51,7 +51,7 @@ class RandomImages(AbstractDataset):
         return len(self.images)
 
     def sample_id(self, index: int) -> str:
-        """The index."""
+        """Return the index."""
         return str(index)
 
     def make_sample(self, index: int, seed: int) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def run_fit(dataset: RandomImages, num_steps: int, batch_size: int) -> tuple[flo
 
 
 def weight_difference(first: nn.Module, second: nn.Module) -> float:
-    """The largest difference of any number in the two state dicts."""
+    """Return the largest difference of any number in the two state dicts."""
     other = second.state_dict()
 
     def difference(name: str, value: Tensor) -> float:

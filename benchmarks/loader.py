@@ -65,11 +65,11 @@ class Slices(AbstractDataset):
         return self.num_samples
 
     def sample_id(self, index: int) -> str:
-        """The number of the sample."""
+        """Return the number of the sample."""
         return str(index)
 
     def make_sample(self, index: int, seed: int) -> dict[str, Any]:
-        """The image, with the draws where there are any."""
+        """Return the image, with the draws where there are any."""
         made = self.make(index % self.num_slices, seed)
         return made if isinstance(made, dict) else {"image": made}
 
@@ -214,7 +214,7 @@ def processor_seconds(pids: list[int]) -> float:
 def run_epoch(
     dataset: Slices, batch_size: int, num_workers: int, is_plain: bool
 ) -> tuple[float, float]:
-    """Samples per second and core, and samples per second, `is_plain` with torch's own loader."""
+    """Return samples per second and core, and per second, `is_plain` with torch's own loader."""
     sampler = EpochSampler(len(dataset), seed=0)
     if is_plain:
         loader = DataLoader(
@@ -306,7 +306,7 @@ def compare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _ratio(rates: dict[tuple[str, int], list[tuple[float, float]]], way: str) -> float:
-    """The lower one, of 0 and 2 workers, of the medians of the ratios of each turn to dicom."""
+    """Return the lower one, of 0 and 2 workers, of the median ratios of each turn to dicom."""
     return min(
         statistics.median(one[0] / other[0] for one, other in zip(rates[way, n], rates["dicom", n]))
         for n in WORKERS

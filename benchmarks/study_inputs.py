@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from common.callbacks import WeightAverage
 from common.datasets import EpochSampler, ImageClassificationDataset, make_loader
-from common.datasets.sequence import StudyDataset
-from common.datasets.series import StudyAugmentation
+from common.datasets.sequence import SequenceDataset
+from common.datasets.series import SeriesAugmentation
 from common.features.slice_outputs import (
     FeaturesInMemory,
     Scaling,
@@ -130,10 +130,10 @@ def study_logits(
         scheduler=make_schedule(optimizer, Schedule("one_cycle_lr", NUM_ITERATIONS, 1e-3)),
         callbacks=[WeightAverage(model, 0.97)],
     )
-    augmentation = StudyAugmentation(thin=0.25, reverse=0.5)
-    data = StudyDataset(table, train, [outputs], LABELS, augmentation, seed)
+    augmentation = SeriesAugmentation(thin=0.25, reverse=0.5)
+    data = SequenceDataset(table, train, [outputs], LABELS, augmentation, seed)
     network.fit(make_loader(data, 16, 0, EpochSampler(len(data), seed)))
-    scored = StudyDataset(table, valid, [outputs], LABELS)
+    scored = SequenceDataset(table, valid, [outputs], LABELS)
     with network.averaged():
         logits = network.predict(make_loader(scored, 64, 0))["logits"]
     by_row = dict(zip(scored.rows.tolist(), logits, strict=True))

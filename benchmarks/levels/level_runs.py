@@ -58,7 +58,7 @@ class Stage:
         return finished.is_file() and any((folder / f"{name}.parquet").is_file() for name in TABLES)
 
     def command(self) -> list[str]:
-        """The command to type, without the interpreter: it begins anew or goes on."""
+        """Return the command to type, without the interpreter: it begins anew or goes on."""
         names = ("--experiment_id", self.experiment_id, *self.places)
         has_begun = self.script == "train.py" and (self.folder / "config.yaml").is_file()
         # Scripts in scripts/ are started as modules.
@@ -87,7 +87,7 @@ class Plan:
         return self.work / "output"
 
     def id_of(self, name: str) -> str:
-        """The experiment id of a stage."""
+        """Return the experiment id of a stage."""
         return f"{name}_{self.seed}"
 
     def train(

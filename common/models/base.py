@@ -23,22 +23,22 @@ class AbstractModel(nn.Module, ABC):
 
     @abstractmethod
     def forward_features(self, images: Tensor) -> Tensor:
-        """Pooled features, (batch, dim), before dropout and the last layer."""
+        """Return pooled features, (batch, dim), before dropout and the last layer."""
 
     @abstractmethod
     def forward_head(self, features: Tensor) -> Tensor:
-        """Logits, (batch, labels), of pooled features."""
+        """Return logits, (batch, labels), of pooled features."""
 
     def start_from_prevalence(self, prevalence: Sequence[float]) -> None:
-        """Start from the prevalence of each label, where a model can; others stay as they are."""
+        """Start from the prevalence of each label, for models that can; others stay as they are."""
 
     def parameter_depths(self) -> dict[str, int]:
-        """The layer of each parameter by its name: 0 for the first, the head above all others."""
+        """Return the layer of each parameter by its name: 0 for the first, the head above all."""
         raise InputError(
             f"--optim_layer_decay: {type(self).__name__} does not say which layer comes after "
             f"which; leave the flag out"
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """The head's outputs, such as logits (batch, labels), of images (batch, channels, ...)."""
+        """Return the head's outputs, such as logits (batch, labels), for (batch, channels, ...)."""
         return self.forward_head(self.forward_features(images))

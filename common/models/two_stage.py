@@ -33,11 +33,11 @@ class _Reduction(nn.Module):
 
 
 class TwoStageModel(SequenceModel):
-    """Features to a BiGRU; then its probabilities and those of the slice networks, differences of
-    networks and z-gaps to dilated convolutions over slices and a second BiGRU.
+    """Features to a BiGRU, then dilated convolutions over slices and a second BiGRU.
 
-    The first stage's logits have a loss of their own (`auxiliary`). Without features the first
-    stage sees logits and metadata.
+    The second stage sees probabilities of the first stage and of the slice networks, differences
+    of networks and z-gaps. The first stage's logits have a loss of their own (`auxiliary`). Without
+    features the first stage sees logits and metadata.
 
     Args:
         options: see `SequenceModel`; `hidden` is of both BiGRUs, `num_layers` too.
@@ -74,14 +74,13 @@ class TwoStageModel(SequenceModel):
             nn.init.zeros_(layer.bias)
 
     def forward(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:  # type: ignore[override]
-        """Logits of both stages; see `common.models.sequence`."""
         first = self.first_logits(inputs)
         features = self.forward_features({**inputs, "first_logits": first})
         added = self._head(features, inputs["lengths"])
         return {"logits": self.skip(inputs["logits"]) + added, "auxiliary": first}
 
     def first_logits(self, inputs: Mapping[str, Any]) -> Tensor:
-        """Logits of the first stage, (studies, steps, labels)."""
+        """Return logits of the first stage, (series, slices, labels)."""
         lengths = inputs["lengths"]
         mask = step_mask(lengths, inputs["logits"].shape[1])
         sources = list(inputs["features"]) if self.specification["feature_dims"] else []
@@ -94,7 +93,7 @@ class TwoStageModel(SequenceModel):
         return self.first_linear(values) + self.first_out(self.first_rnn(values, lengths))
 
     def forward_features(self, inputs: Mapping[str, Any]) -> Tensor:  # type: ignore[override]
-        """Channels of each label after the convolutions, (studies, steps, labels * channels)."""
+        """Return channels of each label after convolutions, (series, slices, labels * channels)."""
         first = inputs.get("first_logits")
         channels = self._channels(inputs, self.first_logits(inputs) if first is None else first)
         num_studies, num_steps, num_labels, _ = channels.shape
@@ -108,7 +107,7 @@ class TwoStageModel(SequenceModel):
         return values.flatten(2)
 
     def forward_head(self, features: Tensor) -> Tensor:
-        """As if no step were padded."""
+        """Return logits as if no step were padded."""
         lengths = torch.full((len(features),), features.shape[1], device=features.device)
         return self._head(features, lengths)
 
@@ -132,7 +131,7 @@ class TwoStageModel(SequenceModel):
         return metadata if self.specification["metadata"] else torch.zeros_like(metadata)
 
     def _channels(self, inputs: Mapping[str, Any], first: Tensor) -> Tensor:
-        """Return (studies, steps, labels, channels)."""
+        """Return (series, slices, labels, channels)."""
         num_labels, num_networks = (self.specification[n] for n in ("num_labels", "num_networks"))
         by_network = inputs["logits"].unflatten(2, (num_networks, num_labels)).sigmoid()
         parts = [by_network.mean(dim=2, keepdim=True), by_network]

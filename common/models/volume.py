@@ -13,7 +13,7 @@ from common.models.masked import step_mask
 
 # Blocks of each of the four stages.
 BLOCKS = {"volume-resnet10": (1, 1, 1, 1), "volume-resnet18": (2, 2, 2, 2)}
-# No grid has more planes than this, however far apart the slices of a series say they are.
+# Most planes of a grid, whatever positions the slices of a series have.
 MAX_PLANES = 256
 
 
@@ -78,7 +78,7 @@ class VolumeModel(AbstractModel):
         nn.init.zeros_(self.classifier.bias)
 
     def forward_features(self, inputs: Mapping[str, Tensor]) -> Tensor:  # type: ignore[override]
-        """A vector per slice, interpolated among those of planes, (series, steps, dim)."""
+        """Return a vector per slice, interpolated among those of planes, (series, steps, dim)."""
         images, lengths = inputs["images"], inputs["lengths"]
         to_planes, to_slices, num_planes = resampling(
             inputs["position_mm"], lengths, self.specification["spacing_mm"]
@@ -94,11 +94,10 @@ class VolumeModel(AbstractModel):
         return torch.bmm(to_slices.to(pooled.dtype), pooled)
 
     def forward_head(self, features: Tensor) -> Tensor:
-        """Logits (series, steps, labels)."""
+        """Return logits (series, steps, labels)."""
         return self.classifier(self.dropout(features))
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:  # type: ignore[override]
-        """Logits and features of each slice; see the class."""
         features = self.forward_features(inputs)
         return {"logits": self.forward_head(features), "features": features}
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from common.checkpoint import save_weights
 from common.datasets import make_loader
-from common.datasets.sequence import StudyDataset
+from common.datasets.sequence import SequenceDataset
 from common.errors import InputError
 from common.experiment import JSON_FILE
 from common.features.slice_outputs import FeaturesInMemory, Scaling, SliceOutputs
@@ -128,7 +128,7 @@ class StudyPredictor(AbstractPredictor):
             ]
             known = np.logical_and.reduce([output.is_known for output in said])
             part = part[known[part]]
-            dataset = StudyDataset(table, part, said, ())
+            dataset = SequenceDataset(table, part, said, ())
             logits[dataset.rows] = self._sequence_logits(dataset, options.device)
             is_read[part] = True
         return RowLogits(logits[rows], ~is_read[rows])
@@ -165,7 +165,7 @@ class StudyPredictor(AbstractPredictor):
         return SliceOutputs(name, logits, folds, features, feature_rows, {0: scaling})
 
     def _sequence_logits(
-        self, dataset: StudyDataset, device: torch.device | str
+        self, dataset: SequenceDataset, device: torch.device | str
     ) -> NDArray[np.float32]:
         """The logits of the rows of a dataset, in their order."""
         settings = FitSettings(iteration_num=0, device=torch.device(device))

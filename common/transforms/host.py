@@ -1,4 +1,4 @@
-"""Runs the first transforms of a pipeline on the CPU, for one sample."""
+"""Run the first transforms of a pipeline on the CPU, for one sample."""
 
 import itertools
 import random
@@ -24,7 +24,7 @@ class HostStages:
     Args:
         pipeline: where the transforms are from.
         where: the name of its file, for messages.
-        count: how many of its nodes run here; default: all.
+        count: number of its nodes that run here; default: all.
     """
 
     def __init__(self, pipeline: Pipeline, where: str, count: int | None = None) -> None:

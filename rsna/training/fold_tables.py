@@ -1,4 +1,4 @@
-"""The tables, features and predictor of all folds, made of those that each fold has left."""
+"""Join the tables, features and predictors of all folds."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,7 +49,7 @@ def assemble(experiment: Experiment, folds: Sequence[int], config: Config) -> No
 
 
 def _origin(experiment: Experiment, members: dict[int, AbstractPredictor]) -> dict[str, Any]:
-    """What is known of the training of all members, with their folds' in place of one's."""
+    """Return the facts about the training of all members, with their folds' in place of one's."""
     first = next(iter(members.values())).training
     return {**first, "experiment_id": experiment.id, "fold": "all"}
 

@@ -26,11 +26,10 @@ CLIENTS = {
 
 
 def preflight(config: Config, results: Path | None = None) -> Config:
-    """Return the flags that a training goes by; those of a resumed run as it recorded them.
+    """Return the flags of the training; those of a resumed run as it recorded them.
 
-    All that can be refused before work begins is refused here, but for what needs the model or
-    the slices at hand: building them does that (`rsna.training.kinds.build_parts`), also before a
-    folder is made.
+    Everything that can be refused before work begins is refused here, except what needs the model
+    or the slices: `rsna.training.kinds.build_parts` refuses that, also before a folder is made.
 
     Args:
         config: the flags as given.
@@ -62,7 +61,7 @@ def preflight(config: Config, results: Path | None = None) -> Config:
 
 
 def refuse_single_fold(config: Config) -> None:
-    """Raise InputError where one of all folds is to be trained anew by its own id."""
+    """Raise InputError where a single fold of an experiment of all folds is to be trained anew."""
     if config.is_one_of_all_folds and not config.training.tr_resume:
         parent = str(config.general.experiment_id).partition("/")[0]
         raise InputError(
@@ -90,9 +89,9 @@ def digest_of_folds(config: Config) -> str:
 
 
 def require_unseen_weights(config: Config) -> None:
-    """Raise InputError where --net_weight_file is missing, or saw what the fold validates.
+    """Raise InputError where --net_weight_file is missing, or saw patients of the validated fold.
 
-    As far as the experiment that it lies in recorded its training; see `require_unseen_start`.
+    Only what the experiment of the file recorded is known; see `require_unseen_start`.
     """
     name, fold = config.network.net_weight_file, config.data.data_fold
     if name is None or not isinstance(fold, int):

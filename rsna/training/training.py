@@ -30,12 +30,12 @@ logger = logging.getLogger(__name__)
 class RSNATraining:
     """A training that can be run once.
 
-    `preflight` refuses what the flags do not allow, `build_parts` makes model, data and loaders of
-    them, this class fits, and `ResultWriter` writes what is left: each can be read apart.
+    `preflight` refuses flags, `build_parts` makes model, data and loaders, this class fits, and
+    `ResultWriter` writes the results: each can be read apart.
 
     Args:
-        config: the flags; those of a resumed run are completed from what it recorded.
-        parts: what is trained, where it has been built for these flags already.
+        config: the flags; those of a resumed run are completed from its record.
+        parts: of the training, where they have been built for these flags already.
     """
 
     def __init__(self, config: Config, parts: TrainingParts | None = None) -> None:
@@ -45,7 +45,7 @@ class RSNATraining:
 
     @property
     def processes(self) -> Processes:
-        """Who trains together."""
+        """The processes that train together."""
         return self.parts.settings.processes
 
     def run(self) -> Experiment:
@@ -71,7 +71,7 @@ class RSNATraining:
         elif self.processes.rank:
             # The weights are the main process's; dropout must differ.
             seed_everything(self.config.general.seed + self.processes.rank)
-        with self._saying_how_to_resume(experiment, saver.last_path):
+        with self._log_resume_command(experiment, saver.last_path):
             network.fit(parts.train_loader(), parts.valid_loader(), parts.subset_loader())
             ResultWriter(parts, experiment, self.latest).write(network, saver.best_path)
 
@@ -109,8 +109,8 @@ class RSNATraining:
             yield tracker
 
     @contextlib.contextmanager
-    def _saying_how_to_resume(self, experiment: Experiment, last_path: Path) -> Iterator[None]:
-        """Name the command that goes on, where the block stops after a checkpoint was saved."""
+    def _log_resume_command(self, experiment: Experiment, last_path: Path) -> Iterator[None]:
+        """Log the command that resumes, where the block stops after a checkpoint was saved."""
         command = resume_command(self.config, experiment.id)
         try:
             yield
