@@ -1,4 +1,4 @@
-"""Puts the tables of a dataset together: slices, studies."""
+"""Build the tables of a dataset: slices, studies."""
 
 import logging
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from common.preparation.pixels import SliceResult
 from common.preparation.source import Source
 from common.slices.folds import TRAIN_SPLIT
 from common.slices.table import SLICE_COLUMNS, STATUS_OK
+from common.words import count
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def undecodable_duplicates(
 ) -> pd.DataFrame:
     """Return source_file, frame, status and reason of undecodable slices with a duplicate.
 
-    Another file has the same image, and should be tried in their place.
+    Another file with the same image should be tried in their place.
     """
     others = set(same_image_files(headers))
     failed = []
@@ -79,8 +80,8 @@ def slices_table(
     Args:
         headers: all header rows, with `rank`.
         splits: split by source_file.
-        results: by store file, what became of its slices by rank; None where decoding it
-            killed every process that tried.
+        results: by store file, the results of its slices by rank; None where decoding it
+            killed every process.
         label_names: the labels of the task.
         labels: image_id and these, as `Source.labels` returns them.
     """
@@ -115,7 +116,7 @@ def studies_table(slices: pd.DataFrame, source: Source) -> pd.DataFrame:
 
 
 def studies_of_slices(slices: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """Return patient_id, labels and label_source by study_id, as the slices tell them."""
+    """Return patient_id, labels and label_source by study_id, derived from the slices."""
     names = list(names)
     by_study = slices[slices["study_id"].notna()].groupby("study_id")
     labels = by_study[names].max()
@@ -126,7 +127,7 @@ def studies_of_slices(slices: pd.DataFrame, names: Sequence[str]) -> pd.DataFram
 
 
 def _add_results(frame: pd.DataFrame, results: dict[str, list[SliceResult] | None]) -> None:
-    """Fill in what the pixel pass found, in place."""
+    """Fill in the results of the pixel pass, in place."""
     columns = {name: frame[name].to_numpy(dtype=object) for name in ("status", "reason")}
     before = frame[["rows", "columns"]].copy()
     for name in SliceResult._fields[2:]:
@@ -167,14 +168,14 @@ def _with_labels(
         return frame.assign(**dict.fromkeys(names, np.nan), label_source=None)
     num_absent = int((~labels["image_id"].isin(frame["image_id"])).sum())
     if num_absent:
-        logger.warning("%d labelled images have no file", num_absent)
+        logger.warning("%s without a file", count(num_absent, "labelled image"))
     # A missing id must not meet another missing id.
     frame = frame.merge(labels.dropna(subset=["image_id"]), on="image_id", how="left")
     frame = frame.assign(label_source=_label_source(frame, names))
     is_known = frame["split"].eq(TRAIN_SPLIT) & frame["image_id"].notna()
     num_unlabelled = int((is_known & frame["label_source"].isna()).sum())
     if num_unlabelled:
-        logger.warning("%d training images have no labels, or not all", num_unlabelled)
+        logger.warning("%s without all labels", count(num_unlabelled, "training image"))
     return frame
 
 

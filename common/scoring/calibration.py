@@ -1,8 +1,8 @@
-"""Calibrators: what turns logits into probabilities that mean what they say, label by label.
+"""Calibrators from logits to calibrated probabilities, label by label.
 
 `Calibration` of `predictions` (temperature and bias) and `IsotonicCalibration` have the same two
 methods, `apply` and `invert`, on logits (n, k). A calibrator may only be scored on rows that it
-was not fitted on: whoever fits keeps the ids (`common.slices.leakage`).
+was not fitted on: the caller that fits it keeps the ids (`common.slices.leakage`).
 """
 
 import logging
@@ -44,7 +44,6 @@ class IsotonicCalibration:
             assert len(x) == len(y) > 0 and (np.diff(x) > 0).all() and (np.diff(y) >= 0).all()
 
     def apply(self, logits: ArrayLike) -> NDArray[np.float64]:
-        """Return the calibrated logits of (n, k) logits."""
         return self._map(logits, [(np.array(x), np.array(y)) for x, y in self._points()])
 
     def invert(self, calibrated_logits: ArrayLike) -> NDArray[np.float64]:
@@ -67,8 +66,8 @@ class ConsistentCalibration:
     """A calibrator, or none, after which the union is never below the largest of the other labels.
 
     Attributes:
-        inner: what calibrates first.
-        union: column of the label that says that there is any of the others.
+        inner: applied first.
+        union: column of the label that is positive where any other is.
     """
 
     inner: Calibrator | None

@@ -13,6 +13,7 @@ import pyarrow
 
 from common.errors import InputError
 from common.slices.store import SliceStore
+from common.words import count
 
 SLICES_FILE = "slices.parquet"
 STUDIES_FILE = "studies.parquet"
@@ -132,8 +133,8 @@ class SliceTable:
     ) -> list[int]:
         """Return the rows `offsets` slices away in the group of a readable row, 0 being itself.
 
-        Past either end the last slice is repeated; unreadable slices are passed over, and so are
-        the rows in `without`.
+        Past either end the last slice is repeated; unreadable slices and the rows in
+        `without` are skipped.
         """
         rows = self._group_without(row, without)
         place = int(np.flatnonzero(rows == row)[0]) if len(without) else self._place_in_group(row)
@@ -145,7 +146,7 @@ class SliceTable:
         """Return the rows nearest to `offsets_mm` along the slice normal from a readable row.
 
         0 is the row itself, and of two that are as near the one farther away from it counts; past
-        either end the last slice is repeated. Rows in `without` are passed over.
+        either end the last slice is repeated. Rows in `without` are skipped.
 
         Raises:
             InputError: the positions of the slice or of its series are unknown.
@@ -178,7 +179,7 @@ class SliceTable:
             slice_offsets: which neighbours by number, 0 being the row itself.
             offsets_mm: as many distances that count in their place, but in a series in which
                 slices have no position; empty where there are none.
-            without: rows to pass over.
+            without: rows to skip.
         """
         if len(offsets_mm) and self.has_positions(np.array([row]))[0]:
             return self.neighbour_rows_mm(row, offsets_mm, without)
@@ -201,7 +202,6 @@ class SliceTable:
         return columns.to_numpy(dtype=np.float64, na_value=np.nan)
 
     def group_rows(self, row: int) -> np.ndarray:
-        """Return the rows of the group of a readable row, int64, in anatomical order."""
         start, stop = self._group_bounds(row)
         return self._order[start:stop]
 
@@ -246,7 +246,8 @@ class SliceTable:
             num_unknown = int((rows < 0).sum())
             first = str(wanted[rows < 0][0])
             raise InputError(
-                f"{num_unknown} of {len(rows)} image ids, {first!r} first, are not in {self.folder}"
+                f"{num_unknown} of {count(len(rows), 'image id')}, {first!r} first, are not in "
+                f"{self.folder}"
             )
         return rows
 
