@@ -81,7 +81,6 @@ class DicomWindowShift(A.ImageOnlyTransform):
         self.min_max_normalize = min_max_normalize
 
     def get_params(self) -> dict[str, Any]:
-        """Return the widths and centers of one sample, in HU."""
         draw = self.py_random.uniform
         widths = [draw(*limits) for limits in zip(self.window_width_mins, self.window_width_maxs)]
         centers = [
@@ -139,7 +138,6 @@ class HeaderWindow(A.ImageOnlyTransform):
     def get_params_dependent_on_data(
         self, params: dict[str, Any], data: dict[str, Any]
     ) -> dict[str, Any]:
-        """Return the width and center of one sample, in HU, as DicomWindowShift does."""
         window = data.get("header_window")
         if window is None or not usable_windows(np.asarray(window, np.float64)):
             return {"widths": [self.fallback_width], "centers": [self.fallback_center]}
@@ -166,7 +164,6 @@ class NeighborSwap(A.ImageOnlyTransform):
         super().__init__(p=p)
 
     def apply(self, img: np.ndarray, **params: Any) -> np.ndarray:
-        """Return the slices in reverse order."""
         return np.ascontiguousarray(img[:, :, ::-1]) if img.ndim == 3 else img
 
 

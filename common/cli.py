@@ -1,4 +1,4 @@
-"""What every script does around its work: exit statuses, and one line for what users can mend."""
+"""Exit statuses of all scripts, and one line on stderr for errors that users can correct."""
 
 import atexit
 import errno
@@ -16,10 +16,10 @@ from common.errors import CheckFailed, InputError, Interrupted, PeerFailure
 
 logger = logging.getLogger(__name__)
 
-# Libraries that tell at INFO what no user of a script asked for.
+# Libraries whose INFO records are of no use to users of scripts.
 NOISY_LIBRARIES = ("numexpr", "distributed", "alembic", "mlflow", "httpx", "matplotlib")
 
-# What the operating system refuses, and only the user can change.
+# Refusals of the operating system that only the user can resolve.
 OUTSIDE_FAULTS = {
     errno.ENOSPC: ("the disk is full", "free some space"),
     errno.EDQUOT: ("the disk quota is used up", "free some space"),
@@ -37,7 +37,7 @@ EXIT_CHECK = 3
 def log_to_console(level: int = logging.INFO) -> None:
     """Send log records of `level` and above to stderr as plain lines.
 
-    Of several processes (torchrun) the first tells everything, the others only what went wrong.
+    Of several processes (torchrun) the first sends all of them, the others only errors.
     """
     root = logging.getLogger()
     rank = os.environ.get("RANK", "0")
@@ -84,12 +84,12 @@ def _leave(status: int) -> NoReturn:
 
 
 def command_line() -> str:
-    """The command that this process was started with; scripts go on where they are run again."""
+    """Return the command that started this process; scripts resume when it is run again."""
     return script_command(*sys.argv[1:])
 
 
 def script_command(*arguments: str, script: str | None = None) -> str:
-    """The command that runs `script`, or this one again, as from the present folder."""
+    """Return the command that runs `script`, or this one again, from the present folder."""
     this = Path(sys.argv[0])
     root = this.parent.parent if this.parent.name == MODULES else this.parent
     path = this if script is None else root / script
@@ -99,7 +99,7 @@ def script_command(*arguments: str, script: str | None = None) -> str:
 
 
 def status_of(main: Callable[[], None]) -> int:
-    """Run `main` and return its exit status, having told stderr what went wrong."""
+    """Run `main` and return its exit status; write errors to stderr."""
     try:
         main()
     except InputError as error:

@@ -1,4 +1,4 @@
-"""Sends what the trackers of an experiment have missed, from its metrics.jsonl."""
+"""Send what the trackers of an experiment have missed, from its metrics.jsonl."""
 
 from common.cli import log_to_console, run_script
 from config import parse_config, recorded_config

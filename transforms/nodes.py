@@ -36,7 +36,7 @@ def windows(
 
 
 def scaled_windows(share: float) -> Node:
-    """Return brain, subdural and soft tissue as HU times 1 - share to 1 + share show them.
+    """Return brain, subdural and soft tissue windows of HU scaled by 1 - share to 1 + share.
 
     HU times m in a window are HU in the window whose center and width are divided by m.
     """

@@ -1,4 +1,4 @@
-"""A CT scanner: how a head lies in the gantry, its slices, and what the machine adds to them."""
+"""A CT scanner: the pose of a head in the gantry, its slices, noise and artefacts."""
 
 from dataclasses import dataclass
 
@@ -28,7 +28,7 @@ AIR_HU = -1000.0
 
 @dataclass(frozen=True)
 class Pose:
-    """How a head differs from the template and lies in the scanner.
+    """Deformation and pose of a head in the scanner.
 
     Attributes:
         matrix: (3, 3), from patient coordinates (mm; left, posterior, superior) to the template's.

@@ -1,4 +1,4 @@
-"""A dataset with slices that a model labelled, or with a labelled dataset more, from its flags."""
+"""A dataset with slices that a model labelled, or with another labelled dataset, from its flags."""
 
 import logging
 from pathlib import Path
@@ -14,6 +14,7 @@ from common.preparation.overlap import TEST_SPLIT
 from common.scoring.predictions import MEAN_VIEW, read_predictions
 from common.slices.folds import PSEUDO
 from common.slices.table import SliceTable
+from common.words import count
 from config import Config
 from flags.ensemble import PseudoLabelConfig
 from rsna.evaluation.scoring import predictor_info, study_labels, task_of
@@ -32,10 +33,10 @@ def make_pseudo_dataset(config: Config) -> tuple[Path, Merged]:
     """
     flags = config.pseudo_labels
     if flags.pl_name is None:
-        raise InputError("--pl_name is missing: say how the new dataset is called")
+        raise InputError("--pl_name is missing: give the name of the new dataset")
     if flags.pl_labels == GIVEN and flags.pl_source is None:
         raise InputError(
-            "--pl_labels given needs --pl_source: say which dataset's labels are to be trained on"
+            "--pl_labels given needs --pl_source: name the dataset whose labels to train on"
         )
     base = config.dataset_folder
     source = base if flags.pl_source is None else config.named_dataset_folder(flags.pl_source)
@@ -113,7 +114,7 @@ def _predicted(config: Config, table: SliceTable) -> Labelled:
         study_labels=_of_studies(table, rows) if flags.pl_use_studies else None,
     )
     used = rows_to_use(labels, bool(flags.pl_partial))
-    logger.info("%d of %d slices are sure enough", used.sum(), len(used))
+    logger.info("%d of %s above the thresholds", used.sum(), count(len(used), "slice"))
     ids = frame["image_id"].to_numpy(dtype=object)[used]
     return Labelled(table.folder, ids, labels[used], f"{PSEUDO}{name}")
 

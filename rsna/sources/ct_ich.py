@@ -2,7 +2,7 @@
 
 Hssayeni et al., PhysioNet. v1.0.0 (2019): `Patients_CT/<patient>/{brain,bone}/<slice>.jpg` beside
 `hemorrhage_diagnosis.csv`, in a brain and in a bone window. Slices are 5 mm apart, 1 is the lowest:
-from foot to head, like the positions of DICOM. Pixel spacing and gantry tilt are not told.
+from foot to head, like the positions of DICOM. Pixel spacing and gantry tilt are unknown.
 Up to v1.3.1: `ct_scans/<patient>.nii` beside `hemorrhage_diagnosis_raw_ct.csv`, of 75 patients.
 A slice has the same id and labels in both.
 """
@@ -20,6 +20,7 @@ from common.dicom import RejectedFile, SliceHeader
 from common.errors import InputError
 from common.files import read_csv
 from common.preparation import SlicePixels, SliceReader, list_files
+from common.words import count
 from rsna.sources.base import AbstractSource
 from rsna.sources.ct_ich_nifti import SCAN_FOLDER, CtIchNiftiReader, image_id, scan_ids
 from rsna_task import LABELS, SUBTYPES
@@ -39,7 +40,7 @@ BONE_WINDOW = (-900.0, 3200.0)
 # one, deep in bone or air, less. The bone image decides where it is far outside the brain window.
 _SATURATED_GREY = (3, 252)
 _OUTSIDE_BRAIN_HU = (-120.0, 200.0)
-# What saturated pixels are taken for where there is no bone image.
+# HU of saturated pixels where there is no bone image.
 _AIR_HU, _BONE_HU = -1000.0, 1000.0
 
 
@@ -117,14 +118,14 @@ class CtIchSource(AbstractSource):
         if len(contradictory):
             raise InputError(
                 f"{path}: No_Hemorrhage contradicts the subtypes in "
-                f"{len(contradictory)} rows, first {contradictory.iloc[0]}"
+                f"{count(len(contradictory), 'row')}, first {contradictory.iloc[0]}"
             )
         if table["image_id"].duplicated().any():
             raise InputError(f"{path} repeats slices")
         return table[["image_id", *LABELS]]
 
     def parameters(self) -> dict[str, Any]:
-        """Return the layout, and the windows that HU were taken from."""
+        """Return the layout, and the windows of the HU."""
         if self.layout == "nifti":
             return {"layout": self.layout}
         return {"layout": self.layout, "brain_window": BRAIN_WINDOW, "bone_window": BONE_WINDOW}
@@ -169,7 +170,7 @@ class CtIchReader:
         ]
 
     def read_ids(self, source_file: str) -> dict[str, str]:
-        """Return the ids, which the name of the file tells."""
+        """Return the ids, which follow from the name of the file."""
         patient, number = _patient_and_number(source_file)
         return {"image_id": image_id(patient, number), **scan_ids(patient)}
 

@@ -186,7 +186,7 @@ def test_planted_leaks_are_refused(monkeypatch, place, tmp_path, capsys):
     is_moved = oof["patient_id"] == "patient3"
     oof.assign(fold=oof["fold"].where(~is_moved, 2)).to_parquet(path)
     assert run(monkeypatch, copy, *flags) == 2
-    assert "8 rows of 1 patients come from a model that was" in capsys.readouterr().err
+    assert "8 rows of 1 patient from a model that was" in capsys.readouterr().err
     oof.to_parquet(path)
     folds_file = copy / "input" / "datasets" / "tiny" / "folds.csv"
     folds = pd.read_csv(folds_file)

@@ -120,7 +120,7 @@ def test_a_member_that_is_there_twice_counts_once(
     with caplog.at_level(logging.WARNING):
         _, frame = prepare_dicom(tmp_path / "in", tmp_path / "out")
     assert frame.set_index("source_file").loc["a.zip!/1.1-1.dcm", "status"] == "not_dicom"
-    assert "left out 1 members of an archive" in caplog.text
+    assert "left out 1 member of an archive" in caplog.text
 
 
 def test_a_folder_named_like_an_archive_is_none(

@@ -224,7 +224,7 @@ def test_a_fold_that_saw_the_patient_is_found(place, whole, capsys):
         frame = pd.read_parquet(path)
         frame.assign(fold=0).to_parquet(path)
     assert call(train.main, place, "--experiment_id", "leaky", "--tr_resume", "1") == 2
-    assert "12 rows of 3 patients come from a model that was trained" in capsys.readouterr().err
+    assert "12 rows of 3 patients from a model that was trained" in capsys.readouterr().err
 
 
 def test_folds_that_changed_since_are_found(place, whole, capsys):

@@ -208,7 +208,7 @@ def test_training_slices_without_outputs_are_left_out_but_not_those_of_validatio
     change_predictions(folder, lambda frame: frame[~frame["patient_id"].isin(patients)])
     flags = {**FLAGS, "data_features": "0004", "tr_iteration_num": 1, "tr_iteration_valid": 0}
     assert run(monkeypatch, place, train, "fewer", **flags) == 0, capsys.readouterr().err
-    assert "12 training slices have no out-of-fold predictions" in caplog.text
+    assert "left out 12 training slices without out-of-fold predictions" in caplog.text
     assert run(monkeypatch, place, train, "none", **flags, data_fold=1) == 2
     assert "--data_fold all" in capsys.readouterr().err.splitlines()[-1]
 

@@ -334,7 +334,7 @@ def test_maximum_time_ends_with_143_and_another_run_goes_on(tmp_path):
     flags = [*FLAGS, "--experiment_id", "0001", "--tr_max_hours", "1e-7"]
     result = run_train(tmp_path, *flags)
     assert result.returncode == 143
-    assert "the maximum time of 0.00 hours is used up" in result.stderr
+    assert "the maximum time of 1 ms is used up" in result.stderr
     assert "--experiment_id 0001 --tr_resume 1" in result.stderr.splitlines()[-1]
     result = run_train(
         tmp_path, "--experiment_id", "0001", "--tr_resume", "1", "--tr_max_hours", "0"
