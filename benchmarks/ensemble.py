@@ -1,4 +1,4 @@
-"""What blending costs at full size: a submission of ten members, and weights fitted on ten.
+"""Measure blending at full size: a submission of ten members, and weights fitted on ten.
 
     python benchmarks/ensemble.py [--test 121232] [--rows 752803] [--members 10]
 

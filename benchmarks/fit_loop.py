@@ -1,4 +1,4 @@
-"""What the fit loop costs over a bare PyTorch loop that takes the same steps.
+"""Measure the cost of the fit loop over a bare PyTorch loop that takes the same steps.
 
 The same small network, data and arithmetic either way; `fit` also writes metrics.jsonl and shows
 the run in MLflow (SQLite, in a temporary folder). The two ways take turns. Prints a table of
@@ -55,7 +55,7 @@ class RandomImages(AbstractDataset):
         return str(index)
 
     def make_sample(self, index: int, seed: int) -> dict[str, Any]:
-        """What `ImageClassifierNetwork` takes."""
+        """The batches of `ImageClassifierNetwork`."""
         return {"image": self.images[index], "labels": self.labels[index], "index": index}
 
 

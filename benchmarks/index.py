@@ -1,4 +1,4 @@
-"""What the tables of a dataset as large as RSNA 2019 cost: folds, index, dataset object.
+"""Measure the cost of tables as large as those of RSNA 2019: folds, index, dataset object.
 
     python benchmarks/index.py [--rows 752803] [--repeats 5]
 

@@ -49,7 +49,7 @@ SIZE = 96
 
 @dataclass(frozen=True)
 class Variant:
-    """What a study network sees: features of `space` (none), standardised for each fold or not."""
+    """Inputs of a sequence network: features of `space` (none), standardised per fold or not."""
 
     space: str | None = None
     standardised: bool = True

@@ -23,7 +23,7 @@ AIR_HU = -1024
 HEAD_HU = -200
 """Above it lies tissue, below it air and the foam of head rests; fat is about -100."""
 OPENING_MM = 7.0
-"""What is thinner than this does not belong to the head: shells of tables, straps, tubes."""
+"""Parts thinner than this are not of the head: shells of tables, straps, tubes."""
 MARGIN_MM = 5.0
 USUAL_SPACING_MM = 0.5
 """Taken for the widths above where the pixel spacing is unknown."""
