@@ -65,7 +65,6 @@ class Slices(AbstractDataset):
         return self.num_samples
 
     def sample_id(self, index: int) -> str:
-        """Return the number of the sample."""
         return str(index)
 
     def make_sample(self, index: int, seed: int) -> dict[str, Any]:

@@ -68,7 +68,6 @@ class Processes:
 
     @property
     def are_many(self) -> bool:
-        """Whether there are other processes."""
         return self.num > 1
 
     def total(self, values: list[float]) -> list[float]:

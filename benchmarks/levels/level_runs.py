@@ -47,7 +47,6 @@ class Stage:
 
     @property
     def folder(self) -> Path:
-        """The experiment folder."""
         return self.output_dir / "results" / self.experiment_id
 
     @property
@@ -87,7 +86,6 @@ class Plan:
         return self.work / "output"
 
     def id_of(self, name: str) -> str:
-        """Return the experiment id of a stage."""
         return f"{name}_{self.seed}"
 
     def train(
@@ -105,7 +103,6 @@ class Plan:
         return self._stage("train.py", name, (*common, *flags), needs, input_name)
 
     def blend(self, name: str, members: Sequence[str], *flags: object) -> Stage:
-        """A blend of other stages."""
         ids = ",".join(map(self.id_of, members))
         return self._stage("ensemble.py", name, ("--ens_experiments", ids, *flags), members)
 

@@ -44,7 +44,6 @@ class Losses:
         return float(self.by_level[level].sum(axis=1).mean() / self.num_slices.sum())
 
     def by_seed(self, level: str) -> list[float]:
-        """Return the weighted log loss of a level with each seed."""
         return [float(v) for v in self.by_level[level].sum(axis=1) / self.num_slices.sum()]
 
 

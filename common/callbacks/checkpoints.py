@@ -54,7 +54,6 @@ class CheckpointSaver(Callback):
 
     @property
     def best_path(self) -> Path:
-        """The checkpoint with the best metric so far."""
         return self.folder / "best.pt"
 
     def on_metrics(self, network: FittedNetwork, metrics: dict[str, float | None]) -> None:

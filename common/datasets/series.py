@@ -124,7 +124,6 @@ class AbstractSeriesDataset(AbstractDataset):
         return len(self._starts) - 1
 
     def sample_id(self, index: int) -> str:
-        """Return the image id of the first slice of the series."""
         return self.table.image_id(int(self._rows[self._starts[index]]))
 
     @property

@@ -41,7 +41,6 @@ class _TwoKindsSampler(EpochSampler):
         raise NotImplementedError
 
     def num_positive(self, epoch: int) -> int:
-        """Return how many samples of an epoch are positive."""
         raise NotImplementedError
 
     def _dealt(self, kind: int, epoch: int) -> Indices:

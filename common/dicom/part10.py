@@ -70,7 +70,6 @@ class OpenFile:
     media_class: str = ""
 
     def read_pixels(self) -> bytes:
-        """Return the value of the pixel element as it is in the file."""
         assert self.pixels is not None
         self.stream.seek(self.pixels.offset)
         return self.stream.read(min(self.pixels.length, self.pixels.available))

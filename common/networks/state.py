@@ -124,7 +124,6 @@ class FitState:
     validated: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the state as a checkpoint holds it."""
         values = asdict(self)
         sampler = {name: values.pop(name) for name in ("epoch", "position", "num_samples")}
         return {**values, "sampler": sampler}

@@ -125,7 +125,6 @@ class SliceTable:
         return self.store.read(store_file, int(self._store_indices[row]))
 
     def image_id(self, row: int) -> str:
-        """Return the image id of a row."""
         return str(self.frame["image_id"].iat[row])
 
     def neighbour_rows(

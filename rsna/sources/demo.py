@@ -103,7 +103,6 @@ class DemoSource(RSNASource):
         super().__init__(folder)
 
     def parameters(self) -> dict[str, Any]:
-        """Return the parameters of the phantoms."""
         return super().parameters() | _read_manifest(self.folder)
 
 

@@ -47,7 +47,6 @@ class RSNASource(AbstractSource):
 
     @property
     def reader(self) -> DicomReader:
-        """Reads DICOM files below the folder."""
         return DicomReader(self.folder)
 
     def files(self) -> pd.DataFrame:

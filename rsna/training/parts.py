@@ -134,7 +134,6 @@ class TrainingParts(ABC, Generic[Model, Data]):
         logger.info("training transforms: all on the CPU")
 
     def averages(self) -> list[Any]:
-        """Return the callbacks that average the weights."""
         return list(build_averages(self.config, self.model, self.statistics_loader))
 
     def seen_values(self) -> np.ndarray:
@@ -143,7 +142,6 @@ class TrainingParts(ABC, Generic[Model, Data]):
 
     @property
     def valid_batch_size(self) -> int:
-        """Samples of a batch in validation and prediction."""
         return self.config.training.tr_batch_size_valid
 
     @property
@@ -159,7 +157,6 @@ class TrainingParts(ABC, Generic[Model, Data]):
         )
 
     def valid_loader(self) -> Any:
-        """Return the loader of the validation samples."""
         return self._evaluation_loader(self.data.valid)
 
     def subset_loader(self) -> Any:

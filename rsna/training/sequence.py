@@ -52,7 +52,6 @@ class SequenceParts(WholeSeriesParts[SequenceModel, SeriesSides]):
 
     @cached_property
     def outputs(self) -> list[SliceOutputs]:
-        """The outputs of each slice experiment."""
         return self._load_outputs()
 
     def _create_model(self) -> SequenceModel:

@@ -97,7 +97,6 @@ class WholeSeriesParts(TrainingParts[Model, Sides], Generic[Model, Sides]):
 
     @property
     def _train_ids(self) -> list[str]:
-        """The sample id of every training series."""
         return [self.data.train.sample_id(index) for index in range(len(self.data.train))]
 
     def _subset(self) -> Any:
@@ -205,7 +204,6 @@ class SeriesParts(WholeSeriesParts[SeriesModel, SeriesData], Generic[SeriesModel
 
     @property
     def valid_batch_size(self) -> int:
-        """Series of a batch in validation and prediction."""
         return series_per_batch(self.config.training.tr_batch_size_valid)
 
     def predictor(self, training: dict[str, Any]) -> AbstractPredictor:

@@ -45,7 +45,6 @@ class RSNATraining:
 
     @property
     def processes(self) -> Processes:
-        """The processes that train together."""
         return self.parts.settings.processes
 
     def run(self) -> Experiment:
