@@ -191,7 +191,9 @@ def columns_of_tables() -> dict[str, dict[str, str]]:
     predictions = build_predictions(frame, logits, LABELS, fold=0, experiment_id="a")
     listed = series.list_series(frame)
     prior = np.zeros(len(LABELS))
-    studies = series.list_studies(frame, predictions[list(LABELS)].to_numpy(), listed, prior, LABELS)
+    studies = series.list_studies(
+        frame, predictions[list(LABELS)].to_numpy(), listed, prior, LABELS
+    )
     source: Any = SimpleNamespace(label_names=LABELS, study_labels=lambda: None)
     return {
         "slices.parquet": SLICE_COLUMNS | dict.fromkeys(LABELS, "float32"),

@@ -1,4 +1,4 @@
-"""The example of docs/new_task.md: short, it learns, and it goes on bit for bit."""
+"""The example of docs/how_to/new_task.md: short, it learns, and it goes on bit for bit."""
 
 import json
 from pathlib import Path

@@ -1,7 +1,8 @@
 """What preparing will take, told before it starts and compared with what there is.
 
 The figures of time and memory were measured with uncompressed CT on a local disk
-(docs/performance.md), the ratio with one real head (common/slices/store.py): an order of magnitude.
+(docs/explanation/performance.md), the ratio with one real head (common/slices/store.py): an order
+of magnitude.
 """
 
 import logging
