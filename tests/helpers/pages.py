@@ -17,7 +17,7 @@ LOCAL = ("input", "output")
 
 
 def pages(root: Path) -> dict[str, str]:
-    """Returns the text of every page by its path below `root`."""
+    """Return the text of every page by its path below `root`."""
     paths = [*root.glob("*.md"), *root.glob(".github/**/*.md")]
     for folder in root.iterdir():
         if folder.is_dir() and not folder.name.startswith("."):
@@ -26,17 +26,17 @@ def pages(root: Path) -> dict[str, str]:
 
 
 def links(text: str) -> Iterator[str]:
-    """Yields the targets of the links that stay inside the project."""
+    """Yield the targets of the links that stay inside the project."""
     return (target for target in LINK.findall(text) if not re.match(r"[a-z]+:", target))
 
 
 def anchors(text: str) -> set[str]:
-    """Returns the anchors of the headings, as MkDocs makes them."""
+    """Return the anchors of the headings, as MkDocs makes them."""
     return {slugify(heading.replace("`", ""), "-") for heading in HEADING.findall(text)}
 
 
 def files(text: str) -> Iterator[str]:
-    """Yields the paths in code, `a/{b,c}.py` as two; a `*` stays."""
+    """Yield the paths in code, `a/{b,c}.py` as two; a `*` stays."""
     for code in CODE.findall(text):
         found = re.search(r"\{(.*?)\}", code)
         names = [code.replace(found[0], part) for part in found[1].split(",")] if found else [code]
@@ -44,6 +44,6 @@ def files(text: str) -> Iterator[str]:
 
 
 def defined(text: str) -> Iterator[tuple[str, str]]:
-    """Yields file and name of every ``file.py`: `Name``."""
+    """Yield file and name of every ``file.py`: `Name``."""
     for path, names in DEFINED.findall(text):
         yield from ((path, name) for name in CODE.findall(names))
