@@ -27,6 +27,12 @@ CODE = {
     for path in ROOT.glob(pattern)
     if path.relative_to(ROOT).parts[0] not in (".venv", "input", "output")
 }
+WORDS = set(re.findall(r"\w+", " ".join(CODE.values())))
+KNOWN = {
+    *(flag for kind in config.GROUPS.values() for flag in kind.__dataclass_fields__),
+    *(flag for text in CODE.values() for flag in re.findall(r'"--(\w+)"', text)),
+    *(flag for flags in OTHER_PROGRAMS.values() for flag in flags),
+}
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -40,12 +46,8 @@ def test_links_resolve(name):
 
 @pytest.mark.parametrize("name", CURRENT)
 def test_flags_exist(name):
-    known = {flag for kind in config.GROUPS.values() for flag in kind.__dataclass_fields__}
-    for text in CODE.values():
-        known.update(re.findall(r'"--(\w+)"', text))
-    known.update(*OTHER_PROGRAMS.values())
     for flag, star in FLAG.findall(PAGES[name]):
-        exists = any(other.startswith(flag) for other in known) if star else flag in known
+        exists = any(other.startswith(flag) for other in KNOWN) if star else flag in KNOWN
         assert exists, f"{name} names --{flag}{star}: no such flag"
 
 
@@ -73,10 +75,9 @@ def test_names_in_files_exist(name):
 
 @pytest.mark.parametrize("name", CURRENT)
 def test_classes_exist(name):
-    words = set(re.findall(r"\w+", " ".join(CODE.values())))
     code = re.findall(r"`[^`\n]+`|^    .*$", PAGES[name], re.M)
     for word in CAMEL_CASE.findall(" ".join(code)):
-        assert word in words | NOT_OURS, f"{name} names {word}: no such class"
+        assert word in WORDS | NOT_OURS, f"{name} names {word}: no such class"
 
 
 def test_code_names_pages_that_exist():
