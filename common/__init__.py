@@ -6,7 +6,8 @@ The libraries read the variables set here when they are imported.
 import os
 
 # Threads that wait by spinning take the cores from the data loaders: where both share two cores,
-# a training step took twice the processor time and 1.7 times as long (docs/performance.md).
+# a training step took twice the processor time and 1.7 times as long
+# (docs/explanation/performance.md).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Blosc2 with more than one thread deadlocks in a forked worker of a parent that has read.
 os.environ.setdefault("BLOSC_NTHREADS", "1")

@@ -1,4 +1,4 @@
-"""A task that has nothing to do with CT: which of ten digits is it? See docs/new_task.md."""
+"""A task that has nothing to do with CT: which of ten digits is it? See docs/how_to/new_task.md."""
 
 from pathlib import Path
 

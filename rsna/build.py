@@ -197,7 +197,7 @@ def log_sampler(
         logger.warning(
             "probabilities will be those of the slices drawn, of which %.1f %% are positive at the "
             "end of the training, not those of slices as they come (%.1f %%): log loss and "
-            "calibration suffer; see docs/samplers.md",
+            "calibration suffer; see docs/how_to/samplers.md",
             100 * drawn,
             100 * share,
         )

@@ -1,7 +1,8 @@
 """Estimates of what a preparation takes, logged before it starts and compared with the disk.
 
 The figures of time and memory were measured with uncompressed CT on a local disk
-(docs/performance.md), the ratio with one real head (common/slices/store.py): an order of magnitude.
+(docs/explanation/performance.md), the ratio with one real head (common/slices/store.py): an order
+of magnitude.
 """
 
 import logging
