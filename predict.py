@@ -1,12 +1,10 @@
 """Predicts a folder of DICOM files, or a prepared dataset, with a trained experiment."""
 
-import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.cli import log_to_console, run_script
+from common.cli import command_line, log_to_console, run_script
 from common.errors import InputError
 from common.files import make_folder
 from config import Config, parse_config
@@ -105,7 +103,7 @@ def _open_table(
         DicomSource(source),
         output / "dataset",
         n_jobs=config.general.n_jobs,
-        resume_command=shlex.join(["python", *sys.argv]),
+        resume_command=command_line(),
         steps=steps_of(training),
     )
     return SliceTable.load(output / "dataset")

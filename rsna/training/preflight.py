@@ -39,21 +39,21 @@ def _metric_flags(config: Config) -> dict[str, str]:
     return flags
 
 
-# Clients that are not in requirements.txt: flag -> (module, requirements file).
+# Clients that not every training needs: flag -> (module, extra).
 CLIENTS = {
-    "tensorboard_enabled": ("tensorboard", "requirements/tensorboard.txt"),
-    "nml_enabled": ("neptune", "requirements/neptune.txt"),
+    "tensorboard_enabled": ("tensorboard", "tensorboard"),
+    "nml_enabled": ("neptune", "neptune"),
 }
 
 
 def require_clients(config: Config) -> None:
     """Raises InputError where a tracker is asked for whose client is not installed."""
     flags = config.flags()
-    for flag, (module, requirements) in CLIENTS.items():
+    for flag, (module, extra) in CLIENTS.items():
         if flags[flag] and find_spec(module) is None:
             raise InputError(
                 f"--{flag} 1: the package {module} is not installed: "
-                f"pip install -r {requirements}, or leave the flag out"
+                f"{install_command(extra)}, or leave the flag out"
             )
 
 
