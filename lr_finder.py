@@ -10,9 +10,9 @@ def main() -> None:
     """Writes the plot and its figures, and prints a suggestion on stdout."""
     log_to_console()
     config = parse_config(__doc__ or "", GROUPS)
-    from rsna.training.lr_finder import finder_class, suggestion
+    from rsna.training.lr_finder import RSNALearningRateFinder, suggestion
 
-    result = finder_class(config)(config).find()
+    result = RSNALearningRateFinder(config).find()
     print(suggestion(result, config))
 
 

@@ -6,6 +6,7 @@ suits the device.
 """
 
 import contextlib
+import inspect
 import logging
 import os
 import time
@@ -16,6 +17,8 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from common.errors import InputError, Interrupted, PeerFailure
 
@@ -183,3 +186,14 @@ def _announced() -> str | None:
         if _notes is not None and _notes.check([_FAILURE]):
             return _notes.get(_FAILURE).decode()
     return None
+
+
+def shared_module(model: nn.Module, compiled: bool) -> Any:
+    """Return the module that training calls: gradients are averaged over the processes."""
+    # Statistics of batches are averaged after each step instead, so that all are alike then.
+    # The option has another name since torch 2.12.
+    known = inspect.signature(DistributedDataParallel).parameters
+    name = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in known)
+    options: dict[str, Any] = {name: False}
+    shared = DistributedDataParallel(model, **options)
+    return torch.compile(shared) if compiled else shared

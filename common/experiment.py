@@ -17,6 +17,13 @@ from common.files import write_text
 
 logger = logging.getLogger(__name__)
 
+METRICS_FILE = "metrics.json"
+REPORT_FILE = "report.html"
+PREDICTOR_FOLDER = "predictor"
+JSON_FILE = "predictor.json"
+FORMAT_VERSION = 1
+"""Version of predictor.json."""
+
 
 class Experiment:
     """A folder in results/ that one process at a time writes to.
@@ -34,19 +41,62 @@ class Experiment:
         return experiment_id_of(self.folder)
 
     @property
+    def config_file(self) -> Path:
+        """All flags as resolved."""
+        return self.folder / "config.yaml"
+
+    @property
     def checkpoints(self) -> Path:
-        """The folder of checkpoints."""
+        """Folder of checkpoints."""
         return self.folder / "checkpoints"
 
     @property
+    def last_checkpoint(self) -> Path:
+        """Checkpoint that a resumed training goes on from."""
+        return self.checkpoints / "last.pt"
+
+    @property
     def predictions(self) -> Path:
-        """The folder of prediction tables."""
+        """Folder of prediction tables."""
         return self.folder / "predictions"
+
+    def predictions_file(self, name: str) -> Path:
+        """Table of predictions called `name`: valid, valid_best, oof, oof_best or test."""
+        return self.predictions / f"{name}.parquet"
+
+    @property
+    def features(self) -> Path:
+        """Folder of the features of slices."""
+        return self.folder / "features"
+
+    @property
+    def predictor(self) -> Path:
+        """Folder of the weights with all that is needed to use them."""
+        return self.folder / PREDICTOR_FOLDER
 
     @property
     def metrics_log(self) -> Path:
-        """The metrics.jsonl."""
+        """Values by iteration, a JSON object a line."""
         return self.folder / "metrics.jsonl"
+
+    @property
+    def metrics_file(self) -> Path:
+        """Scores of the validation rows."""
+        return self.folder / METRICS_FILE
+
+    @property
+    def report_file(self) -> Path:
+        """Page about the experiment."""
+        return self.folder / REPORT_FILE
+
+    @property
+    def outputs(self) -> Path:
+        """Folder of example outputs (--cb_outputs_num)."""
+        return self.folder / "outputs"
+
+    def fold(self, number: int) -> "Experiment":
+        """Experiment of one fold, in the folder of that of all folds."""
+        return Experiment(self.folder / f"fold_{number}")
 
     @classmethod
     def create(cls, results: Path, experiment_id: str | None, config_yaml: str) -> "Experiment":
@@ -65,8 +115,9 @@ class Experiment:
                 f"--output_dir {results.parent}: no folder can be made there ({error.strerror}): "
                 f"give another"
             ) from error
-        write_text(folder / "config.yaml", config_yaml)
-        return cls(folder)
+        experiment = cls(folder)
+        write_text(experiment.config_file, config_yaml)
+        return experiment
 
     @staticmethod
     def refuse_existing(results: Path, experiment_id: str) -> None:
@@ -107,6 +158,11 @@ class Experiment:
             finally:
                 root.removeHandler(handler)
                 handler.close()
+
+
+def results_folder(output_dir: str | Path) -> Path:
+    """Return the folder of all experiments."""
+    return Path(output_dir) / "results"
 
 
 def experiment_id_of(folder: Path) -> str:
@@ -150,13 +206,6 @@ def _take(results: Path, experiment_id: str | None) -> Path:
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
             return folder
-
-
-FORMAT_VERSION = 1
-
-JSON_FILE = "predictor.json"
-
-PREDICTOR_FOLDER = "predictor"
 
 
 def read_predictor_json(folder: Path) -> dict[str, Any]:

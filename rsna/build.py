@@ -118,7 +118,7 @@ def checkpoint_saver(config: Config, experiment: Experiment) -> CheckpointSaver:
 
 
 def _outputs_folder(experiment: Experiment) -> Path:
-    return experiment.folder / "outputs"
+    return experiment.outputs
 
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from common.callbacks import LatestOutputs
 from common.checkpoint import load_checkpoint
 from common.cli import status_of
 from common.errors import Interrupted
-from rsna.training.training import RSNATraining
+from rsna.training.results import ResultWriter
 from rsna_network import RSNANetwork
 
 
@@ -127,7 +127,7 @@ def test_stopped_while_results_are_written_it_says_how_to_go_on(
     def stop(*_):
         raise error
 
-    monkeypatch.setattr(RSNATraining, "_write_results", stop)
+    monkeypatch.setattr(ResultWriter, "write", stop)
     output = place / "out put"
     places = ["--data_input_folder", str(place / "input"), "--output_dir", str(output)]
     flags = ["--tr_iteration_num", "2", "--experiment_id", f"stop{status}"]

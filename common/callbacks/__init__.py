@@ -2,7 +2,7 @@
 
 from common.callbacks.averages import AveragedWeights, StochasticWeightAverage, WeightAverage
 from common.callbacks.checkpoints import CheckpointSaver
-from common.callbacks.data_fingerprint import SameData
+from common.callbacks.data_fingerprint import DataFingerprint
 from common.callbacks.device_memory import DeviceMemory
 from common.callbacks.early_stopping import EarlyStopping
 from common.callbacks.learning_rates import LearningRates
@@ -18,6 +18,7 @@ __all__ = [
     "AveragedWeights",
     "Callback",
     "CheckpointSaver",
+    "DataFingerprint",
     "DeviceMemory",
     "EarlyStopping",
     "LatestOutputs",
@@ -25,7 +26,6 @@ __all__ = [
     "MaxTime",
     "MultiLabelMetrics",
     "OutputSaver",
-    "SameData",
     "StochasticWeightAverage",
     "TrainingMonitor",
     "WeightAverage",

@@ -11,7 +11,7 @@ from common.errors import InputError
 from common.networks.hooks import Callback
 
 
-class SameData(Callback):
+class DataFingerprint(Callback):
     """Refuses to go on from a checkpoint of a training on other samples or labels.
 
     A sampler draws from its samples by number, and some by their labels: with others the order
@@ -26,6 +26,11 @@ class SameData(Callback):
         digest = hashlib.sha256("\n".join(map(str, sample_ids)).encode())
         digest.update(np.ascontiguousarray(labels).tobytes())
         self.digest = digest.hexdigest()
+
+    @property
+    def name(self) -> str:
+        """The key of its state in a checkpoint, which older checkpoints have."""
+        return "SameData"
 
     def state_dict(self) -> dict[str, Any]:
         """A digest of the samples and their labels."""

@@ -1,6 +1,7 @@
 """The base of all models."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -27,6 +28,9 @@ class AbstractModel(nn.Module, ABC):
     @abstractmethod
     def forward_head(self, features: Tensor) -> Tensor:
         """Logits, (batch, labels), of pooled features."""
+
+    def start_from_prevalence(self, prevalence: Sequence[float]) -> None:
+        """Start from the prevalence of each label, where a model can; others stay as they are."""
 
     def parameter_depths(self) -> dict[str, int]:
         """The layer of each parameter by its name: 0 for the first, the head above all others."""

@@ -143,9 +143,6 @@ class SequenceModel(AbstractModel):
         """Whether a layer gathers statistics of batches."""
         return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.modules())
 
-    def start_from_prevalence(self, prevalence: Sequence[float]) -> None:
-        """Nothing: the skip starts at the logits of the slice networks."""
-
 
 class _EncodedModel(SequenceModel):
     """Vectors of slices, then layers that add to them, then a linear layer that starts at zero."""

@@ -86,3 +86,38 @@ def joined(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 def prefixed(label: str, metrics: Mapping[str, float | None]) -> dict[str, float | None]:
     """Metrics under the names `<label>_<name>`."""
     return {f"{label}_{name}": value for name, value in metrics.items()}
+
+
+def to_device(batch: Any, device: torch.device, channels_last: bool = False) -> Any:
+    """Return a batch with its tensors on a device, 4-D ones channels-last where asked for."""
+    if isinstance(batch, Tensor):
+        batch = batch.to(device, non_blocking=True)
+        if channels_last and batch.ndim == 4:
+            batch = batch.contiguous(memory_format=torch.channels_last)
+        return batch
+    if isinstance(batch, Mapping):
+        return {key: to_device(value, device, channels_last) for key, value in batch.items()}
+    if isinstance(batch, list | tuple):
+        return type(batch)(to_device(value, device, channels_last) for value in batch)
+    return batch
+
+
+def require_finite(
+    what: str, finite: Sequence[bool], ids: Sequence[Sequence[str]], iteration: int
+) -> None:
+    """Raise FloatingPointError where the loss or gradient of a batch is not finite.
+
+    Args:
+        what: `loss` or `gradient`.
+        finite: whether it is, by batch.
+        ids: names of the samples, by batch.
+        iteration: the optimizer step that it belongs to.
+    """
+    if all(finite):
+        return
+    bad = [name for names, is_ok in zip(ids, finite) if not is_ok for name in names]
+    raise FloatingPointError(
+        f"the {what} is not finite at iteration {iteration}, in a batch of "
+        f"{', '.join(bad) or 'unnamed samples'}: look at these images, lower the learning "
+        f"rate, or train without mixed precision"
+    )

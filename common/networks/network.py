@@ -1,38 +1,31 @@
-"""AbstractNetwork: the one fit loop, and the validation and prediction that go with it."""
+"""AbstractNetwork: the one fit loop."""
 
 import contextlib
-import inspect
-import logging
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import nn
 from torch.utils.data import DataLoader
 
-from common.distributed import failing_together, wait_for_failure
+from common.distributed import failing_together, shared_module, wait_for_failure
 from common.errors import InputError, Interrupted
 from common.networks.batches import (
     TrainingBatch,
-    is_shared,
-    joined,
     prefixed,
-    to_numpy,
+    require_finite,
     training_batches,
 )
+from common.networks.evaluation import EvaluatedNetwork
 from common.networks.hooks import Callback, WeightAverager
-from common.networks.signals import StopAsked, StopRequest
+from common.networks.signals import StopAsked
 from common.networks.state import FitSettings, FitState, StepOutput
 from common.seeding import rng_state, set_rng_state
 
-logger = logging.getLogger(__name__)
 
-
-class AbstractNetwork(ABC):
+class AbstractNetwork(EvaluatedNetwork):
     """A model with its optimizer, and the loop that fits it.
 
     A subclass says what a batch means: `training_step`, `validation_step`, `prediction_step`,
@@ -77,22 +70,12 @@ class AbstractNetwork(ABC):
         scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> None:
-        self.settings = settings
-        self.device = settings.device
-        self.processes = settings.processes
-        self.model = model.to(self.device)
-        if settings.channels_last:
-            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        super().__init__(model, settings, callbacks)
         self.optimizer = optimizer
         self.scheduler = scheduler
-        self.callbacks = list(callbacks)
-        self.state = FitState()
         self.step_values: dict[str, float] = {}
         self.gauges: dict[str, float] = {}
         self._ends_early = False
-        self._stop_request = StopRequest()
-        self._module: Any = torch.compile(self.model) if settings.compile else self.model
-        self._training_module: Any = None
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=settings.amp_dtype == "fp16")
 
     # What a subclass says
@@ -101,27 +84,9 @@ class AbstractNetwork(ABC):
     def training_step(self, batch: Any) -> StepOutput:
         """The loss of one batch."""
 
-    @abstractmethod
-    def validation_step(self, batch: Any) -> StepOutput:
-        """The loss and the outputs of one batch."""
-
-    @abstractmethod
-    def prediction_step(self, batch: Any) -> dict[str, Tensor]:
-        """The outputs of one batch, by name."""
-
-    def compute_metrics(self, outputs: Mapping[str, np.ndarray]) -> dict[str, float | None]:
-        """Metrics of a whole validation from its outputs, by name."""
-        return {}
-
     def batch_ids(self, batch: Any) -> list[str]:
         """Names of the samples in a batch, for messages."""
         return []
-
-    def forward(self, *inputs: Any, **named_inputs: Any) -> Any:
-        """What the model makes of a batch."""
-        if torch.is_grad_enabled() and self._training_module is not None:
-            return self._training_module(*inputs, **named_inputs)
-        return self._module(*inputs, **named_inputs)
 
     # Training
 
@@ -147,7 +112,9 @@ class AbstractNetwork(ABC):
         """
         with self._stop_request.listening(), failing_together():
             try:
-                self._training_module = self._shared_module()
+                self._training_module = self._module
+                if self.processes.are_many:
+                    self._training_module = shared_module(self.model, self.settings.compile)
                 self._call("on_fit_begin")
                 self._validate_if_due(valid_data, subset_data)
                 batches = training_batches(train_data, self.state, self.processes)
@@ -162,18 +129,6 @@ class AbstractNetwork(ABC):
                 raise Interrupted(stop.signal_number) from None
             finally:
                 self._call("close")
-
-    def _shared_module(self) -> Any:
-        """The module that training calls: gradients are averaged over the processes."""
-        if not self.processes.are_many:
-            return self._module
-        # Statistics of batches are averaged after each step instead, so that all are alike then.
-        # The option has another name since torch 2.12.
-        known = inspect.signature(DistributedDataParallel).parameters
-        name = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in known)
-        options: dict[str, Any] = {name: False}
-        shared = DistributedDataParallel(self.model, **options)
-        return torch.compile(shared) if self.settings.compile else shared
 
     @property
     def is_done(self) -> bool:
@@ -240,7 +195,7 @@ class AbstractNetwork(ABC):
         # In float64 whatever the type of the loss, one batch after the other.
         values = [sum(losses.double().tolist()), num_terms, float(not all(finite))]
         loss_sum, num_terms, num_failing = self.processes.total(values)
-        self._refuse_non_finite("loss", finite, ids)
+        require_finite("loss", finite, ids, self.state.iteration + 1)
         if num_failing:
             wait_for_failure()
         return loss_sum, num_terms
@@ -268,25 +223,14 @@ class AbstractNetwork(ABC):
         else:
             norm = nn.utils.get_total_norm(gradients)
         if not self._scaler.is_enabled():  # it skips such steps itself
-            self._refuse_non_finite("gradient", [bool(norm.isfinite())] * len(ids), ids)
+            is_finite = [bool(norm.isfinite())] * len(ids)
+            require_finite("gradient", is_finite, ids, self.state.iteration + 1)
         self._scaler.step(self.optimizer)
         self._scaler.update()
         if self.scheduler is not None:
             self.scheduler.step()
         self.processes.average([b for b in self.model.buffers() if b.is_floating_point()])
         return float(norm)
-
-    def _refuse_non_finite(self, what: str, finite: list[bool], ids: list[list[str]]) -> None:
-        if all(finite):
-            return
-        bad = [name for names, is_ok in zip(ids, finite) if not is_ok for name in names]
-        raise FloatingPointError(
-            f"the {what} is not finite at iteration {self.state.iteration + 1}, in a batch of "
-            f"{', '.join(bad) or 'unnamed samples'}: look at these images, lower the learning "
-            f"rate, or train without mixed precision"
-        )
-
-    # Validation and prediction
 
     def _validate_if_due(
         self, valid_data: DataLoader | None, subset_data: DataLoader | None
@@ -344,70 +288,6 @@ class AbstractNetwork(ABC):
         """The weights that are predicted with: `raw`, or the label of an average."""
         return next((average.label for average in self.averages), "raw")
 
-    def validate(self, data: DataLoader) -> dict[str, float | None]:
-        """Metrics of the weights in place, computed once over all of `data`, with the loss."""
-        loss_sum, num_terms = 0.0, 0.0
-        parts: list[dict[str, np.ndarray]] = []
-        for step in self._evaluate(data, self.validation_step):
-            loss_sum += float(step.loss_sum)
-            num_terms += float(step.num_terms)
-            parts.append(to_numpy(step.outputs))
-        outputs = self._of_all_processes(parts, data)
-        if is_shared(data):
-            loss_sum, num_terms = self.processes.total([loss_sum, num_terms])
-        if not np.isfinite(loss_sum):
-            raise FloatingPointError(
-                f"the loss of the validation at iteration {self.state.iteration} is not finite: "
-                f"lower the learning rate, or train without mixed precision"
-            )
-        loss = loss_sum / num_terms if num_terms else None
-        metrics = {"loss": loss} | self.compute_metrics(outputs)
-        self._call("on_outputs", outputs, metrics)
-        return metrics
-
-    def predict(self, data: DataLoader) -> dict[str, np.ndarray]:
-        """Outputs of the weights in place for all of `data`, by name, in its order."""
-        parts = [to_numpy(outputs) for outputs in self._evaluate(data, self.prediction_step)]
-        return self._of_all_processes(parts, data)
-
-    def _of_all_processes(
-        self, parts: Sequence[dict[str, np.ndarray]], data: DataLoader
-    ) -> dict[str, np.ndarray]:
-        """The joined outputs of all processes, which had consecutive parts of the data."""
-        own = joined(parts)
-        return joined(self.processes.gathered(own)) if is_shared(data) else own
-
-    def run_forward(self, data: Iterable[Any]) -> None:
-        """Runs all of `data` through the model as its modules are now, for what they gather."""
-        compiled, self._module = self._module, self.model  # not worth compiling anew for
-        try:
-            for _ in self._outputs(data, self.prediction_step):
-                pass
-        finally:
-            self._module = compiled
-
-    def _evaluate(self, data: DataLoader, step: Callable[[Any], Any]) -> Iterator[Any]:
-        self.model.eval()
-        yield from self._outputs(data, step)
-        if is_shared(data):
-            # A process with a smaller part stays in step with the others.
-            for _ in range(data.sampler.num_batches_less(data.batch_size)):  # type: ignore[attr-defined]
-                self._check_stop()
-
-    def _outputs(self, data: Iterable[Any], step: Callable[[Any], Any]) -> Iterator[Any]:
-        with torch.inference_mode():
-            for batch in data:
-                with self._autocast():
-                    output = step(self.to_device(batch))
-                yield output
-                self._check_stop()
-
-    def _check_stop(self) -> None:
-        """Stops all processes at the same place once one of them has been asked to."""
-        number = int(self.processes.largest(self._stop_request.signal_number or 0))
-        if number:
-            raise StopAsked(number)
-
     # Checkpoints
 
     def state_dict(self) -> dict[str, Any]:
@@ -418,14 +298,7 @@ class AbstractNetwork(ABC):
         assert self.optimizer is not None
         return {
             "model": self.model.state_dict(),
-            "iteration": self.state.iteration,
-            "micro_step": self.state.micro_step,
-            "validated": self.state.validated,
-            "sampler": {
-                "epoch": self.state.epoch,
-                "position": self.state.position,
-                "num_samples": self.state.num_samples,
-            },
+            **self.state.as_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
             "scaler": self._scaler.state_dict(),
@@ -442,12 +315,7 @@ class AbstractNetwork(ABC):
         if missing:
             raise InputError(f"the checkpoint lacks {', '.join(sorted(missing))}: restore it")
         self.model.load_state_dict(state["model"])
-        self.state = FitState(
-            iteration=state["iteration"],
-            micro_step=state["micro_step"],
-            validated=state["validated"],
-            **state["sampler"],
-        )
+        self.state = FitState.from_dict(state)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
@@ -458,15 +326,7 @@ class AbstractNetwork(ABC):
                 callback.load_state_dict(recorded[callback.name])
         if self.processes.rank < len(state["rng"]):
             set_rng_state(state["rng"][self.processes.rank])
-        for name, now in self.settings.numerics().items():
-            before = state["numerics"].get(name)
-            if before != now:
-                logger.warning(
-                    "%s was %s and is now %s: the last bits of the results will differ",
-                    name,
-                    before,
-                    now,
-                )
+        self.settings.warn_of_other_numerics(state["numerics"])
 
     def _callback_states(self, of_averages: bool) -> dict[str, Any]:
         return {
@@ -474,26 +334,3 @@ class AbstractNetwork(ABC):
             for callback in self.callbacks
             if callback.is_average == of_averages
         }
-
-    # Small things
-
-    def to_device(self, batch: Any) -> Any:
-        """`batch` with its tensors on the device, 4-D ones in the memory format of the model."""
-        if isinstance(batch, Tensor):
-            batch = batch.to(self.device, non_blocking=True)
-            if self.settings.channels_last and batch.ndim == 4:
-                batch = batch.contiguous(memory_format=torch.channels_last)
-            return batch
-        if isinstance(batch, Mapping):
-            return {key: self.to_device(value) for key, value in batch.items()}
-        if isinstance(batch, list | tuple):
-            return type(batch)(self.to_device(value) for value in batch)
-        return batch
-
-    def _autocast(self) -> torch.autocast:
-        dtype = self.settings.autocast_dtype
-        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
-
-    def _call(self, hook: str, *arguments: Any) -> None:
-        for callback in self.callbacks:
-            getattr(callback, hook)(self, *arguments)

@@ -1,13 +1,17 @@
 """What a fit is told, what it remembers, and what a step returns."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
 from common.distributed import Processes
 from common.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -86,6 +90,18 @@ class FitSettings:
             "torch": str(torch.__version__),
         }
 
+    def warn_of_other_numerics(self, recorded: Mapping[str, Any]) -> None:
+        """Warn where `numerics` differ from those recorded in a checkpoint."""
+        for name, now in self.numerics().items():
+            before = recorded.get(name)
+            if before != now:
+                logger.warning(
+                    "%s was %s and is now %s: the last bits of the results will differ",
+                    name,
+                    before,
+                    now,
+                )
+
 
 @dataclass
 class FitState:
@@ -106,6 +122,18 @@ class FitState:
     position: int = 0
     num_samples: int = 0
     validated: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint holds of it."""
+        values = asdict(self)
+        sampler = {name: values.pop(name) for name in ("epoch", "position", "num_samples")}
+        return {**values, "sampler": sampler}
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> Self:
+        """Return the state that a checkpoint holds."""
+        names = ("iteration", "micro_step", "validated")
+        return cls(**{name: state[name] for name in names}, **state["sampler"])
 
     def count_batch(self, num_samples: int, ends_epoch: bool) -> None:
         """Notes that a batch is done."""

@@ -14,7 +14,13 @@ from tqdm import tqdm
 
 from common.ensembling.cross_fitting import id_digests
 from common.errors import InputError
-from common.experiment import PREDICTOR_FOLDER, experiment_id_of, fold_folders
+from common.experiment import (
+    METRICS_FILE,
+    PREDICTOR_FOLDER,
+    REPORT_FILE,
+    experiment_id_of,
+    fold_folders,
+)
 from common.files import write_json
 from common.predictors.base import load_predictor
 from common.predictors.blend import BlendPredictor
@@ -42,9 +48,6 @@ from rsna.evaluation.scoring import (
 from rsna_model import build_model
 
 logger = logging.getLogger(__name__)
-
-METRICS_FILE = "metrics.json"
-REPORT_FILE = "report.html"
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,13 @@ from pathlib import Path
 import pandas as pd
 
 from common.errors import InputError
+from common.experiment import Experiment
 from common.files import replacing, write_json
 from common.networks.lr_range_test import LearningRateRange, find_learning_rate, range_figure
 from common.precision import keep_freed_memory
 from config import Config
-from rsna.training.training import RSNATraining, training_class
+from rsna.training.kinds import build_parts
+from rsna.training.preflight import preflight
 
 logger = logging.getLogger(__name__)
 
@@ -32,52 +34,42 @@ class RangeTestResult:
         return self.folder / "lr_finder.png"
 
 
-class RSNALearningRateFinder(RSNATraining):
-    """A training that is a range test: it has a folder of its own and leaves no weights.
+class RSNALearningRateFinder:
+    """A range test over the training data, in a folder of its own; it leaves no weights.
 
     Args:
         config: the flags of a training, and those of the range test.
     """
 
     def __init__(self, config: Config) -> None:
-        given = config.general.experiment_id
+        given, folder = config.general.experiment_id, _folder(config)
         if config.training.tr_resume:
             raise InputError("--tr_resume 1: a range test begins a training; leave the flag out")
-        if given is not None and (_folder(config) / given).exists():
-            raise InputError(f"--experiment_id {given}: {_folder(config) / given} exists")
-        super().__init__(config)
-        if self.processes.are_many:
+        if given is not None and (folder / given).exists():
+            raise InputError(f"--experiment_id {given}: {folder / given} exists")
+        self.config = preflight(config, results=folder)
+        self.parts = build_parts(self.config)
+        if self.parts.settings.processes.are_many:
             raise InputError("lr_finder.py is of one process: start it without torchrun")
 
-    @property
-    def _results(self) -> Path:
-        return _folder(self.config)
-
     def find(self) -> RangeTestResult:
-        """Runs the test and writes what it found."""
+        """Run the test and write what it finds."""
         keep_freed_memory()
         flags, general = self.config.lr_finder, self.config.general
         num_iterations = flags.lrf_iteration_num
         if general.dev_enabled:
             num_iterations = min(num_iterations, max(3, general.dev_iteration_num))
-        self.experiment = self._open_experiment()
-        with self.experiment.running():
-            self.data.log_sizes()
-            network = self._make_network([])
+        folder, config_yaml = _folder(self.config), self.config.to_yaml()
+        experiment = Experiment.create(folder, general.experiment_id, config_yaml)
+        with experiment.running():
+            self.parts.data.log_sizes()
+            network, loader = self.parts.make_network([]), self.parts.train_loader()
             found = find_learning_rate(
-                network, self._train_loader(), flags.lrf_start_lr, flags.lrf_end_lr, num_iterations
+                network, loader, flags.lrf_start_lr, flags.lrf_end_lr, num_iterations
             )
-            result = RangeTestResult(found, self.experiment.folder)
+            result = RangeTestResult(found, experiment.folder)
             _write(result)
         return result
-
-
-def finder_class(config: Config) -> type[RSNALearningRateFinder]:
-    """Returns the range test of what --net_model names; see `training_class`."""
-    kind = RSNATraining if config.training.tr_resume else training_class(config)
-    if kind is RSNATraining:
-        return RSNALearningRateFinder
-    return type(RSNALearningRateFinder.__name__, (RSNALearningRateFinder, kind), {})
 
 
 def suggestion(result: RangeTestResult, config: Config) -> str:

@@ -1,43 +1,22 @@
-"""Refuses, before any work, what the flags and the data of a training do not allow."""
+"""Refuse, before any work, what the flags and the data of a training do not allow."""
 
 import difflib
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from torch import nn
-
 from common.callbacks.multilabel import metric_names
-from common.callbacks.telemetry import find_module
 from common.errors import InputError
-from common.slices.folds import folds_path, read_folds
+from common.experiment import Experiment, results_folder
+from common.precision import require_compiler
+from common.slices.folds import ALWAYS_TRAINING, FOLDS_FILE, folds_path, read_folds
 from common.slices.leakage import folds_digest, origins_of_weights, require_unseen_start
-from config import Config
+from config import Config, resumed_config
+from rsna.build import find_device, transforms_on_device
 from rsna_network import METRIC
+from rsna_task import TASKS
 
-
-def require_usable(config: Config, model: nn.Module, label_names: Sequence[str]) -> None:
-    """Raises InputError where a flag names a metric or a module that there is not."""
-    flags = config.callbacks
-    for flag, metric in _metric_flags(config).items():
-        known = ["loss", METRIC]
-        known += [f"{family}.{label}" for family in ("log_loss", "auc") for label in label_names]
-        known += metric_names(label_names) if flags.cb_metrics_enabled else []
-        if metric not in known:
-            near = difflib.get_close_matches(metric, known, 5, cutoff=0.3)
-            raise InputError(
-                f"--{flag} {metric}: no validation reports it; near are {', '.join(near)}"
-            )
-    if flags.cb_telemetry_enabled:
-        find_module(model, str(flags.cb_telemetry_module_name))
-
-
-def _metric_flags(config: Config) -> dict[str, str]:
-    flags = {"tr_best_metric": config.training.tr_best_metric}
-    if config.callbacks.cb_early_stopping_patience:
-        flags["cb_early_stopping_metric"] = config.callbacks.cb_early_stopping_metric
-    return flags
-
+FOLD_PLACE = "{fold}"
+"""In --net_weight_file: the number of the fold."""
 
 # Clients that not every training needs: flag -> (module, extra).
 CLIENTS = {
@@ -46,8 +25,54 @@ CLIENTS = {
 }
 
 
+def preflight(config: Config, results: Path | None = None) -> Config:
+    """Return the flags that a training goes by; those of a resumed run as it recorded them.
+
+    All that can be refused before work begins is refused here, but for what needs the model or
+    the slices at hand: building them does that (`rsna.training.kinds.build_parts`), also before a
+    folder is made.
+
+    Args:
+        config: the flags as given.
+        results: the folder of new experiments; that of the flags where none is given.
+
+    Raises:
+        InputError: flags that can't be used here.
+    """
+    is_resumed = bool(config.training.tr_resume)
+    results = results or results_folder(config.general.output_dir)
+    config = resumed_config(config) if is_resumed else config
+    experiment_id = config.general.experiment_id
+    if is_resumed:
+        _require_checkpoint(config, Experiment(results / str(experiment_id)))
+    elif experiment_id is not None:
+        Experiment.refuse_existing(results, experiment_id)
+    require_clients(config)
+    _require_metrics(config)
+    device = find_device(config)
+    transforms_on_device(config, device)
+    if config.training.tr_compile:
+        require_compiler(device)
+    if not is_resumed:
+        folds = trained_folds(config) if config.data.data_fold == "all" else [config.data.data_fold]
+        for fold in folds:
+            assert isinstance(fold, int)
+            require_unseen_weights(config.with_flags(**fold_flags(config, fold)))
+    return config
+
+
+def refuse_single_fold(config: Config) -> None:
+    """Raise InputError where one of all folds is to be trained anew by its own id."""
+    if config.is_one_of_all_folds and not config.training.tr_resume:
+        parent = str(config.general.experiment_id).partition("/")[0]
+        raise InputError(
+            f"--experiment_id {config.general.experiment_id}: folds are trained by their "
+            f"experiment: --experiment_id {parent} --tr_resume 1"
+        )
+
+
 def require_clients(config: Config) -> None:
-    """Raises InputError where a tracker is asked for whose client is not installed."""
+    """Raise InputError where a tracker is asked for whose client is not installed."""
     flags = config.flags()
     for flag, (module, extra) in CLIENTS.items():
         if flags[flag] and find_spec(module) is None:
@@ -58,14 +83,14 @@ def require_clients(config: Config) -> None:
 
 
 def digest_of_folds(config: Config) -> str:
-    """Returns the digest of the fold table that the rows of one fold are split by."""
+    """Return the digest of the fold table that the rows of one fold are split by."""
     fold = config.data.data_fold
     assert isinstance(fold, int)
     return folds_digest(read_folds(folds_path(config.dataset_folder, fold)))
 
 
 def require_unseen_weights(config: Config) -> None:
-    """Raises InputError where --net_weight_file is missing, or saw what the fold validates.
+    """Raise InputError where --net_weight_file is missing, or saw what the fold validates.
 
     As far as the experiment that it lies in recorded its training; see `require_unseen_start`.
     """
@@ -77,3 +102,61 @@ def require_unseen_weights(config: Config) -> None:
     origins, dataset = origins_of_weights(Path(name)), config.data.data_dataset
     if origins:
         require_unseen_start(name, origins, dataset, digest_of_folds(config), fold)
+
+
+def fold_flags(config: Config, fold: int) -> dict[str, int | str]:
+    """Return the flags in which the training of one fold differs from that of all."""
+    flags: dict[str, int | str] = {"data_fold": fold}
+    weights = config.network.net_weight_file
+    if weights is not None and config.data.data_fold == "all":
+        flags["net_weight_file"] = weights.replace(FOLD_PLACE, str(fold))
+    return flags
+
+
+def trained_folds(config: Config) -> list[int]:
+    """Return the folds that --data_fold all trains, ascending.
+
+    Raises:
+        InputError: it is not known for every patient which fold validates it.
+    """
+    dataset_folder = config.dataset_folder
+    given = sorted(dataset_folder.glob(f"dataset_{dataset_folder.name}_fold_*.csv"))
+    if given:
+        raise InputError(
+            f"--data_fold all: {given[0].name} gives the split of one fold, and which fold "
+            f"validates a patient has to be known of all: give the number of the fold, or remove "
+            f"the file to split by {FOLDS_FILE}"
+        )
+    folds = read_folds(dataset_folder / FOLDS_FILE)
+    known = sorted(set(folds.get("fold", [])) - {ALWAYS_TRAINING})
+    if len(known) < 2:
+        raise InputError(
+            f"--data_fold all: {FOLDS_FILE} splits off one part (--pre_valid_fraction): give "
+            f"--data_fold 0, or make folds with preprocessing.py --pre_num_folds"
+        )
+    return [int(fold) for fold in known if fold != config.data.data_leave_out_fold]
+
+
+def _require_metrics(config: Config) -> None:
+    """Raise InputError where a flag names a metric that no validation reports."""
+    label_names = TASKS[config.network.net_num_classes].label_names
+    flags = {"tr_best_metric": config.training.tr_best_metric}
+    if config.callbacks.cb_early_stopping_patience:
+        flags["cb_early_stopping_metric"] = config.callbacks.cb_early_stopping_metric
+    known = ["loss", METRIC]
+    known += [f"{family}.{label}" for family in ("log_loss", "auc") for label in label_names]
+    known += metric_names(label_names) if config.callbacks.cb_metrics_enabled else []
+    for flag, metric in flags.items():
+        if metric not in known:
+            near = difflib.get_close_matches(metric, known, 5, cutoff=0.3)
+            raise InputError(
+                f"--{flag} {metric}: no validation reports it; near are {', '.join(near)}"
+            )
+
+
+def _require_checkpoint(config: Config, experiment: Experiment) -> None:
+    """Raise InputError where a training of one fold has nothing to go on from."""
+    if config.data.data_fold != "all" and not experiment.last_checkpoint.is_file():
+        raise InputError(
+            f"--tr_resume 1: experiment {experiment.id} has no checkpoint yet: start a new one"
+        )

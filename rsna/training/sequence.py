@@ -1,4 +1,4 @@
-"""The training of a network over whole series, on what slice experiments said of their slices.
+"""Parts of the training of a sequence network: over the outputs of slice experiments.
 
 A series of fold j has the logits and features of slice network j, which has not seen it. The study
 network of fold k is trained on the series of all other folds and validated on those of fold k; on
@@ -7,6 +7,7 @@ new data slice network k feeds it.
 
 import logging
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,26 +32,29 @@ from config import Config, recorded_config
 from rsna.build import build_network
 from rsna.data import fold_rows
 from rsna.evaluation.scoring import predictor_info
-from rsna.training.series import RSNASequenceTraining, SequenceData
+from rsna.training.series import SeriesSides, WholeSeriesParts
 from rsna_model import build_model
 from rsna_network import RSNANetwork
 
 logger = logging.getLogger(__name__)
 
 
-class RSNAStudyTraining(RSNASequenceTraining):
-    """A training of a study network; the base has the rest.
-
-    Args:
-        config: the flags, with --data_features.
-    """
+class SequenceParts(WholeSeriesParts[SequenceModel, SeriesSides]):
+    """The parts of a training of `study-<network>` on what --data_features names."""
 
     gives_features: ClassVar[bool] = False
-    model: SequenceModel  # type: ignore[assignment]
 
-    def _create_model(self) -> SequenceModel:  # type: ignore[override]
-        self.table = SliceTable.load(self.config.dataset_folder)
-        self.outputs = self._load_outputs()
+    @cached_property
+    def table(self) -> SliceTable:
+        """The slices of the dataset."""
+        return SliceTable.load(self.config.dataset_folder)
+
+    @cached_property
+    def outputs(self) -> list[SliceOutputs]:
+        """The outputs of each slice experiment."""
+        return self._load_outputs()
+
+    def _create_model(self) -> SequenceModel:
         flags = self.config.network
         dims = [output.features.dim for output in self.outputs if output.features is not None]
         num_labels = len(self.task.label_names)
@@ -60,7 +64,7 @@ class RSNAStudyTraining(RSNASequenceTraining):
         return model
 
     def _load_outputs(self) -> list[SliceOutputs]:
-        """What each slice experiment said; InputError where a patient was not unseen."""
+        """Read what each slice experiment gives; InputError where a patient was not unseen."""
         config, fold = self.config, self.config.data.data_fold
         assert isinstance(fold, int)
         folds = read_folds(folds_path(config.dataset_folder, fold))
@@ -113,7 +117,7 @@ class RSNAStudyTraining(RSNASequenceTraining):
             raise InputError(f"--data_features {','.join(names)}: names an experiment twice")
         return folders
 
-    def _load_data(self) -> SequenceData:  # type: ignore[override]
+    def _load_data(self) -> SeriesSides:
         """The series of both sides, as far as the slice experiments speak of them."""
         flags, seed = self.config.data, self.config.general.seed
         train_rows, valid_rows = fold_rows(self.config, self.table)
@@ -136,9 +140,10 @@ class RSNAStudyTraining(RSNASequenceTraining):
         what = (self.outputs, self.task.label_names)
         train = StudyDataset(self.table, train_rows, *what, self._augmentation(), seed)
         valid = StudyDataset(self.table, valid_rows, *what, seed=seed)
-        return SequenceData(train, valid, training_prior(train.labels))
+        return SeriesSides(train, valid, training_prior(train.labels))
 
-    def _make_network(self, callbacks: Sequence[Callback]) -> RSNANetwork:
+    def make_network(self, callbacks: Sequence[Callback]) -> RSNANetwork:
+        """Return the network with the loss of the task over the slices of series."""
         return build_network(
             self.config,
             self.model,
@@ -149,13 +154,10 @@ class RSNAStudyTraining(RSNASequenceTraining):
             auxiliary_weight=self.config.network.net_study_auxiliary,
         )
 
-    def _seen_values(self) -> np.ndarray:
-        """The labels, and what the slice networks said."""
+    def seen_values(self) -> np.ndarray:
+        """Return the labels, and the logits of the slice networks."""
         rows = self.data.train.rows
         return np.hstack([self.data.train.labels, *(o.logits[rows] for o in self.outputs)])
-
-    def _split_transform(self) -> None:  # type: ignore[override]
-        """There are no images to make."""
 
     def _log_transforms(self) -> None:
         names = ", ".join(output.name for output in self.outputs)
@@ -168,7 +170,8 @@ class RSNAStudyTraining(RSNASequenceTraining):
     def _gathers_statistics(self) -> bool:
         return self.model.has_batch_norm
 
-    def _predictor(self, network: RSNANetwork) -> AbstractPredictor:
+    def predictor(self, training: dict[str, Any]) -> AbstractPredictor:
+        """Return the predictor with that of each slice experiment inside."""
         fold = self.config.data.data_fold
         assert isinstance(fold, int)
         views = [recorded_config(folder).views for folder in self._slice_experiments()]
@@ -183,7 +186,7 @@ class RSNAStudyTraining(RSNASequenceTraining):
             label_names=self.task.label_names,
             label_weights=self.task.label_weights,
             prior=self.data.prior,
-            training=self._origin(network),
+            training=training,
         )
 
 

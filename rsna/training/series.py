@@ -1,11 +1,11 @@
-"""Trainings of networks that see the images of whole series."""
+"""Parts of trainings whose samples are series: in common, and of networks that see their images."""
 
 import logging
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,9 @@ from common.datasets import EpochSampler, make_loader
 from common.datasets.series import StudyAugmentation
 from common.datasets.series_images import SeriesImageDataset
 from common.errors import InputError
-from common.models import AbstractModel
 from common.models.joint import JointModel
 from common.models.volume import VolumeModel
+from common.networks import FitSettings
 from common.networks.series_images import SeriesImageNetwork
 from common.predictors.base import AbstractPredictor
 from common.predictors.series import (
@@ -35,7 +35,7 @@ from common.transforms import SampleTransform
 from config import Config
 from rsna.build import build_network
 from rsna.data import find_transforms, fold_rows, image_shape, neighbour_offsets
-from rsna.training.training import RSNATraining
+from rsna.training.parts import Model, TrainingParts, synchronized
 from rsna_model import ALIASES
 from rsna_network import RSNANetwork
 
@@ -45,8 +45,8 @@ PREFIX = "joint-"
 
 
 @dataclass(frozen=True)
-class SequenceData:
-    """What a training reads.
+class SeriesSides:
+    """What a training on series reads.
 
     Attributes:
         train, valid: the series of the two sides of the fold, `AbstractSeriesDataset`s.
@@ -58,7 +58,7 @@ class SequenceData:
     prior: np.ndarray
 
     def log_sizes(self) -> None:
-        """Tells the log how many slices and series each side has."""
+        """Log how many slices and series each side has."""
         for side, dataset in (("training", self.train), ("validation", self.valid)):
             logger.info("%s: %d slices of %d series", side, len(dataset.rows), len(dataset))
             if dataset.num_without_positions:
@@ -69,17 +69,18 @@ class SequenceData:
                 )
 
 
-class RSNASequenceTraining(RSNATraining):
-    """A training whose samples are series."""
+Sides = TypeVar("Sides", bound=SeriesSides)
 
-    data: SequenceData  # type: ignore[assignment]
+
+class WholeSeriesParts(TrainingParts[Model, Sides], Generic[Model, Sides]):
+    """The parts of a training whose samples are series, whatever the network sees of a slice."""
 
     @abstractmethod
     def _as_validated(self, dataset: Any, rows: NDArray[np.int64]) -> Any:
-        """The series of a dataset that hold some of the rows, as validation sees them."""
+        """Return the series of a dataset that hold some of the rows, as validation sees them."""
 
     def _gathers_statistics(self) -> bool:
-        """Whether the network has batch-norm statistics that training changes."""
+        """Return whether the network has batch-norm statistics that training changes."""
         return True
 
     def _augmentation(self) -> StudyAugmentation:
@@ -96,24 +97,22 @@ class RSNASequenceTraining(RSNATraining):
         """The sample id of every training series."""
         return [self.data.train.sample_id(index) for index in range(len(self.data.train))]
 
-    def _subset_loader(self) -> Any:
-        training, valid = self.config.training, self.data.valid
-        if not (training.tr_iteration_valid and training.tr_iteration_valid_full):
-            return None
+    def _subset(self) -> Any:
+        valid = self.data.valid
         studies = valid.table.frame["study_id"].to_numpy(dtype=object)[valid.rows].astype(str)
-        seed = self.config.general.seed
-        chosen = draw_studies(studies, valid.labels, training.tr_valid_subset, seed)
-        return self._evaluation_loader(self._as_validated(valid, valid.rows[chosen]))
+        num_studies, seed = self.config.training.tr_valid_subset, self.config.general.seed
+        chosen = draw_studies(studies, valid.labels, num_studies, seed)
+        return self._as_validated(valid, valid.rows[chosen])
 
-    def _statistics_loader(self) -> Any:
-        """Some training series as validation sees them; None where nothing gathers statistics."""
+    def statistics_loader(self) -> Any:
+        """Return training series as validation sees them; None where nothing has statistics."""
         general, train = self.config.general, self.data.train
         num_slices = min(self.config.optimizer.optim_ema_bn_samples, len(train.rows))
         if not num_slices or not self._gathers_statistics():
             return None
         dataset = self._as_validated(train, train.some_rows(num_slices, general.seed))
-        size = self._valid_batch_size
-        return make_loader(dataset, size, general.n_jobs, pin_memory=self._pins_memory)
+        size = self.valid_batch_size
+        return make_loader(dataset, size, general.n_jobs, pin_memory=self.pins_memory)
 
 
 class RSNASeriesNetwork(SeriesImageNetwork, RSNANetwork):
@@ -121,8 +120,8 @@ class RSNASeriesNetwork(SeriesImageNetwork, RSNANetwork):
 
 
 @dataclass(frozen=True)
-class SeriesData(SequenceData):
-    """What a training reads; see the base.
+class SeriesData(SeriesSides):
+    """What a training on the images of series reads; see the base.
 
     Attributes:
         valid_transform: makes the images of validation and prediction.
@@ -133,26 +132,23 @@ class SeriesData(SequenceData):
     tta_transform: SampleTransform
 
 
-class RSNASeriesTraining(RSNASequenceTraining):
-    """A training on samples that are series; subclasses say which network, and which predictor.
+SeriesModel = TypeVar("SeriesModel", JointModel, VolumeModel)
+
+
+class SeriesParts(WholeSeriesParts[SeriesModel, SeriesData], Generic[SeriesModel]):
+    """The parts of a training of a network that sees the images of series.
 
     --tr_batch_size counts series, --tr_batch_size_valid slices: 32 of them are a series.
     """
 
     predictor_class: ClassVar[type[SeriesPredictor]]
-    data: SeriesData  # type: ignore[assignment]
-    model: Any
-
-    @abstractmethod
-    def _create_model(self) -> Any:
-        """The network that --net_model names."""
 
     def _pixel_steps(self) -> PixelSteps:
-        """What is done to the pixels of a slice before its transform."""
+        """Return what is done to the pixels of a slice before its transform."""
         return NO_STEPS
 
     def _slice_offsets(self) -> tuple[int, ...]:
-        """The neighbours in the image of each slice, by rank.
+        """Return the neighbours in the image of each slice, by rank.
 
         Raises:
             InputError: they are asked for in mm.
@@ -164,8 +160,7 @@ class RSNASeriesTraining(RSNASequenceTraining):
             )
         return offsets
 
-    def _load_data(self) -> SeriesData:  # type: ignore[override]
-        """The series of both sides."""
+    def _load_data(self) -> SeriesData:
         config, seed = self.config, self.config.general.seed
         table = SliceTable.load(config.dataset_folder)
         train_rows, valid_rows = fold_rows(config, table)
@@ -184,7 +179,8 @@ class RSNASeriesTraining(RSNASequenceTraining):
         prior = training_prior(train.labels)
         return SeriesData(train, valid, prior, transforms[1], transforms[2])
 
-    def _make_network(self, callbacks: Sequence[Callback]) -> RSNANetwork:
+    def make_network(self, callbacks: Sequence[Callback]) -> RSNANetwork:
+        """Return the network with the loss of the task over the slices of series."""
         return build_network(
             self.config,
             self.model,
@@ -194,7 +190,7 @@ class RSNASeriesTraining(RSNASequenceTraining):
             network_class=RSNASeriesNetwork,
         )
 
-    def _split_transform(self) -> None:  # type: ignore[override]
+    def _split_transform(self) -> None:
         logger.warning("--data_transform_device has no effect on networks that see whole series")
 
     def _log_transforms(self) -> None:
@@ -205,14 +201,15 @@ class RSNASeriesTraining(RSNASequenceTraining):
         return dataset.with_rows(rows, self.data.valid_transform)
 
     @property
-    def _valid_batch_size(self) -> int:
+    def valid_batch_size(self) -> int:
+        """Series of a batch where nothing is learned."""
         return series_per_batch(self.config.training.tr_batch_size_valid)
 
-    def _predictor(self, network: RSNANetwork) -> AbstractPredictor:
-        model: AbstractModel = self.model
+    def predictor(self, training: dict[str, Any]) -> AbstractPredictor:
+        """Return the predictor of a network that sees series."""
         return self.predictor_class(
-            network=model,
-            model=model.specification,
+            network=self.model,
+            model=self.model.specification,
             label_names=self.task.label_names,
             label_weights=self.task.label_weights,
             transform=self.data.valid_transform,
@@ -220,12 +217,12 @@ class RSNASeriesTraining(RSNASequenceTraining):
             prior=self.data.prior,
             slice_offsets=self.data.valid.slice_offsets,
             steps=self.data.valid.steps,
-            training=self._origin(network),
+            training=training,
         )
 
 
-class RSNAJointTraining(RSNASeriesTraining):
-    """A training of `joint-<slice network>`.
+class JointParts(SeriesParts[JointModel]):
+    """The parts of a training of `joint-<slice network>`: encoder and transformer as one network.
 
     --net_weight_file takes the weights of a slice experiment for the encoder, or those of a whole
     joint network.
@@ -233,7 +230,7 @@ class RSNAJointTraining(RSNASeriesTraining):
 
     predictor_class: ClassVar[type[SeriesPredictor]] = JointPredictor
 
-    def _create_model(self) -> JointModel:  # type: ignore[override]
+    def _create_model(self) -> JointModel:
         flags = self.config.network
         is_fresh = not self.is_resumed and flags.net_weight_file is None
         model = create_joint_model(
@@ -250,11 +247,7 @@ class RSNAJointTraining(RSNASeriesTraining):
                 "--net_encoder_frozen 1 without --net_weight_file: the encoder has never seen "
                 "a head, and will not learn"
             )
-        if self.config.training.tr_sync_bn and self.settings.device.type == "cuda":
-            # Imported late: timm makes folders when it is.
-            from timm.layers import convert_sync_batchnorm
-
-            model.encoder = convert_sync_batchnorm(model.encoder)
+        model.encoder = synchronized(model.encoder, self.config, self.settings)
         return model
 
     def _gathers_statistics(self) -> bool:
@@ -292,14 +285,16 @@ def create_joint_model(config: Config, num_labels: int, pretrained: bool) -> Joi
     )
 
 
-class RSNAVolumeTraining(RSNASeriesTraining):
+class VolumeParts(SeriesParts[VolumeModel]):
     """A training of `volume-<name>`, from random weights or those of --net_weight_file."""
 
     predictor_class: ClassVar[type[SeriesPredictor]] = VolumePredictor
 
-    def _create_model(self) -> VolumeModel:  # type: ignore[override]
+    def __init__(self, config: Config, settings: FitSettings) -> None:
         # The memory format is one of images, not of volumes.
-        self.settings = replace(self.settings, channels_last=False)
+        super().__init__(config, replace(settings, channels_last=False))
+
+    def _create_model(self) -> VolumeModel:
         flags = self.config.network
         model = VolumeModel(
             flags.net_model,

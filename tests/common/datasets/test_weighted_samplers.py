@@ -5,7 +5,7 @@ import pytest
 import torch
 from toy import ToyDataset, make_toy, weights_of
 
-from common.callbacks import CheckpointSaver, SameData
+from common.callbacks import CheckpointSaver, DataFingerprint
 from common.checkpoint import load_checkpoint
 from common.datasets import (
     BalancedSampler,
@@ -187,9 +187,9 @@ def test_a_training_goes_on_bit_for_bit(tmp_path, make, stop):
 
 def test_other_samples_or_labels_are_refused():
     ids, labels = ["a", "b"], np.array([[1.0], [0.0]], np.float32)
-    state = SameData(ids, labels).state_dict()
-    SameData(list(ids), labels.copy()).load_state_dict(state)
-    for other in (SameData(ids[::-1], labels), SameData(ids, labels[::-1])):
+    state = DataFingerprint(ids, labels).state_dict()
+    DataFingerprint(list(ids), labels.copy()).load_state_dict(state)
+    for other in (DataFingerprint(ids[::-1], labels), DataFingerprint(ids, labels[::-1])):
         with pytest.raises(InputError, match="not those that the checkpoint was made with"):
             other.load_state_dict(state)
 

@@ -1,7 +1,6 @@
 """Steps that change pixels, and marks of the brain range, in a whole dataset."""
 
 import json
-import types
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,10 @@ from common.preparation.splits import mark_brain_range
 from common.slices.folds import read_folds, split_rows
 from common.slices.pixel_steps import PixelSteps
 from common.slices.table import SliceTable
+from config import Config
 from rsna.sources.dicom import DicomSource
 from rsna.sources.rsna import RSNASource
-from rsna.training.training import RSNATraining
+from rsna.training.results import origin_of
 from rsna_task import LABELS
 
 STEPS = PixelSteps(spacing_mm=1.0, size=40)
@@ -145,16 +145,5 @@ def test_marked_slices_are_kept_in_the_dataset_and_left_out_of_training(
 def test_training_remembers_how_its_slices_were_prepared(tmp_path: Path) -> None:
     write_series_files(tmp_path / "in")
     prepare(tmp_path / "in", tmp_path / "out", steps=STEPS)
-    table = SliceTable.load(tmp_path / "out")
-    training = types.SimpleNamespace(
-        experiment=types.SimpleNamespace(id="0001"),
-        config=types.SimpleNamespace(
-            data=types.SimpleNamespace(data_dataset="x", data_fold=0),
-            network=types.SimpleNamespace(net_weight_file=None),
-        ),
-        data=types.SimpleNamespace(train=types.SimpleNamespace(table=table)),
-        folds_sha256="",
-    )
-    network = types.SimpleNamespace(state=types.SimpleNamespace(iteration=5))
-    origin = RSNATraining._origin(training, network)  # type: ignore[arg-type]
+    origin = origin_of(Config(), "0001", 5, "", tmp_path / "out")
     assert origin["pixels"] == STEPS.parameters()

@@ -71,8 +71,8 @@ def test_nine_channels_are_trained_predicted_and_evaluated_alike(place: Path) ->
     flags += ["--optim_ema_decay", "0.9", "--optim_ema_bn_samples", "8"]
     flags += ["--tr_iteration_valid", "1", "--tr_iteration_valid_full", "2"]
     training = RSNATraining(config_of(place, *flags, "--tr_valid_subset", "1"))
-    assert training.model.backbone.conv_stem.in_channels == 9
-    assert training.data.train[0]["image"].shape == (9, 32, 32)
+    assert training.parts.model.backbone.conv_stem.in_channels == 9
+    assert training.parts.data.train[0]["image"].shape == (9, 32, 32)
     folder = training.run().folder
     content = json.loads((folder / "predictor" / "predictor.json").read_text())
     assert content["slice_offsets"] == [-1, 0, 1] and content["offsets_mm"] == [-5, 0, 5]
@@ -162,7 +162,7 @@ def test_pipelines_that_do_not_agree_are_refused_with_file_and_flag(
 def test_nets_of_one_size_take_that_of_the_images_and_no_other(place: Path, tmp_path: Path) -> None:
     flags = ["--net_model", "test_maxvit", "--data_neighbors", "1"]
     training = RSNATraining(config_of(place, *flags))
-    assert training.model.specification["image_size"] == [32, 32]
+    assert training.parts.model.specification["image_size"] == [32, 32]
     size = ["--data_img_size", "0", "--data_train_transform"]
     own = transform_file(tmp_path / "small.json")
     with pytest.raises(InputError, match=r"--data_valid_transform.*one size only"):

@@ -22,7 +22,7 @@ from rsna.ensembling.second_level import SecondLevel
 from rsna.evaluation.evaluation import evaluate_experiment
 from rsna.evaluation.prediction import predict_table
 from rsna.training.folds import make_training
-from rsna.training.training import training_class
+from rsna.training.training import RSNATraining
 from rsna_model import RSNAModel, build_model
 from rsna_task import LABELS
 from scripts import second_level
@@ -65,7 +65,7 @@ def arguments(place: Path, name: str, **changes) -> list[str]:
 
 def run(place: Path, name: str, **changes) -> Path:
     config = parse_config("", train.GROUPS, arguments(place, name, **changes))
-    return training_class(config)(config).run().folder
+    return RSNATraining(config).run().folder
 
 
 @pytest.fixture(scope="module")

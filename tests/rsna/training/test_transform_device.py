@@ -11,7 +11,7 @@ from torch import nn
 from toy import weights_of
 from train_script import FLAGS
 
-import rsna.training.training
+import rsna.training.parts
 from common.callbacks import CheckpointSaver
 from common.checkpoint import load_checkpoint
 from common.datasets import EpochSampler, make_loader
@@ -50,15 +50,15 @@ def test_cuda_without_a_gpu_is_refused(place):
 @needs_no_gpu
 def test_auto_without_a_gpu_stays_on_the_cpu(place, caplog):
     automatic = training(place, "--data_transform_device", "auto")
-    assert automatic.device_transform is None
-    assert automatic.data.train.host_transform is None
+    assert automatic.parts.device_transform is None
+    assert automatic.parts.data.train.host_transform is None
     with caplog.at_level(logging.WARNING):
         training(place, "--data_transform_device", "auto", "--device", "cpu")
     assert "--data_transform_device has no effect without a GPU" in caplog.text
 
 
 def test_a_training_with_the_images_made_on_the_device(place, monkeypatch, caplog):
-    monkeypatch.setattr(rsna.training.training, "transforms_on_device", lambda *_: True)
+    monkeypatch.setattr(rsna.training.parts, "are_transforms_on_device", lambda *_: True)
     flags = ("--data_train_transform", "train_complex_512", "--experiment_id", "device")
     flags += ("--tr_iteration_num", "2", "--optim_ema_decay", "0")
     with caplog.at_level(logging.INFO):

@@ -1,0 +1,50 @@
+"""Which parts a training has: the prefix of --net_model decides."""
+
+import logging
+
+from common.networks import FitSettings
+from common.precision import set_precision
+from common.seeding import seed_everything
+from config import Config
+from rsna.build import fit_settings
+from rsna.training.parts import SliceParts, TrainingParts
+from rsna.training.sequence import SequenceParts
+from rsna.training.series import JointParts, VolumeParts
+
+logger = logging.getLogger(__name__)
+
+# Prefix of --net_model -> its parts; any other name is a network of single slices.
+PARTS: dict[str, type[TrainingParts]] = {
+    "study-": SequenceParts,
+    "joint-": JointParts,
+    "volume-": VolumeParts,
+}
+
+
+def parts_class(config: Config) -> type[TrainingParts]:
+    """Return the class of the parts that --net_model asks for."""
+    name = config.network.net_model
+    return next((kind for prefix, kind in PARTS.items() if name.startswith(prefix)), SliceParts)
+
+
+def build_parts(config: Config) -> TrainingParts:
+    """Return the parts of a training, drawn from its seed.
+
+    Args:
+        config: the flags, as `preflight` returned them.
+
+    Raises:
+        InputError: flags that do not go with the model or the data.
+    """
+    seed_everything(config.general.seed)
+    settings = fit_settings(config)
+    _set_precision(config, settings)
+    return parts_class(config)(config, settings)
+
+
+def _set_precision(config: Config, settings: FitSettings) -> None:
+    training, device = config.training, settings.device
+    deterministic, compiled = bool(training.tr_deterministic), bool(training.tr_compile)
+    set_precision(device, bool(training.tr_tf32), deterministic, compiled)
+    if training.tr_sync_bn and not (settings.processes.are_many and device.type == "cuda"):
+        logger.warning("--tr_sync_bn has no effect without torchrun and GPUs")

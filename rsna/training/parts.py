@@ -1,0 +1,278 @@
+"""Parts of a training, built from its flags: model, data, sampler, loaders, network, predictor."""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+import numpy as np
+
+from common.callbacks import Callback
+from common.callbacks.telemetry import find_module
+from common.checkpoint import load_weights
+from common.datasets import EpochSampler, make_loader
+from common.models import AbstractModel
+from common.networks import FitSettings
+from common.predictors.base import AbstractPredictor
+from common.predictors.slices import SlicePredictor
+from common.transforms.device import DeviceTransform
+from config import Config
+from rsna.build import build_averages, build_network, log_sampler, make_sampler
+from rsna.build import transforms_on_device as are_transforms_on_device
+from rsna.data import image_shape, load_data
+from rsna.training.preflight import digest_of_folds
+from rsna_dataset import RSNAData, draw_subset
+from rsna_model import RSNAModel
+from rsna_network import RSNANetwork
+from rsna_task import TASKS
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingData(Protocol):
+    """What a training reads.
+
+    Attributes:
+        train, valid: the datasets of the two sides of the fold.
+        prior: share of positives per label in the training slices, inside (0, 1).
+    """
+
+    @property
+    def train(self) -> Any: ...  # noqa: D102
+
+    @property
+    def valid(self) -> Any: ...  # noqa: D102
+
+    @property
+    def prior(self) -> np.ndarray: ...  # noqa: D102
+
+    def log_sizes(self) -> None:
+        """Log how much each side holds, and what is not as asked for."""
+
+
+Model = TypeVar("Model", bound=AbstractModel)
+Data = TypeVar("Data", bound=TrainingData)
+
+
+class TrainingParts(ABC, Generic[Model, Data]):
+    """What a training is made of.
+
+    A kind of network is a subclass and an entry in `rsna.training.kinds.PARTS`. Flags that do not
+    go with the model or the data are refused while these are built, before a folder is made.
+
+    Args:
+        config: the flags, as `preflight` returned them.
+        settings: how the network is fitted.
+
+    Attributes:
+        task: the labels and their weights.
+        model: the module.
+        data: what is trained and validated on.
+        sampler: which training samples come in an epoch.
+        folds_sha256: the digest of the fold table that the rows are split by.
+        device_transform: makes training images on the device; None where loaders make them.
+    """
+
+    gives_features: ClassVar[bool] = True
+    """Whether the predictor gives features of slices."""
+
+    def __init__(self, config: Config, settings: FitSettings) -> None:
+        self.config = config
+        self.settings = settings
+        self.is_resumed = bool(config.training.tr_resume)
+        self.task = TASKS[config.network.net_num_classes]
+        self.model: Model = self._create_model()
+        if config.callbacks.cb_telemetry_enabled:
+            find_module(self.model, str(config.callbacks.cb_telemetry_module_name))
+        self.data: Data = self._load_data()
+        self.folds_sha256 = digest_of_folds(config)
+        is_on_device = are_transforms_on_device(config, settings.device)
+        self.device_transform = self._split_transform() if is_on_device else None
+        self.sampler = self._make_sampler()
+        if not self.is_resumed and config.network.net_weight_file is None:
+            self.model.start_from_prevalence(self.data.prior.tolist())
+
+    @abstractmethod
+    def _create_model(self) -> Model:
+        """Return the network that the flags name, with the weights that it starts from."""
+
+    @abstractmethod
+    def _load_data(self) -> Data:
+        """Return what is trained and validated on."""
+
+    def _split_transform(self) -> DeviceTransform | None:
+        """Leave training images to the device, as far as it can make them."""
+        return None
+
+    @abstractmethod
+    def _make_sampler(self) -> EpochSampler:
+        """Return what draws the training samples of an epoch."""
+
+    @abstractmethod
+    def make_network(self, callbacks: Sequence[Callback]) -> RSNANetwork:
+        """Return the network that is fitted."""
+
+    @abstractmethod
+    def predictor(self, training: dict[str, Any]) -> AbstractPredictor:
+        """Return what predicts with the weights in place; `training` is where they come from."""
+
+    @abstractmethod
+    def statistics_loader(self) -> Any:
+        """Return training samples as validation sees them, for batch norm; None where not asked."""
+
+    @abstractmethod
+    def _subset(self) -> Any:
+        """Return the validation samples of `--tr_valid_subset` studies."""
+
+    def log(self) -> None:
+        """Log the sizes of the data, and how samples are made and drawn."""
+        self.data.log_sizes()
+        self._log_transforms()
+
+    def _log_transforms(self) -> None:
+        logger.info("training transforms: all on the CPU")
+
+    def averages(self) -> list[Any]:
+        """Return the callbacks that average the weights."""
+        return list(build_averages(self.config, self.model, self.statistics_loader))
+
+    def seen_values(self) -> np.ndarray:
+        """Return what a resumed training must find as it was: the labels of training samples."""
+        return np.asarray(self.data.train.labels)
+
+    @property
+    def valid_batch_size(self) -> int:
+        """Samples of a batch where nothing is learned."""
+        return self.config.training.tr_batch_size_valid
+
+    @property
+    def pins_memory(self) -> bool:
+        """Whether batches wait in memory that a GPU copies from without a detour."""
+        return self.settings.device.type == "cuda"
+
+    def train_loader(self) -> Any:
+        """Return the loader of the training samples."""
+        general, training = self.config.general, self.config.training
+        return make_loader(
+            self.data.train, training.tr_batch_size, general.n_jobs, self.sampler, self.pins_memory
+        )
+
+    def valid_loader(self) -> Any:
+        """Return the loader of the validation samples."""
+        return self._evaluation_loader(self.data.valid)
+
+    def subset_loader(self) -> Any:
+        """Return the loader of the validations between those of the whole; None where all are."""
+        training = self.config.training
+        if not (training.tr_iteration_valid and training.tr_iteration_valid_full):
+            return None
+        return self._evaluation_loader(self._subset())
+
+    def _evaluation_loader(self, dataset: Any) -> Any:
+        return make_loader(
+            dataset,
+            self.valid_batch_size,
+            self.config.general.n_jobs,
+            processes=self.settings.processes,
+            pin_memory=self.pins_memory,
+        )
+
+
+class SliceParts(TrainingParts[RSNAModel, RSNAData]):
+    """The parts of a training of a network for single slices, their neighbours as channels."""
+
+    def _create_model(self) -> RSNAModel:
+        flags = self.config.network
+        is_fresh = not self.is_resumed and flags.net_weight_file is None
+        num_channels, *image_size = image_shape(self.config)
+        model = RSNAModel(
+            flags.net_model,
+            flags.net_num_classes,
+            in_chans=num_channels,
+            image_size=image_size,
+            pretrained=bool(flags.net_pretrained) and is_fresh,
+            drop_rate=flags.net_drop_rate,
+            drop_path_rate=flags.net_drop_path_rate,
+            pooling=flags.net_pooling,
+            head=flags.net_head,
+            num_dropouts=flags.net_num_dropouts,
+        )
+        if flags.net_weight_file is not None and not self.is_resumed:
+            load_weights(model, Path(flags.net_weight_file))
+        return synchronized(model, self.config, self.settings)
+
+    def _load_data(self) -> RSNAData:
+        data = load_data(self.config, self.model.mean, self.model.std)
+        self.model.require_image_size(data.valid.transform.output_size, "data_valid_transform")
+        self.model.require_image_size(data.tta_transform.output_size, "data_test_transform")
+        return data
+
+    def _split_transform(self) -> DeviceTransform:
+        transform = self.data.train.transform
+        self.data.train.host_transform = transform.host_part()
+        return transform.device_part(self.settings.channels_last)
+
+    def _make_sampler(self) -> EpochSampler:
+        return make_sampler(self.config, self.data.train, self.settings.processes.num)
+
+    def log(self) -> None:
+        """Log what the base logs, and how many positive slices an epoch holds."""
+        super().log()
+        log_sampler(self.config, self.sampler, self.data.train, self.settings.processes.num)
+
+    def _log_transforms(self) -> None:
+        if self.device_transform is None:
+            super()._log_transforms()
+        else:
+            logger.info("training transforms: %s", self.device_transform.describe())
+
+    def make_network(self, callbacks: Sequence[Callback]) -> RSNANetwork:
+        """Return the network with the loss of the task over slices."""
+        ids = [str(name) for name in self.data.train.image_ids]
+        return build_network(
+            self.config, self.model, self.settings, ids, callbacks, self.device_transform
+        )
+
+    def _subset(self) -> Any:
+        training, seed = self.config.training, self.config.general.seed
+        return draw_subset(self.data.valid, training.tr_valid_subset, seed)
+
+    def statistics_loader(self) -> Any:
+        """Return training slices as validation sees them, in full batches; None where not asked."""
+        batch_size = self.valid_batch_size
+        num_samples = min(self.config.optimizer.optim_ema_bn_samples, len(self.data.train))
+        if not num_samples:
+            return None
+        batch_size = min(batch_size, num_samples)
+        num_samples -= num_samples % batch_size
+        general, train = self.config.general, self.data.train
+        draw = np.random.default_rng(general.seed)
+        rows = draw.choice(train.rows, num_samples, replace=False)
+        dataset = self.data.valid.with_rows(rows)
+        return make_loader(dataset, batch_size, general.n_jobs, pin_memory=self.pins_memory)
+
+    def predictor(self, training: dict[str, Any]) -> AbstractPredictor:
+        """Return the predictor of a network for slices."""
+        return SlicePredictor(
+            network=self.model,
+            model=self.model.specification,
+            label_names=self.task.label_names,
+            label_weights=self.task.label_weights,
+            transform=self.data.valid.transform,
+            tta_transform=self.data.tta_transform,
+            prior=self.data.prior,
+            slice_offsets=self.data.valid.slice_offsets,
+            offsets_mm=self.data.valid.offsets_mm,
+            training=training,
+        )
+
+
+def synchronized(model: Any, config: Config, settings: FitSettings) -> Any:
+    """Return a module whose batch norm counts the batches of all GPUs, where it is asked for."""
+    if not (config.training.tr_sync_bn and settings.device.type == "cuda"):
+        return model
+    # Imported late: timm makes folders when it is.
+    from timm.layers import convert_sync_batchnorm
+
+    return convert_sync_batchnorm(model)
