@@ -12,11 +12,13 @@ from config import Config, parse_config
 if TYPE_CHECKING:
     from common.slices.table import SliceTable
 
+GROUPS = ("general", "prediction", "views")
+
 
 def main() -> None:
     """Writes tables of slices, series and studies, and the submission that a sample asks for."""
     log_to_console()
-    config = parse_config(__doc__ or "", ("general", "prediction", "views"))
+    config = parse_config(__doc__ or "", GROUPS)
     source, output = _folders(config)
     from common.experiment import PREDICTOR_FOLDER
     from common.predictors.base import load_predictor

@@ -10,10 +10,11 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from common.cli import Launcher, launch_by, run_script
+from common.cli import EXIT_INPUT, Launcher, launch_by, run_script
 from common.errors import InputError
 from common.requirements import DISTRIBUTION
 
+ONLY_LINUX = "only Linux is supported: on Windows use WSL 2, on macOS a Linux container"
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -35,13 +36,17 @@ COMMANDS = {
     "second-level": Command("scripts.second_level", "smooth or boost predictions along the series"),
     "pseudo-label": Command("scripts.pseudo_label", "make a dataset of a model's sure predictions"),
     "resend": Command("scripts.resend", "send a run monitor what it has missed"),
+    "monitor": Command("scripts.monitor", "show the curves of experiments in the browser"),
+    "doctor": Command("scripts.doctor", "check the installation: what works and what does not"),
+    "completion": Command("scripts.completion", "print the completion for bash or zsh"),
 }
 
 
 def main() -> None:
     """Run the command that the first argument names, and end with its exit status."""
     if sys.platform != "linux":
-        sys.exit("error: only Linux is supported: on Windows use WSL 2, on macOS a Linux container")
+        print(f"error: {ONLY_LINUX}", file=sys.stderr)
+        sys.exit(EXIT_INPUT)
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())

@@ -8,6 +8,7 @@ from common.callbacks.multilabel import metric_names
 from common.errors import InputError
 from common.experiment import Experiment, results_folder
 from common.precision import require_compiler
+from common.requirements import install_command
 from common.slices.folds import ALWAYS_TRAINING, FOLDS_FILE, folds_path, read_folds
 from common.slices.leakage import folds_digest, origins_of_weights, require_unseen_start
 from config import Config, resumed_config
