@@ -5,22 +5,20 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import tomllib
 import venv
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from prepared import write_series_files
+from tiny_dataset import make_tiny_dataset
+from train_script import FLAGS
 
-from common.checkpoint import load_checkpoint
 from common.requirements import EXTRAS
-from scripts import ich
-
-TINY = [
-    *("--net_model", "test_efficientnet", "--net_pretrained", "0", "--data_img_size", "32"),
-    *("--mlflow_enabled", "0", "--dev_enabled", "1", "--dev_iteration_num", "3"),
-]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +60,8 @@ def test_the_lock_has_every_package_at_a_version_that_is_allowed(
     assert all(re.fullmatch(r"[a-z0-9.-]+==[\w.!+]+( ; .+)?", line) for line in locked)
     assert not [line for line in lines if "://" in line or "+cpu" in line or "+cu" in line]
     pins = [Requirement(line) for line in locked]
-    wanted = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+    extras = project["optional-dependencies"].values()
+    wanted = [*project["dependencies"], *(line for lines in extras for line in lines)]
     for python in ("3.11", "3.12", "3.13"):
         here = {"python_version": python, "python_full_version": f"{python}.1"}
         here |= {"sys_platform": "linux", "platform_machine": "x86_64"}
@@ -108,30 +107,131 @@ def installed(project_root: Path, tmp_path_factory) -> Path:
     return environment / "bin" / "ich"
 
 
-def run(command: Path, folder: Path, *arguments: str, **options):
-    path = f"{command.parent}{os.pathsep}{os.environ['PATH']}"
+def run(
+    command: Path, folder: Path, *arguments: str, before: tuple[str, ...] = (), **environment: str
+) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    path = f"{command.parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
-        [*options.pop("before", [command]), *arguments],
+        [*(before or [command]), *arguments],
         cwd=folder,
-        env={**kept, "PATH": path, "OMP_NUM_THREADS": "1"},
+        env={**kept, "PATH": path, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
         check=False,
-        timeout=540,
+        timeout=300,
     )
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder outside the checkout; modules are not taken from it though they have our names."""
+    folder = tmp_path_factory.mktemp("outside")
+    (folder / "common").mkdir()
+    for name in ("common/__init__.py", "config.py", "train.py"):
+        (folder / name).write_text("raise SystemExit('the module of the user')")
+    make_tiny_dataset(folder / "input" / "datasets" / "tiny")
+    return folder
+
+
 @pytest.mark.long
-def test_the_wheel_from_data_to_prediction_in_an_empty_folder(
-    installed: Path, tmp_path: Path, ct_folder: Path
+def test_the_wheel_knows_its_version_and_what_is_missing(
+    installed: Path, place: Path, project: dict
 ) -> None:
-    # A folder with names of ours in it: modules are taken from the package, not from here.
-    (tmp_path / "common").mkdir()
-    (tmp_path / "config.py").write_text("raise SystemExit('not this one')")
-    found = run(installed, tmp_path, "--version")
-    assert (found.returncode, found.stdout) == (0, "ich 0.1.0\n")
-    prepare = ["--pre_source", "dicom", "--pre_folder", str(ct_folder), "--data_dataset", "own"]
-    found = run(installed, tmp_path, "prepare", *prepare, "--n_jobs", "2")
+    found = run(installed, place, "--version")
+    assert (found.returncode, found.stdout) == (0, f"ich {project['version']}\n")
+    found = run(installed, place, "doctor")
+    assert (found.returncode, found.stdout.splitlines()[-1]) == (0, "Ready."), found.stdout
+    assert "pip install 'kaggle<3,>=2'" in found.stdout
+    found = run(installed, place, "train", "--data_dataset", "none")
+    assert found.returncode == 2
+    assert "ich prepare" in found.stderr.splitlines()[-1]
+
+
+@pytest.mark.long
+def test_the_wheel_prepares_with_workers(installed: Path, place: Path, tmp_path: Path) -> None:
+    write_series_files(tmp_path / "scans", num_slices=6)
+    flags = ["--pre_source", "dicom", "--pre_folder", str(tmp_path / "scans")]
+    found = run(installed, place, "prepare", *flags, "--data_dataset", "own", "--n_jobs", "2")
     assert found.returncode == 0, found.stderr
-    assert (tmp_path / "input" / "datasets" / "own" / "slices.parquet").is_file()
+    table = pd.read_parquet(place / "input" / "datasets" / "own" / "slices.parquet")
+    assert list(table["status"]) == ["ok"] * 6
+
+
+@pytest.mark.long
+def test_the_wheel_prepares_on_dask_workers(installed: Path, place: Path, tmp_path: Path) -> None:
+    write_series_files(tmp_path / "scans", num_slices=6)
+    (package,) = installed.parents[1].glob("lib/python3*/site-packages/ich")
+    python = installed.parent / "python"
+    code = (
+        "import subprocess, sys\n"
+        "from distributed import LocalCluster\n"
+        "if __name__ == '__main__':\n"
+        "    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as c:\n"
+        "        command = [*sys.argv[1:], '--pre_address', c.scheduler_address]\n"
+        "        sys.exit(subprocess.run(command).returncode)\n"
+    )
+    (tmp_path / "cluster.py").write_text(code)
+    flags = ["--pre_source", "dicom", "--pre_folder", str(tmp_path / "scans")]
+    found = run(
+        *(installed, place, str(installed), "prepare", *flags, "--data_dataset", "by_dask"),
+        before=(str(python), str(tmp_path / "cluster.py")),
+        PYTHONPATH=str(package),
+    )
+    assert found.returncode == 0, found.stderr
+    table = pd.read_parquet(place / "input" / "datasets" / "by_dask" / "slices.parquet")
+    assert list(table["status"]) == ["ok"] * 6
+
+
+@pytest.mark.long
+def test_the_wheel_trains_evaluates_and_predicts(
+    installed: Path, place: Path, tmp_path: Path
+) -> None:
+    found = run(installed, place, "demo", *FLAGS, "--n_jobs", "2")
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.startswith("0001\n")
+    results = place / "output" / "results" / "0001"
+    assert (results / "report.html").is_file()
+    assert "ich predict --experiment_id 0001" in found.stdout
+    write_series_files(tmp_path / "scans", num_slices=6, size=24)
+    flags = ["--pr_input", str(tmp_path / "scans"), "--pr_output", str(tmp_path / "out")]
+    found = run(installed, place, "predict", "--experiment_id", "0001", *flags, "--n_jobs", "2")
+    assert found.returncode == 0, found.stderr
+    assert len(pd.read_parquet(tmp_path / "out" / "predictions.parquet")) == 6
+
+
+@pytest.mark.long
+def test_torchrun_starts_the_wheel(installed: Path, place: Path) -> None:
+    python = str(installed.parent / "python")
+    torchrun = (python, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    found = run(
+        *(installed, place, "-m", "ich", "train", *FLAGS, "--n_jobs", "1"),
+        *("--experiment_id", "two", "--tr_batch_size", "4"),
+        before=torchrun,
+    )
+    assert (found.returncode, found.stdout) == (0, "two\n"), found.stderr
+
+
+@pytest.mark.long
+def test_a_stopped_demo_hands_the_signal_on(installed: Path, place: Path) -> None:
+    flags = [*FLAGS, "--tr_iteration_num", "100000", "--experiment_id", "stopped"]
+    process = subprocess.Popen(
+        [installed, "demo", *flags], cwd=place, stderr=subprocess.PIPE, text=True
+    )
+    metrics = place / "output" / "results" / "stopped" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "ich train --experiment_id stopped --tr_resume 1" in err.splitlines()[-1]
+
+
+@pytest.mark.long
+def test_a_folder_that_cannot_be_written_is_named_in_one_line(installed: Path, place: Path) -> None:
+    flags = ["train", *FLAGS, "--output_dir", "/proc/output", "--n_jobs", "0"]
+    found = run(installed, place, *flags)
+    assert found.returncode == 2
+    assert found.stderr.splitlines()[-1].startswith("error: ")
+    assert "/proc/output" in found.stderr.splitlines()[-1]

@@ -137,8 +137,6 @@ def test_completion_completes_commands_flags_and_values() -> None:
     }
     ask ich pre; ask ich train --net_mod; ask ich prepare --pre_source cq
     """
-    found = subprocess.run(
-        ["bash"], input=script + ask, capture_output=True, text=True, check=True
-    )
+    found = subprocess.run(["bash"], input=script + ask, capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["prepare", "predict", "--net_model", "cq500"]
     assert run("completion", "fish").returncode == 2
