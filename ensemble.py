@@ -11,11 +11,13 @@ logger = logging.getLogger(__name__)
 FLAGS = {"data_dataset", "data_input_folder", "pr_dataframe", "pr_output", "pr_submit"}
 SHARED = ("data_", "pr_")
 
+GROUPS = ("general", "data", "ensemble", "prediction")
+
 
 def main() -> None:
     """Prints the new experiment's id on stdout; the score, and what each member adds, on stderr."""
     log_to_console()
-    config = parse_config(__doc__ or "", ("general", "data", "ensemble", "prediction"))
+    config = parse_config(__doc__ or "", GROUPS)
     for name in sorted(config.given - FLAGS):
         if name.startswith(SHARED):
             logger.warning("--%s has no effect: members have their own", name)

@@ -9,6 +9,8 @@ from flags.prediction import ViewsConfig
 
 logger = logging.getLogger(__name__)
 
+GROUPS = ("general", "data", "views", "monitor")
+
 # What an evaluation takes from its own flags where they are given; the rest is as recorded.
 FLAGS = {"data_dataset", "data_input_folder", "n_jobs", "device", "dev_enabled"}
 FLAGS |= set(MonitorConfig.__dataclass_fields__) | set(ViewsConfig.__dataclass_fields__)
@@ -17,7 +19,7 @@ FLAGS |= set(MonitorConfig.__dataclass_fields__) | set(ViewsConfig.__dataclass_f
 def main() -> None:
     """Writes metrics.json and report.html, and prints a short table on stdout."""
     log_to_console()
-    given = parse_config(__doc__ or "", ("general", "data", "views", "monitor"))
+    given = parse_config(__doc__ or "", GROUPS)
     folder = given.existing_experiment_folder()
     recorded = recorded_config(folder)
     own = {name: given.flags()[name] for name in given.given & FLAGS}

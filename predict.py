@@ -1,12 +1,10 @@
 """Predicts a folder of DICOM files, or a prepared dataset, with a trained experiment."""
 
-import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.cli import log_to_console, run_script
+from common.cli import command_line, log_to_console, run_script
 from common.errors import InputError
 from common.files import make_folder
 from config import Config, parse_config
@@ -14,11 +12,13 @@ from config import Config, parse_config
 if TYPE_CHECKING:
     from common.slices.table import SliceTable
 
+GROUPS = ("general", "prediction", "views")
+
 
 def main() -> None:
     """Writes tables of slices, series and studies, and the submission that a sample asks for."""
     log_to_console()
-    config = parse_config(__doc__ or "", ("general", "prediction", "views"))
+    config = parse_config(__doc__ or "", GROUPS)
     source, output = _folders(config)
     from common.experiment import PREDICTOR_FOLDER
     from common.predictors.base import load_predictor
@@ -105,7 +105,7 @@ def _open_table(
         DicomSource(source),
         output / "dataset",
         n_jobs=config.general.n_jobs,
-        resume_command=shlex.join(["python", *sys.argv]),
+        resume_command=command_line(),
         steps=steps_of(training),
     )
     return SliceTable.load(output / "dataset")

@@ -1,11 +1,9 @@
 """Prepares a dataset: DICOM or other slices become HU in a store, a table, labels and folds."""
 
-import shlex
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from common.cli import log_to_console, run_script
+from common.cli import command_line, log_to_console, run_script
 from common.errors import InputError
 from config import Config, parse_config
 
@@ -42,7 +40,7 @@ def main() -> None:
         valid_fraction=flags.pre_valid_fraction,
         fold_by=flags.pre_fold_by,
         drop_overlap=bool(flags.pre_drop_overlap),
-        resume_command=f"python {shlex.join(sys.argv)}",
+        resume_command=command_line(),
         steps=PixelSteps(bool(flags.pre_head_crop), flags.pre_spacing, flags.pre_size),
         brain_min=flags.pre_brain_min,
         address=flags.pre_address,

@@ -4,10 +4,12 @@ import atexit
 import errno
 import logging
 import os
+import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -90,12 +92,53 @@ def command_line() -> str:
 
 def script_command(*arguments: str, script: str | None = None) -> str:
     """Return the command that runs `script`, or this one again, from the present folder."""
+    if _launcher is not None:
+        name = _launcher.command if script is None else _launcher.names[Path(script).stem]
+        return shlex.join([*_launcher.shown, name, *arguments])
     this = Path(sys.argv[0])
     root = this.parent.parent if this.parent.name == MODULES else this.parent
     path = this if script is None else root / script
     if path.parent.name == MODULES:
         return shlex.join(["python", "-m", f"{MODULES}.{path.stem}", *arguments])
     return shlex.join(["python", str(path), *arguments])
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """The one command that started this script (scripts/ich.py), for the commands to print.
+
+    Attributes:
+        shown: how the user calls it, such as `ich` or `python -m scripts.ich`.
+        command: the command that runs now, such as `train`.
+        names: name of a script's file without .py -> its command.
+    """
+
+    shown: tuple[str, ...]
+    command: str
+    names: Mapping[str, str]
+
+
+_launcher: Launcher | None = None
+
+
+def launch_by(launcher: Launcher | None) -> None:
+    """Print commands as `launcher` takes them from now on; None: as scripts of a checkout."""
+    global _launcher
+    _launcher = launcher
+
+
+def shown_name() -> str:
+    """Return the name of this script in --help: `ich train` or `train.py`."""
+    if _launcher is not None:
+        return " ".join((*_launcher.shown, _launcher.command))
+    return Path(sys.argv[0]).name
+
+
+def script_name() -> str:
+    """Return the name of this script's file without .py, however it was started."""
+    if _launcher is not None:
+        return next(name for name, own in _launcher.names.items() if own == _launcher.command)
+    return Path(sys.argv[0]).stem
 
 
 def status_of(main: Callable[[], None]) -> int:
@@ -144,4 +187,16 @@ def _fault() -> int:
 
 
 def _tell(line: str) -> None:
+    if _launcher is not None:
+        line = _with_commands(line, _launcher)
     print(" ".join(line.split()), file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _with_commands(line: str, launcher: Launcher) -> str:
+    """Name commands of the launcher where the line names files of scripts: `run train.py again`."""
+
+    def command(match: re.Match[str]) -> str:
+        return " ".join((*launcher.shown, launcher.names[match[1]]))
+
+    names = "|".join(map(re.escape, launcher.names))
+    return re.sub(rf"(?<![\w/.-])(?:{MODULES}/)?({names})\.py\b", command, line)

@@ -263,6 +263,29 @@ def _refused_option(name: str, error: str, options: dict[str, Any]) -> str | Non
     return None
 
 
+def find_weights(name: str) -> str | None:
+    """Return where the ImageNet weights of a timm model are on this disk; None where nowhere.
+
+    Raises:
+        InputError: timm has no such model.
+    """
+    _require_model(name)
+    if name in PACKAGED_WEIGHTS and _packaged_file(name):
+        return f"in the package {PACKAGED_WEIGHTS[name]}"
+    from huggingface_hub import try_to_load_from_cache
+    from timm.models import get_pretrained_cfg
+
+    config = get_pretrained_cfg(name)
+    places: list[Any] = []
+    if config is not None and config.hf_hub_id:
+        files = ("model.safetensors", "pytorch_model.bin")
+        places = [try_to_load_from_cache(config.hf_hub_id, file) for file in files]
+    if config is not None and config.url:
+        places.append(Path(torch.hub.get_dir()) / "checkpoints" / Path(str(config.url)).name)
+    found = [Path(place) for place in places if isinstance(place, str | Path)]
+    return next((str(place) for place in found if place.is_file()), None)
+
+
 def _packaged_file(name: str) -> Path | None:
     specification = importlib.util.find_spec(PACKAGED_WEIGHTS[name])
     if specification is None or specification.origin is None:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
+from common.requirements import install_command
 
 logger = logging.getLogger(__name__)
 
-REQUIREMENTS = "requirements/kaggle.txt"
 COMPETITION_PATTERN = r"[a-z0-9][a-z0-9-]*"
 
 # Meaning of the statuses of the service, and what to do.
@@ -71,7 +71,7 @@ class KaggleClient:
             from kaggle.api.kaggle_api_extended import KaggleApi
         except ImportError:
             raise self._error(
-                f"the kaggle client is not installed: pip install -r {REQUIREMENTS}"
+                f"the kaggle client is not installed: {install_command('kaggle')}"
             ) from None
         except (OSError, SystemExit):  # versions that ask for credentials when they are imported
             raise self._no_credentials() from None

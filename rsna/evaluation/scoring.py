@@ -146,7 +146,7 @@ def next_steps(experiment_folder: Path, monitor_command: str | None) -> str:
     lines += [
         f"to try next:        {predict} --pr_input <folder of DICOM> --pr_output <folder>",
         "                    "
-        f"{train} --net_model rsna-seresnext-50.32.4d   ({train} --help: all flags)",
+        f"{train} --net_model rsna-seresnext-50.32.4d   ({train} --help: more flags)",
     ]
     return "\n".join(lines)
 

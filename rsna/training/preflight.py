@@ -8,6 +8,7 @@ from common.callbacks.multilabel import metric_names
 from common.errors import InputError
 from common.experiment import Experiment, results_folder
 from common.precision import require_compiler
+from common.requirements import install_command
 from common.slices.folds import ALWAYS_TRAINING, FOLDS_FILE, folds_path, read_folds
 from common.slices.leakage import folds_digest, origins_of_weights, require_unseen_start
 from config import Config, resumed_config
@@ -18,10 +19,10 @@ from rsna_task import TASKS
 FOLD_PLACE = "{fold}"
 """In --net_weight_file: the number of the fold."""
 
-# Clients that are not in requirements.txt: flag -> (module, requirements file).
+# Clients that not every training needs: flag -> (module, extra).
 CLIENTS = {
-    "tensorboard_enabled": ("tensorboard", "requirements/tensorboard.txt"),
-    "nml_enabled": ("neptune", "requirements/neptune.txt"),
+    "tensorboard_enabled": ("tensorboard", "tensorboard"),
+    "nml_enabled": ("neptune", "neptune"),
 }
 
 
@@ -73,11 +74,11 @@ def refuse_single_fold(config: Config) -> None:
 def require_clients(config: Config) -> None:
     """Raise InputError where a tracker is asked for whose client is not installed."""
     flags = config.flags()
-    for flag, (module, requirements) in CLIENTS.items():
+    for flag, (module, extra) in CLIENTS.items():
         if flags[flag] and find_spec(module) is None:
             raise InputError(
                 f"--{flag} 1: the package {module} is not installed: "
-                f"pip install -r {requirements}, or leave the flag out"
+                f"{install_command(extra)}, or leave the flag out"
             )
 
 
