@@ -25,23 +25,15 @@ def main() -> None:
         logger.warning("--%s has no effect: the experiment has its own", name)
     config = recorded.with_flags(output_dir=given.general.output_dir, **own)
     from common.slices.table import SliceTable
-    from rsna.build import find_device
     from rsna.evaluation.evaluation import evaluate_experiment, evaluate_on_dataset
+    from rsna.evaluation.prediction import predict_options
     from rsna.evaluation.scoring import next_steps, summary
     from rsna.training.tracking import tracking
 
     table = SliceTable.load(config.dataset_folder)
     name = config.data.data_dataset
     if name != recorded.data.data_dataset:
-        evaluation = evaluate_on_dataset(
-            folder,
-            table,
-            name,
-            num_workers=config.general.n_jobs,
-            device=find_device(config),
-            views=config.views,
-            seed=config.general.seed,
-        )
+        evaluation = evaluate_on_dataset(folder, table, name, predict_options(config))
         print(summary(evaluation.metrics, evaluation.report))
         return
     for flag in sorted(given.given & set(ViewsConfig.__dataclass_fields__)):

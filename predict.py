@@ -21,13 +21,13 @@ def main() -> None:
     config = parse_config(__doc__ or "", ("general", "prediction", "views"))
     source, output = _folders(config)
     from common.experiment import PREDICTOR_FOLDER
-    from common.predictors.base import load_predictor
+    from common.predictors.loading import load_predictor
     from common.scoring.kaggle_client import KaggleClient
     from common.scoring.submission import read_sample
-    from rsna.build import find_device
     from rsna.evaluation.prediction import (
         SUBMISSION_FILE,
         count_line,
+        predict_options,
         predict_table,
         write_prediction,
     )
@@ -41,14 +41,7 @@ def main() -> None:
     client = KaggleClient(config.prediction.pr_submit) if config.prediction.pr_submit else None
     make_folder(output)
     table = _open_table(config, source, output, predictor.training)
-    prediction = predict_table(
-        predictor,
-        table,
-        views=config.views,
-        num_workers=config.general.n_jobs,
-        seed=config.general.seed,
-        device=find_device(config),
-    )
+    prediction = predict_table(predictor, table, predict_options(config))
     write_prediction(prediction, predictor, output, sample)
     print(f"{len(prediction.predictions)} slices and {len(prediction.studies)} studies: {output}")
     if len(prediction.filled):

@@ -12,7 +12,8 @@ from common.ensembling.blend_tables import MemberTables, read_members
 from common.ensembling.cross_fitting import BlendRows, patient_groups
 from common.errors import InputError
 from common.experiment import JSON_FILE, PREDICTOR_FOLDER
-from common.predictors.base import AbstractPredictor, load_predictor
+from common.predictors.base import AbstractPredictor
+from common.predictors.loading import load_predictor
 from common.slices.folds import folds_path, read_folds
 from common.slices.leakage import folds_digest, require_same_folds, require_unseen_features
 from common.slices.table import SliceTable

@@ -16,7 +16,7 @@ from common.ensembling.smoothing import Smoothing, choose_smoothings
 from common.errors import InputError
 from common.experiment import PREDICTOR_FOLDER, Experiment
 from common.files import write_json
-from common.predictors.base import load_predictor
+from common.predictors.loading import load_predictor
 from common.predictors.second_level import Level, SecondLevelPredictor, mean_of_levels
 from common.report import EvaluationReport
 from common.scoring.metrics import Floats, training_prior
@@ -219,9 +219,10 @@ class SecondLevel:
         return SecondLevelPredictor(
             members,
             levels,
-            self.task.label_names,
-            self.task.label_weights,
-            self._prior(),
+            self._fold_priors(),
+            label_names=self.task.label_names,
+            label_weights=self.task.label_weights,
+            prior=self._prior(),
             training={
                 "experiment_id": experiment.id,
                 "dataset": self.config.data.data_dataset,
@@ -230,7 +231,6 @@ class SecondLevel:
                 "experiments": [member.id for member in self.members],
                 PARAMETER: self.members[0].info["training"].get(PARAMETER, {}),
             },
-            fold_priors=self._fold_priors(),
         )
 
     def _write_report(self, oof: pd.DataFrame, experiment: Experiment) -> None:

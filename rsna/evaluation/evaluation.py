@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from tqdm import tqdm
 
 from common.ensembling.cross_fitting import id_digests
 from common.errors import InputError
@@ -22,8 +20,9 @@ from common.experiment import (
     fold_folders,
 )
 from common.files import write_json
-from common.predictors.base import load_predictor
+from common.predictors.base import PredictOptions
 from common.predictors.blend import BlendPredictor
+from common.predictors.loading import load_predictor
 from common.report import EvaluationReport, PlannedSchedule
 from common.scoring.predictions import build_predictions, write_predictions
 from common.slices.folds import FOLDS_FILE, is_in, is_pseudo, read_folds
@@ -33,10 +32,9 @@ from common.slices.series import list_series
 from common.slices.store import UnreadableSlice
 from common.slices.table import STATUS_OK, SliceTable
 from config import Config, recorded_config
-from flags.prediction import ViewsConfig
 from rsna.build import build_schedule
 from rsna.evaluation.blend import write_evaluation
-from rsna.evaluation.prediction import SERIES_FILE, view_options, write_csv
+from rsna.evaluation.prediction import SERIES_FILE, predict_with_progress, write_csv
 from rsna.evaluation.scoring import (
     predictor_info,
     prior_of,
@@ -130,11 +128,7 @@ def evaluate_on_dataset(
     experiment_folder: Path,
     table: SliceTable,
     name: str,
-    *,
-    num_workers: int = 0,
-    device: torch.device | str = "cpu",
-    views: ViewsConfig | None = None,
-    seed: int = 0,
+    options: PredictOptions,
 ) -> Evaluation:
     """Predicts and scores all labelled slices of a dataset that the experiment has not seen.
 
@@ -146,13 +140,9 @@ def evaluate_on_dataset(
         experiment_folder: a finished training's.
         table: the dataset.
         name: of the dataset.
-        num_workers: processes that read slices.
-        device: where the network runs.
-        views: test-time augmentation; None for none.
-        seed: of random views.
+        options: how; see `predict_options`.
     """
     info = predictor_info(experiment_folder)
-    views = views or ViewsConfig()
     predictor = load_predictor(experiment_folder / PREDICTOR_FOLDER, build_model)
     require_same_steps(info["training"], table.folder)
     task = task_of(info)
@@ -163,16 +153,7 @@ def evaluate_on_dataset(
         require_fitted_elsewhere(
             predictor.fitted_on, id_digests(studies), "--data_dataset: the blend"
         )
-    total = len(rows) * len(views.names) * predictor.num_networks
-    with tqdm(total=total, unit="slice", desc=f"predicting {name}") as bar:
-        result = predictor.predict_rows(
-            table,
-            rows,
-            num_workers=num_workers,
-            device=device,
-            on_batch=bar.update,
-            **view_options(views, seed),
-        )
+    result = predict_with_progress(predictor, table, rows, options, f"predicting {name}")
     frame = build_predictions(
         table.frame.iloc[rows],
         result.logits,
@@ -196,7 +177,7 @@ def evaluate_on_dataset(
         subtitle=f"All labelled slices of {name}",
         label_names=task.label_names,
         main=main,
-        facts={**_facts(info), "views": ", ".join(views.names)},
+        facts={**_facts(info), "views": ", ".join(options.views)},
         num_skipped=num_skipped,
         read_image_hu=_ImageReader(table, frame["image_id"]),
     )

@@ -1,23 +1,22 @@
 """Predicts a dataset with a predictor: tables of slices, series and studies, and the submission."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from tqdm import tqdm
 
 from common.errors import InputError
 from common.files import replacing
-from common.predictors.base import AbstractPredictor
+from common.predictors.base import AbstractPredictor, PredictOptions, RowLogits
 from common.scoring.predictions import build_predictions, write_predictions
 from common.scoring.submission import SubmissionSample, build_submission, write_submission
 from common.slices.series import DAMAGED, list_series, list_studies
 from common.slices.table import STATUS_OK, SliceTable
-from flags.prediction import ViewsConfig
+from config import Config
+from rsna.build import find_device
 
 logger = logging.getLogger(__name__)
 
@@ -47,21 +46,14 @@ class Prediction:
 def predict_table(
     predictor: AbstractPredictor,
     table: SliceTable,
-    *,
-    views: ViewsConfig | None = None,
-    num_workers: int = 0,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
+    options: PredictOptions,
 ) -> Prediction:
-    """Returns what `predictor` says of every slice of a dataset, readable or not.
+    """Return the prediction of every slice of a dataset, readable or not.
 
     Args:
         predictor: of any kind.
         table: the dataset.
-        views: test-time augmentation; None for none.
-        num_workers: processes that read slices.
-        seed: of random views.
-        device: where networks run.
+        options: how; see `predict_options`.
 
     Raises:
         InputError: there is no slice that can be read.
@@ -69,17 +61,7 @@ def predict_table(
     rows = _slice_rows(table)
     if not table.readable[rows].any():
         raise InputError(f"no slice can be read: {count_line(table)}")
-    views = views or ViewsConfig()
-    total = int(table.readable[rows].sum()) * len(views.names) * predictor.num_networks
-    with tqdm(total=total, unit="slice") as bar:
-        result = predictor.predict_rows(
-            table,
-            rows,
-            num_workers=num_workers,
-            device=device,
-            on_batch=bar.update,
-            **view_options(views, seed),
-        )
+    result = predict_with_progress(predictor, table, rows, options)
     if result.unreadable.all():
         raise InputError(f"no slice in {table.store.folder} is what was stored: prepare them again")
     frame = table.frame.iloc[rows].assign(readable=~result.unreadable)
@@ -137,14 +119,31 @@ def write_prediction(
     write_csv(folder / STUDIES_FILE, prediction.studies)
 
 
-def view_options(views: ViewsConfig, seed: int) -> dict[str, Any]:
-    """Returns the arguments of `AbstractPredictor.predict_rows` that say which views are averaged.
+def predict_options(config: Config) -> PredictOptions:
+    """Return how the flags ask for predictions: views, their mean, workers, device."""
+    views = config.views.names
+    return PredictOptions(
+        num_workers=config.general.n_jobs,
+        views=views,
+        # One view is its own mean; by way of probabilities its logits would be cut.
+        mean=config.views.pr_tta_mean if len(views) > 1 else "logits",
+        seed=config.general.seed,
+        device=find_device(config),
+    )
 
-    They are left out where nothing but the plain view is asked for.
-    """
-    if len(views.names) == 1:
-        return {}
-    return {"views": views.names, "mean": views.pr_tta_mean, "seed": seed}
+
+def predict_with_progress(
+    predictor: AbstractPredictor,
+    table: SliceTable,
+    rows: np.ndarray,
+    options: PredictOptions,
+    title: str | None = None,
+) -> RowLogits:
+    """Return the logits of rows of a slice table, and show how many slices are done."""
+    num_slices = int(table.readable[rows].sum())
+    total = num_slices * len(options.views) * predictor.num_networks
+    with tqdm(total=total, unit="slice", desc=title) as bar:
+        return predictor.predict_rows(table, rows, replace(options, on_batch=bar.update))
 
 
 def count_line(table: SliceTable) -> str:

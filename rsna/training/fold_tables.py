@@ -9,8 +9,9 @@ import pandas as pd
 
 from common.experiment import PREDICTOR_FOLDER, Experiment
 from common.features.store import FEATURES_FOLDER, FeatureTable, writing_features
-from common.predictors.base import AbstractPredictor, load_predictor
+from common.predictors.base import AbstractPredictor
 from common.predictors.folds import FoldsPredictor
+from common.predictors.loading import load_predictor
 from common.scoring.predictions import (
     Mean,
     build_predictions,

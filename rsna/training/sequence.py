@@ -22,7 +22,8 @@ from common.experiment import PREDICTOR_FOLDER
 from common.features.slice_outputs import SliceOutputs, load_slice_outputs
 from common.models import SequenceModel, build_sequence_model
 from common.networks import SequenceClassifierNetwork
-from common.predictors.base import AbstractPredictor, load_predictor
+from common.predictors.base import AbstractPredictor
+from common.predictors.loading import load_predictor
 from common.predictors.sequence import StudyPredictor
 from common.scoring.metrics import training_prior
 from common.slices.folds import folds_path, read_folds
