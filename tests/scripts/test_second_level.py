@@ -164,7 +164,7 @@ def test_rows_of_a_fold_owe_nothing_to_its_labels(monkeypatch, place, tmp_path):
     ("flags", "message"),
     [
         ([], "--sl_experiments is missing"),
-        (["--sl_experiments", "nowhere"], "no out-of-fold predictions at"),
+        (["--sl_experiments", "nowhere"], "no experiment at"),
         (["--sl_experiments", "0001,0001"], "must be different experiments"),
         (["--sl_experiments", "0001", "--experiment_id", "0002"], "0002 exists"),
         (["--sl_experiments", "0001", "--sl_smooth_widths", "[0]"], "each greater than 0"),
