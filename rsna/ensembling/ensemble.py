@@ -24,6 +24,7 @@ from common.experiment import Experiment, results_folder
 from common.files import write_json, write_parquet
 from common.predictors.base import AbstractPredictor
 from common.predictors.blend import BlendPredictor
+from common.scoring.kaggle_client import KaggleClient
 from common.scoring.metrics import training_prior
 from common.scoring.predictions import (
     read_predictions,
@@ -44,6 +45,10 @@ from rsna.evaluation.prediction import SUBMISSION_FILE
 from rsna.evaluation.scoring import prior_of, shown
 
 logger = logging.getLogger(__name__)
+
+# Groups of flags that a blend shares with other scripts, and which of them it uses.
+_SHARED = ("data_", "pr_")
+_USED = {"data_dataset", "data_input_folder", "pr_dataframe", "pr_output", "pr_submit"}
 
 
 @dataclass(frozen=True)
@@ -76,11 +81,16 @@ def _shown(metrics: Mapping[str, Any]) -> str:
 
 
 def make_ensemble(config: Config) -> Ensemble:
-    """Blends what the flags name into a new experiment, and scores it.
+    """Blend what the flags name into a new experiment, score it, and submit it where asked for.
 
     Raises:
         InputError: a member that can't be used, or members that can't be blended.
     """
+    for name in sorted(config.given - _USED):
+        if name.startswith(_SHARED):
+            logger.warning("--%s has no effect: members have their own", name)
+    competition = config.prediction.pr_submit
+    client = KaggleClient(competition) if competition else None
     results = results_folder(config.general.output_dir)
     if config.general.experiment_id is not None:
         Experiment.refuse_existing(results, config.general.experiment_id)
@@ -120,7 +130,12 @@ def make_ensemble(config: Config) -> Ensemble:
             submission = place
             if missing:
                 logger.warning("%d images asked for are not in the test: prior", len(missing))
-    return Ensemble(experiment, metrics, submission)
+    ensemble = Ensemble(experiment, metrics, submission)
+    for line in ensemble.lines():
+        logger.info(line)
+    if client is not None and submission is not None:
+        client.submit(submission, f"experiment {experiment.id}")
+    return ensemble
 
 
 def blend_plan(config: Config) -> BlendPlan:
