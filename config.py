@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import yaml
 
 from common.errors import InputError
+from common.experiment import Experiment, results_folder
 from flags.combinations import refuse_unusable, warn_about_flags
 from flags.data import DataConfig
 from flags.ensemble import EnsembleConfig, PseudoLabelConfig, SecondLevelConfig
@@ -89,14 +90,14 @@ class Config:
 
     def experiment_folder(self, experiment_id: str) -> Path:
         """The folder of an experiment's results."""
-        return Path(self.general.output_dir) / "results" / experiment_id
+        return results_folder(self.general.output_dir) / experiment_id
 
     def existing_experiment_folder(self) -> Path:
         """The folder named by --experiment_id; InputError where there is none."""
         if self.general.experiment_id is None:
             raise InputError("--experiment_id is missing: say which experiment, such as 0001")
         folder = self.experiment_folder(self.general.experiment_id)
-        if not (folder / "config.yaml").is_file():
+        if not Experiment(folder).exists:
             raise InputError(
                 f"--experiment_id {self.general.experiment_id}: no experiment at {folder}; "
                 f"train one, or say where it is with --output_dir"
@@ -173,7 +174,7 @@ def parse_config(
 
 def recorded_config(folder: Path) -> Config:
     """The configuration that an experiment folder recorded in its config.yaml."""
-    path = folder / "config.yaml"
+    path = Experiment(folder).config_file
     try:
         flags = yaml.safe_load(path.read_text(encoding="utf-8"))
         known = Config().flags()

@@ -58,15 +58,15 @@ class ImageClassificationDataset(AbstractDataset):
         self.slice_offsets = tuple(slice_offsets)
         self.offsets_mm = tuple(offsets_mm)
         assert len(self.offsets_mm) in (0, len(self.slice_offsets))
-        self._take(rows)
-
-    def _take(self, rows: Sequence[int] | np.ndarray) -> None:
         self.rows = np.asarray(rows, dtype=np.int64)
+        self.image_ids, self.labels, self.header_windows = self._known_of(self.rows)
+
+    def _known_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return image ids, labels and header windows of rows of the table."""
         frame = self.table.frame
-        self.image_ids = frame["image_id"].to_numpy(dtype=object)[self.rows]
+        image_ids = frame["image_id"].to_numpy(dtype=object)[rows]
         labels = frame[list(self.label_names)].to_numpy(np.float32, na_value=np.nan)
-        self.labels = labels[self.rows]
-        self.header_windows = self.table.header_windows(self.rows)
+        return image_ids, labels[rows], self.table.header_windows(rows)
 
     def with_rows(
         self, rows: Sequence[int] | np.ndarray, transform: SampleTransform | None = None
@@ -78,7 +78,8 @@ class ImageClassificationDataset(AbstractDataset):
         other = copy.copy(self)
         other.host_transform = None
         other.transform = self.transform if transform is None else transform
-        other._take(rows)
+        other.rows = np.asarray(rows, dtype=np.int64)
+        other.image_ids, other.labels, other.header_windows = self._known_of(other.rows)
         return other
 
     def __len__(self) -> int:

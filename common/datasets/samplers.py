@@ -18,7 +18,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.seed = seed
         self.epoch = 0
         self.position = 0
-        self.share(batch_size=1, rank=0, num_processes=1)
+        self.batch_size, self.rank, self.num_processes = 1, 0, 1
 
     def start(self, epoch: int, position: int = 0) -> None:
         """Make the next iteration yield `epoch` from its sample number `position` on."""

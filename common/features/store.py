@@ -206,7 +206,9 @@ class FeatureTable:
         self.manifest = dict(manifest)
         self.dim = int(manifest["dim"])
         self._positions: dict[tuple[str, int | None], pd.Series] = {}
-        self._forget()
+        self._file: tuple[Any, NDArray[np.uint32]] | None = None
+        self._chunks: OrderedDict[int, NDArray[np.float16]] = OrderedDict()
+        self._owner = os.getpid()
 
     @classmethod
     def load(cls, folder: Path, name: str) -> Self:
@@ -311,9 +313,7 @@ class FeatureTable:
         return self._positions[view, fold]
 
     def _forget(self) -> None:
-        self._file: tuple[Any, NDArray[np.uint32]] | None = None
-        self._chunks: OrderedDict[int, NDArray[np.float16]] = OrderedDict()
-        self._owner = os.getpid()
+        self._file, self._chunks, self._owner = None, OrderedDict(), os.getpid()
 
     def _opened(self) -> tuple[Any, NDArray[np.uint32]]:
         if self._owner != os.getpid():

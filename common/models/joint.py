@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import InputError
-from common.models.base import AbstractModel
+from common.models.base import SeriesModel
 from common.models.masked import step_mask
 from common.models.sequence import TransformerModel
 from common.models.timm_factory import TimmClassifier
 
 
-class JointModel(AbstractModel):
+class JointModel(SeriesModel):
     """Images of whole series to logits of each slice.
 
     The transformer sees the encoder's features and logits of each slice, and starts as
@@ -76,15 +76,16 @@ class JointModel(AbstractModel):
             self.encoder.eval()
         return self
 
-    def forward_features(self, inputs: Mapping[str, Tensor]) -> Tensor:  # type: ignore[override]
-        """Return a vector per slice that has seen its study, (series, steps, dim)."""
+    def forward_features(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """A vector per slice that has seen its study, (series, steps, dim)."""
         return self.forward(inputs)["features"]
 
     def forward_head(self, features: Tensor) -> Tensor:
         """Return the logits that the sequence adds to the encoder's, (series, slices, labels)."""
         return self.sequence.forward_head(features)
 
-    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:  # type: ignore[override]
+    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Logits and features of each slice; see the class."""
         images, lengths = inputs["images"], inputs["lengths"]
         mask = step_mask(lengths, images.shape[1])
         features, logits = self._encode(images[mask])

@@ -14,14 +14,13 @@ Outputs are a dict: `logits` (series, slices, labels), and `auxiliary` logits wh
 them.
 """
 
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from common.models.base import AbstractModel
+from common.models.base import SeriesModel
 from common.models.masked import BidirectionalRNN, RotaryAttention, step_mask
 
 NUM_METADATA = 5
@@ -72,8 +71,8 @@ class SliceEncoder(nn.Module):
         return self.joint(torch.cat(parts, dim=-1))
 
 
-class SequenceModel(AbstractModel):
-    """Base of the networks over sequences; subclasses define how slices see each other.
+class SequenceModel(SeriesModel):
+    """The base: subclasses say how the vectors of the slices are seen together.
 
     A linear skip from the slice networks' logits to the output starts as their mean, and the part
     that the sequence adds starts at zero: an untrained network returns that mean.
@@ -125,16 +124,8 @@ class SequenceModel(AbstractModel):
             self.skip.weight.copy_(torch.eye(num_labels).repeat(1, num_networks) / num_networks)
             self.skip.bias.zero_()
 
-    @abstractmethod
-    def forward_features(self, inputs: Mapping[str, Any]) -> Tensor:  # type: ignore[override]
-        """Return a vector per slice that has seen its series, (series, slices, channels)."""
-
-    @abstractmethod
-    def forward_head(self, features: Tensor) -> Tensor:
-        """Return the logits that the sequence adds, (series, slices, labels)."""
-
-    def forward(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:  # type: ignore[override]
-        """Return logits of each slice; see the module for inputs and outputs."""
+    def forward(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Logits of each slice; see the module for inputs and outputs."""
         added = self.forward_head(self.forward_features(inputs))
         return {"logits": self.skip(inputs["logits"]) + added}
 
@@ -182,8 +173,8 @@ class RecurrentModel(_EncodedModel):
         self.rnns = nn.ModuleList(BidirectionalRNN(kind, dim, hidden) for _ in layers)
         self.outs = nn.ModuleList(nn.Linear(2 * hidden, dim) for _ in layers)
 
-    def forward_features(self, inputs: Mapping[str, Any]) -> Tensor:  # type: ignore[override]
-        """Return a vector per slice, (series, slices, dim)."""
+    def forward_features(self, inputs: Mapping[str, Any]) -> Tensor:
+        """A vector per slice, (studies, steps, dim)."""
         values = self.encoder(inputs)
         for norm, rnn, out in zip(self.norms, self.rnns, self.outs, strict=True):
             values = values + out(self.dropout(rnn(norm(values), inputs["lengths"])))
@@ -210,8 +201,8 @@ class TransformerModel(_EncodedModel):
             for _ in layers
         )
 
-    def forward_features(self, inputs: Mapping[str, Any]) -> Tensor:  # type: ignore[override]
-        """Return a vector per slice, (series, slices, dim)."""
+    def forward_features(self, inputs: Mapping[str, Any]) -> Tensor:
+        """A vector per slice, (studies, steps, dim)."""
         values, position_mm = self.encoder(inputs), inputs["position_mm"]
         mask = step_mask(inputs["lengths"], values.shape[1])
         for norm, attention, mlp in zip(self.norms, self.attentions, self.mlps, strict=True):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import InputError
-from common.models.base import AbstractModel
+from common.models.base import ImageModel
 from common.models.heads import HEADS
 from common.models.pooling import OWN_POOLING, POOLINGS
 
@@ -27,7 +27,7 @@ PACKAGED_WEIGHTS = {
 }
 
 
-class TimmClassifier(AbstractModel):
+class TimmClassifier(ImageModel):
     """A timm backbone, pooling, dropout and a head.
 
     Args:

@@ -28,7 +28,7 @@ class ImageClassifierNetwork(AbstractNetwork):
         focal_gamma: gamma of the focal loss; None for cross-entropy.
         sample_ids: names of the training samples by index, for messages.
         with_features: predictions hold the pooled `features` (batch, dim) too; for models that are
-            an `AbstractModel`.
+            an `ImageModel`.
         batch_transform: makes the images of batches that hold `draws`, on the device, of `image`
             and `draws`; see `common.transforms.device.DeviceTransform`.
     """

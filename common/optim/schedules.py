@@ -125,6 +125,8 @@ class IterationScheduler(LRScheduler):
         rate: learning rate by the number of iterations done.
     """
 
+    last_epoch: int
+
     def __init__(self, optimizer: Optimizer, rate: Callable[[int], float]) -> None:
         self.rate = rate
         super().__init__(optimizer)

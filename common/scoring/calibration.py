@@ -19,7 +19,7 @@ from common.scoring.predictions import Calibration, Calibrator
 
 logger = logging.getLogger(__name__)
 
-KINDS = ("temperature", "isotonic")
+CALIBRATORS = ("temperature", "isotonic")
 _MAX_LOG_TEMPERATURE = np.log(20.0)
 # Weight of the made-up row of the other class at each end of an isotonic fit: without it the first
 # and last steps are probabilities of exactly 0 and 1, which cost 34 nats where they are wrong.
@@ -87,7 +87,7 @@ class ConsistentCalibration:
 
 
 def fit_calibration(kind: str, labels: ArrayLike, logits: ArrayLike) -> Calibrator:
-    """Return the calibrator of a kind (`KINDS`) that fits rows best.
+    """Returns the calibrator of a kind (`CALIBRATORS`) that fits rows best.
 
     A label whose known rows are all of one class stays as it is.
 
@@ -98,7 +98,7 @@ def fit_calibration(kind: str, labels: ArrayLike, logits: ArrayLike) -> Calibrat
         logits: (n, k), finite.
     """
     y, z = np.asarray(labels, dtype=np.float64), np.asarray(logits, dtype=np.float64)
-    assert y.shape == z.shape and kind in KINDS, (y.shape, z.shape, kind)
+    assert y.shape == z.shape and kind in CALIBRATORS, (y.shape, z.shape, kind)
     columns = []
     for column in range(y.shape[1]):
         known = ~np.isnan(y[:, column])
@@ -126,9 +126,10 @@ def calibrator_from_json(content: dict[str, Any] | None) -> Calibrator | None:
     """Return the calibrator that `calibrator_to_json` wrote."""
     if content is None:
         return None
-    if content["kind"] == "consistent":
+    kind = content.get("kind", "temperature")  # predictors of before there were others lack it
+    if kind == "consistent":
         return ConsistentCalibration(calibrator_from_json(content["inner"]), content["union"])
-    if content["kind"] == "isotonic":
+    if kind == "isotonic":
         return IsotonicCalibration(
             tuple(map(tuple, content["logits"])), tuple(map(tuple, content["calibrated"]))
         )

@@ -38,16 +38,6 @@ class Calibration:
         assert len(self.temperature) == len(self.bias), "one temperature and one bias per label"
         assert all(value > 0 for value in self.temperature), "temperatures must be positive"
 
-    @classmethod
-    def from_json(cls, content: dict[str, Any] | None) -> "Calibration | None":
-        """Return the calibration that `to_json` wrote; None for None."""
-        if content is None:
-            return None
-        return cls(tuple(content["temperature"]), tuple(content["bias"]))
-
-    def to_json(self) -> dict[str, Any]:
-        return {"temperature": list(self.temperature), "bias": list(self.bias)}
-
     def apply(self, logits: ArrayLike) -> NDArray[np.float64]:
         return np.asarray(logits, dtype=np.float64) / self.temperature + np.asarray(self.bias)
 

@@ -17,6 +17,7 @@ import yaml
 from numpy.typing import NDArray
 
 from common.errors import InputError
+from common.experiment import JSON_FILE, Experiment
 from common.words import count
 
 logger = logging.getLogger(__name__)
@@ -150,12 +151,13 @@ def origins_of_weights(path: Path) -> list[dict[str, Any]]:
     has not ended has its flags alone: its folds are unknown.
     """
     folder = path.resolve().parent
-    for place in (folder, folder / "predictor", folder.parent / "predictor"):
-        training = _read(place / "predictor.json").get("training")
+    of_experiments = (Experiment(folder).predictor, Experiment(folder.parent).predictor)
+    for place in (folder, *of_experiments):
+        training = _read(place / JSON_FILE).get("training")
         if isinstance(training, dict) and "fold" in training:
             return [training, *training.get(STARTED_FROM, [])]
     for place in (folder, folder.parent):
-        flags = _read(place / "config.yaml")
+        flags = _read(Experiment(place).config_file)
         if "data_fold" in flags:
             origin = {"dataset": flags.get("data_dataset"), "fold": flags["data_fold"]}
             start = flags.get("net_weight_file")

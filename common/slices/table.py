@@ -87,7 +87,21 @@ class SliceTable:
         """bool (rows,): the slices that have pixels."""
         self._store_indices = self.frame["store_index"].fillna(-1).to_numpy(dtype=np.int32)
         self._positions_mm = self.frame["position_mm"].to_numpy(dtype=np.float64)
-        self._index_groups()
+        readable_rows = np.flatnonzero(self.readable)
+        # `_order[place]` is a row, `_places[row]` its place (-1 for unreadable ones), and those
+        # of group g are `_starts[g]` up to `_starts[g + 1]`.
+        codes, files = pd.factorize(self.frame["store_file"].iloc[readable_rows])
+        ranks = self.frame["rank"].iloc[readable_rows].to_numpy(dtype=np.int64, na_value=-1)
+        # Ranks are unique within a group; the sort is stable, so ties keep the table's order.
+        self._order = readable_rows[np.lexsort((ranks, codes))].astype(np.int64)
+        self._group_files = [str(name) for name in files]
+        self._starts = np.concatenate(
+            ([0], np.cumsum(np.bincount(codes, minlength=len(files)), dtype=np.int64))
+        )
+        self._places = np.full(len(self), -1, dtype=np.int64)
+        self._places[self._order] = np.arange(len(self._order))
+        self._groups = np.full(len(self), -1, dtype=np.int64)
+        self._groups[readable_rows] = codes
         self._row_of_image_id: pd.Series | None = None
         self._groups_with_positions: np.ndarray | None = None
 
@@ -249,27 +263,6 @@ class SliceTable:
                 f"{self.folder}"
             )
         return rows
-
-    def _index_groups(self) -> None:
-        """Lay the readable rows out group by group in rank order.
-
-        `_order[place]` is a row, `_places[row]` its place (-1 for unreadable ones), and the places
-        of group g are `_starts[g]` up to `_starts[g + 1]`.
-        """
-        readable_rows = np.flatnonzero(self.readable)
-        codes, files = pd.factorize(self.frame["store_file"].iloc[readable_rows])
-        ranks = self.frame["rank"].iloc[readable_rows].to_numpy(dtype=np.int64, na_value=-1)
-        # Ranks are unique within a group; the sort is stable, so ties keep the table's order.
-        order = np.lexsort((ranks, codes))
-        self._order = readable_rows[order].astype(np.int64)
-        self._group_files = [str(name) for name in files]
-        self._starts = np.concatenate(
-            ([0], np.cumsum(np.bincount(codes, minlength=len(files)), dtype=np.int64))
-        )
-        self._places = np.full(len(self), -1, dtype=np.int64)
-        self._places[self._order] = np.arange(len(self._order))
-        self._groups = np.full(len(self), -1, dtype=np.int64)
-        self._groups[readable_rows] = codes
 
     def _group_without(self, row: int, without: Collection[int]) -> np.ndarray:
         assert row not in without, "a sample has its own slice"

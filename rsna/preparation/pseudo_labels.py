@@ -9,6 +9,7 @@ import pandas as pd
 
 from common.ensembling.pseudo_labels import pseudo_labels, rows_to_use
 from common.errors import InputError
+from common.experiment import Experiment
 from common.preparation.merging import Labelled, Merged, merge_dataset
 from common.preparation.overlap import TEST_SPLIT
 from common.scoring.predictions import MEAN_VIEW, read_predictions
@@ -84,8 +85,8 @@ def _given(table: SliceTable) -> Labelled:
 def _predicted(config: Config, table: SliceTable) -> Labelled:
     """Return the slices that an experiment is sure of."""
     flags, name = config.pseudo_labels, config.general.experiment_id
-    experiment = config.existing_experiment_folder()
-    names = task_of(predictor_info(experiment)).label_names
+    experiment = Experiment(config.existing_experiment_folder())
+    names = task_of(predictor_info(experiment.folder)).label_names
     if len(names) < len(LABELS) and not flags.pl_partial:
         raise InputError(
             f"--experiment_id {name} predicts {', '.join(names)} alone, so that positive slices "
@@ -119,15 +120,15 @@ def _predicted(config: Config, table: SliceTable) -> Labelled:
     return Labelled(table.folder, ids, labels[used], f"{PSEUDO}{name}")
 
 
-def _table_path(flags: PseudoLabelConfig, experiment: Path, source: str) -> Path:
+def _table_path(flags: PseudoLabelConfig, experiment: Experiment, source: str) -> Path:
     if flags.pl_predictions is not None:
         return Path(flags.pl_predictions)
     if flags.pl_source is None:
-        return experiment / "predictions" / "test.parquet"
-    path = experiment / "evaluations" / source / "predictions.parquet"
+        return experiment.predictions_file("test")
+    path = experiment.evaluation(source).predictions_file
     if not path.is_file():
         raise InputError(
-            f"--pl_source {source}: {experiment.name} has not predicted it: run predict.py on that "
+            f"--pl_source {source}: {experiment.id} has not predicted it: run predict.py on that "
             f"dataset, and give its predictions.parquet by --pl_predictions"
         )
     return path

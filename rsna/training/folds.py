@@ -151,7 +151,7 @@ class RSNAFoldsTraining:
     def _lacks_features(self, own: Experiment) -> bool:
         """Return whether a fold should have left features, and they are gone."""
         is_wanted = self.config.training.tr_features and parts_class(self.config).gives_features
-        return bool(is_wanted) and not (own.features / "oof.parquet").is_file()
+        return bool(is_wanted) and not own.features_file("oof").is_file()
 
     def _evaluate_fold(self, config: Config, own: Experiment, fold: int) -> None:
         """Score a fold; its report comes last, and marks the fold as done."""

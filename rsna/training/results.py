@@ -12,7 +12,7 @@ from common.callbacks import LatestOutputs
 from common.checkpoint import inference_weights, load_checkpoint
 from common.experiment import Experiment
 from common.features.store import FeatureWriter, writing_features
-from common.predictors.base import AbstractPredictor, RowLogits
+from common.predictors.base import AbstractPredictor, PredictOptions, RowLogits
 from common.predictors.extraction import extract
 from common.scoring.predictions import build_predictions, write_predictions
 from common.slices.leakage import STARTED_FROM, origins_of_weights
@@ -155,15 +155,17 @@ def extract_rows(
             predictor,
             table,
             rows,
-            views=views.names,
-            mean=views.pr_tta_mean,
+            PredictOptions(
+                config.training.tr_batch_size_valid,
+                config.general.n_jobs,
+                views.names,
+                views.pr_tta_mean,
+                config.general.seed,
+                device,
+            ),
             writer=writer,
             fold=fold,
             on_block=bar.update,
-            batch_size=config.training.tr_batch_size_valid,
-            num_workers=config.general.n_jobs,
-            seed=config.general.seed,
-            device=device,
         )
 
 

@@ -18,11 +18,12 @@ from common.callbacks import Callback
 from common.checkpoint import load_weights
 from common.datasets.sequence import SequenceDataset
 from common.errors import InputError
-from common.experiment import PREDICTOR_FOLDER
+from common.experiment import Experiment
 from common.features.slice_outputs import SliceOutputs, load_slice_outputs
 from common.models import SequenceModel, build_sequence_model
 from common.networks import SequenceClassifierNetwork
-from common.predictors.base import AbstractPredictor, load_predictor
+from common.predictors.base import AbstractPredictor
+from common.predictors.loading import load_predictor
 from common.predictors.sequence import StudyPredictor
 from common.scoring.metrics import training_prior
 from common.slices.folds import folds_path, read_folds
@@ -111,7 +112,7 @@ class SequenceParts(WholeSeriesParts[SequenceModel, SeriesSides]):
         names = str(self.config.data.data_features).split(",")
         folders = [self.config.experiment_folder(name) for name in names]
         for name, folder in zip(names, folders, strict=True):
-            if not (folder / "config.yaml").is_file():
+            if not Experiment(folder).exists:
                 raise InputError(f"--data_features {name}: no experiment at {folder}")
         if len(set(names)) < len(names):
             raise InputError(f"--data_features {','.join(names)}: names an experiment twice")
@@ -178,7 +179,7 @@ class SequenceParts(WholeSeriesParts[SequenceModel, SeriesSides]):
         return StudyPredictor(
             network=self.model,
             slice_predictors=[
-                load_predictor(_fold_predictor(folder, fold), build_model)
+                load_predictor(Experiment(folder).predictor_of(fold), build_model)
                 for folder in self._slice_experiments()
             ],
             scalings=[output.scaling.get(fold) for output in self.outputs],
@@ -190,14 +191,8 @@ class SequenceParts(WholeSeriesParts[SequenceModel, SeriesSides]):
         )
 
 
-def _fold_predictor(experiment_folder: Path, fold: int) -> Path:
-    """Return the predictor of one fold of an experiment, of all folds or of this one."""
-    inner = experiment_folder / f"fold_{fold}" / PREDICTOR_FOLDER
-    return inner if inner.is_dir() else experiment_folder / PREDICTOR_FOLDER
-
-
 class RSNASequenceNetwork(SequenceClassifierNetwork, RSNANetwork):
-    """The slices of whole series, trained and validated with the weights of the task."""
+    """Slices of whole series, trained and validated with the weights of the task."""
 
 
 def create_sequence_model(

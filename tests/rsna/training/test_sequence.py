@@ -20,7 +20,8 @@ import train
 from common.checkpoint import load_checkpoint
 from common.cli import status_of
 from common.errors import InputError
-from common.predictors.base import load_predictor
+from common.predictors.base import PredictOptions
+from common.predictors.loading import load_predictor
 from common.slices.table import SliceTable
 from rsna_model import build_model
 from rsna_task import LABELS
@@ -101,7 +102,7 @@ def test_predictor_gives_what_was_validated(place, monkeypatch, capsys, flags):
     np.testing.assert_allclose(found.logits, valid[columns].iloc[::5], atol=2e-3)
     assert not found.unreadable.any()
     with pytest.raises(InputError, match="no features"):
-        predictor.predict_rows(table, rows, with_features=True)
+        predictor.predict_rows(table, rows, PredictOptions(with_features=True))
 
 
 @pytest.mark.long
