@@ -21,6 +21,7 @@ from common.scoring.predictions import LogitMean, prior_logits
 from common.slices.store import UnreadableSlice
 from common.slices.table import SliceTable
 from common.transforms.views import random_number
+from common.windows import AIR_HU
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ class _PredictionDataset(ImageClassificationDataset):
             row = int(self.rows[index])
             logger.warning("image %s can't be read: %s", self.sample_id(index), error)
             size = self.table.frame.loc[row, ["rows", "columns"]].astype(int)
-            air_hu = np.full((*size, len(self.slice_offsets)), -1024, dtype=np.int16)
+            air_hu = np.full((*size, len(self.slice_offsets)), AIR_HU, dtype=np.int16)
             image = torch.from_numpy(self.transform(air_hu, seed))
             labels = torch.from_numpy(self.labels[index])
             return {"image": image, "labels": labels, "index": index, "readable": False}
