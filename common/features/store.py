@@ -12,7 +12,7 @@ import contextlib
 import functools
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -142,23 +142,6 @@ def writing_features(
     content = {**manifest, "dim": writer.dim, "views": sorted(views, key=lambda v: (v != PLAIN, v))}
     write_json(folder / MANIFEST_FILE, content)
     write_parquet(folder / f"{name}.parquet", frame)
-
-
-def write_features(
-    folder: Path,
-    name: str,
-    blocks: Iterable[tuple[Sequence[str] | NDArray[Any], ArrayLike, int, str]],
-    manifest: Mapping[str, Any],
-) -> None:
-    """Writes `blocks` of (image_ids, features, fold, view), one after the other.
-
-    Args:
-        folder, name, manifest: see `writing_features`.
-        blocks: see `FeatureWriter.append`.
-    """
-    with writing_features(folder, name, manifest) as writer:
-        for image_ids, features, fold, view in blocks:
-            writer.append(image_ids, features, fold, view)
 
 
 class FeatureTable:
