@@ -41,12 +41,12 @@ import pydicom  # noqa: E402
 import torch  # noqa: E402
 from torch.utils.data import DataLoader, default_collate  # noqa: E402
 
-from common.albumentations import WINDOW_CENTERS, WINDOW_WIDTHS  # noqa: E402
 from common.datasets import AbstractDataset, EpochSampler, make_loader  # noqa: E402
 from common.precision import keep_freed_memory  # noqa: E402
 from common.slices.store import SliceStore, write_series  # noqa: E402
 from common.transforms import SampleTransform, catalog, load_transform  # noqa: E402
 from common.transforms.draw import random_state  # noqa: E402
+from common.windows import NETWORK_WINDOWS, windowed  # noqa: E402
 
 TRANSFORM = ROOT / "transforms" / "train_complex_512.json"
 WAYS = ("dicom", "png", "npy", "store+cpu", "store+device")
@@ -144,9 +144,7 @@ def write_sources(folder: Path, size: int) -> int:
         stack.append(image_hu)
         (folder / f"{number}.dcm").write_bytes(path.read_bytes())
         np.save(folder / f"{number}.npy", image_hu)
-        windowed = (three_times(image_hu) - np.subtract(WINDOW_CENTERS, np.divide(WINDOW_WIDTHS, 2))
-                    ) / WINDOW_WIDTHS  # fmt: skip
-        grey = (windowed.clip(0, 1) * 255).round().astype(np.uint8)
+        grey = np.stack([windowed(image_hu, *window) for window in NETWORK_WINDOWS], axis=-1)
         cv2.imwrite(str(folder / f"{number}.png"), grey)
     write_series(folder / "series.b2nd", stack)
     return len(files)

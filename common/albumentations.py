@@ -12,9 +12,10 @@ import numpy as np
 from albumentations.core.transforms_interface import BaseTransformInitSchema
 from pydantic import Field, model_validator
 
-# Brain, subdural and soft tissue window of the RSNA 2019 entries, in HU.
-WINDOW_WIDTHS = (80.0, 200.0, 380.0)
-WINDOW_CENTERS = (40.0, 80.0, 40.0)
+from common.windows import BRAIN, NETWORK_WINDOWS
+
+_WIDTHS = tuple(window.width for window in NETWORK_WINDOWS)
+_CENTERS = tuple(window.center for window in NETWORK_WINDOWS)
 
 
 class DicomWindowShift(A.ImageOnlyTransform):
@@ -66,10 +67,10 @@ class DicomWindowShift(A.ImageOnlyTransform):
 
     def __init__(
         self,
-        window_width_mins: tuple[float, ...] = WINDOW_WIDTHS,
-        window_width_maxs: tuple[float, ...] = WINDOW_WIDTHS,
-        window_center_mins: tuple[float, ...] = WINDOW_CENTERS,
-        window_center_maxs: tuple[float, ...] = WINDOW_CENTERS,
+        window_width_mins: tuple[float, ...] = _WIDTHS,
+        window_width_maxs: tuple[float, ...] = _WIDTHS,
+        window_center_mins: tuple[float, ...] = _CENTERS,
+        window_center_maxs: tuple[float, ...] = _CENTERS,
         min_max_normalize: bool = False,
         p: float = 1.0,
     ) -> None:
@@ -125,8 +126,8 @@ class HeaderWindow(A.ImageOnlyTransform):
 
     def __init__(
         self,
-        fallback_width: float = WINDOW_WIDTHS[0],
-        fallback_center: float = WINDOW_CENTERS[0],
+        fallback_width: float = BRAIN.width,
+        fallback_center: float = BRAIN.center,
         min_max_normalize: bool = False,
         p: float = 1.0,
     ) -> None:

@@ -5,12 +5,13 @@ from typing import Any
 
 import cv2
 
+from common.windows import AIR_HU, NETWORK_WINDOWS
+
 Node = dict[str, Any]
 
-AIR_HU = -1024
-# Brain, subdural and soft tissue, in HU.
-WIDTHS = (80, 200, 380)
-CENTERS = (40, 80, 40)
+# Whole numbers, as they stand in the files.
+WIDTHS = tuple(int(window.width) for window in NETWORK_WINDOWS)
+CENTERS = tuple(int(window.center) for window in NETWORK_WINDOWS)
 # Mean and standard deviation of the three windowed channels of the RSNA training images, as
 # hkristof03/RSNAHemorrhage gives them.
 RSNA_MEAN = (0.27176, 0.26492, 0.46473)
@@ -25,8 +26,8 @@ def node(name: str, **arguments: Any) -> Node:
 def windows(
     width_shift: tuple[int, int, int],
     center_shift: int,
-    widths: tuple[int, int, int] = WIDTHS,
-    centers: tuple[int, int, int] = CENTERS,
+    widths: tuple[int, ...] = WIDTHS,
+    centers: tuple[int, ...] = CENTERS,
 ) -> Node:
     """Return three windows in HU, moved by up to so many HU."""
     return window_ranges(

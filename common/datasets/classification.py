@@ -14,7 +14,7 @@ from common.slices.store import UnreadableSlice
 from common.slices.table import SliceTable
 from common.transforms import SampleTransform
 from common.transforms.device import HostTransform
-from common.transforms.pipeline import AIR_HU
+from common.windows import AIR_HU
 
 logger = logging.getLogger(__name__)
 

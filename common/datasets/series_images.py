@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from common.datasets.series import AbstractSeriesDataset, SeriesAugmentation
-from common.slices.pixel_steps import AIR_HU, NO_STEPS, PixelSteps
+from common.slices.pixel_steps import NO_STEPS, PixelSteps
 from common.slices.store import UnreadableSlice
 from common.slices.table import SliceTable
+from common.windows import AIR_HU
 
 logger = logging.getLogger(__name__)
 

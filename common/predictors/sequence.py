@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from common.checkpoint import save_weights
 from common.datasets import make_loader
+from common.datasets.sequence import SequenceDataset
 from common.features.slice_outputs import FeaturesInMemory, Scaling, SliceOutputs
 from common.models import SequenceModel, build_sequence_model
 from common.networks.sequence import SequenceClassifierNetwork

@@ -15,6 +15,7 @@ from common.predictors.network import NetworkPredictor
 from common.slices.store import UnreadableSlice
 from common.slices.table import SliceTable
 from common.transforms.views import random_number
+from common.windows import AIR_HU
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +74,6 @@ class _PredictionDataset(ImageClassificationDataset):
             row = int(self.rows[index])
             logger.warning("image %s can't be read: %s", self.sample_id(index), error)
             size = self.table.frame.loc[row, ["rows", "columns"]].astype(int)
-            air_hu = np.full((*size, len(self.slice_offsets)), -1024, dtype=np.int16)
+            air_hu = np.full((*size, len(self.slice_offsets)), AIR_HU, dtype=np.int16)
             image = torch.from_numpy(self.transform(air_hu, seed))
             return {"image": image, "labels": torch.from_numpy(self.labels[index]), "index": -1}

@@ -28,20 +28,21 @@ from common.files import make_folder, replacing, write_bytes, write_json
 from common.preparation.workers.runner import TaskRunner
 from common.slices.store import SliceStore, UnreadableSlice
 from common.slices.table import STORE_FOLDER, SliceTable
+from common.windows import BONE, BRAIN, SOFT_TISSUE, SUBDURAL, Window, windowed
 from common.words import count
 
 logger = logging.getLogger(__name__)
 
-# Center and width in HU; None stands for the first window that the header names.
-EXPORT_WINDOWS: dict[str, tuple[float, float] | None] = {
-    "brain": (40.0, 80.0),
-    "subdural": (80.0, 200.0),
-    "soft": (40.0, 380.0),
-    "bone": (600.0, 2800.0),
+# None stands for the first window that the header names.
+EXPORT_WINDOWS: dict[str, Window | None] = {
+    "brain": BRAIN,
+    "subdural": SUBDURAL,
+    "soft": SOFT_TISSUE,
+    "bone": BONE,
     "header": None,
 }
 # For slices whose header names no window.
-FALLBACK_WINDOW = (40.0, 80.0)
+FALLBACK_WINDOW = BRAIN
 
 OPTIONS_FILE = "export.json"
 INDEX_FILE = "images.csv"
@@ -192,9 +193,7 @@ def fixed_window_image(
 
     center - width / 2 becomes 0 and center + width / 2 becomes 255, rounded.
     """
-    image = image_hu.astype(np.float64)
-    channels = [np.clip((image - (c - w / 2)) / w, 0, 1) for c, w in windows]
-    return np.round(255 * np.stack(channels, axis=-1)).astype(np.uint8)
+    return np.stack([windowed(image_hu, *window) for window in windows], axis=-1)
 
 
 def file_stem(image_id: str) -> str:

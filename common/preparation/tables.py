@@ -156,7 +156,8 @@ def _note_gaps(frame: pd.DataFrame) -> None:
     starts = np.flatnonzero(~stored["store_file"].duplicated().to_numpy())
     for start, stop in zip(starts, [*starts[1:], len(stored)]):
         for row in stored.index[start:stop][gap_starts(positions_mm[start:stop])]:
-            notes = [str(note) for note in (frame.at[row, "reason"], GAP_NOTE) if note]
+            reason = frame.at[row, "reason"]
+            notes = [reason, GAP_NOTE] if isinstance(reason, str) and reason else [GAP_NOTE]
             frame.at[row, "reason"] = "; ".join(notes)
 
 

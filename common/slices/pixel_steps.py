@@ -14,12 +14,12 @@ import cv2
 import numpy as np
 
 from common.errors import InputError
+from common.windows import AIR_HU
 
 MANIFEST_FILE = "manifest.json"
 PARAMETER = "pixels"
 """Key of the steps in the manifest's parameters, and in `training` of a predictor."""
 
-AIR_HU = -1024
 HEAD_HU = -200
 """Above it lies tissue, below it air and the foam of head rests; fat is about -100."""
 OPENING_MM = 7.0

@@ -19,9 +19,10 @@ from common.transforms.catalog import Node, name_of
 from common.transforms.draw import HeaderWindow, Recorder, random_state
 from common.transforms.host import HostStages
 from common.transforms.matrices import averages_areas
-from common.transforms.pipeline import AIR_HU, Pipeline
+from common.transforms.pipeline import Pipeline
 from common.transforms.plan import Layout, plan_device
 from common.transforms.warp import AxisStep, MatrixStep, Step, coordinates, simplified
+from common.windows import AIR_HU
 
 
 class HostTransform:

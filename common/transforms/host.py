@@ -11,9 +11,10 @@ from common.transforms import catalog
 from common.transforms.area_resize import BoxStep
 from common.transforms.channels import ChannelStages
 from common.transforms.draw import HeaderWindow, Recorder
-from common.transforms.pipeline import AIR_HU, Pipeline
+from common.transforms.pipeline import Pipeline
 from common.transforms.plan import Layout, Plan, plan_host, works_on_channels
 from common.transforms.warp import Step, simplified, warp_on_host
+from common.windows import AIR_HU
 
 
 class HostStages:

@@ -12,10 +12,9 @@ import numpy as np
 from common.errors import InputError
 from common.transforms import catalog, legacy
 from common.transforms.catalog import NAME_KEY, NORMALIZE, OWN, OWN_MODULE, WINDOW, WINDOWS, Node
+from common.windows import AIR_HU
 
 logger = logging.getLogger(__name__)
-
-AIR_HU = -1024
 
 
 class Normalization(NamedTuple):

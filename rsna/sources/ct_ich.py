@@ -20,6 +20,7 @@ from common.dicom import RejectedFile, SliceHeader
 from common.errors import InputError
 from common.files import read_csv
 from common.preparation import SlicePixels, SliceReader, list_files
+from common.windows import SCANNED_AIR_HU
 from common.words import count
 from rsna.sources.base import AbstractSource
 from rsna.sources.ct_ich_nifti import SCAN_FOLDER, CtIchNiftiReader, image_id, scan_ids
@@ -40,8 +41,8 @@ BONE_WINDOW = (-900.0, 3200.0)
 # one, deep in bone or air, less. The bone image decides where it is far outside the brain window.
 _SATURATED_GREY = (3, 252)
 _OUTSIDE_BRAIN_HU = (-120.0, 200.0)
-# HU of saturated pixels where there is no bone image.
-_AIR_HU, _BONE_HU = -1000.0, 1000.0
+# What saturated bright pixels are taken for where there is no bone image.
+_BONE_HU = 1000.0
 
 
 class CtIchSource(AbstractSource):
@@ -218,7 +219,7 @@ def combine_windows(brain: np.ndarray | None, bone: np.ndarray | None) -> tuple[
     low, high = brain <= _SATURATED_GREY[0], brain >= _SATURATED_GREY[1]
     if bone_hu is None:
         note = "the bone image is missing: what the brain image saturates is air or bone"
-        bone_hu = np.where(low, _AIR_HU, _BONE_HU)
+        bone_hu = np.where(low, SCANNED_AIR_HU, _BONE_HU)
     elif bone_hu.shape != brain_hu.shape:
         raise RejectedFile("corrupt", f"brain {brain_hu.shape} and bone {bone_hu.shape} differ")
     else:

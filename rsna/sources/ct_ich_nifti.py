@@ -16,8 +16,9 @@ import numpy as np
 
 from common.dicom import RejectedFile, SliceHeader
 from common.dicom.checks import MAX_MATRIX, MAX_PIXELS
-from common.dicom.hounsfield import AIR_HU, MAX_HU, PADDING_BELOW_HU
+from common.dicom.hounsfield import MAX_HU, PADDING_BELOW_HU
 from common.preparation import SlicePixels
+from common.windows import AIR_HU
 
 SCAN_FOLDER = "ct_scans"
 # Nibabel's coordinates are to the right, the front and the head; DICOM's to the left and the back.

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from feature_files import write_features
 
-from common.features.store import write_features
 from common.files import write_text
 from common.predictors.base import PredictOptions
 from common.predictors.slices import SlicePredictor

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from common.dicom.hounsfield import AIR_HU, MAX_HU
+from common.dicom.hounsfield import MAX_HU
 from common.preparation.checks.findings import RESTORE, RUN_AGAIN, Finding, finding
 from common.preparation.pixels import measure
 from common.preparation.workers.runner import TaskRunner
 from common.slices.store import SliceStore, UnreadableSlice
+from common.windows import AIR_HU
 
 _MEASURES = ("hu_min", "hu_max", "hu_mean", "brain_fraction")
 _TOLERANCES = (0, 0, 2e-3, 2e-6)

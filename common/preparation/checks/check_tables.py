@@ -5,13 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from common.dicom.hounsfield import AIR_HU, MAX_HU
+from common.dicom.hounsfield import MAX_HU
 from common.preparation.checks.findings import CORRECT_LABELS, RUN_AGAIN, Finding, finding
 from common.preparation.overlap import find_overlap
 from common.preparation.tables import LABELS_OF_STUDY, studies_of_slices
 from common.slices.folds import TRAIN_SPLIT, is_pseudo
 from common.slices.store import SliceStore
 from common.slices.table import STATUS_OK, STUDIES_FILE
+from common.windows import AIR_HU
 
 POSITION_TOLERANCE_MM = 1e-6
 

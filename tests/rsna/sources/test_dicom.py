@@ -225,6 +225,10 @@ def test_a_missing_slice_is_noted(tmp_path: Path) -> None:
     assert prepared.notes == {GAP_NOTE: 1}
     assert frame.loc[frame["reason"].notna(), "position_mm"].tolist() == [15]
     assert (frame["status"] == "ok").all()
+    # The same beside a file that has a reason of its own.
+    (tmp_path / "in" / "broken.dcm").write_bytes(b"")
+    _, frame = prepare_dicom(tmp_path / "in", tmp_path / "again")
+    assert frame.loc[frame["status"] == "ok", "reason"].dropna().tolist() == [GAP_NOTE]
 
 
 def test_the_real_head_has_no_gap(test_data: Path, tmp_path: Path) -> None:

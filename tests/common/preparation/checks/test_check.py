@@ -117,7 +117,7 @@ def rewrite(
         for image_hu in images:
             writer.append(image_hu)
         if not is_forged:
-            writer._checksums = checksums
+            writer._chunks._checksums = checksums
         writer.write(path)
 
     return breaking
