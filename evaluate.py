@@ -28,7 +28,7 @@ def main() -> None:
     from rsna.build import find_device
     from rsna.evaluation.evaluation import evaluate_experiment, evaluate_on_dataset
     from rsna.evaluation.scoring import next_steps, summary
-    from rsna.training.tracking import tracking
+    from rsna.training.tracking import monitor_command, tracking
 
     table = SliceTable.load(config.dataset_folder)
     name = config.data.data_dataset
@@ -51,7 +51,7 @@ def main() -> None:
         for path in (evaluation.metrics_file, evaluation.report):
             tracker.log_artifact(path)
     print(summary(evaluation.metrics, evaluation.report))
-    print(next_steps(folder, tracker.ui_command()))
+    print(next_steps(folder, monitor_command(config, folder)))
 
 
 if __name__ == "__main__":

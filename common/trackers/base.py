@@ -49,10 +49,6 @@ class Tracker:
     def close(self, status: Status = "finished") -> None:
         """Delivers what is left and ends the run with a status."""
 
-    def ui_command(self) -> str | None:
-        """Returns the command that opens the tracker's page, or None where there is none."""
-        return None
-
     @property
     def has_missed(self) -> bool:
         """Whether, after `close`, something is known not to have arrived."""
@@ -89,10 +85,6 @@ class TrackerGroup(Tracker):
         """Closes all trackers."""
         for tracker in self.trackers:
             tracker.close(status)
-
-    def ui_command(self) -> str | None:
-        """Returns the first command there is."""
-        return next((c for c in (t.ui_command() for t in self.trackers) if c), None)
 
     @property
     def has_missed(self) -> bool:

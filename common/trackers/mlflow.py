@@ -2,8 +2,6 @@
 
 import logging
 import os
-import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,8 @@ from common.trackers.remote import RemoteTracker
 
 RUN_ID_FILE = "mlflow_run_id.txt"
 EXPERIMENT_NAME = "head-ct"
+# Makes the page open at runs and charts, not at an overview of language model traces.
+KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"
 # What MLflow takes in one call, and what it gives.
 MAX_PARAMS_PER_BATCH = 100
 MAX_PARAM_LENGTH = 6000
@@ -49,21 +49,9 @@ class MLflowTracker(RemoteTracker):
         self, experiment_folder: Path, output_dir: Path, uri: str | None = None, **options: Any
     ) -> None:
         arguments = mlflow_options(experiment_folder, output_dir, uri)
-        self.uri = arguments["uri"]
         kind = "common.trackers.mlflow:MLflowBackend"
         lock_path = experiment_folder / ".mlflow.lock"
         super().__init__(kind, arguments, "MLflow", lock_path, **options)
-
-    def ui_command(self) -> str:
-        """Returns the command, or for a server the address, that shows the runs."""
-        if self.uri.startswith(("http://", "https://")):
-            return self.uri
-        mlflow = shlex.quote(str(Path(sys.executable).with_name("mlflow")))
-        # One worker and no job runners: 0.5 GB and seconds instead of several.
-        return (
-            f"MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false {mlflow} "
-            f"server --workers 1 --backend-store-uri {shlex.quote(self.uri)}"
-        )
 
 
 class MLflowBackend(Backend):
@@ -155,10 +143,12 @@ class MLflowBackend(Backend):
     def _experiment(self, client: Any) -> str:
         known = client.get_experiment_by_name(EXPERIMENT_NAME)
         if known is not None:
+            if KIND_TAG not in known.tags:
+                client.set_experiment_tag(known.experiment_id, KIND_TAG, KIND)
             return known.experiment_id
         location = self._artifact_location if self.uri.startswith("sqlite:") else None
         try:
-            return client.create_experiment(EXPERIMENT_NAME, location)
+            return client.create_experiment(EXPERIMENT_NAME, location, {KIND_TAG: KIND})
         except Exception:
             # Another run was quicker.
             known = client.get_experiment_by_name(EXPERIMENT_NAME)

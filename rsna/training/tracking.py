@@ -46,14 +46,33 @@ def tracking(config: Config, experiment_folder: Path) -> Iterator[Tracker]:
     _close(tracker, "finished", config, experiment_folder)
 
 
+def monitor_command(config: Config, experiment_folder: Path) -> str | None:
+    """Return the command that opens the page of a run's monitor, or None where it has none."""
+    if config.general.dev_enabled or config.data.data_fold == "all":
+        return None
+    if config.monitor.mlflow_enabled:
+        return script_command(*_which(config, experiment_folder), script="scripts/monitor.py")
+    if config.monitor.tensorboard_enabled:
+        return TensorBoardTracker(experiment_folder).ui_command()
+    return None
+
+
+def _which(config: Config, experiment_folder: Path) -> list[str]:
+    """Return the flags that name an experiment, and where its store is if that is not usual."""
+    which = ["--experiment_id", experiment_id_of(experiment_folder)]
+    if config.general.output_dir != "output":
+        which += ["--output_dir", config.general.output_dir]
+    if config.monitor.mlflow_uri:
+        which += ["--mlflow_uri", config.monitor.mlflow_uri]
+    return which
+
+
 def _close(tracker: Tracker, status: Status, config: Config, experiment_folder: Path) -> None:
     """Closes the trackers; tells how to send what they have missed."""
     tracker.close(status)
     if tracker.has_missed:
-        output_dir = config.general.output_dir
-        place = [] if output_dir == "output" else ["--output_dir", output_dir]
-        which = ("--experiment_id", experiment_id_of(experiment_folder), *place)
-        logger.warning("to send it again: %s", script_command(*which, script="scripts/resend.py"))
+        command = script_command(*_which(config, experiment_folder), script="scripts/resend.py")
+        logger.warning("to send it again: %s", command)
 
 
 def resend(config: Config) -> dict[str, tuple[int, int]]:

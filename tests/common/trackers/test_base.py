@@ -7,9 +7,8 @@ from common.trackers.base import is_public_artifact, public_metrics, public_para
 
 
 class Recorder(Tracker):
-    def __init__(self, command: str | None = None) -> None:
+    def __init__(self) -> None:
         self.calls: list[tuple[object, ...]] = []
-        self.command = command
 
     def log_params(self, params):
         self.calls.append(("params", dict(params)))
@@ -23,9 +22,6 @@ class Recorder(Tracker):
     def close(self, status="finished"):
         self.calls.append(("close", status))
 
-    def ui_command(self):
-        return self.command
-
 
 def use(tracker: Tracker) -> None:
     tracker.log_params({"seed": 1})
@@ -35,19 +31,18 @@ def use(tracker: Tracker) -> None:
 
 
 def test_group_passes_everything_to_each_in_order() -> None:
-    first, second = Recorder(), Recorder("open it")
+    first, second = Recorder(), Recorder()
     group = TrackerGroup([first, second])
     use(group)
     assert first.calls == second.calls
     assert [call[0] for call in first.calls] == ["params", "metrics", "artifact", "close"]
     assert first.calls[-1] == ("close", "killed")
-    assert group.ui_command() == "open it"
 
 
 def test_base_and_empty_group_do_nothing() -> None:
     for tracker in (Tracker(), TrackerGroup()):
         use(tracker)
-        assert tracker.ui_command() is None
+        assert not tracker.has_missed
 
 
 @pytest.mark.parametrize(

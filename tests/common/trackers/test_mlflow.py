@@ -5,7 +5,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from common.trackers import Delivery, MLflowBackend, mlflow_options
-from common.trackers.mlflow import MLflowTracker
 
 
 class Client:
@@ -17,9 +16,13 @@ class Client:
         self.artifacts: list[str] = []
         self.statuses: list[str] = []
         self.runs: list[str] = []
+        self.tags: dict[str, str] = {}
 
     def get_experiment_by_name(self, name: str) -> Any:
-        return SimpleNamespace(experiment_id="1")
+        return SimpleNamespace(experiment_id="1", tags=self.tags)
+
+    def set_experiment_tag(self, experiment_id: str, key: str, value: str) -> None:
+        self.tags[key] = value
 
     def create_run(self, experiment_id: str, run_name: str) -> Any:
         self.runs.append(run_name)
@@ -69,23 +72,12 @@ def test_resumes_the_same_run_and_keeps_its_parameters(tmp_path: Path) -> None:
         delivery.deliver()
         delivery.backend.end("killed" if number == 0 else "finished")
     assert client.runs == ["0001"]
+    assert client.tags == {"mlflow.experimentKind": "custom_model_development"}
     assert client.statuses == ["KILLED", "RUNNING", "FINISHED"]
     assert client.params == {"seed": "1", "n_jobs": "4"}
     assert [(m.key, m.step, m.timestamp) for m in client.metrics] == [
         ("train_loss", step, 1000 * step + 250) for step in range(4)
     ]
-
-
-def test_ui_command_names_the_store(tmp_path: Path) -> None:
-    for uri in (None, "http://127.0.0.1:9"):
-        tracker = MLflowTracker(tmp_path, tmp_path, uri, close_seconds=0.0)
-        tracker.close()
-        command = tracker.ui_command()
-        if uri is None:
-            assert command.endswith(f" --backend-store-uri sqlite:///{tmp_path}/mlflow.db")
-            assert "mlflow server" in command
-        else:
-            assert command == uri
 
 
 def test_importing_the_trackers_leaves_their_clients_alone() -> None:
