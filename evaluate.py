@@ -48,8 +48,7 @@ def main() -> None:
         logger.warning("--%s has no effect on rows that training has predicted", flag)
     with tracking(config, folder) as tracker:
         evaluation = evaluate_experiment(folder, table)
-        for path in (evaluation.metrics_file, evaluation.report):
-            tracker.log_artifact(path)
+        tracker.start()
     print(summary(evaluation.metrics, evaluation.report))
     print(next_steps(folder, monitor_command(config, folder)))
 

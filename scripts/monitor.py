@@ -6,7 +6,7 @@ from pathlib import Path
 from common.cli import log_to_console, run_script
 from common.errors import InputError
 from common.experiment import experiment_id_of, fold_folders, results_folder
-from common.trackers.mlflow import RUN_ID_FILE, mlflow_options
+from common.trackers.mlflow import RUN_ID_FILE, MLflowBackend
 from common.trackers.mlflow_server import mlflow_server, run_addresses
 from config import Config, parse_config
 
@@ -16,7 +16,7 @@ def main() -> None:
     log_to_console()
     config = parse_config(__doc__ or "", ("general", "monitor", "monitor_page"))
     folder = run_folder(config)
-    uri = mlflow_options(folder, Path(config.general.output_dir), config.monitor.mlflow_uri)["uri"]
+    uri = MLflowBackend(folder, Path(config.general.output_dir), config.monitor.mlflow_uri).uri
     if uri.startswith(("http://", "https://")):
         show(uri.rstrip("/"), folder)
         return

@@ -32,7 +32,7 @@ class TrainingMonitor(Callback):
 
     Args:
         path: the metrics.jsonl.
-        tracker: follows the file.
+        tracker: follows the folder of the file.
         every: iterations from one line to the next.
         shown: metrics of a validation that the log shows; metrics.jsonl has all of them.
     """
@@ -62,7 +62,7 @@ class TrainingMonitor(Callback):
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
         self._began = (iteration, time.monotonic())
         if self.tracker is not None:
-            self.tracker.follow(self.path)
+            self.tracker.start()
 
     def on_step_end(self, network: FittedNetwork) -> None:
         """Adds up the values of the step; writes a line when one is due."""
@@ -148,8 +148,7 @@ class TrainingMonitor(Callback):
             self._file.write(json.dumps(without_nan(line), allow_nan=False) + "\n")
             self._file.flush()
         if self.tracker is not None:
-            known = {name: value for name, value in values.items() if value is not None}
-            self.tracker.log_metrics(state.iteration, known)
+            self.tracker.check()
 
     def _time_left(self, network: FittedNetwork) -> str:
         first, began = self._began

@@ -2,15 +2,13 @@
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from common.experiment import experiment_id_of
 from common.files import write_text
-from common.trackers.backend import Backend, Point
-from common.trackers.base import Status
-from common.trackers.remote import RemoteTracker
+from common.trackers.backend import Backend, Point, Status
 
 RUN_ID_FILE = "mlflow_run_id.txt"
 EXPERIMENT_NAME = "head-ct"
@@ -21,39 +19,6 @@ MAX_PARAMS_PER_BATCH = 100
 MAX_PARAM_LENGTH = 6000
 
 
-def mlflow_options(experiment_folder: Path, output_dir: Path, uri: str | None) -> dict[str, Any]:
-    """Returns the arguments of `MLflowBackend` for an experiment.
-
-    Args:
-        experiment_folder: its name is the run's name.
-        output_dir: where mlflow.db and mlflow_artifacts are, unless `uri` is given.
-        uri: an MLflow server (http://...) or another store (sqlite:///...).
-    """
-    artifacts = (output_dir.resolve() / "mlflow_artifacts").as_uri()
-    return {
-        "uri": uri or f"sqlite:///{output_dir.resolve() / 'mlflow.db'}",
-        "experiment_folder": str(experiment_folder.resolve()),
-        "artifact_location": artifacts,
-    }
-
-
-class MLflowTracker(RemoteTracker):
-    """Sends a run to MLflow from a process of its own.
-
-    Args:
-        experiment_folder, output_dir, uri: see `mlflow_options`.
-        options: see `RemoteTracker`.
-    """
-
-    def __init__(
-        self, experiment_folder: Path, output_dir: Path, uri: str | None = None, **options: Any
-    ) -> None:
-        arguments = mlflow_options(experiment_folder, output_dir, uri)
-        kind = "common.trackers.mlflow:MLflowBackend"
-        lock_path = experiment_folder / ".mlflow.lock"
-        super().__init__(kind, arguments, "MLflow", lock_path, **options)
-
-
 class MLflowBackend(Backend):
     """A run of an MLflow store.
 
@@ -62,32 +27,24 @@ class MLflowBackend(Backend):
     point sent twice has the same time, which MLflow takes for one.
 
     Args:
-        uri: of the store.
-        experiment_folder: of the run; its name is the run's name.
-        artifact_location: where a new SQLite store keeps files.
-        make_client: makes the client for a uri.
+        experiment_folder: its name is the run's name.
+        output_dir: where mlflow.db and mlflow_artifacts are, unless `uri` is given.
+        uri: an MLflow server (http://...) or another store (sqlite:///...).
     """
 
     title = "MLflow"
 
-    def __init__(
-        self,
-        uri: str,
-        experiment_folder: str,
-        artifact_location: str,
-        make_client: Callable[[str], Any] | None = None,
-    ) -> None:
-        self.uri = uri
-        self._artifact_location = artifact_location
-        self._run_id_file = Path(experiment_folder) / RUN_ID_FILE
-        self._make_client = make_client or _make_client
+    def __init__(self, experiment_folder: Path, output_dir: Path, uri: str | None = None) -> None:
+        self.uri = uri or f"sqlite:///{output_dir.resolve() / 'mlflow.db'}"
+        self._artifact_location = (output_dir.resolve() / "mlflow_artifacts").as_uri()
+        self._run_id_file = experiment_folder.resolve() / RUN_ID_FILE
         self._client: Any = None
         self._run_id = ""
         self._has_history = False
 
     def connect(self) -> None:
         """Finds or makes the run."""
-        client = self._make_client(self.uri)
+        client = _make_client(self.uri)
         run_id = self._known_run(client)
         self._has_history = run_id is not None
         if run_id is None:

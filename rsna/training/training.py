@@ -63,7 +63,6 @@ class RSNATraining:
             logger.info("to watch it: %s", command)
         parts = self.parts
         parts.log()
-        tracker.log_params(self.config.flags())
         saver = checkpoint_saver(self.config, experiment)
         network = self._build_network(experiment, saver, tracker)
         if parts.is_resumed:
@@ -105,7 +104,7 @@ class RSNATraining:
     def _open_records(self, experiment: Experiment) -> Iterator[Tracker]:
         """Hold lock, log and trackers for the block, in the process that writes."""
         if not self.processes.is_main:
-            yield Tracker()
+            yield Tracker(experiment.folder)
             return
         with experiment.running(), tracking(self.config, experiment.folder) as tracker:
             yield tracker

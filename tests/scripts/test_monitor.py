@@ -18,7 +18,7 @@ import pytest
 
 from common.cli import status_of
 from common.experiment import Experiment
-from common.trackers.mlflow import MLflowBackend, mlflow_options
+from common.trackers.mlflow import MLflowBackend
 from scripts import monitor
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,7 +105,7 @@ def test_what_is_not_there_is_one_line_and_status_2(tmp_path, monkeypatch, capsy
 @pytest.mark.long
 def test_it_serves_the_run_until_it_is_interrupted(tmp_path):
     folder = experiment(tmp_path, "0001", None)
-    backend = MLflowBackend(**mlflow_options(folder, tmp_path, None))
+    backend = MLflowBackend(folder, tmp_path)
     backend.connect()
     kind = backend._client.get_experiment_by_name("head-ct").tags["mlflow.experimentKind"]
     assert kind == "custom_model_development"

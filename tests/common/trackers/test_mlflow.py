@@ -4,7 +4,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from common.trackers import Delivery, MLflowBackend, mlflow_options
+import pytest
+
+from common.trackers import FolderSender, MLflowBackend
 
 
 class Client:
@@ -53,24 +55,20 @@ def line(iteration: int, **values: float) -> str:
     return f'{{"iteration": {iteration}, "time": {iteration}.25, {body}}}\n'
 
 
-def delivery_to(client: Client, folder: Path) -> Delivery:
-    experiment = folder / "results" / "0001"
-    experiment.mkdir(parents=True, exist_ok=True)
-    options = mlflow_options(experiment, folder, None)
-    delivery = Delivery(MLflowBackend(**options, make_client=lambda uri: client))
-    delivery.follow(experiment / "metrics.jsonl")
-    return delivery
-
-
-def test_resumes_the_same_run_and_keeps_its_parameters(tmp_path: Path) -> None:
+def test_resumes_the_same_run_and_keeps_its_parameters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client = Client()
-    for number, params in enumerate([{"seed": 1}, {"seed": 2, "n_jobs": 4}]):
-        delivery = delivery_to(client, tmp_path)
-        delivery.add_params(params)
-        record = tmp_path / "results" / "0001" / "metrics.jsonl"
-        record.write_text("".join(line(i, train_loss=0.5) for i in range(3 + number)))
-        delivery.deliver()
-        delivery.backend.end("killed" if number == 0 else "finished")
+    monkeypatch.setattr("common.trackers.mlflow._make_client", lambda uri: client)
+    experiment = tmp_path / "results" / "0001"
+    experiment.mkdir(parents=True)
+    for number, flags in enumerate(["seed: 1\n", "seed: 2\nn_jobs: 4\n"]):
+        (experiment / "config.yaml").write_text(flags)
+        lines = "".join(line(i, train_loss=0.5) for i in range(3 + number))
+        (experiment / "metrics.jsonl").write_text(lines)
+        sender = FolderSender(MLflowBackend(experiment, tmp_path), experiment)
+        sender.send()
+        sender.finish("killed" if number == 0 else "finished")
     assert client.runs == ["0001"]
     assert client.tags == {"mlflow.experimentKind": "custom_model_development"}
     assert client.statuses == ["KILLED", "RUNNING", "FINISHED"]
