@@ -16,7 +16,7 @@ from common.experiment import Experiment, results_folder
 from flags.combinations import refuse_unusable, warn_about_flags
 from flags.data import DataConfig
 from flags.ensemble import EnsembleConfig, PseudoLabelConfig, SecondLevelConfig
-from flags.general import GeneralConfig, MonitorConfig
+from flags.general import GeneralConfig, MonitorConfig, MonitorPageConfig
 from flags.network import NetworkConfig
 from flags.optimizer import LRFinderConfig, OptimizerConfig
 from flags.parsing import parse_flags
@@ -42,6 +42,7 @@ GROUPS: dict[str, type] = {
     "second_level": SecondLevelConfig,
     "callbacks": CallbackConfig,
     "monitor": MonitorConfig,
+    "monitor_page": MonitorPageConfig,
 }
 
 # A resumed run may change these; all others stay as they were recorded.
@@ -77,6 +78,7 @@ class Config:
     second_level: SecondLevelConfig = field(default_factory=SecondLevelConfig)
     callbacks: CallbackConfig = field(default_factory=CallbackConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    monitor_page: MonitorPageConfig = field(default_factory=MonitorPageConfig)
     given: frozenset[str] = frozenset()
 
     @property

@@ -30,7 +30,7 @@ from common.datasets import AbstractDataset, EpochSampler, make_loader
 from common.networks import FitSettings, ImageClassifierNetwork
 from common.networks.losses import weighted_bce_sum
 from common.precision import keep_freed_memory
-from common.trackers import MLflowTracker
+from common.trackers import MLflowBackend, Tracker
 
 LABEL_WEIGHTS = (1.0, 1.0, 1.0, 1.0, 1.0, 2.0)
 CLIP_NORM = 1.0
@@ -102,7 +102,7 @@ def run_fit(dataset: RandomImages, num_steps: int, batch_size: int) -> tuple[flo
     model = make_model()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        tracker = MLflowTracker(folder / "results" / "0001", folder)
+        tracker = Tracker(folder, [MLflowBackend(folder, folder)])
         network = ImageClassifierNetwork(
             model,
             FitSettings(iteration_num=num_steps, clip_norm=CLIP_NORM),

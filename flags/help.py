@@ -78,6 +78,10 @@ SCRIPTS = {
         "experiment_id output_dir mlflow_uri tensorboard_enabled nml_enabled",
         ("--experiment_id 0001",),
     ),
+    "monitor": Help(
+        "experiment_id output_dir mlflow_uri mon_port",
+        ("", "--experiment_id 0001", "--mon_port 5000"),
+    ),
     "doctor": Help("data_input_folder output_dir net_model device", ("", "--device cuda")),
 }
 

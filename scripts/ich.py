@@ -7,7 +7,6 @@ import difflib
 import importlib
 import shutil
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,8 +40,6 @@ COMMANDS = {
     "doctor": Command("scripts.doctor", "check the installation: what works and what does not"),
     "completion": Command("scripts.completion", "print the completion for bash or zsh"),
 }
-if find_spec(COMMANDS["monitor"].module) is None:
-    del COMMANDS["monitor"]
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from flags.prediction import ViewsConfig
 from rsna.evaluation.evaluation import evaluate_experiment, evaluate_on_dataset
 from rsna.evaluation.prediction import predict_options
 from rsna.evaluation.scoring import next_steps, summary
-from rsna.training.tracking import tracking
+from rsna.training.tracking import monitor_command, tracking
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,6 @@ def evaluate(given: Config) -> Iterator[str]:
         logger.warning("--%s has no effect on rows that training has predicted", flag)
     with tracking(config, folder) as tracker:
         evaluation = evaluate_experiment(folder, table)
-        for path in (evaluation.metrics_file, evaluation.report):
-            tracker.log_artifact(path)
+        tracker.start()
     yield summary(evaluation.metrics, evaluation.report)
-    yield next_steps(folder, tracker.ui_command())
+    yield next_steps(folder, monitor_command(config, folder))

@@ -157,8 +157,7 @@ class RSNAFoldsTraining:
         """Score a fold; its report comes last, and marks the fold as done."""
         with tracking(config, own.folder) as tracker:
             evaluation = evaluate_experiment(own.folder, self._table)
-            for path in (evaluation.metrics_file, evaluation.report):
-                tracker.log_artifact(path)
+            tracker.start()
         loss = evaluation.metrics["weighted_log_loss"]
         logger.info("fold %d: weighted log loss %.4f", fold, loss)
 

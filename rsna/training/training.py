@@ -21,7 +21,7 @@ from rsna.training.kinds import build_parts
 from rsna.training.parts import TrainingParts
 from rsna.training.preflight import preflight
 from rsna.training.results import ResultWriter
-from rsna.training.tracking import tracking
+from rsna.training.tracking import monitor_command, tracking
 from rsna_network import RSNANetwork
 
 logger = logging.getLogger(__name__)
@@ -58,9 +58,10 @@ class RSNATraining:
 
     def _train(self, experiment: Experiment, tracker: Tracker) -> None:
         logger.info("experiment %s in %s", experiment.id, experiment.folder)
+        if command := monitor_command(self.config, experiment.folder):
+            logger.info("to watch it: %s", command)
         parts = self.parts
         parts.log()
-        tracker.log_params(self.config.flags())
         saver = checkpoint_saver(self.config, experiment)
         network = self._build_network(experiment, saver, tracker)
         if parts.is_resumed:
@@ -102,7 +103,7 @@ class RSNATraining:
     def _open_records(self, experiment: Experiment) -> Iterator[Tracker]:
         """Hold lock, log and trackers for the block, in the process that writes."""
         if not self.processes.is_main:
-            yield Tracker()
+            yield Tracker(experiment.folder)
             return
         with experiment.running(), tracking(self.config, experiment.folder) as tracker:
             yield tracker
