@@ -90,7 +90,9 @@ class ChunkFile:
 
     def __init__(self, kind: ChunkFormat, path: Path) -> None:
         self.kind, self.path = kind, path
-        self.forget()
+        self._opened: tuple[Any, NDArray[np.uint32]] | None = None
+        self._verified = bytearray()
+        self._owner = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None, "_owner": -1}
@@ -103,7 +105,7 @@ class ChunkFile:
 
     def close(self) -> None:
         """Close the file."""
-        self._opened: tuple[Any, NDArray[np.uint32]] | None = None
+        self._opened = None
 
     @property
     def is_open(self) -> bool:

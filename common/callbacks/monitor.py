@@ -96,7 +96,7 @@ class TrainingMonitor(Callback):
             self._file = None
 
     def state_dict(self) -> dict[str, Any]:
-        """What has been added up since the last line."""
+        """Return the sums since the last line."""
         return {"sums": dict(self._sums), "num_steps": self._num_steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

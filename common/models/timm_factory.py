@@ -281,7 +281,8 @@ def find_weights(name: str) -> str | None:
         files = ("model.safetensors", "pytorch_model.bin")
         places = [try_to_load_from_cache(config.hf_hub_id, file) for file in files]
     if config is not None and config.url:
-        places.append(Path(torch.hub.get_dir()) / "checkpoints" / Path(str(config.url)).name)
+        name = Path(str(config.url)).name
+        places.append(f"{torch.hub.get_dir()}/checkpoints/{name}")
     found = [Path(place) for place in places if isinstance(place, str | Path)]
     return next((str(place) for place in found if place.is_file()), None)
 

@@ -41,7 +41,7 @@ BONE_WINDOW = (-900.0, 3200.0)
 # one, deep in bone or air, less. The bone image decides where it is far outside the brain window.
 _SATURATED_GREY = (3, 252)
 _OUTSIDE_BRAIN_HU = (-120.0, 200.0)
-# What saturated bright pixels are taken for where there is no bone image.
+# Saturated bright pixels become this where there is no bone image.
 _BONE_HU = 1000.0
 
 
