@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 import yaml
 
 from common.errors import InputError
+from common.experiment import Experiment, results_folder
 from flags.combinations import refuse_unusable, warn_about_flags
 from flags.data import DataConfig
 from flags.ensemble import EnsembleConfig, PseudoLabelConfig, SecondLevelConfig
-from flags.general import GeneralConfig, MonitorConfig
+from flags.general import GeneralConfig, MonitorConfig, MonitorPageConfig
 from flags.network import NetworkConfig
 from flags.optimizer import LRFinderConfig, OptimizerConfig
 from flags.parsing import parse_flags
@@ -41,6 +42,7 @@ GROUPS: dict[str, type] = {
     "second_level": SecondLevelConfig,
     "callbacks": CallbackConfig,
     "monitor": MonitorConfig,
+    "monitor_page": MonitorPageConfig,
 }
 
 # A resumed run may change these; all others stay as they were recorded.
@@ -76,6 +78,7 @@ class Config:
     second_level: SecondLevelConfig = field(default_factory=SecondLevelConfig)
     callbacks: CallbackConfig = field(default_factory=CallbackConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    monitor_page: MonitorPageConfig = field(default_factory=MonitorPageConfig)
     given: frozenset[str] = frozenset()
 
     @property
@@ -89,14 +92,14 @@ class Config:
 
     def experiment_folder(self, experiment_id: str) -> Path:
         """The folder of an experiment's results."""
-        return Path(self.general.output_dir) / "results" / experiment_id
+        return results_folder(self.general.output_dir) / experiment_id
 
     def existing_experiment_folder(self) -> Path:
         """The folder named by --experiment_id; InputError where there is none."""
         if self.general.experiment_id is None:
             raise InputError("--experiment_id is missing: say which experiment, such as 0001")
         folder = self.experiment_folder(self.general.experiment_id)
-        if not (folder / "config.yaml").is_file():
+        if not Experiment(folder).exists:
             raise InputError(
                 f"--experiment_id {self.general.experiment_id}: no experiment at {folder}; "
                 f"train one, or say where it is with --output_dir"
@@ -173,7 +176,7 @@ def parse_config(
 
 def recorded_config(folder: Path) -> Config:
     """The configuration that an experiment folder recorded in its config.yaml."""
-    path = folder / "config.yaml"
+    path = Experiment(folder).config_file
     try:
         flags = yaml.safe_load(path.read_text(encoding="utf-8"))
         known = Config().flags()

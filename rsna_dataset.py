@@ -1,4 +1,4 @@
-"""The task's slices: which rows are trained and validated on, and how they become images."""
+"""The task's slices: rows of training and validation, and their images."""
 
 import logging
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from common.slices.folds import (
 )
 from common.slices.table import SliceTable
 from common.transforms import SampleTransform, load_transform
+from common.words import count
 from rsna_task import LABELS
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ class RSNADataset(ImageClassificationDataset):
 
 @dataclass(frozen=True)
 class RSNAData:
-    """What a training reads.
+    """The data of a training.
 
     Attributes:
         train, valid: the two sides of the fold.
@@ -55,21 +56,21 @@ class RSNAData:
     tta_transform: SampleTransform
 
     def log_sizes(self) -> None:
-        """Tell the log how many slices and studies each side has, and what is not as asked for."""
+        """Log how many slices and studies each side has, and the samples that lack something."""
         for side, dataset in (("training", self.train), ("validation", self.valid)):
             studies = dataset.table.frame["study_id"].iloc[dataset.rows].nunique()
-            logger.info("%s: %d slices of %d studies", side, len(dataset), studies)
+            logger.info("%s: %s of %s", side, count(len(dataset), "slice"), count(studies, "study"))
             dataset.warn_of_fallbacks(side)
 
 
 def draw_subset(dataset: RSNADataset, num_studies: int, seed: int) -> RSNADataset:
-    """The slices of some studies of a dataset; see `draw_studies`."""
+    """Return the slices of some studies of a dataset; see `draw_studies`."""
     studies = dataset.table.frame["study_id"].to_numpy(dtype=object)[dataset.rows].astype(str)
     chosen = draw_studies(studies, dataset.labels, num_studies, seed)
     logger.info(
-        "validation between those of the whole: %d slices of %d studies",
-        chosen.sum(),
-        len(np.unique(studies[chosen])),
+        "validation between those of the whole: %s of %s",
+        count(chosen.sum(), "slice"),
+        count(len(np.unique(studies[chosen])), "study"),
     )
     return dataset.with_rows(dataset.rows[chosen])
 
@@ -83,7 +84,7 @@ def find_transform(
     num_windows: int | None = None,
     num_slices: int = 1,
 ) -> SampleTransform:
-    """The transform called `name` in transforms/, or the file of that path.
+    """Return the transform called `name` in transforms/, or the file of that path.
 
     Args:
         flag: the flag that named it, for messages.
@@ -115,7 +116,7 @@ def find_transform(
 
 
 def limit_studies(table: SliceTable, rows: np.ndarray, most: int, seed: int) -> np.ndarray:
-    """The rows of at most `most` studies, drawn from `seed`."""
+    """Return the rows of at most `most` studies, drawn from `seed`."""
     studies = table.frame["study_id"].to_numpy(dtype=object)[rows]
     unique = np.unique(studies.astype(str))
     if len(unique) <= most:

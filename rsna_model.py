@@ -51,7 +51,7 @@ class RSNAModel(TimmClassifier):
 
 
 def build_model(specification: dict[str, Any]) -> AbstractModel:
-    """The architecture that the `specification` of a network describes, with random weights."""
+    """Return the architecture that a network's `specification` describes, with random weights."""
     name = str(specification["name"])
     if name.startswith("joint-"):
         return JointModel(**specification)

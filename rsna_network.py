@@ -39,7 +39,7 @@ class RSNANetwork(ImageClassifierNetwork):
         self.any_weight_schedule = any_weight_schedule
 
     def loss_weights(self) -> Tensor:
-        """The weights of the task, but for `any` where it has a schedule."""
+        """Return the weights of the task, but for `any` where it has a schedule."""
         if not self.any_weight_schedule:
             return self.label_weights
         fifth = len(ANY_WEIGHTS) * self.state.iteration // self.settings.iteration_num
@@ -48,7 +48,7 @@ class RSNANetwork(ImageClassifierNetwork):
         return weights
 
     def compute_metrics(self, outputs: Mapping[str, np.ndarray]) -> dict[str, float | None]:
-        """The weighted log loss of the challenge over all slices; log loss and AUC per label."""
+        """Return the challenge's weighted log loss over all slices; log loss and AUC per label."""
         labels, probabilities = outputs["labels"], expit(outputs["logits"].astype(np.float64))
         metrics = {METRIC: weighted_log_loss(labels, probabilities, self.task.label_weights)}
         for column, name in enumerate(self.task.label_names):

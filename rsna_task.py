@@ -21,7 +21,7 @@ LABEL_WEIGHTS = (1.0, 1.0, 1.0, 1.0, 1.0, 2.0)
 
 @dataclass(frozen=True)
 class Task:
-    """What a network tells of a slice.
+    """The labels of a network and their weights.
 
     Attributes:
         label_names: one for each logit.

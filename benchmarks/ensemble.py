@@ -1,4 +1,4 @@
-"""What blending costs at full size: a submission of ten members, and weights fitted on ten.
+"""Measure blending at full size: a submission of ten members, and weights fitted on ten.
 
     python benchmarks/ensemble.py [--test 121232] [--rows 752803] [--members 10]
 
@@ -31,11 +31,18 @@ import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 from scipy.special import expit, logit  # noqa: E402
 
-from benchmarks.index import made_up_slices, peak_mb  # noqa: E402
 from common.scoring.predictions import build_predictions, write_predictions  # noqa: E402
 from common.slices.folds import is_in  # noqa: E402
-from rsna_task import LABEL_WEIGHTS, LABELS  # noqa: E402
+from common.slices.table import SLICE_COLUMNS  # noqa: E402
+from rsna_task import LABEL_WEIGHTS, LABELS, SUBTYPES  # noqa: E402
 
+# Of the 752,803 training slices: 18,938 patients, 21,744 series.
+SLICES_PER_SERIES = 752_803 / 21_744
+SERIES_PER_PATIENT = 21_744 / 18_938
+# Share of the series that have a label, and of their slices that do (domain knowledge of RSNA
+# 2019: 0.42, 4.8, 3.5, 4.7 and 6.3 % of the slices).
+SERIES_SHARE = dict(zip(SUBTYPES, (0.016, 0.224, 0.162, 0.162, 0.163)))
+SLICE_SHARE = dict(zip(SUBTYPES, (0.26, 0.214, 0.215, 0.29, 0.384)))
 LIMITS = {
     "submission_s": 120.0,
     "submission_peak_mb": 4096.0,
@@ -43,6 +50,66 @@ LIMITS = {
     "weights_peak_mb": 8192.0,
 }
 NUM_FOLDS, SEED = 5, 4667
+
+
+def made_up_slices(num_rows: int, seed: int = 0) -> pd.DataFrame:
+    """Returns a table of slices in the order that preparing writes them."""
+    rng = np.random.default_rng(seed)
+    num_series = max(2 * NUM_FOLDS, round(num_rows / SLICES_PER_SERIES))
+    num_patients = max(2 * NUM_FOLDS, round(num_series / SERIES_PER_PATIENT))
+    patient_of = np.sort(np.r_[np.arange(num_patients), rng.integers(
+        0, num_patients, max(0, num_series - num_patients))])  # fmt: skip
+    series = np.sort(np.r_[np.arange(len(patient_of)), rng.integers(
+        0, len(patient_of), num_rows - len(patient_of))])  # fmt: skip
+    sizes = np.bincount(series)
+    rank = np.arange(num_rows) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    labels = {}
+    for name in SUBTYPES:
+        has_it = rng.random(len(sizes)) < SERIES_SHARE[name]
+        share = rng.beta(1.5, 1.5 / SLICE_SHARE[name] - 1.5, len(sizes)) * has_it
+        labels[name] = (rng.random(num_rows) < share[series]).astype(np.float32)
+    labels["any"] = np.max(list(labels.values()), axis=0)
+    image_ids = _hex_ids("ID_", num_rows, 9)
+    stored = {
+        "image_id": image_ids,
+        "patient_id": _hex_ids("ID_", num_patients, 8)[patient_of[series]],
+        "study_id": _hex_ids("ID_", len(sizes), 10)[series],
+        "series_id": _hex_ids("ID_", len(sizes), 10)[series],
+        "split": "train",
+        "source_file": "stage_2_train/" + pd.Series(image_ids) + ".dcm",
+        "status": "ok",
+        "position_mm": rank * 5.0 + 0.123,
+        "rank": rank,
+        "num_slices": sizes[series],
+        "store_file": (pd.Series(_hex_ids("", len(sizes), 24)) + ".b2nd").to_numpy()[series],
+        "store_index": rank,
+        "rows": 512,
+        "columns": 512,
+        "spacing_row": 0.488281,
+        "spacing_column": 0.488281,
+        "tilt_deg": np.round(rng.uniform(0, 25, len(sizes)), 3)[series],
+        "bits_stored": 16,
+        "pixel_representation": 1,
+        "rescale_slope": 1.0,
+        "rescale_intercept": -1024.0,
+        "window_center": 30.0,
+        "window_width": 80.0,
+        "hu_min": -1024,
+        "hu_max": rng.integers(100, 3071, num_rows),
+        "hu_mean": np.round(rng.normal(-500, 100, num_rows), 3),
+        "brain_fraction": np.round(rng.uniform(0, 0.4, num_rows), 6),
+        "num_padding": rng.integers(0, 60_000, num_rows),
+        "keep_for_training": True,
+        "label_source": "slices",
+    }
+    frame = pd.DataFrame(dict.fromkeys(SLICE_COLUMNS) | stored | labels, index=range(num_rows))
+    return frame.astype(SLICE_COLUMNS)[[*SLICE_COLUMNS, *LABELS]]
+
+
+def _hex_ids(prefix: str, count: int, digits: int) -> np.ndarray:
+    """Returns scattered ids of hexadecimal digits, each once."""
+    numbers = (np.arange(count, dtype=object) * 0x9E3779B97F4A7C15F39CC0605) % (1 << 4 * digits)
+    return np.array([f"{prefix}{number:0{digits}x}" for number in numbers], dtype=object)
 
 
 def make_tables(folder: Path, num_rows: int, num_members: int, seed: int) -> None:
@@ -136,6 +203,14 @@ def _weights(folder: Path, paths: list[Path]) -> dict[str, Any]:
         "weights_score": round(score, 5),
         "weights_of_any": [round(weight, 3) for weight in kept.blender.weights[-1]],
     }
+
+
+def peak_mb() -> float:
+    """Returns the most memory that this process has held, in MB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise AssertionError("no VmHWM in /proc/self/status")
 
 
 def run_step(step: str, folder: Path, num_members: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the fit loop costs over a bare PyTorch loop that takes the same steps.
+"""Measure the cost of the fit loop over a bare PyTorch loop that takes the same steps.
 
 The same small network, data and arithmetic either way; `fit` also writes metrics.jsonl and shows
 the run in MLflow (SQLite, in a temporary folder). The two ways take turns. Prints a table of
@@ -30,7 +30,7 @@ from common.datasets import AbstractDataset, EpochSampler, make_loader
 from common.networks import FitSettings, ImageClassifierNetwork
 from common.networks.losses import weighted_bce_sum
 from common.precision import keep_freed_memory
-from common.trackers import MLflowTracker
+from common.trackers import MLflowBackend, Tracker
 
 LABEL_WEIGHTS = (1.0, 1.0, 1.0, 1.0, 1.0, 2.0)
 CLIP_NORM = 1.0
@@ -51,11 +51,11 @@ class RandomImages(AbstractDataset):
         return len(self.images)
 
     def sample_id(self, index: int) -> str:
-        """The index."""
+        """Return the index."""
         return str(index)
 
     def make_sample(self, index: int, seed: int) -> dict[str, Any]:
-        """What `ImageClassifierNetwork` takes."""
+        """The batches of `ImageClassifierNetwork`."""
         return {"image": self.images[index], "labels": self.labels[index], "index": index}
 
 
@@ -102,7 +102,7 @@ def run_fit(dataset: RandomImages, num_steps: int, batch_size: int) -> tuple[flo
     model = make_model()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        tracker = MLflowTracker(folder / "results" / "0001", folder)
+        tracker = Tracker(folder, [MLflowBackend(folder, folder)])
         network = ImageClassifierNetwork(
             model,
             FitSettings(iteration_num=num_steps, clip_norm=CLIP_NORM),
@@ -119,7 +119,7 @@ def run_fit(dataset: RandomImages, num_steps: int, batch_size: int) -> tuple[flo
 
 
 def weight_difference(first: nn.Module, second: nn.Module) -> float:
-    """The largest difference of any number in the two state dicts."""
+    """Return the largest difference of any number in the two state dicts."""
     other = second.state_dict()
 
     def difference(name: str, value: Tensor) -> float:

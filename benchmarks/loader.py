@@ -41,12 +41,12 @@ import pydicom  # noqa: E402
 import torch  # noqa: E402
 from torch.utils.data import DataLoader, default_collate  # noqa: E402
 
-from common.albumentations import WINDOW_CENTERS, WINDOW_WIDTHS  # noqa: E402
 from common.datasets import AbstractDataset, EpochSampler, make_loader  # noqa: E402
 from common.precision import keep_freed_memory  # noqa: E402
 from common.slices.store import SliceStore, write_series  # noqa: E402
 from common.transforms import SampleTransform, catalog, load_transform  # noqa: E402
 from common.transforms.draw import random_state  # noqa: E402
+from common.windows import NETWORK_WINDOWS, windowed  # noqa: E402
 
 TRANSFORM = ROOT / "transforms" / "train_complex_512.json"
 WAYS = ("dicom", "png", "npy", "store+cpu", "store+device")
@@ -65,11 +65,10 @@ class Slices(AbstractDataset):
         return self.num_samples
 
     def sample_id(self, index: int) -> str:
-        """The number of the sample."""
         return str(index)
 
     def make_sample(self, index: int, seed: int) -> dict[str, Any]:
-        """The image, with the draws where there are any."""
+        """Return the image, with the draws where there are any."""
         made = self.make(index % self.num_slices, seed)
         return made if isinstance(made, dict) else {"image": made}
 
@@ -145,9 +144,7 @@ def write_sources(folder: Path, size: int) -> int:
         stack.append(image_hu)
         (folder / f"{number}.dcm").write_bytes(path.read_bytes())
         np.save(folder / f"{number}.npy", image_hu)
-        windowed = (three_times(image_hu) - np.subtract(WINDOW_CENTERS, np.divide(WINDOW_WIDTHS, 2))
-                    ) / WINDOW_WIDTHS  # fmt: skip
-        grey = (windowed.clip(0, 1) * 255).round().astype(np.uint8)
+        grey = np.stack([windowed(image_hu, *window) for window in NETWORK_WINDOWS], axis=-1)
         cv2.imwrite(str(folder / f"{number}.png"), grey)
     write_series(folder / "series.b2nd", stack)
     return len(files)
@@ -214,7 +211,7 @@ def processor_seconds(pids: list[int]) -> float:
 def run_epoch(
     dataset: Slices, batch_size: int, num_workers: int, is_plain: bool
 ) -> tuple[float, float]:
-    """Samples per second and core, and samples per second, `is_plain` with torch's own loader."""
+    """Return samples per second and core, and per second, `is_plain` with torch's own loader."""
     sampler = EpochSampler(len(dataset), seed=0)
     if is_plain:
         loader = DataLoader(
@@ -306,7 +303,7 @@ def compare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _ratio(rates: dict[tuple[str, int], list[tuple[float, float]]], way: str) -> float:
-    """The lower one, of 0 and 2 workers, of the medians of the ratios of each turn to dicom."""
+    """Return the lower one, of 0 and 2 workers, of the median ratios of each turn to dicom."""
     return min(
         statistics.median(one[0] / other[0] for one, other in zip(rates[way, n], rates["dicom", n]))
         for n in WORKERS

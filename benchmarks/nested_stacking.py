@@ -1,4 +1,4 @@
-"""What ordinary stacking owes to members that saw the scored fold: the same blends, nested.
+"""Measure what stacking gains from members that saw the scored fold, by nested blends.
 
 Weights for a fold are fitted on predictions of the other folds, by networks that were trained on
 that fold. `ensemble.py --stack_nested 1` fits them on predictions of networks that were not. Here

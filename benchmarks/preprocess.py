@@ -1,4 +1,4 @@
-"""What preparing DICOM costs, against reading, decoding and compressing it and nothing else.
+"""Compare preparing DICOM with reading, decoding and compressing it and nothing else.
 
     python benchmarks/preprocess.py [--folder <folder with one DICOM series>] [--num_series 30]
 

@@ -137,7 +137,7 @@ class Benchmark:
         self.optimizer: torch.optim.Optimizer | None = None
 
     def loader(self) -> Any:
-        """The loader as train.py makes it."""
+        """Return the loader as train.py makes it."""
         sampler = EpochSampler(len(self.data), seed=1)
         is_cuda = self.device.type == "cuda"
         arguments = self.arguments
@@ -170,7 +170,7 @@ class Benchmark:
         return times
 
     def in_memory(self) -> BatchInMemory:
-        """One batch of the loader, made on the device, for as many steps as are asked for."""
+        """Return one batch of the loader, made on the device, for the steps asked for."""
         network = RSNANetwork(
             self.model,
             FitSettings(1, channels_last=True, device=self.device),

@@ -1,4 +1,4 @@
-"""What two settings of the process save in a training step on a CPU.
+"""Measure what two settings of the process save in a training step on a CPU.
 
 * `keep_freed_memory`: glibc keeps large freed blocks (common/precision.py);
 * OMP_WAIT_POLICY=PASSIVE: waiting threads sleep instead of spinning (common/__init__.py), alone and

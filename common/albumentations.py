@@ -12,9 +12,10 @@ import numpy as np
 from albumentations.core.transforms_interface import BaseTransformInitSchema
 from pydantic import Field, model_validator
 
-# Brain, subdural and soft tissue window of the RSNA 2019 entries, in HU.
-WINDOW_WIDTHS = (80.0, 200.0, 380.0)
-WINDOW_CENTERS = (40.0, 80.0, 40.0)
+from common.windows import BRAIN, NETWORK_WINDOWS
+
+_WIDTHS = tuple(window.width for window in NETWORK_WINDOWS)
+_CENTERS = tuple(window.center for window in NETWORK_WINDOWS)
 
 
 class DicomWindowShift(A.ImageOnlyTransform):
@@ -66,10 +67,10 @@ class DicomWindowShift(A.ImageOnlyTransform):
 
     def __init__(
         self,
-        window_width_mins: tuple[float, ...] = WINDOW_WIDTHS,
-        window_width_maxs: tuple[float, ...] = WINDOW_WIDTHS,
-        window_center_mins: tuple[float, ...] = WINDOW_CENTERS,
-        window_center_maxs: tuple[float, ...] = WINDOW_CENTERS,
+        window_width_mins: tuple[float, ...] = _WIDTHS,
+        window_width_maxs: tuple[float, ...] = _WIDTHS,
+        window_center_mins: tuple[float, ...] = _CENTERS,
+        window_center_maxs: tuple[float, ...] = _CENTERS,
         min_max_normalize: bool = False,
         p: float = 1.0,
     ) -> None:
@@ -81,7 +82,6 @@ class DicomWindowShift(A.ImageOnlyTransform):
         self.min_max_normalize = min_max_normalize
 
     def get_params(self) -> dict[str, Any]:
-        """Return the widths and centers of one sample, in HU."""
         draw = self.py_random.uniform
         widths = [draw(*limits) for limits in zip(self.window_width_mins, self.window_width_maxs)]
         centers = [
@@ -126,8 +126,8 @@ class HeaderWindow(A.ImageOnlyTransform):
 
     def __init__(
         self,
-        fallback_width: float = WINDOW_WIDTHS[0],
-        fallback_center: float = WINDOW_CENTERS[0],
+        fallback_width: float = BRAIN.width,
+        fallback_center: float = BRAIN.center,
         min_max_normalize: bool = False,
         p: float = 1.0,
     ) -> None:
@@ -139,7 +139,6 @@ class HeaderWindow(A.ImageOnlyTransform):
     def get_params_dependent_on_data(
         self, params: dict[str, Any], data: dict[str, Any]
     ) -> dict[str, Any]:
-        """Return the width and center of one sample, in HU, as DicomWindowShift does."""
         window = data.get("header_window")
         if window is None or not usable_windows(np.asarray(window, np.float64)):
             return {"widths": [self.fallback_width], "centers": [self.fallback_center]}
@@ -166,7 +165,6 @@ class NeighborSwap(A.ImageOnlyTransform):
         super().__init__(p=p)
 
     def apply(self, img: np.ndarray, **params: Any) -> np.ndarray:
-        """Return the slices in reverse order."""
         return np.ascontiguousarray(img[:, :, ::-1]) if img.ndim == 3 else img
 
 

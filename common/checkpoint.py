@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from common.files import write_bytes
+from common.words import count
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ def load_checkpoint(path: Path, flag: str = "checkpoint") -> dict[str, Any]:
 
 
 def inference_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights to predict with: the first average that has begun, else the model.
+    """Return the weights to predict with: the first average that has begun, else the model.
 
     A dict that is itself a plain state dict is returned as it is.
     """
@@ -100,14 +101,14 @@ def load_weights(model: nn.Module, path: Path, flag: str = "--net_weight_file") 
             logger.error("%s: %s", path.name, problem)
         shown = "; ".join(problems[:5]) + ("; ... (all are in the log)" if problems[5:] else "")
         raise InputError(
-            f"{flag} {path}: {len(problems)} keys don't match the network of --net_model and "
-            f"--net_num_classes: {shown}"
+            f"{flag} {path}: does not match the network of --net_model and --net_num_classes in "
+            f"{count(len(problems), 'key')}: {shown}"
         )
     model.load_state_dict(weights)
 
 
 def _without_prefix(name: str) -> str:
-    """Name as the plain module has them: wrappers for many devices and compilation add theirs."""
+    """Remove the prefixes that wrappers for many devices and compilation add to names."""
     for prefix in ("module.", "_orig_mod."):
         name = name.removeprefix(prefix)
     return name

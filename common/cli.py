@@ -1,13 +1,15 @@
-"""What every script does around its work: exit statuses, and one line for what users can mend."""
+"""Exit statuses of all scripts, and one line on stderr for errors that users can correct."""
 
 import atexit
 import errno
 import logging
 import os
+import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -16,10 +18,10 @@ from common.errors import CheckFailed, InputError, Interrupted, PeerFailure
 
 logger = logging.getLogger(__name__)
 
-# Libraries that tell at INFO what no user of a script asked for.
+# Libraries whose INFO records are of no use to users of scripts.
 NOISY_LIBRARIES = ("numexpr", "distributed", "alembic", "mlflow", "httpx", "matplotlib")
 
-# What the operating system refuses, and only the user can change.
+# Refusals of the operating system that only the user can resolve.
 OUTSIDE_FAULTS = {
     errno.ENOSPC: ("the disk is full", "free some space"),
     errno.EDQUOT: ("the disk quota is used up", "free some space"),
@@ -37,7 +39,7 @@ EXIT_CHECK = 3
 def log_to_console(level: int = logging.INFO) -> None:
     """Send log records of `level` and above to stderr as plain lines.
 
-    Of several processes (torchrun) the first tells everything, the others only what went wrong.
+    Of several processes (torchrun) the first sends all of them, the others only errors.
     """
     root = logging.getLogger()
     rank = os.environ.get("RANK", "0")
@@ -84,12 +86,15 @@ def _leave(status: int) -> NoReturn:
 
 
 def command_line() -> str:
-    """The command that this process was started with; scripts go on where they are run again."""
+    """Return the command that started this process; scripts resume when it is run again."""
     return script_command(*sys.argv[1:])
 
 
 def script_command(*arguments: str, script: str | None = None) -> str:
-    """The command that runs `script`, or this one again, as from the present folder."""
+    """Return the command that runs `script`, or this one again, from the present folder."""
+    if _launcher is not None:
+        name = _launcher.command if script is None else _launcher.names[Path(script).stem]
+        return shlex.join([*_launcher.shown, name, *arguments])
     this = Path(sys.argv[0])
     root = this.parent.parent if this.parent.name == MODULES else this.parent
     path = this if script is None else root / script
@@ -98,8 +103,46 @@ def script_command(*arguments: str, script: str | None = None) -> str:
     return shlex.join(["python", str(path), *arguments])
 
 
+@dataclass(frozen=True)
+class Launcher:
+    """The one command that started this script (scripts/ich.py), for the commands to print.
+
+    Attributes:
+        shown: how the user calls it, such as `ich` or `python -m scripts.ich`.
+        command: the command that runs now, such as `train`.
+        names: name of a script's file without .py -> its command.
+    """
+
+    shown: tuple[str, ...]
+    command: str
+    names: Mapping[str, str]
+
+
+_launcher: Launcher | None = None
+
+
+def launch_by(launcher: Launcher | None) -> None:
+    """Print commands as `launcher` takes them from now on; None: as scripts of a checkout."""
+    global _launcher
+    _launcher = launcher
+
+
+def shown_name() -> str:
+    """Return the name of this script in --help: `ich train` or `train.py`."""
+    if _launcher is not None:
+        return " ".join((*_launcher.shown, _launcher.command))
+    return Path(sys.argv[0]).name
+
+
+def script_name() -> str:
+    """Return the name of this script's file without .py, however it was started."""
+    if _launcher is not None:
+        return next(name for name, own in _launcher.names.items() if own == _launcher.command)
+    return Path(sys.argv[0]).stem
+
+
 def status_of(main: Callable[[], None]) -> int:
-    """Run `main` and return its exit status, having told stderr what went wrong."""
+    """Run `main` and return its exit status; write errors to stderr."""
     try:
         main()
     except InputError as error:
@@ -144,4 +187,16 @@ def _fault() -> int:
 
 
 def _tell(line: str) -> None:
+    if _launcher is not None:
+        line = _with_commands(line, _launcher)
     print(" ".join(line.split()), file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _with_commands(line: str, launcher: Launcher) -> str:
+    """Name commands of the launcher where the line names files of scripts: `run train.py again`."""
+
+    def command(match: re.Match[str]) -> str:
+        return " ".join((*launcher.shown, launcher.names[match[1]]))
+
+    names = "|".join(map(re.escape, launcher.names))
+    return re.sub(rf"(?<![\w/.-])(?:{MODULES}/)?({names})\.py\b", command, line)

@@ -1,4 +1,4 @@
-"""Several processes that train one network: who they are, and what they tell each other.
+"""Several processes that train one network, and the messages between them.
 
 `torchrun` starts the processes and sets RANK, LOCAL_RANK and WORLD_SIZE; without these a process is
 alone, and everything here is free. Control messages go over gloo (CPU tensors), gradients over what
@@ -54,7 +54,7 @@ class Processes:
 
     @classmethod
     def from_environment(cls) -> "Processes":
-        """What torchrun says; a process alone where it was not used."""
+        """Read what torchrun set; without it the process is alone."""
         try:
             return cls(*(int(os.environ.get(name, default)) for name, default in _VARIABLES))
         except ValueError as error:
@@ -68,19 +68,17 @@ class Processes:
 
     @property
     def are_many(self) -> bool:
-        """Whether there is anybody to talk to."""
         return self.num > 1
 
     def total(self, values: list[float]) -> list[float]:
-        """The sums of `values` over the processes, in float64."""
+        """Return the sums of `values` over the processes, in float64."""
         return self._reduced(values, dist.ReduceOp.SUM)
 
     def largest(self, value: float) -> float:
-        """The largest `value` of any process."""
         return self._reduced([value], dist.ReduceOp.MAX)[0]
 
     def gathered(self, value: Value) -> list[Value]:
-        """The `value` of every process, by rank."""
+        """Return the `value` of every process, by rank."""
         if not self.are_many:
             return [value]
         values: list[Any] = [None] * self.num
@@ -88,7 +86,7 @@ class Processes:
         return values
 
     def from_main(self, make: Callable[[], Value]) -> Value:
-        """What `make` returns in the main process; the others wait for it."""
+        """Return what `make` returns in the main process; the others wait for it."""
         if not self.are_many:
             return make()
         message: list[Any] = [make() if self.is_main else None]
@@ -122,7 +120,7 @@ def connected(processes: Processes, device: torch.device) -> Iterator[None]:
         PeerFailure: another process failed; its reason is the message.
     """
     global _notes
-    # Connected from outside: the one who connects several trainings.
+    # Already connected, by the caller of several trainings.
     if not processes.are_many or _notes is not None:
         yield
         return
@@ -148,8 +146,9 @@ def connected(processes: Processes, device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def failing_together() -> Iterator[None]:
-    """Inside the block a failure is announced, and the broken connection that the failure of
-    another process leaves behind becomes its reason (PeerFailure).
+    """Announce a failure inside the block to the other processes.
+
+    The broken connection that a failure of another process leaves becomes its reason (PeerFailure).
     """
     try:
         yield

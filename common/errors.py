@@ -1,8 +1,8 @@
-"""The errors that tell users what they can put right."""
+"""Errors that users can correct."""
 
 
 class InputError(ValueError):
-    """A flag or a file that can't be used: the message says what, where and what to do.
+    """An unusable flag or file: the message names it, the rule it broke and what to do.
 
     Scripts print it as one line on stderr and exit with status 2.
     """

@@ -17,28 +17,60 @@ from common.files import write_text
 
 logger = logging.getLogger(__name__)
 
-METRICS_FILE = "metrics.json"
-REPORT_FILE = "report.html"
 PREDICTOR_FOLDER = "predictor"
 JSON_FILE = "predictor.json"
 FORMAT_VERSION = 1
 """Version of predictor.json."""
 
 
-class Experiment:
-    """A folder in results/ that one process at a time writes to.
+class ScoredFolder:
+    """A folder with scores and a page about them.
 
     Args:
-        folder: the experiment folder; its name is the experiment's id.
+        folder: its path.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @property
+    def metrics_file(self) -> Path:
+        """The scores."""
+        return self.folder / "metrics.json"
+
+    @property
+    def report_file(self) -> Path:
+        """The page."""
+        return self.folder / "report.html"
+
+
+class Evaluated(ScoredFolder):
+    """The folder of an experiment evaluated on another dataset."""
+
+    @property
+    def predictions_file(self) -> Path:
+        """Table of predictions."""
+        return self.folder / "predictions.parquet"
+
+
+class Experiment(ScoredFolder):
+    """A folder in results/ that one process at a time writes to.
+
+    It owns the names of all files in it: no other module joins them.
+
+    Args:
+        folder: the experiment folder; its name is the experiment's id.
+    """
+
+    @property
     def id(self) -> str:
         """The id, such as 0001, or 0001/fold_2 for one of all folds."""
         return experiment_id_of(self.folder)
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is such an experiment, finished or not."""
+        return self.config_file.is_file()
 
     @property
     def config_file(self) -> Path:
@@ -61,13 +93,27 @@ class Experiment:
         return self.folder / "predictions"
 
     def predictions_file(self, name: str) -> Path:
-        """Table of predictions called `name`: valid, valid_best, oof, oof_best or test."""
+        """Table of predictions called `name`: valid, valid_best, oof, oof_best, test or studies."""
         return self.predictions / f"{name}.parquet"
+
+    @property
+    def out_of_fold_file(self) -> Path:
+        """Predictions of the rows that were not trained on: of all folds, or of the one."""
+        of_all_folds = self.predictions_file("oof")
+        return of_all_folds if of_all_folds.is_file() else self.predictions_file("valid")
+
+    def evaluation(self, dataset: str) -> Evaluated:
+        """Folder of the evaluation on another dataset."""
+        return Evaluated(self.folder / "evaluations" / dataset)
 
     @property
     def features(self) -> Path:
         """Folder of the features of slices."""
         return self.folder / "features"
+
+    def features_file(self, name: str) -> Path:
+        """Table of the features called `name`: oof or test."""
+        return self.features / f"{name}.parquet"
 
     @property
     def predictor(self) -> Path:
@@ -75,19 +121,24 @@ class Experiment:
         return self.folder / PREDICTOR_FOLDER
 
     @property
+    def has_predictor(self) -> bool:
+        """Whether it has been trained to its end."""
+        return (self.predictor / JSON_FILE).is_file()
+
+    def predictor_of(self, fold: int) -> Path:
+        """Folder of the predictor of one fold, in an experiment of all folds or of this one."""
+        inner = self.fold(fold).predictor
+        return inner if inner.is_dir() else self.predictor
+
+    @property
+    def blend_file(self) -> Path:
+        """What was blended, and what each member adds."""
+        return self.folder / "blend.json"
+
+    @property
     def metrics_log(self) -> Path:
         """Values by iteration, a JSON object a line."""
         return self.folder / "metrics.jsonl"
-
-    @property
-    def metrics_file(self) -> Path:
-        """Scores of the validation rows."""
-        return self.folder / METRICS_FILE
-
-    @property
-    def report_file(self) -> Path:
-        """Page about the experiment."""
-        return self.folder / REPORT_FILE
 
     @property
     def outputs(self) -> Path:
@@ -97,6 +148,14 @@ class Experiment:
     def fold(self, number: int) -> "Experiment":
         """Experiment of one fold, in the folder of that of all folds."""
         return Experiment(self.folder / f"fold_{number}")
+
+    @property
+    def folds(self) -> "dict[int, Experiment]":
+        """The experiments of the folds that have begun, by number."""
+        return {
+            int(folder.name.removeprefix("fold_")): Experiment(folder)
+            for folder in fold_folders(self.folder)
+        }
 
     @classmethod
     def create(cls, results: Path, experiment_id: str | None, config_yaml: str) -> "Experiment":
@@ -171,7 +230,7 @@ def experiment_id_of(folder: Path) -> str:
     A fold's folder is `fold_<k>` in that of the experiment with all folds.
     """
     path = folder.resolve()
-    if re.fullmatch(r"fold_\d+", path.name) and (path.parent / "config.yaml").is_file():
+    if re.fullmatch(r"fold_\d+", path.name) and Experiment(path.parent).exists:
         return f"{path.parent.name}/{path.name}"
     return folder.name
 

@@ -1,4 +1,4 @@
-"""How exactly, and how fast, the device computes: settings of torch that hold for the process."""
+"""Speed against exactness: settings of torch that hold for the process."""
 
 import ctypes
 import logging

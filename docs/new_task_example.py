@@ -1,4 +1,4 @@
-"""A task that has nothing to do with CT: which of ten digits is it? See docs/new_task.md."""
+"""A task that has nothing to do with CT: which of ten digits is it? See docs/how_to/new_task.md."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from common.callbacks import CheckpointSaver, TrainingMonitor, WeightAverage
 from common.checkpoint import load_checkpoint
 from common.cli import log_to_console
 from common.datasets import AbstractDataset, EpochSampler, make_loader
-from common.models import AbstractModel
+from common.models import ImageModel
 from common.networks import AbstractNetwork, FitSettings, StepOutput
 
 
@@ -28,7 +28,7 @@ class DigitDataset(AbstractDataset):  # images of 8 x 8 pixels, shifted by up to
         return {"image": self.images[index].roll(shift, (1, 2)), "digit": self.digits[index]}
 
 
-class DigitModel(AbstractModel):
+class DigitModel(ImageModel):
     def __init__(self, width: int = 32) -> None:
         super().__init__(width=width)
         self.body = nn.Sequential(nn.Conv2d(1, width, 3), nn.ReLU(), nn.Flatten())

@@ -56,3 +56,14 @@ class MonitorConfig:
     NEPTUNE_API_TOKEN, else offline (the hosted service closed in March 2026)."""
     nml_project: str | None = None
     """Project on that server: workspace/name."""
+
+
+@dataclass(frozen=True)
+class MonitorPageConfig:
+    """Where scripts/monitor.py serves the run monitor."""
+
+    mon_port: int = 0
+    """Port on this machine's loopback address (0: a free one)."""
+
+    def __post_init__(self) -> None:
+        between(self, 0, 65535, "mon_port")

@@ -4,6 +4,7 @@ A group of flags is a frozen dataclass: a field is a flag, its docstring the hel
 stand in `__post_init__`, whichever way a value came in.
 """
 
+import difflib
 import functools
 import itertools
 import re
@@ -13,8 +14,10 @@ from typing import Any, Literal
 
 import yaml
 
+from common.cli import shown_name
 from common.errors import InputError
 from common.scoring.metrics import direction_of
+from flags.help import FULL_HELP, HELP, prepare_help
 
 
 def parse_flags(
@@ -38,7 +41,9 @@ def parse_flags(
         InputError: an unknown flag, or a value that is not of the flag's type.
     """
     argv = _config_first(sys.argv[1:] if argv is None else argv)
-    parser = _build_parser(description, tuple(groups), frozenset(passed_over))
+    parser = build_parser(description, tuple(groups), frozenset(passed_over))
+    if not set(HELP).isdisjoint(argv):
+        prepare_help(parser, FULL_HELP in argv)
     return _parse(parser, argv), frozenset(_parse(parser, argv, defaults=False))
 
 
@@ -75,7 +80,7 @@ def _config_first(argv: Sequence[str]) -> list[str]:
 
 
 @functools.cache
-def _build_parser(description: str, groups: tuple[type, ...], passed_over: frozenset[str]) -> Any:
+def build_parser(description: str, groups: tuple[type, ...], passed_over: frozenset[str]) -> Any:
     """Built once for each script: reading the docstrings of the flags takes 0.2 s."""
     from jsonargparse import ArgumentParser, set_loader, set_parsing_settings
 
@@ -93,6 +98,7 @@ def _build_parser(description: str, groups: tuple[type, ...], passed_over: froze
         description=description, exit_on_error=False, default_env=False, parser_mode=mode
     )
     parser.add_argument("--config", action="config", help="YAML file whose values become defaults.")
+    parser.add_argument(FULL_HELP, action="help", help="Show all flags and exit.")
     for group in groups:
         parser.add_class_arguments(group, as_group=True)
     return parser
@@ -104,10 +110,21 @@ def _parse(parser: Any, argv: list[str], defaults: bool = True) -> dict[str, Any
     try:
         namespace = parser.parse_args(argv, defaults=defaults)
     except ArgumentError as error:
-        raise InputError(_flag_message(str(error))) from error
+        message = str(error)
+        unknown = re.match(r"unrecognized arguments: --(\w+)", message, re.IGNORECASE)
+        if unknown:
+            message = _nearest(unknown[1], [option[2:] for option in parser._option_string_actions])
+        raise InputError(_flag_message(message)) from error
     values = namespace.as_dict()
     values.pop("config", None)
     return {name: value for name, value in values.items() if defaults or value is not None}
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    """Return the message for a flag that there is not, with the known flag nearest to it."""
+    near = difflib.get_close_matches(name, known, n=1)
+    advice = f"did you mean --{near[0]}?" if near else f"{FULL_HELP} shows those there are"
+    return f"--{name} is no flag of {shown_name()}: {advice}"
 
 
 def _flag_message(message: str) -> str:

@@ -29,7 +29,7 @@ class PreprocessingConfig:
     """1: training slices of patients that are in the test too are not trained on."""
     pre_address: str | None = None
     """Address of a Dask scheduler whose workers do the work, such as tcp://host:8786, in place of
-    n_jobs processes of this machine. docs/preprocessing_cluster.md tells what they need."""
+    n_jobs processes of this machine. docs/how_to/preprocessing_cluster.md lists what they need."""
     pre_series_timeout_s: float = 900
     """Seconds that a series, or the header of a file, may take before it is given up (0: no
     limit). Not with --n_jobs 0."""

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What one would enter today: nine channels, modern backbones, averaged weights, a transformer and a
-# BiGRU over the slices of a study, blended per label and calibrated.
+# A submission of today's means: nine channels, modern backbones, averaged weights, a transformer and a
+# BiGRU over the slices of a series, blended per label and calibrated.
 #
 #   recipes/best.sh <folder of the RSNA data>      SIZE=small (one GPU of 12 GB), SIZE=large (80 GB)
 #   RECIPE_TINY=1 recipes/best.sh                  demo, minutes
@@ -60,7 +60,7 @@ for name in $BACKBONES; do
     members+=("best-$SIZE-$name")
 done
 
-# The networks of studies over what they say: an hour or two.
+# The sequence networks over their outputs: an hour or two.
 slices_of=$(joined "${members[@]}")
 epoch=$(steps 1 "$STUDY_BATCH" "$STUDIES")
 for name in transformer bigru; do

@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2034,SC2154
-# What the recipes share; sourced from the project's folder. A recipe sets DATASET, NUM_FOLDS and
+# Functions that the recipes share; sourced from the project's folder. A recipe sets DATASET, NUM_FOLDS and
 # folder (of the original files).
 #
 #   RECIPE_TINY=1   the whole chain on the demo data with tiny networks, in minutes
@@ -39,7 +39,7 @@ if ((TINY)); then
     N_JOBS=0
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 fi
-# What the last blend of a recipe is given, so that its submission is sent.
+# Flags of the last blend of a recipe that send its submission.
 last=()
 if ((${SUBMIT:-0})); then
     [[ ${FOLD:-all} == all ]] || fail "SUBMIT=1 needs FOLD=all: one fold has no test predictions"

@@ -1,4 +1,4 @@
-"""The callbacks of a training, as the flags name them."""
+"""Build network, callbacks, sampler and schedule of a training from its flags."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -57,14 +57,14 @@ def build_callbacks(
     experiment: Experiment,
     tracker: Tracker,
 ) -> list[Callback]:
-    """The callbacks between averages and checkpoints: what is watched, the record, what decides.
+    """Return the callbacks between averages and checkpoints: watchers, the record, deciders.
 
     Args:
         config: the flags.
         model: the network's module.
         label_names: those of the task.
-        is_main: whether this process records; all of several decide alike.
-        experiment: where things are written.
+        is_main: whether this process records; all processes decide alike.
+        experiment: owner of the output files.
         tracker: follows the record.
     """
     flags = config.callbacks
@@ -106,7 +106,7 @@ def _records(
 
 
 def checkpoint_saver(config: Config, experiment: Experiment) -> CheckpointSaver:
-    """What writes last.pt and the best checkpoints."""
+    """Return the callback that writes last.pt and the best checkpoints."""
     training = config.training
     return CheckpointSaver(
         experiment.checkpoints,
@@ -165,9 +165,9 @@ def make_sampler(config: Config, train: RSNADataset, num_processes: int = 1) -> 
 def log_sampler(
     config: Config, sampler: EpochSampler, train: RSNADataset, num_processes: int = 1
 ) -> None:
-    """Tell what an epoch holds, counted in the first and the last one of the training.
+    """Log the content of an epoch, counted in the first and the last one of the training.
 
-    Nothing is told of the plain sampler, which leaves nothing out.
+    Nothing is logged of the plain sampler, which leaves nothing out.
     """
     if config.data.data_sampler is None:
         return
@@ -178,7 +178,7 @@ def log_sampler(
     first, last = sampler.order(0), sampler.order(num_epochs - 1)
     logger.info(
         "--data_sampler %s: an epoch has %d draws from %d training slices; in the first epoch %d "
-        "slices are left out and %d come again; positive are %.1f %% of the first epoch, %.1f %% "
+        "are left out and %d repeated; positive are %.1f %% of the first epoch, %.1f %% "
         "of the last (number %d), %.1f %% of all slices",
         config.data.data_sampler,
         sampler.num_samples,
@@ -197,7 +197,7 @@ def log_sampler(
         logger.warning(
             "probabilities will be those of the slices drawn, of which %.1f %% are positive at the "
             "end of the training, not those of slices as they come (%.1f %%): log loss and "
-            "calibration suffer; see docs/samplers.md",
+            "calibration suffer; see docs/how_to/samplers.md",
             100 * drawn,
             100 * share,
         )
@@ -223,17 +223,17 @@ def build_network(
     network_class: type[RSNANetwork] = RSNANetwork,
     **options: Any,
 ) -> RSNANetwork:
-    """The network with the optimizer and schedule that the flags name.
+    """Return the network with the optimizer and schedule that the flags name.
 
     Args:
         config: the flags.
         model: the module.
-        settings: how it is fitted.
+        settings: of the fit.
         sample_ids: names of the training samples by index, for messages.
-        callbacks: what averages, watches and saves.
+        callbacks: averages, monitors and checkpoints.
         batch_transform: see `ImageClassifierNetwork`.
-        network_class: the kind of network.
-        options: what that kind takes beside.
+        network_class: class of the network.
+        options: further arguments of that class.
     """
     optim, training = config.optimizer, config.training
     optimizer = make_optimizer(
@@ -264,7 +264,7 @@ def build_network(
 
 
 def build_schedule(config: Config) -> Schedule:
-    """The learning rate of every iteration that the flags name."""
+    """Return the learning rate of every iteration that the flags name."""
     optim = config.optimizer
     return Schedule(
         optim.optim_scheduler,
@@ -285,7 +285,7 @@ def build_schedule(config: Config) -> Schedule:
 def build_averages(
     config: Config, model: nn.Module, make_statistics_data: Callable[[], Any]
 ) -> list[AveragedWeights]:
-    """The averages of the weights that the flags name; the first to begin is predicted with.
+    """Return the averages of the weights that the flags name; the first to begin is predicted with.
 
     Args:
         config: the flags.
@@ -303,7 +303,7 @@ def build_averages(
 
 
 def fit_settings(config: Config) -> FitSettings:
-    """The settings of the fit loop that the flags name."""
+    """Return the settings of the fit loop that the flags name."""
     training, processes = config.training, Processes.from_environment()
     return FitSettings(
         iteration_num=config.iteration_num,
@@ -321,7 +321,7 @@ def fit_settings(config: Config) -> FitSettings:
 
 
 def find_device(config: Config, processes: Processes | None = None) -> torch.device:
-    """The device that --device names; auto takes a GPU when there is one, its own for a process."""
+    """Return the device of --device; auto takes a GPU if there is one, its own per process."""
     wanted = config.general.device
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
@@ -338,7 +338,7 @@ def find_device(config: Config, processes: Processes | None = None) -> torch.dev
 
 
 def transforms_on_device(config: Config, device: torch.device) -> bool:
-    """Whether --data_transform_device makes the training images where the network runs.
+    """Return whether --data_transform_device makes the training images where the network runs.
 
     Raises:
         InputError: it says cuda, but the network does not run on a GPU.

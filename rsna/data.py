@@ -80,7 +80,7 @@ def fold_rows(config: Config, table: SliceTable) -> tuple[np.ndarray, np.ndarray
 def find_transforms(
     config: Config, mean: Sequence[float], std: Sequence[float], num_slices: int | None = None
 ) -> tuple[SampleTransform, SampleTransform, SampleTransform]:
-    """The transforms of training, validation and extra views that the flags name.
+    """Return the transforms of training, validation and extra views that the flags name.
 
     Args:
         config: the flags.

@@ -1,1 +1,1 @@
-"""Scripts used less often: python -m scripts.<name>."""
+"""Scripts used less often (python -m scripts.<name>), and the command `ich` for all of them."""

@@ -3,11 +3,13 @@
 from common.cli import log_to_console, run_script
 from config import parse_config
 
+GROUPS = ("general", "data", "pseudo_labels")
+
 
 def main() -> None:
     """Print the folder of the new dataset, and what is in it."""
     log_to_console()
-    config = parse_config(__doc__ or "", ("general", "data", "pseudo_labels"))
+    config = parse_config(__doc__ or "", GROUPS)
     from rsna.preparation.pseudo_labels import make_pseudo_dataset
 
     folder, merged = make_pseudo_dataset(config)

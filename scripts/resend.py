@@ -1,14 +1,16 @@
-"""Sends what the trackers of an experiment have missed, from its metrics.jsonl."""
+"""Send what the trackers of an experiment have missed, from its metrics.jsonl."""
 
 from common.cli import log_to_console, run_script
 from config import parse_config, recorded_config
 from flags.general import MonitorConfig
 
+GROUPS = ("general", "monitor")
+
 
 def main() -> None:
     """Send each value once, however often it is run, and print a line for each tracker."""
     log_to_console()
-    given = parse_config(__doc__ or "", ("general", "monitor"))
+    given = parse_config(__doc__ or "", GROUPS)
     own = {name: given.flags()[name] for name in given.given & set(MonitorConfig.__annotations__)}
     place = {
         "experiment_id": given.general.experiment_id,

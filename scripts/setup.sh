@@ -2,10 +2,12 @@
 #
 #   source scripts/setup.sh; ensure_environment requirements.txt
 #
+# Versions are those of requirements/lock.txt; LOCK= takes the newest releases instead.
 # Afterwards $PYTHON_BIN is the interpreter. Nothing is downloaded when all is in place, so that
 # a second run works offline. PYTHON=... chooses the Python that makes the environment.
 
 PYTHON_BIN=.venv/bin/python
+LOCK=${LOCK-requirements/lock.txt}
 
 find_python() {
     local candidate
@@ -21,20 +23,25 @@ find_python() {
 }
 
 ensure_environment() {
-    local requirements=$1 wanted stamp python
-    wanted=$(cat requirements.txt requirements/*.txt | cksum | tr -d ' ')
+    local requirements=$1 wanted stamp python small_torch
+    if [[ $(uname -s) != Linux ]]; then
+        echo "error: only Linux is supported: on Windows use WSL 2, on macOS a Linux container" >&2
+        return 2
+    fi
+    wanted=$(cat requirements.txt requirements/*.txt - <<<"$LOCK" | cksum | tr -d ' ')
     stamp=.venv/.installed-$(basename "${requirements%.txt}")
     if [[ -x $PYTHON_BIN && -f $stamp && $(cat "$stamp") == "$wanted" ]]; then
         return
     fi
     python=$(find_python)
+    small_torch=$(grep -oE '^(torch|torchvision)==[0-9.]+' requirements/lock.txt | xargs)
     if [[ ! -x $PYTHON_BIN ]]; then
-        cat >&2 <<'TEXT'
+        cat >&2 <<TEXT
 Setting up .venv (once). This downloads about 3 GB, most of it torch with its GPU libraries, needs
 8 GB of disk and takes 4 to 15 minutes. Without a GPU a tenth of that is enough; stop here (Ctrl-C)
 and install the small torch first:
     python3 -m venv .venv
-    .venv/bin/pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu
+    .venv/bin/pip install $small_torch --index-url https://download.pytorch.org/whl/cpu
 then run this command again.
 TEXT
         "$python" -m venv .venv || {
@@ -44,7 +51,7 @@ TEXT
     fi
     echo "Installing $requirements ..." >&2
     if ! "$PYTHON_BIN" -m pip install --quiet --disable-pip-version-check \
-        --requirement "$requirements" >&2; then
+        --requirement "$requirements" ${LOCK:+--constraint "$LOCK"} >&2; then
         echo "error: pip could not install $requirements (see above): run the same again" >&2
         return 2
     fi

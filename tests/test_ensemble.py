@@ -13,7 +13,7 @@ import ensemble
 import evaluate
 import predict
 from common.cli import status_of
-from common.predictors.base import load_predictor
+from common.predictors.loading import load_predictor
 from common.scoring.metrics import weighted_log_loss
 from common.scoring.predictions import probabilities_of
 from common.slices.table import SliceTable

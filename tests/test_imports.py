@@ -25,7 +25,12 @@ SCRIPTS = [
     "predict.py",
     "lr_finder.py",
     "ensemble.py",
-    *("-m scripts.resend", "-m scripts.pseudo_label", "-m scripts.second_level"),
+    *(
+        "-m scripts.resend",
+        "-m scripts.monitor",
+        "-m scripts.pseudo_label",
+        "-m scripts.second_level",
+    ),
 ]
 
 

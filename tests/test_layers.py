@@ -1,4 +1,4 @@
-"""The layout: layers import one way, nothing in a circle, modules are short, the root is small."""
+"""The layout: layers import one way, modules are short, one owner of files, the root is small."""
 
 import ast
 import subprocess
@@ -92,3 +92,74 @@ def test_the_root_is_small(project_root: Path) -> None:
     entries = {line.partition("/")[0] for line in listed.stdout.splitlines()}
     entries = {name for name in entries if (project_root / name).exists() and name[0] != "."}
     assert len(entries) <= MOST_ROOT_ENTRIES, sorted(entries)
+
+
+# Names in an experiment folder, which `common.experiment` alone joins to a path.
+EXPERIMENT_NAMES = {
+    *("results", "predictions", "checkpoints", "evaluations", "features", "predictor"),
+    *("config.yaml", "metrics.json", "metrics.jsonl", "report.html", "predictor.json"),
+    *("oof.parquet", "valid.parquet", "test.parquet", "blend.json"),
+}
+EXPERIMENT_NAMES |= {f"{name}.parquet" for name in ("valid_best", "oof_best", "studies")}
+
+
+def joined_names(path: Path) -> Iterator[str]:
+    """Yields the constant strings that a file joins to a path by `/`, joinpath or with_name."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        parts: list[ast.expr] = []
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+            parts = [node.left, node.right]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            parts = node.args if node.func.attr in ("joinpath", "with_name") else []
+        yield from (part.value for part in parts if isinstance(part, ast.Constant))
+
+
+def test_one_module_owns_the_experiment_folder(project_root: Path) -> None:
+    found = modules(project_root)
+    owner = found.pop("common.experiment")
+    assert EXPERIMENT_NAMES & set(joined_names(owner)) >= {"predictions", "metrics.json"}
+    for path in found.values():
+        names = EXPERIMENT_NAMES & set(joined_names(path))
+        assert not names, f"{path} joins {names}: ask common.experiment.Experiment"
+
+
+def first_set_outside_init(classes: dict[str, ast.ClassDef]) -> Iterator[str]:
+    """Yields attributes of `self` that no class body and no `__init__` declares, bases included."""
+
+    def lineage(name: str) -> Iterator[ast.ClassDef]:
+        if name in classes:
+            yield classes[name]
+            for base in classes[name].bases:
+                yield from lineage(ast.unparse(base).partition("[")[0].rpartition(".")[2])
+
+    def set_in(function: ast.AST) -> set[str]:
+        targets = (node for node in ast.walk(function) if isinstance(node, ast.Attribute))
+        return {
+            node.attr
+            for node in targets
+            if isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self"
+        }
+
+    for name, definition in classes.items():
+        known: set[str] = set()
+        for each in lineage(name):
+            for node in each.body:
+                if isinstance(node, ast.AnnAssign):
+                    known.add(ast.unparse(node.target))
+                elif isinstance(node, ast.Assign):
+                    known |= {ast.unparse(target) for target in node.targets}
+                elif isinstance(node, ast.FunctionDef) and node.name == "__init__":
+                    known |= set_in(node)
+        for node in definition.body:
+            if isinstance(node, ast.FunctionDef):
+                yield from (f"{name}.{found}" for found in sorted(set_in(node) - known))
+
+
+def test_attributes_are_born_in_init(project_root: Path):
+    classes: dict[str, ast.ClassDef] = {}
+    for path in modules(project_root).values():
+        found = [
+            node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)
+        ]
+        classes |= {node.name: node for node in found}
+    assert list(first_set_outside_init(classes)) == []

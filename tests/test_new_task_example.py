@@ -1,4 +1,4 @@
-"""The example of docs/new_task.md: short, it learns, and it goes on bit for bit."""
+"""The example of docs/how_to/new_task.md: short, it learns, and it goes on bit for bit."""
 
 import json
 from pathlib import Path
@@ -34,5 +34,5 @@ def test_it_learns_and_goes_on_bit_for_bit(tmp_path):
 
 
 def test_the_page_names_it(project_root):
-    page = (project_root / "docs" / "new_task.md").read_text()
+    page = (project_root / "docs" / "how_to" / "new_task.md").read_text()
     assert "python -m docs.new_task_example" in page

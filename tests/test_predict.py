@@ -12,7 +12,7 @@ from prepared import write_series_files
 
 import predict
 from common.cli import status_of
-from common.predictors.base import load_predictor
+from common.predictors.loading import load_predictor
 from rsna_model import RSNAModel, build_model
 from rsna_task import LABELS
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from common.predictors.base import load_predictor
+from common.predictors.loading import load_predictor
 from common.slices.table import SliceTable
 from rsna_model import build_model
 

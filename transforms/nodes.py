@@ -5,12 +5,13 @@ from typing import Any
 
 import cv2
 
+from common.windows import AIR_HU, NETWORK_WINDOWS
+
 Node = dict[str, Any]
 
-AIR_HU = -1024
-# Brain, subdural and soft tissue, in HU.
-WIDTHS = (80, 200, 380)
-CENTERS = (40, 80, 40)
+# Whole numbers, as they stand in the files.
+WIDTHS = tuple(int(window.width) for window in NETWORK_WINDOWS)
+CENTERS = tuple(int(window.center) for window in NETWORK_WINDOWS)
 # Mean and standard deviation of the three windowed channels of the RSNA training images, as
 # hkristof03/RSNAHemorrhage gives them.
 RSNA_MEAN = (0.27176, 0.26492, 0.46473)
@@ -25,8 +26,8 @@ def node(name: str, **arguments: Any) -> Node:
 def windows(
     width_shift: tuple[int, int, int],
     center_shift: int,
-    widths: tuple[int, int, int] = WIDTHS,
-    centers: tuple[int, int, int] = CENTERS,
+    widths: tuple[int, ...] = WIDTHS,
+    centers: tuple[int, ...] = CENTERS,
 ) -> Node:
     """Return three windows in HU, moved by up to so many HU."""
     return window_ranges(
@@ -36,7 +37,7 @@ def windows(
 
 
 def scaled_windows(share: float) -> Node:
-    """Return brain, subdural and soft tissue as HU times 1 - share to 1 + share show them.
+    """Return brain, subdural and soft tissue windows of HU scaled by 1 - share to 1 + share.
 
     HU times m in a window are HU in the window whose center and width are divided by m.
     """

@@ -1,1 +1,1 @@
-"""What one slice, three slices, the sequence and a blend gain, on phantoms."""
+"""Measure the gain of one slice, three slices, the sequence and a blend, on phantoms."""

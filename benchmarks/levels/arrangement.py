@@ -27,8 +27,8 @@ class Layout:
         first, last: the slices between which it lies, both included.
         counts: smallest and largest number of slices that show it.
         pieces: smallest and largest number of slices in a piece of a mimic. Pieces of one slice
-            are told by the two slices beside them; the middle of a longer piece looks with its
-            neighbours as blood does.
+            are recognised by the two slices beside them; the middle of a longer piece looks
+            with its neighbours as blood does.
         gap: slices without it between two pieces, at least.
     """
 

@@ -47,7 +47,6 @@ class Stage:
 
     @property
     def folder(self) -> Path:
-        """The experiment folder."""
         return self.output_dir / "results" / self.experiment_id
 
     @property
@@ -58,7 +57,7 @@ class Stage:
         return finished.is_file() and any((folder / f"{name}.parquet").is_file() for name in TABLES)
 
     def command(self) -> list[str]:
-        """The command to type, without the interpreter: it begins anew or goes on."""
+        """Return the command to type, without the interpreter: it begins anew or goes on."""
         names = ("--experiment_id", self.experiment_id, *self.places)
         has_begun = self.script == "train.py" and (self.folder / "config.yaml").is_file()
         # Scripts in scripts/ are started as modules.
@@ -87,7 +86,6 @@ class Plan:
         return self.work / "output"
 
     def id_of(self, name: str) -> str:
-        """The experiment id of a stage."""
         return f"{name}_{self.seed}"
 
     def train(
@@ -105,7 +103,6 @@ class Plan:
         return self._stage("train.py", name, (*common, *flags), needs, input_name)
 
     def blend(self, name: str, members: Sequence[str], *flags: object) -> Stage:
-        """A blend of other stages."""
         ids = ",".join(map(self.id_of, members))
         return self._stage("ensemble.py", name, ("--ens_experiments", ids, *flags), members)
 

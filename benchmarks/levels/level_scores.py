@@ -40,11 +40,10 @@ class Losses:
     num_slices: Floats
 
     def mean(self, level: str) -> float:
-        """The weighted log loss of a level: the mean over slices, then over seeds."""
+        """Return the weighted log loss of a level: the mean over slices, then over seeds."""
         return float(self.by_level[level].sum(axis=1).mean() / self.num_slices.sum())
 
     def by_seed(self, level: str) -> list[float]:
-        """The weighted log loss of a level with each seed."""
         return [float(v) for v in self.by_level[level].sum(axis=1) / self.num_slices.sum()]
 
 

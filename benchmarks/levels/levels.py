@@ -12,8 +12,8 @@ Each finding is one of five kinds at a place of its own, and is blood or a mimic
 
 How a finding looks in each of its slices (place, size, HU) is drawn before it is known whether it
 is blood, and from the same distribution: partial volume and coarse slices make thin calcium and
-bone as bright as blood. Only a share of the mimics is as bright as calcium can be, and is told by
-one slice. What else tells them apart is `benchmarks.levels.arrangement`: blood is in one piece,
+bone as bright as blood. Only a share of the mimics is as bright as calcium can be, and is found
+by one slice. Other signs are in `benchmarks.levels.arrangement`: blood is in one piece,
 mimics are in several. Neighbouring slices tell pieces of one slice, only the whole sequence tells
 longer ones; the slices out of order tell nothing, as their number is the same.
 
@@ -90,7 +90,7 @@ class _Slices:
 
 @dataclass(frozen=True)
 class _Look:
-    """What one slice of a finding looks like: deviations from its mean (mm, share, HU)."""
+    """The look of a finding in one slice: deviations from its mean (mm, share, HU)."""
 
     x_mm: float
     y_mm: float

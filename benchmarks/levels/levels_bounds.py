@@ -1,4 +1,4 @@
-"""How well the arrangement of findings could be told from one slice, from three, from a study.
+"""How well the arrangement of findings can be recognised from one slice, from three, from a study.
 
 Draws findings as the levels dataset does and looks up how often each view of them is blood: that
 there is a finding; its height too; the two slices beside it too. A model that sees findings without

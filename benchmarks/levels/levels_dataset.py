@@ -40,7 +40,7 @@ GENERATOR_VERSION = 1
 
 @dataclass(frozen=True)
 class LevelsParameters:
-    """What the dataset is made from.
+    """Parameters of the dataset.
 
     Attributes:
         num_patients: patients, of one study each.

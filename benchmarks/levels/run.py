@@ -10,7 +10,8 @@ that are done are skipped, so an interrupted run goes on with the same command.
     python benchmarks/levels/run.py
 
 Takes under 40 minutes on two idle cores. Prints the table and, as its last line, JSON: level ->
-mean and interval of the weighted log loss, step -> the same of the gain. docs/levels.md tells more.
+mean and interval of the weighted log loss, step -> the same of the gain. See
+docs/explanation/levels.md.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What is optional around a fit, one file each."""
+"""Optional behaviour around a fit, one callback per file."""
 
 from common.callbacks.averages import AveragedWeights, StochasticWeightAverage, WeightAverage
 from common.callbacks.checkpoints import CheckpointSaver

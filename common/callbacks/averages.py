@@ -13,7 +13,7 @@ from common.networks.hooks import Callback, FittedNetwork
 
 
 class AveragedWeights(Callback):
-    """An average of weights and of batch-norm statistics; subclasses say how it moves.
+    """An average of weights and of batch-norm statistics; subclasses define how it moves.
 
     Averaged batch-norm statistics are those of other activations than the averaged weights make:
     with `statistics_data` they are measured anew.
@@ -24,7 +24,7 @@ class AveragedWeights(Callback):
             statistics of the average are measured before it is used.
 
     Attributes:
-        label: what its metrics are called beside those of other weights.
+        label: prefix of its metrics beside those of other weights.
         num_updates: steps that the average has seen; it is not used before the first.
     """
 
@@ -38,13 +38,13 @@ class AveragedWeights(Callback):
         self.average = {name: value.clone() for name, value in model.state_dict().items()}
 
     def on_fit_begin(self, network: FittedNetwork) -> None:
-        """Follow the weights to their device."""
+        """Move the average to the device of the weights."""
         weights = network.model.state_dict()
         self.average = {name: v.to(weights[name].device) for name, v in self.average.items()}
 
     @contextlib.contextmanager
     def in_place(self, network: FittedNetwork) -> Iterator[None]:
-        """Inside the block, the average is in the place of the weights."""
+        """Put the average in the place of the weights inside the block."""
         weights = network.model.state_dict()
         aside = {name: value.clone() for name, value in weights.items()}
         try:
@@ -55,11 +55,9 @@ class AveragedWeights(Callback):
             network.model.load_state_dict(aside)
 
     def state_dict(self) -> dict[str, Any]:
-        """The averaged weights under `model`, and the number of updates."""
         return {"model": self.average, "num_updates": self.num_updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
         self.num_updates = state["num_updates"]
         self._measured_at = -1
         for name, value in state["model"].items():
@@ -105,7 +103,6 @@ class WeightAverage(AveragedWeights):
         self.decay = decay
 
     def on_step_end(self, network: FittedNetwork) -> None:
-        """Move the average towards the weights."""
         self.num_updates += 1
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         self._move(network, 1 - decay)
@@ -130,7 +127,7 @@ class StochasticWeightAverage(AveragedWeights):
         self.start = start
 
     def on_step_end(self, network: FittedNetwork) -> None:
-        """Take the weights into the mean, from the start on."""
+        """Add the weights to the mean, from `start` on."""
         if network.state.iteration > self.start:
             self.num_updates += 1
             self._move(network, 1 / self.num_updates)

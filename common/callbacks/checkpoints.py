@@ -54,7 +54,6 @@ class CheckpointSaver(Callback):
 
     @property
     def best_path(self) -> Path:
-        """The checkpoint with the best metric so far."""
         return self.folder / "best.pt"
 
     def on_metrics(self, network: FittedNetwork, metrics: dict[str, float | None]) -> None:
@@ -80,20 +79,16 @@ class CheckpointSaver(Callback):
             self._save_last(network)
 
     def on_stop(self, network: FittedNetwork) -> None:
-        """Save last.pt."""
         self._saved = -1
         self._save_last(network)
 
     def on_fit_end(self, network: FittedNetwork) -> None:
-        """Save last.pt."""
         self._save_last(network)
 
     def state_dict(self) -> dict[str, Any]:
-        """The best values with their iterations."""
         return {"best": [list(item) for item in self.best]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
         self.best = [(float(value), int(iteration)) for value, iteration in state["best"]]
 
     def _save_last(self, network: FittedNetwork) -> None:
@@ -102,13 +97,13 @@ class CheckpointSaver(Callback):
             self._saved = network.state.iteration
 
     def _save(self, network: FittedNetwork, path: Path) -> None:
-        """All processes contribute to the state, one writes it."""
+        """Save the state that all processes contribute to; one of them writes it."""
         state = network.state_dict()
         if network.processes.is_main:
             save_checkpoint(path, {**state, "config": self.config})
 
     def _rank(self, entry: tuple[float, int]) -> tuple[float, int]:
-        """Smaller is better; of equal values the earlier."""
+        """Rank smaller badness first, and of equal values the earlier iteration."""
         value, iteration = entry
         return badness(self.metric, value), iteration
 
@@ -117,7 +112,7 @@ class CheckpointSaver(Callback):
 
 
 def _link(source: Path, target: Path) -> None:
-    """Make `target` another name of `source`, in one step; a copy where links don't exist."""
+    """Link `target` to `source` in one step; copy where the file system has no links."""
     temporary = target.with_name(f".{target.name}.tmp")
     temporary.unlink(missing_ok=True)
     try:

@@ -1,4 +1,4 @@
-"""A resumed training has the samples it was started with."""
+"""Refuse to resume a training on samples other than those it was started with."""
 
 import hashlib
 from collections.abc import Iterable
@@ -18,8 +18,7 @@ class DataFingerprint(Callback):
     would be another one, even where an epoch is as long as before.
 
     Args:
-        sample_ids: names of the training samples, in order.
-        labels: their labels.
+        sample_ids: of the training samples, in order.
     """
 
     def __init__(self, sample_ids: Iterable[str], labels: ArrayLike) -> None:
@@ -33,11 +32,11 @@ class DataFingerprint(Callback):
         return "SameData"
 
     def state_dict(self) -> dict[str, Any]:
-        """A digest of the samples and their labels."""
+        """Return a digest of the samples and their labels."""
         return {"digest": self.digest}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raise InputError where the digest is another one."""
+        """Raise InputError where the digest differs."""
         if state["digest"] != self.digest:
             raise InputError(
                 "the training samples or their labels are not those that the checkpoint was made "

@@ -10,18 +10,17 @@ from common.networks.hooks import Callback, FittedNetwork
 class DeviceMemory(Callback):
     """Records the peaks of allocated and of reserved GPU memory so far, in MiB.
 
-    Much more reserved than allocated tells of fragments. On a CPU it records nothing: `memory_mb`
-    of the monitor is the peak of the process there.
+    Much more reserved than allocated memory means fragmentation. On a CPU nothing is recorded:
+    there `memory_mb` of the monitor is the peak of the process.
 
     Args:
-        every: iterations from one record to the next.
+        every: iterations between records.
     """
 
     def __init__(self, every: int = 10) -> None:
         self.every = every
 
     def on_step_end(self, network: FittedNetwork) -> None:
-        """Record the peaks when they are due."""
         device = network.device
         if device.type != "cuda" or (network.state.iteration % self.every and not network.is_done):
             return

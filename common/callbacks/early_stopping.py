@@ -7,6 +7,7 @@ from typing import Any
 
 from common.networks.hooks import Callback, FittedNetwork
 from common.scoring.metrics import direction_of, improves
+from common.words import count
 
 logger = logging.getLogger(__name__)
 
@@ -33,11 +34,10 @@ class EarlyStopping(Callback):
         self.num_waited = 0
 
     def on_fit_begin(self, network: FittedNetwork) -> None:
-        """End a resumed training that had ended before."""
+        """End a resumed training that had already ended."""
         self._end_if_due(network)
 
     def on_metrics(self, network: FittedNetwork, metrics: dict[str, float | None]) -> None:
-        """Count the validation."""
         value = metrics.get(self.metric)
         if value is not None and improves(self.metric, value, self.best, self.min_delta):
             self.best, self.num_waited = float(value), 0
@@ -46,21 +46,19 @@ class EarlyStopping(Callback):
         self._end_if_due(network)
 
     def state_dict(self) -> dict[str, Any]:
-        """The best value and how many validations came after it."""
         return {"best": self.best, "num_waited": self.num_waited}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
         self.best, self.num_waited = state["best"], state["num_waited"]
 
     def _end_if_due(self, network: FittedNetwork) -> None:
         if self.num_waited < self.patience:
             return
         logger.info(
-            "training ends after iteration %d: %s has not improved on %s in %d validations",
+            "training ends after iteration %d: %s has not improved on %s in %s",
             network.state.iteration,
             self.metric,
             "undefined" if self.best is None else f"{self.best:.4f}",
-            self.num_waited,
+            count(self.num_waited, "validation"),
         )
         network.end_early()

@@ -9,7 +9,7 @@ class LearningRates(Callback):
     """Records `learning_rate.group<n>` of each parameter group, as the step has used it.
 
     Args:
-        every: iterations from one record to the next.
+        every: iterations between records.
     """
 
     def __init__(self, every: int = 10) -> None:
@@ -17,12 +17,11 @@ class LearningRates(Callback):
         self._rates: list[float] = []
 
     def on_step_begin(self, network: FittedNetwork) -> None:
-        """Look at the rates before the schedule moves them on."""
+        """Read the rates before the schedule changes them."""
         assert network.optimizer is not None
         self._rates = [float(group["lr"]) for group in network.optimizer.param_groups]
 
     def on_step_end(self, network: FittedNetwork) -> None:
-        """Record the rates when they are due."""
         if network.state.iteration % self.every == 0 or network.is_done:
             for number, rate in enumerate(self._rates):
                 network.gauges[f"learning_rate.group{number}"] = rate

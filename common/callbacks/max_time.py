@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from common.networks.hooks import Callback, FittedNetwork
+from common.words import duration
 
 logger = logging.getLogger(__name__)
 
@@ -14,12 +15,12 @@ logger = logging.getLogger(__name__)
 class MaxTime(Callback):
     """Stops after a time as SIGTERM does: everything is saved, and a resumed run goes on.
 
-    The clock starts with the object, anew in each run: a cluster gives each job its slot. Time is
-    looked at after an iteration and the validation that may follow it, so leave room for one.
+    The clock starts with the object, anew in each run, since a cluster gives each job its own time.
+    It is checked after an iteration and the validation that may follow it: leave time for one.
 
     Args:
-        seconds: the time.
-        clock: seconds of a clock that never goes back.
+        seconds: the time limit.
+        clock: a monotonic clock in seconds.
     """
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -28,10 +29,10 @@ class MaxTime(Callback):
         self._began = clock()
 
     def on_iteration_end(self, network: FittedNetwork) -> None:
-        """Ask to stop when the time is up and training is not done anyway."""
+        """Ask to stop when the time is up and the training is not done."""
         if network.is_done or self._clock() - self._began < self.seconds:
             return
         logger.warning(
-            "the maximum time of %.2f hours is used up: saving, then stopping", self.seconds / 3600
+            "the maximum time of %s is used up: saving, then stopping", duration(self.seconds)
         )
         network.ask_to_stop()

@@ -32,7 +32,7 @@ class TrainingMonitor(Callback):
 
     Args:
         path: the metrics.jsonl.
-        tracker: follows the file.
+        tracker: follows the folder of the file.
         every: iterations from one line to the next.
         shown: metrics of a validation that the log shows; metrics.jsonl has all of them.
     """
@@ -54,7 +54,7 @@ class TrainingMonitor(Callback):
         self._began = (0, 0.0)
 
     def on_fit_begin(self, network: FittedNetwork) -> None:
-        """Open metrics.jsonl at the iteration where the fit begins."""
+        """Opens metrics.jsonl at the iteration where the fit begins."""
         iteration = network.state.iteration
         if self.path.exists():
             write_text(self.path, "".join(_lines_until(self.path, iteration)))
@@ -62,10 +62,10 @@ class TrainingMonitor(Callback):
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
         self._began = (iteration, time.monotonic())
         if self.tracker is not None:
-            self.tracker.follow(self.path)
+            self.tracker.start()
 
     def on_step_end(self, network: FittedNetwork) -> None:
-        """Add up the values of the step; write a line when one is due."""
+        """Adds up the values of the step; writes a line when one is due."""
         self._num_steps += 1
         for name, value in network.step_values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
@@ -77,30 +77,30 @@ class TrainingMonitor(Callback):
         network.gauges = {}
 
     def on_metrics(self, network: FittedNetwork, metrics: dict[str, float | None]) -> None:
-        """Write a line with the metrics of a validation of the whole."""
+        """Writes a line with the metrics of a validation of the whole."""
         self._write_validation(network, metrics, "valid_", "validation")
 
     def on_subset_metrics(self, network: FittedNetwork, metrics: dict[str, float | None]) -> None:
-        """Write a line with the metrics of a validation of the subset."""
+        """Writes a line with the metrics of a validation of the subset."""
         self._write_validation(network, metrics, "valid_subset_", "validation of the subset")
 
     def on_fit_end(self, network: FittedNetwork) -> None:
-        """Write what is left, where a callback has ended the training between two lines."""
+        """Writes what is left, where a callback has ended the training between two lines."""
         if self._num_steps and network.step_values:
             self._report(network)
 
     def close(self, network: FittedNetwork) -> None:
-        """Close the file."""
+        """Closes the file."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
     def state_dict(self) -> dict[str, Any]:
-        """What has been added up since the last line."""
+        """Return the sums since the last line."""
         return {"sums": dict(self._sums), "num_steps": self._num_steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
+        """Takes over what `state_dict` returned."""
         self._sums, self._num_steps = dict(state["sums"]), state["num_steps"]
 
     def _report(self, network: FittedNetwork) -> None:
@@ -148,8 +148,7 @@ class TrainingMonitor(Callback):
             self._file.write(json.dumps(without_nan(line), allow_nan=False) + "\n")
             self._file.flush()
         if self.tracker is not None:
-            known = {name: value for name, value in values.items() if value is not None}
-            self.tracker.log_metrics(state.iteration, known)
+            self.tracker.check()
 
     def _time_left(self, network: FittedNetwork) -> str:
         first, began = self._began

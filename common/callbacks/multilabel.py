@@ -27,8 +27,8 @@ class MultiLabelMetrics(Callback):
     0, 1 or NaN.
 
     Args:
-        label_names: names of the columns.
-        threshold: from which probability on a label counts as called.
+        label_names: of the columns.
+        threshold: least probability at which a label counts as predicted.
     """
 
     def __init__(self, label_names: Sequence[str], threshold: float = DEFAULT_THRESHOLD) -> None:
@@ -41,7 +41,6 @@ class MultiLabelMetrics(Callback):
         outputs: Mapping[str, np.ndarray],
         metrics: dict[str, float | None],
     ) -> None:
-        """Add the metrics."""
         labels, logits = outputs["labels"], outputs["logits"].astype(np.float64)
         probabilities = expit(logits)
         for column, label in enumerate(self.label_names):
@@ -74,5 +73,5 @@ def call_rates(
 
 
 def metric_names(label_names: Sequence[str]) -> list[str]:
-    """The names of all metrics that `MultiLabelMetrics` adds."""
+    """Return the names of all metrics that `MultiLabelMetrics` adds."""
     return [f"{family}.{label}" for family in FAMILIES for label in (*label_names, "mean")]

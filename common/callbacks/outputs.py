@@ -1,4 +1,4 @@
-"""Keeps what the network said in its latest validations."""
+"""Keep the outputs of the latest validations."""
 
 from __future__ import annotations
 
@@ -32,11 +32,10 @@ class LatestOutputs(Callback):
         outputs: Mapping[str, np.ndarray],
         metrics: dict[str, float | None],
     ) -> None:
-        """Take the outputs; those of the weights that are predicted with come last."""
+        """Keep the outputs; those of the weights that are predicted with come last."""
         self._seen = dict(outputs)
 
     def on_metrics(self, network: FittedNetwork, metrics: dict[str, float | None]) -> None:
-        """Hold on to what was seen."""
         self.outputs, self.iteration = self._seen, network.state.iteration
 
 
@@ -47,8 +46,8 @@ class OutputSaver(LatestOutputs):
     `index`, the row in the validation data. No id of a patient or an image is in it.
 
     Args:
-        folder: where the files are kept.
-        num_kept: how many are kept.
+        folder: of the files.
+        num_kept: newest files to keep.
     """
 
     def __init__(self, folder: Path, num_kept: int) -> None:
@@ -57,7 +56,7 @@ class OutputSaver(LatestOutputs):
         self.num_kept = num_kept
 
     def on_fit_begin(self, network: FittedNetwork) -> None:
-        """Drop what lies after the checkpoint that a resumed run starts from."""
+        """Remove files later than the checkpoint that a resumed run starts from."""
         for iteration, path in self._files():
             if iteration > network.state.iteration:
                 path.unlink()
@@ -72,7 +71,7 @@ class OutputSaver(LatestOutputs):
             old.unlink()
 
     def _files(self) -> list[tuple[int, Path]]:
-        """Iterations and files, the oldest first."""
+        """Return iterations and files, oldest first."""
         found = []
         for path in self.folder.glob("iteration_*.npz"):
             match = re.fullmatch(r"iteration_(\d+)\.npz", path.name)

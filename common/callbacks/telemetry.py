@@ -28,9 +28,9 @@ class ActivationTelemetry(Callback):
     gradient and no random draw.
 
     Args:
-        model: where the module is.
+        model: that holds the module.
         module_name: its name, as in `model.named_modules()`.
-        every: iterations from one look to the next.
+        every: iterations between records.
 
     Raises:
         InputError: the model has no such module; the message names some that are spelt alike.
@@ -43,19 +43,19 @@ class ActivationTelemetry(Callback):
         self._statistics = _Statistics()
 
     def on_step_begin(self, network: FittedNetwork) -> None:
-        """Hooks the module where the coming iteration is recorded."""
+        """Hook the module where the coming iteration is recorded."""
         if (network.state.iteration + 1) % self.every == 0:
             self._statistics = _Statistics()
             self._handle = self.module.register_forward_hook(self._look)
 
     def on_step_end(self, network: FittedNetwork) -> None:
-        """Let the module go and record what was seen."""
+        """Remove the hook and record the statistics."""
         if self._handle is not None:
             self._unhook()
             network.gauges.update(self._statistics.values())
 
     def close(self, network: FittedNetwork) -> None:
-        """Let the module go, also after an error."""
+        """Remove the hook, also after an error."""
         self._unhook()
 
     def _unhook(self) -> None:
@@ -79,7 +79,6 @@ class _Statistics:
         self.largest: Tensor | None = None
 
     def add(self, activations: Tensor) -> None:
-        """Take in the activations of a batch."""
         values = activations.double() if activations.device.type == "cpu" else activations.float()
         self.num_values += values.numel()
         self.sum = self.sum + values.sum()
@@ -89,7 +88,7 @@ class _Statistics:
         self.largest = largest if self.largest is None else torch.maximum(self.largest, largest)
 
     def values(self) -> dict[str, float]:
-        """The statistics by name; none where the module did not run or returned no tensor."""
+        """Return the statistics by name; empty if the module did not run or returned no tensor."""
         if not self.num_values or self.largest is None:
             return {}
         mean = float(self.sum) / self.num_values
@@ -102,7 +101,7 @@ class _Statistics:
 
 
 def find_module(model: nn.Module, name: str) -> nn.Module:
-    """Return the module of `model` that is called `name`."""
+    """Return the module of `model` called `name`."""
     modules = dict(model.named_modules())
     if name in modules and name:
         return modules[name]
@@ -114,7 +113,7 @@ def find_module(model: nn.Module, name: str) -> nn.Module:
 
 
 def _near_names(name: str, known: Sequence[str], num_names: int = 5) -> list[str]:
-    """Name that are spelt alike, or else the first levels."""
+    """Return module names spelt alike, or else the first levels."""
     last = name.split(".")[-1]
     ends = [other for other in known if last and other.split(".")[-1] == last]
     alike = difflib.get_close_matches(name, known, num_names, cutoff=0.5)

@@ -12,8 +12,8 @@ from common.seeding import sample_seed
 class AbstractDataset(Dataset, ABC):
     """Samples whose random draws are a function of (seed, epoch, sample id).
 
-    A key is an index, or a pair (epoch, index) as `EpochSampler` yields. Subclasses say how many
-    samples there are, how one is made from its index and a seed, and what each is called.
+    A key is an index, or a pair (epoch, index) as `EpochSampler` yields. Subclasses define the
+    number of samples, how one is made from its index and a seed, and its id.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -23,18 +23,18 @@ class AbstractDataset(Dataset, ABC):
     def __len__(self) -> int: ...
 
     def sample_id(self, index: int) -> str:
-        """The name of a sample, which is the same wherever and whenever it is read.
+        """Return the name of a sample, independent of where and when it is read.
 
-        It is the index unless a subclass knows better: one whose samples can be a selection does.
+        By default the index; a dataset whose samples can be a selection overrides it.
         """
         return str(index)
 
     @abstractmethod
     def make_sample(self, index: int, seed: int) -> dict[str, Any]:
-        """The sample as a dict of tensors and numbers; `seed` decides all that is random."""
+        """Return the sample as a dict of tensors and numbers; `seed` decides every random draw."""
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        """The batch that samples make: tensors stacked by name."""
+        """Return a batch: the tensors of samples stacked by name."""
         return stacked(samples)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:

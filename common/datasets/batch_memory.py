@@ -33,7 +33,7 @@ class KeptMemory:
     """Slots for the workers of one loader, made before these are forked.
 
     Args:
-        num_workers: of the loader.
+        num_workers: workers of the loader.
 
     Raises:
         OSError: the system does not give such memory.

@@ -14,7 +14,7 @@ from common.slices.store import UnreadableSlice
 from common.slices.table import SliceTable
 from common.transforms import SampleTransform
 from common.transforms.device import HostTransform
-from common.transforms.pipeline import AIR_HU
+from common.windows import AIR_HU
 
 logger = logging.getLogger(__name__)
 
@@ -32,9 +32,8 @@ class ImageClassificationDataset(AbstractDataset):
         table: the slices; neighbours are looked up in all of it, whatever `rows` holds.
         rows: the rows of the table that are samples, in this order.
         transform: makes the image from HU; see `common.transforms`.
-        label_names: columns of the table that are the labels, in this order.
+        label_names: label columns of the table, in this order.
         slice_offsets: neighbours that a sample holds, by rank; (0,) is the slice alone.
-        seed: seed of the augmentation.
         view: number of the view; each draws differently.
         offsets_mm: as many distances along the slice normal in place of `slice_offsets`, which
             then count only in series whose slices have no positions; empty: none.
@@ -59,15 +58,15 @@ class ImageClassificationDataset(AbstractDataset):
         self.slice_offsets = tuple(slice_offsets)
         self.offsets_mm = tuple(offsets_mm)
         assert len(self.offsets_mm) in (0, len(self.slice_offsets))
-        self._take(rows)
-
-    def _take(self, rows: Sequence[int] | np.ndarray) -> None:
         self.rows = np.asarray(rows, dtype=np.int64)
+        self.image_ids, self.labels, self.header_windows = self._known_of(self.rows)
+
+    def _known_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return image ids, labels and header windows of rows of the table."""
         frame = self.table.frame
-        self.image_ids = frame["image_id"].to_numpy(dtype=object)[self.rows]
+        image_ids = frame["image_id"].to_numpy(dtype=object)[rows]
         labels = frame[list(self.label_names)].to_numpy(np.float32, na_value=np.nan)
-        self.labels = labels[self.rows]
-        self.header_windows = self.table.header_windows(self.rows)
+        return image_ids, labels[rows], self.table.header_windows(rows)
 
     def with_rows(
         self, rows: Sequence[int] | np.ndarray, transform: SampleTransform | None = None
@@ -79,18 +78,18 @@ class ImageClassificationDataset(AbstractDataset):
         other = copy.copy(self)
         other.host_transform = None
         other.transform = self.transform if transform is None else transform
-        other._take(rows)
+        other.rows = np.asarray(rows, dtype=np.int64)
+        other.image_ids, other.labels, other.header_windows = self._known_of(other.rows)
         return other
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def sample_id(self, index: int) -> str:
-        """The image id."""
         return str(self.image_ids[index])
 
     def make_sample(self, index: int, seed: int) -> dict[str, Any]:
-        """Read the slice and its neighbours, and transforms them with one draw."""
+        """Read the slice and its neighbours, and transform them with one draw."""
         slices = self.slices_hu(index)
         window = self.header_windows[index]
         others = {"labels": torch.from_numpy(self.labels[index]), "index": index}
@@ -102,9 +101,9 @@ class ImageClassificationDataset(AbstractDataset):
         return {"image": torch.from_numpy(image), **others}
 
     def slices_hu(self, index: int) -> list[np.ndarray]:
-        """The slices of a sample as int16 HU (rows, columns), each, in the order of the offsets.
+        """Return the slices of a sample as int16 HU (rows, columns), in the order of the offsets.
 
-        A neighbour whose stored pixels turn out to be damaged is passed over.
+        A neighbour with damaged pixels is skipped.
 
         Raises:
             UnreadableSlice: the slice itself is damaged.
@@ -122,14 +121,14 @@ class ImageClassificationDataset(AbstractDataset):
                         raise
                     damaged.add(row)
                     image_id = self.table.image_id(row)
-                    logger.warning("image %s is passed over as a neighbour: %s", image_id, error)
+                    logger.warning("image %s is skipped as a neighbour: %s", image_id, error)
             if slices.keys() >= set(rows):
                 return [slices[row] for row in rows]
 
     def count_fallbacks(self) -> dict[str, int]:
-        """How many samples are made otherwise than asked for, by what they lack; none are left out.
+        """Return how many samples are made otherwise than asked for, by what they lack.
 
-        Known beforehand: from the table, not from the pixels.
+        No sample is left out. Counted from the table, not from the pixels.
         """
         counts = {}
         if self.offsets_mm:
@@ -143,12 +142,12 @@ class ImageClassificationDataset(AbstractDataset):
         return {what: count for what, count in counts.items() if count}
 
     def warn_of_fallbacks(self, side: str) -> None:
-        """Warn of what `count_fallbacks` counts; `side` names the dataset in the message."""
+        """Log a warning per entry of `count_fallbacks`; `side` names the dataset in the message."""
         for what, count in self.count_fallbacks().items():
             logger.warning("%s: %d of %d slices lack %s", side, count, len(self), what)
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        """A batch; images of different sizes, for the device, are padded right and below."""
+        """Return a batch; images of different sizes, for the device, are padded right and below."""
         if self.host_transform is None:
             return super().collate(samples)
         draws = np.stack([sample.pop("draws") for sample in samples])
@@ -162,5 +161,5 @@ class ImageClassificationDataset(AbstractDataset):
         return {**super().collate(samples), "draws": draws}
 
     def prevalence(self) -> np.ndarray:
-        """Share of positives per label among the known ones, float64 (labels,)."""
+        """Return the share of positives per label among the known ones, float64 (labels,)."""
         return np.nanmean(self.labels.astype(np.float64), axis=0)

@@ -1,4 +1,4 @@
-"""Data loaders, made the same way for training, validation and prediction."""
+"""Data loaders, made alike for training, validation and prediction."""
 
 import atexit
 import functools
@@ -48,7 +48,7 @@ def make_loader(
 
 
 def _prepare_worker(memory: KeptMemory | None, worker: int) -> None:
-    """One thread a worker; signals are for the main process, which then ends its workers."""
+    """Use one thread, and leave signals to the main process, which ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cv2.setNumThreads(0)
@@ -61,7 +61,7 @@ def _prepare_worker(memory: KeptMemory | None, worker: int) -> None:
 def _end_workers() -> None:
     """End workers that are left, as of a loader in a traceback.
 
-    multiprocessing asks them by the signal that they ignore, and would wait for ever.
+    multiprocessing sends the signal that they ignore, and would wait for ever.
     """
     for process in multiprocessing.active_children():
         if process.daemon:

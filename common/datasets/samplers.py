@@ -11,10 +11,6 @@ class EpochSampler(Sampler[tuple[int, int]]):
     """Yields (epoch, index), each index once an epoch, in an order drawn from (seed, epoch).
 
     The order can be entered anywhere, and several processes can share it: see `start`, `share`.
-
-    Args:
-        num_samples: number of samples in the dataset.
-        seed: seed of the order.
     """
 
     def __init__(self, num_samples: int, seed: int) -> None:
@@ -22,7 +18,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.seed = seed
         self.epoch = 0
         self.position = 0
-        self.share(batch_size=1, rank=0, num_processes=1)
+        self.batch_size, self.rank, self.num_processes = 1, 0, 1
 
     def start(self, epoch: int, position: int = 0) -> None:
         """Make the next iteration yield `epoch` from its sample number `position` on."""
@@ -40,11 +36,11 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.num_processes = num_processes
 
     def order(self, epoch: int) -> np.ndarray:
-        """All indices in the order of `epoch`, int64 (num_samples,)."""
+        """Return all indices in the order of `epoch`, int64 (num_samples,)."""
         return np.random.default_rng([self.seed, epoch]).permutation(self.num_samples)
 
     def batch_sizes(self) -> Iterator[tuple[int, int]]:
-        """For each batch of the next iteration: samples of all processes, and of this one.
+        """Yield for each batch of the next iteration: samples of all processes, and of this one.
 
         The second is 0 where this process only repeats a sample.
         """
@@ -74,7 +70,6 @@ class PartSampler(Sampler[int]):
     """Yields the samples of one process in a validation or prediction, each sample once in all.
 
     Args:
-        num_samples: number of samples in the dataset.
         rank, num_processes: which of how many processes this is; the parts are consecutive.
     """
 
@@ -89,12 +84,12 @@ class PartSampler(Sampler[int]):
         return len(self.indices)
 
     def num_batches_less(self, batch_size: int) -> int:
-        """How many batches fewer this process has than the one with the most."""
+        """Return how many batches fewer this process has than the one with the most."""
         return ceil(self.num_in_largest_part / batch_size) - ceil(len(self) / batch_size)
 
 
 def _part(num_samples: int, rank: int, num_processes: int) -> tuple[int, int]:
-    """Begin and end of a process's part; sizes differ by one at most, the first are larger."""
+    """Return begin and end of a process's part; sizes differ by at most 1, the first are larger."""
     size, num_larger = divmod(num_samples, num_processes)
     begin = rank * size + min(rank, num_larger)
     return begin, begin + size + (rank < num_larger)

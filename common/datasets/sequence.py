@@ -1,4 +1,4 @@
-"""Whole series as samples: what slice networks said of their slices, in anatomical order."""
+"""Whole series as samples: the outputs of slice networks, in anatomical order."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -7,27 +7,27 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from common.datasets.series import AbstractSeriesDataset, StudyAugmentation, padded
+from common.datasets.series import AbstractSeriesDataset, SeriesAugmentation, padded
 from common.features.slice_outputs import SliceOutputs
 from common.slices.table import SliceTable
 
 
-class StudyDataset(AbstractSeriesDataset):
-    """Groups of a slice table (series) as sequences of slices; see the base for attributes.
+class SequenceDataset(AbstractSeriesDataset):
+    """Series of a slice table as sequences of slice outputs; see the base for attributes.
 
     A sample is a dict with the inputs of `common.models.sequence`, one step per slice, and `labels`
-    (steps, labels), NaN where unknown, and `index` (steps,), the place of each slice in `rows`, -1
-    where it is context only. Draws depend on (seed, epoch, series).
+    (slices, labels), NaN where unknown, and `index` (slices,), the place of each slice in `rows`,
+    -1 where it is context only. Draws depend on (seed, epoch, series).
 
-    Slices that a slice network has not seen are passed over. Gaps, rank and number of slices are
-    those of the series after thinning; a crop is a window that changes none of them.
+    Slices without outputs are skipped. Gaps, rank and number of slices are those of the series
+    after thinning; a crop is a window that changes none of them.
 
     Args:
         table: the slices.
         rows: rows of the table that count in loss and metrics, with outputs of every network.
-        outputs: what each slice network said.
-        label_names: columns of the table that are the labels; none for prediction.
-        augmentation: what is drawn.
+        outputs: of each slice network.
+        label_names: label columns of the table; none for prediction.
+        augmentation: of the series.
         seed: of the draws.
     """
 
@@ -39,7 +39,7 @@ class StudyDataset(AbstractSeriesDataset):
         rows: NDArray[np.int64],
         outputs: Sequence[SliceOutputs],
         label_names: Sequence[str],
-        augmentation: StudyAugmentation | None = None,
+        augmentation: SeriesAugmentation | None = None,
         seed: int = 0,
     ) -> None:
         known = np.logical_and.reduce([output.is_known for output in outputs])
@@ -49,7 +49,7 @@ class StudyDataset(AbstractSeriesDataset):
         self.outputs = list(outputs)
 
     def make_sample(self, index: int, seed: int) -> dict[str, Any]:
-        """Draw, and read what is left of the series."""
+        """Draw the slices of a series and read their outputs."""
         steps = self._draw(index, seed)
         rows = self._rows[steps.places]
         logits = np.concatenate([output.logits[rows] for output in self.outputs], axis=1)
@@ -64,10 +64,9 @@ class StudyDataset(AbstractSeriesDataset):
         }
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        """A batch as of the base, with the `features` of each network."""
         features = [padded(values) for values in zip(*(s["features"] for s in samples))]
         return {"features": features, **super().collate(samples)}
 
-    def with_rows(self, rows: NDArray[np.int64]) -> "StudyDataset":
+    def with_rows(self, rows: NDArray[np.int64]) -> "SequenceDataset":
         """Return the series that hold some of the rows, without augmentation."""
-        return StudyDataset(self.table, rows, self.outputs, self.label_names, seed=self.seed)
+        return SequenceDataset(self.table, rows, self.outputs, self.label_names, seed=self.seed)

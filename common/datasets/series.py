@@ -23,8 +23,8 @@ _FEWEST_TO_THIN = 11
 
 
 @dataclass(frozen=True)
-class StudyAugmentation:
-    """What is drawn for a series.
+class SeriesAugmentation:
+    """Random changes of the slices of a series.
 
     Attributes:
         thin: how often every second slice is left out, as if slices were twice as thick.
@@ -52,26 +52,25 @@ class StudyAugmentation:
 
 
 @dataclass(frozen=True)
-class Steps:
-    """The slices of one sample, in the order they are seen.
+class SampleSlices:
+    """The slices of one sample, in the order the network sees them.
 
     Attributes:
-        places: int64 (steps,): where they stand among the slices of the dataset.
-        metadata: float32 (steps, 5), see `series_metadata`.
-        position_mm: float32 (steps,), from the middle of the series.
+        places: int64 (slices,): their index among the slices of the dataset.
+        metadata: float32 (slices, 5), see `series_metadata`.
+        position_mm: float32 (slices,), from the middle of the series.
     """
 
     places: NDArray[np.int64]
     metadata: NDArray[np.float32]
     position_mm: NDArray[np.float32]
 
-    def only(self, is_kept: NDArray[np.bool_]) -> "Steps":
-        """Return some of them."""
-        return Steps(self.places[is_kept], self.metadata[is_kept], self.position_mm[is_kept])
+    def only(self, is_kept: NDArray[np.bool_]) -> "SampleSlices":
+        return SampleSlices(self.places[is_kept], self.metadata[is_kept], self.position_mm[is_kept])
 
 
 class AbstractSeriesDataset(AbstractDataset):
-    """Groups of a slice table (series) as samples; subclasses say what is seen of a slice.
+    """Groups of a slice table (series) as samples; subclasses define the inputs of a slice.
 
     Draws depend on (seed, epoch, series).
 
@@ -79,8 +78,8 @@ class AbstractSeriesDataset(AbstractDataset):
         table: the slices.
         groups: rows of each series in anatomical order, those that are context only included.
         rows: rows that count in loss and metrics.
-        label_names: columns of the table that are the labels; none for prediction.
-        augmentation: what is drawn.
+        label_names: label columns of the table; none for prediction.
+        augmentation: of the series.
         seed: of the draws.
 
     Attributes:
@@ -89,7 +88,7 @@ class AbstractSeriesDataset(AbstractDataset):
         image_ids: of `rows`.
     """
 
-    # What steps are padded with, by the name of a tensor in a sample.
+    # Padding value by the name of a tensor in a sample.
     fillings: ClassVar[Mapping[str, float]] = {
         "metadata": 0.0,
         "position_mm": 0.0,
@@ -103,13 +102,13 @@ class AbstractSeriesDataset(AbstractDataset):
         groups: Sequence[NDArray[np.int64]],
         rows: NDArray[np.int64],
         label_names: Sequence[str],
-        augmentation: StudyAugmentation | None,
+        augmentation: SeriesAugmentation | None,
         seed: int,
     ) -> None:
         super().__init__(seed)
         self.table = table
         self.label_names = tuple(label_names)
-        self.augmentation = augmentation or StudyAugmentation()
+        self.augmentation = augmentation or SeriesAugmentation()
         self._rows = np.concatenate(groups) if groups else np.empty(0, np.int64)
         self._starts = np.cumsum([0, *map(len, groups)])
         counts = np.zeros(len(table), dtype=bool)
@@ -125,12 +124,11 @@ class AbstractSeriesDataset(AbstractDataset):
         return len(self._starts) - 1
 
     def sample_id(self, index: int) -> str:
-        """The image id of the first slice of the series."""
         return self.table.image_id(int(self._rows[self._starts[index]]))
 
     @property
     def num_without_positions(self) -> int:
-        """Series in which the position of a slice is unknown: they get gaps of 5 mm."""
+        """Number of series with a slice of unknown position: their gaps count as 5 mm."""
         return sum(np.isnan(self._positions_mm[self._span(i)]).any() for i in range(len(self)))
 
     def rows_of_series(self, index: int) -> NDArray[np.int64]:
@@ -150,7 +148,7 @@ class AbstractSeriesDataset(AbstractDataset):
         return np.concatenate(rows)
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        """A batch: steps padded at the end, labels with NaN, index with -1; and `lengths`."""
+        """Return a batch padded at the end (labels with NaN, index with -1), and `lengths`."""
         batch: dict[str, Any] = {
             name: padded([sample[name] for sample in samples], filling)
             for name, filling in self.fillings.items()
@@ -159,16 +157,17 @@ class AbstractSeriesDataset(AbstractDataset):
         batch["sample"] = torch.tensor([sample["sample"] for sample in samples])
         return batch
 
-    def _draw(self, index: int, seed: int) -> Steps:
-        """Return the slices of a sample."""
+    def _draw(self, index: int, seed: int) -> SampleSlices:
         span = self._span(index)
         order, window = self.augmentation.draw(span.stop - span.start, seed)
         metadata, position_mm = series_metadata(self._positions_mm[span][order], order)
         places = span.start + order[window]
-        return Steps(places, metadata[window], position_mm[window])
+        return SampleSlices(places, metadata[window], position_mm[window])
 
-    def _sample(self, index: int, steps: Steps, slice_index: NDArray[np.int64]) -> dict[str, Any]:
-        """Return what all samples hold; `slice_index` is the place of each slice in `rows`."""
+    def _sample(
+        self, index: int, steps: SampleSlices, slice_index: NDArray[np.int64]
+    ) -> dict[str, Any]:
+        """Return the common entries of samples; `slice_index` is the place of each in `rows`."""
         labels = np.full((len(slice_index), len(self.label_names)), np.nan, np.float32)
         labels[slice_index >= 0] = self.labels[slice_index[slice_index >= 0]]
         return {
@@ -221,5 +220,5 @@ def series_metadata(
 
 
 def padded(values: Sequence[Tensor], filling: float = 0.0) -> Tensor:
-    """Return tensors (steps, ...) as one (series, most steps, ...), filled at the end."""
+    """Return tensors (slices, ...) as one (series, most slices, ...), filled at the end."""
     return pad_sequence(list(values), batch_first=True, padding_value=filling)

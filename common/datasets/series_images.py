@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from common.datasets.series import AbstractSeriesDataset, StudyAugmentation
-from common.slices.pixel_steps import AIR_HU, NO_STEPS, PixelSteps
+from common.datasets.series import AbstractSeriesDataset, SeriesAugmentation
+from common.slices.pixel_steps import NO_STEPS, PixelSteps
 from common.slices.store import UnreadableSlice
 from common.slices.table import SliceTable
+from common.windows import AIR_HU
 
 logger = logging.getLogger(__name__)
 
@@ -22,9 +23,9 @@ ImageTransform = Callable[[np.ndarray, int, np.ndarray], np.ndarray]
 class SeriesImageDataset(AbstractSeriesDataset):
     """Groups of a slice table (series) as sequences of images; see the base for attributes.
 
-    A sample is a dict: `images` float32 (steps, channels, rows, columns), `metadata` (steps, 5) and
-    `position_mm` (steps,) as in `common.datasets.series`, `labels` (steps, labels), NaN where
-    unknown, and `index` (steps,), the place of each slice in `rows`, -1 where it is context only.
+    A sample is a dict: `images` float32 (slices, channels, rows, columns), `metadata` (slices, 5)
+    and `position_mm` (slices,) as in `common.datasets.series`, `labels` (slices, labels), NaN where
+    unknown, and `index` (slices,), the place of each slice in `rows`, -1 where it is context only.
 
     All slices of a sample are transformed with the same draw: a turned head is turned as a whole.
     Draws depend on (seed, epoch, series).
@@ -33,8 +34,8 @@ class SeriesImageDataset(AbstractSeriesDataset):
         table: the slices.
         rows: readable rows of the table that count in loss and metrics.
         transform: makes the image of a slice.
-        label_names: columns of the table that are the labels; none for prediction.
-        augmentation: which slices of a series are drawn, and from which end they are seen.
+        label_names: label columns of the table; none for prediction.
+        augmentation: of the series.
         slice_offsets: neighbours in the image of each slice, by rank.
         steps: what is done to the pixels of a slice first, such as a grid in mm.
         seed: of the draws.
@@ -51,7 +52,7 @@ class SeriesImageDataset(AbstractSeriesDataset):
         rows: NDArray[np.int64],
         transform: ImageTransform,
         label_names: Sequence[str],
-        augmentation: StudyAugmentation | None = None,
+        augmentation: SeriesAugmentation | None = None,
         slice_offsets: Sequence[int] = (0,),
         steps: PixelSteps = NO_STEPS,
         seed: int = 0,
@@ -68,7 +69,7 @@ class SeriesImageDataset(AbstractSeriesDataset):
         self._spacing_mm = spacing.to_numpy(np.float64, na_value=np.nan)[self._rows]
 
     def with_rows(self, rows: NDArray[np.int64], transform: ImageTransform) -> "SeriesImageDataset":
-        """Return the series that hold some of the rows, seen by another transform, unaugmented."""
+        """Return the series that hold some rows, with another transform and no augmentation."""
         return SeriesImageDataset(
             self.table,
             rows,
@@ -80,7 +81,7 @@ class SeriesImageDataset(AbstractSeriesDataset):
         )
 
     def make_sample(self, index: int, seed: int) -> dict[str, Any]:
-        """Draw, reads the slices and transforms them alike."""
+        """Draw the slices, read them and transform them alike."""
         steps = self._draw(index, seed)
         images, is_read = self._images(steps.places, seed)
         slice_index = self._index[steps.places]
@@ -111,7 +112,7 @@ class SeriesImageDataset(AbstractSeriesDataset):
         return np.stack(images) if images else np.empty(0, np.float32), is_read
 
     def _air(self, place: int, seed: int) -> np.ndarray:
-        """Return one image of air, which stands for a series of which nothing can be read."""
+        """Return one image of air, in place of a series without a readable slice."""
         size = self.table.frame.loc[int(self._rows[place]), ["rows", "columns"]]
         shape = [self.steps.size] * 2 if self.steps.size else size.to_numpy(np.int64).tolist()
         air_hu = np.full((*shape, len(self.slice_offsets)), AIR_HU, dtype=np.int16)

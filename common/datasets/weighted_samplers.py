@@ -1,7 +1,7 @@
 """Samplers that draw some samples more often than others; each a function of (seed, epoch).
 
-No sample comes twice in an epoch: two draws of it would be the same image, since what happens to a
-sample depends on (seed, epoch, sample). Who does not come in one epoch comes in a later one.
+No sample occurs twice in an epoch: both draws would be the same image, since augmentation depends
+on (seed, epoch, sample). A sample that is left out of one epoch occurs in a later one.
 """
 
 from math import ceil, floor
@@ -18,11 +18,11 @@ _NEGATIVE, _POSITIVE = 0, 1
 
 
 class _TwoKindsSampler(EpochSampler):
-    """Positive and negative samples, dealt out of two packs of cards.
+    """Positive and negative samples, each dealt from a shuffled pack.
 
-    A pack is dealt from the top, epoch after epoch, until the epoch in which all have come by; it
-    is then shuffled anew. Where its last cards do not fill that epoch, the first ones fill it: they
-    come twice in that round, never twice in an epoch.
+    A pack is dealt from the top, epoch after epoch, until the epoch in which all have occurred; it
+    is then shuffled anew. Where its last samples do not fill that epoch, the first ones fill it:
+    they occur twice in that round, never twice in an epoch.
     """
 
     def __init__(self, is_positive: ArrayLike, seed: int) -> None:
@@ -37,15 +37,14 @@ class _TwoKindsSampler(EpochSampler):
         super().__init__(self._epoch_length(), seed)
 
     def _epoch_length(self) -> int:
-        """Samples of an epoch, from the sizes of the packs."""
+        """Return the number of samples of an epoch, from the sizes of the packs."""
         raise NotImplementedError
 
     def num_positive(self, epoch: int) -> int:
-        """How many samples of an epoch are positive."""
         raise NotImplementedError
 
     def _dealt(self, kind: int, epoch: int) -> Indices:
-        """The samples of a kind that are in an epoch, in the order in which they were shuffled."""
+        """Return the samples of a kind in an epoch, in the order in which they were shuffled."""
         pack = self.packs[kind]
         number, place, count = 0, 0, self._count(kind, 0)
         for later in range(1, epoch + 1):
@@ -67,10 +66,6 @@ class BalancedSampler(_TwoKindsSampler):
     An epoch holds all samples of the rarer kind, and as many of the other. With n of the rarer and
     m of the other kind, every one of the m comes by within each ceil(m / n) epochs.
 
-    Args:
-        is_positive: bool (samples,).
-        seed: seed of the order.
-
     Raises:
         InputError: there is no positive, or no negative sample.
     """
@@ -79,11 +74,9 @@ class BalancedSampler(_TwoKindsSampler):
         return 2 * min(map(len, self.packs))
 
     def num_positive(self, epoch: int) -> int:
-        """Half of them, in every epoch."""
         return self.num_samples // 2
 
     def order(self, epoch: int) -> Indices:
-        """The indices of an epoch, int64 (num_samples,)."""
         chosen = np.concatenate([self._dealt(kind, epoch) for kind in (_NEGATIVE, _POSITIVE)])
         return np.random.default_rng([self.seed, epoch]).permutation(chosen)
 
@@ -96,8 +89,6 @@ class PositiveRangeSampler(_TwoKindsSampler):
     long as it can be without a sample coming twice, whatever its share.
 
     Args:
-        is_positive: bool (samples,).
-        seed: seed of the order.
         first_share, last_share: share of positives, in (0, 1).
         iteration_num: optimizer steps of the training.
         num_per_batch: samples in a batch, those of all processes together.
@@ -129,12 +120,10 @@ class PositiveRangeSampler(_TwoKindsSampler):
         return min(longest, num_negative + num_positive)
 
     def num_positive(self, epoch: int) -> int:
-        """How many samples of an epoch are positive."""
         before, after = self._num_positive_until(self.num_samples * np.arange(epoch, epoch + 2))
         return int(after - before)
 
     def order(self, epoch: int) -> Indices:
-        """The indices of an epoch, int64 (num_samples,)."""
         places = self.num_samples * epoch + np.arange(self.num_samples + 1)
         is_positive = np.diff(self._num_positive_until(places)) > 0
         order = np.empty(self.num_samples, dtype=np.int64)
@@ -148,7 +137,7 @@ class PositiveRangeSampler(_TwoKindsSampler):
         )
 
     def _num_positive_until(self, num_samples: Indices) -> Indices:
-        """How many of the first `num_samples` of a training are positive: the share's integral."""
+        """Return how many of the first `num_samples` of a training are positive."""
         total = self.num_epochs * self.num_samples
         falling = np.minimum(num_samples, total)
         slope = (self.last_share - self.first_share) / total
@@ -168,7 +157,6 @@ class GroupSampler(EpochSampler):
         groups: (samples,) the group of each sample, of any type that can be compared.
         num_per_group: most samples of a group in an epoch.
         weights: (samples,) above 0.
-        seed: seed of the draws and of the order.
     """
 
     def __init__(
@@ -183,7 +171,6 @@ class GroupSampler(EpochSampler):
         self._starts = np.cumsum(sizes) - sizes
 
     def order(self, epoch: int) -> Indices:
-        """The indices of an epoch, int64 (num_samples,)."""
         draw = np.random.default_rng([self.seed, epoch])
         # The smallest of exponential times with these rates are such draws (Efraimidis and
         # Spirakis, Weighted random sampling with a reservoir, 2006).
@@ -194,7 +181,7 @@ class GroupSampler(EpochSampler):
 
 
 def middle_weights(places: ArrayLike, sizes: ArrayLike) -> NDArray[np.float64]:
-    """Weights that rise by one a slice from 1 at either end of a stack to its middle.
+    """Return weights that rise by 1 per slice from 1 at either end of a stack to its middle.
 
     Args:
         places: (samples,) number of each slice in its stack, from 0.

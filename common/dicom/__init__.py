@@ -1,4 +1,4 @@
-"""Reads single CT files in DICOM: headers, Hounsfield units, and the order of slices."""
+"""Read single CT files in DICOM: headers, Hounsfield units, and the order of slices."""
 
 from common.dicom.header import SliceHeader, read_headers
 from common.dicom.part10 import quiet_pydicom

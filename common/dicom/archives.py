@@ -153,7 +153,7 @@ def explain_not_dicom(folder: Path, source_file: str, start: bytes) -> RejectedF
 
 
 class MemberStream(io.BufferedIOBase):
-    """A member as a seekable stream; what was unpacked is kept, and no more is unpacked than read.
+    """A member as a seekable stream; no more of it is unpacked, and kept, than is read.
 
     Args:
         opened: the member.
@@ -167,19 +167,16 @@ class MemberStream(io.BufferedIOBase):
         self._position = 0
 
     def readable(self) -> bool:
-        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Return True."""
         return True
 
     def tell(self) -> int:
-        """Return the position."""
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move the position, and return it; nothing is unpacked for it."""
+        """Move the position and return it; nothing is unpacked for it."""
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
         if start + offset < 0:
             raise ValueError("a position before the start")
@@ -212,7 +209,7 @@ class MemberStream(io.BufferedIOBase):
 class _CappedFile(io.BufferedReader):
     """A file of which no more than MAX_DIRECTORY_BYTES are read at once.
 
-    zipfile reads the list of members in one go, however long it is said to be.
+    zipfile reads the list of members in one call, whatever size the file declares for it.
     """
 
     def __init__(self, path: Path) -> None:

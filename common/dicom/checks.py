@@ -1,4 +1,4 @@
-"""What a header must say before its pixels are decoded; each check tells which rule failed."""
+"""Checks of a header before its pixels are decoded; a rejection names the rule that failed."""
 
 from dataclasses import dataclass
 
@@ -8,6 +8,7 @@ from pydicom.uid import UID
 from common.dicom import elements
 from common.dicom.part10 import UNDEFINED_LENGTH, OpenFile
 from common.dicom.rejection import RejectedFile
+from common.words import count
 
 MAX_MATRIX = 4096
 """Largest rows and columns; clinical CT has 512 to 2048."""
@@ -63,7 +64,7 @@ class StoredImage:
 
 
 def check_image(opened: OpenFile, *, require_ct: bool) -> StoredImage:
-    """Return what the pixels of a file are, if they can be decoded; raise RejectedFile."""
+    """Return the size and type of the stored pixels if they can be decoded; raise RejectedFile."""
     dataset = opened.dataset
     if require_ct:
         _check_ct(opened)
@@ -78,7 +79,9 @@ def check_image(opened: OpenFile, *, require_ct: bool) -> StoredImage:
         _check_native_length(opened, stored)
     elif opened.pixels is not None and 8 * stored.num_frames > opened.pixels.available:
         # Each needs a fragment, which has a head of 8 bytes.
-        reason = f"{opened.pixels.available} bytes for {stored.num_frames} compressed frames"
+        reason = (
+            f"{opened.pixels.available} bytes for {count(stored.num_frames, 'compressed frame')}"
+        )
         raise RejectedFile("truncated", reason)
     _check_kind(dataset)
     return stored
@@ -182,7 +185,7 @@ def _check_native_length(opened: OpenFile, stored: StoredImage) -> None:
 
 
 def _check_kind(dataset: Dataset) -> None:
-    """Raise where the image is no slice, or nothing tells which."""
+    """Raise where the image is no slice, or nothing identifies it."""
     image_type = {value.upper() for value in elements.texts(dataset, "ImageType")}
     if image_type & _NOT_SLICES:
         raise RejectedFile("localizer", f"ImageType has {min(image_type & _NOT_SLICES)}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pydicom.encaps import generate_frames
 
 from common.dicom.rejection import RejectedFile
+from common.words import count
 
 if TYPE_CHECKING:
     from common.dicom.header import SliceHeader
@@ -30,7 +31,7 @@ _SCAN_MARKER = 0xDA
 
 @dataclass(frozen=True)
 class FrameSize:
-    """What a compressed frame says of itself."""
+    """Size and bits that a compressed frame declares."""
 
     rows: int
     columns: int
@@ -46,7 +47,7 @@ def split_frames(data: bytes, num_frames: int) -> list[bytes]:
     except MemoryError:
         raise
     except Exception as error:
-        reason = "the fragments of the pixel data cannot be told apart"
+        reason = "the fragments of the pixel data cannot be separated"
         raise RejectedFile("truncated", reason) from error
     if len(frames) < num_frames:
         raise RejectedFile("truncated", f"{len(frames)} of {num_frames} compressed frames")
@@ -85,7 +86,7 @@ def check_frame(frame: bytes, header: "SliceHeader") -> None:
     if is_j2k:
         _check_tile_parts(frame)
     if size.components != 1 or not 1 <= size.bits <= header.bits_allocated:
-        reason = f"a compressed frame has {size.components} components of {size.bits} bits"
+        reason = f"a compressed frame has {count(size.components, 'component')} of {size.bits} bits"
         raise RejectedFile("corrupt", reason)
 
 

@@ -1,4 +1,4 @@
-"""What a slice's header says, read without its pixels."""
+"""The header of a slice, read without its pixels."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -6,12 +6,11 @@ import numpy as np
 
 from common.dicom.plausibility import count_values
 from common.dicom.rejection import RejectedFile
+from common.windows import AIR_HU
 
 if TYPE_CHECKING:
     from common.dicom.header import SliceHeader
 
-AIR_HU = -1024
-"""Lowest stored HU; also what padding becomes."""
 MAX_HU = 31767
 PADDING_BELOW_HU = -1200
 """Values below this are padding, declared or not: air is -1000 and its noise ends above it.

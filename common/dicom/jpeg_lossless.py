@@ -1,7 +1,7 @@
-"""Tells whether a decoded image used up the bits of its lossless JPEG frame.
+"""Check that a decoded image used up the bits of its lossless JPEG frame.
 
-The codec fills what is missing with zero bits and only warns, so half an image passes for a whole
-one where the end marker is there. The image itself says how many bits it took: each pixel a
+The codec fills missing data with zero bits and only warns, so half an image passes for a whole one
+where the end marker is there. The number of bits follows from the image itself: for each pixel a
 Huffman code and the bits of its difference from the prediction, ISO 10918-1 H.1.2.
 """
 

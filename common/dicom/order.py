@@ -96,9 +96,9 @@ def position_numbers(places: np.ndarray) -> np.ndarray:
 def gap_starts(positions_mm: np.ndarray) -> np.ndarray:
     """Return which slices are followed by a gap where slices seem to be missing, bool (n,).
 
-    A step counts where the steps before and after it are equal to within a tenth, and it is twice
-    as long or a higher multiple of theirs. So a change of spacing within a series is no gap, and
-    what is missing at either end, or beside another gap, is not seen.
+    A distance counts where the distances before and after it are equal to within a tenth, and it is
+    twice as long or a higher multiple of theirs. So a change of spacing within a series is no gap,
+    and slices missing at either end, or beside another gap, are not detected.
 
     Args:
         positions_mm: (n,) ascending positions; equal ones count as one, unknown ones have no gaps.
@@ -114,6 +114,6 @@ def gap_starts(positions_mm: np.ndarray) -> np.ndarray:
     times = step / usual
     is_multiple = (times > 1.9) & (np.abs(times - np.rint(times)) < 0.1 * np.rint(times))
     is_gap = is_multiple & (np.abs(before - after) < 0.1 * usual)
-    # The last of the slices at the position before the step.
+    # The last of the slices at the position before the gap.
     found[starts[2:-1][is_gap] - 1] = True
     return found

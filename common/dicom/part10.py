@@ -1,4 +1,4 @@
-"""Opens a DICOM file: its elements, and where its pixels lie, without reading them."""
+"""Open a DICOM file: its elements, and the place of its pixels, without reading them."""
 
 import contextlib
 import io
@@ -70,7 +70,6 @@ class OpenFile:
     media_class: str = ""
 
     def read_pixels(self) -> bytes:
-        """Return the value of the pixel element as it is in the file."""
         assert self.pixels is not None
         self.stream.seek(self.pixels.offset)
         return self.stream.read(min(self.pixels.length, self.pixels.available))
@@ -111,7 +110,7 @@ def open_dicom(file: Path | BinaryIO) -> Iterator[OpenFile]:
         except Exception as error:
             if isinstance(error, OSError) and error.errno:
                 raise RejectedFile("unreadable", os.strerror(error.errno)) from error
-            # The text of a parser's error can quote values, so only its kind is told.
+            # The text of a parser's error can quote values, so only its kind is reported.
             reason = f"the elements cannot be interpreted ({type(error).__name__})"
             raise RejectedFile("corrupt", reason) from error
 

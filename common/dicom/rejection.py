@@ -1,4 +1,4 @@
-"""Why a file yields no image: one word and one true sentence."""
+"""Reasons why a file yields no image: one word and one sentence."""
 
 STATUSES = {
     "not_dicom": "no DICM marker at byte 128",

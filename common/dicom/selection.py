@@ -1,8 +1,8 @@
-"""What a slice shows, by its header: axial or not, head or not, contrast medium or not.
+"""Sort slices by their header: axial or not, head or not, with contrast medium or not.
 
 Headers are filled in by people and by scanners' habits, so a slice is left out only where
 something speaks against it, never because an element is absent. Texts are matched by whole words
-and never quoted: what a site writes there can hold names. Kernels are not looked at: bone
+and never quoted: what a site writes there can hold names. Kernels are ignored: bone
 reconstructions are in Hounsfield units too.
 """
 
@@ -162,8 +162,8 @@ def _other_region(dataset: Dataset, series: str) -> tuple[str, str] | None:
 def _contrast(dataset: Dataset, frame: int, series: str) -> tuple[str, str] | None:
     """Return why contrast medium is to be expected in a slice.
 
-    SeriesDescription decides where it says with or without, as scanners note the agent of an
-    examination in the series before it, too. What is said of the study is not looked at.
+    SeriesDescription decides where it names contrast or its absence, as scanners note the agent of
+    an examination in the series before it, too. StudyDescription is not consulted.
     """
     described = _BOTH.sub(" ", series)
     if _WITHOUT.search(described):

@@ -1,19 +1,18 @@
 """Prediction tables of several members, put together row by row."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from common.ensembling.blending import Floats
 from common.errors import InputError
-from common.scoring.predictions import ID_COLUMNS, MEAN_VIEW, read_predictions
+from common.scoring.predictions import ID_COLUMNS, MEAN_VIEW, build_predictions, read_predictions
 
 logger = logging.getLogger(__name__)
 
@@ -28,19 +27,42 @@ class MemberTables:
         frame: image_id, patient_id, study_id, series_id of n rows.
         folds: (n,), -1 where there is none.
         probabilities: (m, n, k).
+        logits: float32 (m, n, k), before calibration.
         num_left_out: rows that some members predict and others don't.
     """
 
     frame: pd.DataFrame
     folds: NDArray[np.int64]
     probabilities: Floats
+    logits: NDArray[np.float32]
     num_left_out: int = 0
+
+    def predictions(
+        self,
+        logits: ArrayLike,
+        label_names: Sequence[str],
+        experiment_id: str,
+        probabilities: ArrayLike | None = None,
+    ) -> pd.DataFrame:
+        """Return the prediction table of what was made of the members.
+
+        Args:
+            logits: (n, k), before calibration.
+            label_names: the k labels.
+            experiment_id: of what was made.
+            probabilities: (n, k) in the end; None for those of the logits.
+        """
+        frame = build_predictions(self.frame, logits, label_names, None, experiment_id)
+        if probabilities is not None:
+            frame = frame.assign(**dict(zip(label_names, np.asarray(probabilities).T, strict=True)))
+        folds = pd.Series(self.folds, dtype="Int64")
+        return frame.assign(fold=folds.mask(folds < 0))
 
 
 def read_members(
     paths: Sequence[Path], label_names: Sequence[str], *, all_rows: bool = False
 ) -> MemberTables:
-    """Returns the rows that all members' tables have, in the order of the first one.
+    """Return the rows that all members' tables have, in the order of the first one.
 
     Rows of the view `mean` count. One table at a time is in memory whole.
 
@@ -53,47 +75,39 @@ def read_members(
         InputError: no table, no row in common, rows missing where all are wanted, or rows that
             are of different folds in two tables.
     """
-    readers = [partial(_read, path, label_names) for path in paths]
-    return join_members(readers, [str(path) for path in paths], label_names, all_rows)
-
-
-def join_members(
-    readers: Sequence[Callable[[], pd.DataFrame]],
-    names: Sequence[str],
-    label_names: Sequence[str],
-    all_rows: bool = False,
-) -> MemberTables:
-    """Returns what `read_members` does of tables that `readers` return, each when it is asked."""
-    first = readers[0]()
+    values = [list(label_names), [f"logit_{name}" for name in label_names]]
+    first = _read(paths[0], label_names)
     index = pd.Index(first["image_id"])
     frame, folds = first[list(ID_COLUMNS)], _folds(first)
-    columns = [first[list(label_names)].to_numpy(dtype=np.float64)]
+    columns = [[first[names].to_numpy() for names in values]]
     common, others = np.ones(len(frame), dtype=bool), 0
     del first
-    for name, reader in zip(names[1:], readers[1:], strict=True):
-        table = reader()
+    for path in paths[1:]:
+        table = _read(path, label_names)
         rows = _places(index, table["image_id"])
         found = rows >= 0
         others += len(table) - int(found.sum())
         common &= found
         if (_folds(table)[rows[found]] != folds[found]).any():
             raise InputError(
-                f"{name}: rows are of other folds than in {names[0]}: a blend needs members of "
-                f"one fold table, so that none is scored on patients it was trained on"
+                f"{path}: rows are of other folds than in {paths[0]}: all members must be of one "
+                f"fold table, so that none is scored on patients it was trained on"
             )
-        values = table[list(label_names)].to_numpy(dtype=np.float64)
-        columns.append(values[np.where(found, rows, 0)])
+        columns.append([table[names].to_numpy()[np.where(found, rows, 0)] for names in values])
     num_left_out = int((~common).sum()) + others
     if not common.any() or (all_rows and num_left_out):
         raise InputError(
-            f"{', '.join(names)}: {int(common.sum())} images are in all tables, {num_left_out} "
-            f"are not: blend members that predict the same images"
+            f"{', '.join(map(str, paths))}: {int(common.sum())} images are in all tables, "
+            f"{num_left_out} are not: use members that predict the same images"
         )
     if num_left_out:
         logger.warning("%d rows that not all members predict are left out", num_left_out)
         frame, folds = frame[common].reset_index(drop=True), folds[common]
-        columns = [column[common] for column in columns]
-    return MemberTables(frame, folds, np.stack(columns), num_left_out)
+        columns = [[part[common] for part in parts] for parts in columns]
+    probabilities, logits = (np.stack(parts) for parts in zip(*columns, strict=True))
+    return MemberTables(
+        frame, folds, probabilities.astype(np.float64), logits.astype(np.float32), num_left_out
+    )
 
 
 def _read(path: Path, label_names: Sequence[str]) -> pd.DataFrame:

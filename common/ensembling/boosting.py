@@ -19,11 +19,10 @@ from scipy.special import expit, logit
 from common.ensembling.sequences import LevelInputs
 from common.errors import InputError
 from common.files import write_text
+from common.requirements import install_command
 from common.scoring.metrics import Floats
 
 logger = logging.getLogger(__name__)
-
-REQUIREMENTS = "requirements/boosting.txt"
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ def require_lightgbm(what: str) -> None:
     if find_spec("lightgbm") is None:
         raise InputError(
             f"{what} needs the package lightgbm, which is not installed: "
-            f"pip install -r {REQUIREMENTS}"
+            f"{install_command('boosting')}"
         )
 
 

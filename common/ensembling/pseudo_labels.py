@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-KINDS = ("hard", "soft")
+LABEL_KINDS = ("hard", "soft")
 
 
 def pseudo_labels(
@@ -31,7 +31,7 @@ def pseudo_labels(
             is known not to have it, no slice has.
     """
     p = np.asarray(probabilities, dtype=np.float64)
-    assert kind in KINDS and p.shape[1] == len(positive) == len(negative), (kind, p.shape)
+    assert kind in LABEL_KINDS and p.shape[1] == len(positive) == len(negative), (kind, p.shape)
     above, below = p >= np.asarray(positive), p <= np.asarray(negative)
     sure = above.astype(np.float64) if kind == "hard" else p
     labels = np.where(above | below, sure, np.nan)

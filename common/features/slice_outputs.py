@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from common.errors import InputError
-from common.experiment import PREDICTOR_FOLDER, read_predictor_json
-from common.features.store import FEATURES_FOLDER, MANIFEST_FILE, FeatureTable
+from common.experiment import Experiment, read_predictor_json
+from common.features.store import MANIFEST_FILE, FeatureTable
 from common.scoring.predictions import MEAN_VIEW, read_predictions
 from common.slices.table import SliceTable
 
@@ -140,7 +140,8 @@ def load_slice_outputs(
     Raises:
         InputError: it has no such outputs, or they are of other images.
     """
-    predictions = read_predictions(_predictions_path(experiment_folder), label_names)
+    experiment = Experiment(experiment_folder)
+    predictions = read_predictions(experiment.out_of_fold_file, label_names)
     is_out_of_fold = predictions["view"].eq(MEAN_VIEW) & predictions["fold"].notna()
     predictions = predictions[is_out_of_fold]
     image_ids = predictions["image_id"].to_numpy(dtype=object)
@@ -150,10 +151,10 @@ def load_slice_outputs(
     logits[rows] = predictions[columns].to_numpy(np.float32)
     folds = np.full(len(table), -1, np.int64)
     folds[rows] = predictions["fold"].to_numpy(np.int64)
-    name, digest = experiment_folder.name, _folds_digest(experiment_folder)
+    name, digest = experiment_folder.name, _folds_digest(experiment)
     if views is None:
         return SliceOutputs(name, logits, folds, folds_digest=digest)
-    features = FeatureTable.load(experiment_folder / FEATURES_FOLDER, "oof")
+    features = FeatureTable.load(experiment.features, "oof")
     of_views = np.stack([features.rows_of(image_ids, view=view) for view in views], axis=1)
     made_by = features.frame["fold"].to_numpy(np.int64)[np.argsort(features.frame["row"])]
     if not np.array_equal(made_by[of_views[:, 0]], folds[rows]):
@@ -186,9 +187,9 @@ def measure_scaling(features: Features, rows: NDArray[np.int64]) -> Scaling:
     return Scaling(mean.astype(np.float32), np.maximum(spread, _LEAST_SPREAD).astype(np.float32))
 
 
-def _folds_digest(experiment_folder: Path) -> str | None:
+def _folds_digest(experiment: Experiment) -> str | None:
     """The digest of the folds that an experiment was made with, as its features or networks say."""
-    manifest = experiment_folder / FEATURES_FOLDER / MANIFEST_FILE
+    manifest = experiment.features / MANIFEST_FILE
     if manifest.is_file():
         try:
             digest = dict(json.loads(manifest.read_text(encoding="utf-8"))).get(FOLDS_DIGEST)
@@ -198,15 +199,9 @@ def _folds_digest(experiment_folder: Path) -> str | None:
                 f"experiment by --tr_resume 1"
             ) from error
     else:
-        content = read_predictor_json(experiment_folder / PREDICTOR_FOLDER)
+        content = read_predictor_json(experiment.predictor)
         digest = content["training"].get(FOLDS_DIGEST)
     return None if digest is None else str(digest)
-
-
-def _predictions_path(experiment_folder: Path) -> Path:
-    folder = experiment_folder / "predictions"
-    of_all_folds = folder / "oof.parquet"
-    return of_all_folds if of_all_folds.is_file() else folder / "valid.parquet"
 
 
 def _near(features: Features, num_rows: int) -> Features:

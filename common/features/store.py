@@ -9,12 +9,10 @@ network, as each has a feature space of its own. Neither writing nor reading hol
 """
 
 import contextlib
+import functools
 import json
 import logging
-import os
-import zlib
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,6 +21,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from common.chunks import ChunkFile, ChunkFormat, ChunkWriter, UnreadableChunk
 from common.errors import InputError
 from common.files import replacing, write_json, write_parquet
 from common.transforms.views import PLAIN
@@ -35,14 +34,7 @@ COLUMNS = ("row", "image_id", "fold", "view")
 
 # 35 slices of a study lie in two chunks of 256 KB at most, for 2048 features.
 _CHUNK_ROWS = 64
-_CPARAMS = {
-    "codec": blosc2.Codec.ZSTD,
-    "clevel": 1,
-    "filters": [blosc2.Filter.SHUFFLE],
-    "typesize": 2,
-    "nthreads": 1,
-}
-_CHECKSUMS = "chunk_crc32"
+_FORMAT = ChunkFormat("feature", np.float16, _CHUNK_ROWS, 2, "chunk_crc32", blosc2.Codec.ZSTD)
 _CACHED_CHUNKS = 16
 
 
@@ -51,9 +43,8 @@ class FeatureWriter:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._array: Any = None
+        self._chunks: ChunkWriter | None = None
         self._pending: NDArray[np.float16] = np.empty((0, 0), np.float16)
-        self._checksums: list[int] = []
         self._frames: list[pd.DataFrame] = []
         self.num_rows = 0
 
@@ -90,58 +81,42 @@ class FeatureWriter:
                 "the network gives features that are not finite as 16-bit numbers: its weights are "
                 "bad, or leave the features out with --tr_features 0"
             )
-        if self._array is None:
-            self._begin(values.shape[1])
+        if self._chunks is None:
+            self._pending = values[:0]
+            self._chunks = ChunkWriter(_FORMAT, values.shape[1:], self._path)
         assert values.shape == (len(frame), self.dim), values.shape
         self._frames.append(frame[["image_id", "fold", "view"]].astype({"view": "str"}))
         self.num_rows += len(values)
         values = np.concatenate([self._pending, values])
         num_whole = len(values) - len(values) % _CHUNK_ROWS
         for start in range(0, num_whole, _CHUNK_ROWS):
-            self._flush(values[start : start + _CHUNK_ROWS])
+            self._flush(self._chunks, values[start : start + _CHUNK_ROWS])
         self._pending = values[num_whole:].copy()
 
     def finish(self) -> pd.DataFrame:
         """Writes what is left, and returns the rows by their place in the file."""
-        if self._array is None:
+        if self._chunks is None:
             raise ValueError(f"no features to write to {self._path}")
         if len(self._pending):
-            self._flush(self._pending)
-        self._array.schunk.vlmeta[_CHECKSUMS] = np.array(self._checksums, dtype="<u4").tobytes()
+            self._flush(self._chunks, self._pending)
+        self._chunks.write_checksums()
         frame = pd.concat(self._frames, ignore_index=True)
         frame.insert(0, "row", np.arange(len(frame), dtype=np.int64))
         repeated = int(frame.duplicated(["image_id", "fold", "view"]).sum())
         assert not repeated, f"{repeated} rows repeat an image in the same fold and view"
         return frame.astype({"fold": "int16", "view": "category"})
 
-    def _begin(self, dim: int) -> None:
-        self._pending = np.empty((0, dim), np.float16)
-        self._array = blosc2.empty(
-            (0, dim),
-            dtype=np.float16,
-            chunks=(_CHUNK_ROWS, dim),
-            blocks=(_CHUNK_ROWS, dim),
-            urlpath=str(self._path),
-            mode="w",
-            contiguous=True,
-            cparams=blosc2.CParams(**_CPARAMS),
-            dparams=blosc2.DParams(nthreads=1),
-        )
-
-    def _flush(self, values: NDArray[np.float16]) -> None:
+    def _flush(self, chunks: ChunkWriter, values: NDArray[np.float16]) -> None:
         chunk = np.zeros((_CHUNK_ROWS, self.dim), np.float16)
         chunk[: len(values)] = values
-        index = len(self._checksums)
         try:
-            self._array.resize((index * _CHUNK_ROWS + len(values), self.dim))
-            self._array.schunk.update_data(index, chunk, copy=True)
-        # Blosc2 tells of a full disk so.
+            chunks.append(chunk, len(values))
+        # Blosc2's error where the disk is full.
         except RuntimeError as error:
             raise InputError(
                 f"{self._path.parent}: features can't be written ({error}): free some space, and "
                 f"go on by --tr_resume 1"
             ) from error
-        self._checksums.append(zlib.crc32(chunk.data))
 
 
 @contextlib.contextmanager
@@ -169,23 +144,6 @@ def writing_features(
     write_parquet(folder / f"{name}.parquet", frame)
 
 
-def write_features(
-    folder: Path,
-    name: str,
-    blocks: Iterable[tuple[Sequence[str] | NDArray[Any], ArrayLike, int, str]],
-    manifest: Mapping[str, Any],
-) -> None:
-    """Writes `blocks` of (image_ids, features, fold, view), one after the other.
-
-    Args:
-        folder, name, manifest: see `writing_features`.
-        blocks: see `FeatureWriter.append`.
-    """
-    with writing_features(folder, name, manifest) as writer:
-        for image_ids, features, fold, view in blocks:
-            writer.append(image_ids, features, fold, view)
-
-
 class FeatureTable:
     """Features on disk, and which image each row is of.
 
@@ -206,7 +164,8 @@ class FeatureTable:
         self.manifest = dict(manifest)
         self.dim = int(manifest["dim"])
         self._positions: dict[tuple[str, int | None], pd.Series] = {}
-        self._forget()
+        self._file = ChunkFile(_FORMAT, self.path)
+        self._read_chunk = functools.lru_cache(_CACHED_CHUNKS)(self._file.read)
 
     @classmethod
     def load(cls, folder: Path, name: str) -> Self:
@@ -229,7 +188,10 @@ class FeatureTable:
             table = cls(path, frame, json.loads(manifest.read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"{folder}: features can't be read ({error}): restore them") from error
-        shape = table._opened()[0].shape
+        try:
+            shape = table._file.shape
+        except UnreadableChunk as error:
+            raise InputError(f"{path.parent}: {error}: restore it") from error
         is_table = set(COLUMNS) <= set(frame.columns)
         if shape != (len(frame), table.dim) or not is_table:
             raise InputError(
@@ -242,7 +204,10 @@ class FeatureTable:
         return len(self.frame)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_file": None, "_chunks": OrderedDict(), "_owner": -1}
+        return {"path": self.path, "frame": self.frame, "manifest": self.manifest}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
 
     @property
     def views(self) -> list[str]:
@@ -293,7 +258,11 @@ class FeatureTable:
         chunks = wanted // _CHUNK_ROWS
         for chunk in np.unique(chunks):
             chosen = chunks == chunk
-            result[chosen] = self._chunk(int(chunk))[wanted[chosen] % _CHUNK_ROWS]
+            try:
+                values = self._read_chunk(int(chunk))
+            except UnreadableChunk as error:
+                raise InputError(f"{self.path.parent}: {error}: restore it") from error
+            result[chosen] = values[wanted[chosen] % _CHUNK_ROWS]
         return result
 
     def _positions_of(self, view: str, fold: int | None) -> pd.Series:
@@ -309,42 +278,3 @@ class FeatureTable:
             ids = frame["image_id"].to_numpy(dtype=object)
             self._positions[view, fold] = pd.Series(frame["row"].to_numpy(), index=ids)
         return self._positions[view, fold]
-
-    def _forget(self) -> None:
-        self._file: tuple[Any, NDArray[np.uint32]] | None = None
-        self._chunks: OrderedDict[int, NDArray[np.float16]] = OrderedDict()
-        self._owner = os.getpid()
-
-    def _opened(self) -> tuple[Any, NDArray[np.uint32]]:
-        if self._owner != os.getpid():
-            self._forget()
-        if self._file is None:
-            try:
-                array: Any = blosc2.open(
-                    str(self.path), mode="r", dparams=blosc2.DParams(nthreads=1)
-                )
-                checksums = np.frombuffer(array.schunk.vlmeta[_CHECKSUMS], dtype="<u4")
-                assert array.dtype == np.float16 and array.ndim == 2
-                assert array.chunks == array.blocks == (_CHUNK_ROWS, array.shape[1])
-            # Blosc2 reports damage with whatever its decoder meets.
-            except Exception as error:
-                raise InputError(f"{self.path} can't be opened ({error!r}): restore it") from error
-            self._file = (array, checksums)
-        return self._file
-
-    def _chunk(self, index: int) -> NDArray[np.float16]:
-        array, checksums = self._opened()
-        if index in self._chunks:
-            self._chunks.move_to_end(index)
-            return self._chunks[index]
-        chunk = np.empty((_CHUNK_ROWS, self.dim), np.float16)
-        try:
-            array.schunk.decompress_chunk(index, chunk)
-        except Exception as error:
-            raise InputError(f"{self.path} can't be read ({error!r}): restore it") from error
-        if zlib.crc32(chunk.data) != checksums[index]:
-            raise InputError(f"{self.path}: features fail their checksum: restore the file")
-        self._chunks[index] = chunk
-        if len(self._chunks) > _CACHED_CHUNKS:
-            self._chunks.popitem(last=False)
-        return chunk

@@ -1,7 +1,7 @@
 """The base of all models."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,6 +11,8 @@ from common.errors import InputError
 
 class AbstractModel(nn.Module, ABC):
     """A module that knows how it was made, in two parts: features, and a head on them.
+
+    A model sees images (`ImageModel`) or whole series (`SeriesModel`).
 
     Args:
         specification: arguments that make the same architecture again; plain types only. They are
@@ -22,23 +24,39 @@ class AbstractModel(nn.Module, ABC):
         self.specification = specification
 
     @abstractmethod
-    def forward_features(self, images: Tensor) -> Tensor:
-        """Pooled features, (batch, dim), before dropout and the last layer."""
-
-    @abstractmethod
     def forward_head(self, features: Tensor) -> Tensor:
-        """Logits, (batch, labels), of pooled features."""
+        """Logits, (..., labels), of features (..., dim)."""
 
     def start_from_prevalence(self, prevalence: Sequence[float]) -> None:
-        """Start from the prevalence of each label, where a model can; others stay as they are."""
+        """Start from the prevalence of each label, for models that can; others stay as they are."""
 
     def parameter_depths(self) -> dict[str, int]:
-        """The layer of each parameter by its name: 0 for the first, the head above all others."""
+        """Return the layer of each parameter by its name: 0 for the first, the head above all."""
         raise InputError(
             f"--optim_layer_decay: {type(self).__name__} does not say which layer comes after "
             f"which; leave the flag out"
         )
 
+
+class ImageModel(AbstractModel):
+    """A model of single images."""
+
+    @abstractmethod
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Pooled features, (batch, dim), before dropout and the last layer."""
+
     def forward(self, images: Tensor) -> Tensor:
-        """The head's outputs, such as logits (batch, labels), of images (batch, channels, ...)."""
+        """Return the head's outputs, such as logits (batch, labels), for (batch, channels, ...)."""
         return self.forward_head(self.forward_features(images))
+
+
+class SeriesModel(AbstractModel):
+    """A model of whole series: a dict of inputs to a dict of outputs, `logits` among them."""
+
+    @abstractmethod
+    def forward_features(self, inputs: Mapping[str, Any]) -> Tensor:
+        """A vector per slice, (series, steps, dim)."""
+
+    @abstractmethod
+    def forward(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Outputs by name: `logits` (series, steps, labels), and what else the model has."""

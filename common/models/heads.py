@@ -1,4 +1,4 @@
-"""What stands between pooled features and the last layer, by the name of the head."""
+"""Layers between pooled features and the last layer, by the name of the head."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,6 @@ class BatchNorm(nn.BatchNorm1d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalised features, (batch, dim)."""
         if self.training and len(input) == 1:
             mean, variance = self.running_mean, self.running_var
             return functional.batch_norm(input, mean, variance, self.weight, self.bias)

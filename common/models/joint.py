@@ -7,16 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import InputError
-from common.models.base import AbstractModel
+from common.models.base import SeriesModel
 from common.models.masked import step_mask
 from common.models.sequence import TransformerModel
 from common.models.timm_factory import TimmClassifier
 
 
-class JointModel(AbstractModel):
+class JointModel(SeriesModel):
     """Images of whole series to logits of each slice.
 
-    The transformer sees what the encoder says of each slice, features and logits, and starts as
+    The transformer sees the encoder's features and logits of each slice, and starts as
     nothing: an untrained one adds zero to the encoder's logits. Padded steps never reach the
     encoder, so that they are in no batch-norm statistic.
 
@@ -71,38 +71,37 @@ class JointModel(AbstractModel):
             self.encoder.eval()
 
     def train(self, mode: bool = True) -> "JointModel":
-        """Training or evaluation mode; a frozen encoder stays in evaluation mode."""
         super().train(mode)
         if self.specification["frozen"]:
             self.encoder.eval()
         return self
 
-    def forward_features(self, inputs: Mapping[str, Tensor]) -> Tensor:  # type: ignore[override]
+    def forward_features(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """A vector per slice that has seen its study, (series, steps, dim)."""
         return self.forward(inputs)["features"]
 
     def forward_head(self, features: Tensor) -> Tensor:
-        """What the sequence adds to the encoder's logits, (series, steps, labels)."""
+        """Return the logits that the sequence adds to the encoder's, (series, slices, labels)."""
         return self.sequence.forward_head(features)
 
-    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:  # type: ignore[override]
+    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Logits and features of each slice; see the class."""
         images, lengths = inputs["images"], inputs["lengths"]
         mask = step_mask(lengths, images.shape[1])
         features, logits = self._encode(images[mask])
-        said = {
+        encoded = {
             "features": [_spread(self.feature_norm(features), mask)],
             "logits": _spread(logits, mask),
             "metadata": inputs["metadata"],
             "position_mm": inputs["position_mm"],
             "lengths": lengths,
         }
-        seen = self.sequence.forward_features(said)
+        seen = self.sequence.forward_features(encoded)
         added = self.sequence.forward_head(seen)
-        return {"logits": self.sequence.skip(said["logits"]) + added, "features": seen}
+        return {"logits": self.sequence.skip(encoded["logits"]) + added, "features": seen}
 
     def parameter_depths(self) -> dict[str, int]:
-        """Layers of the encoder as it numbers them, with the sequence on top of all."""
+        """Return the layers as the encoder numbers them, with the sequence on top of all."""
         depths = {
             f"encoder.{name}": depth for name, depth in self.encoder.parameter_depths().items()
         }
@@ -114,7 +113,7 @@ class JointModel(AbstractModel):
         self.encoder.start_from_prevalence(prevalence)
 
     def _encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (n, dim) and logits (n, labels) of slices, chunk by chunk."""
+        """Return the features (n, dim) and logits (n, labels) of slices, chunk by chunk."""
         chunks = images.split(self.specification["chunk"] or max(len(images), 1))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.specification["frozen"]):
             features = [self.encoder.forward_features(chunk) for chunk in chunks]

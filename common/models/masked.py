@@ -24,45 +24,41 @@ def step_mask(lengths: Tensor, num_steps: int) -> Tensor:
     return torch.arange(num_steps, device=lengths.device) < lengths[:, None]
 
 
-class MaskedBatchNorm(nn.BatchNorm1d):
-    """Batch norm over the steps of all sequences; padded steps are in no statistic and stay zero.
+def masked_batch_norm(norm: nn.Module, values: Tensor, mask: Tensor) -> Tensor:
+    """Return normalised `values` (..., channels): padded steps are in no statistic and are zero.
 
     A batch of one value per channel has no variance: it is normalised by the running statistics.
-    """
-
-    def forward(self, values: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
-        """Return normalised `values` (..., channels), zero where `mask` (...) is False."""
-        steps = values[mask]
-        if self.training and len(steps) < 2:
-            normalised = nn.functional.batch_norm(
-                steps, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-            )
-        else:
-            normalised = super().forward(steps)
-        result = torch.zeros_like(values, dtype=normalised.dtype)
-        result[mask] = normalised
-        return result
-
-
-class MaskedConv(nn.Conv1d):
-    """A convolution over steps, as many of them out as in; beyond either end there are zeros.
 
     Args:
-        in_channels, out_channels: of the steps.
-        kernel_size: odd.
-        dilation: steps from one tap to the next.
+        norm: an `nn.BatchNorm1d`.
+        values: (..., channels).
+        mask: bool (...), the steps that count.
     """
+    steps, was_training = values[mask], norm.training
+    if len(steps) < 2:
+        norm.eval()
+    normalised: Tensor = norm(steps)
+    norm.train(was_training)
+    result = torch.zeros_like(values, dtype=normalised.dtype)
+    result[mask] = normalised
+    return result
 
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, dilation: int = 1
-    ) -> None:
-        padding = dilation * (kernel_size // 2)
-        super().__init__(in_channels, out_channels, kernel_size, padding=padding, dilation=dilation)
 
-    def forward(self, values: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
-        """Return (sequences, steps, out_channels) of `values` (sequences, steps, in_channels)."""
-        kept = values.masked_fill(~mask[..., None], 0.0)
-        return super().forward(kept.transpose(1, 2)).transpose(1, 2)
+def convolution(
+    in_channels: int, out_channels: int, kernel_size: int, dilation: int = 1
+) -> nn.Conv1d:
+    """Return an `nn.Conv1d` with as many steps out as in; `kernel_size` is odd."""
+    padding = dilation * (kernel_size // 2)
+    return nn.Conv1d(in_channels, out_channels, kernel_size, padding=padding, dilation=dilation)
+
+
+def masked_convolution(layer: nn.Module, values: Tensor, mask: Tensor) -> Tensor:
+    """Return (sequences, steps, channels out) of `values` (sequences, steps, channels in).
+
+    Beyond either end of a sequence there are zeros.
+    """
+    kept = values.masked_fill(~mask[..., None], 0.0)
+    return layer(kept.transpose(1, 2)).transpose(1, 2)
 
 
 class BidirectionalRNN(nn.Module):

@@ -1,4 +1,4 @@
-"""How a feature map becomes features."""
+"""Poolings from a feature map to features."""
 
 from collections.abc import Callable
 
@@ -24,7 +24,7 @@ class GeneralizedMean(nn.Module):
         self.eps = eps
 
     def forward(self, maps: Tensor) -> Tensor:
-        """The features, of the type of `maps`."""
+        """Return the features, of the type of `maps`."""
         with torch.autocast(maps.device.type, enabled=False):
             powers = maps.float().clamp(min=self.eps).pow(self.exponent)
             return powers.mean((2, 3)).pow(1 / self.exponent).to(maps.dtype)
@@ -34,7 +34,6 @@ class Average(nn.Module):
     """The average over a feature map: (batch, channels)."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        """The features."""
         return maps.mean((2, 3))
 
 
@@ -42,7 +41,6 @@ class Maximum(nn.Module):
     """The maximum over a feature map: (batch, channels)."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        """The features."""
         return maps.amax((2, 3))
 
 
@@ -50,7 +48,6 @@ class Concatenation(nn.Module):
     """Average and maximum over a feature map, beside each other: (batch, 2 channels)."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        """The features."""
         return torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], dim=1)
 
 

@@ -1,38 +1,37 @@
-"""Networks over the slices of a study: what slice networks said of each, and its neighbours.
+"""Networks over the slices of a series: outputs of slice networks for each, and its neighbours.
 
-Inputs are a dict (see `common.datasets.sequence`), steps padded at the end:
+Inputs are a dict (see `common.datasets.sequence`), padded at the end along the slices:
 
 | name | content |
 |---|---|
-| features | one tensor per slice network, (studies, steps, its dim), standardised; none is fine |
-| logits | (studies, steps, networks * labels) |
-| metadata | (studies, steps, 5): gaps, position, rank and number of slices, scaled |
-| position_mm | (studies, steps) from the middle of the series |
-| lengths | (studies,) |
+| features | one tensor per slice network, (series, slices, its dim), standardised; none is fine |
+| logits | (series, slices, networks * labels) |
+| metadata | (series, slices, 5): gaps, position, rank and number of slices, scaled |
+| position_mm | (series, slices) from the middle of the series |
+| lengths | (series,) |
 
-Outputs are a dict: `logits` (studies, steps, labels), and `auxiliary` logits where a network has
+Outputs are a dict: `logits` (series, slices, labels), and `auxiliary` logits where a network has
 them.
 """
 
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from common.models.base import AbstractModel
+from common.models.base import SeriesModel
 from common.models.masked import BidirectionalRNN, RotaryAttention, step_mask
 
 NUM_METADATA = 5
 
 
 class SliceEncoder(nn.Module):
-    """All that is known of a slice as one vector.
+    """All inputs of a slice as one vector.
 
     Features of each slice network pass through a projection of their own: their dimensions differ,
     and those of different networks mean different things. Dropout of features takes the same ones
-    from all slices of a study.
+    from all slices of a series.
 
     Args:
         feature_dims: of each slice network; empty for none.
@@ -61,7 +60,7 @@ class SliceEncoder(nn.Module):
         self.joint = nn.Sequential(nn.Linear(num_inputs, dim), nn.LayerNorm(dim), nn.GELU())
 
     def forward(self, inputs: Mapping[str, Any]) -> Tensor:
-        """Return (studies, steps, dim)."""
+        """Return (series, slices, dim)."""
         parts = [
             projection(self.feature_drop(features.transpose(1, 2)).transpose(1, 2))
             for projection, features in zip(self.projections, inputs["features"])
@@ -72,14 +71,14 @@ class SliceEncoder(nn.Module):
         return self.joint(torch.cat(parts, dim=-1))
 
 
-class SequenceModel(AbstractModel):
+class SequenceModel(SeriesModel):
     """The base: subclasses say how the vectors of the slices are seen together.
 
-    A linear skip from the slice networks' logits to the output starts as their mean, and what the
-    sequence adds starts at zero: an untrained network says what the slice networks say.
+    A linear skip from the slice networks' logits to the output starts as their mean, and the part
+    that the sequence adds starts at zero: an untrained network returns that mean.
 
     Args:
-        name: which subclass; see `build_sequence_model`.
+        name: of the subclass; see `build_sequence_model`.
         num_labels: logits of a slice.
         feature_dims: features of each slice network; empty where none are used.
         num_networks: slice networks.
@@ -125,22 +124,14 @@ class SequenceModel(AbstractModel):
             self.skip.weight.copy_(torch.eye(num_labels).repeat(1, num_networks) / num_networks)
             self.skip.bias.zero_()
 
-    @abstractmethod
-    def forward_features(self, inputs: Mapping[str, Any]) -> Tensor:  # type: ignore[override]
-        """A vector per slice that has seen its study, (studies, steps, channels)."""
-
-    @abstractmethod
-    def forward_head(self, features: Tensor) -> Tensor:
-        """What the sequence adds to the logits, (studies, steps, labels)."""
-
-    def forward(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:  # type: ignore[override]
+    def forward(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         """Logits of each slice; see the module for inputs and outputs."""
         added = self.forward_head(self.forward_features(inputs))
         return {"logits": self.skip(inputs["logits"]) + added}
 
     @property
     def has_batch_norm(self) -> bool:
-        """Whether a layer gathers statistics of batches."""
+        """Whether a layer collects statistics of batches."""
         return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.modules())
 
 
@@ -182,7 +173,7 @@ class RecurrentModel(_EncodedModel):
         self.rnns = nn.ModuleList(BidirectionalRNN(kind, dim, hidden) for _ in layers)
         self.outs = nn.ModuleList(nn.Linear(2 * hidden, dim) for _ in layers)
 
-    def forward_features(self, inputs: Mapping[str, Any]) -> Tensor:  # type: ignore[override]
+    def forward_features(self, inputs: Mapping[str, Any]) -> Tensor:
         """A vector per slice, (studies, steps, dim)."""
         values = self.encoder(inputs)
         for norm, rnn, out in zip(self.norms, self.rnns, self.outs, strict=True):
@@ -191,7 +182,7 @@ class RecurrentModel(_EncodedModel):
 
 
 class TransformerModel(_EncodedModel):
-    """Attention among the slices of a study by their distance in mm.
+    """Attention among the slices of a series by their distance in mm.
 
     Args:
         options: see `SequenceModel`; `dim` is a multiple of 4 * num_heads.
@@ -210,7 +201,7 @@ class TransformerModel(_EncodedModel):
             for _ in layers
         )
 
-    def forward_features(self, inputs: Mapping[str, Any]) -> Tensor:  # type: ignore[override]
+    def forward_features(self, inputs: Mapping[str, Any]) -> Tensor:
         """A vector per slice, (studies, steps, dim)."""
         values, position_mm = self.encoder(inputs), inputs["position_mm"]
         mask = step_mask(inputs["lengths"], values.shape[1])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import InputError
-from common.models.base import AbstractModel
+from common.models.base import ImageModel
 from common.models.heads import HEADS
 from common.models.pooling import OWN_POOLING, POOLINGS
 
@@ -27,7 +27,7 @@ PACKAGED_WEIGHTS = {
 }
 
 
-class TimmClassifier(AbstractModel):
+class TimmClassifier(ImageModel):
     """A timm backbone, pooling, dropout and a head.
 
     Args:
@@ -125,11 +125,10 @@ class TimmClassifier(AbstractModel):
         return self.pooling(output.permute(0, 3, 1, 2) if self._has_channels_last else output)
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Pooled features, (batch, feature_dim), before dropout and all of the head."""
         return self._pooled(self.backbone(images))
 
     def forward_head(self, features: Tensor) -> Tensor:
-        """Logits, (batch, labels); while training with several dropouts (batch, draws, labels)."""
+        """Return logits (batch, labels); in training with dropouts (batch, draws, labels)."""
         features = self.neck(features)
         if self.training and self.num_dropouts > 1:
             features = features[:, None].expand(-1, self.num_dropouts, -1)
@@ -144,7 +143,7 @@ class TimmClassifier(AbstractModel):
             )
 
     def parameter_depths(self) -> dict[str, int]:
-        """Layers as timm numbers them for layer decay: blocks, with the classifier on top."""
+        """Return layers as timm numbers them for layer decay, with the classifier on top."""
         from timm.models import group_parameters
 
         matcher = self.backbone.group_matcher(coarse=False)
@@ -166,7 +165,7 @@ class TimmClassifier(AbstractModel):
 
 
 def _has_channels_last(shape: Sequence[int], size: Sequence[int]) -> bool:
-    """Whether the rows and columns of a map, which have the aspect of the image, come first."""
+    """Return whether rows and columns of a map, with the aspect of the image, come first."""
     height, width = size
     return abs(shape[1] * width - shape[2] * height) < abs(shape[2] * width - shape[3] * height)
 
@@ -249,7 +248,7 @@ def _require_model(name: str) -> None:
 
 
 def _refused_option(name: str, error: str, options: dict[str, Any]) -> str | None:
-    """What to tell the user of an argument that the model does not take; None if it is no such."""
+    """Return the message about an argument that the model does not take; None for other errors."""
     if "drop_path_rate" in error:
         rate = options["drop_path_rate"]
         return f"--net_drop_path_rate {rate}: {name} has no stochastic depth"
@@ -264,6 +263,30 @@ def _refused_option(name: str, error: str, options: dict[str, Any]) -> str | Non
     return None
 
 
+def find_weights(name: str) -> str | None:
+    """Return where the ImageNet weights of a timm model are on this disk; None where nowhere.
+
+    Raises:
+        InputError: timm has no such model.
+    """
+    _require_model(name)
+    if name in PACKAGED_WEIGHTS and _packaged_file(name):
+        return f"in the package {PACKAGED_WEIGHTS[name]}"
+    from huggingface_hub import try_to_load_from_cache
+    from timm.models import get_pretrained_cfg
+
+    config = get_pretrained_cfg(name)
+    places: list[Any] = []
+    if config is not None and config.hf_hub_id:
+        files = ("model.safetensors", "pytorch_model.bin")
+        places = [try_to_load_from_cache(config.hf_hub_id, file) for file in files]
+    if config is not None and config.url:
+        name = Path(str(config.url)).name
+        places.append(f"{torch.hub.get_dir()}/checkpoints/{name}")
+    found = [Path(place) for place in places if isinstance(place, str | Path)]
+    return next((str(place) for place in found if place.is_file()), None)
+
+
 def _packaged_file(name: str) -> Path | None:
     specification = importlib.util.find_spec(PACKAGED_WEIGHTS[name])
     if specification is None or specification.origin is None:
@@ -272,7 +295,7 @@ def _packaged_file(name: str) -> Path | None:
 
 
 def _create_packaged(name: str, options: dict[str, Any]) -> nn.Module:
-    """The backbone with the weights of its package, through timm's own adaptation of the stem."""
+    """Return the backbone with its package's weights, through timm's own adaptation of the stem."""
     import timm
 
     path = _packaged_file(name)

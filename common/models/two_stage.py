@@ -11,7 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.models.masked import BidirectionalRNN, MaskedBatchNorm, MaskedConv, step_mask
+from common.models.masked import (
+    BidirectionalRNN,
+    convolution,
+    masked_batch_norm,
+    masked_convolution,
+    step_mask,
+)
 from common.models.sequence import NUM_METADATA, SequenceModel
 
 # (kernel, dilation) of the convolutions over slices, and their channels in units of `dim`.
@@ -25,19 +31,19 @@ class _Reduction(nn.Module):
         super().__init__()
         self.dropout = dropout
         self.linear = nn.Linear(num_in, num_out, bias=False)
-        self.norm = MaskedBatchNorm(num_out)
+        self.norm = nn.BatchNorm1d(num_out)
 
     def forward(self, values: Tensor, mask: Tensor) -> Tensor:
         dropped = self.dropout(values.transpose(1, 2)).transpose(1, 2)
-        return torch.relu(self.norm(self.linear(dropped), mask))
+        return torch.relu(masked_batch_norm(self.norm, self.linear(dropped), mask))
 
 
 class TwoStageModel(SequenceModel):
-    """Features to a BiGRU; then its probabilities and those of the slice networks, differences of
-    networks and z-gaps to dilated convolutions over slices and a second BiGRU.
+    """Features to a BiGRU, then dilated convolutions over slices and a second BiGRU.
 
-    The first stage's logits have a loss of their own (`auxiliary`). Without features the first
-    stage sees logits and metadata.
+    The second stage sees probabilities of the first stage and of the slice networks, differences
+    of networks and z-gaps. The first stage's logits have a loss of their own (`auxiliary`). Without
+    features the first stage sees logits and metadata.
 
     Args:
         options: see `SequenceModel`; `hidden` is of both BiGRUs, `num_layers` too.
@@ -62,10 +68,10 @@ class TwoStageModel(SequenceModel):
         num_channels = 1 + num_networks + (num_networks if num_networks > 1 else 0) + 2
         self.convolutions, self.norms = nn.ModuleList(), nn.ModuleList()
         for kernel, dilation, width in _CONVOLUTIONS:
-            self.convolutions.append(MaskedConv(num_channels, width * dim, kernel, dilation))
-            self.norms.append(MaskedBatchNorm(width * dim))
+            self.convolutions.append(convolution(num_channels, width * dim, kernel, dilation))
+            self.norms.append(nn.BatchNorm1d(width * dim))
             num_channels = width * dim
-        self.last_conv = MaskedConv(num_channels, 1, 3)
+        self.last_conv = convolution(num_channels, 1, 3)
         self.second_rnn = BidirectionalRNN("gru", num_channels * num_labels, hidden, layers)
         self.second_out = nn.Linear(2 * hidden, num_labels)
         for layer in (self.last_conv, self.second_out):
@@ -73,7 +79,7 @@ class TwoStageModel(SequenceModel):
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
 
-    def forward(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:  # type: ignore[override]
+    def forward(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         """Logits of both stages; see `common.models.sequence`."""
         first = self.first_logits(inputs)
         features = self.forward_features({**inputs, "first_logits": first})
@@ -81,7 +87,7 @@ class TwoStageModel(SequenceModel):
         return {"logits": self.skip(inputs["logits"]) + added, "auxiliary": first}
 
     def first_logits(self, inputs: Mapping[str, Any]) -> Tensor:
-        """Logits of the first stage, (studies, steps, labels)."""
+        """Return logits of the first stage, (series, slices, labels)."""
         lengths = inputs["lengths"]
         mask = step_mask(lengths, inputs["logits"].shape[1])
         sources = list(inputs["features"]) if self.specification["feature_dims"] else []
@@ -93,7 +99,7 @@ class TwoStageModel(SequenceModel):
         values = self.dropout(torch.cat(parts, dim=-1))
         return self.first_linear(values) + self.first_out(self.first_rnn(values, lengths))
 
-    def forward_features(self, inputs: Mapping[str, Any]) -> Tensor:  # type: ignore[override]
+    def forward_features(self, inputs: Mapping[str, Any]) -> Tensor:
         """Channels of each label after the convolutions, (studies, steps, labels * channels)."""
         first = inputs.get("first_logits")
         channels = self._channels(inputs, self.first_logits(inputs) if first is None else first)
@@ -102,13 +108,14 @@ class TwoStageModel(SequenceModel):
         # Labels share the convolutions: each is a sequence of its own.
         label_mask = mask.repeat_interleave(num_labels, dim=0)
         values = channels.transpose(1, 2).flatten(0, 1)
-        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            values = torch.relu(norm(convolution(values, label_mask), label_mask))
+        for layer, norm in zip(self.convolutions, self.norms, strict=True):
+            convolved = masked_convolution(layer, values, label_mask)
+            values = torch.relu(masked_batch_norm(norm, convolved, label_mask))
         values = values.unflatten(0, (num_studies, num_labels)).transpose(1, 2)
         return values.flatten(2)
 
     def forward_head(self, features: Tensor) -> Tensor:
-        """As if no step were padded."""
+        """Return logits as if no step were padded."""
         lengths = torch.full((len(features),), features.shape[1], device=features.device)
         return self._head(features, lengths)
 
@@ -123,7 +130,8 @@ class TwoStageModel(SequenceModel):
         num_labels = self.specification["num_labels"]
         by_label = features.unflatten(2, (num_labels, -1)).transpose(1, 2).flatten(0, 1)
         mask = step_mask(lengths, features.shape[1]).repeat_interleave(num_labels, dim=0)
-        convolved = self.last_conv(by_label, mask).unflatten(0, (-1, num_labels))
+        convolved = masked_convolution(self.last_conv, by_label, mask)
+        convolved = convolved.unflatten(0, (-1, num_labels))
         recurrent = self.second_out(self.second_rnn(features, lengths))
         return convolved.squeeze(-1).transpose(1, 2) + recurrent
 
@@ -132,7 +140,7 @@ class TwoStageModel(SequenceModel):
         return metadata if self.specification["metadata"] else torch.zeros_like(metadata)
 
     def _channels(self, inputs: Mapping[str, Any], first: Tensor) -> Tensor:
-        """Return (studies, steps, labels, channels)."""
+        """Return (series, slices, labels, channels)."""
         num_labels, num_networks = (self.specification[n] for n in ("num_labels", "num_networks"))
         by_network = inputs["logits"].unflatten(2, (num_networks, num_labels)).sigmoid()
         parts = [by_network.mean(dim=2, keepdim=True), by_network]

@@ -8,16 +8,16 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from common.errors import InputError
-from common.models.base import AbstractModel
+from common.models.base import SeriesModel
 from common.models.masked import step_mask
 
 # Blocks of each of the four stages.
 BLOCKS = {"volume-resnet10": (1, 1, 1, 1), "volume-resnet18": (2, 2, 2, 2)}
-# No grid has more planes than this, however far apart the slices of a series say they are.
+# Most planes of a grid, whatever positions the slices of a series have.
 MAX_PLANES = 256
 
 
-class VolumeModel(AbstractModel):
+class VolumeModel(SeriesModel):
     """A residual network of 3D convolutions whose strides are in the plane only.
 
     Slices are resampled along z to planes at equal distances, and the features of planes, pooled
@@ -64,7 +64,7 @@ class VolumeModel(AbstractModel):
         if name not in BLOCKS:
             raise InputError(f"--net_model {name}: no such network; there are {', '.join(BLOCKS)}")
         self.stem = nn.Conv3d(in_chans, width, (3, 5, 5), (1, 2, 2), (1, 2, 2), bias=False)
-        self.stem_norm = PlaneBatchNorm(width)
+        self.stem_norm = nn.BatchNorm2d(width)
         blocks, channels = [], width
         for stage, num_blocks in enumerate(BLOCKS[name]):
             for number in range(num_blocks):
@@ -77,7 +77,7 @@ class VolumeModel(AbstractModel):
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)
 
-    def forward_features(self, inputs: Mapping[str, Tensor]) -> Tensor:  # type: ignore[override]
+    def forward_features(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """A vector per slice, interpolated among those of planes, (series, steps, dim)."""
         images, lengths = inputs["images"], inputs["lengths"]
         to_planes, to_slices, num_planes = resampling(
@@ -87,17 +87,17 @@ class VolumeModel(AbstractModel):
         kept = images.masked_fill(~steps, 0.0)
         planes = torch.einsum("bpt,btchw->bcphw", to_planes.to(kept.dtype), kept)
         mask = step_mask(num_planes, planes.shape[2])
-        values = relu(self.stem_norm(self.stem(planes), mask))
+        values = relu(plane_norm(self.stem_norm, self.stem(planes), mask))
         for block in self.blocks:
             values = block(values, mask)
         pooled = values.mean(dim=(3, 4)).transpose(1, 2)
         return torch.bmm(to_slices.to(pooled.dtype), pooled)
 
     def forward_head(self, features: Tensor) -> Tensor:
-        """Logits (series, steps, labels)."""
+        """Return logits (series, steps, labels)."""
         return self.classifier(self.dropout(features))
 
-    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:  # type: ignore[override]
+    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Logits and features of each slice; see the class."""
         features = self.forward_features(inputs)
         return {"logits": self.forward_head(features), "features": features}
@@ -109,19 +109,17 @@ class VolumeModel(AbstractModel):
             self.classifier.bias.copy_(torch.logit(share))
 
 
-class PlaneBatchNorm(nn.BatchNorm2d):
-    """Batch norm over the planes of all series; planes beyond a series are in no statistic."""
+def plane_norm(norm: nn.BatchNorm2d, values: Tensor, mask: Tensor) -> Tensor:
+    """Return normalised `values` (series, channels, planes, rows, columns).
 
-    def forward(self, values: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
-        """Return normalised `values` (series, channels, planes, rows, columns).
-
-        They are zero where `mask` (series, planes) is False.
-        """
-        by_plane = values.transpose(1, 2)
-        normalised = super().forward(by_plane[mask])
-        result = torch.zeros_like(by_plane, dtype=normalised.dtype)
-        result[mask] = normalised
-        return result.transpose(1, 2)
+    Planes beyond a series, where `mask` (series, planes) is False, are in no statistic and are
+    zero.
+    """
+    by_plane = values.transpose(1, 2)
+    normalised: Tensor = norm(by_plane[mask])
+    result = torch.zeros_like(by_plane, dtype=normalised.dtype)
+    result[mask] = normalised
+    return result.transpose(1, 2)
 
 
 class VolumeBlock(nn.Module):
@@ -136,22 +134,22 @@ class VolumeBlock(nn.Module):
         super().__init__()
         strides = (1, stride, stride)
         self.conv1 = nn.Conv3d(in_channels, channels, 3, strides, 1, bias=False)
-        self.norm1 = PlaneBatchNorm(channels)
+        self.norm1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv3d(channels, channels, 3, 1, 1, bias=False)
-        self.norm2 = PlaneBatchNorm(channels)
+        self.norm2 = nn.BatchNorm2d(channels)
         nn.init.zeros_(self.norm2.weight)
         changes = stride != 1 or in_channels != channels
         self.around: nn.Module | None = None
         if changes:
             self.around = nn.Conv3d(in_channels, channels, 1, strides, bias=False)
-            self.around_norm = PlaneBatchNorm(channels)
+            self.around_norm = nn.BatchNorm2d(channels)
 
     def forward(self, values: Tensor, mask: Tensor) -> Tensor:
-        """Return values that are zero beyond each series, as those given must be."""
-        inner = relu(self.norm1(self.conv1(values), mask))
-        inner = self.norm2(self.conv2(inner), mask)
+        """Returns values that are zero beyond each series, as those given must be."""
+        inner = relu(plane_norm(self.norm1, self.conv1(values), mask))
+        inner = plane_norm(self.norm2, self.conv2(inner), mask)
         if self.around is not None:
-            values = self.around_norm(self.around(values), mask)
+            values = plane_norm(self.around_norm, self.around(values), mask)
         return relu(values + inner)
 
 

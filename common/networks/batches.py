@@ -1,4 +1,4 @@
-"""Batches on their way into a network, and what comes out of it on its way to the metrics."""
+"""Batches on their way into a network, and its outputs on their way to the metrics."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from common.datasets.samplers import EpochSampler, PartSampler
 from common.distributed import Processes
 from common.errors import InputError
 from common.networks.state import FitState
+from common.words import count
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,9 @@ class TrainingBatch:
     """A batch of this process, and the place in the epoch that it has with those of the others.
 
     Attributes:
-        content: what the loader made.
+        content: the batch of the loader.
         num_samples: samples in the batches of all processes.
-        is_stand_in: True where this process got no sample and only keeps the others company.
+        is_stand_in: True where this process got no sample and only takes part in the exchange.
         ends_epoch: whether the epoch ends with it.
     """
 
@@ -46,8 +47,8 @@ def training_batches(
         raise TypeError("fit needs a loader with a batch size and an EpochSampler")
     if state.num_samples not in (0, sampler.num_samples):
         raise InputError(
-            f"{sampler.num_samples} training samples, but the checkpoint is of a training on "
-            f"{state.num_samples}: go on with the same dataset and --dev_ flags, or start a new "
+            f"{count(sampler.num_samples, 'training sample')}, but the checkpoint is of a training "
+            f"on {state.num_samples}: go on with the same dataset and --dev_ flags, or start a new "
             f"experiment"
         )
     state.num_samples = sampler.num_samples
@@ -61,12 +62,12 @@ def training_batches(
 
 
 def is_shared(data: Any) -> bool:
-    """Whether each process evaluates a part of `data`, not all of it."""
+    """Return whether each process evaluates a part of `data`, not all of it."""
     return isinstance(getattr(data, "sampler", None), PartSampler)
 
 
 def to_numpy(outputs: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    """Outputs on the host; what mixed precision made 16 bits wide becomes float32."""
+    """Return outputs on the host; 16-bit floats of mixed precision become float32."""
     return {
         name: (value.float() if value.dtype in (torch.bfloat16, torch.float16) else value)
         .cpu()
@@ -76,7 +77,7 @@ def to_numpy(outputs: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
 
 
 def joined(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Outputs of several batches, by name, one after the other; empty parts are passed over."""
+    """Return the outputs of several batches, joined by name; empty parts are skipped."""
     parts = [part for part in parts if part]
     if not parts:
         return {}
@@ -84,7 +85,7 @@ def joined(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def prefixed(label: str, metrics: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Metrics under the names `<label>_<name>`."""
+    """Return metrics under the names `<label>_<name>`."""
     return {f"{label}_{name}": value for name, value in metrics.items()}
 
 

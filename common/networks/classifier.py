@@ -28,7 +28,7 @@ class ImageClassifierNetwork(AbstractNetwork):
         focal_gamma: gamma of the focal loss; None for cross-entropy.
         sample_ids: names of the training samples by index, for messages.
         with_features: predictions hold the pooled `features` (batch, dim) too; for models that are
-            an `AbstractModel`.
+            an `ImageModel`.
         batch_transform: makes the images of batches that hold `draws`, on the device, of `image`
             and `draws`; see `common.transforms.device.DeviceTransform`.
     """
@@ -54,7 +54,7 @@ class ImageClassifierNetwork(AbstractNetwork):
         self.with_features = with_features
 
     def to_device(self, batch: Any) -> Any:
-        """The batch on the device, its images made there where the loader left that to do."""
+        """Move a batch to the device, and make its images there if the loader has not."""
         batch = super().to_device(batch)
         if isinstance(batch, dict) and "draws" in batch:
             if self.batch_transform is None:
@@ -64,15 +64,15 @@ class ImageClassifierNetwork(AbstractNetwork):
         return batch
 
     def training_step(self, batch: Mapping[str, Tensor]) -> StepOutput:
-        """The weighted loss of the smoothed labels."""
+        """Return the weighted loss of the smoothed labels."""
         return self._loss(batch, self.label_smoothing)
 
     def validation_step(self, batch: Mapping[str, Tensor]) -> StepOutput:
-        """The weighted loss of the true labels; outputs are `logits`, `labels` and `index`."""
+        """Return the weighted loss of the true labels, with `logits`, `labels` and `index`."""
         return self._loss(batch, 0.0)
 
     def prediction_step(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Outputs are `logits` (batch, labels) and `index` (batch,)."""
+        """Return `logits` (batch, labels) and `index` (batch,)."""
         if not self.with_features:
             return {"logits": self.forward(batch["image"]), "index": batch["index"]}
         model: Any = self.model
@@ -81,11 +81,10 @@ class ImageClassifierNetwork(AbstractNetwork):
         return {"logits": logits, "features": features, "index": batch["index"]}
 
     def batch_ids(self, batch: Mapping[str, Tensor]) -> list[str]:
-        """The names of the samples, where they were given."""
         return [self.sample_ids[i] for i in batch["index"].tolist()] if len(self.sample_ids) else []
 
     def loss_weights(self) -> Tensor:
-        """The weight of each label in the loss of the next iteration, (labels,)."""
+        """Return the weight of each label in the loss of the next iteration, (labels,)."""
         return self.label_weights
 
     def _loss(self, batch: Mapping[str, Tensor], smoothing: float) -> StepOutput:
@@ -95,7 +94,7 @@ class ImageClassifierNetwork(AbstractNetwork):
     def _loss_of(
         self, logits: Tensor, labels: Tensor, index: Tensor, smoothing: float
     ) -> StepOutput:
-        """The loss of logits (samples, labels) of the samples `index`."""
+        """Return the loss of logits (samples, labels) of the samples `index`."""
         smoothed = labels * (1 - smoothing) + smoothing / 2
         num_draws = 1
         if logits.ndim == 3:

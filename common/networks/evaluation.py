@@ -18,12 +18,12 @@ from common.networks.state import FitSettings, FitState, StepOutput
 class EvaluatedNetwork(ABC):
     """A model on its device, and the loop that runs it over data without training.
 
-    It never looks inside a batch: a subclass says what a batch means.
+    It never looks inside a batch: a subclass defines what a batch means.
 
     Args:
         model: the module; moved to the device of the settings.
-        settings: how it runs.
-        callbacks: what averages, watches and saves; see `AbstractNetwork`.
+        settings: device, precision and processes.
+        callbacks: see `AbstractNetwork`.
     """
 
     def __init__(
@@ -43,24 +43,24 @@ class EvaluatedNetwork(ABC):
 
     @abstractmethod
     def validation_step(self, batch: Any) -> StepOutput:
-        """The loss and the outputs of one batch."""
+        """Return the loss and the outputs of one batch."""
 
     @abstractmethod
     def prediction_step(self, batch: Any) -> dict[str, Tensor]:
-        """The outputs of one batch, by name."""
+        """Return the outputs of one batch, by name."""
 
     def compute_metrics(self, outputs: Mapping[str, np.ndarray]) -> dict[str, float | None]:
-        """Metrics of a whole validation from its outputs, by name."""
+        """Return metrics of a whole validation from its outputs, by name."""
         return {}
 
     def forward(self, *inputs: Any, **named_inputs: Any) -> Any:
-        """What the model makes of a batch."""
+        """Return the model's output for a batch."""
         if torch.is_grad_enabled() and self._training_module is not None:
             return self._training_module(*inputs, **named_inputs)
         return self._module(*inputs, **named_inputs)
 
     def validate(self, data: DataLoader) -> dict[str, float | None]:
-        """Metrics of the weights in place, computed once over all of `data`, with the loss."""
+        """Return metrics of the weights in place over all of `data`, with the loss."""
         loss_sum, num_terms = 0.0, 0.0
         parts: list[dict[str, np.ndarray]] = []
         for step in self._evaluate(data, self.validation_step):
@@ -81,12 +81,12 @@ class EvaluatedNetwork(ABC):
         return metrics
 
     def predict(self, data: DataLoader) -> dict[str, np.ndarray]:
-        """Outputs of the weights in place for all of `data`, by name, in its order."""
+        """Return outputs of the weights in place for all of `data`, by name, in its order."""
         parts = [to_numpy(outputs) for outputs in self._evaluate(data, self.prediction_step)]
         return self._of_all_processes(parts, data)
 
     def run_forward(self, data: Iterable[Any]) -> None:
-        """Run all of `data` through the model as its modules are now, for what they gather."""
+        """Run `data` through the model in its present modes, for the statistics it collects."""
         compiled, self._module = self._module, self.model  # not worth compiling anew for
         try:
             for _ in self._outputs(data, self.prediction_step):
@@ -97,7 +97,7 @@ class EvaluatedNetwork(ABC):
     def _of_all_processes(
         self, parts: Sequence[dict[str, np.ndarray]], data: DataLoader
     ) -> dict[str, np.ndarray]:
-        """The joined outputs of all processes, which had consecutive parts of the data."""
+        """Return the joined outputs of all processes, which had consecutive parts of the data."""
         own = joined(parts)
         return joined(self.processes.gathered(own)) if is_shared(data) else own
 
@@ -124,7 +124,7 @@ class EvaluatedNetwork(ABC):
             raise StopAsked(number)
 
     def to_device(self, batch: Any) -> Any:
-        """`batch` with its tensors on the device, 4-D ones in the memory format of the model."""
+        """Return a batch on the device, 4-D tensors in the memory format of the model."""
         return to_device(batch, self.device, self.settings.channels_last)
 
     def _autocast(self) -> torch.autocast:

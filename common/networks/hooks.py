@@ -15,7 +15,7 @@ from common.networks.state import FitSettings, FitState
 
 
 class FittedNetwork(Protocol):
-    """What callbacks see of `AbstractNetwork`, whose docstring says what each of these is."""
+    """The part of `AbstractNetwork` that callbacks use; its docstring describes each."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer | None
@@ -34,20 +34,20 @@ class FittedNetwork(Protocol):
         """Make this iteration the last; the training counts as done."""
 
     def ask_to_stop(self) -> None:
-        """Stop after this iteration as SIGTERM does: another run goes on."""
+        """Stop after this iteration as SIGTERM does, so that another run can resume."""
 
     def run_forward(self, data: Iterable[Any]) -> None:
-        """Run batches through the model as its modules are now, for what they gather."""
+        """Run batches through the model in its present modes, for the statistics it collects."""
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a checkpoint holds."""
+        """Return all that a checkpoint holds."""
 
 
 class Callback:
     """Something optional that happens around a fit; see `AbstractNetwork` for when each hook runs.
 
     Attributes:
-        is_average: True for what holds averaged weights; its state is kept apart in a checkpoint.
+        is_average: True for averages of weights; a checkpoint keeps their state apart.
     """
 
     is_average = False
@@ -57,20 +57,16 @@ class Callback:
         """The key of its state in a checkpoint."""
         return type(self).__name__
 
-    def on_fit_begin(self, network: FittedNetwork) -> None:
-        """Before the first step."""
+    def on_fit_begin(self, network: FittedNetwork) -> None: ...
 
-    def on_step_begin(self, network: FittedNetwork) -> None:
-        """Before the first batch of an iteration."""
+    def on_step_begin(self, network: FittedNetwork) -> None: ...
 
-    def on_step_end(self, network: FittedNetwork) -> None:
-        """After an optimizer step."""
+    def on_step_end(self, network: FittedNetwork) -> None: ...
 
-    def on_validation_begin(self, network: FittedNetwork) -> None:
-        """Before a validation."""
+    def on_validation_begin(self, network: FittedNetwork) -> None: ...
 
     def on_validation_end(self, network: FittedNetwork) -> None:
-        """After a validation, also one that broke off."""
+        """Run after a validation, also one that raised an error."""
 
     def on_outputs(
         self,
@@ -78,32 +74,31 @@ class Callback:
         outputs: Mapping[str, np.ndarray],
         metrics: dict[str, float | None],
     ) -> None:
-        """With the outputs of a validation, whole or of a subset; metrics may be added."""
+        """Run with the outputs of a validation, whole or of a subset; metrics may be added."""
 
-    def on_subset_metrics(self, network: FittedNetwork, metrics: dict[str, float | None]) -> None:
-        """After a validation of the subset."""
+    def on_subset_metrics(
+        self, network: FittedNetwork, metrics: dict[str, float | None]
+    ) -> None: ...
 
     def on_metrics(self, network: FittedNetwork, metrics: dict[str, float | None]) -> None:
-        """After a whole validation."""
+        """Run after a validation of the whole."""
 
-    def on_iteration_end(self, network: FittedNetwork) -> None:
-        """After a step and the validation that may follow it."""
+    def on_iteration_end(self, network: FittedNetwork) -> None: ...
 
     def on_stop(self, network: FittedNetwork) -> None:
-        """A signal asked to stop."""
+        """Run when a signal asks to stop."""
 
-    def on_fit_end(self, network: FittedNetwork) -> None:
-        """After the last iteration."""
+    def on_fit_end(self, network: FittedNetwork) -> None: ...
 
     def close(self, network: FittedNetwork) -> None:
-        """At the very end, also after an error."""
+        """Run at the very end, also after an error."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What has to be remembered; tensors and plain types."""
+        """Return the state to remember; tensors and plain types."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
+        """Restore the state that `state_dict` returned."""
 
 
 @runtime_checkable
@@ -111,7 +106,7 @@ class WeightAverager(Protocol):
     """A callback that holds averaged weights (`is_average` is true).
 
     Attributes:
-        label: what its metrics are called beside those of other weights.
+        label: prefix of its metrics beside those of other weights.
         num_updates: steps that the average has seen; it is not used before the first.
     """
 
@@ -119,4 +114,4 @@ class WeightAverager(Protocol):
     num_updates: int
 
     def in_place(self, network: FittedNetwork) -> AbstractContextManager[None]:
-        """Inside the block, the average is in the place of the weights."""
+        """Put the average in the place of the weights inside the block."""

@@ -56,7 +56,7 @@ def weighted_focal_sum(
 
 
 def _prepared(logits: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits and targets in one precision, and each label's share of weight, 0 where unknown."""
+    """Return logits and targets in one precision, and the labels' weights, 0 if unknown."""
     dtype = torch.promote_types(logits.dtype, torch.float32)
     share = (weights / weights.sum()).to(dtype)
     is_known = ~labels.isnan()

@@ -39,13 +39,13 @@ _RUNNING = 0.8
 # The smallest of some twenty independent means is this many of their standard deviations below the
 # largest, by chance: a fall must be larger to mean anything.
 CLEAR = 4.0
-# What the progress of a training decides stays as at its beginning: the test is a small part of it.
+# Values that follow the progress of a training stay at their first one: the test is a short part.
 _LONGER = 1000
 
 
 @dataclass(frozen=True)
 class LearningRateRange:
-    """What a range test found; all sequences have one value per iteration.
+    """The result of a range test; all sequences have one value per iteration.
 
     Attributes:
         learning_rates: of the last layer.
@@ -75,14 +75,14 @@ def find_learning_rate(
     end_lr: float,
     num_iterations: int,
 ) -> LearningRateRange:
-    """Train while the learning rate grows exponentially, and put everything back.
+    """Train while the learning rate grows exponentially, then restore everything.
 
     Weights, optimizer, schedule, callbacks, position in the data and random states are afterwards
-    what they were. The test ends early where the loss diverges.
+    as before. The test ends early where the loss diverges.
 
     Args:
         network: with its optimizer; its callbacks are left out of the test.
-        train_data: what `fit` trains on.
+        train_data: as of `fit`.
         start_lr, end_lr: the range.
         num_iterations: optimizer steps from one to the other.
     """
@@ -140,7 +140,7 @@ class _Ended(Exception):
 
 
 class _Recorder(Callback):
-    """Notes each step, and ends the fit at the end of the range or where the loss diverges."""
+    """Records each step, and ends the fit at the end of the range or where the loss diverges."""
 
     def __init__(self, network: AbstractNetwork, num_iterations: int) -> None:
         self.network = network
@@ -154,7 +154,7 @@ class _Recorder(Callback):
         self._running = (0.0, 0.0)
 
     def training_step(self, batch: Any) -> StepOutput:
-        """The loss of the batch, after that of the first weights has been noted."""
+        """Return the loss of the batch, and record that of the first weights."""
         model, random_state = self.network.model, rng_state()
         weights = _copied(model.state_dict())
         model.load_state_dict(self._start_weights)
@@ -186,7 +186,7 @@ def _copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @contextmanager
 def _restored(network: AbstractNetwork) -> Iterator[None]:
-    """Put back whatever the block does to the network, also after an error."""
+    """Restore the network after the block, also after an error."""
     state = copy.deepcopy(network.state_dict())
     kept = {name: getattr(network, name) for name in ("callbacks", "settings", "scheduler")}
     step_values, is_training = network.step_values, network.model.training

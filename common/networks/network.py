@@ -28,7 +28,7 @@ from common.seeding import rng_state, set_rng_state
 class AbstractNetwork(EvaluatedNetwork):
     """A model with its optimizer, and the loop that fits it.
 
-    A subclass says what a batch means: `training_step`, `validation_step`, `prediction_step`,
+    A subclass defines what a batch means: `training_step`, `validation_step`, `prediction_step`,
     `compute_metrics` and `batch_ids`. This class never looks inside a batch. Steps call
     `self.forward`, not the model: it may be compiled, or shared with other processes.
 
@@ -55,11 +55,11 @@ class AbstractNetwork(EvaluatedNetwork):
         settings: how `fit` runs.
         optimizer: its optimizer; needed to fit, not to predict.
         scheduler: learning-rate schedule, stepped once an iteration.
-        callbacks: what averages, watches and saves.
+        callbacks: averages, monitors and checkpoints.
 
     Attributes:
         step_values: loss, norm and speed of the last step, by name.
-        gauges: what callbacks have seen in it and want in the record; the record takes them.
+        gauges: values of callbacks for the next line of the record.
     """
 
     def __init__(
@@ -78,14 +78,14 @@ class AbstractNetwork(EvaluatedNetwork):
         self._ends_early = False
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=settings.amp_dtype == "fp16")
 
-    # What a subclass says
+    # Methods of subclasses
 
     @abstractmethod
     def training_step(self, batch: Any) -> StepOutput:
-        """The loss of one batch."""
+        """Return the loss of one batch."""
 
     def batch_ids(self, batch: Any) -> list[str]:
-        """Name of the samples in a batch, for messages."""
+        """Return the names of the samples in a batch, for messages."""
         return []
 
     # Training
@@ -136,15 +136,15 @@ class AbstractNetwork(EvaluatedNetwork):
         return self._ends_early or self.state.iteration >= self.settings.iteration_num
 
     def end_early(self) -> None:
-        """For callbacks: this iteration is the last; the training counts as done."""
+        """Make this iteration the last, for callbacks; the training counts as done."""
         self._ends_early = True
 
     def ask_to_stop(self) -> None:
-        """For callbacks: stops after this iteration as SIGTERM does: another run goes on."""
+        """Stop after this iteration as SIGTERM does, for callbacks; another run can resume."""
         self._stop_request.ask()
 
     def _train_iteration(self, batches: Iterator[TrainingBatch]) -> None:
-        """One optimizer step over up to `accumulation_step` batches of one epoch."""
+        """Take one optimizer step over up to `accumulation_step` batches of one epoch."""
         assert self.optimizer is not None
         started, waited, num_samples = time.perf_counter(), 0.0, 0
         steps: list[StepOutput] = []
@@ -188,7 +188,7 @@ class AbstractNetwork(EvaluatedNetwork):
         return StepOutput(step.loss_sum.detach(), step.num_terms, {})
 
     def _total(self, steps: list[StepOutput], ids: list[list[str]]) -> tuple[float, float]:
-        """The loss and the number of terms of all batches of all processes."""
+        """Return the loss and the number of terms of all batches of all processes."""
         losses = torch.stack([step.loss_sum for step in steps])
         finite = torch.isfinite(losses).tolist()
         num_terms = sum(float(step.num_terms) for step in steps)
@@ -201,7 +201,7 @@ class AbstractNetwork(EvaluatedNetwork):
         return loss_sum, num_terms
 
     def _gradients_kept_back(self, is_wanted: bool) -> contextlib.AbstractContextManager[Any]:
-        """Inside the block gradients stay in this process, to be averaged with later ones."""
+        """Keep gradients in this process inside the block, to be averaged with later ones."""
         if is_wanted and self.processes.are_many:
             return self._training_module.no_sync()
         return contextlib.nullcontext()
@@ -209,8 +209,8 @@ class AbstractNetwork(EvaluatedNetwork):
     def _step(self, num_terms: float, ids: list[list[str]]) -> float:
         """Turn summed gradients into means, clip them and step; return their norm.
 
-        A group without any term (all labels unknown) has a zero gradient and changes nothing but
-        what weight decay and momentum do.
+        A group without any term (all labels unknown) has a zero gradient; only weight decay and
+        momentum change the weights.
         """
         assert self.optimizer is not None
         self._scaler.unscale_(self.optimizer)
@@ -235,7 +235,7 @@ class AbstractNetwork(EvaluatedNetwork):
     def _validate_if_due(
         self, valid_data: DataLoader | None, subset_data: DataLoader | None
     ) -> None:
-        """Validate where the settings say so, on the subset or on the whole, once an iteration."""
+        """Validate if due by the settings, on the subset or on the whole, once an iteration."""
         state = self.state
         kind = self.settings.validation_at(state.iteration)
         data = subset_data if kind == "subset" else valid_data
@@ -246,9 +246,9 @@ class AbstractNetwork(EvaluatedNetwork):
         self._call("on_metrics" if kind == "whole" else "on_subset_metrics", metrics)
 
     def _validate_all_weights(self, data: DataLoader) -> dict[str, float | None]:
-        """Metrics of the weights that are predicted with; of the others as `raw_<name>` and such.
+        """Return metrics of the weights to predict with; others are named `raw_<name>` etc.
 
-        The weights that are predicted with come last, so that what callbacks see last is of them.
+        The weights to predict with come last, so that callbacks see their metrics last.
         """
         others: dict[str, float | None] = {}
         averages = self.averages
@@ -262,7 +262,7 @@ class AbstractNetwork(EvaluatedNetwork):
 
     @property
     def averages(self) -> list[WeightAverager]:
-        """Average that have begun; the first one is what is predicted with."""
+        """Averages that have begun; the first one predicts."""
         return [
             callback
             for callback in self.callbacks
@@ -271,9 +271,9 @@ class AbstractNetwork(EvaluatedNetwork):
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Inside the block, the weights to predict with (an average if there is one) are in place.
+        """Put the weights to predict with (an average if there is one) in place inside the block.
 
-        `weights_name` says which they are.
+        `weights_name` names them.
         """
         averages = self.averages
         with averages[0].in_place(self) if averages else contextlib.nullcontext():
@@ -285,13 +285,13 @@ class AbstractNetwork(EvaluatedNetwork):
 
     @property
     def weights_name(self) -> str:
-        """The weights that are predicted with: `raw`, or the label of an average."""
+        """The weights to predict with: `raw`, or the label of an average."""
         return next((average.label for average in self.averages), "raw")
 
     # Checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """All that `fit` needs to go on as if it had never stopped; tensors and plain types.
+        """Return all that `fit` needs to resume exactly; tensors and plain types.
 
         All processes call it together.
         """
@@ -309,7 +309,6 @@ class AbstractNetwork(EvaluatedNetwork):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
         assert self.optimizer is not None
         missing = self.state_dict().keys() - state.keys()
         if missing:

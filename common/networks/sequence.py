@@ -1,4 +1,4 @@
-"""Networks that give each slice of a study a probability per label, seeing the whole study."""
+"""Networks that give each slice of a series a probability per label from slice outputs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,9 +12,9 @@ INPUTS = ("features", "logits", "metadata", "position_mm", "lengths")
 
 
 class SequenceClassifierNetwork(ImageClassifierNetwork):
-    """Multi-label classification of the slices of studies of different lengths.
+    """Multi-label classification of the slices of series of different lengths.
 
-    A batch is what `StudyDataset` makes. A term of the loss is a slice with a label: padded steps
+    A batch is made by `SequenceDataset`. A term of the loss is a slice with a label: padded steps
     and slices that are context only are none, so accumulated and uneven batches stay exact. The
     outputs of a step have one row per such slice.
 
@@ -28,7 +28,7 @@ class SequenceClassifierNetwork(ImageClassifierNetwork):
         self.auxiliary_weight = auxiliary_weight
 
     def training_step(self, batch: Mapping[str, Tensor]) -> StepOutput:
-        """The weighted loss of the smoothed labels, with that of auxiliary logits."""
+        """Return the weighted loss of the smoothed labels, with that of auxiliary logits."""
         outputs, is_slice = self._forward(batch), batch["index"] >= 0
         step = self._slice_loss(batch, outputs["logits"], is_slice, self.label_smoothing)
         if "auxiliary" not in outputs or not self.auxiliary_weight:
@@ -38,17 +38,16 @@ class SequenceClassifierNetwork(ImageClassifierNetwork):
         return StepOutput(loss_sum, step.num_terms, step.outputs)
 
     def validation_step(self, batch: Mapping[str, Tensor]) -> StepOutput:
-        """The weighted loss of the true labels; outputs are `logits`, `labels` and `index`."""
+        """Return the weighted loss of the true labels, with `logits`, `labels` and `index`."""
         return self._slice_loss(batch, self._forward(batch)["logits"], batch["index"] >= 0, 0.0)
 
     def prediction_step(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Outputs are `logits` (slices, labels) and `index` (slices,)."""
+        """Return `logits` (slices, labels) and `index` (slices,)."""
         is_slice = batch["index"] >= 0
         logits = self._forward(batch)["logits"][is_slice]
         return {"logits": logits, "index": batch["index"][is_slice]}
 
     def batch_ids(self, batch: Mapping[str, Tensor]) -> list[str]:
-        """The names of the series, where they were given."""
         if not len(self.sample_ids):
             return []
         return [self.sample_ids[i] for i in batch["sample"].tolist()]

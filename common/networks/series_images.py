@@ -11,13 +11,13 @@ INPUTS = ("images", "metadata", "position_mm", "lengths")
 
 
 class SeriesImageNetwork(SequenceClassifierNetwork):
-    """Multi-label classification of the slices of series that are seen whole.
+    """Multi-label classification of the slices of series whose images are seen together.
 
-    A batch is what `SeriesImageDataset` makes; see the base for what counts in the loss.
+    A batch is made by `SeriesImageDataset`; see the base for the terms of the loss.
     """
 
     def prediction_step(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Outputs are `logits`, `index` and, where they are asked for, `features` of slices."""
+        """Return `logits`, `index` and, if asked for, `features` of slices."""
         is_slice = batch["index"] >= 0
         outputs = self._forward(batch)
         found = {"logits": outputs["logits"][is_slice], "index": batch["index"][is_slice]}

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a wish to stop, granted where everything can be saved."""
+"""SIGINT and SIGTERM as requests to stop, followed where everything can be saved."""
 
 import contextlib
 import logging
@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 
 class StopAsked(Exception):
-    """Raised at the first point where a training can stop; `signal_number` is why."""
+    """The request to stop, raised where a training can stop; `signal_number` is the reason."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(f"signal {signal_number}")
@@ -40,12 +40,12 @@ class StopRequest:
                 signal.signal(number, handler)
 
     def ask(self) -> None:
-        """Note the wish as SIGTERM does, unless a signal has come before."""
+        """Record a request as SIGTERM does, unless a signal came before."""
         if self.signal_number is None:
             self.signal_number = signal.SIGTERM
 
     def check(self) -> None:
-        """Raise StopAsked where a signal has come."""
+        """Raise StopAsked where a signal came."""
         if self.signal_number is not None:
             raise StopAsked(self.signal_number)
 

@@ -1,4 +1,4 @@
-"""What a fit is told, what it remembers, and what a step returns."""
+"""Settings of a fit, its state, and the result of a step."""
 
 import logging
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class StepOutput:
-    """What a subclass returns for one batch.
+    """The result of a subclass for one batch.
 
     Attributes:
         loss_sum: sum of the loss over its terms, a scalar (with gradient while training).
@@ -31,7 +31,7 @@ class StepOutput:
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How `AbstractNetwork.fit` runs; all counts are of optimizer steps unless they say batch.
+    """Settings of `AbstractNetwork.fit`; counts are of optimizer steps unless they say batch.
 
     Attributes:
         iteration_num: optimizer steps to train.
@@ -45,7 +45,7 @@ class FitSettings:
         channels_last: keep 4-D tensors in channels-last memory.
         device: where the network runs.
         compile: compile the model with torch.compile.
-        processes: who trains together.
+        processes: that train together.
     """
 
     iteration_num: int
@@ -65,7 +65,7 @@ class FitSettings:
             raise InputError("--tr_amp_dtype fp16: needs a GPU; use bf16 on a CPU")
 
     def validation_at(self, iteration: int) -> Literal["whole", "subset"] | None:
-        """Which validation comes after `iteration`, if any; after the last it is of the whole."""
+        """Return the validation after `iteration`, if any; the last one is of the whole."""
         is_valid = self.iteration_valid > 0 and iteration % self.iteration_valid == 0
         every_full = self.iteration_valid_full
         is_whole = iteration % every_full == 0 if every_full else is_valid
@@ -79,7 +79,7 @@ class FitSettings:
         return {"bf16": torch.bfloat16, "fp16": torch.float16, None: None}[self.amp_dtype]
 
     def numerics(self) -> dict[str, str | int | bool]:
-        """What changes the last bits of results without being part of the experiment."""
+        """Settings that change the last bits of results without being part of the experiment."""
         return {
             "device": self.device.type,
             "num_threads": torch.get_num_threads(),
@@ -91,7 +91,7 @@ class FitSettings:
         }
 
     def warn_of_other_numerics(self, recorded: Mapping[str, Any]) -> None:
-        """Warn where `numerics` differ from those recorded in a checkpoint."""
+        """Log a warning where `numerics` differ from those recorded in a checkpoint."""
         for name, now in self.numerics().items():
             before = recorded.get(name)
             if before != now:
@@ -105,7 +105,7 @@ class FitSettings:
 
 @dataclass
 class FitState:
-    """Where a training stands: all that the loop itself has to remember.
+    """The state of a training: all that the loop itself has to remember.
 
     Attributes:
         iteration: optimizer steps done.
@@ -124,7 +124,6 @@ class FitState:
     validated: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint holds of it."""
         values = asdict(self)
         sampler = {name: values.pop(name) for name in ("epoch", "position", "num_samples")}
         return {**values, "sampler": sampler}
@@ -136,7 +135,7 @@ class FitState:
         return cls(**{name: state[name] for name in names}, **state["sampler"])
 
     def count_batch(self, num_samples: int, ends_epoch: bool) -> None:
-        """Note that a batch is done."""
+        """Count a finished batch."""
         self.micro_step += 1
         self.position += num_samples
         if ends_epoch:

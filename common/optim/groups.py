@@ -1,4 +1,4 @@
-"""Parameter groups: who gets weight decay, and how fast each layer learns."""
+"""Parameter groups: weight decay and the learning rate of each layer."""
 
 from typing import Any
 

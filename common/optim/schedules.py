@@ -66,7 +66,6 @@ class Schedule:
     swa_lr: float = 0.0
 
     def __call__(self, step: int) -> float:
-        """The learning rate of the iteration after `step` iterations, from 0 on."""
         if self.swa_start is None or step < self.swa_start:
             return self._planned(step)
         num_annealed = max(1, round(SWA_ANNEAL_SHARE * (self.num_steps - self.swa_start)))
@@ -112,7 +111,7 @@ class Schedule:
         return _cosine(self.learning_rate, self.min_lr, progress)
 
     def cycle_ends(self) -> list[int]:
-        """The iterations after which the cycles of cosine_restarts end."""
+        """Return the iterations after which the cycles of cosine_restarts end."""
         lengths = [self.cycle_factor**cycle for cycle in range(self.num_cycles)]
         share = [sum(lengths[: cycle + 1]) / sum(lengths) for cycle in range(self.num_cycles)]
         return [round(self.num_steps * end) for end in share]
@@ -126,31 +125,33 @@ class IterationScheduler(LRScheduler):
         rate: learning rate by the number of iterations done.
     """
 
+    last_epoch: int
+
     def __init__(self, optimizer: Optimizer, rate: Callable[[int], float]) -> None:
         self.rate = rate
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float | Any]:
-        """The learning rate of each group in the next iteration."""
+        """Return the learning rate of each group in the next iteration."""
         rate = self.rate(self.last_epoch)
         return [rate * group.get("lr_scale", 1.0) for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
-        """How many iterations are done: all else is the schedule's."""
+        """Return how many iterations are done: all else is the schedule's."""
         return {"last_epoch": self.last_epoch}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned; the optimizer remembers its learning rates."""
+        """Restore the state; the optimizer has its learning rates in its own."""
         self.last_epoch = state_dict["last_epoch"]
 
 
 def make_schedule(optimizer: Optimizer, schedule: Schedule) -> LRScheduler | None:
-    """Return what changes the learning rates of `optimizer`; None where they never change."""
+    """Return the scheduler of `optimizer`; None where learning rates never change."""
     if schedule.name == "constant" and schedule.swa_start is None:
         return None
     return IterationScheduler(optimizer, schedule)
 
 
 def _cosine(first: float, last: float, progress: float) -> float:
-    """Half a cosine from `first` to `last`, for a progress from 0 to 1."""
+    """Return half a cosine from `first` to `last`, for a progress from 0 to 1."""
     return last + (first - last) * 0.5 * (1 + math.cos(math.pi * progress))

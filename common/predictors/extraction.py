@@ -1,16 +1,15 @@
 """Runs a predictor over many slices, block by block: logits, and features on their way to disk."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from common.features.store import FeatureWriter
-from common.predictors.base import AbstractPredictor, RowLogits
-from common.scoring.predictions import Mean, mean_logits
+from common.predictors.base import AbstractPredictor, PredictOptions, RowLogits
+from common.scoring.predictions import mean_logits
 from common.slices.table import SliceTable
-from common.transforms.views import PLAIN
 
 # The features of a block are held at once: 67 MB of 2048.
 BLOCK_ROWS = 16384
@@ -20,13 +19,11 @@ def extract(
     predictor: AbstractPredictor,
     table: SliceTable,
     rows: ArrayLike,
+    options: PredictOptions,
     *,
-    views: Sequence[str] = (PLAIN,),
-    mean: Mean = "logits",
     writer: FeatureWriter | None = None,
     fold: int = 0,
     on_block: Callable[[int], object] | None = None,
-    **options: Any,
 ) -> RowLogits:
     """Returns the logits of rows of a slice table, and gives the features of each view to `writer`.
 
@@ -37,12 +34,10 @@ def extract(
         predictor: of any kind; one that gives features where there is a writer.
         table: the slices.
         rows: int (n,), rows of the table.
-        views: by name; see `common.transforms.views`.
-        mean: whether logits or probabilities are averaged over the views.
+        options: how; its features are those of `writer`.
         writer: takes the features; None where none are wanted.
         fold: whose network it is, for the writer.
-        on_block: told the number of rows done, all views counted, with each block.
-        options: see `AbstractPredictor.predict_rows`.
+        on_block: called with the number of rows of each finished block, all views counted.
     """
     wanted = np.asarray(rows, dtype=np.int64)
     ordered = table.anatomical_order(wanted)
@@ -52,12 +47,11 @@ def extract(
     for start in range(0, len(ordered), BLOCK_ROWS):
         block = ordered[start : start + BLOCK_ROWS]
         parts = []
-        for view in views:
+        for view in options.views:
             # A block that holds nothing readable has no features either.
             with_features = writer is not None and bool(table.readable[block].any())
-            result = predictor.predict_rows(
-                table, block, views=(view,), with_features=with_features, **options
-            )
+            of_view = replace(options, views=(view,), with_features=with_features)
+            result = predictor.predict_rows(table, block, of_view)
             parts.append(result.logits)
             unreadable[block] = result.unreadable
             seen = ~result.unreadable
@@ -65,5 +59,5 @@ def extract(
                 writer.append(image_ids[block[seen]], result.features[seen], fold, view)
             if on_block is not None:
                 on_block(len(block))
-        logits[block] = mean_logits(parts, mean)
+        logits[block] = mean_logits(parts, options.mean)
     return RowLogits(logits[wanted], unreadable[wanted])

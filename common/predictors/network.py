@@ -1,23 +1,37 @@
 """Predictors that are one network: predictor.json and model.pt in their folder."""
 
 import pickle
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.utils.data import DataLoader
 
 from common.checkpoint import save_weights
+from common.datasets import make_loader
 from common.errors import InputError
 from common.experiment import JSON_FILE
 from common.files import write_json
-from common.predictors.base import WEIGHTS_FILE, AbstractPredictor, BuildModel, checked_weights
-from common.scoring.metrics import DEFAULT_THRESHOLD, Floats
-from common.scoring.predictions import Calibration
+from common.networks.classifier import ImageClassifierNetwork
+from common.networks.state import FitSettings
+from common.precision import keep_freed_memory
+from common.predictors.base import (
+    WEIGHTS_FILE,
+    AbstractPredictor,
+    BuildModel,
+    LoadPart,
+    PredictOptions,
+    RowLogits,
+    checked_weights,
+)
+from common.scoring.predictions import LogitMean
+from common.slices.table import SliceTable
 from common.transforms import SampleTransform
 from common.transforms.views import PLAIN, ViewTransform, random_number
 
@@ -26,9 +40,11 @@ from common.transforms.views import PLAIN, ViewTransform, random_number
 class NetworkPredictor(AbstractPredictor):
     """One network with all that is needed to use it; see the base for what all have.
 
-    predictor.json and model.pt lie in its folder.
+    predictor.json and model.pt lie in its folder. A subclass makes the dataset of a view.
 
     Attributes:
+        network_class: runs the network.
+        channels_last: the memory format of its images.
         network: what `build_model` made, to logits.
         model: what `build_model` needs to make the network again; plain types.
         transform: makes the image of a slice, with its windows, size and normalization; not random.
@@ -37,17 +53,13 @@ class NetworkPredictor(AbstractPredictor):
     """
 
     gives_features: ClassVar[bool] = True
+    network_class: ClassVar[type[ImageClassifierNetwork]] = ImageClassifierNetwork
+    channels_last: ClassVar[bool] = False
     network: nn.Module
     model: dict[str, Any]
-    label_names: Sequence[str]
-    label_weights: Sequence[float]
     transform: SampleTransform
-    prior: Floats
     tta_transform: SampleTransform | None = None
     slice_offsets: Sequence[int] = (0,)
-    calibration: Calibration | None = None
-    threshold: float = DEFAULT_THRESHOLD
-    training: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert len(self.prior) == len(self.label_names) == len(self.label_weights)
@@ -55,13 +67,23 @@ class NetworkPredictor(AbstractPredictor):
         self.transform.require_deterministic()
 
     def save(self, folder: Path) -> None:
-        """Writes predictor.json and model.pt, each in one step."""
-        digest = save_weights(folder / WEIGHTS_FILE, self.network.state_dict())
-        write_json(folder / JSON_FILE, {**self._to_json(), "weights_sha256": digest})
+        """Write predictor.json and model.pt, each in one step."""
+        content = {
+            **self._shared_json(),
+            "model": self.model,
+            "slice_offsets": list(self.slice_offsets),
+            "transform": self.transform.to_dict(),
+            "tta_transform": self.tta_transform and self.tta_transform.to_dict(),
+            **self._own_json(),
+            "weights_sha256": save_weights(folder / WEIGHTS_FILE, self.network.state_dict()),
+        }
+        write_json(folder / JSON_FILE, content)
 
     @classmethod
-    def from_folder(cls, folder: Path, content: dict[str, Any], build_model: BuildModel) -> Self:
-        """Returns the predictor in `folder`, its network in evaluation mode on the CPU."""
+    def from_folder(
+        cls, folder: Path, content: dict[str, Any], build_model: BuildModel, load: LoadPart
+    ) -> Self:
+        """Return the predictor in `folder`, its network in evaluation mode on the CPU."""
         network = build_model(content["model"])
         _load_weights(network, checked_weights(folder, content))
         tta, where = content["tta_transform"], str(folder / JSON_FILE)
@@ -71,22 +93,73 @@ class NetworkPredictor(AbstractPredictor):
             transform=SampleTransform.from_dict(content["transform"], where),
             tta_transform=tta and SampleTransform.from_dict(tta, where),
             slice_offsets=tuple(content["slice_offsets"]),
-            calibration=Calibration.from_json(content["calibration"]),
             **cls._shared_fields(content),
             **cls._own_fields(content),
         )
 
     @classmethod
+    @abstractmethod
     def _own_fields(cls, content: dict[str, Any]) -> dict[str, Any]:
-        """The fields of a subclass that predictor.json holds."""
-        return {}
+        """Return the fields of a subclass that predictor.json holds."""
 
+    @abstractmethod
     def _own_json(self) -> dict[str, Any]:
-        """What predictor.json holds of them."""
-        return {}
+        """Return what predictor.json holds of them."""
+
+    @abstractmethod
+    def _dataset(
+        self,
+        table: SliceTable,
+        rows: NDArray[np.int64],
+        transform: Any,
+        view: str,
+        options: PredictOptions,
+    ) -> Any:
+        """Return the samples of readable rows in one view; `rows` says which rows they count.
+
+        Of a sample, `index` holds the places in `rows`, -1 where nothing is to be predicted.
+        """
+
+    def _batch_size(self, num_slices: int) -> int:
+        """Return how many samples make a batch of about so many slices."""
+        return num_slices
+
+    def _predict(
+        self, table: SliceTable, rows: NDArray[np.int64], options: PredictOptions
+    ) -> RowLogits:
+        keep_freed_memory()
+        views = [(name, self._view_transform(name)) for name in options.views]
+        settings = FitSettings(
+            iteration_num=0,
+            channels_last=self.channels_last,
+            device=torch.device(options.device),
+        )
+        network = self.network_class(
+            self.network, settings, self.label_weights, with_features=options.with_features
+        )
+        asked, places = np.unique(rows, return_inverse=True)
+        left = rows[table.readable[rows]]
+        total, features = LogitMean(options.mean), FeatureMean(len(asked))
+        for view, transform in views:
+            logits = np.zeros((len(asked), len(self.label_names)))
+            if len(left):
+                dataset = self._dataset(table, left, transform, view, options)
+                batch_size = self._batch_size(options.batch_size)
+                loader = make_loader(dataset, batch_size, options.num_workers)
+                outputs = network.predict(cast(DataLoader, _counted(loader, options.on_batch)))
+                was_read = outputs["index"] >= 0
+                left = dataset.rows[outputs["index"][was_read]]
+                found = np.searchsorted(asked, left)
+                logits[found] = outputs["logits"][was_read]
+                if options.with_features:
+                    features.add(found, outputs["features"][was_read])
+            total.add(logits)
+        is_read = np.isin(asked, left)
+        of_rows = features.result(is_read)[places] if options.with_features else None
+        return self._filled(total.result()[places], ~is_read[places], of_rows)
 
     def _view_transform(self, view: str) -> Any:
-        """What makes the images of a view; InputError where this predictor can't have it."""
+        """Return what makes the images of a view; InputError where this predictor has none."""
         if random_number(view):
             if self.tta_transform is None:
                 raise InputError(f"--pr_tta: this predictor has no test-time transform for {view}")
@@ -94,17 +167,6 @@ class NetworkPredictor(AbstractPredictor):
         if view == "swap" and len(self.slice_offsets) == 1:
             raise InputError("--pr_tta_views swap: the images of this network have no neighbours")
         return self.transform if view == PLAIN else ViewTransform(view, self.transform)
-
-    def _to_json(self) -> dict[str, Any]:
-        return {
-            **self._shared_json(),
-            "model": self.model,
-            "slice_offsets": list(self.slice_offsets),
-            "transform": self.transform.to_dict(),
-            "tta_transform": self.tta_transform and self.tta_transform.to_dict(),
-            "calibration": self.calibration and self.calibration.to_json(),
-            **self._own_json(),
-        }
 
 
 class FeatureMean:
@@ -137,3 +199,13 @@ def _load_weights(network: nn.Module, path: Path) -> None:
         network.load_state_dict(state)
     except (RuntimeError, pickle.UnpicklingError, AttributeError, TypeError) as error:
         raise InputError(f"{path} does not hold the weights of this network: {error}") from error
+
+
+def _counted(
+    loader: Iterable[dict[str, Any]], on_batch: Callable[[int], object] | None
+) -> Iterator[dict[str, Any]]:
+    """Yield the batches, and report the number of slices of each."""
+    for batch in loader:
+        yield batch
+        if on_batch is not None:
+            on_batch(int((batch["index"] >= 0).sum()))

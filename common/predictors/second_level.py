@@ -16,17 +16,15 @@ from numpy.typing import NDArray
 from common.ensembling.boosting import BoostedTrees
 from common.ensembling.sequences import LevelInputs, level_inputs
 from common.ensembling.smoothing import Smoothing
-from common.experiment import JSON_FILE
-from common.files import write_json
 from common.predictors.base import (
     AbstractPredictor,
     BuildModel,
+    LoadPart,
     PredictOptions,
     RowLogits,
-    load_predictor,
 )
-from common.scoring.metrics import DEFAULT_THRESHOLD, Floats
-from common.scoring.predictions import Calibration, prior_logits
+from common.predictors.composed import ComposedPredictor
+from common.scoring.metrics import Floats
 from common.slices.table import SliceTable
 
 MEMBERS_FOLDER = "members"
@@ -36,7 +34,7 @@ Level = Smoothing | BoostedTrees
 
 
 @dataclass
-class SecondLevelPredictor(AbstractPredictor):
+class SecondLevelPredictor(ComposedPredictor):
     """Slice predictors, and what each fold's second level makes of their mean.
 
     Every fold's second level sees the same first-level predictions, those of all folds' networks
@@ -52,35 +50,34 @@ class SecondLevelPredictor(AbstractPredictor):
     kind: ClassVar[str] = "second_level"
     members: Sequence[AbstractPredictor]
     levels: Mapping[int, Level]
-    label_names: Sequence[str]
-    label_weights: Sequence[float]
-    prior: Floats
-    calibration: Calibration | None = None
-    threshold: float = DEFAULT_THRESHOLD
-    training: dict[str, Any] = field(default_factory=dict)
     fold_priors: Mapping[int, Floats] = field(default_factory=dict)
 
     @property
-    def num_networks(self) -> int:
-        """Networks that see each slice, for progress."""
-        return sum(member.num_networks for member in self.members)
+    def parts(self) -> Mapping[str, AbstractPredictor]:
+        """The members, numbered."""
+        return {f"{MEMBERS_FOLDER}/{n}": member for n, member in enumerate(self.members)}
 
-    def save(self, folder: Path) -> None:
-        """Writes the members, the levels and, last, predictor.json."""
-        for number, member in enumerate(self.members):
-            member.save(folder / MEMBERS_FOLDER / str(number))
+    def _own_json(self, folder: Path) -> dict[str, Any]:
         levels = {}
         for fold, level in self.levels.items():
             if isinstance(level, BoostedTrees):
-                content = level.save(folder / FOLDS_FOLDER / str(fold))
+                levels[str(fold)] = level.save(folder / FOLDS_FOLDER / str(fold))
             else:
-                content = level.to_dict()
-            levels[str(fold)] = content
-        write_json(folder / JSON_FILE, self._to_json(levels))
+                levels[str(fold)] = level.to_dict()
+        is_boosting = all(isinstance(level, BoostedTrees) for level in self.levels.values())
+        name = "boosting" if is_boosting else "smooth"
+        return {
+            "model": {"name": name, "num_members": len(self.members)},
+            "levels": levels,
+            "fold_priors": {str(f): self._by_label(prior) for f, prior in self.fold_priors.items()},
+            "slice_offsets": [0],
+        }
 
     @classmethod
-    def from_folder(cls, folder: Path, content: dict[str, Any], build_model: BuildModel) -> Self:
-        """Returns the predictor in `folder`, its networks in evaluation mode on the CPU."""
+    def from_folder(
+        cls, folder: Path, content: dict[str, Any], build_model: BuildModel, load: LoadPart
+    ) -> Self:
+        """Return the predictor in `folder`, its networks in evaluation mode on the CPU."""
         model = content["model"]
         levels: dict[int, Level] = {}
         for fold, level in content["levels"].items():
@@ -88,14 +85,10 @@ class SecondLevelPredictor(AbstractPredictor):
                 levels[int(fold)] = BoostedTrees.load(folder / FOLDS_FOLDER / fold, level)
             else:
                 levels[int(fold)] = Smoothing.from_dict(level)
-        members = [
-            load_predictor(folder / MEMBERS_FOLDER / str(number), build_model)
-            for number in range(model["num_members"])
-        ]
         return cls(
-            members,
+            [load(folder / MEMBERS_FOLDER / str(n)) for n in range(model["num_members"])],
             levels,
-            fold_priors={
+            {
                 int(fold): np.array([prior[name] for name in content["label_names"]])
                 for fold, prior in content.get("fold_priors", {}).items()
             },
@@ -106,48 +99,23 @@ class SecondLevelPredictor(AbstractPredictor):
         self, table: SliceTable, rows: NDArray[np.int64], options: PredictOptions
     ) -> RowLogits:
         whole = whole_series(table, rows)
-        arguments = options.as_arguments()
-        results = [member.predict_rows(table, whole, **arguments) for member in self.members]
-        was_read = ~np.any([result.unreadable for result in results], axis=0)
-        logits = np.stack([result.logits for result in results], axis=1)
-        by_row = np.empty((len(table), len(self.label_names)), dtype=np.float32)
-        by_row[:] = prior_logits(self.prior)
-        is_read = np.zeros(len(table), dtype=bool)
-        if was_read.any():
-            is_read[whole[was_read]] = True
-            by_row[whole[was_read]] = self.predict_level(
-                level_inputs(table, whole[was_read], logits[was_read])
-            )
-        return RowLogits(by_row[rows], ~is_read[rows])
-
-    def predict_level(self, inputs: LevelInputs) -> NDArray[np.float32]:
-        """Returns the mean logits of the folds' second levels, float32 (n, labels)."""
-        return mean_of_levels(self.levels, inputs)
-
-    def _to_json(self, levels: dict[str, Any]) -> dict[str, Any]:
-        is_boosting = all(isinstance(level, BoostedTrees) for level in self.levels.values())
-        name = "boosting" if is_boosting else "smooth"
-        return {
-            **self._shared_json(),
-            "model": {"name": name, "num_members": len(self.members)},
-            "levels": levels,
-            "fold_priors": {
-                str(fold): dict(zip(self.label_names, np.asarray(prior).tolist(), strict=True))
-                for fold, prior in self.fold_priors.items()
-            },
-            "slice_offsets": [0],
-            "calibration": None,
-        }
+        results, unreadable = self._predict_parts(table, whole, options)
+        seen = whole[~unreadable]
+        by_row = np.zeros((len(table), len(self.label_names)), dtype=np.float32)
+        if len(seen):
+            logits = np.stack([result.logits for result in results], axis=1)[~unreadable]
+            by_row[seen] = mean_of_levels(self.levels, level_inputs(table, seen, logits))
+        return self._filled(by_row[rows], ~np.isin(rows, seen))
 
 
 def mean_of_levels(levels: Mapping[int, Level], inputs: LevelInputs) -> NDArray[np.float32]:
-    """Returns the mean over folds of the logits (n, labels) that their second levels give."""
+    """Return the mean over folds of the logits (n, labels) that their second levels give."""
     logits = np.stack([level.predict(inputs) for level in levels.values()]).astype(np.float64)
     return np.asarray(logits.mean(axis=0), dtype=np.float32)
 
 
 def whole_series(table: SliceTable, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Returns the readable rows of all series that have one of `rows`, ascending."""
+    """Return the readable rows of all series that have one of `rows`, ascending."""
     readable = rows[table.readable[rows]]
     files = table.frame["store_file"]
     wanted = files.iloc[readable].unique()

@@ -7,8 +7,8 @@
 The slice predictors are those of the fold that the sequence network was validated on.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -18,11 +18,8 @@ from numpy.typing import NDArray
 
 from common.checkpoint import save_weights
 from common.datasets import make_loader
-from common.datasets.sequence import StudyDataset
-from common.errors import InputError
-from common.experiment import JSON_FILE
+from common.datasets.sequence import SequenceDataset
 from common.features.slice_outputs import FeaturesInMemory, Scaling, SliceOutputs
-from common.files import write_json
 from common.models import SequenceModel, build_sequence_model
 from common.networks.sequence import SequenceClassifierNetwork
 from common.networks.state import FitSettings
@@ -31,13 +28,13 @@ from common.predictors.base import (
     WEIGHTS_FILE,
     AbstractPredictor,
     BuildModel,
+    LoadPart,
     PredictOptions,
     RowLogits,
     checked_weights,
-    load_predictor,
 )
-from common.scoring.metrics import DEFAULT_THRESHOLD, Floats
-from common.scoring.predictions import Calibration, Mean, prior_logits
+from common.predictors.composed import ComposedPredictor
+from common.scoring.predictions import Mean
 from common.slices.table import SliceTable
 
 # Slices whose features are held at once: 160 MB of 2048 features.
@@ -46,7 +43,7 @@ _SERIES_BATCH = 32
 
 
 @dataclass
-class StudyPredictor(AbstractPredictor):
+class StudyPredictor(ComposedPredictor):
     """A sequence network with the slice predictors that feed it; see the base.
 
     Rows are predicted within their whole series, whichever of its rows are asked for. Views are of
@@ -65,12 +62,6 @@ class StudyPredictor(AbstractPredictor):
     slice_predictors: Sequence[AbstractPredictor]
     scalings: Sequence[Scaling | None]
     slice_views: Sequence[tuple[Sequence[str], Mean]]
-    label_names: Sequence[str]
-    label_weights: Sequence[float]
-    prior: Floats
-    calibration: Calibration | None = None
-    threshold: float = DEFAULT_THRESHOLD
-    training: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert len(self.slice_predictors) == len(self.scalings) == len(self.slice_views)
@@ -78,25 +69,28 @@ class StudyPredictor(AbstractPredictor):
             assert tuple(predictor.label_names) == tuple(self.label_names)
 
     @property
-    def num_networks(self) -> int:
-        """Networks that see each slice."""
-        return sum(predictor.num_networks for predictor in self.slice_predictors)
+    def parts(self) -> Mapping[str, AbstractPredictor]:
+        """The slice predictors, numbered."""
+        return {f"slices_{n}": predictor for n, predictor in enumerate(self.slice_predictors)}
 
-    def save(self, folder: Path) -> None:
-        """Writes the slice predictors into folders of their own, then model.pt, then the JSON."""
-        for number, predictor in enumerate(self.slice_predictors):
-            predictor.save(folder / f"slices_{number}")
+    def _own_json(self, folder: Path) -> dict[str, Any]:
         scalings = [
             None if s is None else {"mean": torch.tensor(s.mean), "spread": torch.tensor(s.spread)}
             for s in self.scalings
         ]
         state = {"network": self.network.state_dict(), "scalings": scalings}
-        digest = save_weights(folder / WEIGHTS_FILE, state)
-        write_json(folder / JSON_FILE, {**self._to_json(), "weights_sha256": digest})
+        return {
+            "model": self.network.specification,
+            "num_slice_predictors": len(self.slice_predictors),
+            "slice_views": [{"views": list(v), "mean": mean} for v, mean in self.slice_views],
+            "weights_sha256": save_weights(folder / WEIGHTS_FILE, state),
+        }
 
     @classmethod
-    def from_folder(cls, folder: Path, content: dict[str, Any], build_model: BuildModel) -> Self:
-        """Returns the predictor in `folder`; `build_model` is for the slice networks."""
+    def from_folder(
+        cls, folder: Path, content: dict[str, Any], build_model: BuildModel, load: LoadPart
+    ) -> Self:
+        """Return the predictor in `folder`, its networks in evaluation mode on the CPU."""
         weights = checked_weights(folder, content)
         state = torch.load(weights, map_location="cpu", weights_only=True)
         network = build_sequence_model(content["model"])
@@ -104,14 +98,12 @@ class StudyPredictor(AbstractPredictor):
         return cls(
             network=network.eval(),
             slice_predictors=[
-                load_predictor(folder / f"slices_{number}", build_model)
-                for number in range(content["num_slice_predictors"])
+                load(folder / f"slices_{n}") for n in range(content["num_slice_predictors"])
             ],
             scalings=[
                 s and Scaling(s["mean"].numpy(), s["spread"].numpy()) for s in state["scalings"]
             ],
             slice_views=[(tuple(item["views"]), item["mean"]) for item in content["slice_views"]],
-            calibration=Calibration.from_json(content["calibration"]),
             **cls._shared_fields(content),
         )
 
@@ -119,7 +111,7 @@ class StudyPredictor(AbstractPredictor):
         self, table: SliceTable, rows: NDArray[np.int64], options: PredictOptions
     ) -> RowLogits:
         keep_freed_memory()
-        logits = np.tile(prior_logits(self.prior, self.calibration), (len(table), 1))
+        logits = np.zeros((len(table), len(self.label_names)), np.float32)
         is_read = np.zeros(len(table), dtype=bool)
         for part in _parts(table.groups_of(rows[table.readable[rows]])):
             said = [
@@ -128,10 +120,10 @@ class StudyPredictor(AbstractPredictor):
             ]
             known = np.logical_and.reduce([output.is_known for output in said])
             part = part[known[part]]
-            dataset = StudyDataset(table, part, said, ())
+            dataset = SequenceDataset(table, part, said, ())
             logits[dataset.rows] = self._sequence_logits(dataset, options.device)
             is_read[part] = True
-        return RowLogits(logits[rows], ~is_read[rows])
+        return self._filled(logits[rows], ~is_read[rows])
 
     def _slice_outputs(
         self,
@@ -145,12 +137,11 @@ class StudyPredictor(AbstractPredictor):
         own_views, own_mean = self.slice_views[number]
         asked = replace(
             options,
-            num_views=0,
-            views=tuple(dict.fromkeys([*own_views, *options.view_names])),
+            views=tuple(dict.fromkeys([*own_views, *options.views])),
             mean=own_mean if len(own_views) > 1 else options.mean,
             with_features=scaling is not None,
         )
-        found = predictor.predict_rows(table, rows, **asked.as_arguments())
+        found = predictor.predict_rows(table, rows, asked)
         logits = np.full((len(table), len(self.label_names)), np.nan, np.float32)
         logits[rows] = found.logits
         folds = np.full(len(table), -1, np.int64)
@@ -165,7 +156,7 @@ class StudyPredictor(AbstractPredictor):
         return SliceOutputs(name, logits, folds, features, feature_rows, {0: scaling})
 
     def _sequence_logits(
-        self, dataset: StudyDataset, device: torch.device | str
+        self, dataset: SequenceDataset, device: torch.device | str
     ) -> NDArray[np.float32]:
         """The logits of the rows of a dataset, in their order."""
         settings = FitSettings(iteration_num=0, device=torch.device(device))
@@ -173,20 +164,7 @@ class StudyPredictor(AbstractPredictor):
         if not len(dataset):
             return np.empty((0, len(self.label_names)), np.float32)
         outputs = network.predict(make_loader(dataset, _SERIES_BATCH, 0))
-        logits: NDArray[np.float32] = outputs["logits"].astype(np.float32)
-        if not np.isfinite(logits).all():
-            raise InputError("the network gives logits that are not finite: its weights are bad")
-        return logits
-
-    def _to_json(self) -> dict[str, Any]:
-        calibration = self.calibration
-        return {
-            **self._shared_json(),
-            "model": self.network.specification,
-            "num_slice_predictors": len(self.slice_predictors),
-            "slice_views": [{"views": list(v), "mean": mean} for v, mean in self.slice_views],
-            "calibration": calibration and calibration.to_json(),
-        }
+        return np.asarray(outputs["logits"], np.float32)
 
 
 def _parts(groups: list[NDArray[np.int64]]) -> Iterator[NDArray[np.int64]]:

@@ -11,6 +11,7 @@ import pandas as pd
 from common.dicom import RejectedFile
 from common.dicom.archives import ARCHIVE_SUFFIX, MEMBER_MARK, open_archive
 from common.preparation.source import FILE_COLUMNS
+from common.words import count
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ def with_members(files: pd.DataFrame, folder: Path) -> pd.DataFrame:
 
     A member of `a.zip` is called `a.zip!/<its name>`. Its size is its own, and its time changes
     with the size and the time of the archive. An archive that is refused, or empty, stays a file:
-    reading it tells why.
+    reading it gives the reason.
 
     Args:
         files: with `FILE_COLUMNS`, as `list_files` returns them.
@@ -60,8 +61,8 @@ def _member_rows(
     with contextlib.closing(archive):
         if archive.num_replaced:
             logger.warning(
-                "left out %d members of an archive: later ones have the same names",
-                archive.num_replaced,
+                "left out %s of an archive: later ones have the same names",
+                count(archive.num_replaced, "member"),
             )
         if not archive.members:
             yield archive_row
@@ -78,5 +79,7 @@ def _is_shadowed(files: pd.DataFrame, is_archive: Any) -> Any:
     starts = tuple(files.loc[is_archive, "source_file"] + MEMBER_MARK) if suspects.any() else ()
     shadowed = files["source_file"].map(lambda name: name.startswith(starts)) & suspects
     if shadowed.any():
-        logger.warning("left out %d files in folders named like an archive", shadowed.sum())
+        logger.warning(
+            "left out %s in folders named like an archive", count(shadowed.sum(), "file")
+        )
     return shadowed.to_numpy(dtype=bool)

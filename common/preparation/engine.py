@@ -42,7 +42,7 @@ from common.preparation.pixels import (
     store_series,
 )
 from common.preparation.source import Source
-from common.preparation.splits import FoldPlan, mark_brain_range, tell_marked, write_folds
+from common.preparation.splits import FoldPlan, log_marked, mark_brain_range, write_folds
 from common.preparation.tables import (
     slices_table,
     studies_table,
@@ -53,6 +53,7 @@ from common.slices.folds import TRAIN_SPLIT
 from common.slices.pixel_steps import NO_STEPS, PARAMETER, PixelSteps
 from common.slices.store import SliceStore
 from common.slices.table import SLICES_FILE, STATUS_OK, STORE_FOLDER, STUDIES_FILE
+from common.words import count
 
 logger = logging.getLogger(__name__)
 
@@ -67,14 +68,14 @@ _LIBRARIES = ("pydicom", "blosc2", "numpy", "pandas", "iterative-stratification"
 
 @dataclass(frozen=True)
 class Preparation:
-    """What was done, in numbers.
+    """Counts of a preparation.
 
     Attributes:
         num_files: files read.
         num_slices: slices stored.
         num_series: store files.
         rejected: number of files and slices without pixels, by status.
-        notes: number of stored slices that something was done to, by what it was.
+        notes: number of stored slices with a note, by the note.
         num_padding: pixels that held padding.
         folds: prevalence per fold as a table, or None where there are no folds.
         fold_deviation: largest relative deviation of a prevalence in a fold.
@@ -98,8 +99,9 @@ class Preparation:
         num_rejected = sum(self.rejected.values())
         rejected = ", ".join(f"{count} {status}" for status, count in self.rejected.items())
         return (
-            f"read {self.num_files} files, stored {self.num_slices} slices in {self.num_series} "
-            f"series, rejected {num_rejected}" + (f" ({rejected})" if rejected else "")
+            f"read {count(self.num_files, 'file')}, stored {count(self.num_slices, 'slice')} in "
+            f"{self.num_series} series, rejected {num_rejected}"
+            + (f" ({rejected})" if rejected else "")
         )
 
     def counts(self) -> dict[str, Any]:
@@ -170,7 +172,7 @@ def prepare_dataset(
         if files.empty:
             raise InputError(f"no files in {source.folder}: is this the folder of the data?")
         check_same_source(dataset_folder, source, files, steps)
-        # Before the work: what is wrong with the label file should not show hours later.
+        # Before the work: a fault in the label file must not show hours later.
         labels = source.labels()
         plan = FoldPlan(num_folds, fold_seed, valid_fraction, fold_by)
         plan.check(files)
@@ -182,14 +184,14 @@ def prepare_dataset(
         versions = {name: version(name) for name in _LIBRARIES}
         write_manifest(dataset_folder, source, parameters, versions, None)
         if not (dataset_folder / INDEX_FOLDER).exists():
-            tell_about_files(files, runner.num_workers(), dataset_folder)
+            log_estimates(files, runner.num_workers(), dataset_folder)
         headers, results = _read_and_store(files, source, dataset_folder, runner, steps)
         splits = files.set_index("source_file")["split"]
         slices = slices_table(headers, splits, results, source.label_names, labels)
         if brain_min:
             outside = mark_brain_range(slices, brain_min)
             slices["keep_for_training"] &= ~outside
-            tell_marked(outside, slices, source.label_names[-1])
+            log_marked(outside, slices, source.label_names[-1])
         _remove_stale(dataset_folder, set(results))
         prepared = _count(slices, len(files))
         overlap, concerned = find_overlap(slices, SliceStore(dataset_folder / STORE_FOLDER))
@@ -249,13 +251,13 @@ def _store_missing(
     runner: TaskRunner,
     steps: PixelSteps,
 ) -> dict[str, list[SliceResult] | None]:
-    """Store the series that are not there yet; return by store file what became of all."""
+    """Store the series that are missing; return by store file the results of all."""
     ranked = headers[headers["rank"] >= 0]
     results: dict[str, list[SliceResult] | None] = {}
     missing: set[str] = set()
     for task in series_tasks(ranked, source.reader, dataset_folder, steps):
         record = read_record(task, runner.limits)
-        if record is None or is_passing(record):
+        if record is None or is_transient(record):
             missing.add(task.store_file)
         else:
             results[task.store_file] = record
@@ -300,7 +302,7 @@ def _tally(words: pd.Series) -> dict[str, int]:
 
 
 def _remove_stale(dataset_folder: Path, store_files: set[str]) -> None:
-    """Remove what series that the source no longer has, and killed runs, have left."""
+    """Remove series that the source no longer has, and temporary files of killed runs."""
     kept = {dataset_folder / STORE_FOLDER / name for name in store_files}
     kept |= {record_path(dataset_folder, name) for name in store_files}
     found = [*(dataset_folder / STORE_FOLDER).glob("*"), *record_folder(dataset_folder).glob("*")]
@@ -350,7 +352,7 @@ def _locked(dataset_folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _interruptible(resume_command: str) -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into Interrupted; what was finished is on disk at any time."""
+    """Turn SIGINT and SIGTERM into Interrupted; finished work is on disk at any time."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Interrupted(number, resume_command)

@@ -1,7 +1,8 @@
-"""What preparing will take, told before it starts and compared with what there is.
+"""Estimates of what a preparation takes, logged before it starts and compared with the disk.
 
 The figures of time and memory were measured with uncompressed CT on a local disk
-(docs/performance.md), the ratio with one real head (common/slices/store.py): an order of magnitude.
+(docs/explanation/performance.md), the ratio with one real head (common/slices/store.py): an order
+of magnitude.
 """
 
 import logging
@@ -11,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from common.errors import InputError
+from common.words import count, duration
 
 logger = logging.getLogger(__name__)
 
@@ -25,11 +27,11 @@ ROW_BYTES = 700
 """Tables, index and record of a slice on disk."""
 PROCESS_MB = 250
 ROW_MEMORY_BYTES = 4200
-"""What a slice takes in the main process while the tables are made."""
+"""Memory of the main process per slice while the tables are made."""
 
 
-def tell_about_files(files: pd.DataFrame, num_processes: int, folder: Path) -> None:
-    """Log what the files may take in all, as far as their sizes tell.
+def log_estimates(files: pd.DataFrame, num_processes: int, folder: Path) -> None:
+    """Log the time, disk and memory that the files may take, as far as their sizes show.
 
     Args:
         files: with the column size, in bytes.
@@ -43,12 +45,11 @@ def tell_about_files(files: pd.DataFrame, num_processes: int, folder: Path) -> N
     free = shutil.disk_usage(folder).free
     memory = 1e6 * PROCESS_MB * (1 + num_processes) + ROW_MEMORY_BYTES * len(files)
     logger.info(
-        "%d files of %s. If they are plain CT: about %s with %s, %s of disk (%s are "
-        "free), %s of memory",
-        len(files),
+        "%s of %s. If they are plain CT: about %s with %s, %s of disk (%s are free), %s of memory",
+        count(len(files), "file"),
         size_text(num_bytes),
-        time_text(seconds),
-        f"{num_processes} processes" if num_processes > 1 else "1 process",
+        duration(max(1, seconds)),
+        count(max(1, num_processes), "process"),
         size_text(disk),
         size_text(free),
         size_text(memory),
@@ -56,7 +57,7 @@ def tell_about_files(files: pd.DataFrame, num_processes: int, folder: Path) -> N
 
 
 def check_space(slices: pd.DataFrame, num_processes: int, folder: Path) -> None:
-    """Log what storing `slices` will take; their headers are known.
+    """Log the time and disk that storing `slices` will take; their headers are known.
 
     Args:
         slices: rows, columns and size of the file of every slice that is to be stored.
@@ -75,9 +76,9 @@ def check_space(slices: pd.DataFrame, num_processes: int, folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     needed = f"about {size_text(expected)} of disk, {size_text(free)} are free"
     logger.info(
-        "storing %d slices: about %s, %s",
-        len(slices),
-        time_text(seconds / max(1, num_processes)),
+        "storing %s: about %s, %s",
+        count(len(slices), "slice"),
+        duration(max(1, seconds / max(1, num_processes))),
         needed,
     )
     if free < least:
@@ -94,11 +95,3 @@ def size_text(num_bytes: float) -> str:
     if num_bytes >= 1e9:
         return f"{num_bytes / 1e9:.1f} GB"
     return f"{num_bytes / 1e6:.1f} MB"
-
-
-def time_text(seconds: float) -> str:
-    """Return a duration for people."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"

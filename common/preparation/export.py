@@ -1,4 +1,4 @@
-"""Exports a dataset as one 8-bit image per slice, for tools that want files.
+"""Export a dataset as one 8-bit image per slice, for tools that need files.
 
 `npy` is the image of the takmanman notebooks: the header's first window, stretched to 0-255 for
 each image by itself, so that absolute HU are lost. `png` keeps them: fixed windows, one as grey or
@@ -28,19 +28,21 @@ from common.files import make_folder, replacing, write_bytes, write_json
 from common.preparation.workers.runner import TaskRunner
 from common.slices.store import SliceStore, UnreadableSlice
 from common.slices.table import STORE_FOLDER, SliceTable
+from common.windows import BONE, BRAIN, SOFT_TISSUE, SUBDURAL, Window, windowed
+from common.words import count
 
 logger = logging.getLogger(__name__)
 
-# Center and width in HU; None stands for the first window that the header names.
-EXPORT_WINDOWS: dict[str, tuple[float, float] | None] = {
-    "brain": (40.0, 80.0),
-    "subdural": (80.0, 200.0),
-    "soft": (40.0, 380.0),
-    "bone": (600.0, 2800.0),
+# None stands for the first window that the header names.
+EXPORT_WINDOWS: dict[str, Window | None] = {
+    "brain": BRAIN,
+    "subdural": SUBDURAL,
+    "soft": SOFT_TISSUE,
+    "bone": BONE,
     "header": None,
 }
 # For slices whose header names no window.
-FALLBACK_WINDOW = (40.0, 80.0)
+FALLBACK_WINDOW = BRAIN
 
 OPTIONS_FILE = "export.json"
 INDEX_FILE = "images.csv"
@@ -65,7 +67,7 @@ class ExportOptions:
     windows: tuple[str, ...] = ("brain", "subdural", "soft")
 
     def plain(self) -> dict[str, Any]:
-        """Return what makes images different, as plain types."""
+        """Return the options that change the images, as plain types."""
         windows = {name: EXPORT_WINDOWS[name] for name in self.windows}
         return {"kind": self.kind} | ({"windows": windows} if self.kind == "png" else {})
 
@@ -83,11 +85,11 @@ class ExportTask:
 
 @dataclass(frozen=True)
 class Exported:
-    """What was done, in numbers.
+    """Counts of an export.
 
     Attributes:
         folder: of the images.
-        counts: slices by what became of them.
+        counts: slices by their result.
         num_without_pixels: rows of the table that have none.
     """
 
@@ -96,12 +98,11 @@ class Exported:
     num_without_pixels: int = 0
 
     def line(self) -> str:
-        """Return the counts in one line."""
         counts = self.counts
-        parts = [f"exported {counts[WRITTEN] + counts[KEPT]} slices ({counts[KEPT]} were there)"]
+        parts = [f"exported {count(counts[WRITTEN] + counts[KEPT], 'slice')} ({counts[KEPT]} kept)"]
         parts += [f"{counts[name]} {name}" for name in (DAMAGED, KILLED) if counts[name]]
-        parts += [f"{counts[name]} images are {name}" for name in (NO_WINDOW, CONSTANT)]
-        parts.append(f"{self.num_without_pixels} rows have no pixels")
+        parts += [f"{name}: {count(counts[name], 'image')}" for name in (NO_WINDOW, CONSTANT)]
+        parts.append(f"{count(self.num_without_pixels, 'row')} without pixels")
         return f"{self.folder}: {', '.join(parts)}"
 
 
@@ -122,7 +123,7 @@ def export_images(table: SliceTable, folder: Path, options: ExportOptions, n_job
     """
     _claim(folder, options)
     tasks = list(_tasks(table, folder, options))
-    _tell_size(table, folder, options)
+    _log_size(table, folder, options)
     counts: Counter[str] = Counter()
     num_slices = sum(len(task.slices) for task in tasks)
     with (
@@ -159,7 +160,7 @@ def export_series(task: ExportTask) -> dict[str, int]:
         try:
             image_hu = store.read(task.store_file, store_index)
         except UnreadableSlice:
-            # What an earlier export made of other pixels must not stay under this name.
+            # An image of other pixels from an earlier export must not stay under this name.
             path.unlink(missing_ok=True)
             counts[DAMAGED] += 1
             continue
@@ -192,9 +193,7 @@ def fixed_window_image(
 
     center - width / 2 becomes 0 and center + width / 2 becomes 255, rounded.
     """
-    image = image_hu.astype(np.float64)
-    channels = [np.clip((image - (c - w / 2)) / w, 0, 1) for c, w in windows]
-    return np.round(255 * np.stack(channels, axis=-1)).astype(np.uint8)
+    return np.stack([windowed(image_hu, *window) for window in windows], axis=-1)
 
 
 def file_stem(image_id: str) -> str:
@@ -212,14 +211,14 @@ def file_stem(image_id: str) -> str:
 
 
 def file_name(image_id: str, options: ExportOptions) -> str:
-    """Return the name of the file of an image."""
+    """Return the name of the file of an image, with its ending."""
     return f"{file_stem(image_id)}.{options.kind}"
 
 
 def _encoded(
     image_hu: NDArray[np.int16], window: tuple[float, float] | None, options: ExportOptions
 ) -> tuple[bytes, list[str]]:
-    """Return the content of the file, and what there is to count about it."""
+    """Return the content of the file, and the notes to count."""
     notes = []
     uses_header = options.kind == "npy" or "header" in options.windows
     if uses_header and window is None:
@@ -292,8 +291,8 @@ def _claim(folder: Path, options: ExportOptions) -> None:
     write_json(path, wanted)
 
 
-def _tell_size(table: SliceTable, folder: Path, options: ExportOptions) -> None:
-    """Log what the export takes on disk; warn where that is more than is free."""
+def _log_size(table: SliceTable, folder: Path, options: ExportOptions) -> None:
+    """Log the disk space that the export takes; warn where it is more than is free."""
     frame = table.frame[table.readable]
     num_channels = 1 if options.kind == "npy" else len(options.windows)
     pixels = (frame["rows"].astype("int64") * frame["columns"].astype("int64")).sum()

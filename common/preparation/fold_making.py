@@ -1,4 +1,4 @@
-"""Makes patient folds: balanced for several labels, as one split, or by where files came from."""
+"""Make patient folds: balanced for several labels, as one split, or by source."""
 
 import logging
 import warnings
@@ -9,6 +9,7 @@ import pandas as pd
 
 from common.errors import InputError
 from common.slices.folds import ALWAYS_TRAINING, FOLD_COLUMNS, TRAIN_SPLIT
+from common.words import count
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ def make_folds(
     strata = _patient_strata(rows, label_names)
     if len(strata) < num_folds or num_folds < 2:
         raise InputError(
-            f"{len(strata)} patients can't be split into {num_folds} folds "
+            f"{count(len(strata), 'patient')} can't be split into {count(num_folds, 'fold')} "
             f"(--pre_num_folds takes 2 to {len(strata)} here)"
         )
     return _folds_table(rows, _stratify(strata, num_folds, seed))
@@ -63,8 +64,8 @@ def make_split(
     strata = _patient_strata(rows, label_names)
     if not 1 <= round(valid_fraction * len(strata)) < len(strata):
         raise InputError(
-            f"--pre_valid_fraction {valid_fraction}: {len(strata)} patients leave no patient on "
-            f"one of the sides"
+            f"--pre_valid_fraction {valid_fraction}: of {count(len(strata), 'patient')} none is "
+            f"left on one of the sides"
         )
     return _folds_table(rows, _stratified_share(strata, valid_fraction, seed))
 
@@ -95,9 +96,9 @@ def make_source_folds(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     num_several = len(counts) - len(most)
     if num_several:
         logger.warning(
-            "%d times a patient lies in a further source: it is whole with the one that has most "
-            "of its slices",
-            num_several,
+            "%s where a patient lies in a further source: it is whole with the one that has "
+            "most of its slices",
+            count(num_several, "case"),
         )
     fold_of = most.map({name: fold for fold, name in enumerate(sources)})
     return _folds_table(rows, fold_of), sources

@@ -16,15 +16,16 @@ from common.files import write_parquet
 from common.preparation.readers import SliceReader
 from common.preparation.workers.runner import MEMORY, TIMEOUT, Limits, Outcome, TaskRunner
 from common.slices.table import SLICE_COLUMNS, STATUS_OK
+from common.words import count
 
 logger = logging.getLogger(__name__)
 
 INDEX_FOLDER = "index"
 CRASHED = "crashed"
-PASSING = (CRASHED, "unreadable")
-"""What may be over in the next run, with the same file: such files are tried again."""
+TRANSIENT = (CRASHED, "unreadable")
+"""Statuses that may change in the next run with the same file: such files are tried again."""
 EXCEEDING = (TIMEOUT, MEMORY)
-"""What was killed for a limit: it is tried again only where that limit has been raised."""
+"""Statuses of killed files: tried again only where the limit has been raised."""
 
 # What the header pass finds, one row per slice or per file that yields none. `frame` is the number
 # in a multi-frame file, -1 elsewhere; `pixels` a hash of the pixels where it was asked for.
@@ -113,14 +114,14 @@ def read_index(
     missing = files[~files["source_file"].isin(known["source_file"])]
     if missing.empty:
         return known
-    logger.info("reading the headers of %d files (%d known)", len(missing), len(known))
+    logger.info("reading the headers of %s (%d known)", count(len(missing), "file"), len(known))
     with tqdm(total=len(missing), unit="file", desc="headers", mininterval=1) as progress:
         passing = [_header_frame([])]
         for shard in _read_missing(missing, reader, runner, progress):
-            is_passing = shard["status"].isin(PASSING)
-            passing.append(shard[is_passing])
+            is_transient = shard["status"].isin(TRANSIENT)
+            passing.append(shard[is_transient])
             shard_file = index_folder / f"headers-{uuid.uuid4().hex}.parquet"
-            write_parquet(shard_file, shard[~is_passing])
+            write_parquet(shard_file, shard[~is_transient])
     known = _known_headers(index_folder, files, reader, runner.limits)
     _consolidate(index_folder, known)
     return pd.concat([known, *passing], ignore_index=True)
@@ -208,7 +209,7 @@ def _read_missing(
 
 
 def _killed_row(outcome: Outcome[HeaderTask, Any], limits: Limits | None) -> dict[str, Any]:
-    """Return the row of a file whose header killed the process, or had it killed."""
+    """Return the row of a file whose header killed its process or exceeded a limit."""
     source_file, size, mtime_ns = outcome.task.files[0]
     found = {
         "source_file": source_file,
@@ -232,14 +233,14 @@ def _header_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def excess_text(exceeded: str, limits: Limits) -> str:
-    """Return what a task that was killed took too much of."""
+    """Return the limit that a killed task exceeded, in words."""
     if exceeded == TIMEOUT:
         return f"more than {limits.seconds:g} s, the limit"
     return f"more than {limits.memory_mb:.0f} MB of memory, the limit"
 
 
 def is_raised(exceeded: str, limit: float, limits: Limits | None) -> bool:
-    """Return whether what exceeded `limit` is worth another try under `limits`."""
+    """Return whether a task that exceeded `limit` is worth another try under `limits`."""
     if limits is None:  # in this process, where nothing could stop it
         return False
     now = limits.of(exceeded)
@@ -251,7 +252,7 @@ def _known_headers(
 ) -> pd.DataFrame:
     """Return the kept headers of files that have not changed."""
     known = read_shards(index_folder)
-    known = known[(known["reader"] == reader.version) & ~known["status"].isin(PASSING)]
+    known = known[(known["reader"] == reader.version) & ~known["status"].isin(TRANSIENT)]
     for status in EXCEEDING:
         again = [is_raised(status, limit, limits) for limit in known["limit"]]
         known = known[~(known["status"].eq(status) & pd.Series(again, known.index, dtype=bool))]

@@ -1,4 +1,4 @@
-"""The manifest of a dataset folder: where it came from, with what it was made, what was counted."""
+"""The manifest of a dataset folder: source, parameters and counts."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from common.slices.table import SLICES_FILE, STUDIES_FILE
 __all__ = ["MANIFEST_FILE", "TABLES", "check_same_source", "write_manifest"]
 
 TABLES = (SLICES_FILE, STUDIES_FILE, FOLDS_FILE)
-"""What the manifest holds the hash of; the store has a checksum per slice in its files."""
+"""Tables whose hash the manifest holds; the store has a checksum per slice in its files."""
 
 
 def check_same_source(

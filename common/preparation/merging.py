@@ -34,6 +34,7 @@ from common.slices.table import (
     STORE_FOLDER,
     STUDIES_FILE,
 )
+from common.words import count
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Merged:
-    """What was made, in numbers.
+    """Counts of a merge.
 
     Attributes:
         num_added: slices that got labels.
@@ -78,14 +79,14 @@ class Merged:
     num_unknown: dict[str, int]
 
     def lines(self) -> list[str]:
-        """Return the counts as people read them."""
         labels = ", ".join(
-            f"{name} {count:.0f} ({self.num_unknown[name]} unknown)"
-            for name, count in self.num_positive.items()
+            f"{name} {number:.0f} ({self.num_unknown[name]} unknown)"
+            for name, number in self.num_positive.items()
         )
         return [
-            f"added {self.num_added} slices, positive: {labels}",
-            f"left out {self.num_of_patients} slices of patients that are validated or tested on",
+            f"added {count(self.num_added, 'slice')}, positive: {labels}",
+            f"left out {count(self.num_of_patients, 'slice')} of patients that are validated or "
+            f"tested on",
             f"store files: {self.num_linked} shared, {self.num_copied} copied",
         ]
 
@@ -102,10 +103,10 @@ def merge_dataset(
 
     Args:
         base: the dataset that is trained on.
-        added: what gets labels.
+        added: the slices that get labels.
         target: the new folder.
         label_names: the k labels.
-        note: what the manifest keeps of how it was made.
+        note: how the dataset was made, for the manifest.
 
     Raises:
         InputError: the target exists, datasets differ in their pixel steps or share images, or
@@ -247,8 +248,8 @@ def _studies(
     names = list(label_names)
     studies = studies_of_slices(slices, names)
     pseudo = slices.loc[is_pseudo(slices)].drop_duplicates("study_id").set_index("study_id")
-    told = pseudo["label_source"].reindex(studies.index)
-    studies["label_source"] = studies["label_source"].where(told.isna(), told)
+    by_model = pseudo["label_source"].reindex(studies.index)
+    studies["label_source"] = studies["label_source"].where(by_model.isna(), by_model)
     for folder in dict.fromkeys(folders):
         path = folder / STUDIES_FILE
         if not path.is_file():
@@ -262,7 +263,7 @@ def _studies(
 
 
 def _share_store(slices: pd.DataFrame, folders: Iterable[Path], target: Path) -> tuple[int, int]:
-    """Links, or copies, the store files that the slices name; returns how many of each."""
+    """Link, or copy, the store files that the slices name; return how many of each."""
     store = target / STORE_FOLDER
     store.mkdir(parents=True)
     num_linked = num_copied = 0

@@ -1,4 +1,4 @@
-"""What training and test slices share: patients, studies, images, identical pixels."""
+"""Overlap of training and test slices: patients, studies, images, identical pixels."""
 
 from dataclasses import dataclass
 
@@ -9,6 +9,7 @@ from common.preparation.identity import same_image_files
 from common.slices.folds import TRAIN_SPLIT
 from common.slices.store import SliceStore, UnreadableSlice
 from common.slices.table import STATUS_OK
+from common.words import count
 
 TEST_SPLIT = "test"
 _MEASURES = ["rows", "columns", "hu_min", "hu_max", "hu_mean", "brain_fraction"]
@@ -16,7 +17,7 @@ _MEASURES = ["rows", "columns", "hu_min", "hu_max", "hu_mean", "brain_fraction"]
 
 @dataclass(frozen=True)
 class Overlap:
-    """What the splits `train` and `test` share, in numbers; all 0 where they share nothing.
+    """Overlap of the splits `train` and `test`, in numbers; all 0 where they share nothing.
 
     Attributes:
         num_patients: patient ids with slices in both.
@@ -35,16 +36,16 @@ class Overlap:
     num_kept: int = 0
 
     def line(self) -> str:
-        """Return the counts in words."""
         return (
-            f"training and test share {self.num_patients} patients, {self.num_studies} studies, "
-            f"{self.num_images} image ids and {self.num_identical} slices with identical pixels, "
-            f"which concerns {self.num_training} training slices"
+            f"training and test share {count(self.num_patients, 'patient')}, "
+            f"{count(self.num_studies, 'study')}, {count(self.num_images, 'image id')} and "
+            f"{count(self.num_identical, 'slice')} with identical pixels, "
+            f"which concerns {count(self.num_training, 'training slice')}"
         )
 
 
 def find_overlap(slices: pd.DataFrame, store: SliceStore) -> tuple[Overlap, np.ndarray]:
-    """Return what training and test share, and the training slices concerned, as bool (rows,).
+    """Return the overlap, and the training slices concerned, as bool (rows,).
 
     These are the ones with a patient id, study id, image id or pixels of a test slice, and all
     others of the same patients.

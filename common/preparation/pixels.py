@@ -1,4 +1,4 @@
-"""The pixel pass: every series decoded once into a store file, with a record of what happened."""
+"""The pixel pass: decode every series once into a store file, with a record of the results."""
 
 import contextlib
 import hashlib
@@ -17,7 +17,7 @@ from common.dicom import RejectedFile
 from common.dicom.plausibility import LEAST_MATRIX, NUM_BINS, count_values, why_implausible
 from common.dicom.upright import TURNS, Turn, turn_image
 from common.files import write_text
-from common.preparation.headers import INDEX_FOLDER, PASSING, excess_text, is_raised
+from common.preparation.headers import INDEX_FOLDER, TRANSIENT, excess_text, is_raised
 from common.preparation.readers import SliceReader
 from common.preparation.workers.runner import Limits
 from common.slices.pixel_steps import NO_STEPS, HeadFinder, PixelSteps, SeriesPlan
@@ -42,10 +42,10 @@ class SeriesTask:
         turn: what turns the images of the files upright.
         files: for each file in the order it is decoded, its name and its frames, as indices
             into the file's pixels, with the rank of each.
-        num_slices: how many slices there are in all.
+        num_slices: slices of the series, undecodable ones included.
         fingerprint: changes when the files, their order, the reader or the steps change.
         spacing_mm: pixel spacing along a column and along a row, None where unknown.
-        steps: what is done to the pixels.
+        steps: pixel steps of the dataset.
     """
 
     reader: SliceReader
@@ -61,7 +61,7 @@ class SeriesTask:
 
 
 class SliceResult(NamedTuple):
-    """What became of one slice; pixel values in HU, None where there are no pixels.
+    """The result of one slice; pixel values in HU, None where there are no pixels.
 
     Where the steps changed its size, `rows` and `columns` are those stored, and `scale_row` and
     `scale_column` how much larger its pixels have become.
@@ -160,7 +160,7 @@ def store_series(task: SeriesTask) -> bool:
 
 
 def record_exceeding(task: SeriesTask, exceeded: str, limits: Limits) -> list[SliceResult]:
-    """Keep, and return, that storing a series was stopped for a limit."""
+    """Write and return the record of a series that was stopped for a limit."""
     reason = f"storing the series took {excess_text(exceeded, limits)}"
     slices = [SliceResult(exceeded, reason)] * task.num_slices
     _write_record(task, slices, limit=limits.of(exceeded))
@@ -168,7 +168,7 @@ def record_exceeding(task: SeriesTask, exceeded: str, limits: Limits) -> list[Sl
 
 
 def read_record(task: SeriesTask, limits: Limits | None = None) -> list[SliceResult] | None:
-    """Return what became of each slice, by rank, or None where the series must be stored.
+    """Return the result of each slice, by rank, or None where the series must be stored.
 
     That is where it never was, its files have changed, its store file is not as it was left, or a
     limit that it exceeded has been raised to one of `limits`.
@@ -189,9 +189,9 @@ def read_record(task: SeriesTask, limits: Limits | None = None) -> list[SliceRes
     return slices
 
 
-def is_passing(slices: list[SliceResult]) -> bool:
-    """Return whether some of the slices failed for a reason that may be over in the next run."""
-    return any(result.status in PASSING for result in slices)
+def is_transient(slices: list[SliceResult]) -> bool:
+    """Return whether some of the slices failed for a reason that may change in the next run."""
+    return any(result.status in TRANSIENT for result in slices)
 
 
 def _write_record(
@@ -200,7 +200,6 @@ def _write_record(
     store_bytes: int | None = None,
     limit: float | None = None,
 ) -> None:
-    """Write the record of a series, one slice a line."""
     record = {"fingerprint": task.fingerprint, "store_bytes": store_bytes, "limit": limit}
     lines = ",\n".join(json.dumps(result) for result in slices)
     text = f'{json.dumps(record)[:-1]}, "slices": [\n{lines}\n]}}\n'
@@ -208,29 +207,28 @@ def _write_record(
 
 
 def record_folder(dataset_folder: Path) -> Path:
-    """Return where the records of all store files lie."""
+    """Return the folder of the records of all store files."""
     return dataset_folder / INDEX_FOLDER / "series"
 
 
 def record_path(dataset_folder: Path, store_file: str) -> Path:
-    """Return where the record of a store file lies."""
+    """Return the path of the record of a store file."""
     return record_folder(dataset_folder) / f"{Path(store_file).stem}.json"
 
 
 def _groups(headers: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Return the positions of the rows of each store file."""
     return {
         str(name): np.asarray(rows) for name, rows in headers.groupby("store_file").indices.items()
     }
 
 
 def _plan(task: SeriesTask) -> SeriesPlan | None:
-    """Return what is done to the slices of a series; None where they stay as they are."""
+    """Return the steps for the slices of a series; None where they stay as they are."""
     if not task.steps:
         return None
     finder = HeadFinder(task.spacing_mm)
     for source_file, frames in task.files if task.steps.head_crop else ():
-        # What is wrong with a file is told when it is stored.
+        # Faults of a file are reported when it is stored.
         with contextlib.suppress(RejectedFile, MemoryError):
             image_hu = task.reader.read_pixels(source_file).image_hu
             for frame, _ in frames:

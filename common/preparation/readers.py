@@ -1,4 +1,4 @@
-"""What reads the files of a source: header first, pixels later, in whichever process."""
+"""Readers of the files of a source: header first, pixels later, in any process."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +44,7 @@ class SliceReader(Protocol):
 
     @property
     def version(self) -> str:
-        """Change when the same file gives other pixels: what was stored is made again then."""
+        """Version of the pixels: when it changes, stored pixels are made again."""
         ...
 
     def read_headers(self, source_file: str) -> list[SliceHeader]:
@@ -52,7 +52,7 @@ class SliceReader(Protocol):
         ...
 
     def read_ids(self, source_file: str) -> dict[str, str]:
-        """Return what is known of image_id, patient_id, study_id, series_id of a rejected file."""
+        """Return the ids of a rejected file, None where unknown."""
         ...
 
     def read_pixels(self, source_file: str) -> SlicePixels:
@@ -65,9 +65,9 @@ class DicomReader:
     """Reads DICOM files below a folder, and in zip archives there (`a.zip!/b.dcm`).
 
     Args:
-        folder: what the names of files are relative to.
-        sort_out: leave out what is no axial slice of a head without contrast medium, as
-            `common.dicom.selection` tells from the headers.
+        folder: that names of files are relative to.
+        sort_out: leave out slices that are not axial, not of a head or with contrast medium
+            (`common.dicom.selection`).
     """
 
     folder: Path
@@ -79,7 +79,6 @@ class DicomReader:
         return "dicom 3, sorted out" if self.sort_out else "dicom 3"
 
     def read_headers(self, source_file: str) -> list[SliceHeader]:
-        """Return one header per frame; raise RejectedFile."""
         with open_source_file(self.folder, source_file) as file:
             try:
                 return read_headers(file, sort_out=self.sort_out)
@@ -100,7 +99,6 @@ class DicomReader:
         return {name: value for name, value in found.items() if value}
 
     def read_pixels(self, source_file: str) -> SlicePixels:
-        """Return the pixels of all frames; raise RejectedFile."""
         with open_source_file(self.folder, source_file) as file:
             if isinstance(file, MemberStream):
                 file.check()

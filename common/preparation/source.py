@@ -1,4 +1,4 @@
-"""What a source of images tells: which files there are, their split, how to read them, labels."""
+"""A source of images: its files, their split, how to read them, and labels."""
 
 import logging
 import os
@@ -27,7 +27,7 @@ class Source(Protocol):
 
     @property
     def reader(self) -> SliceReader:
-        """What reads the files, in any process."""
+        """The reader of the files, in any process."""
         ...
 
     def files(self) -> pd.DataFrame:
@@ -43,7 +43,7 @@ class Source(Protocol):
         ...
 
     def parameters(self) -> dict[str, Any]:
-        """Return what else the manifest should say about the source."""
+        """Return further facts about the source, for the manifest."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""How a dataset is split into training and validation, and the folds.csv that says so."""
+"""The split of a dataset into training and validation, written to folds.csv."""
 
 import logging
 from collections.abc import Sequence
@@ -19,6 +19,7 @@ from common.preparation.fold_making import (
 )
 from common.slices.folds import FOLDS_FILE, TRAIN_SPLIT
 from common.slices.table import STATUS_OK
+from common.words import count
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ BY_PATIENT, BY_SOURCE = "patient", "source"
 
 @dataclass(frozen=True)
 class FoldPlan:
-    """How the folds are to be made.
+    """How to make folds.
 
     Attributes:
         num_folds: number of patient folds; None: none are made.
@@ -43,7 +44,6 @@ class FoldPlan:
     fold_by: str = BY_PATIENT
 
     def parameters(self) -> dict[str, Any]:
-        """Return the attributes, for the manifest."""
         return asdict(self)
 
     def check(self, files: pd.DataFrame) -> None:
@@ -67,7 +67,7 @@ class FoldPlan:
 def write_folds(
     plan: FoldPlan, slices: pd.DataFrame, label_names: Sequence[str], dataset_folder: Path
 ) -> tuple[pd.DataFrame, float, list[str]]:
-    """Write folds.csv; return what `fold_report` tells, and the sources by fold if there are."""
+    """Write folds.csv; return the report of `fold_report`, and sources by fold if there are any."""
     folds, sources = plan.make(slices, label_names)
     text = folds.to_csv(index=False)
     path = dataset_folder / FOLDS_FILE
@@ -77,7 +77,7 @@ def write_folds(
     in_training = slices["status"].eq(STATUS_OK) & slices["split"].eq(TRAIN_SPLIT)
     alone = in_training & slices["patient_id"].isna()
     if alone.any():
-        logger.warning("%d training slices have no patient id: in no fold", alone.sum())
+        logger.warning("%s without patient id: in no fold", count(alone.sum(), "training slice"))
     return *fold_report(folds, slices, label_names), sources
 
 
@@ -97,16 +97,15 @@ def mark_brain_range(slices: pd.DataFrame, least: float) -> pd.Series:
     return has_pixels & slices["split"].eq(TRAIN_SPLIT) & ~inside
 
 
-def tell_marked(marked: pd.Series, slices: pd.DataFrame, label: str) -> None:
-    """Tell the log how many slices are marked, and how many of them are positive."""
+def log_marked(marked: pd.Series, slices: pd.DataFrame, label: str) -> None:
+    """Log how many slices are marked, and how many of them are positive."""
     positive = int((marked & (slices[label] == 1)).sum())
     level = logging.WARNING if positive else logging.INFO
     share = 100 * float(np.mean(marked[slices["split"] == TRAIN_SPLIT])) if marked.any() else 0.0
     logger.log(
         level,
-        "%d training slices (%.1f %%) lie outside the brain range and are not trained on, %d of "
-        "them with %s",
-        int(marked.sum()),
+        "%s (%.1f %%) outside the brain range, not to be trained on, %d of them with %s",
+        count(int(marked.sum()), "training slice"),
         share,
         positive,
         label,

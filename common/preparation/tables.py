@@ -1,4 +1,4 @@
-"""Puts the tables of a dataset together: slices, studies."""
+"""Build the tables of a dataset: slices, studies."""
 
 import logging
 from collections.abc import Sequence
@@ -32,8 +32,8 @@ def slices_table(
     Args:
         headers: all header rows, with the columns of `arrange` and `note`.
         splits: split by source_file.
-        results: by store file, what became of its slices by rank; None where decoding it
-            killed every process that tried.
+        results: by store file, the results of its slices by rank; None where decoding it
+            killed every process.
         label_names: the labels of the task.
         labels: image_id and these, as `Source.labels` returns them.
     """
@@ -69,7 +69,7 @@ def studies_table(slices: pd.DataFrame, source: Source) -> pd.DataFrame:
 
 
 def studies_of_slices(slices: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """Return patient_id, labels and label_source by study_id, as the slices tell them."""
+    """Return patient_id, labels and label_source by study_id, derived from the slices."""
     names = list(names)
     by_study = slices[slices["study_id"].notna()].groupby("study_id")
     labels = by_study[names].max()
@@ -80,7 +80,7 @@ def studies_of_slices(slices: pd.DataFrame, names: Sequence[str]) -> pd.DataFram
 
 
 def _add_results(frame: pd.DataFrame, results: dict[str, list[SliceResult] | None]) -> None:
-    """Fill in what the pixel pass found, in place."""
+    """Fill in the results of the pixel pass, in place."""
     columns = {name: frame[name].to_numpy(dtype=object) for name in ("status", "reason")}
     before = frame[["rows", "columns"]].copy()
     for name in SliceResult._fields[2:]:
@@ -128,14 +128,14 @@ def _with_labels(
         return frame.assign(**dict.fromkeys(names, np.nan), label_source=None)
     num_absent = int((~labels["image_id"].isin(frame["image_id"])).sum())
     if num_absent:
-        logger.warning("%d labelled images have no file", num_absent)
+        logger.warning("%s without a file", count(num_absent, "labelled image"))
     # A missing id must not meet another missing id.
     frame = frame.merge(labels.dropna(subset=["image_id"]), on="image_id", how="left")
     frame = frame.assign(label_source=_label_source(frame, names))
     is_known = frame["split"].eq(TRAIN_SPLIT) & frame["image_id"].notna()
     num_unlabelled = int((is_known & frame["label_source"].isna()).sum())
     if num_unlabelled:
-        logger.warning("%d training images have no labels, or not all", num_unlabelled)
+        logger.warning("%s without all labels", count(num_unlabelled, "training image"))
     return frame
 
 

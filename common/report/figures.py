@@ -40,61 +40,40 @@ def curves_figure(labels: Floats, probabilities: Floats, label_names: Sequence[s
 
 
 def reliability_figure(
-    labels: Floats, probabilities: Floats, label_names: Sequence[str]
+    labels: Floats, sets: Mapping[str, Floats], label_names: Sequence[str]
 ) -> "Figure":
-    """Draws, per label, the share of positives over the predicted probability.
+    """Draw, per label, the share of positives over the predicted probability.
 
     Each point is a tenth of the rows by probability, so that rare labels show their small
     probabilities too; the axes end a little above the largest value.
-    """
-    num_columns = min(3, len(label_names))
-    num_rows = (len(label_names) + 2) // 3
-    drawing, all_axes = new_figure(num_rows, num_columns, (11 / 3 * num_columns, 3.4 * num_rows))
-    for column, axes in enumerate(np.ravel(all_axes)):
-        if column >= len(label_names):
-            axes.axis("off")
-            continue
-        y, p, color = labels[:, column], probabilities[:, column], COLORS[column % len(COLORS)]
-        mean_probability, share, _ = metrics.reliability_by_rank(y, p, NUM_RELIABILITY_POINTS)
-        end = 1.1 * max([0.01, *mean_probability, *share])
-        axes.plot([0, end], [0, end], color="#999999", linewidth=1, linestyle=":")
-        axes.plot(mean_probability, share, color=color, marker="o", markersize=4, linewidth=1)
-        error = metrics.expected_calibration_error(y, p)
-        title = f"{label_names[column]} (ECE {'–' if error is None else f'{error:.3f}'})"
-        label_axes(axes, title, "predicted probability", "share of positives")
-        axes.set(xlim=(-0.03 * end, end), ylim=(-0.03 * end, end))
-    return drawing
-
-
-def paired_reliability_figure(
-    labels: Floats, before: Floats, after: Floats, label_names: Sequence[str], names: Sequence[str]
-) -> "Figure":
-    """Draws `reliability_figure` of two sets of probabilities (n, k) of the same rows into one.
 
     Args:
         labels: (n, k).
-        before, after: the first in grey.
+        sets: one or two sets of probabilities (n, k) by name; the first of two is grey.
         label_names: of the k labels.
-        names: of the two sets.
     """
     num_rows, num_columns = (len(label_names) + 2) // 3, min(3, len(label_names))
     drawing, all_axes = new_figure(num_rows, num_columns, (11 / 3 * num_columns, 3.4 * num_rows))
-    for column, axes in enumerate(np.ravel(all_axes)):
-        if column >= len(label_names):
-            axes.axis("off")
-            continue
-        y, highest = labels[:, column], [0.01]
-        for p, name, color in ((before, names[0], "#8a94a0"), (after, names[1], COLORS[0])):
-            points = metrics.reliability_by_rank(y, p[:, column], NUM_RELIABILITY_POINTS)[:2]
-            error = metrics.expected_calibration_error(y, p[:, column])
-            told = f"{name} (ECE {'–' if error is None else f'{error:.3f}'})"
-            axes.plot(*points, color=color, marker="o", markersize=4, linewidth=1, label=told)
-            highest += [float(np.max(values)) for values in points if len(values)]
-        end = 1.1 * max(highest)
+    for axes in np.ravel(all_axes)[len(label_names) :]:
+        axes.axis("off")
+    for column, (label, axes) in enumerate(zip(label_names, np.ravel(all_axes))):
+        own = COLORS[column % len(COLORS)]
+        end, title = 0.01, label
+        for (name, p), color in zip(sets.items(), [own] if len(sets) == 1 else ["#8a94a0", own]):
+            x, share, _ = metrics.reliability_by_rank(
+                labels[:, column], p[:, column], NUM_RELIABILITY_POINTS
+            )
+            error = metrics.expected_calibration_error(labels[:, column], p[:, column])
+            text = f"(ECE {'–' if error is None else f'{error:.3f}'})"
+            title = f"{label} {text}" if len(sets) == 1 else label
+            style = {"marker": "o", "markersize": 4, "linewidth": 1}
+            axes.plot(x, share, color=color, label=f"{name} {text}", **style)
+            end = 1.1 * max([end / 1.1, *x, *share])
         axes.plot([0, end], [0, end], color="#999999", linewidth=1, linestyle=":")
-        label_axes(axes, label_names[column], "predicted probability", "share of positives")
+        label_axes(axes, title, "predicted probability", "share of positives")
         axes.set(xlim=(-0.03 * end, end), ylim=(-0.03 * end, end))
-        axes.legend(fontsize=8)
+        if len(sets) > 1:
+            axes.legend(fontsize=8)
     return drawing
 
 

@@ -1,110 +1,108 @@
-"""A self-contained HTML page: text, tables and images without any outside resource."""
+"""Self-contained HTML pages, made from the templates beside this module."""
 
 import base64
-import html
+import functools
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import cv2
+import jinja2
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_STYLE = """
-:root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #1c2530; background: #f4f5f7; margin: 0; }
-main { max-width: 1080px; margin: 0 auto; padding: 24px; }
-h1 { font-size: 28px; margin: 0 0 4px; }
-h2 { font-size: 20px; margin: 0 0 8px; }
-section { background: #fff; border: 1px solid #dde1e6; border-radius: 8px; padding: 20px 24px;
-          margin: 16px 0; overflow-x: auto; }
-p { margin: 4px 0 12px; max-width: 85ch; }
-.quiet { color: #5b6673; font-size: 14px; }
-.notice { background: #fff6e0; border: 1px solid #e8c978; border-radius: 8px; padding: 10px 16px; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 4px 0 12px; }
-th, td { padding: 4px 14px 4px 0; text-align: right; border-bottom: 1px solid #e6e9ed;
-         white-space: nowrap; }
-th { color: #5b6673; font-weight: 600; font-size: 14px; vertical-align: bottom; }
-th:first-child, td:first-child { text-align: left; }
-td.text, th.text { text-align: left; white-space: normal; }
-figure { margin: 8px 0; }
-figure img { max-width: 100%; height: auto; }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(480px, 1fr)); gap: 16px; }
-.card { border: 1px solid #dde1e6; border-radius: 8px; overflow: hidden; background: #fff; }
-.card img { display: block; width: 100%; background: #000; }
-.card > div { padding: 8px 12px; }
-.card code { font-size: 13px; overflow-wrap: anywhere; }
-.labels { display: flex; flex-wrap: wrap; gap: 4px 6px; font-size: 13px; margin-top: 4px; }
-.labels span { border-radius: 4px; padding: 0 6px; background: #eef0f3; color: #45505c; }
-.labels .true { background: #b3261e; color: #fff; }
-.labels .unknown { opacity: 0.6; }
-@media (max-width: 560px) { .cards { grid-template-columns: 1fr; } }
-@media print { body { background: #fff; } section, .card { break-inside: avoid; } }
-"""
+_TEMPLATES = Path(__file__).parent / "templates"
 
 
-def shown(value: Any, digits: int = 3) -> str:
-    """Returns a number as people read it; a dash for None."""
-    if value is None:
+def render(template: str, **values: Any) -> Markup:
+    """Return the HTML of a template; values are escaped where they are not `Markup`."""
+    return Markup(_environment().get_template(template).render(values))
+
+
+def frame_table(
+    frame: pd.DataFrame,
+    percent: Collection[str] = (),
+    digits: int = 3,
+    index: bool = True,
+    classes: str | None = None,
+) -> Markup:
+    """Return a frame as an HTML table.
+
+    Args:
+        frame: the values; None and NaN become dashes.
+        percent: columns that are shares.
+        digits: of other numbers that are not whole.
+        index: whether the first column is the index.
+        classes: `words` where the second column is text.
+    """
+    frame = frame.reset_index(names=[str(frame.index.name or "")]) if index else frame
+    cells = {
+        name: [_cell(value, str(name) in percent, digits) for value in frame[name]]
+        for name in frame
+    }
+    return Markup(pd.DataFrame(cells).to_html(index=False, border=0, classes=classes))
+
+
+def figure(drawing: "Figure", description: str) -> Markup:
+    """Return a matplotlib figure as an inline SVG image."""
+    buffer = io.BytesIO()
+    drawing.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    uri = _data_uri(buffer.getvalue(), "svg+xml")
+    return Markup('<figure><img src="{}" alt="{}"></figure>').format(uri, description)
+
+
+def picture_uri(picture: NDArray[np.uint8] | None) -> str | None:
+    """Return a grey picture (rows, columns) as the data URI of a JPEG; None for None."""
+    if picture is None:
+        return None
+    encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 88])[1]
+    return _data_uri(encoded.tobytes(), "jpeg")
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """Return a number as people read it; a dash for what is not known."""
+    if value is None or jinja2.is_undefined(value):
         return "–"
     return f"{value:.{digits}f}" if isinstance(value, float) else f"{value:,}"
 
 
-def shown_interval(interval: Sequence[float] | None, digits: int = 3) -> str:
-    """Returns "low to high", or a dash for None."""
-    return "–" if interval is None else f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f}"
+def _interval(interval: Sequence[float] | None, digits: int = 3) -> str:
+    return f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f}" if interval else "–"
 
 
-def paragraph(text: str, style: str = "") -> str:
-    """Returns an escaped paragraph; styles are `quiet` and `notice`."""
-    return f'<p class="{style}">{html.escape(text)}</p>'
+def _ratio(metrics: dict[str, Any]) -> float | None:
+    """Return the loss in units of the prior's."""
+    loss, prior = metrics["weighted_log_loss"], metrics["prior_weighted_log_loss"]
+    return None if loss is None or not prior else loss / prior
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, text: Sequence[int] = ()) -> str:
-    """Returns a table of escaped cells; the columns in `text` are words, the others numbers."""
-
-    def row(cells: Sequence[str], tag: str) -> str:
-        parts = []
-        for column, cell in enumerate(cells):
-            style = ' class="text"' if column in text else ""
-            parts.append(f"<{tag}{style}>{html.escape(str(cell))}</{tag}>")
-        return f"<tr>{''.join(parts)}</tr>"
-
-    body = "\n".join(row(cells, "td") for cells in rows)
-    return f"<table><thead>{row(header, 'th')}</thead>\n<tbody>{body}</tbody></table>"
-
-
-def image_uri(data: bytes, kind: str) -> str:
-    """Returns an image (`svg+xml`, `png`, `jpeg`) as a data URI."""
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
-
-
-def figure(drawing: "Figure", description: str) -> str:
-    """Returns a matplotlib figure as an inline SVG image."""
-    buffer = io.BytesIO()
-    drawing.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
-    uri = image_uri(buffer.getvalue(), "svg+xml")
-    return f'<figure><img src="{uri}" alt="{html.escape(description, quote=True)}"></figure>'
-
-
-def page(title: str, subtitle: str, notice: str, sections: Sequence[tuple[str, str]]) -> str:
-    """Returns the whole page; each section is a heading and the HTML below it."""
-    body = "\n".join(
-        f"<section><h2>{html.escape(heading)}</h2>\n{content}</section>"
-        for heading, content in sections
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{html.escape(title)}</title>
-<style>{_STYLE}</style>
-</head>
-<body><main>
-<h1>{html.escape(title)}</h1>
-{paragraph(subtitle, "quiet")}
-{paragraph(notice, "notice")}
-{body}
-</main></body>
-</html>
-"""
+    environment.filters |= {"number": number, "interval": _interval, "ratio": _ratio}
+    return environment
+
+
+def _cell(value: Any, is_percent: bool, digits: int) -> str:
+    if isinstance(value, str):
+        return value
+    if value is None or pd.isna(value):
+        return "–"
+    if is_percent:
+        return f"{100 * value:.2f} %"
+    return f"{int(value):,}" if float(value).is_integer() else f"{value:.{digits}f}"
+
+
+def _data_uri(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"

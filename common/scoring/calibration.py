@@ -1,8 +1,8 @@
-"""Calibrators: what turns logits into probabilities that mean what they say, label by label.
+"""Calibrators from logits to calibrated probabilities, label by label.
 
 `Calibration` of `predictions` (temperature and bias) and `IsotonicCalibration` have the same two
 methods, `apply` and `invert`, on logits (n, k). A calibrator may only be scored on rows that it
-was not fitted on: whoever fits keeps the ids (`common.slices.leakage`).
+was not fitted on: the caller that fits it keeps the ids (`common.slices.leakage`).
 """
 
 import logging
@@ -19,7 +19,7 @@ from common.scoring.predictions import Calibration, Calibrator
 
 logger = logging.getLogger(__name__)
 
-KINDS = ("temperature", "isotonic")
+CALIBRATORS = ("temperature", "isotonic")
 _MAX_LOG_TEMPERATURE = np.log(20.0)
 # Weight of the made-up row of the other class at each end of an isotonic fit: without it the first
 # and last steps are probabilities of exactly 0 and 1, which cost 34 nats where they are wrong.
@@ -44,7 +44,6 @@ class IsotonicCalibration:
             assert len(x) == len(y) > 0 and (np.diff(x) > 0).all() and (np.diff(y) >= 0).all()
 
     def apply(self, logits: ArrayLike) -> NDArray[np.float64]:
-        """Return the calibrated logits of (n, k) logits."""
         return self._map(logits, [(np.array(x), np.array(y)) for x, y in self._points()])
 
     def invert(self, calibrated_logits: ArrayLike) -> NDArray[np.float64]:
@@ -67,8 +66,8 @@ class ConsistentCalibration:
     """A calibrator, or none, after which the union is never below the largest of the other labels.
 
     Attributes:
-        inner: what calibrates first.
-        union: column of the label that says that there is any of the others.
+        inner: applied first.
+        union: column of the label that is positive where any other is.
     """
 
     inner: Calibrator | None
@@ -88,7 +87,7 @@ class ConsistentCalibration:
 
 
 def fit_calibration(kind: str, labels: ArrayLike, logits: ArrayLike) -> Calibrator:
-    """Return the calibrator of a kind (`KINDS`) that fits rows best.
+    """Returns the calibrator of a kind (`CALIBRATORS`) that fits rows best.
 
     A label whose known rows are all of one class stays as it is.
 
@@ -99,7 +98,7 @@ def fit_calibration(kind: str, labels: ArrayLike, logits: ArrayLike) -> Calibrat
         logits: (n, k), finite.
     """
     y, z = np.asarray(labels, dtype=np.float64), np.asarray(logits, dtype=np.float64)
-    assert y.shape == z.shape and kind in KINDS, (y.shape, z.shape, kind)
+    assert y.shape == z.shape and kind in CALIBRATORS, (y.shape, z.shape, kind)
     columns = []
     for column in range(y.shape[1]):
         known = ~np.isnan(y[:, column])
@@ -127,9 +126,10 @@ def calibrator_from_json(content: dict[str, Any] | None) -> Calibrator | None:
     """Return the calibrator that `calibrator_to_json` wrote."""
     if content is None:
         return None
-    if content["kind"] == "consistent":
+    kind = content.get("kind", "temperature")  # predictors of before there were others lack it
+    if kind == "consistent":
         return ConsistentCalibration(calibrator_from_json(content["inner"]), content["union"])
-    if content["kind"] == "isotonic":
+    if kind == "isotonic":
         return IsotonicCalibration(
             tuple(map(tuple, content["logits"])), tuple(map(tuple, content["calibrated"]))
         )

@@ -1,6 +1,6 @@
-"""Sends a submission through the kaggle client, which is imported only where it is asked for.
+"""Send a submission through the kaggle client, which is imported only where it is asked for.
 
-What the client prints is kept back, and of its errors only their kind is told: both may hold
+Output of the client is hidden, and of its errors only the kind is reported: both may hold
 credentials or signed addresses.
 """
 
@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
+from common.requirements import install_command
 
 logger = logging.getLogger(__name__)
 
-REQUIREMENTS = "requirements/kaggle.txt"
 COMPETITION_PATTERN = r"[a-z0-9][a-z0-9-]*"
 
-# What the service means by a status, and what to do.
+# Meaning of the statuses of the service, and what to do.
 _REFUSALS = {
     400: "the submission was refused: see on the competition's page whether it still takes "
     "submissions and whether today's are used up",
@@ -44,7 +44,7 @@ class KaggleClient:
 
     def __init__(self, competition: str) -> None:
         self.competition = competition
-        with _unheard():
+        with _silenced():
             self._api = self._authenticated()
 
     def submit(self, path: Path, message: str) -> str:
@@ -55,7 +55,7 @@ class KaggleClient:
         """
         by_hand = f"{path} is complete, send it by hand or run the same command again"
         try:
-            with _unheard():
+            with _silenced():
                 response = self._api.competition_submit(str(path), message, self.competition)
         except (Exception, SystemExit) as error:
             raise self._error(f"{_reason(error)}; {by_hand}") from None
@@ -71,7 +71,7 @@ class KaggleClient:
             from kaggle.api.kaggle_api_extended import KaggleApi
         except ImportError:
             raise self._error(
-                f"the kaggle client is not installed: pip install -r {REQUIREMENTS}"
+                f"the kaggle client is not installed: {install_command('kaggle')}"
             ) from None
         except (OSError, SystemExit):  # versions that ask for credentials when they are imported
             raise self._no_credentials() from None
@@ -97,8 +97,8 @@ class KaggleClient:
 
 
 @contextlib.contextmanager
-def _unheard() -> Iterator[None]:
-    """Nothing that the client prints or logs in the block is seen."""
+def _silenced() -> Iterator[None]:
+    """Hide what the client prints or logs in the block."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -112,14 +112,14 @@ def _unheard() -> Iterator[None]:
 
 
 def _status(error: BaseException) -> int | None:
-    """The HTTP status of what requests, or the client's older versions, raise."""
+    """Return the HTTP status of what requests, or the client's older versions, raise."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     status = getattr(error, "status", None) if status is None else status
     return status if isinstance(status, int) else None
 
 
 def _is_of_network(error: BaseException) -> bool:
-    """Whether there was no answer: requests' ConnectionError and Timeout, or Python's own."""
+    """Return whether the error is a lost connection: of requests, or Python's own."""
     names = {kind.__name__ for kind in type(error).__mro__}
     return bool(names & {"ConnectionError", "Timeout", "TimeoutError"})
 
@@ -134,5 +134,5 @@ def _reason(error: BaseException) -> str:
 
 
 def is_competition(name: str) -> bool:
-    """Whether `name` can be that of a competition."""
+    """Return whether `name` can be that of a competition."""
     return re.fullmatch(COMPETITION_PATTERN, name) is not None

@@ -330,5 +330,5 @@ def badness(metric: str, value: float) -> float:
 
 
 def improves(metric: str, value: float, best: float | None, least: float = 0.0) -> bool:
-    """Whether `value` is better than `best` by more than `least`; anything is better than None."""
+    """Return whether `value` beats `best` by more than `least`; any value beats None."""
     return best is None or badness(metric, best) - badness(metric, value) > least

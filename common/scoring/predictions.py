@@ -13,19 +13,18 @@ from scipy.special import expit, logit
 from common.errors import InputError
 from common.files import write_parquet
 from common.scoring.metrics import Floats
+from common.words import count
 
 ID_COLUMNS = ("image_id", "patient_id", "study_id", "series_id")
 MEAN_VIEW = "mean"
 
 
 class Calibrator(Protocol):
-    """What turns logits (n, k) into calibrated ones, and back; see `common.scoring.calibration`."""
+    """Maps logits (n, k) to calibrated ones, and back; see `common.scoring.calibration`."""
 
-    def apply(self, logits: ArrayLike) -> NDArray[np.float64]:
-        """Return the calibrated logits of (n, k) logits."""
+    def apply(self, logits: ArrayLike) -> NDArray[np.float64]: ...
 
-    def invert(self, calibrated_logits: ArrayLike) -> NDArray[np.float64]:
-        """Return the logits whose calibrated values are given."""
+    def invert(self, calibrated_logits: ArrayLike) -> NDArray[np.float64]: ...
 
 
 @dataclass(frozen=True)
@@ -39,23 +38,10 @@ class Calibration:
         assert len(self.temperature) == len(self.bias), "one temperature and one bias per label"
         assert all(value > 0 for value in self.temperature), "temperatures must be positive"
 
-    @classmethod
-    def from_json(cls, content: dict[str, Any] | None) -> "Calibration | None":
-        """Return what `to_json` gave; None for None."""
-        if content is None:
-            return None
-        return cls(tuple(content["temperature"]), tuple(content["bias"]))
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain types."""
-        return {"temperature": list(self.temperature), "bias": list(self.bias)}
-
     def apply(self, logits: ArrayLike) -> NDArray[np.float64]:
-        """Return the calibrated logits of (n, k) logits."""
         return np.asarray(logits, dtype=np.float64) / self.temperature + np.asarray(self.bias)
 
     def invert(self, calibrated_logits: ArrayLike) -> NDArray[np.float64]:
-        """Return the logits whose calibrated values are given."""
         return (np.asarray(calibrated_logits, dtype=np.float64) - self.bias) * np.asarray(
             self.temperature
         )
@@ -110,11 +96,15 @@ def check_predictions(frame: pd.DataFrame, label_names: Sequence[str], where: st
         raise InputError(f"{where}: not a prediction table, without column {', '.join(missing)}")
     num_repeated = int(frame.duplicated(["image_id", "view"]).sum())
     if num_repeated:
-        raise InputError(f"{where}: {num_repeated} rows repeat an image id in the same view")
+        raise InputError(
+            f"{where}: {count(num_repeated, 'row')} with a repeated image id in the same view"
+        )
     probabilities = frame[list(label_names)].to_numpy(dtype=np.float64)
     outside = ~((probabilities >= 0) & (probabilities <= 1)).all(axis=1)
     if outside.any():
-        raise InputError(f"{where}: {int(outside.sum())} rows have a probability outside [0, 1]")
+        raise InputError(
+            f"{where}: {count(int(outside.sum()), 'row')} with a probability outside [0, 1]"
+        )
     logits = frame[[f"logit_{name}" for name in label_names]].to_numpy(dtype=np.float64)
     if not np.isfinite(logits).all():
         raise InputError(f"{where}: a logit is not finite")
@@ -157,7 +147,7 @@ class LogitMean:
         self._num = 0
 
     def add(self, logits: ArrayLike) -> None:
-        """Count the logits (n, labels) of one more prediction."""
+        """Add the logits (n, labels) of one more prediction."""
         values = np.asarray(logits, dtype=np.float64)
         values = expit(values) if self.mean == "probabilities" else values
         self._total = values.copy() if self._total is None else self._total + values

@@ -23,7 +23,7 @@ _RIDGE_C = 1.0
 
 @dataclass(frozen=True)
 class StudyFeatures:
-    """What is known of s studies, from the probabilities of their slices.
+    """Features of s studies, from the probabilities of their slices.
 
     Attributes:
         largest, mean_top: (s, k) probabilities.
@@ -45,7 +45,6 @@ class StudyFeatures:
         )
 
     def of(self, studies: ArrayLike) -> "StudyFeatures":
-        """Return the features of some studies."""
         chosen = np.asarray(studies)
         return StudyFeatures(self.largest[chosen], self.mean_top[chosen], self.num_slices[chosen])
 
@@ -94,7 +93,6 @@ class StudyCalibration:
         return np.asarray(expit(np.column_stack(logits)))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the calibrator as plain types."""
         return {"coefficients": [list(w) for w in self.coefficients], "bias": list(self.bias)}
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The submission: one probability per image and label, in the ids and order that were asked for.
+"""The submission: one probability per image and label, with ids and order of the sample.
 
 An id is `<image id>_<label>`, such as ID_0123456789_any.
 """
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from common.errors import InputError
 from common.files import read_csv, replacing
 from common.scoring.metrics import Floats
+from common.words import count
 
 COLUMNS = ("ID", "Label")
 
@@ -55,13 +56,15 @@ def read_sample(path: Path, label_names: Sequence[str]) -> SubmissionSample:
     if ids.duplicated().any():
         first = ids[ids.duplicated()].iloc[0]
         num_repeated = int(ids.duplicated().sum())
-        raise InputError(f"{path}: {num_repeated} rows repeat an id, the first is {first!r}")
+        raise InputError(
+            f"{path}: {count(num_repeated, 'row')} with a repeated id, the first is {first!r}"
+        )
     images, image_ids = pd.factorize(parts[0])
     incomplete = np.bincount(images, minlength=len(image_ids)) != len(label_names)
     if incomplete.any():
         raise InputError(
-            f"{path}: {int(incomplete.sum())} images, the first is "
-            f"{image_ids[int(np.argmax(incomplete))]!r}, do not have all {len(label_names)} labels"
+            f"{path}: {count(int(incomplete.sum()), 'image')} without all {len(label_names)} "
+            f"labels, the first is {image_ids[int(np.argmax(incomplete))]!r}"
         )
     return SubmissionSample(
         ids.to_numpy(dtype=object), np.asarray(image_ids, dtype=object), images, labels

@@ -14,16 +14,17 @@ from common.errors import InputError
 from common.files import read_csv
 from common.slices.leakage import require_disjoint_patients
 from common.slices.table import SliceTable
+from common.words import count
 
 logger = logging.getLogger(__name__)
 
 FOLDS_FILE = "folds.csv"
 FOLD_COLUMNS = ("image_id", "patient_id", "fold")
 ALWAYS_TRAINING = -1
-"""In the column fold: trained on whichever fold is validated on (--pre_valid_fraction)."""
+"""In the column fold: in the training rows of every fold (--pre_valid_fraction)."""
 TRAIN_SPLIT = "train"
 PSEUDO = "pseudo:"
-"""What label_source begins with where a model made the labels (`ensembling.pseudo_labels`)."""
+"""Start of label_source where a model made the labels (`ensembling.pseudo_labels`)."""
 
 
 def folds_path(dataset_folder: Path, fold: int) -> Path:
@@ -69,7 +70,9 @@ def read_folds(path: Path) -> pd.DataFrame:
             f"sample_type; it has {', '.join(map(str, folds.columns))}"
         )
     if folds["image_id"].duplicated().any():
-        raise InputError(f"{path} repeats {int(folds['image_id'].duplicated().sum())} image ids")
+        raise InputError(
+            f"{path} repeats {count(int(folds['image_id'].duplicated().sum()), 'image id')}"
+        )
     return folds
 
 
@@ -103,7 +106,7 @@ def split_rows(
         is_unlabelled &= ~by_model | is_unknown.all(axis=1)
     num_unlabelled = int((usable & is_unlabelled).sum())
     if num_unlabelled:
-        logger.warning("%d slices are left out: a label is unknown", num_unlabelled)
+        logger.warning("%s left out: a label is unknown", count(num_unlabelled, "slice"))
     usable &= ~is_unlabelled
     is_train = usable & train_side & frame["keep_for_training"].to_numpy(dtype=bool)
     is_valid = usable & valid_side & ~by_model

@@ -17,10 +17,12 @@ import yaml
 from numpy.typing import NDArray
 
 from common.errors import InputError
+from common.experiment import JSON_FILE, Experiment
+from common.words import count
 
 logger = logging.getLogger(__name__)
 
-# What predictor.json has, under `training`, of the trainings before.
+# Key under `training` in predictor.json: the trainings before this one.
 STARTED_FROM = "started_from"
 
 Ids = Sequence[str] | pd.Series | NDArray[Any]
@@ -50,13 +52,13 @@ def require_disjoint_patients(trained: pd.Series, validated: pd.Series, where: s
     """Raise InputError where a patient is both trained and validated on.
 
     Args:
-        trained, validated: patient ids of the rows on either side; missing ones are passed over.
+        trained, validated: patient ids of the rows on either side; missing ones are skipped.
         where: the split, such as `fold 0`.
     """
     shared = _unique(trained).intersection(_unique(validated))
     if len(shared):
         raise InputError(
-            f"{len(shared)} patients are on both sides of {where}: make the folds again "
+            f"{count(len(shared), 'patient')} on both sides of {where}: make the folds again "
             f"by patient (preprocessing.py), or correct the given file"
         )
 
@@ -98,15 +100,15 @@ def require_unseen_features(
     spread = folds.dropna(subset="patient_id").groupby("patient_id")["fold"].nunique()
     if (spread > 1).any():
         raise InputError(
-            f"{int((spread > 1).sum())} patients are in several folds: make the folds again by "
-            f"patient (preprocessing.py)"
+            f"{count(int((spread > 1).sum()), 'patient')} in several folds: make the folds again "
+            f"by patient (preprocessing.py)"
         )
     places = pd.Index(folds["image_id"]).get_indexer(pd.Index(np.asarray(image_ids, dtype=object)))
     num_unknown = int((places < 0).sum())
     if num_unknown:
         raise InputError(
-            f"{what}: {num_unknown} of {len(places)} images are in no fold, so that it can't be "
-            f"told who has seen them: leave them out"
+            f"{what}: {num_unknown} of {len(places)} images are in no fold: which models have seen "
+            f"them is unknown, leave them out"
         )
     validated_in = folds["fold"].to_numpy(dtype=np.int64)[places]
     made_by = pd.to_numeric(pd.Series(np.asarray(row_folds, dtype=object))).fillna(-1)
@@ -115,8 +117,8 @@ def require_unseen_features(
     if seen.any():
         patients = folds["patient_id"].iloc[places[seen]].nunique()
         raise InputError(
-            f"{what}: {int(seen.sum())} rows of {patients} patients come from a model that was "
-            f"trained on the same patient: use out-of-fold rows (train.py --data_fold all)"
+            f"{what}: {count(int(seen.sum()), 'row')} of {count(patients, 'patient')} from a model "
+            f"that was trained on the same patient: use out-of-fold rows (train.py --data_fold all)"
         )
 
 
@@ -126,16 +128,16 @@ def require_fitted_elsewhere(
     """Raise InputError where what was fitted on some patients is scored on one of them.
 
     Args:
-        fitted_ids: ids of the patients that calibrators or weights were fitted on. Image ids tell
-            less: another slice of the same patient passes.
+        fitted_ids: ids of the patients that calibrators or weights were fitted on. Not image
+            ids: another slice of the same patient would pass.
         scored_ids: ids, of the same kind, that are scored.
         what: what was fitted.
     """
     shared = _unique(scored_ids).intersection(_unique(fitted_ids))
     if len(shared):
         raise InputError(
-            f"{what} would be scored on {len(shared)} patients that it was fitted on: fit it on "
-            f"other folds than those that are scored"
+            f"{what} would be scored on {count(len(shared), 'patient')} that it was fitted on: "
+            f"fit it on other folds than those that are scored"
         )
 
 
@@ -149,12 +151,13 @@ def origins_of_weights(path: Path) -> list[dict[str, Any]]:
     has not ended has its flags alone: its folds are unknown.
     """
     folder = path.resolve().parent
-    for place in (folder, folder / "predictor", folder.parent / "predictor"):
-        training = _read(place / "predictor.json").get("training")
+    of_experiments = (Experiment(folder).predictor, Experiment(folder.parent).predictor)
+    for place in (folder, *of_experiments):
+        training = _read(place / JSON_FILE).get("training")
         if isinstance(training, dict) and "fold" in training:
             return [training, *training.get(STARTED_FROM, [])]
     for place in (folder, folder.parent):
-        flags = _read(place / "config.yaml")
+        flags = _read(Experiment(place).config_file)
         if "data_fold" in flags:
             origin = {"dataset": flags.get("data_dataset"), "fold": flags["data_fold"]}
             start = flags.get("net_weight_file")
@@ -171,17 +174,17 @@ def require_unseen_start(
     folds_sha256: str,
     fold: int,
 ) -> None:
-    """Raise InputError where a training starts from weights that saw what it validates.
+    """Raise InputError where a training starts from weights that saw the patients it validates.
 
-    Of weights of the same dataset with other folds the log warns: they may have. Of a file that
-    nothing is recorded of nothing is known.
+    Weights of the same dataset with other folds may have seen them: that is logged as a warning.
+    Nothing is known of a file without a record.
 
     Args:
         weights: the file, for messages.
-        origins: what `origins_of_weights` found.
+        origins: of the weights, from `origins_of_weights`.
         dataset: the dataset of the training that starts.
         folds_sha256: the digest of its fold table.
-        fold: what it validates.
+        fold: the fold that it validates.
     """
     how = "trained"
     for origin in origins:
@@ -206,12 +209,12 @@ def require_unseen_start(
 
 
 def warn_of_pseudo_labels(label_sources: pd.Series, prefix: str, fold: int) -> None:
-    """Tell the log of training labels by networks that may have seen what is validated.
+    """Log a warning where networks that may have seen the validated patients made training labels.
 
     Args:
         label_sources: of the training rows: `<prefix><experiment>` where a model made the labels.
-        prefix: what tells these from others.
-        fold: what is validated; the network of `<experiment>/fold_<fold>` has not seen it.
+        prefix: marks these.
+        fold: the validated fold; the network of `<experiment>/fold_<fold>` has not seen it.
     """
     counts = label_sources.dropna().value_counts()
     sources = [str(name) for name in counts.index]
@@ -222,11 +225,11 @@ def warn_of_pseudo_labels(label_sources: pd.Series, prefix: str, fold: int) -> N
     }
     if made:
         logger.warning(
-            "%d training slices have labels by experiment %s: networks of it that were trained on "
-            "the patients of fold %d bring their labels in by that way, and scores may be too "
-            "good; labels by that of fold %d alone do not (scripts/pseudo_label.py --experiment_id "
+            "%s with labels by experiment %s: its networks that were trained on the patients of "
+            "fold %d leak the labels of these patients, and scores may be too good; labels by "
+            "the network of fold %d alone do not (scripts/pseudo_label.py --experiment_id "
             "<id>/fold_%d)",
-            sum(made.values()),
+            count(sum(made.values()), "training slice"),
             ", ".join(sorted(made)),
             *[fold] * 3,
         )

@@ -14,16 +14,16 @@ import cv2
 import numpy as np
 
 from common.errors import InputError
+from common.windows import AIR_HU
 
 MANIFEST_FILE = "manifest.json"
 PARAMETER = "pixels"
-"""Where the manifest's parameters, and what a predictor knows of its training, have the steps."""
+"""Key of the steps in the manifest's parameters, and in `training` of a predictor."""
 
-AIR_HU = -1024
 HEAD_HU = -200
 """Above it lies tissue, below it air and the foam of head rests; fat is about -100."""
 OPENING_MM = 7.0
-"""What is thinner than this does not belong to the head: shells of tables, straps, tubes."""
+"""Parts thinner than this are not of the head: shells of tables, straps, tubes."""
 MARGIN_MM = 5.0
 USUAL_SPACING_MM = 0.5
 """Taken for the widths above where the pixel spacing is unknown."""
@@ -36,7 +36,7 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class PixelSteps:
-    """What is done to every slice before it is stored, in this order.
+    """Pixel steps: the changes of every slice before it is stored, in this order.
 
     Attributes:
         head_crop: set everything outside the head to air, and cut a series to the box of its head.
@@ -53,7 +53,6 @@ class PixelSteps:
         return (self.head_crop, self.spacing_mm, self.size) != (False, 0, 0)
 
     def parameters(self) -> dict[str, Any]:
-        """Return the steps as plain types; empty where there are none."""
         return asdict(self) if self else {}
 
     def flags(self) -> str:
@@ -69,7 +68,7 @@ class PixelSteps:
         spacing_mm: tuple[float | None, float | None],
         box: Box | None = None,
     ) -> "SeriesPlan":
-        """Return what is done to the slices of one series.
+        """Return the plan for the slices of one series.
 
         Args:
             shape: their rows and columns.
@@ -181,8 +180,8 @@ class HeadFinder:
     def box(self) -> Box | None:
         """Return rows and columns that hold the head with a margin; None where none was found.
 
-        No slice is passed over: a broad table without a head above it widens the box, which does
-        no harm, but nothing of a head is ever cut.
+        No slice is skipped: a broad table without a head above it widens the box, which does no
+        harm, but nothing of a head is ever cut.
         """
         if not self._found:
             return None
@@ -219,12 +218,12 @@ def head_mask(
     largest = (labels == 1 + int(areas.argmax())).astype(np.uint8)
     outlines, _ = cv2.findContours(largest, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     filled = cv2.drawContours(largest, outlines, -1, 1, cv2.FILLED)
-    # What the opening took off the skin, and the nose and ears next to it, comes back.
+    # Restore skin, nose and ears that the opening removed.
     return cv2.dilate(filled, kernel).astype(bool)
 
 
 def recorded_steps(dataset_folder: Path) -> PixelSteps:
-    """Return the steps that a dataset folder was made with; none where no manifest tells any."""
+    """Return the steps that a dataset folder was made with; none where no manifest has any."""
     try:
         text = (dataset_folder / MANIFEST_FILE).read_text(encoding="utf-8")
         return steps_of(json.loads(text).get("parameters", {}))
@@ -233,7 +232,7 @@ def recorded_steps(dataset_folder: Path) -> PixelSteps:
 
 
 def steps_of(parameters: Mapping[str, Any]) -> PixelSteps:
-    """Return the steps that a manifest's parameters, or a predictor's training, tell of."""
+    """Return the steps in a manifest's parameters, or in the `training` of a predictor."""
     return PixelSteps(**parameters.get(PARAMETER, {}))
 
 

@@ -1,4 +1,4 @@
-"""From slices to studies: which series speaks for a study, and what it says."""
+"""From slices to studies: the series that represents a study, and its probabilities."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from common.slices.table import STATUS_OK
 
 # Head CT is mostly read in slices this far apart (RSNA 2019: 86 % of the gaps are above 4.5 mm).
 USUAL_SPACING_MM = 5.0
-# A slice with less brain than this in it says little about the length that a series covers.
+# Slices with less brain do not count towards the length that a series covers.
 MIN_BRAIN_FRACTION = 0.02
 COVERAGE_STEP_MM = 20.0
 
@@ -29,7 +29,7 @@ SERIES_COLUMNS = (
 
 
 def list_series(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return every series seen, which one is used of each study, and why.
+    """Return every series, which one is used of each study, and why.
 
     A series here is the slices of one series id, orientation and matrix size: one store file. Of
     a study the series is used that covers the most brain, in steps of 20 mm; among equals the one
@@ -66,15 +66,15 @@ def list_studies(
 ) -> pd.DataFrame:
     """Return one row per study: the largest probability of the slices of its series.
 
-    With a calibrator, what it says of the largest ones, of the mean of the top three and of the
-    number of slices that could be read.
+    With a calibrator, its probabilities, from the largest ones, the mean of the top three and the
+    number of readable slices.
 
     Args:
-        frame: the rows that `list_series` was given.
+        frame: the rows given to `list_series`.
         probabilities: (n, k) of these rows.
-        series: what it returned.
-        prior: (k,) for studies of which nothing could be read.
-        label_names: the k labels; the last one says which slice is the top one.
+        series: the result of `list_series`.
+        prior: (k,) for studies without a readable slice.
+        label_names: the k labels; the last one decides the top slice.
         calibration: of studies; None for the plain rule.
 
     Returns:
@@ -85,7 +85,7 @@ def list_studies(
     places_of = frame.iloc[readable_places].groupby("store_file").indices
     image_ids = frame["image_id"].to_numpy(dtype=object)
     records = []
-    # `used` sorts first within a study, so the first row of each is the one that speaks for it.
+    # `used` sorts first within a study, so the first row of each represents it.
     for row in series.drop_duplicates("study_id").to_dict("records"):
         record: dict[str, Any] = {"study_id": row["study_id"], "patient_id": row["patient_id"]}
         if row["used"]:
@@ -111,7 +111,7 @@ def _of_study(probabilities: Floats, calibration: StudyCalibration | None) -> Fl
 
 
 def _describe(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return what is to be known of each series, unranked."""
+    """Return the properties of each series, unranked."""
     series_key = ["study_id", "series_id"]
     slices = frame[frame["readable"]].sort_values("position_mm")
     gaps_mm = slices.groupby("store_file")["position_mm"].diff()

@@ -13,6 +13,7 @@ import pyarrow
 
 from common.errors import InputError
 from common.slices.store import SliceStore
+from common.words import count
 
 SLICES_FILE = "slices.parquet"
 STUDIES_FILE = "studies.parquet"
@@ -99,7 +100,21 @@ class SliceTable:
         """bool (rows,): the slices that have pixels."""
         self._store_indices = self.frame["store_index"].fillna(-1).to_numpy(dtype=np.int32)
         self._positions_mm = self.frame["position_mm"].to_numpy(dtype=np.float64)
-        self._index_groups()
+        readable_rows = np.flatnonzero(self.readable)
+        # `_order[place]` is a row, `_places[row]` its place (-1 for unreadable ones), and those
+        # of group g are `_starts[g]` up to `_starts[g + 1]`.
+        codes, files = pd.factorize(self.frame["store_file"].iloc[readable_rows])
+        ranks = self.frame["rank"].iloc[readable_rows].to_numpy(dtype=np.int64, na_value=-1)
+        # Ranks are unique within a group; the sort is stable, so ties keep the table's order.
+        self._order = readable_rows[np.lexsort((ranks, codes))].astype(np.int64)
+        self._group_files = [str(name) for name in files]
+        self._starts = np.concatenate(
+            ([0], np.cumsum(np.bincount(codes, minlength=len(files)), dtype=np.int64))
+        )
+        self._places = np.full(len(self), -1, dtype=np.int64)
+        self._places[self._order] = np.arange(len(self._order))
+        self._groups = np.full(len(self), -1, dtype=np.int64)
+        self._groups[readable_rows] = codes
         self._row_of_image_id: pd.Series | None = None
         self._groups_with_positions: np.ndarray | None = None
 
@@ -137,7 +152,6 @@ class SliceTable:
         return self.store.read(store_file, int(self._store_indices[row]))
 
     def image_id(self, row: int) -> str:
-        """Return the image id of a row."""
         return str(self.frame["image_id"].iat[row])
 
     def neighbour_rows(
@@ -145,8 +159,8 @@ class SliceTable:
     ) -> list[int]:
         """Return the rows `offsets` slices away in the group of a readable row, 0 being itself.
 
-        Past either end the last slice is repeated; unreadable slices are passed over, and so are
-        the rows in `without`.
+        Past either end the last slice is repeated; unreadable slices and the rows in
+        `without` are skipped.
         """
         rows = self._group_without(row, without)
         place = int(np.flatnonzero(rows == row)[0]) if len(without) else self._place_in_group(row)
@@ -158,7 +172,7 @@ class SliceTable:
         """Return the rows nearest to `offsets_mm` along the slice normal from a readable row.
 
         0 is the row itself, and of two that are as near the one farther away from it counts; past
-        either end the last slice is repeated. Rows in `without` are passed over.
+        either end the last slice is repeated. Rows in `without` are skipped.
 
         Raises:
             InputError: the positions of the slice or of its series are unknown.
@@ -191,7 +205,7 @@ class SliceTable:
             slice_offsets: which neighbours by number, 0 being the row itself.
             offsets_mm: as many distances that count in their place, but in a series in which
                 slices have no position; empty where there are none.
-            without: rows to pass over.
+            without: rows to skip.
         """
         if len(offsets_mm) and self.has_positions(np.array([row]))[0]:
             return self.neighbour_rows_mm(row, offsets_mm, without)
@@ -214,7 +228,6 @@ class SliceTable:
         return columns.to_numpy(dtype=np.float64, na_value=np.nan)
 
     def group_rows(self, row: int) -> np.ndarray:
-        """Return the rows of the group of a readable row, int64, in anatomical order."""
         start, stop = self._group_bounds(row)
         return self._order[start:stop]
 
@@ -259,30 +272,10 @@ class SliceTable:
             num_unknown = int((rows < 0).sum())
             first = str(wanted[rows < 0][0])
             raise InputError(
-                f"{num_unknown} of {len(rows)} image ids, {first!r} first, are not in {self.folder}"
+                f"{num_unknown} of {count(len(rows), 'image id')}, {first!r} first, are not in "
+                f"{self.folder}"
             )
         return rows
-
-    def _index_groups(self) -> None:
-        """Lay the readable rows out group by group in rank order.
-
-        `_order[place]` is a row, `_places[row]` its place (-1 for unreadable ones), and the places
-        of group g are `_starts[g]` up to `_starts[g + 1]`.
-        """
-        readable_rows = np.flatnonzero(self.readable)
-        codes, files = pd.factorize(self.frame["store_file"].iloc[readable_rows])
-        ranks = self.frame["rank"].iloc[readable_rows].to_numpy(dtype=np.int64, na_value=-1)
-        # Ranks are unique within a group; the sort is stable, so ties keep the table's order.
-        order = np.lexsort((ranks, codes))
-        self._order = readable_rows[order].astype(np.int64)
-        self._group_files = [str(name) for name in files]
-        self._starts = np.concatenate(
-            ([0], np.cumsum(np.bincount(codes, minlength=len(files)), dtype=np.int64))
-        )
-        self._places = np.full(len(self), -1, dtype=np.int64)
-        self._places[self._order] = np.arange(len(self._order))
-        self._groups = np.full(len(self), -1, dtype=np.int64)
-        self._groups[readable_rows] = codes
 
     def _group_without(self, row: int, without: Collection[int]) -> np.ndarray:
         assert row not in without, "a sample has its own slice"

@@ -160,7 +160,6 @@ class _WeightedAuc:
         self.up_to = np.searchsorted(p, p[self.positives], side="right")
 
     def __call__(self, draws: NDArray[np.int64]) -> float:
-        """Return the area, NaN where a class is missing."""
         weights = draws[self.codes]
         positives = weights[self.positives]
         weights[self.positives] = 0

@@ -1,11 +1,11 @@
-"""What a store of runs can do, whoever calls it: the process beside a training, or a resend."""
+"""The interface of a store of runs."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
-from common.trackers.base import Status
+Status = Literal["finished", "failed", "killed"]
 
 
 class Point(NamedTuple):
@@ -27,42 +27,32 @@ class Point(NamedTuple):
 class Backend(ABC):
     """A store of runs, used by one thread. Any method may raise anything; it is called again then.
 
-    Args of subclasses are plain types: they travel to another process as JSON. What has not been
-    cleaned by `common.trackers.base.public_*` never gets here.
+    It is made in one process and used in another, so it is pickled before it is connected.
+    What `common.trackers.public` does not let through never gets here.
     """
 
     title: str
 
     @abstractmethod
     def connect(self) -> None:
-        """Finds the run of the experiment in the store, or makes it, and marks it as running."""
+        """Find the run of the experiment in the store, or make it, and mark it as running."""
 
     def known_iterations(self, name: str) -> set[int]:
-        """The iterations at which the store had the metric when it was connected."""
+        """Return the iterations at which the store had the metric when it was connected."""
         return set()
 
     @abstractmethod
     def send_params(self, params: Mapping[str, str]) -> None:
-        """Adds the parameters that the run lacks."""
+        """Add the parameters that the run lacks."""
 
     @abstractmethod
     def send_points(self, points: Sequence[Point]) -> None:
-        """Adds values; what fails in the middle may be sent again whole."""
+        """Add values; a call that fails is repeated with the same ones first."""
 
-    @abstractmethod
     def send_file(self, path: Path) -> None:
-        """Adds or replaces a file of the run."""
+        """Add or replace a file of the run; nothing where the store lies beside the file."""
+        return
 
     @abstractmethod
     def end(self, status: Status) -> None:
-        """Delivers all that is left, and marks the run as ended."""
-
-
-def make_backend(kind: str, options: Mapping[str, Any]) -> Backend:
-    """Returns the backend `kind`, `module:Class`, made with plain options."""
-    import importlib
-
-    module, name = kind.split(":")
-    backend = getattr(importlib.import_module(module), name)(**options)
-    assert isinstance(backend, Backend)
-    return backend
+        """Deliver all that is left, and mark the run as ended."""

@@ -2,68 +2,21 @@
 
 import logging
 import os
-import shlex
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from common.experiment import experiment_id_of
 from common.files import write_text
-from common.trackers.backend import Backend, Point
-from common.trackers.base import Status
-from common.trackers.remote import RemoteTracker
+from common.trackers.backend import Backend, Point, Status
 
 RUN_ID_FILE = "mlflow_run_id.txt"
 EXPERIMENT_NAME = "head-ct"
+# Makes the page open at runs and charts, not at an overview of language model traces.
+KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"
 # What MLflow takes in one call, and what it gives.
 MAX_PARAMS_PER_BATCH = 100
 MAX_PARAM_LENGTH = 6000
-
-
-def mlflow_options(experiment_folder: Path, output_dir: Path, uri: str | None) -> dict[str, Any]:
-    """Returns the arguments of `MLflowBackend` for an experiment.
-
-    Args:
-        experiment_folder: its name is the run's name.
-        output_dir: where mlflow.db and mlflow_artifacts are, unless `uri` is given.
-        uri: an MLflow server (http://...) or another store (sqlite:///...).
-    """
-    artifacts = (output_dir.resolve() / "mlflow_artifacts").as_uri()
-    return {
-        "uri": uri or f"sqlite:///{output_dir.resolve() / 'mlflow.db'}",
-        "experiment_folder": str(experiment_folder.resolve()),
-        "artifact_location": artifacts,
-    }
-
-
-class MLflowTracker(RemoteTracker):
-    """Sends a run to MLflow from a process of its own.
-
-    Args:
-        experiment_folder, output_dir, uri: see `mlflow_options`.
-        options: see `RemoteTracker`.
-    """
-
-    def __init__(
-        self, experiment_folder: Path, output_dir: Path, uri: str | None = None, **options: Any
-    ) -> None:
-        arguments = mlflow_options(experiment_folder, output_dir, uri)
-        self.uri = arguments["uri"]
-        kind = "common.trackers.mlflow:MLflowBackend"
-        lock_path = experiment_folder / ".mlflow.lock"
-        super().__init__(kind, arguments, "MLflow", lock_path, **options)
-
-    def ui_command(self) -> str:
-        """Returns the command, or for a server the address, that shows the runs."""
-        if self.uri.startswith(("http://", "https://")):
-            return self.uri
-        mlflow = shlex.quote(str(Path(sys.executable).with_name("mlflow")))
-        # One worker and no job runners: 0.5 GB and seconds instead of several.
-        return (
-            f"MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false {mlflow} "
-            f"server --workers 1 --backend-store-uri {shlex.quote(self.uri)}"
-        )
 
 
 class MLflowBackend(Backend):
@@ -74,32 +27,24 @@ class MLflowBackend(Backend):
     point sent twice has the same time, which MLflow takes for one.
 
     Args:
-        uri: of the store.
-        experiment_folder: of the run; its name is the run's name.
-        artifact_location: where a new SQLite store keeps files.
-        make_client: makes the client for a uri.
+        experiment_folder: its name is the run's name.
+        output_dir: where mlflow.db and mlflow_artifacts are, unless `uri` is given.
+        uri: an MLflow server (http://...) or another store (sqlite:///...).
     """
 
     title = "MLflow"
 
-    def __init__(
-        self,
-        uri: str,
-        experiment_folder: str,
-        artifact_location: str,
-        make_client: Callable[[str], Any] | None = None,
-    ) -> None:
-        self.uri = uri
-        self._artifact_location = artifact_location
-        self._run_id_file = Path(experiment_folder) / RUN_ID_FILE
-        self._make_client = make_client or _make_client
+    def __init__(self, experiment_folder: Path, output_dir: Path, uri: str | None = None) -> None:
+        self.uri = uri or f"sqlite:///{output_dir.resolve() / 'mlflow.db'}"
+        self._artifact_location = (output_dir.resolve() / "mlflow_artifacts").as_uri()
+        self._run_id_file = experiment_folder.resolve() / RUN_ID_FILE
         self._client: Any = None
         self._run_id = ""
         self._has_history = False
 
     def connect(self) -> None:
         """Finds or makes the run."""
-        client = self._make_client(self.uri)
+        client = _make_client(self.uri)
         run_id = self._known_run(client)
         self._has_history = run_id is not None
         if run_id is None:
@@ -155,10 +100,12 @@ class MLflowBackend(Backend):
     def _experiment(self, client: Any) -> str:
         known = client.get_experiment_by_name(EXPERIMENT_NAME)
         if known is not None:
+            if KIND_TAG not in known.tags:
+                client.set_experiment_tag(known.experiment_id, KIND_TAG, KIND)
             return known.experiment_id
         location = self._artifact_location if self.uri.startswith("sqlite:") else None
         try:
-            return client.create_experiment(EXPERIMENT_NAME, location)
+            return client.create_experiment(EXPERIMENT_NAME, location, {KIND_TAG: KIND})
         except Exception:
             # Another run was quicker.
             known = client.get_experiment_by_name(EXPERIMENT_NAME)

@@ -3,7 +3,6 @@
 import base64
 import binascii
 import json
-import logging
 import os
 import shutil
 import urllib.error
@@ -16,11 +15,7 @@ from urllib.parse import urlsplit
 
 from common.experiment import experiment_id_of
 from common.files import write_text
-from common.trackers.backend import Backend, Point
-from common.trackers.base import Status
-from common.trackers.remote import RemoteTracker
-
-logger = logging.getLogger(__name__)
+from common.trackers.backend import Backend, Point, Status
 
 NEPTUNE_FOLDER = "neptune"
 RUN_ID_FILE = "neptune_run_id.txt"
@@ -28,48 +23,6 @@ TOKEN_VARIABLE = "NEPTUNE_API_TOKEN"
 OFFLINE_PROJECT = "offline/head-ct"
 HOSTED = "neptune.ai"
 PROBE_SECONDS = 3.0
-
-
-class NeptuneTracker(RemoteTracker):
-    """Sends a run to Neptune from a process of its own.
-
-    The server is the one that the token in NEPTUNE_API_TOKEN names. Without a project or a token,
-    or with a token of the hosted service (closed on 2026-03-05), the client works offline.
-
-    Args:
-        experiment_folder: its name is the run's name; offline files are in its folder `neptune`.
-        project: `workspace/name` on the server.
-        options: see `RemoteTracker`.
-    """
-
-    def __init__(self, experiment_folder: Path, project: str | None, **options: Any) -> None:
-        arguments, where = neptune_options(experiment_folder, project)
-        logger.info("Neptune: %s", where)
-        kind = "common.trackers.neptune:NeptuneBackend"
-        lock_path = experiment_folder / ".neptune.lock"
-        self._is_offline = "project" not in arguments
-        super().__init__(kind, arguments, "Neptune", lock_path, **options)
-
-    def log_artifact(self, path: Path) -> None:
-        """Shows a report or a table of metrics on a server; offline, it is beside the run's."""
-        if not self._is_offline:
-            super().log_artifact(path)
-
-
-def neptune_options(experiment_folder: Path, project: str | None) -> tuple[dict[str, Any], str]:
-    """Returns the arguments of `NeptuneBackend`, and one line that says where a run goes."""
-    address = token_address(os.environ.get(TOKEN_VARIABLE, ""))
-    host = urlsplit(address).hostname or ""
-    arguments: dict[str, Any] = {"experiment_folder": str(experiment_folder.resolve())}
-    if project and host and not f".{host}".endswith(f".{HOSTED}"):
-        return arguments | {"project": project, "address": address}, f"the server at {address}"
-    if host.endswith(HOSTED):
-        reason = "the hosted service closed on 2026-03-05"
-    elif not host:
-        reason = f"no token of a self-hosted server in {TOKEN_VARIABLE}"
-    else:
-        reason = "no --nml_project"
-    return arguments, f"offline, in the experiment's folder {NEPTUNE_FOLDER} ({reason})"
 
 
 def token_address(token: str) -> str:
@@ -84,26 +37,37 @@ def token_address(token: str) -> str:
 class NeptuneBackend(Backend):
     """A run of Neptune.
 
-    Offline, each process that has values begins anew with all of them and removes the files of the
-    one before. On a server the run is found again by its id; a series of Neptune can only grow, so
-    what was missed before its last point stays missing there.
+    The server is the one that the token in NEPTUNE_API_TOKEN names. Without a project or a token,
+    or with a token of the hosted service (closed on 2026-03-05), the client works offline: each
+    process that has values begins anew with all of them and removes the files of the one before.
+    On a server the run is found again by its id; a series of Neptune can only grow, so what was
+    missed before its last point stays missing there.
 
     Args:
-        experiment_folder: of the run.
-        project: `workspace/name`; None: offline.
-        address: of the server, which is asked first whether it answers.
+        experiment_folder: its name is the run's name; offline files are in its folder `neptune`.
+        project: `workspace/name` on the server.
+
+    Attributes:
+        where: one phrase that names the server, or why there is none.
     """
 
     title = "Neptune"
 
-    def __init__(
-        self, experiment_folder: str, project: str | None = None, address: str = ""
-    ) -> None:
-        self.folder = Path(experiment_folder)
-        self.project = project
-        self.address = address
+    def __init__(self, experiment_folder: Path, project: str | None = None) -> None:
+        self.folder = experiment_folder.resolve()
+        self.address = token_address(os.environ.get(TOKEN_VARIABLE, ""))
+        self.project: str | None = None
         self._run: Any = None
         self._params: dict[str, str] = {}
+        host = urlsplit(self.address).hostname or ""
+        if f".{host}".endswith(f".{HOSTED}"):
+            reason = "the hosted service closed on 2026-03-05"
+        elif not host:
+            reason = f"no token of a self-hosted server in {TOKEN_VARIABLE}"
+        else:
+            self.project, reason = project, "no --nml_project"
+        offline = f"offline, in the experiment's folder {NEPTUNE_FOLDER} ({reason})"
+        self.where = f"the server at {self.address}" if self.project else offline
 
     def connect(self) -> None:
         """Finds or makes the run on a server; offline, the run begins with its first values."""

@@ -9,34 +9,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from common.trackers.backend import Backend, Point
-from common.trackers.base import Status
-from common.trackers.remote import RemoteTracker
+from common.trackers.backend import Backend, Point, Status
 
 EVENTS_FOLDER = "tensorboard"
-
-
-class TensorBoardTracker(RemoteTracker):
-    """Writes event files from a process of its own.
-
-    Args:
-        experiment_folder: the files are in its folder `tensorboard`.
-        options: see `RemoteTracker`.
-    """
-
-    def __init__(self, experiment_folder: Path, **options: Any) -> None:
-        self.folder = (experiment_folder / EVENTS_FOLDER).resolve()
-        kind = "common.trackers.tensorboard:TensorBoardBackend"
-        lock_path = experiment_folder / ".tensorboard.lock"
-        super().__init__(kind, {"folder": str(self.folder)}, "TensorBoard", lock_path, **options)
-
-    def log_artifact(self, path: Path) -> None:
-        """Shows nothing: the file is where the event files are."""
-
-    def ui_command(self) -> str:
-        """Returns the command that shows the runs beside each other."""
-        tensorboard = shlex.quote(str(Path(sys.executable).with_name("tensorboard")))
-        return f"{tensorboard} --logdir {shlex.quote(str(self.folder.parent.parent))}"
 
 
 class TensorBoardBackend(Backend):
@@ -46,13 +21,13 @@ class TensorBoardBackend(Backend):
     removes the files of the one before: nothing is there twice after a resume.
 
     Args:
-        folder: where the event files are.
+        experiment_folder: the files are in its folder `tensorboard`.
     """
 
     title = "TensorBoard"
 
-    def __init__(self, folder: str) -> None:
-        self.folder = Path(folder)
+    def __init__(self, experiment_folder: Path) -> None:
+        self.folder = (experiment_folder / EVENTS_FOLDER).resolve()
         self._params: dict[str, str] = {}
         self._file: BinaryIO | None = None
 
@@ -83,14 +58,16 @@ class TensorBoardBackend(Backend):
             self._file = self._begin()
         _append(self._file, events)
 
-    def send_file(self, path: Path) -> None:
-        """Shows nothing: the file is where the event files are."""
-
     def end(self, status: Status) -> None:
         """Closes the file."""
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def ui_command(self) -> str:
+        """Return the command that shows the runs beside each other."""
+        tensorboard = shlex.quote(str(Path(sys.executable).with_name("tensorboard")))
+        return f"{tensorboard} --logdir {shlex.quote(str(self.folder.parent.parent))}"
 
     def _begin(self) -> BinaryIO:
         from tensorboard.compat.proto.event_pb2 import Event
@@ -118,21 +95,15 @@ def _tag(name: str) -> str:
 def _text_event(params: Mapping[str, str]) -> Any:
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
-    from tensorboard.compat.proto.tensor_pb2 import TensorProto
-    from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
-    from tensorboard.compat.proto.types_pb2 import DT_STRING
     from tensorboard.plugins.text.metadata import create_summary_metadata
+    from tensorboard.util.tensor_util import make_tensor_proto
 
     rows = "\n".join(f"| {name} | {value} |" for name, value in sorted(params.items()))
     table = f"| flag | value |\n|---|---|\n{rows}"
     value = Summary.Value(
         tag="flags",
         metadata=create_summary_metadata(display_name="flags", description=""),
-        tensor=TensorProto(
-            dtype=DT_STRING,
-            tensor_shape=TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)]),
-            string_val=[table.encode()],
-        ),
+        tensor=make_tensor_proto([table]),
     )
     return Event(wall_time=time.time(), step=0, summary=Summary(value=[value]))
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass
 class BoxStep:
-    """Parts of the images of a batch that become images of one size.
+    """Boxes of the images of a batch, each resized to one size.
 
     Areas are averaged where a box is larger than that, and pixels interpolated where it is not.
 
@@ -61,7 +61,7 @@ class BoxStep:
         return images
 
     def _taps(self, axis: int) -> tuple[np.ndarray, np.ndarray]:
-        """Indices int64 and weights (batch or 1, length, taps) along rows (0) or columns (1)."""
+        """Return indices and weights (batch or 1, length, taps) along rows (0) or columns (1)."""
         boxes = self.boxes[:1] if (self.boxes == self.boxes[0]).all() else self.boxes
         both = []
         for left, top, width, height in boxes.tolist():
@@ -78,7 +78,7 @@ class BoxStep:
 
 @functools.lru_cache(maxsize=4096)
 def _taps_of(length: int, wanted: int, averages: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Which of `length` pixels make each of `wanted` ones, and their weights (wanted, taps)."""
+    """Return the pixels of `length` that make each of `wanted`, and weights (wanted, taps)."""
     scale = length / wanted
     place = np.arange(wanted)[:, None]
     if averages and scale > 1:

@@ -1,4 +1,4 @@
-"""Which transforms a pipeline may hold, at which stage they run, and how one is built.
+"""The transforms that a pipeline may hold, their stages, and how to build them.
 
 A transform is given as a node: a dict of its name under `__class_fullname__` and its arguments,
 as albumentations writes it.
@@ -195,7 +195,7 @@ def build(node: Node, where: str) -> A.BasicTransform | A.BaseCompose:
 
 
 def is_random(node: Node) -> bool:
-    """Whether what the node does differs from one seed to another."""
+    """Return whether what the node does differs from one seed to another."""
     name, p = name_of(node), node["p"]
     if name in CONTAINERS:
         if p == 0 or not node["transforms"]:

@@ -1,6 +1,6 @@
 """Windows and intensity transforms on the CPU, in place, one channel after the other.
 
-What is drawn is what albumentations draws. Its own transforms take the channels of a pixel together
+Draws are those of albumentations. Its own transforms take the channels of a pixel together
 and make a new image each; a network takes one channel after the other, and so do these.
 """
 
@@ -59,7 +59,7 @@ def _fill_holes(channels: np.ndarray, leaf: Any, drawn: dict[str, Any]) -> None:
 
 
 def _add_noise(channels: np.ndarray, leaf: Any, drawn: dict[str, Any]) -> None:
-    """Add the noise of albumentations' GaussNoise, drawn in a third of the time."""
+    """Add the noise of albumentations' GaussNoise in a third of the time."""
     height, width = channels.shape[1:]
     num_planes = len(channels) if leaf.per_channel else 1
     # Four numbers at a time; OpenCV looks them up without making wide integers of them.
@@ -75,13 +75,13 @@ def _add_noise(channels: np.ndarray, leaf: Any, drawn: dict[str, Any]) -> None:
 
 @functools.cache
 def _normal_quantiles() -> np.ndarray:
-    """Evenly spaced quantiles of the standard normal distribution, float32, variance 1."""
+    """Return evenly spaced quantiles of the standard normal distribution, float32, variance 1."""
     values = ndtri((np.arange(NUM_QUANTILES) + 0.5) / NUM_QUANTILES)
     return (values / values.std()).astype(np.float32)
 
 
 def _adjust_contrast(channels: np.ndarray, leaf: Any, drawn: dict[str, Any]) -> None:
-    # What was drawn is for an image whose mean is 1.
+    # The draw is for an image whose mean is 1.
     mean = 1.0 if leaf.brightness_by_max else channels.mean(dtype=np.float64)
     channels *= np.float32(drawn["alpha"])
     channels += np.float32(drawn["beta"] * mean)

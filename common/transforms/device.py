@@ -19,13 +19,14 @@ from common.transforms.catalog import Node, name_of
 from common.transforms.draw import HeaderWindow, Recorder, random_state
 from common.transforms.host import HostStages
 from common.transforms.matrices import averages_areas
-from common.transforms.pipeline import AIR_HU, Pipeline
+from common.transforms.pipeline import Pipeline
 from common.transforms.plan import Layout, plan_device
 from common.transforms.warp import AxisStep, MatrixStep, Step, coordinates, simplified
+from common.windows import AIR_HU
 
 
 class HostTransform:
-    """What is left to the loader of a pipeline whose rest runs on a device.
+    """The part of a pipeline that the loader runs where the rest runs on a device.
 
     Args:
         pipeline: the whole pipeline.
@@ -42,14 +43,14 @@ class HostTransform:
     def __call__(
         self, image_hu: np.ndarray, seed: int, header_window: HeaderWindow = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return an image and the row of what was drawn for it, float64.
+        """Return an image and the row of its draws, float64.
 
         The image is (slices, height, width) as it came, or float32 (slices or channels, height,
         width) where some of the pipeline runs here.
 
         Args:
             image_hu: (slices, height, width), int16 HU.
-            seed: that of the sample.
+            seed: of the sample.
             header_window: (center, width) that the header of the slice names, HU.
         """
         generator, py = random_state(seed)
@@ -68,7 +69,7 @@ class HostTransform:
 
 
 class DeviceTransform:
-    """Makes the images of a batch from what `HostTransform` made of its samples.
+    """Makes the images of a batch from the outputs of `HostTransform`.
 
     Args:
         pipeline: the whole pipeline.
@@ -91,7 +92,7 @@ class DeviceTransform:
         self._format = torch.channels_last if channels_last else torch.contiguous_format
 
     def describe(self) -> str:
-        """Which transforms run on the CPU and which on the device, in one line."""
+        """Return which transforms run on the CPU and which on the device, in one line."""
         device = [name_of(node) for node in (*self.plan.geometry, *self.plan.rest)]
         if self._normalization is not None:
             device.append(catalog.NORMALIZE)
@@ -163,7 +164,7 @@ def _sizes_before_boxes(pipeline: Pipeline, start: int) -> list[tuple[int, int] 
 
 
 def _on(values: np.ndarray, images: Tensor) -> Tensor:
-    """The values as float32 where the images are."""
+    """Return the values as float32 where the images are."""
     return torch.from_numpy(values.astype(np.float32)).to(images.device, non_blocking=True)
 
 
@@ -200,7 +201,7 @@ def _size_in(steps: Sequence[Step]) -> np.ndarray:
 
 
 def _windowed(images: Tensor, leaf: Node, row: np.ndarray, seeds: _Seeds) -> Tensor:
-    """All windows of all slices, slice-major, in [0, 1]."""
+    """Return all windows of all slices, slice-major, in [0, 1]."""
     widths, centers = np.split(row, 2, axis=1)
     shape = (len(row), 1, -1, 1, 1)
     scale = _on((1 / widths).reshape(shape), images)

@@ -1,4 +1,4 @@
-"""What albumentations draws for one sample, without an image: one row of numbers.
+"""Draws of albumentations for one sample, without an image: one row of numbers.
 
 The transforms are albumentations' own objects in albumentations' own containers, with the random
 state that `SampleTransform` gives them, so that whether and how each is applied is the same on
@@ -67,12 +67,12 @@ class Recorder:
 
 
 def random_state(seed: int) -> tuple[np.random.Generator, random.Random]:
-    """The random state of a sample, as it is before its first transform."""
+    """Return the random state of a sample, as it is before its first transform."""
     return np.random.default_rng(seed), random.Random(seed)
 
 
 def leaves_of(transforms: Sequence[Any]) -> list[Any]:
-    """The transforms, and in place of a container what it holds."""
+    """Return the transforms, and in place of a container what it holds."""
     leaves: list[Any] = []
     for transform in transforms:
         is_container = isinstance(transform, A.BaseCompose)
@@ -98,7 +98,7 @@ def _shape_after(leaf: Any, params: dict[str, Any]) -> tuple[int, ...]:
 
 
 def _leave_out_the_image(leaf: Any) -> None:
-    """Draw as the leaf does, but makes no map of the size of the image."""
+    """Draw as the leaf does, but make no map of the size of the image."""
     own = _DRAWS.get(type(leaf).__name__)
     if own is not None:
         leaf.get_params_dependent_on_data = functools.partial(own, leaf)
@@ -127,7 +127,7 @@ def _draw_rotation(leaf: Any, params: dict[str, Any], data: Any) -> dict[str, An
 
 
 def _affine_matrix(translate: Any, shear: Any, scale: Any, degrees: float, shape: Any) -> Any:
-    """The matrix of albumentations' `create_affine_transformation_matrix`, input to output."""
+    """Return albumentations' `create_affine_transformation_matrix`, input to output."""
     center_x, center_y = shape[1] / 2 - 0.5, shape[0] / 2 - 0.5
     angle = math.radians(degrees % 360)
     cos, sin = math.cos(angle), math.sin(angle)
@@ -151,7 +151,7 @@ def _draw_grid(leaf: Any, params: dict[str, Any], data: Any) -> dict[str, Any]:
 
 
 def _axis(length: int, num_steps: int, steps: Sequence[float]) -> np.ndarray:
-    """Where each pixel of one axis comes from; what `generate_grid` makes a map of."""
+    """Return the source of each pixel along one axis; `generate_grid` makes a map of it."""
     segment, part = _segments(length, num_steps)
     knots = np.concatenate(([0.0], np.cumsum(steps))) * (length // num_steps)
     return knots[segment] + (knots[segment + 1] - knots[segment]) * part
@@ -159,7 +159,7 @@ def _axis(length: int, num_steps: int, steps: Sequence[float]) -> np.ndarray:
 
 @functools.lru_cache(maxsize=16)
 def _segments(length: int, num_steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """The segment that each pixel lies in, and how far from its start to its end pixel it is."""
+    """Return the segment of each pixel, and its distance from the segment's start in pixels."""
     step = length // num_steps
     segment = np.minimum(np.arange(length) // step, num_steps)
     num_pixels = np.minimum(step, length - segment * step)

@@ -1,4 +1,4 @@
-"""Runs the first transforms of a pipeline on the CPU, for one sample."""
+"""Run the first transforms of a pipeline on the CPU, for one sample."""
 
 import itertools
 import random
@@ -11,9 +11,10 @@ from common.transforms import catalog
 from common.transforms.area_resize import BoxStep
 from common.transforms.channels import ChannelStages
 from common.transforms.draw import HeaderWindow, Recorder
-from common.transforms.pipeline import AIR_HU, Pipeline
+from common.transforms.pipeline import Pipeline
 from common.transforms.plan import Layout, Plan, plan_host, works_on_channels
 from common.transforms.warp import Step, simplified, warp_on_host
+from common.windows import AIR_HU
 
 
 class HostStages:
@@ -24,7 +25,7 @@ class HostStages:
     Args:
         pipeline: where the transforms are from.
         where: the name of its file, for messages.
-        count: how many of its nodes run here; default: all.
+        count: number of its nodes that run here; default: all.
     """
 
     def __init__(self, pipeline: Pipeline, where: str, count: int | None = None) -> None:

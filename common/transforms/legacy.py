@@ -1,7 +1,7 @@
-"""Translates what albumentations before 2.0 wrote into the names and units of 2.0.
+"""Translate pipelines of albumentations before 2.0 into the names and units of 2.0.
 
-Names and meanings are those of the sources of 0.3.2 to 0.4.3. What has no equal is refused with
-the name of the argument, as a pipeline that is nearly the one meant is worse than none.
+Names and meanings are those of the sources of 0.3.2 to 0.4.3. An argument without an equal is
+refused by name, as a pipeline that is nearly the one meant is worse than none.
 """
 
 import logging
@@ -72,13 +72,13 @@ def _cutout(arguments: Node, where: str) -> str:
 
 
 def _scale_fill(arguments: Node, where: str = "") -> None:
-    """Make a fill in [0, 1] of one in grey levels; old files leave out the default of 0."""
+    """Convert a fill in grey levels to [0, 1]; old files leave out the default of 0."""
     fill = arguments.get("fill") or 0
     arguments["fill"] = fill / MAX_GREY_LEVEL if not isinstance(fill, list) and fill > 1 else fill
 
 
 def _gauss_noise(arguments: Node, where: str) -> None:
-    """A variance above 1 is in grey levels, the default of old, whatever the image was in."""
+    """Convert the variance: above 1 it is in grey levels, as was the old default."""
     if "std_range" in arguments:
         return
     _refuse_unless_zero(arguments, "mean", where)
@@ -139,7 +139,7 @@ def _optical_distortion(arguments: Node, where: str) -> None:
 
 
 def _reflecting(arguments: Node, where: str) -> None:
-    """Make explicit the border that was the default before 2.0."""
+    """Set the border that was the default before 2.0."""
     arguments.setdefault("border_mode", REFLECT_101)
 
 
@@ -166,7 +166,7 @@ def _gamma(arguments: Node, where: str) -> None:
 
 
 def _gaussian_blur(arguments: Node, where: str) -> None:
-    """The standard deviation was the one that OpenCV derives from the size of the kernel."""
+    """Set the standard deviation that OpenCV derived from the size of the kernel."""
     if "sigma_limit" not in arguments:
         limit = arguments.get("blur_limit", 7)
         sizes = limit if isinstance(limit, list) else [3, limit]
@@ -175,7 +175,7 @@ def _gaussian_blur(arguments: Node, where: str) -> None:
 
 
 def _normalize(arguments: Node, where: str) -> None:
-    """Mean and standard deviation were given for [0, 1], and max_pixel_value brought it there."""
+    """Drop max_pixel_value, which brought images to [0, 1], where mean and deviation were given."""
     arguments["max_pixel_value"] = 1.0
 
 

@@ -1,7 +1,7 @@
-"""Where each pixel of a geometric transform comes from: albumentations' parameters as matrices.
+"""The source of each pixel of a geometric transform: albumentations' parameters as matrices.
 
-Coordinates are (x, y) of pixel centres, the first pixel at (0, 0). A matrix takes a place in the
-image that comes out to a place in the one that goes in.
+Coordinates are (x, y) of pixel centres, the first pixel at (0, 0). A matrix maps a place in the
+output image to a place in the input image.
 """
 
 from collections.abc import Callable, Mapping
@@ -59,7 +59,7 @@ _D4_TURNS = {"e": 0, "r90": 1, "r180": 2, "r270": 3}
 
 
 def is_mapped(node: Node) -> bool:
-    """Whether the transform of a node is known here, with its arguments."""
+    """Return whether the transform of a node is known here, with its arguments."""
     name = name_of(node)
     if name == SWAP:
         return True
@@ -75,7 +75,7 @@ def is_mapped(node: Node) -> bool:
 
 
 def averages_areas(node: Node) -> bool:
-    """Whether the node is a resize that averages over areas where it makes an image smaller."""
+    """Return whether the node is a resize that averages areas where it shrinks an image."""
     return bool(node.get("area_for_downscale"))
 
 
@@ -85,16 +85,16 @@ def mapping(
     """Return the matrix (3, 3), output to input, and the shape of what comes out.
 
     Args:
-        name: the class of the transform.
-        params: what albumentations drew for it.
+        name: class of the transform.
+        params: its draws by albumentations.
         transform: the transform itself.
-        shape: (height, width) of what goes in.
+        shape: (height, width) of the input.
     """
     return _MATRICES[name](params, transform, shape)
 
 
 def box_of(name: str, params: Mapping[str, Any], shape: Shape) -> tuple[int, int, int, int]:
-    """Return (left, top, width, height) of what a transform of `BOXES` looks at."""
+    """Return the (left, top, width, height) that a transform of `BOXES` crops."""
     if name == "Resize":
         return 0, 0, shape[1], shape[0]
     left, top, right, bottom = params["crop_coords"]
@@ -113,7 +113,7 @@ def _inverse(matrix: np.ndarray) -> np.ndarray:
 
 
 def _turned(turns: int, shape: Shape) -> tuple[np.ndarray, Shape]:
-    """Of np.rot90, which turns counterclockwise."""
+    """Return the matrix of np.rot90, which turns counterclockwise."""
     bottom, right = shape[0] - 1, shape[1] - 1
     if turns == 0:
         return np.eye(3), shape
@@ -150,7 +150,7 @@ def _d4(params: Any, transform: Any, shape: Shape) -> tuple[np.ndarray, Shape]:
 
 
 def _resampled(left: float, top: float, width: float, height: float, shape: Shape) -> np.ndarray:
-    """Of a box that becomes `shape`, pixel areas being kept in line as cv2.resize does."""
+    """Return the matrix of a box that becomes `shape`, pixel areas aligned as in cv2.resize."""
     scale_x, scale_y = width / shape[1], height / shape[0]
     return _matrix(
         (scale_x, 0, left + scale_x / 2 - 0.5),

@@ -1,4 +1,4 @@
-"""Reads a serialised pipeline into its three stages: geometry on HU, windows, intensity."""
+"""Read a serialised pipeline into its three stages: geometry on HU, windows, intensity."""
 
 import dataclasses
 import logging
@@ -12,14 +12,13 @@ import numpy as np
 from common.errors import InputError
 from common.transforms import catalog, legacy
 from common.transforms.catalog import NAME_KEY, NORMALIZE, OWN, OWN_MODULE, WINDOW, WINDOWS, Node
+from common.windows import AIR_HU
 
 logger = logging.getLogger(__name__)
 
-AIR_HU = -1024
-
 
 class Normalization(NamedTuple):
-    """Subtracted and divided by: one value per window, one per channel, or one for all."""
+    """Mean and standard deviation: one value per window, one per channel, or one for all."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -56,11 +55,11 @@ class Pipeline:
 
 
 def parse_pipeline(document: Mapping[str, Any], where: str) -> Pipeline:
-    """Return the pipeline that a document written by albumentations' `save` describes.
+    """Return the pipeline that a document of albumentations' `save` describes.
 
     A geometric transform that stands after DicomWindowShift is moved before it, where it does the
     same to one channel instead of three. A pipeline without DicomWindowShift gets the three fixed
-    windows after its last geometric transform. The log tells of both.
+    windows after its last geometric transform. Both are logged.
 
     Args:
         document: with `__version__` and `transform`; what versions 0.3 to 1.x wrote is translated.

@@ -1,4 +1,4 @@
-"""What of a pipeline runs where, and the row of numbers that says what was drawn for a sample.
+"""Where each transform of a pipeline runs, and the row of numbers that holds a sample's draws.
 
 A row is float64 and equally long for all samples of a pipeline, so that a batch is a matrix.
 """
@@ -32,7 +32,7 @@ INTENSITY = {
 
 @dataclass(frozen=True)
 class Plan:
-    """The nodes of a pipeline in the order they run, parted in two.
+    """The nodes of a pipeline in the order they run, split in two.
 
     Attributes:
         host: run one by one on the CPU.
@@ -67,7 +67,7 @@ def plan_host(pipeline: Pipeline) -> Plan:
 
 
 def _runs(geometry: Sequence[Node]) -> list[list[Node]]:
-    """The nodes that weigh pixels, parted where areas are averaged."""
+    """Return the nodes that resample, split where areas are averaged."""
     runs: list[list[Node]] = [[]]
     for node in geometry:
         if matrices.averages_areas(node):
@@ -85,7 +85,7 @@ def _is_known(pipeline: Pipeline, position: int) -> bool:
 
 
 def works_on_channels(node: Node) -> bool:
-    """Whether a node holds nothing but windows and what `INTENSITY` has."""
+    """Return whether a node holds only windows and transforms in `INTENSITY`."""
     return all(
         name_of(leaf) in catalog.WINDOWS or INTENSITY.get(name_of(leaf), lambda _: False)(leaf)
         for leaf in leaves(node)
@@ -106,14 +106,14 @@ def _is_composed(pipeline: Pipeline, position: int) -> bool:
 
 
 def _repeats(node: Node) -> bool:
-    """Whether a container may run one transform more than once."""
+    """Return whether a container may run one transform more than once."""
     if name_of(node) not in catalog.CONTAINERS:
         return False
     return bool(node.get("replace")) or any(map(_repeats, node["transforms"]))
 
 
 class Layout:
-    """Where in a row the numbers of each transform stand.
+    """The places of each transform's numbers in a row.
 
     Args:
         plan: the transforms; the records are of `plan.geometry`, then of `plan.rest`.
@@ -141,9 +141,9 @@ class Layout:
         """Return the row of a sample.
 
         Args:
-            record: what `Recorder.draw` returned.
+            record: the result of `Recorder.draw`.
             shape: (height, width) before the first transform.
-            seed: that of the sample.
+            seed: of the sample.
         """
         return self.row_and_shapes(record, shape, seed)[0]
 
@@ -174,9 +174,9 @@ class Layout:
         ]
 
     def are_swapped(self, rows: np.ndarray) -> np.ndarray:
-        """Return of a batch of rows whose slices come in reverse order, bool (batch,).
+        """Return whether the slices of each row come in reverse order, bool (batch,).
 
-        All slices are moved alike, so that it makes no difference when.
+        All slices are moved alike, so it makes no difference when.
         """
         places = [place for leaf, place in self.geometry if name_of(leaf) == catalog.SWAP]
         return sum((rows[:, place.start] for place in places), np.zeros(len(rows))) % 2 == 1
@@ -194,7 +194,7 @@ def _geometry_length(leaf: Node, size: Shape | None) -> int:
 
 
 def _write_geometry(row: np.ndarray, leaf: Node, params: Any, shape: Shape) -> Shape:
-    """Fill the part of a geometric transform; return the shape that comes out."""
+    """Fill the part of a geometric transform; return the shape of its output."""
     name = name_of(leaf)
     if matrices.averages_areas(leaf):
         row[:] = matrices.box_of(name, params, shape)
@@ -240,7 +240,7 @@ def _rest_length(leaf: Node) -> int:
 
 
 def _write_rest(row: np.ndarray, leaf: Node, params: dict[str, Any]) -> None:
-    """Fill the part of a transform that is applied; what is not is left at 0."""
+    """Fill the part of an applied transform; others stay 0."""
     name = name_of(leaf)
     if name in catalog.WINDOWS:
         row[:] = (*params["widths"], *params["centers"])

@@ -1,4 +1,4 @@
-"""Applies a pipeline to one sample: slices in HU become a normalised image."""
+"""Apply a pipeline to one sample: slices in HU become a normalised image."""
 
 import copy
 import dataclasses
@@ -118,11 +118,11 @@ class SampleTransform:
         return self._with(normalization=checked_normalization(mean, std, self._where))
 
     def host_part(self) -> HostTransform:
-        """What is left to the loader where `device_part` does the rest."""
+        """Return the part for the loader where `device_part` does the rest."""
         return HostTransform(self.pipeline, self._where)
 
     def device_part(self, channels_last: bool = False) -> DeviceTransform:
-        """What makes images, where the network runs, of what `host_part` hands over."""
+        """Return the part that makes images from the output of `host_part` on the device."""
         return DeviceTransform(self.pipeline, channels_last)
 
     def _with(self, **changes: Any) -> "SampleTransform":

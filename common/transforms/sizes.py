@@ -1,4 +1,4 @@
-"""The size of the images that geometric transforms make, and how to change it."""
+"""Sizes of the images that geometric transforms make, and how to change them."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Views of a sample for test-time augmentation: what its HU slices become before its transform.
+"""Views of a sample for test-time augmentation: changes of its HU slices before its transform.
 
 A view has a name. `plain` is the sample as validation sees it; `random_1`, `random_2`, ... are
 draws of the test-time transform, seeded by the image; the others are deterministic and the same
@@ -24,7 +24,7 @@ CROP_SHARE = (7, 8)
 
 
 def _crop(vertical: float, horizontal: float) -> Callable[[NDArray[Any]], NDArray[Any]]:
-    """The crop whose middle lies at these shares (0 to 1) of the room that it has."""
+    """Return the crop whose middle lies at these shares (0 to 1) of the room that it has."""
 
     def crop(image_hu: NDArray[Any]) -> NDArray[Any]:
         kept = [size * CROP_SHARE[0] // CROP_SHARE[1] for size in image_hu.shape[:2]]
@@ -110,7 +110,6 @@ class ViewTransform:
         seed: int,
         header_window: Sequence[float] | NDArray[Any] | None = None,
     ) -> NDArray[Any]:
-        """Return the image that the transform makes of the view."""
         return self.transform(apply_view(self.view, image_hu), seed, header_window)
 
     @property

@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-# What a resize looks beyond the edges; its border repeats them, as reading the image does.
+# How far a resize reads beyond the edges; its border repeats them, as reading the image does.
 HALF_PIXEL = 0.501
 NO_BORDER = -1
 _IDENTITY = np.eye(3)
@@ -158,7 +158,7 @@ def _multiplied(matrix: np.ndarray, x: Any, y: Any, as_array: Any) -> tuple[Any,
 
 
 def _looked_up(table: Any, places: Any, library: Any) -> Any:
-    """The table (batch, length) at places, between whose entries it is straight."""
+    """Return the table (batch, length) at places, linear between its entries."""
     last = table.shape[1] - 1
     places = places.clip(0, last)
     low = library.floor(places).clip(0, max(last - 1, 0))
@@ -177,12 +177,12 @@ def _looked_up(table: Any, places: Any, library: Any) -> Any:
 
 
 def _inside(places: Any, length: Any, library: Any) -> Any:
-    """How much of a pixel read at `places` lies on the image, by linear interpolation."""
+    """Return the share of a pixel read at `places` that lies on the image."""
     return library.minimum(places + 1, length - places).clip(0, 1)
 
 
 def _folded(places: Any, length: Any, border: int, library: Any, is_far: bool) -> Any:
-    """Place inside [0, length - 1] that show what the border shows; overwrites `places`.
+    """Fold places into [0, length - 1] as the border does; overwrites `places`.
 
     Args:
         is_far: whether they may lie outside by more than `length - 1`.

@@ -1,7 +1,7 @@
 """A blend of experiments from its flags: members read, fitted across folds, written, scored."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from common.ensembling.blend_tables import MemberTables
-from common.ensembling.blending import BlendOptions, Floats
+from common.ensembling.blending import BlendOptions
 from common.ensembling.cross_fitting import (
     BlendPlan,
     CrossFitted,
@@ -21,33 +20,35 @@ from common.ensembling.cross_fitting import (
     id_digests,
 )
 from common.errors import InputError
-from common.experiment import PREDICTOR_FOLDER, Experiment
+from common.experiment import Experiment, results_folder
 from common.files import write_json, write_parquet
 from common.predictors.base import AbstractPredictor
 from common.predictors.blend import BlendPredictor
+from common.scoring.kaggle_client import KaggleClient
 from common.scoring.metrics import training_prior
 from common.scoring.predictions import (
-    ID_COLUMNS,
-    build_predictions,
     read_predictions,
     write_predictions,
 )
 from common.scoring.submission import build_submission, read_sample, write_submission
-from common.slices.pixel_steps import PARAMETER, recorded_steps
 from config import Config
 from rsna.ensembling.members import (
     EnsembleData,
-    ensemble_config,
     find_member,
     load_members,
     read_data,
+    recorded_data,
 )
 from rsna.ensembling.nested import nested_members
-from rsna.evaluation.blend import BLEND_FILE, STUDIES_TABLE, describe_members, write_evaluation
+from rsna.evaluation.blend import describe_members, write_evaluation
 from rsna.evaluation.prediction import SUBMISSION_FILE
-from rsna.evaluation.scoring import prior_of
+from rsna.evaluation.scoring import prior_of, shown
 
 logger = logging.getLogger(__name__)
+
+# Groups of flags that a blend shares with other scripts, and which of them it uses.
+_SHARED = ("data_", "pr_")
+_USED = {"data_dataset", "data_input_folder", "pr_dataframe", "pr_output", "pr_submit"}
 
 
 @dataclass(frozen=True)
@@ -66,30 +67,35 @@ class Ensemble:
 
     def lines(self) -> list[str]:
         """Returns the scores in a few lines."""
-        found = [f"{'blend':<24} {_shown(self.metrics['weighted_log_loss'])}"]
+        found = [f"{'blend':<24} {_shown(self.metrics)}"]
         for name, values in self.metrics["members"].items():
-            found.append(f"{name:<24} {_shown(values['weighted_log_loss'])}")
+            found.append(f"{name:<24} {_shown(values)}")
         for name, values in self.metrics["leave_one_out"].items():
-            found.append(f"without {name:<16} {_shown(values['weighted_log_loss'])}")
-        found.append(f"report: {self.experiment.folder / 'report.html'}")
+            found.append(f"without {name:<16} {_shown(values)}")
+        found.append(f"report: {self.experiment.report_file}")
         return found + ([f"submission: {self.submission}"] if self.submission else [])
 
 
-def _shown(value: float | None) -> str:
-    return "weighted log loss -" if value is None else f"weighted log loss {value:.4f}"
+def _shown(metrics: Mapping[str, Any]) -> str:
+    return f"weighted log loss {shown(metrics['weighted_log_loss'], 4)}"
 
 
 def make_ensemble(config: Config) -> Ensemble:
-    """Blends what the flags name into a new experiment, and scores it.
+    """Blend what the flags name into a new experiment, score it, and submit it where asked for.
 
     Raises:
         InputError: a member that can't be used, or members that can't be blended.
     """
-    results = Path(config.general.output_dir) / "results"
+    for name in sorted(config.given - _USED):
+        if name.startswith(_SHARED):
+            logger.warning("--%s has no effect: members have their own", name)
+    competition = config.prediction.pr_submit
+    client = KaggleClient(competition) if competition else None
+    results = results_folder(config.general.output_dir)
     if config.general.experiment_id is not None:
         Experiment.refuse_existing(results, config.general.experiment_id)
     members = [find_member(config, name) for name in config.ensemble.members]
-    config = ensemble_config(config, members)
+    config = config.with_flags(**recorded_data(members, config.given), data_fold="all")
     data = read_data(config, members)
     sample, asked_for = None, config.prediction.pr_dataframe
     if asked_for is not None:
@@ -108,15 +114,15 @@ def make_ensemble(config: Config) -> Ensemble:
         fitted = cross_fit(plan, data.tables.probabilities, data.rows, nested)
         kept = fit_blend(plan, data.tables.probabilities, data.rows)
         predictor = _predictor(data, predictors, kept, experiment, config)
-        predictor.save(experiment.folder / PREDICTOR_FOLDER)
+        predictor.save(experiment.predictor)
         _write_tables(data, fitted, kept, experiment)
         told = describe_members(data, plan, fitted, kept, nested)
-        write_json(experiment.folder / BLEND_FILE, told)
-        metrics = write_evaluation(experiment.folder, data.table)
+        write_json(experiment.blend_file, told)
+        metrics = write_evaluation(experiment, data.table)
         submission = None
         if sample is not None:
             place = Path(config.prediction.pr_output or experiment.folder) / SUBMISSION_FILE
-            test = read_predictions(experiment.predictions / "test.parquet", data.task.label_names)
+            test = read_predictions(experiment.predictions_file("test"), data.task.label_names)
             content, missing = build_submission(
                 sample, test, predictor.prior, data.task.label_names
             )
@@ -124,7 +130,12 @@ def make_ensemble(config: Config) -> Ensemble:
             submission = place
             if missing:
                 logger.warning("%d images asked for are not in the test: prior", len(missing))
-    return Ensemble(experiment, metrics, submission)
+    ensemble = Ensemble(experiment, metrics, submission)
+    for line in ensemble.lines():
+        logger.info(line)
+    if client is not None and submission is not None:
+        client.submit(submission, f"experiment {experiment.id}")
+    return ensemble
 
 
 def blend_plan(config: Config) -> BlendPlan:
@@ -161,13 +172,7 @@ def _predictor(
         prior=np.asarray(prior, dtype=np.float64),
         calibration=kept.finish,
         study_calibration=kept.studies,
-        training={
-            "experiment_id": experiment.id,
-            "dataset": config.data.data_dataset,
-            "fold": "all" if not data.by_patients else int(data.tables.folds[0]),
-            "iterations": None,
-            PARAMETER: recorded_steps(data.table.folder).parameters(),
-        },
+        training={**data.origin(experiment, config), "iterations": None},
         fitted_on=id_digests(data.rows.study_ids),
     )
 
@@ -175,45 +180,26 @@ def _predictor(
 def _write_tables(
     data: EnsembleData, fitted: CrossFitted, kept: FittedBlend, experiment: Experiment
 ) -> None:
-    """Writes the out-of-fold predictions of slices and studies, and those of the test."""
-    names = data.task.label_names
-    frame = _as_predictions(
-        data.tables, fitted.raw_logits, expit(fitted.logits), names, experiment.id
-    )
+    """Write the out-of-fold predictions of slices and studies, and those of the test."""
+    names, own_id = data.task.label_names, experiment.id
+    frame = data.tables.predictions(fitted.raw_logits, names, own_id, expit(fitted.logits))
     if kept.consistent and kept.calibration is not None:
         # For the report: what was calibrated, before it was made consistent.
         calibrated = expit(fitted.calibrated_logits)
         frame = frame.assign(**{f"calibrated_{n}": calibrated[:, k] for k, n in enumerate(names)})
-    write_predictions(experiment.predictions / "oof.parquet", frame, names)
+    write_predictions(experiment.predictions_file("oof"), frame, names)
     studies: dict[str, Any] = {
         "study_id": fitted.study_ids,
         "patient_id": fitted.study_patients,
     }
-    told = {"label": fitted.study_labels, "raw": fitted.study_raw}
+    values_of = {"label": fitted.study_labels, "raw": fitted.study_raw}
     if fitted.study_calibrated is not None:
-        told["calibrated"] = fitted.study_calibrated
-    for kind, values in told.items():
+        values_of["calibrated"] = fitted.study_calibrated
+    for kind, values in values_of.items():
         studies |= {f"{kind}_{name}": values[:, k] for k, name in enumerate(names)}
-    write_parquet(experiment.predictions / STUDIES_TABLE, pd.DataFrame(studies))
+    write_parquet(experiment.predictions_file("studies"), pd.DataFrame(studies))
     if data.test is not None:
         raw = kept.blender.apply(data.test.probabilities)
         final = raw if kept.finish is None else kept.finish.apply(raw)
-        frame = _as_predictions(data.test, raw, expit(final), names, experiment.id)
-        write_predictions(experiment.predictions / "test.parquet", frame, names)
-
-
-def _as_predictions(
-    tables: MemberTables,
-    raw_logits: Floats,
-    probabilities: Floats,
-    label_names: Sequence[str],
-    experiment_id: str,
-) -> pd.DataFrame:
-    """Returns a prediction table: the blend's own logits, and probabilities in the end."""
-    frame = build_predictions(
-        tables.frame[list(ID_COLUMNS)], raw_logits, label_names, None, experiment_id
-    )
-    frame[list(label_names)] = probabilities
-    frame["fold"] = pd.array(np.where(tables.folds < 0, 0, tables.folds), dtype="Int64")
-    frame.loc[tables.folds < 0, "fold"] = pd.NA
-    return frame
+        frame = data.test.predictions(raw, names, own_id, expit(final))
+        write_predictions(experiment.predictions_file("test"), frame, names)

@@ -1,8 +1,8 @@
-"""The members of a blend and what they predict: found, checked, read."""
+"""The members of a blend or of a second level, and their predictions: found, checked, read."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ import numpy as np
 from common.ensembling.blend_tables import MemberTables, read_members
 from common.ensembling.cross_fitting import BlendRows, patient_groups
 from common.errors import InputError
-from common.experiment import JSON_FILE, PREDICTOR_FOLDER
-from common.predictors.base import AbstractPredictor, load_predictor
+from common.experiment import Experiment
+from common.predictors.base import AbstractPredictor
+from common.predictors.loading import load_predictor
 from common.slices.folds import folds_path, read_folds
 from common.slices.leakage import folds_digest, require_same_folds, require_unseen_features
+from common.slices.pixel_steps import PARAMETER, recorded_steps, require_same_steps
 from common.slices.table import SliceTable
 from config import Config, recorded_config
 from rsna.evaluation.scoring import predictor_info, task_of
@@ -29,31 +31,41 @@ NUM_GROUPS = 5
 
 @dataclass(frozen=True)
 class Member:
-    """One of what is blended.
+    """One of the experiments, or prediction tables, that something is made of.
 
     Attributes:
         name: an experiment id, or the path of a table.
         oof: its out-of-fold (or, of one fold, validation) predictions.
         test: its test predictions; there need be none.
-        folder: of the experiment; None for a table.
+        experiment: None for a table.
     """
 
     name: str
     oof: Path
     test: Path
-    folder: Path | None = None
+    experiment: Experiment | None = None
 
     @property
     def info(self) -> dict[str, Any] | None:
-        """What its predictor.json says; None where it has none."""
-        if self.folder is None or not (self.folder / PREDICTOR_FOLDER / JSON_FILE).is_file():
+        """The content of its predictor.json; None where it has none."""
+        if self.experiment is None or not self.experiment.has_predictor:
             return None
-        return predictor_info(self.folder)
+        return predictor_info(self.experiment.folder)
+
+    @property
+    def folds_sha256(self) -> str | None:
+        """The digest of the folds that it was made with; None where unknown."""
+        return ((self.info or {}).get("training") or {}).get("folds_sha256")
+
+    @property
+    def config(self) -> Config | None:
+        """Its flags; None for a table."""
+        return None if self.experiment is None else recorded_config(self.experiment.folder)
 
 
 @dataclass
 class EnsembleData:
-    """What is blended: the rows with labels, and those of the test.
+    """Predictions of members: of the rows with labels, and those of the test.
 
     Attributes:
         members: in order.
@@ -71,82 +83,108 @@ class EnsembleData:
     tables: MemberTables
     rows: BlendRows
     by_patients: bool
-    test: MemberTables | None = field(default=None)
+    test: MemberTables | None = None
+
+    def origin(self, experiment: Experiment, config: Config) -> dict[str, Any]:
+        """Return what predictor.json says of the training of what is made of the members."""
+        return {
+            "experiment_id": experiment.id,
+            "dataset": config.data.data_dataset,
+            "fold": "all" if not self.by_patients else int(self.tables.folds[0]),
+            PARAMETER: recorded_steps(self.table.folder).parameters(),
+        }
 
 
-def find_member(config: Config, name: str) -> Member:
-    """Returns the member that --ens_experiments calls so; InputError where there is none."""
+def find_member(config: Config, name: str, flag: str = "--ens_experiments") -> Member:
+    """Return the member of this name; InputError, naming the flag, where there is none."""
     if name.endswith(".parquet"):
         path = Path(name)
         if not path.is_file():
-            raise InputError(f"--ens_experiments {name}: no such prediction table")
-        return Member(name, path, path.with_name("test.parquet"))
-    folder = config.experiment_folder(name)
-    if not (folder / "config.yaml").is_file():
+            raise InputError(f"{flag} {name}: no such prediction table")
+        return Member(name, path, path.with_stem("test"))
+    experiment = Experiment(config.experiment_folder(name))
+    if not experiment.exists:
         raise InputError(
-            f"--ens_experiments {name}: no experiment at {folder}; say where it is with "
-            f"--output_dir, or give the path of a prediction table (.parquet)"
+            f"{flag} {name}: no experiment at {experiment.folder}; say where it is with "
+            f"--output_dir"
         )
-    tables = [folder / "predictions" / f"{part}.parquet" for part in ("oof", "valid")]
-    oof = next((path for path in tables if path.is_file()), None)
-    if oof is None:
+    oof = experiment.out_of_fold_file
+    if not oof.is_file():
         raise InputError(
-            f"--ens_experiments {name}: {folder} has neither predictions/oof.parquet nor "
+            f"{flag} {name}: {experiment.folder} has neither predictions/oof.parquet nor "
             f"valid.parquet: train it to its end"
         )
-    return Member(name, oof, folder / "predictions" / "test.parquet", folder)
+    return Member(name, oof, experiment.predictions_file("test"), experiment)
 
 
-def ensemble_config(config: Config, members: Sequence[Member]) -> Config:
-    """Returns the flags with the dataset of the members, unless it is given.
+def recorded_data(
+    members: Sequence[Member], given: Set[str], flag: str = "--ens_experiments"
+) -> dict[str, str]:
+    """Return --data_dataset and --data_input_folder of the members, as far as they are not given.
 
     Raises:
         InputError: members are of several datasets.
     """
-    recorded = {member.name: recorded_config(member.folder) for member in members if member.folder}
-    changes: dict[str, Any] = {}
-    for flag in ("data_dataset", "data_input_folder"):
-        found = {name: each.flags()[flag] for name, each in recorded.items()}
-        if flag in config.given or not found:
-            continue
-        if flag == "data_dataset" and len(set(found.values())) > 1:
-            told = ", ".join(f"{name} of {value}" for name, value in found.items())
-            raise InputError(
-                f"--ens_experiments: members are of several datasets ({told}): blend those of one"
-            )
-        changes[flag] = next(iter(found.values()))
-    return config.with_flags(**changes, data_fold="all")
+    data = {m.name: config.data for m in members if (config := m.config) is not None}
+    several = len({each.data_dataset for each in data.values()}) > 1
+    if several and "data_dataset" not in given:
+        found = ", ".join(f"{name} of {each.data_dataset}" for name, each in data.items())
+        raise InputError(f"{flag}: members are of several datasets ({found}): give those of one")
+    first = next(iter(data.values()), None)
+    if first is None:
+        return {}
+    names = {"data_dataset", "data_input_folder"} - given
+    return {name: getattr(first, name) for name in names}
 
 
-def read_data(config: Config, members: Sequence[Member]) -> EnsembleData:
-    """Returns what the members predict, with labels and folds.
+def read_data(
+    config: Config,
+    members: Sequence[Member],
+    flag: str = "--ens_experiments",
+    *,
+    across_folds: bool = False,
+) -> EnsembleData:
+    """Return the predictions of the members, with labels and folds.
+
+    Args:
+        config: the flags, with the dataset of the members.
+        members: as `find_member` found them.
+        flag: names them, for messages.
+        across_folds: refuse rows of one fold alone, rows that not all members predict, and members
+            that do not know their folds.
 
     Raises:
         InputError: members of different labels, folds or images, or a row that was predicted by a
             model that saw its patient.
     """
-    tasks = {task_of(info) for info in (member.info for member in members) if info is not None}
+    infos = [info for info in (member.info for member in members) if info is not None]
+    tasks = {task_of(info) for info in infos}
     if len(tasks) > 1:
-        raise InputError("--ens_experiments: members predict different labels: blend those of one")
+        raise InputError(f"{flag}: members predict different labels: give those of one task")
     task = tasks.pop() if tasks else CHALLENGE
-    tables = read_members([member.oof for member in members], task.label_names)
+    tables = read_members([m.oof for m in members], task.label_names, all_rows=across_folds)
     table = SliceTable.load(config.dataset_folder)
+    for info in infos:
+        require_same_steps(info["training"], table.folder)
     frame, folds = tables.frame, tables.folds
     labels = table.labels(table.rows_of(frame["image_id"]), task.label_names).astype(np.float64)
     if np.isnan(labels).all():
         raise InputError(f"{table.folder}: none of the members' rows has a label")
-    _require_unseen(config, members, tables)
+    _require_unseen(config, members, tables, flag, is_digest_needed=across_folds)
     # Anonymised exports may lack patient ids: their studies are taken to be patients.
     patients = frame["patient_id"].fillna(frame["study_id"]).to_numpy(dtype=object)
     by_patients = len(np.unique(folds)) < 2
     groups = folds
     if by_patients:
+        if across_folds:
+            raise InputError(
+                f"{flag}: the predictions are of the rows of one fold alone, and are fitted on "
+                f"other folds than they are scored on: train with --data_fold all"
+            )
         logger.info("all rows are of one fold: fitted across %d groups of patients", NUM_GROUPS)
         groups = patient_groups(patients, NUM_GROUPS, config.general.seed)
         if len(np.unique(groups)) < 2:
-            raise InputError(
-                "--ens_experiments: the rows are of one patient: nothing can be fitted"
-            )
+            raise InputError(f"{flag}: the rows are of one patient: nothing can be fitted")
     rows = BlendRows(labels, groups, patients, frame["study_id"].to_numpy(dtype=object))
     test = None
     if all(member.test.is_file() for member in members):
@@ -156,39 +194,40 @@ def read_data(config: Config, members: Sequence[Member]) -> EnsembleData:
     return EnsembleData(members, table, task, tables, rows, by_patients, test)
 
 
-def _require_unseen(config: Config, members: Sequence[Member], tables: MemberTables) -> None:
-    """Raises InputError where a row is not of the fold that validates its patient.
+def _require_unseen(
+    config: Config,
+    members: Sequence[Member],
+    tables: MemberTables,
+    flag: str,
+    is_digest_needed: bool,
+) -> None:
+    """Raise InputError where a row is not of the fold that validates its patient.
 
-    Members that know the folds that they were made with must have been made with these; of the
-    others it is trusted.
+    Members that know the folds that they were made with must have been made with these; the others
+    are trusted, unless all have to know.
     """
     present = np.unique(tables.folds)
     if (present < 0).any():
         raise InputError(
-            "--ens_experiments: some rows are of no fold: blend out-of-fold predictions, which "
-            "train.py leaves in predictions/"
+            f"{flag}: some rows are of no fold: give out-of-fold predictions, which train.py "
+            f"leaves in predictions/"
         )
     folds = read_folds(folds_path(config.dataset_folder, int(present[0])))
-    if "fold" not in folds:
+    if "fold" not in folds and not is_digest_needed:
         logger.info("the split is a given one: that members have not seen these rows is trusted")
         return
     for member in members:
-        made_with = ((member.info or {}).get("training") or {}).get("folds_sha256")
-        if made_with is not None:
-            require_same_folds(f"predictions of {member.name}", made_with, folds)
+        if is_digest_needed or member.folds_sha256 is not None:
+            require_same_folds(f"predictions of {member.name}", member.folds_sha256, folds)
     ids = tables.frame["image_id"]
     require_unseen_features("the members", ids, tables.folds, folds_digest(folds), folds)
 
 
 def load_members(members: Sequence[Member]) -> list[AbstractPredictor]:
-    """Returns the members' predictors; none where one of them has none, which is told."""
+    """Return the members' predictors; none, with a warning, where one of them has none."""
     lacking = [member.name for member in members if member.info is None]
     if lacking:
-        logger.warning(
-            "no predictor for new data: %s %s only a table",
-            ", ".join(lacking),
-            "is" if len(lacking) == 1 else "are",
-        )
+        logger.warning("no predictor for new data: %s: no predictor.json", ", ".join(lacking))
         return []
-    folders = [member.folder for member in members if member.folder is not None]
-    return [load_predictor(folder / PREDICTOR_FOLDER, build_model) for folder in folders]
+    experiments = [member.experiment for member in members if member.experiment is not None]
+    return [load_predictor(experiment.predictor, build_model) for experiment in experiments]

@@ -6,6 +6,7 @@ and `--data_leave_out_fold i`. With k folds these are k (k - 1) trainings a memb
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,13 +14,12 @@ import pandas as pd
 from common.cli import script_command
 from common.ensembling.blending import Floats
 from common.errors import InputError
-from common.experiment import JSON_FILE, PREDICTOR_FOLDER
+from common.experiment import Experiment
 from common.scoring.predictions import read_predictions
 from common.slices.folds import FOLDS_FILE, read_folds
 from common.slices.leakage import require_same_folds
-from config import FREE_ON_RESUME, Config, recorded_config
+from config import FREE_ON_RESUME, Config
 from rsna.ensembling.members import EnsembleData, Member
-from rsna.evaluation.scoring import predictor_info
 
 # What may differ between a member and its training without a fold.
 _FREE = FREE_ON_RESUME | {"data_leave_out_fold", "data_dataset", "tr_features"}
@@ -39,7 +39,7 @@ def nested_members(config: Config, data: EnsembleData) -> Mapping[int, Floats]:
         InputError: members that have no folds; trainings that are missing, each with its command;
             or one that is of other flags.
     """
-    if data.by_patients or any(member.folder is None for member in data.members):
+    if data.by_patients or any(member.experiment is None for member in data.members):
         raise InputError(
             "--stack_nested 1 needs experiments of all folds (train.py --data_fold all) as members"
         )
@@ -63,8 +63,8 @@ def _require_trained(config: Config, members: Sequence[Member], folds: Sequence[
     missing = []
     for member in members:
         for fold in folds:
-            folder = config.experiment_folder(nested_id(member.name, fold))
-            if not (folder / "predictions" / "oof.parquet").is_file():
+            inner = Experiment(config.experiment_folder(nested_id(member.name, fold)))
+            if not inner.predictions_file("oof").is_file():
                 missing.append(_command(config, member, fold))
     if missing:
         raise InputError(
@@ -79,17 +79,18 @@ def _command(config: Config, member: Member, fold: int) -> str:
     flags = ["--output_dir", output, "--experiment_id", name]
     if config.experiment_folder(name).exists():
         return script_command(*flags, "--tr_resume", "1", script="train.py")
-    assert member.folder is not None
-    given = ["--config", str(member.folder / "config.yaml"), *flags, "--tr_features", "0"]
+    assert member.experiment is not None
+    given = ["--config", str(member.experiment.config_file), *flags, "--tr_features", "0"]
     return script_command(*given, "--data_leave_out_fold", str(fold), script="train.py")
 
 
 def _read(config: Config, data: EnsembleData, member: Member, fold: int) -> Floats:
     """Returns the (n, k) probabilities of a member that was trained without `fold`."""
     name = nested_id(member.name, fold)
-    folder = config.experiment_folder(name)
-    assert member.folder is not None
-    flags, wanted = recorded_config(folder).flags(), recorded_config(member.folder).flags()
+    experiment = Experiment(config.experiment_folder(name))
+    inner = Member(name, experiment.predictions_file("oof"), Path(), experiment)
+    assert inner.config is not None and member.config is not None
+    flags, wanted = inner.config.flags(), member.config.flags()
     unlike = sorted(key for key in flags if key not in _FREE and flags[key] != wanted[key])
     if unlike or flags["data_leave_out_fold"] != fold:
         what = ", ".join(f"--{key}" for key in unlike) or "--data_leave_out_fold"
@@ -97,14 +98,11 @@ def _read(config: Config, data: EnsembleData, member: Member, fold: int) -> Floa
             f"--stack_nested 1: experiment {name} was trained with another {what} than it should "
             f"be: remove it, and train it by {_command(config, member, fold)}"
         )
-    if (folder / PREDICTOR_FOLDER / JSON_FILE).is_file():
-        made_with = predictor_info(folder)["training"].get("folds_sha256")
-        if made_with is not None:
-            folds = read_folds(config.dataset_folder / FOLDS_FILE)
-            require_same_folds(f"predictions of {name}", made_with, folds)
+    if inner.folds_sha256 is not None:
+        folds = read_folds(config.dataset_folder / FOLDS_FILE)
+        require_same_folds(f"predictions of {name}", inner.folds_sha256, folds)
     names = data.task.label_names
-    frame = read_predictions(folder / "predictions" / "oof.parquet", names)
-    frame = frame.set_index("image_id")
+    frame = read_predictions(inner.oof, names).set_index("image_id")
     wanted_rows = data.rows.groups != fold
     rows = frame.index.get_indexer(pd.Index(data.tables.frame["image_id"]))
     made_by = frame["fold"].to_numpy(dtype=np.int64)

@@ -12,6 +12,7 @@ from scipy.special import expit
 from common.ensembling.blending import Floats, correlations
 from common.ensembling.cross_fitting import BlendPlan, CrossFitted, FittedBlend, cross_fit
 from common.errors import InputError
+from common.experiment import Experiment
 from common.files import read_parquet, write_json
 from common.report import EvaluationReport
 from common.report.blend import StageSet, blend_sections
@@ -31,8 +32,6 @@ from rsna.evaluation.scoring import (
 )
 from rsna_task import Task
 
-BLEND_FILE = "blend.json"
-STUDIES_TABLE = "studies.parquet"
 RAW, CALIBRATED = "raw", "calibrated"
 CONSISTENT = "any at least its subtypes"
 
@@ -94,21 +93,21 @@ def describe_members(
     }
 
 
-def write_evaluation(folder: Path, table: SliceTable) -> dict[str, Any]:
+def write_evaluation(experiment: Experiment, table: SliceTable) -> dict[str, Any]:
     """Scores the tables of a blend, and writes metrics.json and report.html.
 
     Args:
-        folder: the experiment's.
+        experiment: the blend.
         table: the dataset.
     """
-    info = predictor_info(folder)
+    info = predictor_info(experiment.folder)
     task = task_of(info)
-    told = _read_blend(folder)
-    frame = read_predictions(folder / "predictions" / "oof.parquet", task.label_names)
+    told = _read_blend(experiment.blend_file)
+    frame = read_predictions(experiment.predictions_file("oof"), task.label_names)
     main = score_predictions("blend", frame, table, prior_of(info), info["threshold"], task=task)
     labels, patients = main.labels, frame["patient_id"].fillna(frame["study_id"]).to_numpy()
     raw = expit(frame[[f"logit_{name}" for name in task.label_names]].to_numpy(np.float64))
-    stages = _stages(told, raw, main.probabilities, folder, task)
+    stages = _stages(told, raw, main.probabilities, experiment, task)
     metrics = dict(main.metrics)
     metrics["stages"] = {
         name: with_all_labels(summary(labels, p, task), task.label_names)
@@ -117,15 +116,15 @@ def write_evaluation(folder: Path, table: SliceTable) -> dict[str, Any]:
     metrics["calibration_gains"] = paired_interval(
         labels, main.probabilities, raw, patients, task.label_weights
     )
-    studies = _study_sets(folder, task)
+    studies = _study_sets(experiment, task)
     metrics["study"] = _study_metrics(studies, task)
     for key in ("members", "weights", "correlation", "error_correlation", "leave_one_out"):
         metrics[key] = told[key]
     metrics["plan"] = told["plan"]
-    write_json(folder / "metrics.json", metrics)
+    write_json(experiment.metrics_file, metrics)
     slice_sets = [StageSet(name, labels, p) for name, p in stages.items()]
     EvaluationReport(
-        title=f"Blend {folder.name}",
+        title=f"Blend {experiment.folder.name}",
         subtitle=f"{info['model']['name']}; out-of-fold rows of {info['training'].get('dataset')}",
         label_names=task.label_names,
         main=replace(main, metrics=metrics),
@@ -135,7 +134,7 @@ def write_evaluation(folder: Path, table: SliceTable) -> dict[str, Any]:
         else {},
         study_rule="Studies have a section of their own below.",
         sections=blend_sections(metrics, task.label_names, slice_sets, studies),
-    ).write(folder / "report.html")
+    ).write(experiment.report_file)
     return metrics
 
 
@@ -159,7 +158,7 @@ def _slices_only(plan: BlendPlan) -> BlendPlan:
 
 
 def _stages(
-    told: Mapping[str, Any], raw: Floats, final: Floats, folder: Path, task: Task
+    told: Mapping[str, Any], raw: Floats, final: Floats, experiment: Experiment, task: Task
 ) -> dict[str, Floats]:
     """Returns the probabilities of each stage, the last one being what was written."""
     plan = told["plan"]
@@ -171,7 +170,7 @@ def _stages(
     if plan["calibration"] != "none":
         if plan["consistency"]:
             columns = [f"calibrated_{name}" for name in task.label_names]
-            path = folder / "predictions" / "oof.parquet"
+            path = experiment.predictions_file("oof")
             before = read_parquet(path, "blend again", columns=columns)
             stages[CALIBRATED] = before.to_numpy(np.float64)
             stages[f"{CALIBRATED}, {CONSISTENT}"] = final
@@ -180,9 +179,9 @@ def _stages(
     return stages
 
 
-def _study_sets(folder: Path, task: Task) -> list[StageSet]:
+def _study_sets(experiment: Experiment, task: Task) -> list[StageSet]:
     """Returns the studies' labels and probabilities, raw and, where there are any, calibrated."""
-    frame = read_parquet(folder / "predictions" / STUDIES_TABLE, "blend again")
+    frame = read_parquet(experiment.predictions_file("studies"), "blend again")
     labels = frame[[f"label_{name}" for name in task.label_names]].to_numpy(np.float64)
     found = []
     for kind in (RAW, CALIBRATED):
@@ -234,8 +233,7 @@ def _matrices(values: Floats, task: Task) -> dict[str, Any]:
     return {name: found[k].tolist() for k, name in enumerate(task.label_names)}
 
 
-def _read_blend(folder: Path) -> dict[str, Any]:
-    path = folder / BLEND_FILE
+def _read_blend(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:

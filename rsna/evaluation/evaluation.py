@@ -9,21 +9,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from tqdm import tqdm
 
 from common.ensembling.cross_fitting import id_digests
 from common.errors import InputError
-from common.experiment import (
-    METRICS_FILE,
-    PREDICTOR_FOLDER,
-    REPORT_FILE,
-    experiment_id_of,
-    fold_folders,
-)
+from common.experiment import Experiment, ScoredFolder
 from common.files import write_json
-from common.predictors.base import load_predictor
+from common.predictors.base import PredictOptions
 from common.predictors.blend import BlendPredictor
+from common.predictors.loading import load_predictor
 from common.report import EvaluationReport, PlannedSchedule
 from common.scoring.predictions import build_predictions, write_predictions
 from common.slices.folds import FOLDS_FILE, is_in, is_pseudo, read_folds
@@ -33,10 +26,9 @@ from common.slices.series import list_series
 from common.slices.store import UnreadableSlice
 from common.slices.table import STATUS_OK, SliceTable
 from config import Config, recorded_config
-from flags.prediction import ViewsConfig
 from rsna.build import build_schedule
 from rsna.evaluation.blend import write_evaluation
-from rsna.evaluation.prediction import SERIES_FILE, view_options, write_csv
+from rsna.evaluation.prediction import SERIES_FILE, predict_with_progress, write_csv
 from rsna.evaluation.scoring import (
     predictor_info,
     prior_of,
@@ -56,21 +48,21 @@ class Evaluation:
 
     Attributes:
         metrics: the content of metrics.json.
-        folder: where metrics.json and report.html are.
+        place: where metrics.json and report.html are.
     """
 
     metrics: dict[str, Any]
-    folder: Path
+    place: ScoredFolder
 
     @property
     def metrics_file(self) -> Path:
         """The metrics.json."""
-        return self.folder / METRICS_FILE
+        return self.place.metrics_file
 
     @property
     def report(self) -> Path:
         """The page."""
-        return self.folder / REPORT_FILE
+        return self.place.report_file
 
 
 def evaluate_experiment(experiment_folder: Path, table: SliceTable) -> Evaluation:
@@ -84,9 +76,9 @@ def evaluate_experiment(experiment_folder: Path, table: SliceTable) -> Evaluatio
         experiment_folder: a finished training's.
         table: the dataset it was trained on.
     """
-    info = predictor_info(experiment_folder)
+    experiment, info = Experiment(experiment_folder), predictor_info(experiment_folder)
     if info.get("kind") == BlendPredictor.kind:
-        return Evaluation(write_evaluation(experiment_folder, table), experiment_folder)
+        return Evaluation(write_evaluation(experiment, table), experiment)
     config = recorded_config(experiment_folder)
     is_folded = config.data.data_fold == "all"
     name = "oof" if is_folded else "valid"
@@ -95,18 +87,18 @@ def evaluate_experiment(experiment_folder: Path, table: SliceTable) -> Evaluatio
     options: dict[str, Any] = {"threshold": info["threshold"], "task": task}
     main = score_predictions("last weights", last, table, prior, **options)
     metrics, others = dict(main.metrics), []
-    if (experiment_folder / "predictions" / f"{name}_best.parquet").is_file():
+    if experiment.predictions_file(f"{name}_best").is_file():
         best, prior = read_experiment(experiment_folder, f"{name}_best")
         title = "best checkpoints" if is_folded else "best checkpoint"
         others.append(score_predictions(title, best, table, prior, selected=True, **options))
         metrics["best"] = others[0].metrics
-    folds = _fold_metrics(experiment_folder) if is_folded else {}
+    folds = _fold_metrics(experiment) if is_folded else {}
     if is_folded:
         metrics["folds"] = {fold: _fold_summary(values) for fold, values in folds.items()}
-    write_json(experiment_folder / METRICS_FILE, metrics)
-    dataset, experiment_id = config.data.data_dataset, experiment_id_of(experiment_folder)
+    write_json(experiment.metrics_file, metrics)
+    dataset = config.data.data_dataset
     report = EvaluationReport(
-        title=f"Experiment {experiment_id}",
+        title=f"Experiment {experiment.id}",
         subtitle=f"Out-of-fold rows of {dataset}: each predicted by the fold that did not train on "
         f"its patient"
         if is_folded
@@ -117,24 +109,20 @@ def evaluate_experiment(experiment_folder: Path, table: SliceTable) -> Evaluatio
         others=others,
         facts=_facts(info),
         num_skipped=_num_skipped(table, task.label_names),
-        learning_records=_learning_records(experiment_folder / "metrics.jsonl"),
+        learning_records=_learning_records(experiment.metrics_log),
         loss_note=_loss_note(config),
         schedule=None if is_folded else _planned_schedule(config, info["model"]),
         read_image_hu=_ImageReader(table, last["image_id"]),
     )
-    report.write(experiment_folder / REPORT_FILE)
-    return Evaluation(metrics, experiment_folder)
+    report.write(experiment.report_file)
+    return Evaluation(metrics, experiment)
 
 
 def evaluate_on_dataset(
     experiment_folder: Path,
     table: SliceTable,
     name: str,
-    *,
-    num_workers: int = 0,
-    device: torch.device | str = "cpu",
-    views: ViewsConfig | None = None,
-    seed: int = 0,
+    options: PredictOptions,
 ) -> Evaluation:
     """Predicts and scores all labelled slices of a dataset that the experiment has not seen.
 
@@ -146,14 +134,10 @@ def evaluate_on_dataset(
         experiment_folder: a finished training's.
         table: the dataset.
         name: of the dataset.
-        num_workers: processes that read slices.
-        device: where the network runs.
-        views: test-time augmentation; None for none.
-        seed: of random views.
+        options: how; see `predict_options`.
     """
-    info = predictor_info(experiment_folder)
-    views = views or ViewsConfig()
-    predictor = load_predictor(experiment_folder / PREDICTOR_FOLDER, build_model)
+    experiment, info = Experiment(experiment_folder), predictor_info(experiment_folder)
+    predictor = load_predictor(experiment.predictor, build_model)
     require_same_steps(info["training"], table.folder)
     task = task_of(info)
     rows, num_skipped, series = _labelled_rows(table, name, task.label_names)
@@ -163,45 +147,36 @@ def evaluate_on_dataset(
         require_fitted_elsewhere(
             predictor.fitted_on, id_digests(studies), "--data_dataset: the blend"
         )
-    total = len(rows) * len(views.names) * predictor.num_networks
-    with tqdm(total=total, unit="slice", desc=f"predicting {name}") as bar:
-        result = predictor.predict_rows(
-            table,
-            rows,
-            num_workers=num_workers,
-            device=device,
-            on_batch=bar.update,
-            **view_options(views, seed),
-        )
+    result = predict_with_progress(predictor, table, rows, options, f"predicting {name}")
     frame = build_predictions(
         table.frame.iloc[rows],
         result.logits,
         task.label_names,
         fold=None,
-        experiment_id=experiment_id_of(experiment_folder),
+        experiment_id=experiment.id,
         calibration=predictor.calibration,
     )
-    folder = experiment_folder / "evaluations" / name
-    write_predictions(folder / "predictions.parquet", frame, task.label_names)
+    place = experiment.evaluation(name)
+    write_predictions(place.predictions_file, frame, task.label_names)
     main = score_predictions(
         "last weights", frame, table, prior_of(info), info["threshold"], task=task
     )
-    write_json(folder / METRICS_FILE, main.metrics)
+    write_json(place.metrics_file, main.metrics)
     if series is not None:
-        write_csv(folder / SERIES_FILE, series)
+        write_csv(place.folder / SERIES_FILE, series)
     if result.unreadable.any():
         num_skipped["pixels found damaged, scored with the prior"] = int(result.unreadable.sum())
     report = EvaluationReport(
-        title=f"Experiment {experiment_id_of(experiment_folder)} on {name}",
+        title=f"Experiment {experiment.id} on {name}",
         subtitle=f"All labelled slices of {name}",
         label_names=task.label_names,
         main=main,
-        facts={**_facts(info), "views": ", ".join(views.names)},
+        facts={**_facts(info), "views": ", ".join(options.views)},
         num_skipped=num_skipped,
         read_image_hu=_ImageReader(table, frame["image_id"]),
     )
-    report.write(folder / REPORT_FILE)
-    return Evaluation(dict(main.metrics), folder)
+    report.write(place.report_file)
+    return Evaluation(dict(main.metrics), place)
 
 
 def _warn_of_shared_patients(experiment_folder: Path, table: SliceTable, rows: np.ndarray) -> None:
@@ -277,15 +252,13 @@ def _num_skipped(table: SliceTable, label_names: Sequence[str]) -> dict[str, int
     return skipped
 
 
-def _fold_metrics(experiment_folder: Path) -> dict[str, dict[str, Any]]:
-    """Returns the metrics.json of each fold that has one, by the number of the fold."""
-    found = {}
-    for folder in fold_folders(experiment_folder):
-        path = folder / METRICS_FILE
-        if path.is_file():
-            fold = folder.name.removeprefix("fold_")
-            found[fold] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+def _fold_metrics(experiment: Experiment) -> dict[str, dict[str, Any]]:
+    """Return the metrics.json of each fold that has one, by the number of the fold."""
+    return {
+        str(number): json.loads(fold.metrics_file.read_text(encoding="utf-8"))
+        for number, fold in experiment.folds.items()
+        if fold.metrics_file.is_file()
+    }
 
 
 def _fold_summary(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,23 +1,38 @@
 """Predicts a dataset with a predictor: tables of slices, series and studies, and the submission."""
 
 import logging
-from dataclasses import dataclass
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from tqdm import tqdm
 
 from common.errors import InputError
-from common.files import replacing
-from common.predictors.base import AbstractPredictor
+from common.experiment import Experiment
+from common.files import make_folder, replacing
+from common.predictors.base import AbstractPredictor, PredictOptions, RowLogits
+from common.predictors.loading import load_predictor
+from common.preparation import prepare_dataset
+from common.scoring.kaggle_client import KaggleClient
 from common.scoring.predictions import build_predictions, write_predictions
-from common.scoring.submission import SubmissionSample, build_submission, write_submission
+from common.scoring.submission import (
+    SubmissionSample,
+    build_submission,
+    read_sample,
+    write_submission,
+)
+from common.slices.pixel_steps import require_same_steps, steps_of
 from common.slices.series import DAMAGED, list_series, list_studies
-from common.slices.table import STATUS_OK, SliceTable
-from flags.prediction import ViewsConfig
+from common.slices.table import SLICES_FILE, STATUS_OK, SliceTable
+from config import Config
+from rsna.build import find_device
+from rsna.sources.dicom import DicomSource, is_archive
+from rsna_model import build_model
 
 logger = logging.getLogger(__name__)
 
@@ -44,24 +59,43 @@ class Prediction:
     filled: pd.DataFrame
 
 
+def predict(config: Config) -> Iterator[str]:
+    """Predict --pr_input, write the tables and the submission, and yield the lines to print.
+
+    Raises:
+        InputError: flags or files that can't be used.
+    """
+    source, output = _folders(config)
+    experiment = Experiment(config.experiment_folder(str(config.general.experiment_id)))
+    predictor = load_predictor(experiment.predictor, build_model)
+    # Refused before the work, not after it.
+    asked_for, competition = config.prediction.pr_dataframe, config.prediction.pr_submit
+    sample = read_sample(Path(asked_for), predictor.label_names) if asked_for is not None else None
+    client = KaggleClient(competition) if competition else None
+    make_folder(output)
+    table = _open_table(config, source, output, predictor.training)
+    prediction = predict_table(predictor, table, predict_options(config))
+    write_prediction(prediction, predictor, output, sample)
+    yield f"{len(prediction.predictions)} slices and {len(prediction.studies)} studies: {output}"
+    if len(prediction.filled):
+        yield f"{len(prediction.filled)} slices can't be read and have the prior"
+    if client is not None:
+        message = f"experiment {config.general.experiment_id}"
+        yield f"{client.competition}: {client.submit(output / SUBMISSION_FILE, message)}"
+    yield count_line(table)
+
+
 def predict_table(
     predictor: AbstractPredictor,
     table: SliceTable,
-    *,
-    views: ViewsConfig | None = None,
-    num_workers: int = 0,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
+    options: PredictOptions,
 ) -> Prediction:
-    """Returns what `predictor` says of every slice of a dataset, readable or not.
+    """Return the prediction of every slice of a dataset, readable or not.
 
     Args:
         predictor: of any kind.
         table: the dataset.
-        views: test-time augmentation; None for none.
-        num_workers: processes that read slices.
-        seed: of random views.
-        device: where networks run.
+        options: how; see `predict_options`.
 
     Raises:
         InputError: there is no slice that can be read.
@@ -69,17 +103,7 @@ def predict_table(
     rows = _slice_rows(table)
     if not table.readable[rows].any():
         raise InputError(f"no slice can be read: {count_line(table)}")
-    views = views or ViewsConfig()
-    total = int(table.readable[rows].sum()) * len(views.names) * predictor.num_networks
-    with tqdm(total=total, unit="slice") as bar:
-        result = predictor.predict_rows(
-            table,
-            rows,
-            num_workers=num_workers,
-            device=device,
-            on_batch=bar.update,
-            **view_options(views, seed),
-        )
+    result = predict_with_progress(predictor, table, rows, options)
     if result.unreadable.all():
         raise InputError(f"no slice in {table.store.folder} is what was stored: prepare them again")
     frame = table.frame.iloc[rows].assign(readable=~result.unreadable)
@@ -137,14 +161,31 @@ def write_prediction(
     write_csv(folder / STUDIES_FILE, prediction.studies)
 
 
-def view_options(views: ViewsConfig, seed: int) -> dict[str, Any]:
-    """Returns the arguments of `AbstractPredictor.predict_rows` that say which views are averaged.
+def predict_options(config: Config) -> PredictOptions:
+    """Return how the flags ask for predictions: views, their mean, workers, device."""
+    views = config.views.names
+    return PredictOptions(
+        num_workers=config.general.n_jobs,
+        views=views,
+        # One view is its own mean; by way of probabilities its logits would be cut.
+        mean=config.views.pr_tta_mean if len(views) > 1 else "logits",
+        seed=config.general.seed,
+        device=find_device(config),
+    )
 
-    They are left out where nothing but the plain view is asked for.
-    """
-    if len(views.names) == 1:
-        return {}
-    return {"views": views.names, "mean": views.pr_tta_mean, "seed": seed}
+
+def predict_with_progress(
+    predictor: AbstractPredictor,
+    table: SliceTable,
+    rows: np.ndarray,
+    options: PredictOptions,
+    title: str | None = None,
+) -> RowLogits:
+    """Return the logits of rows of a slice table, and show how many slices are done."""
+    num_slices = int(table.readable[rows].sum())
+    total = num_slices * len(options.views) * predictor.num_networks
+    with tqdm(total=total, unit="slice", desc=title) as bar:
+        return predictor.predict_rows(table, rows, replace(options, on_batch=bar.update))
 
 
 def count_line(table: SliceTable) -> str:
@@ -171,3 +212,44 @@ def _slice_rows(table: SliceTable) -> np.ndarray:
     order = np.argsort(~table.readable, kind="stable")
     image_ids = table.frame["image_id"].iloc[order]
     return np.sort(order[(image_ids.notna() & ~image_ids.duplicated()).to_numpy()])
+
+
+def _folders(config: Config) -> tuple[Path, Path]:
+    """Return input and output folder; InputError where a flag is missing or can not be used."""
+    flags = config.prediction
+    if config.general.experiment_id is None:
+        raise InputError("--experiment_id is missing: say which experiment, such as 0001")
+    source = None if flags.pr_input is None else Path(flags.pr_input)
+    if source is None or not (source.is_dir() or is_archive(source)):
+        raise InputError(
+            f"--pr_input {flags.pr_input}: no such folder; give one with DICOM files or zip "
+            f"archives, one zip archive, or a prepared dataset"
+        )
+    if flags.pr_output is None:
+        raise InputError("--pr_output is missing: say which folder the predictions go to")
+    output = Path(flags.pr_output)
+    if output.resolve().is_relative_to(source.resolve()):
+        raise InputError(f"--pr_output {output} lies in --pr_input: choose a folder outside it")
+    if output.exists() and not output.is_dir():
+        raise InputError(f"--pr_output {output} is a file: choose a folder")
+    return source, output
+
+
+def _open_table(
+    config: Config, source: Path, output: Path, training: Mapping[str, Any]
+) -> SliceTable:
+    """Return the slices of a prepared dataset, or of DICOM files after preparing them.
+
+    Both as the slices were prepared that the predictor was trained on.
+    """
+    if (source / SLICES_FILE).is_file():
+        require_same_steps(training, source)
+        return SliceTable.load(source)
+    prepare_dataset(
+        DicomSource(source),
+        output / "dataset",
+        n_jobs=config.general.n_jobs,
+        resume_command=shlex.join(["python", *sys.argv]),
+        steps=steps_of(training),
+    )
+    return SliceTable.load(output / "dataset")

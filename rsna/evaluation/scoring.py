@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from common.cli import script_command
-from common.experiment import PREDICTOR_FOLDER, experiment_id_of, read_predictor_json
+from common.experiment import Experiment, experiment_id_of, read_predictor_json
 from common.files import read_parquet
 from common.report import ScoredSet
 from common.scoring.metrics import DEFAULT_THRESHOLD, evaluate_slices
@@ -64,7 +64,7 @@ def read_experiment(experiment_folder: Path, name: str) -> tuple[pd.DataFrame, n
     With all folds it is the prior (n, k) of the training of each row's fold.
     """
     info = predictor_info(experiment_folder)
-    path = experiment_folder / "predictions" / f"{name}.parquet"
+    path = Experiment(experiment_folder).predictions_file(name)
     frame = read_predictions(path, info["label_names"])
     if not info.get("fold_priors") or frame["fold"].isna().any():
         return frame, prior_of(info)
@@ -76,7 +76,7 @@ def read_experiment(experiment_folder: Path, name: str) -> tuple[pd.DataFrame, n
 
 def predictor_info(experiment_folder: Path) -> dict[str, Any]:
     """Returns what predictor.json of an experiment says; InputError for labels of no task."""
-    folder = experiment_folder / PREDICTOR_FOLDER
+    folder = Experiment(experiment_folder).predictor
     info = read_predictor_json(folder)
     task_of_labels(info["label_names"], str(folder))
     return info
@@ -121,12 +121,12 @@ def summary(values: Mapping[str, Any], report: Path) -> str:
         lines.append(score_line(f"best checkpoint{'s' if is_folded else ''}*", values["best"]))
     lines += [score_line(f"  fold {fold}", part) for fold, part in values.get("folds", {}).items()]
     prior = values["prior_weighted_log_loss"]
-    lines.append(f"{'constant prior':<18} weighted log loss {_shown(prior, 4)}")
+    lines.append(f"{'constant prior':<18} weighted log loss {shown(prior, 4)}")
     lines.append(f"{'label':<18} {'AUC':>6} {'AP':>6} {'ECE':>6}   per study: AUC")
     for name in (label for label in LABELS if values["confusion"][label] is not None):
         cells = [values[key][name] for key in ("auc", "average_precision", "ece")]
         cells.append(values["study"]["auc"][name])
-        auc, precision, ece, study = (_shown(cell) for cell in cells)
+        auc, precision, ece, study = (shown(cell) for cell in cells)
         lines.append(f"{name:<18} {auc:>6} {precision:>6} {ece:>6} {study:>17}")
     lines.append(f"{values['num_slices']} slices, {values['num_studies']} studies")
     if "best" in values:
@@ -146,7 +146,7 @@ def next_steps(experiment_folder: Path, monitor_command: str | None) -> str:
     lines += [
         f"to try next:        {predict} --pr_input <folder of DICOM> --pr_output <folder>",
         "                    "
-        f"{train} --net_model rsna-seresnext-50.32.4d   ({train} --help: all flags)",
+        f"{train} --net_model rsna-seresnext-50.32.4d   ({train} --help: more flags)",
     ]
     return "\n".join(lines)
 
@@ -154,9 +154,9 @@ def next_steps(experiment_folder: Path, monitor_command: str | None) -> str:
 def score_line(name: str, values: Mapping[str, Any]) -> str:
     """Returns a line with the weighted log loss, and how it stands to the prior's."""
     loss, prior = values["weighted_log_loss"], values["prior_weighted_log_loss"]
-    line = f"{name:<18} weighted log loss {_shown(loss, 4)}"
+    line = f"{name:<18} weighted log loss {shown(loss, 4)}"
     if loss is None:
-        return f"{line}, per study {_shown(values['study']['weighted_log_loss'], 4)}"
+        return f"{line}, per study {shown(values['study']['weighted_log_loss'], 4)}"
     if not prior:
         return line
     ratio = values.get("interval", {}).get("weighted_log_loss_to_prior")
@@ -164,5 +164,6 @@ def score_line(name: str, values: Mapping[str, Any]) -> str:
     return f"{line}, {loss / prior:.2f} of the prior's{spread}"
 
 
-def _shown(value: float | None, digits: int = 3) -> str:
+def shown(value: float | None, digits: int = 3) -> str:
+    """Return a number as a table shows it; a dash for None."""
     return "-" if value is None else f"{value:.{digits}f}"

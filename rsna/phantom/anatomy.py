@@ -18,7 +18,7 @@ from rsna.phantom.skull_base import (
 
 @dataclass(frozen=True)
 class Body:
-    """What stays the same in all studies of a patient; HU unless it says otherwise."""
+    """Properties that all studies of a patient share; HU unless stated otherwise."""
 
     age: float
     grey: float

@@ -29,7 +29,7 @@ SAMPLING = (STEP_Z, STEP_Y, STEP_X)
 
 @dataclass(frozen=True)
 class Atlas:
-    """What every phantom starts from; all arrays are on the grid of `rsna.phantom.grid`.
+    """The average head; all arrays are on the grid of `rsna.phantom.grid`.
 
     Attributes:
         grey, white: share of each tissue, 0 to 1; in the cranial cavity the rest is CSF.

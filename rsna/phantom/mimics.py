@@ -1,7 +1,7 @@
-"""What looks like hemorrhage and is not: calcium, dense vessels, swelling of the scalp, tumors.
+"""Mimics of hemorrhage: calcium, dense vessels, swelling of the scalp, tumors.
 
 They are drawn for healthy and bleeding heads alike, so that neither brightness nor its place in
-one slice tells the answer.
+one slice gives the answer.
 """
 
 import numpy as np

@@ -23,7 +23,7 @@ PADDING = -2000
 class Family:
     """How a scanner stores pixels: bits, signedness, intercept; `wraps` marks the broken kind.
 
-    Broken files say they are unsigned 12-bit with an intercept of about 0 and hold HU modulo 4096.
+    Broken files declare unsigned 12-bit values, an intercept of about 0, and hold HU modulo 4096.
     """
 
     bits: int
@@ -55,7 +55,7 @@ class StudyNames:
 
 
 def names_of(patient: int, study: int, num_slices: int, seed: int) -> StudyNames:
-    """Return the identifiers of a study; like the challenge's, they tell nothing."""
+    """Return the identifiers of a study; like the challenge's, they reveal nothing."""
 
     def name(length: int, *parts: int | str) -> str:
         text = "/".join(map(str, (seed, *parts)))

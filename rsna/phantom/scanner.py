@@ -1,4 +1,4 @@
-"""A CT scanner: how a head lies in the gantry, its slices, and what the machine adds to them."""
+"""A CT scanner: the pose of a head in the gantry, its slices, noise and artefacts."""
 
 from dataclasses import dataclass
 
@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from common.windows import SCANNED_AIR_HU
 from rsna.phantom.grid import (
     STEP_X,
     STEP_Y,
@@ -23,12 +24,11 @@ Rng = np.random.Generator
 Rows = NDArray[np.float64]
 SUBSLICES = 3
 NET = 4  # what is smooth is computed on every fourth pixel
-AIR_HU = -1000.0
 
 
 @dataclass(frozen=True)
 class Pose:
-    """How a head differs from the template and lies in the scanner.
+    """Deformation and pose of a head in the scanner.
 
     Attributes:
         matrix: (3, 3), from patient coordinates (mm; left, posterior, superior) to the template's.
@@ -114,7 +114,7 @@ def sample(head_hu: Field, shares: list[Field], pose: Pose, protocol: Protocol) 
     A slice is the mean over its thickness. Where there is no head there is air, and no share.
     """
     num, size = len(protocol.positions), protocol.matrix
-    grids = [np.ascontiguousarray(grid, np.float32) for grid in (head_hu - AIR_HU, *shares)]
+    grids = [np.ascontiguousarray(grid, np.float32) for grid in (head_hu - SCANNED_AIR_HU, *shares)]
     slices = [np.zeros((num, size, size), np.float32) for _ in grids]
     extents = [_extent(grid) for grid in grids]
     occupied = ndimage.binary_dilation(grids[0][::2, ::4, ::4] > 20, iterations=2)
@@ -144,7 +144,7 @@ def sample(head_hu: Field, shares: list[Field], pose: Pose, protocol: Protocol) 
             parts = _interpolate([grids[i] for i in chosen], index) if chosen else []
             for i, values in zip(chosen, parts):
                 slices[i][s, rows, columns] += values / SUBSLICES
-    slices[0] += AIR_HU
+    slices[0] += SCANNED_AIR_HU
     return slices
 
 

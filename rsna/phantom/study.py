@@ -1,4 +1,4 @@
-"""Patients and their studies: which bleeds they have, and the labelled slices a scanner makes."""
+"""Patients and their studies: types of hemorrhage, and labelled slices."""
 
 import dataclasses
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What preprocessing.py does with a dataset beside preparing it: the page about it, the export."""
+"""Report and export of a prepared dataset, for preprocessing.py."""
 
 import logging
 from collections.abc import Iterator
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# What may be given for a dataset that is only looked at.
+# Flags that may be given for a dataset that is only reported or exported.
 _LOOKING = {"pre_check", "pre_report", "pre_export", "pre_export_folder", "pre_export_windows"}
 
 
 def is_only_explored(config: Config) -> bool:
-    """Return whether a dataset that is there is looked at, and not prepared.
+    """Return whether a prepared dataset is only reported or exported, not prepared.
 
-    It is where a report or an export is asked for and nothing says what it would be prepared from.
+    That is where a report or an export is asked for and no source is given.
     """
     flags = config.preprocessing
     wanted = bool(flags.pre_report) or flags.pre_export is not None
@@ -34,7 +34,7 @@ def is_only_explored(config: Config) -> bool:
 
 
 def explore(config: Config) -> Iterator[str]:
-    """Write what was asked for of the prepared dataset, and yield a line about each.
+    """Write what the flags ask for of the prepared dataset, and yield a line about each.
 
     Raises:
         InputError: no such dataset, or a folder that holds another export.

@@ -1,4 +1,4 @@
-"""A dataset with slices that a model labelled, or with a labelled dataset more, from its flags."""
+"""A dataset with slices that a model labelled, or with another labelled dataset, from its flags."""
 
 import logging
 from pathlib import Path
@@ -9,11 +9,13 @@ import pandas as pd
 
 from common.ensembling.pseudo_labels import pseudo_labels, rows_to_use
 from common.errors import InputError
+from common.experiment import Experiment
 from common.preparation.merging import Labelled, Merged, merge_dataset
 from common.preparation.overlap import TEST_SPLIT
 from common.scoring.predictions import MEAN_VIEW, read_predictions
 from common.slices.folds import PSEUDO
 from common.slices.table import SliceTable
+from common.words import count
 from config import Config
 from flags.ensemble import PseudoLabelConfig
 from rsna.evaluation.scoring import predictor_info, study_labels, task_of
@@ -32,10 +34,10 @@ def make_pseudo_dataset(config: Config) -> tuple[Path, Merged]:
     """
     flags = config.pseudo_labels
     if flags.pl_name is None:
-        raise InputError("--pl_name is missing: say how the new dataset is called")
+        raise InputError("--pl_name is missing: give the name of the new dataset")
     if flags.pl_labels == GIVEN and flags.pl_source is None:
         raise InputError(
-            "--pl_labels given needs --pl_source: say which dataset's labels are to be trained on"
+            "--pl_labels given needs --pl_source: name the dataset whose labels to train on"
         )
     base = config.dataset_folder
     source = base if flags.pl_source is None else config.named_dataset_folder(flags.pl_source)
@@ -83,8 +85,8 @@ def _given(table: SliceTable) -> Labelled:
 def _predicted(config: Config, table: SliceTable) -> Labelled:
     """Return the slices that an experiment is sure of."""
     flags, name = config.pseudo_labels, config.general.experiment_id
-    experiment = config.existing_experiment_folder()
-    names = task_of(predictor_info(experiment)).label_names
+    experiment = Experiment(config.existing_experiment_folder())
+    names = task_of(predictor_info(experiment.folder)).label_names
     if len(names) < len(LABELS) and not flags.pl_partial:
         raise InputError(
             f"--experiment_id {name} predicts {', '.join(names)} alone, so that positive slices "
@@ -113,20 +115,20 @@ def _predicted(config: Config, table: SliceTable) -> Labelled:
         study_labels=_of_studies(table, rows) if flags.pl_use_studies else None,
     )
     used = rows_to_use(labels, bool(flags.pl_partial))
-    logger.info("%d of %d slices are sure enough", used.sum(), len(used))
+    logger.info("%d of %s above the thresholds", used.sum(), count(len(used), "slice"))
     ids = frame["image_id"].to_numpy(dtype=object)[used]
     return Labelled(table.folder, ids, labels[used], f"{PSEUDO}{name}")
 
 
-def _table_path(flags: PseudoLabelConfig, experiment: Path, source: str) -> Path:
+def _table_path(flags: PseudoLabelConfig, experiment: Experiment, source: str) -> Path:
     if flags.pl_predictions is not None:
         return Path(flags.pl_predictions)
     if flags.pl_source is None:
-        return experiment / "predictions" / "test.parquet"
-    path = experiment / "evaluations" / source / "predictions.parquet"
+        return experiment.predictions_file("test")
+    path = experiment.evaluation(source).predictions_file
     if not path.is_file():
         raise InputError(
-            f"--pl_source {source}: {experiment.name} has not predicted it: run predict.py on that "
+            f"--pl_source {source}: {experiment.id} has not predicted it: run predict.py on that "
             f"dataset, and give its predictions.parquet by --pl_predictions"
         )
     return path

@@ -1,4 +1,4 @@
-"""Where each source keeps its files and labels, one file each; `make_source` chooses by name."""
+"""Sources: files and labels of each dataset, one module each; `make_source` chooses by name."""
 
 from pathlib import Path
 
@@ -9,9 +9,9 @@ def make_source(name: str, folder: Path, n_jobs: int) -> AbstractSource:
     """Return the source called `name` (rsna, ct_ich, cq500, dicom or demo) in `folder`.
 
     Args:
-        name: kind of the source.
+        name: of the source.
         folder: its files; the demo makes them there where they are missing.
-        n_jobs: processes that the demo is made with.
+        n_jobs: processes that make the demo.
 
     Raises:
         InputError: the folder does not hold what the source expects.

@@ -1,4 +1,4 @@
-"""What every source has: a folder, its files, how to read them, their labels."""
+"""Base of all sources: a folder, its files, how to read them, their labels."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ from rsna_task import LABELS
 class AbstractSource(ABC):
     """Where the files of a dataset come from.
 
-    A subclass says which files there are (`files`) and how they are read (`reader`); one that
-    knows labels overrides `labels` or `study_labels`.
+    A subclass defines its files (`files`) and how they are read (`reader`); one with labels
+    overrides `labels` or `study_labels`.
 
     Args:
         folder: the folder of the original files.
@@ -37,7 +37,7 @@ class AbstractSource(ABC):
     @property
     @abstractmethod
     def reader(self) -> SliceReader:
-        """What reads the files, in any process."""
+        """The reader of the files, in any process."""
 
     @abstractmethod
     def files(self) -> pd.DataFrame:
@@ -52,5 +52,5 @@ class AbstractSource(ABC):
         return None
 
     def parameters(self) -> dict[str, Any]:
-        """Return what else the manifest should say about the source."""
+        """Return further facts about the source, for the manifest."""
         return {}

@@ -20,6 +20,7 @@ from common.dicom import RejectedFile, SliceHeader
 from common.errors import InputError
 from common.files import read_csv
 from common.preparation import DicomReader, list_files, with_members
+from common.words import count
 from rsna.sources.base import AbstractSource
 from rsna_task import LABELS, SUBTYPES
 
@@ -39,8 +40,8 @@ FINDINGS = {
 
 _PATIENT = re.compile(r"CQ500[-_ ]?CT[-_ ]?(\d+)(?!\d)", re.IGNORECASE)
 
-# Which words in the name of a series tell that it is not plain axial brain CT, and the status it
-# gets. From a list of the 78 names that CQ500 has; names that say nothing (`CT 5mm`) are plain.
+# Words in the name of a series that is not plain axial brain CT, and the status it gets. From a
+# list of the 78 names in CQ500; names without such a word (`CT 5mm`) are plain.
 _UNWANTED_NAMES = (
     ("not_head", r"\bhrct\b|chest|thorax|abdomen|neck|spine"),
     (
@@ -58,8 +59,8 @@ _AXIAL_BEYOND = np.sqrt(0.5)  # the least part of the normal that points to the 
 class Cq500Source(AbstractSource):
     """The CQ500 folder: scans for external validation, labelled as a whole.
 
-    Series are used as `Cq500Reader` says. Where several of a scan are left (thin and thick), all
-    are stored, and `common.slices.series` says which speaks for the scan.
+    `Cq500Reader` selects series. Where several of a scan are left (thin and thick), all are stored,
+    and `common.slices.series` selects the one that represents the scan.
     """
 
     name: ClassVar[str] = "cq500"
@@ -76,7 +77,7 @@ class Cq500Source(AbstractSource):
         return Cq500Reader(self.folder)
 
     def files(self) -> pd.DataFrame:
-        """Return all files but tables; tell which scans lack files, and which files reads."""
+        """Return all files but tables; log scans without files, and files without reads."""
         # External validation: nothing is trained on scans that have no labels of slices.
         files = with_members(
             list_files(self.folder, "test", wanted=lambda name: not name.endswith(".csv")),
@@ -85,14 +86,14 @@ class Cq500Source(AbstractSource):
         named = files["source_file"].map(patient_in_path)
         found, read = set(named.dropna()), set(self.study_labels()["study_id"])
         unread = int((~named.isin(read) & named.notna()).sum())
-        for count, what in (
-            (len(read - found), f"scans in {READS_FILE} have no file"),
-            (len(found - read), f"patients with {unread} files are not in {READS_FILE}: no labels"),
-            (int(named.isna().sum()), "files are in no folder of one CQ500 patient"),
-            (_num_repeated(files["source_file"]), "patients have more than one folder"),
+        for number, noun, what in (
+            (len(read - found), "scan", f"in {READS_FILE} without a file"),
+            (len(found - read), "patient", f"with {unread} files not in {READS_FILE}: no labels"),
+            (int(named.isna().sum()), "file", "in no folder of one CQ500 patient"),
+            (_num_repeated(files["source_file"]), "patient", "with more than one folder"),
         ):
-            if count:
-                logger.warning("%d %s", count, what)
+            if number:
+                logger.warning("%s %s", count(number, noun), what)
         return files
 
     def study_labels(self) -> pd.DataFrame:
@@ -117,7 +118,6 @@ class Cq500Reader(DicomReader):
     version: str = "cq500 2"
 
     def read_headers(self, source_file: str) -> list[SliceHeader]:
-        """Return one header per frame; raise RejectedFile."""
         headers = super().read_headers(source_file)
         patient = patient_in_path(source_file)
         if patient is None:
@@ -144,7 +144,7 @@ def patient_in_path(source_file: str) -> str | None:
 
 
 def check_series_name(name: str) -> None:
-    """Raise RejectedFile where the name of a series tells that it is not plain axial brain CT."""
+    """Raise RejectedFile where the name of a series shows that it is not plain axial brain CT."""
     words = re.sub(r"[\s_-]+", " ", name).lower()
     for status, pattern in _UNWANTED_NAMES:
         match = re.search(pattern, words)
@@ -153,13 +153,13 @@ def check_series_name(name: str) -> None:
 
 
 def read_majority(path: Path) -> pd.DataFrame:
-    """Return study_id and the labels of each scan in `reads.csv`: what two of three readers say.
+    """Return study_id and the labels of each scan in `reads.csv`: the majority of three readers.
 
     A label is NaN where reads are missing and the others do not decide it.
 
     Raises:
-        InputError: missing columns, values other than 0 and 1, names that are none, or a scan
-            that is listed twice with different reads.
+        InputError: missing columns, values other than 0 and 1, invalid names, or a scan that is
+            listed twice with different reads.
     """
     table = read_csv(path)
     table.columns = table.columns.str.strip()
@@ -181,14 +181,16 @@ def read_majority(path: Path) -> pd.DataFrame:
     num_rows = len(reads)
     reads = reads.drop_duplicates()
     if len(reads) < num_rows:
-        logger.warning("%s lists %d scans again: dropped", path.name, num_rows - len(reads))
+        logger.warning("%s repeats %s: dropped", path.name, count(num_rows - len(reads), "scan"))
     if reads["study_id"].duplicated().any():
         again = int(reads["study_id"].duplicated().sum())
-        raise InputError(f"{path} lists {again} scans twice with different reads")
+        raise InputError(f"{path} lists {count(again, 'scan')} twice with different reads")
     labels = _majority(reads, columns)
     unlike = int((labels[list(SUBTYPES)].max(axis=1) > labels["any"]).sum())
     if unlike:
-        logger.warning("%s: %d scans have a subtype, but no ICH, by majority", path.name, unlike)
+        logger.warning(
+            "%s: %s with a subtype, but no ICH, by majority", path.name, count(unlike, "scan")
+        )
     return labels.reset_index(drop=True)
 
 

@@ -2,7 +2,7 @@
 
 Hssayeni et al., PhysioNet. v1.0.0 (2019): `Patients_CT/<patient>/{brain,bone}/<slice>.jpg` beside
 `hemorrhage_diagnosis.csv`, in a brain and in a bone window. Slices are 5 mm apart, 1 is the lowest:
-from foot to head, like the positions of DICOM. Pixel spacing and gantry tilt are not told.
+from foot to head, like the positions of DICOM. Pixel spacing and gantry tilt are unknown.
 Up to v1.3.1: `ct_scans/<patient>.nii` beside `hemorrhage_diagnosis_raw_ct.csv`, of 75 patients.
 A slice has the same id and labels in both.
 """
@@ -20,6 +20,8 @@ from common.dicom import RejectedFile, SliceHeader
 from common.errors import InputError
 from common.files import read_csv
 from common.preparation import SlicePixels, SliceReader, list_files
+from common.windows import SCANNED_AIR_HU
+from common.words import count
 from rsna.sources.base import AbstractSource
 from rsna.sources.ct_ich_nifti import SCAN_FOLDER, CtIchNiftiReader, image_id, scan_ids
 from rsna_task import LABELS, SUBTYPES
@@ -39,8 +41,8 @@ BONE_WINDOW = (-900.0, 3200.0)
 # one, deep in bone or air, less. The bone image decides where it is far outside the brain window.
 _SATURATED_GREY = (3, 252)
 _OUTSIDE_BRAIN_HU = (-120.0, 200.0)
-# What saturated pixels are taken for where there is no bone image.
-_AIR_HU, _BONE_HU = -1000.0, 1000.0
+# Saturated bright pixels become this where there is no bone image.
+_BONE_HU = 1000.0
 
 
 class CtIchSource(AbstractSource):
@@ -117,14 +119,14 @@ class CtIchSource(AbstractSource):
         if len(contradictory):
             raise InputError(
                 f"{path}: No_Hemorrhage contradicts the subtypes in "
-                f"{len(contradictory)} rows, first {contradictory.iloc[0]}"
+                f"{count(len(contradictory), 'row')}, first {contradictory.iloc[0]}"
             )
         if table["image_id"].duplicated().any():
             raise InputError(f"{path} repeats slices")
         return table[["image_id", *LABELS]]
 
     def parameters(self) -> dict[str, Any]:
-        """Return the layout, and the windows that HU were taken from."""
+        """Return the layout, and the windows of the HU."""
         if self.layout == "nifti":
             return {"layout": self.layout}
         return {"layout": self.layout, "brain_window": BRAIN_WINDOW, "bone_window": BONE_WINDOW}
@@ -217,7 +219,7 @@ def combine_windows(brain: np.ndarray | None, bone: np.ndarray | None) -> tuple[
     low, high = brain <= _SATURATED_GREY[0], brain >= _SATURATED_GREY[1]
     if bone_hu is None:
         note = "the bone image is missing: what the brain image saturates is air or bone"
-        bone_hu = np.where(low, _AIR_HU, _BONE_HU)
+        bone_hu = np.where(low, SCANNED_AIR_HU, _BONE_HU)
     elif bone_hu.shape != brain_hu.shape:
         raise RejectedFile("corrupt", f"brain {brain_hu.shape} and bone {bone_hu.shape} differ")
     else:

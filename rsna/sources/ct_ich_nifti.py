@@ -1,4 +1,4 @@
-"""Reads CT-ICH as it is published since v1.1: one NIfTI volume per patient, in Hounsfield units.
+"""Read CT-ICH as it is published since v1.1: one NIfTI volume per patient, in Hounsfield units.
 
 `ct_scans/<patient>.nii`, whose slice k (from 0) is SliceNumber k + 1 of
 `hemorrhage_diagnosis_raw_ct.csv`. Images are turned as radiologists see them, and as the JPEGs of
@@ -16,8 +16,9 @@ import numpy as np
 
 from common.dicom import RejectedFile, SliceHeader
 from common.dicom.checks import MAX_MATRIX, MAX_PIXELS
-from common.dicom.hounsfield import AIR_HU, MAX_HU, PADDING_BELOW_HU
+from common.dicom.hounsfield import MAX_HU, PADDING_BELOW_HU
 from common.preparation import SlicePixels
+from common.windows import AIR_HU
 
 SCAN_FOLDER = "ct_scans"
 # Nibabel's coordinates are to the right, the front and the head; DICOM's to the left and the back.
@@ -73,7 +74,7 @@ class CtIchNiftiReader:
         return headers
 
     def read_ids(self, source_file: str) -> dict[str, str]:
-        """Return the ids of the scan, which the name of the file tells."""
+        """Return the ids of the scan, which follow from the name of the file."""
         return scan_ids(_patient(source_file))
 
     def read_pixels(self, source_file: str) -> SlicePixels:
@@ -156,7 +157,7 @@ class _Volume:
         return float(self.image.dataobj.inter)
 
     def place(self, index: int) -> int:
-        """Return where along z the slice lies that has number `index` in the file."""
+        """Return the place along z of the slice with number `index` in the file."""
         return self.shape[2] - 1 - index if self.flips[2] else index
 
     def read(self) -> np.ndarray:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from common.errors import InputError
 from common.files import write_bytes, write_json, write_text
+from common.words import count
 from rsna.phantom.rsna_files import Family, draw_family, encode_study, names_of
 from rsna.phantom.study import Study, generate_study, num_studies_of
 from rsna.sources.rsna import RSNASource
@@ -34,13 +35,13 @@ GENERATOR_VERSION = 1
 
 @dataclass(frozen=True)
 class DemoParameters:
-    """What a demo folder is made from.
+    """Parameters of a demo folder.
 
     Attributes:
         num_patients: patients with labels; test patients come on top.
         num_test_patients: patients of the test set, whose labels are not written.
         matrix: rows and columns of most images.
-        seed: seed of everything.
+        seed: of all draws.
     """
 
     num_patients: int = 60
@@ -76,7 +77,7 @@ def write_demo(folder: Path, parameters: DemoParameters | None = None, n_jobs: i
     for leftover in folder.rglob(".*.tmp"):  # of a run that was killed while it wrote
         leftover.unlink()
     missing = [key for key in parameters.studies() if not _record_path(folder, *key).exists()]
-    logger.info("making %d phantom studies in %s", len(missing), folder)
+    logger.info("making %s in %s", count(len(missing), "phantom study"), folder)
     with tqdm(total=len(missing), desc="phantom studies", unit="study") as bar:
         for _ in _run(folder, parameters, missing, n_jobs):
             bar.update()
@@ -88,8 +89,8 @@ class DemoSource(RSNASource):
     """Demo data: made where they are missing or half-made, then read as the challenge's.
 
     Args:
-        folder: where they are, or will be.
-        n_jobs: processes to make them with.
+        folder: of the demo; made where it is missing.
+        n_jobs: processes that make it.
 
     Raises:
         InputError: the folder holds something else.
@@ -102,7 +103,6 @@ class DemoSource(RSNASource):
         super().__init__(folder)
 
     def parameters(self) -> dict[str, Any]:
-        """Return what the phantoms were made from."""
         return super().parameters() | _read_manifest(self.folder)
 
 
@@ -127,7 +127,7 @@ def _run(
 
 
 def _start_worker() -> None:
-    """Give a worker one thread, and an end when its parent is killed: else it would wait."""
+    """Give a worker one thread, and end it when its parent is killed: else it would wait."""
     cv2.setNumThreads(1)
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -189,7 +189,7 @@ def _write_tables(folder: Path, parameters: DemoParameters) -> None:
 
 
 def _begin(folder: Path, parameters: DemoParameters | None) -> tuple[DemoParameters, bool]:
-    """Return the parameters of the folder and whether it is finished; marks a new one as begun."""
+    """Return the parameters of the folder and whether it is finished; mark a new one as begun."""
     path = folder / "demo.json"
     if not path.exists():
         if folder.exists() and any(folder.iterdir()):

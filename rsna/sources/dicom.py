@@ -1,7 +1,7 @@
-"""Any folder of DICOM files, zip archives in it included: every file is looked at.
+"""Any folder of DICOM files, zip archives included: every file is read.
 
 Axial CT slices of heads without contrast medium are used (`common.dicom.selection` has the rules),
-and all others are listed with a reason. No labels, and no split: the slices are there to be
+and all others are listed with a reason. There are no labels and no split: the slices are to be
 predicted.
 """
 
@@ -36,11 +36,11 @@ class DicomSource(AbstractSource):
 
     @property
     def reader(self) -> DicomReader:
-        """Read DICOM files below the folder, and sort out what is not asked for."""
+        """Reads DICOM files below the folder, and leaves out slices that are not asked for."""
         return DicomReader(self.folder, sort_out=True)
 
     def files(self) -> pd.DataFrame:
-        """Return every file below the folder, members of archives in place of these."""
+        """Return every file below the folder; members of archives replace these."""
         if self.archive is not None:
             return list_archive(self.archive)
         return with_members(list_files(self.folder, "none"), self.folder)

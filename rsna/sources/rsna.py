@@ -14,6 +14,7 @@ import pandas as pd
 from common.errors import InputError
 from common.files import read_csv
 from common.preparation import DicomReader, list_files
+from common.words import count
 from rsna.sources.base import AbstractSource
 from rsna_task import LABELS, SUBTYPES
 
@@ -49,7 +50,6 @@ class RSNASource(AbstractSource):
 
     @property
     def reader(self) -> DicomReader:
-        """Read DICOM files below the folder."""
         return DicomReader(self.folder)
 
     def files(self) -> pd.DataFrame:
@@ -72,14 +72,16 @@ class RSNASource(AbstractSource):
         path = self.folder / f"{self.stage}_train.csv"
         labels, num_repeated = read_label_rows(path)
         if num_repeated:
-            logger.info("%s lists %d rows again: dropped", path.name, num_repeated)
+            logger.info("%s repeats %s: dropped", path.name, count(num_repeated, "row"))
         unlike = int((labels["any"] != labels[list(SUBTYPES)].max(axis=1)).sum())
         if unlike:
-            logger.warning("%s: in %d images, any is not the OR of the others", path.name, unlike)
+            logger.warning(
+                "%s: in %s, any is not the OR of the others", path.name, count(unlike, "image")
+            )
         return labels
 
     def parameters(self) -> dict[str, Any]:
-        """Return which stage was read."""
+        """Return the stage that was read."""
         return {"stage": self.stage}
 
     def _image_folder(self, split: str, stage: str | None = None) -> str | None:

@@ -1,18 +1,15 @@
-"""The tables, features and predictor of all folds, made of those that each fold has left."""
+"""Join the tables, features and predictors of all folds."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from common.experiment import PREDICTOR_FOLDER, Experiment
-from common.features.store import FEATURES_FOLDER, FeatureTable, writing_features
-from common.predictors.base import AbstractPredictor, load_predictor
+from common.experiment import Experiment
+from common.features.store import FeatureTable, writing_features
 from common.predictors.folds import FoldsPredictor
+from common.predictors.loading import load_predictor
 from common.scoring.predictions import (
-    Mean,
     build_predictions,
     mean_logits,
     read_predictions,
@@ -21,6 +18,7 @@ from common.scoring.predictions import (
 from common.slices.folds import FOLDS_FILE, read_folds
 from common.slices.leakage import require_unseen_features
 from config import Config
+from rsna.training.results import feature_manifest
 from rsna_model import build_model
 
 # Rows of features that are copied at once.
@@ -33,91 +31,70 @@ def assemble(experiment: Experiment, folds: Sequence[int], config: Config) -> No
     Raises:
         InputError: a fold lacks its files, or has predicted patients that it was trained on.
     """
-    folders = {fold: experiment.folder / f"fold_{fold}" for fold in folds}
-    members = {
-        fold: load_predictor(folder / PREDICTOR_FOLDER, build_model)
-        for fold, folder in folders.items()
-    }
-    mean = config.views.pr_tta_mean
-    predictor = FoldsPredictor(members, mean=mean, training=_origin(experiment, members))
-    _write_oof(experiment, folders, members, config, "valid", "oof")
-    _write_oof(experiment, folders, members, config, "valid_best", "oof_best")
-    _write_test(experiment, folders, predictor)
+    parts = {fold: experiment.fold(fold) for fold in folds}
+    members = {fold: load_predictor(part.predictor, build_model) for fold, part in parts.items()}
+    training = {**members[folds[0]].training, "experiment_id": experiment.id, "fold": "all"}
+    predictor = FoldsPredictor(members, mean=config.views.pr_tta_mean, training=training)
+    _write_oof(experiment, parts, predictor, config, "valid", "oof")
+    _write_oof(experiment, parts, predictor, config, "valid_best", "oof_best")
+    _write_test(experiment, parts, predictor)
     for name in ("oof", "test"):
-        _join_features(experiment, folders, predictor, name)
-    predictor.save(experiment.folder / PREDICTOR_FOLDER)
-
-
-def _origin(experiment: Experiment, members: dict[int, AbstractPredictor]) -> dict[str, Any]:
-    """What is known of the training of all members, with their folds' in place of one's."""
-    first = next(iter(members.values())).training
-    return {**first, "experiment_id": experiment.id, "fold": "all"}
+        _join_features(experiment, parts, predictor, name)
+    predictor.save(experiment.predictor)
 
 
 def _write_oof(
     experiment: Experiment,
-    folders: dict[int, Path],
-    members: dict[int, AbstractPredictor],
+    parts: dict[int, Experiment],
+    predictor: FoldsPredictor,
     config: Config,
     source: str,
     name: str,
 ) -> None:
     """Join predictions/<source>.parquet of the folds; nothing where a fold has none."""
-    paths = {fold: folder / "predictions" / f"{source}.parquet" for fold, folder in folders.items()}
+    paths = {fold: part.predictions_file(source) for fold, part in parts.items()}
     if source != "valid" and not all(path.is_file() for path in paths.values()):
         return
-    labels = next(iter(members.values())).label_names
+    labels = predictor.label_names
     table = read_folds(config.dataset_folder / FOLDS_FILE)
     frames = []
     for fold, path in paths.items():
         frame = read_predictions(path, labels)
-        digest = members[fold].training.get("folds_sha256")
+        digest = predictor.members[fold].training.get("folds_sha256")
         what = f"predictions of {experiment.id}/fold_{fold}"
         require_unseen_features(what, frame["image_id"], frame["fold"], digest, table)
         frames.append(frame)
     joined = pd.concat(frames, ignore_index=True).assign(experiment_id=experiment.id)
-    write_predictions(experiment.predictions / f"{name}.parquet", joined, labels)
+    write_predictions(experiment.predictions_file(name), joined, labels)
 
 
 def _write_test(
-    experiment: Experiment, folders: dict[int, Path], predictor: FoldsPredictor
+    experiment: Experiment, parts: dict[int, Experiment], predictor: FoldsPredictor
 ) -> None:
     """Average predictions/test.parquet over the folds; nothing where there are none."""
-    paths = [folder / "predictions" / "test.parquet" for folder in folders.values()]
+    paths = [part.predictions_file("test") for part in parts.values()]
     if not all(path.is_file() for path in paths):
         return
     labels = predictor.label_names
     frames = [read_predictions(path, labels).set_index("image_id") for path in paths]
     first = frames[0]
     columns = [f"logit_{label}" for label in labels]
-    logits: list[Any] = [frame[columns].loc[first.index].to_numpy() for frame in frames]
-    mean: Mean = predictor.mean
-    joined = build_predictions(
-        first.reset_index(),
-        mean_logits(logits, mean),
-        labels,
-        fold=None,
-        experiment_id=experiment.id,
-    )
-    write_predictions(experiment.predictions / "test.parquet", joined, labels)
+    logits = [frame[columns].loc[first.index].to_numpy() for frame in frames]
+    mean = mean_logits(logits, predictor.mean)
+    joined = build_predictions(first.reset_index(), mean, labels, None, experiment.id)
+    write_predictions(experiment.predictions_file("test"), joined, labels)
 
 
 def _join_features(
-    experiment: Experiment, folders: dict[int, Path], predictor: FoldsPredictor, name: str
+    experiment: Experiment, parts: dict[int, Experiment], predictor: FoldsPredictor, name: str
 ) -> None:
     """Join features/<name>.* of the folds; nothing where a fold has none."""
-    places = [folder / FEATURES_FOLDER for folder in folders.values()]
-    if not all((place / f"{name}.parquet").is_file() for place in places):
+    if not all(part.features_file(name).is_file() for part in parts.values()):
         return
-    training = predictor.training
-    manifest = {
-        "experiment": experiment.id,
-        "dataset": training.get("dataset"),
-        "folds_sha256": training.get("folds_sha256"),
-    }
-    with writing_features(experiment.folder / FEATURES_FOLDER, name, manifest) as writer:
-        for place in places:
-            table = FeatureTable.load(place, name)
+    manifest = feature_manifest(predictor, experiment)
+    with writing_features(experiment.features, name, manifest) as writer:
+        for part in parts.values():
+            table = FeatureTable.load(part.features, name)
             frame = table.frame
             for start in range(0, len(frame), _BLOCK_ROWS):
                 block = frame.iloc[start : start + _BLOCK_ROWS]

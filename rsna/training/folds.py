@@ -45,12 +45,12 @@ def make_training(config: Config) -> "RSNATraining | RSNAFoldsTraining":
 class RSNAFoldsTraining:
     """Trains every fold in a folder `fold_<k>` of its own, then makes tables of all of them.
 
-    A fold is an experiment like any other: the training class that --net_model names trains it,
-    told by nothing but its flags (`--data_fold <k> --experiment_id <id>/fold_<k>`). A fold with a
-    report is done, and is not trained again.
+    A fold is an experiment like any other: `RSNATraining` trains it from its flags alone
+    (`--data_fold <k> --experiment_id <id>/fold_<k>`). A fold with a report is done, and is not
+    trained again.
 
     Args:
-        config: the flags; those of a resumed run are completed from what it recorded.
+        config: the flags; those of a resumed run are completed from its record.
     """
 
     def __init__(self, config: Config) -> None:
@@ -60,19 +60,19 @@ class RSNAFoldsTraining:
         self.processes = Processes.from_environment()
         self.device = find_device(self.config, self.processes)
         self._started = time.monotonic()
-        # What needs the model or the slices is refused by the first fold before a folder is made.
+        # The first fold refuses what needs the model or the slices, before a folder is made.
         self._first: TrainingParts | None = None
         if not self.is_resumed:
             self._first = build_parts(self._fold_config(self.folds[0], None))
 
     def run(self) -> Experiment:
-        """Train what is left to train, write the tables of all folds, and evaluate them."""
+        """Train the remaining folds, write the tables of all folds, and evaluate them."""
         with connected(self.processes, self.device):
             experiment = self.processes.from_main(self._open_experiment)
             with (
                 self._open_record(experiment),
                 failing_together(),
-                self._saying_how_to_resume(experiment),
+                self._log_resume_command(experiment),
             ):
                 for fold in self.folds:
                     self._run_fold(experiment, fold)
@@ -113,7 +113,7 @@ class RSNAFoldsTraining:
         return replace(config, given=config.given | {"tr_max_hours"} if most else config.given)
 
     def _run_fold(self, experiment: Experiment, fold: int) -> None:
-        """Train a fold, from where it stands, and evaluate it."""
+        """Train a fold, from its last checkpoint if it has one, and evaluate it."""
         own = experiment.fold(fold)
         place = self.processes.from_main(lambda: self._place_of(own, fold))
         if place == "done":
@@ -133,7 +133,7 @@ class RSNAFoldsTraining:
         self.processes.from_main(lambda: self._evaluate_fold(config, own, fold))
 
     def _place_of(self, own: Experiment, fold: int) -> str:
-        """Return where a fold stands: `absent`, `begun` with a checkpoint, or `done`."""
+        """Return the state of a fold: `absent`, `begun` with a checkpoint, or `done`."""
         is_done = own.metrics_file.is_file() and own.report_file.is_file()
         has_checkpoint = own.last_checkpoint.is_file()
         if is_done and has_checkpoint and self._lacks_features(own):
@@ -151,14 +151,13 @@ class RSNAFoldsTraining:
     def _lacks_features(self, own: Experiment) -> bool:
         """Return whether a fold should have left features, and they are gone."""
         is_wanted = self.config.training.tr_features and parts_class(self.config).gives_features
-        return bool(is_wanted) and not (own.features / "oof.parquet").is_file()
+        return bool(is_wanted) and not own.features_file("oof").is_file()
 
     def _evaluate_fold(self, config: Config, own: Experiment, fold: int) -> None:
-        """Score a fold; its report comes last, and says that the fold is done."""
+        """Score a fold; its report comes last, and marks the fold as done."""
         with tracking(config, own.folder) as tracker:
             evaluation = evaluate_experiment(own.folder, self._table)
-            for path in (evaluation.metrics_file, evaluation.report):
-                tracker.log_artifact(path)
+            tracker.start()
         loss = evaluation.metrics["weighted_log_loss"]
         logger.info("fold %d: weighted log loss %.4f", fold, loss)
 
@@ -170,7 +169,7 @@ class RSNAFoldsTraining:
             logger.info("%s", line)
 
     @contextlib.contextmanager
-    def _saying_how_to_resume(self, experiment: Experiment) -> Iterator[None]:
+    def _log_resume_command(self, experiment: Experiment) -> Iterator[None]:
         """Name the command that goes on with all folds, where the block stops."""
         command = resume_command(self.config, experiment.id)
         try:

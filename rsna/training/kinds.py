@@ -1,4 +1,4 @@
-"""Which parts a training has: the prefix of --net_model decides."""
+"""The parts of a training by the prefix of --net_model."""
 
 import logging
 

@@ -23,7 +23,7 @@ FOLDER = "lr_finder"
 
 @dataclass(frozen=True)
 class RangeTestResult:
-    """What a range test found, and the folder of its lr_finder.png, .json and .csv."""
+    """The result of a range test, and the folder of its lr_finder.png, .json and .csv."""
 
     found: LearningRateRange
     folder: Path
@@ -53,7 +53,7 @@ class RSNALearningRateFinder:
             raise InputError("lr_finder.py is of one process: start it without torchrun")
 
     def find(self) -> RangeTestResult:
-        """Run the test and write what it finds."""
+        """Run the test and write its results."""
         keep_freed_memory()
         flags, general = self.config.lr_finder, self.config.general
         num_iterations = flags.lrf_iteration_num
@@ -73,7 +73,7 @@ class RSNALearningRateFinder:
 
 
 def suggestion(result: RangeTestResult, config: Config) -> str:
-    """Return what a user may take from the test, in a few lines."""
+    """Return the suggestion of the test, in a few lines."""
     found, optim = result.found, config.optimizer
     lines = [f"{len(found.losses)} iterations, plot: {result.plot}"]
     if found.suggestion is None or found.lowest is None:

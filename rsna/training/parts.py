@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 class TrainingData(Protocol):
-    """What a training reads.
+    """The data of a training.
 
     Attributes:
         train, valid: the datasets of the two sides of the fold.
@@ -39,16 +39,16 @@ class TrainingData(Protocol):
     """
 
     @property
-    def train(self) -> Any: ...  # noqa: D102
+    def train(self) -> Any: ...
 
     @property
-    def valid(self) -> Any: ...  # noqa: D102
+    def valid(self) -> Any: ...
 
     @property
-    def prior(self) -> np.ndarray: ...  # noqa: D102
+    def prior(self) -> np.ndarray: ...
 
     def log_sizes(self) -> None:
-        """Log how much each side holds, and what is not as asked for."""
+        """Log the size of each side, and the samples that lack something."""
 
 
 Model = TypeVar("Model", bound=AbstractModel)
@@ -56,20 +56,20 @@ Data = TypeVar("Data", bound=TrainingData)
 
 
 class TrainingParts(ABC, Generic[Model, Data]):
-    """What a training is made of.
+    """The parts of a training.
 
     A kind of network is a subclass and an entry in `rsna.training.kinds.PARTS`. Flags that do not
     go with the model or the data are refused while these are built, before a folder is made.
 
     Args:
         config: the flags, as `preflight` returned them.
-        settings: how the network is fitted.
+        settings: of the fit.
 
     Attributes:
         task: the labels and their weights.
-        model: the module.
-        data: what is trained and validated on.
-        sampler: which training samples come in an epoch.
+        model: the network's module.
+        data: both sides of the fold.
+        sampler: of the training samples of an epoch.
         folds_sha256: the digest of the fold table that the rows are split by.
         device_transform: makes training images on the device; None where loaders make them.
     """
@@ -95,11 +95,11 @@ class TrainingParts(ABC, Generic[Model, Data]):
 
     @abstractmethod
     def _create_model(self) -> Model:
-        """Return the network that the flags name, with the weights that it starts from."""
+        """Return the network of the flags, with its first weights."""
 
     @abstractmethod
     def _load_data(self) -> Data:
-        """Return what is trained and validated on."""
+        """Return the training and validation data."""
 
     def _split_transform(self) -> DeviceTransform | None:
         """Leave training images to the device, as far as it can make them."""
@@ -107,19 +107,19 @@ class TrainingParts(ABC, Generic[Model, Data]):
 
     @abstractmethod
     def _make_sampler(self) -> EpochSampler:
-        """Return what draws the training samples of an epoch."""
+        """Return the sampler of the training samples."""
 
     @abstractmethod
     def make_network(self, callbacks: Sequence[Callback]) -> RSNANetwork:
-        """Return the network that is fitted."""
+        """Return the network to fit."""
 
     @abstractmethod
     def predictor(self, training: dict[str, Any]) -> AbstractPredictor:
-        """Return what predicts with the weights in place; `training` is where they come from."""
+        """Return a predictor of the weights in place; `training` records their origin."""
 
     @abstractmethod
     def statistics_loader(self) -> Any:
-        """Return training samples as validation sees them, for batch norm; None where not asked."""
+        """Return a loader of training samples for batch norm, not augmented; None if unused."""
 
     @abstractmethod
     def _subset(self) -> Any:
@@ -134,21 +134,19 @@ class TrainingParts(ABC, Generic[Model, Data]):
         logger.info("training transforms: all on the CPU")
 
     def averages(self) -> list[Any]:
-        """Return the callbacks that average the weights."""
         return list(build_averages(self.config, self.model, self.statistics_loader))
 
     def seen_values(self) -> np.ndarray:
-        """Return what a resumed training must find as it was: the labels of training samples."""
+        """Return the labels of training samples, which a resumed training must find unchanged."""
         return np.asarray(self.data.train.labels)
 
     @property
     def valid_batch_size(self) -> int:
-        """Samples of a batch where nothing is learned."""
         return self.config.training.tr_batch_size_valid
 
     @property
     def pins_memory(self) -> bool:
-        """Whether batches wait in memory that a GPU copies from without a detour."""
+        """Whether batches wait in pinned memory, which a GPU copies from directly."""
         return self.settings.device.type == "cuda"
 
     def train_loader(self) -> Any:
@@ -159,11 +157,10 @@ class TrainingParts(ABC, Generic[Model, Data]):
         )
 
     def valid_loader(self) -> Any:
-        """Return the loader of the validation samples."""
         return self._evaluation_loader(self.data.valid)
 
     def subset_loader(self) -> Any:
-        """Return the loader of the validations between those of the whole; None where all are."""
+        """Return the loader of the subset that is validated; None where all samples are."""
         training = self.config.training
         if not (training.tr_iteration_valid and training.tr_iteration_valid_full):
             return None
@@ -239,7 +236,7 @@ class SliceParts(TrainingParts[RSNAModel, RSNAData]):
         return draw_subset(self.data.valid, training.tr_valid_subset, seed)
 
     def statistics_loader(self) -> Any:
-        """Return training slices as validation sees them, in full batches; None where not asked."""
+        """Return a loader of training slices as validation sees them; None if unused."""
         batch_size = self.valid_batch_size
         num_samples = min(self.config.optimizer.optim_ema_bn_samples, len(self.data.train))
         if not num_samples:
@@ -269,7 +266,7 @@ class SliceParts(TrainingParts[RSNAModel, RSNAData]):
 
 
 def synchronized(model: Any, config: Config, settings: FitSettings) -> Any:
-    """Return a module whose batch norm counts the batches of all GPUs, where it is asked for."""
+    """Return a module whose batch norm counts the batches of all GPUs, if asked for."""
     if not (config.training.tr_sync_bn and settings.device.type == "cuda"):
         return model
     # Imported late: timm makes folders when it is.

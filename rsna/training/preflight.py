@@ -8,6 +8,7 @@ from common.callbacks.multilabel import metric_names
 from common.errors import InputError
 from common.experiment import Experiment, results_folder
 from common.precision import require_compiler
+from common.requirements import install_command
 from common.slices.folds import ALWAYS_TRAINING, FOLDS_FILE, folds_path, read_folds
 from common.slices.leakage import folds_digest, origins_of_weights, require_unseen_start
 from config import Config, resumed_config
@@ -18,19 +19,18 @@ from rsna_task import TASKS
 FOLD_PLACE = "{fold}"
 """In --net_weight_file: the number of the fold."""
 
-# Clients that are not in requirements.txt: flag -> (module, requirements file).
+# Clients that not every training needs: flag -> (module, extra).
 CLIENTS = {
-    "tensorboard_enabled": ("tensorboard", "requirements/tensorboard.txt"),
-    "nml_enabled": ("neptune", "requirements/neptune.txt"),
+    "tensorboard_enabled": ("tensorboard", "tensorboard"),
+    "nml_enabled": ("neptune", "neptune"),
 }
 
 
 def preflight(config: Config, results: Path | None = None) -> Config:
-    """Return the flags that a training goes by; those of a resumed run as it recorded them.
+    """Return the flags of the training; those of a resumed run as it recorded them.
 
-    All that can be refused before work begins is refused here, but for what needs the model or
-    the slices at hand: building them does that (`rsna.training.kinds.build_parts`), also before a
-    folder is made.
+    Everything that can be refused before work begins is refused here, except what needs the model
+    or the slices: `rsna.training.kinds.build_parts` refuses that, also before a folder is made.
 
     Args:
         config: the flags as given.
@@ -62,7 +62,7 @@ def preflight(config: Config, results: Path | None = None) -> Config:
 
 
 def refuse_single_fold(config: Config) -> None:
-    """Raise InputError where one of all folds is to be trained anew by its own id."""
+    """Raise InputError where a single fold of an experiment of all folds is to be trained anew."""
     if config.is_one_of_all_folds and not config.training.tr_resume:
         parent = str(config.general.experiment_id).partition("/")[0]
         raise InputError(
@@ -74,11 +74,11 @@ def refuse_single_fold(config: Config) -> None:
 def require_clients(config: Config) -> None:
     """Raise InputError where a tracker is asked for whose client is not installed."""
     flags = config.flags()
-    for flag, (module, requirements) in CLIENTS.items():
+    for flag, (module, extra) in CLIENTS.items():
         if flags[flag] and find_spec(module) is None:
             raise InputError(
                 f"--{flag} 1: the package {module} is not installed: "
-                f"pip install -r {requirements}, or leave the flag out"
+                f"{install_command(extra)}, or leave the flag out"
             )
 
 
@@ -90,9 +90,9 @@ def digest_of_folds(config: Config) -> str:
 
 
 def require_unseen_weights(config: Config) -> None:
-    """Raise InputError where --net_weight_file is missing, or saw what the fold validates.
+    """Raise InputError where --net_weight_file is missing, or saw patients of the validated fold.
 
-    As far as the experiment that it lies in recorded its training; see `require_unseen_start`.
+    Only what the experiment of the file recorded is known; see `require_unseen_start`.
     """
     name, fold = config.network.net_weight_file, config.data.data_fold
     if name is None or not isinstance(fold, int):

@@ -1,4 +1,4 @@
-"""What a training leaves: predictions, features, test outputs and the predictor."""
+"""Results of a training: predictions, features, test outputs and the predictor."""
 
 import logging
 from pathlib import Path
@@ -12,7 +12,7 @@ from common.callbacks import LatestOutputs
 from common.checkpoint import inference_weights, load_checkpoint
 from common.experiment import Experiment
 from common.features.store import FeatureWriter, writing_features
-from common.predictors.base import AbstractPredictor, RowLogits
+from common.predictors.base import AbstractPredictor, PredictOptions, RowLogits
 from common.predictors.extraction import extract
 from common.scoring.predictions import build_predictions, write_predictions
 from common.slices.leakage import STARTED_FROM, origins_of_weights
@@ -29,11 +29,11 @@ TEST_SPLIT = "test"
 
 
 class ResultWriter:
-    """Writes what a training leaves in its experiment folder.
+    """Writes the results of a training to its experiment folder.
 
     Args:
-        parts: what was trained.
-        experiment: where to.
+        parts: of the training.
+        experiment: owner of the folder.
         latest: the outputs of the last validation, which are not computed again.
     """
 
@@ -69,7 +69,7 @@ class ResultWriter:
     def _write_predictions(
         self, network: RSNANetwork, name: str, iteration: int, origin: dict[str, Any]
     ) -> None:
-        """Write what the weights in place, those to predict with after `iteration`, predict."""
+        """Write predictions of the weights in place, those to predict with after `iteration`."""
         valid, fold = self.parts.data.valid, self.config.data.data_fold
         if len(self.config.views.names) > 1:
             logits = self.processes.from_main(lambda: self._logits_of_views(name, origin))
@@ -98,11 +98,11 @@ class ResultWriter:
             )
         result = self._of_views.pop(name)
         if result.unreadable.any():
-            logger.warning("%d slices are damaged and have the prior", result.unreadable.sum())
+            logger.warning("damaged slices that have the prior: %d", result.unreadable.sum())
         return result.logits
 
     def _write_fold_outputs(self, origin: dict[str, Any]) -> None:
-        """Write what one of all folds leaves beside its predictions: features, and test rows.
+        """Write features and test rows, for one of all folds.
 
         In the main process; the weights to predict with are in place.
         """
@@ -124,7 +124,7 @@ class ResultWriter:
 def origin_of(
     config: Config, experiment_id: str, iteration: int, folds_sha256: str, dataset_folder: Path
 ) -> dict[str, Any]:
-    """Return `training` of predictor.json: where the weights come from."""
+    """Return `training` of predictor.json: the origin of the weights."""
     start = config.network.net_weight_file
     return {
         "experiment_id": experiment_id,
@@ -155,15 +155,17 @@ def extract_rows(
             predictor,
             table,
             rows,
-            views=views.names,
-            mean=views.pr_tta_mean,
+            PredictOptions(
+                config.training.tr_batch_size_valid,
+                config.general.n_jobs,
+                views.names,
+                views.pr_tta_mean,
+                config.general.seed,
+                device,
+            ),
             writer=writer,
             fold=fold,
             on_block=bar.update,
-            batch_size=config.training.tr_batch_size_valid,
-            num_workers=config.general.n_jobs,
-            seed=config.general.seed,
-            device=device,
         )
 
 
@@ -189,9 +191,9 @@ def write_test_outputs(
     experiment: Experiment,
     device: torch.device,
 ) -> None:
-    """Write predictions/test.parquet, and features/test.* where wanted; nothing without test rows.
+    """Write predictions/test.parquet, and features/test.* if asked for; nothing without test rows.
 
-    What can't be read has the prior, and no features.
+    Unreadable slices have the prior, and no features.
     """
     rows = test_rows(table)
     if config.general.dev_enabled:
@@ -223,7 +225,7 @@ def test_rows(table: SliceTable) -> np.ndarray:
 
 
 def feature_manifest(predictor: AbstractPredictor, experiment: Experiment) -> dict[str, Any]:
-    """Return what features/manifest.json says beside their width and views."""
+    """Return the content of features/manifest.json, without width and views."""
     training = predictor.training
     return {
         "experiment": experiment.id,

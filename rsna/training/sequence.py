@@ -1,8 +1,8 @@
 """Parts of the training of a sequence network: over the outputs of slice experiments.
 
-A series of fold j has the logits and features of slice network j, which has not seen it. The study
-network of fold k is trained on the series of all other folds and validated on those of fold k; on
-new data slice network k feeds it.
+A series of fold j has the logits and features of slice network j, which has not seen it. The
+sequence network of fold k is trained on the series of all other folds and validated on those of
+fold k; on new data slice network k feeds it.
 """
 
 import logging
@@ -16,18 +16,20 @@ from numpy.typing import NDArray
 
 from common.callbacks import Callback
 from common.checkpoint import load_weights
-from common.datasets.sequence import StudyDataset
+from common.datasets.sequence import SequenceDataset
 from common.errors import InputError
-from common.experiment import PREDICTOR_FOLDER
+from common.experiment import Experiment
 from common.features.slice_outputs import SliceOutputs, load_slice_outputs
 from common.models import SequenceModel, build_sequence_model
 from common.networks import SequenceClassifierNetwork
-from common.predictors.base import AbstractPredictor, load_predictor
+from common.predictors.base import AbstractPredictor
+from common.predictors.loading import load_predictor
 from common.predictors.sequence import StudyPredictor
 from common.scoring.metrics import training_prior
 from common.slices.folds import folds_path, read_folds
 from common.slices.leakage import require_disjoint_patients, require_unseen_features
 from common.slices.table import SliceTable
+from common.words import count
 from config import Config, recorded_config
 from rsna.build import build_network
 from rsna.data import fold_rows
@@ -51,20 +53,19 @@ class SequenceParts(WholeSeriesParts[SequenceModel, SeriesSides]):
 
     @cached_property
     def outputs(self) -> list[SliceOutputs]:
-        """The outputs of each slice experiment."""
         return self._load_outputs()
 
     def _create_model(self) -> SequenceModel:
         flags = self.config.network
         dims = [output.features.dim for output in self.outputs if output.features is not None]
         num_labels = len(self.task.label_names)
-        model = create_study_model(self.config, dims, len(self.outputs), num_labels)
+        model = create_sequence_model(self.config, dims, len(self.outputs), num_labels)
         if flags.net_weight_file is not None and not self.is_resumed:
             load_weights(model, Path(flags.net_weight_file))
         return model
 
     def _load_outputs(self) -> list[SliceOutputs]:
-        """Read what each slice experiment gives; InputError where a patient was not unseen."""
+        """Read the outputs of each slice experiment; InputError if one may have seen a patient."""
         config, fold = self.config, self.config.data.data_fold
         assert isinstance(fold, int)
         folds = read_folds(folds_path(config.dataset_folder, fold))
@@ -107,18 +108,18 @@ class SequenceParts(WholeSeriesParts[SequenceModel, SeriesSides]):
         return outputs
 
     def _slice_experiments(self) -> list[Path]:
-        """The folders of the experiments that --data_features names."""
+        """Return the folders of the experiments that --data_features names."""
         names = str(self.config.data.data_features).split(",")
         folders = [self.config.experiment_folder(name) for name in names]
         for name, folder in zip(names, folders, strict=True):
-            if not (folder / "config.yaml").is_file():
+            if not Experiment(folder).exists:
                 raise InputError(f"--data_features {name}: no experiment at {folder}")
         if len(set(names)) < len(names):
             raise InputError(f"--data_features {','.join(names)}: names an experiment twice")
         return folders
 
     def _load_data(self) -> SeriesSides:
-        """The series of both sides, as far as the slice experiments speak of them."""
+        """Return the series of both sides, where the slice experiments have outputs."""
         flags, seed = self.config.data, self.config.general.seed
         train_rows, valid_rows = fold_rows(self.config, self.table)
         patients = self.table.frame["patient_id"]
@@ -133,13 +134,13 @@ class SequenceParts(WholeSeriesParts[SequenceModel, SeriesSides]):
             )
         if not known[train_rows].all():
             logger.warning(
-                "%d training slices have no out-of-fold predictions and are left out",
-                int((~known[train_rows]).sum()),
+                "left out %s without out-of-fold predictions",
+                count(int((~known[train_rows]).sum()), "training slice"),
             )
             train_rows = train_rows[known[train_rows]]
         what = (self.outputs, self.task.label_names)
-        train = StudyDataset(self.table, train_rows, *what, self._augmentation(), seed)
-        valid = StudyDataset(self.table, valid_rows, *what, seed=seed)
+        train = SequenceDataset(self.table, train_rows, *what, self._augmentation(), seed)
+        valid = SequenceDataset(self.table, valid_rows, *what, seed=seed)
         return SeriesSides(train, valid, training_prior(train.labels))
 
     def make_network(self, callbacks: Sequence[Callback]) -> RSNANetwork:
@@ -150,7 +151,7 @@ class SequenceParts(WholeSeriesParts[SequenceModel, SeriesSides]):
             self.settings,
             self._train_ids,
             callbacks,
-            network_class=RSNAStudyNetwork,
+            network_class=RSNASequenceNetwork,
             auxiliary_weight=self.config.network.net_study_auxiliary,
         )
 
@@ -164,7 +165,7 @@ class SequenceParts(WholeSeriesParts[SequenceModel, SeriesSides]):
         what = "logits" if self.config.network.net_study_inputs == "logits" else "all outputs"
         logger.info("inputs: %s of experiments %s; %s", what, names, self.data.train.augmentation)
 
-    def _as_validated(self, dataset: Any, rows: NDArray[np.int64]) -> StudyDataset:
+    def _as_validated(self, dataset: Any, rows: NDArray[np.int64]) -> SequenceDataset:
         return dataset.with_rows(rows)
 
     def _gathers_statistics(self) -> bool:
@@ -178,7 +179,7 @@ class SequenceParts(WholeSeriesParts[SequenceModel, SeriesSides]):
         return StudyPredictor(
             network=self.model,
             slice_predictors=[
-                load_predictor(_fold_predictor(folder, fold), build_model)
+                load_predictor(Experiment(folder).predictor_of(fold), build_model)
                 for folder in self._slice_experiments()
             ],
             scalings=[output.scaling.get(fold) for output in self.outputs],
@@ -190,17 +191,11 @@ class SequenceParts(WholeSeriesParts[SequenceModel, SeriesSides]):
         )
 
 
-def _fold_predictor(experiment_folder: Path, fold: int) -> Path:
-    """The predictor of one fold of an experiment, of all folds or of this one."""
-    inner = experiment_folder / f"fold_{fold}" / PREDICTOR_FOLDER
-    return inner if inner.is_dir() else experiment_folder / PREDICTOR_FOLDER
-
-
-class RSNAStudyNetwork(SequenceClassifierNetwork, RSNANetwork):
+class RSNASequenceNetwork(SequenceClassifierNetwork, RSNANetwork):
     """Slices of whole series, trained and validated with the weights of the task."""
 
 
-def create_study_model(
+def create_sequence_model(
     config: Config, feature_dims: list[int], num_networks: int, num_labels: int
 ) -> SequenceModel:
     """Return the network that the flags name, with random weights.

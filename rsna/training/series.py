@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from common.callbacks import Callback
 from common.checkpoint import inference_weights, load_checkpoint, load_weights
 from common.datasets import EpochSampler, make_loader
-from common.datasets.series import StudyAugmentation
+from common.datasets.series import SeriesAugmentation
 from common.datasets.series_images import SeriesImageDataset
 from common.errors import InputError
 from common.models.joint import JointModel
@@ -32,6 +32,7 @@ from common.slices.folds import draw_studies
 from common.slices.pixel_steps import NO_STEPS, PixelSteps
 from common.slices.table import SliceTable
 from common.transforms import SampleTransform
+from common.words import count
 from config import Config
 from rsna.build import build_network
 from rsna.data import find_transforms, fold_rows, image_shape, neighbour_offsets
@@ -46,7 +47,7 @@ PREFIX = "joint-"
 
 @dataclass(frozen=True)
 class SeriesSides:
-    """What a training on series reads.
+    """The data of a training on series.
 
     Attributes:
         train, valid: the series of the two sides of the fold, `AbstractSeriesDataset`s.
@@ -60,10 +61,12 @@ class SeriesSides:
     def log_sizes(self) -> None:
         """Log how many slices and series each side has."""
         for side, dataset in (("training", self.train), ("validation", self.valid)):
-            logger.info("%s: %d slices of %d series", side, len(dataset.rows), len(dataset))
+            logger.info(
+                "%s: %s of %d series", side, count(len(dataset.rows), "slice"), len(dataset)
+            )
             if dataset.num_without_positions:
                 logger.warning(
-                    "%s: %d series have slices without a position: they count as 5 mm apart",
+                    "%s: %d series with a slice without position: their slices count as 5 mm apart",
                     side,
                     dataset.num_without_positions,
                 )
@@ -73,7 +76,7 @@ Sides = TypeVar("Sides", bound=SeriesSides)
 
 
 class WholeSeriesParts(TrainingParts[Model, Sides], Generic[Model, Sides]):
-    """The parts of a training whose samples are series, whatever the network sees of a slice."""
+    """The parts of a training whose samples are series, whatever the inputs of a slice."""
 
     @abstractmethod
     def _as_validated(self, dataset: Any, rows: NDArray[np.int64]) -> Any:
@@ -83,9 +86,9 @@ class WholeSeriesParts(TrainingParts[Model, Sides], Generic[Model, Sides]):
         """Return whether the network has batch-norm statistics that training changes."""
         return True
 
-    def _augmentation(self) -> StudyAugmentation:
+    def _augmentation(self) -> SeriesAugmentation:
         flags = self.config.data
-        return StudyAugmentation(
+        return SeriesAugmentation(
             flags.data_study_thin, flags.data_study_reverse, flags.data_study_crop
         )
 
@@ -94,7 +97,6 @@ class WholeSeriesParts(TrainingParts[Model, Sides], Generic[Model, Sides]):
 
     @property
     def _train_ids(self) -> list[str]:
-        """The sample id of every training series."""
         return [self.data.train.sample_id(index) for index in range(len(self.data.train))]
 
     def _subset(self) -> Any:
@@ -105,7 +107,7 @@ class WholeSeriesParts(TrainingParts[Model, Sides], Generic[Model, Sides]):
         return self._as_validated(valid, valid.rows[chosen])
 
     def statistics_loader(self) -> Any:
-        """Return training series as validation sees them; None where nothing has statistics."""
+        """Return a loader of training series for batch norm, not augmented; None if unused."""
         general, train = self.config.general, self.data.train
         num_slices = min(self.config.optimizer.optim_ema_bn_samples, len(train.rows))
         if not num_slices or not self._gathers_statistics():
@@ -121,7 +123,7 @@ class RSNASeriesNetwork(SeriesImageNetwork, RSNANetwork):
 
 @dataclass(frozen=True)
 class SeriesData(SeriesSides):
-    """What a training on the images of series reads; see the base.
+    """The data of a training on the images of series; see the base.
 
     Attributes:
         valid_transform: makes the images of validation and prediction.
@@ -144,7 +146,7 @@ class SeriesParts(WholeSeriesParts[SeriesModel, SeriesData], Generic[SeriesModel
     predictor_class: ClassVar[type[SeriesPredictor]]
 
     def _pixel_steps(self) -> PixelSteps:
-        """Return what is done to the pixels of a slice before its transform."""
+        """Return the steps for the pixels of a slice before its transform."""
         return NO_STEPS
 
     def _slice_offsets(self) -> tuple[int, ...]:
@@ -202,7 +204,6 @@ class SeriesParts(WholeSeriesParts[SeriesModel, SeriesData], Generic[SeriesModel
 
     @property
     def valid_batch_size(self) -> int:
-        """Series of a batch where nothing is learned."""
         return series_per_batch(self.config.training.tr_batch_size_valid)
 
     def predictor(self, training: dict[str, Any]) -> AbstractPredictor:
@@ -309,13 +310,13 @@ class VolumeParts(SeriesParts[VolumeModel]):
         return model
 
     def _slice_offsets(self) -> tuple[int, ...]:
-        """The slice alone: the network sees its neighbours anyway."""
+        """Return the slice alone: the network sees its neighbours anyway."""
         if self.config.data.data_neighbors:
             raise InputError("--data_neighbors: a 3D network sees whole series: leave it out")
         return (0,)
 
     def _pixel_steps(self) -> PixelSteps:
-        """A grid in mm, as large as --data_img_size, where --data_volume_spacing names one."""
+        """Return a grid in mm, as large as --data_img_size, if --data_volume_spacing is given."""
         flags = self.config.data
         if not flags.data_volume_spacing:
             return NO_STEPS

@@ -1,30 +1,22 @@
-"""The trackers that the flags name: for as long as a run lasts, and for what they missed of it."""
+"""The stores that the flags name: for as long as a run lasts, and for what they missed of it."""
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from common.cli import script_command
 from common.errors import InputError, Interrupted
-from common.experiment import PREDICTOR_FOLDER, Experiment, experiment_id_of, fold_folders
+from common.experiment import Experiment, experiment_id_of, fold_folders
 from common.trackers import (
-    EVENTS_FOLDER,
     Backend,
-    Delivery,
+    FolderSender,
     MLflowBackend,
-    MLflowTracker,
     NeptuneBackend,
-    NeptuneTracker,
+    Status,
     TensorBoardBackend,
-    TensorBoardTracker,
     Tracker,
-    TrackerGroup,
-    mlflow_options,
-    neptune_options,
 )
-from common.trackers.base import Status
 from config import Config
 from rsna.training.preflight import require_clients
 
@@ -33,31 +25,49 @@ logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def tracking(config: Config, experiment_folder: Path) -> Iterator[Tracker]:
-    """Yields the trackers of a run and closes them with its status; none in dev mode."""
-    tracker = TrackerGroup(_trackers(config, experiment_folder))
+    """Yield the tracker of a run and close it with the run's status; an empty one in dev mode."""
+    # With all folds each has a run of its own.
+    is_shown = not config.general.dev_enabled and config.data.data_fold != "all"
+    backends = _backends(config, experiment_folder) if is_shown else []
+    tracker = Tracker(experiment_folder, backends)
+    status: Status = "failed"
     try:
         yield tracker
+        status = "finished"
     except (Interrupted, KeyboardInterrupt):
-        _close(tracker, "killed", config, experiment_folder)
+        status = "killed"
         raise
-    except BaseException:
-        _close(tracker, "failed", config, experiment_folder)
-        raise
-    _close(tracker, "finished", config, experiment_folder)
+    finally:
+        tracker.close(status)
+        if tracker.has_missed:
+            which = _which(config, experiment_folder)
+            command = script_command(*which, script="scripts/resend.py")
+            logger.warning("to send it again: %s", command)
 
 
-def _close(tracker: Tracker, status: Status, config: Config, experiment_folder: Path) -> None:
-    """Closes the trackers; tells how to send what they have missed."""
-    tracker.close(status)
-    if tracker.has_missed:
-        output_dir = config.general.output_dir
-        place = [] if output_dir == "output" else ["--output_dir", output_dir]
-        which = ("--experiment_id", experiment_id_of(experiment_folder), *place)
-        logger.warning("to send it again: %s", script_command(*which, script="scripts/resend.py"))
+def monitor_command(config: Config, experiment_folder: Path) -> str | None:
+    """Return the command that opens the page of a run's monitor, or None where it has none."""
+    if config.general.dev_enabled or config.data.data_fold == "all":
+        return None
+    if config.monitor.mlflow_enabled:
+        return script_command(*_which(config, experiment_folder), script="scripts/monitor.py")
+    if config.monitor.tensorboard_enabled:
+        return TensorBoardBackend(experiment_folder).ui_command()
+    return None
+
+
+def _which(config: Config, experiment_folder: Path) -> list[str]:
+    """Return the flags that name an experiment, and where its store is if that is not usual."""
+    which = ["--experiment_id", experiment_id_of(experiment_folder)]
+    if config.general.output_dir != "output":
+        which += ["--output_dir", config.general.output_dir]
+    if config.monitor.mlflow_uri:
+        which += ["--mlflow_uri", config.monitor.mlflow_uri]
+    return which
 
 
 def resend(config: Config) -> dict[str, tuple[int, int]]:
-    """Sends what the trackers of an experiment lack, from its metrics.jsonl; twice is as once.
+    """Send what the trackers of an experiment lack, from its metrics.jsonl; twice is as once.
 
     Args:
         config: the flags of the experiment, with those of the trackers as they are wanted now.
@@ -81,29 +91,18 @@ def resend(config: Config) -> dict[str, tuple[int, int]]:
 
 
 def _resend(config: Config, experiment: Experiment) -> dict[str, tuple[int, int]]:
-    backends = list(_backends(config, experiment.folder))
+    backends = _backends(config, experiment.folder)
     if not backends:
         raise InputError("no tracker is asked for: give --mlflow_enabled 1 or another")
-    counts = {}
     with experiment.running():
-        for backend in backends:
-            counts[backend.title] = _resend_to(backend, experiment, config.flags())
-    return counts
+        return {backend.title: _resend_to(backend, experiment) for backend in backends}
 
 
-def _resend_to(
-    backend: Backend, experiment: Experiment, flags: Mapping[str, Any]
-) -> tuple[int, int]:
-    delivery = Delivery(backend)
-    delivery.add_params(flags)
-    delivery.follow(experiment.metrics_log)
-    for name in ("metrics.json", "report.html"):
-        if (experiment.folder / name).is_file():
-            delivery.add_file(experiment.folder / name)
-    is_finished = (experiment.folder / PREDICTOR_FOLDER).is_dir()
+def _resend_to(backend: Backend, experiment: Experiment) -> tuple[int, int]:
+    sender = FolderSender(backend, experiment.folder)
     try:
-        delivery.deliver()
-        backend.end("finished" if is_finished else "killed")
+        with sender.alone():
+            sender.finish("finished" if experiment.predictor.is_dir() else "killed")
     except Exception as error:
         # Whatever a client throws: it is the store that can't be used.
         reason = (str(error).splitlines() or [""])[0][:200]
@@ -111,31 +110,20 @@ def _resend_to(
             f"{backend.title} can't be reached ({type(error).__name__}: {reason}): start it, or "
             f"name another; what has arrived is not sent again"
         ) from error
-    return delivery.num_sent, delivery.num_known
+    return sender.num_sent, sender.num_known
 
 
-def _trackers(config: Config, experiment_folder: Path) -> Iterator[Tracker]:
+def _backends(config: Config, experiment_folder: Path) -> list[Backend]:
+    """Return the stores that the flags name."""
     monitor = config.monitor
-    # With all folds each has a run of its own.
-    if config.general.dev_enabled or config.data.data_fold == "all":
-        return
+    backends: list[Backend] = []
     if monitor.mlflow_enabled:
         output_dir = Path(config.general.output_dir)
-        yield MLflowTracker(experiment_folder, output_dir, monitor.mlflow_uri)
+        backends.append(MLflowBackend(experiment_folder, output_dir, monitor.mlflow_uri))
     if monitor.tensorboard_enabled:
-        yield TensorBoardTracker(experiment_folder)
+        backends.append(TensorBoardBackend(experiment_folder))
     if monitor.nml_enabled:
-        yield NeptuneTracker(experiment_folder, monitor.nml_project)
-
-
-def _backends(config: Config, experiment_folder: Path) -> Iterator[Backend]:
-    monitor = config.monitor
-    if monitor.mlflow_enabled:
-        output_dir = Path(config.general.output_dir)
-        yield MLflowBackend(**mlflow_options(experiment_folder, output_dir, monitor.mlflow_uri))
-    if monitor.tensorboard_enabled:
-        yield TensorBoardBackend(str((experiment_folder / EVENTS_FOLDER).resolve()))
-    if monitor.nml_enabled:
-        arguments, where = neptune_options(experiment_folder, monitor.nml_project)
-        logger.info("Neptune: %s", where)
-        yield NeptuneBackend(**arguments)
+        neptune = NeptuneBackend(experiment_folder, monitor.nml_project)
+        logger.info("Neptune: %s", neptune.where)
+        backends.append(neptune)
+    return backends

@@ -21,7 +21,7 @@ from rsna.training.kinds import build_parts
 from rsna.training.parts import TrainingParts
 from rsna.training.preflight import preflight
 from rsna.training.results import ResultWriter
-from rsna.training.tracking import tracking
+from rsna.training.tracking import monitor_command, tracking
 from rsna_network import RSNANetwork
 
 logger = logging.getLogger(__name__)
@@ -30,12 +30,12 @@ logger = logging.getLogger(__name__)
 class RSNATraining:
     """A training that can be run once.
 
-    `preflight` refuses what the flags do not allow, `build_parts` makes model, data and loaders of
-    them, this class fits, and `ResultWriter` writes what is left: each can be read apart.
+    `preflight` refuses flags, `build_parts` makes model, data and loaders, this class fits, and
+    `ResultWriter` writes the results: each can be read apart.
 
     Args:
-        config: the flags; those of a resumed run are completed from what it recorded.
-        parts: what is trained, where it has been built for these flags already.
+        config: the flags; those of a resumed run are completed from its record.
+        parts: of the training, where they have been built for these flags already.
     """
 
     def __init__(self, config: Config, parts: TrainingParts | None = None) -> None:
@@ -45,7 +45,6 @@ class RSNATraining:
 
     @property
     def processes(self) -> Processes:
-        """Who trains together."""
         return self.parts.settings.processes
 
     def run(self) -> Experiment:
@@ -59,9 +58,10 @@ class RSNATraining:
 
     def _train(self, experiment: Experiment, tracker: Tracker) -> None:
         logger.info("experiment %s in %s", experiment.id, experiment.folder)
+        if command := monitor_command(self.config, experiment.folder):
+            logger.info("to watch it: %s", command)
         parts = self.parts
         parts.log()
-        tracker.log_params(self.config.flags())
         saver = checkpoint_saver(self.config, experiment)
         network = self._build_network(experiment, saver, tracker)
         if parts.is_resumed:
@@ -71,7 +71,7 @@ class RSNATraining:
         elif self.processes.rank:
             # The weights are the main process's; dropout must differ.
             seed_everything(self.config.general.seed + self.processes.rank)
-        with self._saying_how_to_resume(experiment, saver.last_path):
+        with self._log_resume_command(experiment, saver.last_path):
             network.fit(parts.train_loader(), parts.valid_loader(), parts.subset_loader())
             ResultWriter(parts, experiment, self.latest).write(network, saver.best_path)
 
@@ -103,14 +103,14 @@ class RSNATraining:
     def _open_records(self, experiment: Experiment) -> Iterator[Tracker]:
         """Hold lock, log and trackers for the block, in the process that writes."""
         if not self.processes.is_main:
-            yield Tracker()
+            yield Tracker(experiment.folder)
             return
         with experiment.running(), tracking(self.config, experiment.folder) as tracker:
             yield tracker
 
     @contextlib.contextmanager
-    def _saying_how_to_resume(self, experiment: Experiment, last_path: Path) -> Iterator[None]:
-        """Name the command that goes on, where the block stops after a checkpoint was saved."""
+    def _log_resume_command(self, experiment: Experiment, last_path: Path) -> Iterator[None]:
+        """Log the command that resumes, where the block stops after a checkpoint was saved."""
         command = resume_command(self.config, experiment.id)
         try:
             yield

@@ -1,4 +1,8 @@
-from benchmarks.ensemble import NUM_FOLDS, make_tables, measure
+import numpy as np
+import pytest
+
+from benchmarks.ensemble import NUM_FOLDS, made_up_slices, make_tables, measure
+from rsna_task import LABELS, SUBTYPES
 
 
 def test_both_steps_run_on_few_rows(tmp_path):
@@ -8,3 +12,15 @@ def test_both_steps_run_on_few_rows(tmp_path):
     fitted = measure("weights", tmp_path, 3)
     assert fitted["weights_score"] < fitted["weights_best_member"]
     assert abs(sum(fitted["weights_of_any"]) - 1) < 0.01
+
+
+def test_the_made_up_rows_are_like_those_of_the_challenge() -> None:
+    frame = made_up_slices(60_000)
+    assert len(frame) == 60_000 and frame["image_id"].is_unique
+    assert (frame.groupby("series_id")["patient_id"].nunique() == 1).all()
+    assert frame.groupby("series_id").size().mean() == pytest.approx(34.6, abs=1)
+    expected = dict(zip(SUBTYPES, (0.0042, 0.048, 0.035, 0.047, 0.063)))
+    for name, share in expected.items():
+        assert frame[name].mean() == pytest.approx(share, rel=0.6), name
+    assert (frame["any"] == frame[list(SUBTYPES)].max(axis=1)).all()
+    assert set(LABELS) <= set(frame.columns) and np.isfinite(frame["hu_mean"]).all()

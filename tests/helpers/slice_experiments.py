@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from feature_files import write_features
 
-from common.features.store import write_features
 from common.files import write_text
+from common.predictors.base import PredictOptions
 from common.predictors.slices import SlicePredictor
 from common.scoring.predictions import build_predictions, write_predictions
 from common.slices.folds import read_folds
@@ -41,7 +42,7 @@ def make_slice_experiment(
         predictor = slice_predictor(dataset, int(fold), seed, model, folds_digest(folds), task)
         predictor.save(folder / f"fold_{fold}" / "predictor")
         rows = table.rows_of(folds.loc[folds["fold"] == fold, "image_id"])
-        found = predictor.predict_rows(table, rows, with_features=True)
+        found = predictor.predict_rows(table, rows, PredictOptions(with_features=True))
         assert found.features is not None
         frame = table.frame.iloc[rows]
         parts.append(build_predictions(frame, found.logits, labels, int(fold), name))

@@ -1,4 +1,4 @@
-"""Stores of runs that remember, hang, refuse or are full; made by name in another process."""
+"""Stores of runs that remember, hang, refuse or are full; used in another process."""
 
 import errno
 import json
@@ -14,8 +14,8 @@ class RecordingBackend(Backend):
 
     title = "the recorder"
 
-    def __init__(self, path: str) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self._before: list[list] = []
 
     def calls(self, kind: str) -> list:
@@ -66,3 +66,10 @@ class FullBackend(RecordingBackend):
 
     def send_points(self, points):
         raise OSError(errno.ENOSPC, "No space left on device")
+
+
+class BrokenBackend(RecordingBackend):
+    """Can't be made in another process."""
+
+    def __setstate__(self, state) -> None:
+        raise ImportError("no such client")

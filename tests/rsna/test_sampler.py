@@ -58,7 +58,7 @@ def test_the_flag_names_the_sampler(config, train, caplog, name, kind):
     num_drawn = len(set(sampler.order(0).tolist()))
     assert bool(caplog.text) == (name is not None)
     if name:
-        left_out = f"{len(train) - num_drawn} slices are left out and 0 come again"
+        left_out = f"{len(train) - num_drawn} are left out and 0 repeated"
         assert f"{sampler.num_samples} draws from {len(train)} training slices" in caplog.text
         assert left_out in caplog.text
 

@@ -13,7 +13,8 @@ from tiny_dataset import make_tiny_dataset
 
 from common.cli import status_of
 from common.ensembling.sequences import level_inputs
-from common.predictors.base import load_predictor
+from common.predictors.loading import load_predictor
+from common.predictors.second_level import mean_of_levels
 from common.scoring.metrics import training_prior, weighted_log_loss
 from common.scoring.predictions import build_predictions, read_predictions, write_predictions
 from common.slices.folds import read_folds
@@ -133,7 +134,7 @@ def test_an_experiment_is_left_that_stands_alone(monkeypatch, place, tmp_path, m
     members = [member.predict_rows(table, rows).logits for member in predictor.members]
     readable = table.readable[rows]
     stacked = np.stack(members, axis=1)[readable]
-    again = predictor.predict_level(level_inputs(table, rows[readable], stacked))
+    again = mean_of_levels(predictor.levels, level_inputs(table, rows[readable], stacked))
     np.testing.assert_allclose(result.logits[readable], again, atol=1e-5)
 
 
@@ -163,7 +164,7 @@ def test_rows_of_a_fold_owe_nothing_to_its_labels(monkeypatch, place, tmp_path):
     ("flags", "message"),
     [
         ([], "--sl_experiments is missing"),
-        (["--sl_experiments", "nowhere"], "no out-of-fold predictions at"),
+        (["--sl_experiments", "nowhere"], "no experiment at"),
         (["--sl_experiments", "0001,0001"], "must be different experiments"),
         (["--sl_experiments", "0001", "--experiment_id", "0002"], "0002 exists"),
         (["--sl_experiments", "0001", "--sl_smooth_widths", "[0]"], "each greater than 0"),
@@ -186,7 +187,7 @@ def test_planted_leaks_are_refused(monkeypatch, place, tmp_path, capsys):
     is_moved = oof["patient_id"] == "patient3"
     oof.assign(fold=oof["fold"].where(~is_moved, 2)).to_parquet(path)
     assert run(monkeypatch, copy, *flags) == 2
-    assert "8 rows of 1 patients come from a model that was" in capsys.readouterr().err
+    assert "8 rows of 1 patient from a model that was" in capsys.readouterr().err
     oof.to_parquet(path)
     folds_file = copy / "input" / "datasets" / "tiny" / "folds.csv"
     folds = pd.read_csv(folds_file)

@@ -1,4 +1,4 @@
-"""Verifies a prepared dataset, and changes nothing in it."""
+"""Verify a prepared dataset without changing it."""
 
 import contextlib
 import fcntl
@@ -33,6 +33,7 @@ from common.slices.table import (
     STORE_FOLDER,
     STUDIES_FILE,
 )
+from common.words import count
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ _STUDY_COLUMNS = ("study_id", "patient_id", "label_source")
 
 @dataclass(frozen=True)
 class Checked:
-    """What was looked at, in numbers, and what is wrong."""
+    """Counts of a check, and its findings."""
 
     findings: list[Finding]
     num_rows: int = 0
@@ -54,11 +55,11 @@ class Checked:
     def line(self) -> str:
         """Return the counts in one line, the verdict last."""
         wrong = len(self.findings)
-        verdict = f"{wrong} kinds of faults" if wrong else "all is sound"
+        verdict = f"found {count(wrong, 'fault')}" if wrong else "all is sound"
         return (
-            f"checked {self.num_rows} rows, {self.num_slices} slices in {self.num_files} store "
-            f"files ({self.num_bytes / 1e6:.1f} MB), {self.num_patients} patients, "
-            f"{self.num_folds} folds: {verdict}"
+            f"checked {count(self.num_rows, 'row')}, {count(self.num_slices, 'slice')} in "
+            f"{count(self.num_files, 'store file')} ({self.num_bytes / 1e6:.1f} MB), "
+            f"{count(self.num_patients, 'patient')}, {count(self.num_folds, 'fold')}: {verdict}"
         )
 
     def raise_findings(self) -> None:
@@ -129,7 +130,7 @@ def _read_table(path: Path, columns: list[str]) -> tuple[pd.DataFrame | None, li
 
 
 def _read_manifest(dataset_folder: Path) -> tuple[dict[str, Any], list[Finding]]:
-    """Return the manifest, empty where it can't be read, and what it tells that is wrong."""
+    """Return the manifest, empty where it can't be read, and the findings about it."""
     try:
         manifest = read_manifest(dataset_folder)
     except InputError:
@@ -165,7 +166,7 @@ def _check_counts(manifest: dict[str, Any], slices: pd.DataFrame) -> list[Findin
 
 @contextlib.contextmanager
 def _not_being_prepared(dataset_folder: Path) -> Iterator[None]:
-    """Keep preparations out while the dataset is read; make no file."""
+    """Keep preparations out while the dataset is read, without making a file."""
     path = dataset_folder / LOCK_FILE
     if not path.is_file():
         yield

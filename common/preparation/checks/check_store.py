@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from common.dicom.hounsfield import AIR_HU, MAX_HU
+from common.dicom.hounsfield import MAX_HU
 from common.preparation.checks.findings import RESTORE, RUN_AGAIN, Finding, finding
 from common.preparation.pixels import measure
 from common.preparation.workers.runner import TaskRunner
 from common.slices.store import SliceStore, UnreadableSlice
+from common.windows import AIR_HU
 
 _MEASURES = ("hu_min", "hu_max", "hu_mean", "brain_fraction")
 _TOLERANCES = (0, 0, 2e-3, 2e-6)
@@ -22,7 +23,7 @@ _TOLERANCES = (0, 0, 2e-3, 2e-6)
 
 @dataclass(frozen=True)
 class FileTask:
-    """A store file and what the table says of its slices.
+    """A store file and the rows of its slices in the table.
 
     Attributes:
         folder: the store.
@@ -40,7 +41,7 @@ class FileTask:
 
 
 class FileResult(NamedTuple):
-    """What is wrong with a store file: each fault with the place of the slice in the task.
+    """The faults of a store file, each with the place of the slice in the task.
 
     -1 stands for a slice of the file that no row names, or for the file itself.
     """
@@ -50,7 +51,7 @@ class FileResult(NamedTuple):
 
 
 class StoreCheck(NamedTuple):
-    """What the store holds, what is wrong, and which files can't be read at all."""
+    """The content of the store, its faults, and the files that can't be read."""
 
     num_files: int
     num_slices: int
@@ -139,7 +140,7 @@ def check_file(task: FileTask) -> FileResult:
 
 
 def _compare(image_hu: np.ndarray, task: FileTask, place: int) -> Iterator[str]:
-    """Yield what of a slice is not as its row says."""
+    """Yield the values of a slice that differ from its row."""
     if image_hu.shape != tuple(task.shapes[place]):
         yield "shape"
     measured = measure(image_hu)

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from common.dicom.hounsfield import AIR_HU, MAX_HU
+from common.dicom.hounsfield import MAX_HU
 from common.preparation.checks.findings import CORRECT_LABELS, RUN_AGAIN, Finding, finding
 from common.preparation.overlap import find_overlap
 from common.preparation.tables import LABELS_OF_STUDY, studies_of_slices
 from common.slices.folds import TRAIN_SPLIT, is_pseudo
 from common.slices.store import SliceStore
 from common.slices.table import STATUS_OK, STUDIES_FILE
+from common.windows import AIR_HU
 
 POSITION_TOLERANCE_MM = 1e-6
 
@@ -126,23 +127,23 @@ def check_labels(
 def check_studies(
     slices: pd.DataFrame, studies: pd.DataFrame, label_names: Sequence[str]
 ) -> list[Finding]:
-    """Find studies that are in one table only, or told differently by their slices."""
+    """Find studies in one table only, or with other labels than their slices."""
     names = list(label_names)
-    told = studies_of_slices(slices, names)
+    derived = studies_of_slices(slices, names)
     repeated = studies[studies["study_id"].duplicated()]
     given = studies.drop_duplicates("study_id").set_index("study_id")
-    missing = told.index.difference(given.index)
-    unknown = given.index.difference(told.index)
-    both = told.index.intersection(given.index)
-    told, given = told.loc[both], given.loc[both]
+    missing = derived.index.difference(given.index)
+    unknown = given.index.difference(derived.index)
+    both = derived.index.intersection(given.index)
+    derived, given = derived.loc[both], given.loc[both]
     of_slices = given["label_source"].ne(LABELS_OF_STUDY).to_numpy(dtype=bool)
-    left, right = (t[names].to_numpy(np.float64, na_value=np.nan) for t in (told, given))
+    left, right = (t[names].to_numpy(np.float64, na_value=np.nan) for t in (derived, given))
     differs = of_slices & ~((left == right) | (np.isnan(left) & np.isnan(right))).all(axis=1)
-    of_others = told["patient_id"].fillna("").ne(given["patient_id"].fillna("")).to_numpy(bool)
+    of_others = derived["patient_id"].fillna("").ne(given["patient_id"].fillna("")).to_numpy(bool)
     unlike = given[differs | of_others].reset_index()
     at_fault = pd.concat([missing.to_frame(False), unlike[["study_id"]], repeated[["study_id"]]])
     images = _first_images(slices, at_fault) + [None] * len(unknown)
-    what = f"studies of {STUDIES_FILE} that are not as their slices say"
+    what = f"studies of {STUDIES_FILE} that disagree with their slices"
     return finding("studies", what, images, RUN_AGAIN)
 
 

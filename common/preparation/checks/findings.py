@@ -1,4 +1,4 @@
-"""What a check of a dataset finds wrong."""
+"""Findings of a check of a dataset."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -38,9 +38,9 @@ class Finding:
 
 
 def finding(kind: str, what: str, at_fault: Iterable[Any], advice: str) -> list[Finding]:
-    """Return a finding about image ids or file names, none where there are none at fault.
+    """Return a finding about image ids or file names; an empty list where none is at fault.
 
-    Names that are not known or not to be told are None.
+    Names that are unknown, or must not be shown, are None.
     """
     names = list(at_fault)
     if not names:

@@ -11,6 +11,7 @@ from typing import Any
 
 from common.errors import InputError
 from common.preparation.workers import probe
+from common.words import count
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ def start_local(num_processes: int) -> tuple[Any, Any]:
     environment = {name: "1" for name in ("OMP_NUM_THREADS", "BLOSC_NTHREADS")}
     dask.config.set(
         {
-            # What was beside a task that killed its process is tried again alone anyway.
+            # Tasks beside one that killed its process are tried again alone anyway.
             "distributed.scheduler.allowed-failures": 0,
             # A process that takes longer to restart would be given up.
             "distributed.deploy.lost-worker-timeout": "1 hour",
@@ -107,17 +108,17 @@ def check_workers(
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise InputError(f"--pre_address: {problems[0]}{more}")
     num_threads = sum(client.nthreads().values())
-    logger.info("%d workers", len(found))
+    logger.info("%s", count(len(found), "worker"))
     if num_threads > len(found):
         logger.warning(
-            "the workers have %d threads, of which one each is used: start them with --nthreads 1 "
-            "and more of them with --nworkers",
+            "the workers have %d threads, but each uses one: start them with --nthreads 1 and more "
+            "of them with --nworkers",
             num_threads,
         )
 
 
 def _problems(here: dict[str, Any], there: Any) -> Iterator[str]:
-    """Yield what keeps a worker from the work, each with what to do."""
+    """Yield the reasons that keep a worker from the work, each with what to do."""
     if isinstance(there, BaseException):
         yield f"a worker failed when asked what it has: {there!r}"
         return

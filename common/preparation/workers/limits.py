@@ -1,8 +1,8 @@
 """Kills a process whose task takes too long or too much memory, from a process of its own.
 
 A codec can hold the interpreter's lock for ever, so nothing inside the process could end it. The
-watchdog is told over its standard input when a task begins and ends, notes which limit was
-exceeded in a file, and sends SIGKILL. It leaves when its pipe closes, so it never outlives the
+watchdog reads the begin and end of each task from its standard input, writes the exceeded limit
+to a file, and sends SIGKILL. It leaves when its pipe closes, so it never outlives the
 process it watches.
 
 It runs as a script, apart from the package: it imports nothing of it.
@@ -31,7 +31,7 @@ POLL_S = 0.1
 
 @dataclass(frozen=True)
 class Limits:
-    """What one task may take; 0 is no limit.
+    """Limits of one task; 0 is no limit.
 
     Attributes:
         seconds: wall time.
@@ -55,7 +55,7 @@ class Watchdog:
 
     @contextlib.contextmanager
     def watching(self, limits: Limits, mark: Path) -> Iterator[None]:
-        """Watch over the block; if it exceeds a limit, `mark` tells which and the process dies.
+        """Watch the block; if it exceeds a limit, write that limit to `mark` and kill the process.
 
         One block at a time is watched in a process; others wait for their turn.
         """

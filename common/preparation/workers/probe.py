@@ -1,4 +1,4 @@
-"""What a worker of a cluster has; sent there as code, since the worker may lack this package."""
+"""Facts about a worker of a cluster; sent there as code, since the worker may lack this package."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from typing import Any
 def look(
     packages: list[str], libraries: tuple[str, ...], source_folder: str, token: str | None
 ) -> dict[str, Any]:
-    """Return what this process has of what the preparation needs; imports nothing of the project.
+    """Return the packages, libraries and folders of this process; import nothing of the project.
 
     Args:
         packages: top-level packages, of whose code a digest is returned; None for a missing one.

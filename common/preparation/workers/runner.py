@@ -1,4 +1,4 @@
-"""Runs tasks on processes; a task that kills its process, or takes too much, fails alone."""
+"""Run tasks on processes; a task that kills its process, or exceeds a limit, fails alone."""
 
 import logging
 import shutil
@@ -57,8 +57,8 @@ class TaskRunner:
         num_processes: how many on this machine; 0 runs everything in this process, where a codec
             that crashes takes the whole run with it, and nothing is limited.
         address: of a Dask scheduler, whose workers are used instead.
-        limits: what a task may take before it is killed with its process.
-        marks: a folder that all processes can write to, for what was killed and why.
+        limits: of a task; a task that exceeds one is killed with its process.
+        marks: a folder that all processes can write to, for the limits that killed tasks exceeded.
     """
 
     def __init__(
@@ -173,7 +173,7 @@ class TaskRunner:
                 yield Outcome(task, result)
 
     def _result_of(self, future: Any) -> Any:
-        """Return the result of a future; what is wrong with a given cluster is the user's."""
+        """Return the result of a future; faults of a given cluster become InputError."""
         from distributed import CancelledError
         from distributed.comm import CommClosedError
 
@@ -201,7 +201,7 @@ class TaskRunner:
         return number
 
     def _start(self) -> None:
-        """Start the cluster if it does not run yet; where nothing is to do, it never does."""
+        """Start the cluster if it does not run yet; without tasks it never does."""
         if self._client is None:
             assert self.address is None, "connect() comes first"
             self._client, self._cluster = start_local(self.num_processes)

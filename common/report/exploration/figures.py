@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from common.report.exploration.images import WINDOWS, ChosenSlice, labels_of, montage, read_image
+from common.report.examples import window_strip, windows_text
+from common.report.exploration.images import ChosenSlice, labels_of, montage, read_image
 from common.report.plots import COLORS, label_axes, new_figure
 from common.slices.table import SliceTable
+from common.windows import READING_WINDOWS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -142,27 +144,20 @@ def intensity_figure(frame: pd.DataFrame) -> "Figure":
 def windows_figure(
     table: SliceTable, chosen: Sequence[ChosenSlice], label_names: Sequence[str]
 ) -> "Figure":
-    """Draws slices, one in a row, in the four windows; only image ids and labels are told."""
+    """Draw slices, one in a row, in the four windows, with their image ids and labels only."""
+    drawing, grid = new_figure(max(1, len(chosen)), 1, (9.6, 2.75 * len(chosen) or 0.6))
     if not chosen:
-        drawing, axes = new_figure(1, 1, (4, 0.6))
-        axes.axis("off")
-        axes.text(0, 0.5, "no such slice", fontsize=9)
-        return drawing
-    size = (2.4 * len(WINDOWS), 2.55 * len(chosen))
-    drawing, grid = new_figure(len(chosen), len(WINDOWS), size)
-    for line, choice in zip(np.reshape(grid, (len(chosen), len(WINDOWS))), chosen):
+        grid.text(0, 0.5, "no such slice", fontsize=9)
+    for axes, choice in zip(np.ravel(grid), chosen):
         image_hu = read_image(table, choice.row)
-        for axes, (name, center, width) in zip(line, WINDOWS):
-            axes.axis("off")
-            if image_hu is not None:
-                low, high = center - width / 2, center + width / 2
-                axes.imshow(image_hu, cmap="gray", vmin=low, vmax=high)
-            axes.set_title(f"{name} {center:g} / {width:g}", fontsize=7, color="#5b6673")
+        if image_hu is not None:
+            axes.imshow(window_strip(image_hu), cmap="gray", vmin=0, vmax=255)
         what = f"{choice.label}{' (of the study)' if choice.of_study else ''}"
-        told = f"{what}: {table.image_id(choice.row)} ({labels_of(table, choice.row, label_names)})"
-        line[0].text(
-            0, -0.04, told, transform=line[0].transAxes, fontsize=8, va="top", clip_on=False
-        )
+        labels = labels_of(table, choice.row, label_names)
+        windows = windows_text(READING_WINDOWS)
+        axes.set_title(f"{what}: {table.image_id(choice.row)} ({labels})\n{windows}", fontsize=8)
+    for axes in np.ravel(grid):
+        axes.axis("off")
     return drawing
 
 

@@ -10,14 +10,8 @@ from numpy.typing import NDArray
 
 from common.slices.store import UnreadableSlice
 from common.slices.table import SliceTable
+from common.windows import BRAIN, windowed
 
-# (name, center, width) in HU, as radiologists read head CT.
-WINDOWS = (
-    ("brain", 40.0, 80.0),
-    ("subdural", 80.0, 200.0),
-    ("soft tissue", 40.0, 380.0),
-    ("bone", 600.0, 2800.0),
-)
 # A montage of more slices than this has every second, third, ... of them.
 MOST_TILES = 160
 _WIDE_TILES = 64
@@ -165,11 +159,10 @@ def montage(table: SliceTable, row: int) -> tuple[NDArray[np.uint8], list[int]]:
     step = -(-len(rows) // MOST_TILES)
     shown = [int(r) for r in rows[::step]]
     side, num_columns = (128, 8) if len(shown) <= _WIDE_TILES else (80, 13)
-    _, center, width = WINDOWS[0]
     tiles = []
     for place, shown_row in enumerate(shown):
         image_hu = read_image(table, shown_row)
-        tile = crossed(side) if image_hu is None else _square(image_hu, side, center, width)
+        tile = crossed(side) if image_hu is None else _square(image_hu, side)
         number, origin = str(place * step + 1), (3, side - 4)
         cv2.putText(tile, number, origin, cv2.FONT_HERSHEY_SIMPLEX, 0.35, 255, 1, cv2.LINE_AA)
         tiles.append(tile)
@@ -211,15 +204,12 @@ def _rows_of_studies(
     return readable[table.frame["study_id"].iloc[readable].isin(ids).to_numpy(dtype=bool)]
 
 
-def _square(
-    image_hu: NDArray[np.int16], side: int, center: float, width: float
-) -> NDArray[np.uint8]:
-    """Returns a slice in a window as a grey square, without changing its proportions."""
+def _square(image_hu: NDArray[np.int16], side: int) -> NDArray[np.uint8]:
+    """Return a slice in the brain window as a grey square, without changing its proportions."""
     scale = side / max(image_hu.shape)
     size = (max(1, round(image_hu.shape[1] * scale)), max(1, round(image_hu.shape[0] * scale)))
     small = cv2.resize(image_hu.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-    grey = np.round(np.clip((small - (center - width / 2)) / width, 0, 1) * 255).astype(np.uint8)
     tile = np.zeros((side, side), dtype=np.uint8)
     top, left = (side - size[1]) // 2, (side - size[0]) // 2
-    tile[top : top + size[1], left : left + size[0]] = grey
+    tile[top : top + size[1], left : left + size[0]] = windowed(small, *BRAIN)
     return tile

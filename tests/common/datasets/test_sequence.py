@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from study_inputs import LABELS, make_table, neighbour_task
 
 from common.datasets import EpochSampler, make_loader
-from common.datasets.sequence import StudyDataset
-from common.datasets.series import StudyAugmentation, series_metadata
+from common.datasets.sequence import SequenceDataset
+from common.datasets.series import SeriesAugmentation, series_metadata
 from common.features.slice_outputs import SliceOutputs
 
 
@@ -27,7 +27,7 @@ def table(tmp_path):
 
 def test_a_sample_is_a_whole_series_in_anatomical_order(table):
     table = type(table)(table.frame.sample(frac=1, random_state=3), table.folder)
-    dataset = StudyDataset(table, np.arange(30), [outputs_of(table)], LABELS)
+    dataset = SequenceDataset(table, np.arange(30), [outputs_of(table)], LABELS)
     assert sorted(len(dataset[i]["index"]) for i in range(3)) == [1, 13, 16]
     for index in range(3):
         sample = dataset[index]
@@ -43,7 +43,7 @@ def test_slices_that_do_not_count_are_context_and_unseen_ones_are_passed_over(ta
     output = outputs_of(table)
     output.folds[5] = -1
     rows = np.array([0, 1, 2, 20])
-    dataset = StudyDataset(table, rows, [output], LABELS)
+    dataset = SequenceDataset(table, rows, [output], LABELS)
     assert len(dataset) == 2
     sample = dataset[0]
     assert len(sample["index"]) == 12
@@ -53,11 +53,11 @@ def test_slices_that_do_not_count_are_context_and_unseen_ones_are_passed_over(ta
     assert not sample["labels"][:3].isnan().any()
     assert np.array_equal(dataset.rows, rows)
     with pytest.raises(AssertionError, match="without outputs"):
-        StudyDataset(table, np.array([5]), [output], LABELS)
+        SequenceDataset(table, np.array([5]), [output], LABELS)
 
 
 def test_a_batch_is_padded_with_what_does_not_count(table):
-    dataset = StudyDataset(table, np.arange(30), [outputs_of(table)] * 2, LABELS)
+    dataset = SequenceDataset(table, np.arange(30), [outputs_of(table)] * 2, LABELS)
     batch = dataset.collate([dataset[0], dataset[1]])
     assert batch["lengths"].tolist() == [13, 1]
     assert batch["logits"].shape == (2, 13, 4)
@@ -69,9 +69,11 @@ def test_a_batch_is_padded_with_what_does_not_count(table):
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_draws_are_a_function_of_seed_epoch_and_series(table, num_workers):
-    augmentation = StudyAugmentation(thin=0.5, reverse=0.5, crop=9)
-    dataset = StudyDataset(table, np.arange(30), [outputs_of(table)], LABELS, augmentation, seed=4)
-    alone = StudyDataset(table, np.arange(14, 30), [outputs_of(table)], LABELS, augmentation, 4)
+    augmentation = SeriesAugmentation(thin=0.5, reverse=0.5, crop=9)
+    dataset = SequenceDataset(
+        table, np.arange(30), [outputs_of(table)], LABELS, augmentation, seed=4
+    )
+    alone = SequenceDataset(table, np.arange(14, 30), [outputs_of(table)], LABELS, augmentation, 4)
     loader = make_loader(dataset, 2, num_workers, EpochSampler(3, seed=1))
     seen = set()
     for epoch in range(6):
@@ -88,13 +90,13 @@ def test_draws_are_a_function_of_seed_epoch_and_series(table, num_workers):
 
 
 def test_validation_draws_nothing(table):
-    dataset = StudyDataset(table, np.arange(30), [outputs_of(table)], LABELS)
+    dataset = SequenceDataset(table, np.arange(30), [outputs_of(table)], LABELS)
     assert torch.equal(dataset[0, 2]["logits"], dataset[3, 2]["logits"])
 
 
 @given(num=st.integers(1, 40), seed=st.integers(0, 1000), crop=st.integers(0, 30))
 def test_augmentation_keeps_order_and_sizes(num, seed, crop):
-    places, window = StudyAugmentation(thin=0.5, reverse=0.5, crop=crop).draw(num, seed)
+    places, window = SeriesAugmentation(thin=0.5, reverse=0.5, crop=crop).draw(num, seed)
     steps = np.unique(np.diff(places))
     assert len(steps) <= 1 and (len(steps) == 0 or abs(steps[0]) in (1, 2))
     if len(steps) and abs(steps[0]) == 2:
@@ -104,14 +106,14 @@ def test_augmentation_keeps_order_and_sizes(num, seed, crop):
 
 
 def test_augmentation_reaches_every_window():
-    starts = {StudyAugmentation(crop=8).draw(10, seed)[1].start for seed in range(100)}
+    starts = {SeriesAugmentation(crop=8).draw(10, seed)[1].start for seed in range(100)}
     assert starts == {0, 1, 2}
 
 
 def test_thinning_doubles_gaps_and_halves_the_number_of_slices(table):
-    plain = StudyDataset(table, np.arange(13), [outputs_of(table)], LABELS)[0]
-    thin = StudyAugmentation(thin=1.0)
-    thinned = StudyDataset(table, np.arange(13), [outputs_of(table)], LABELS, thin)[0]
+    plain = SequenceDataset(table, np.arange(13), [outputs_of(table)], LABELS)[0]
+    thin = SeriesAugmentation(thin=1.0)
+    thinned = SequenceDataset(table, np.arange(13), [outputs_of(table)], LABELS, thin)[0]
     assert len(thinned["index"]) in (6, 7)
     assert torch.allclose(thinned["metadata"][:, 0], 2 * plain["metadata"][0, 0])
     assert thinned["metadata"][0, 4] < plain["metadata"][0, 4]
@@ -119,9 +121,9 @@ def test_thinning_doubles_gaps_and_halves_the_number_of_slices(table):
 
 
 def test_reversal_turns_the_sign_of_positions_and_gaps(table):
-    plain = StudyDataset(table, np.arange(13), [outputs_of(table)], LABELS)[0]
-    reverse = StudyAugmentation(reverse=1.0)
-    turned = StudyDataset(table, np.arange(13), [outputs_of(table)], LABELS, reverse)[0]
+    plain = SequenceDataset(table, np.arange(13), [outputs_of(table)], LABELS)[0]
+    reverse = SeriesAugmentation(reverse=1.0)
+    turned = SequenceDataset(table, np.arange(13), [outputs_of(table)], LABELS, reverse)[0]
     assert torch.equal(turned["logits"], plain["logits"].flip(0))
     assert (plain["metadata"][:, :2] > 0).all()
     assert (turned["metadata"][:, :2] < 0).all()
@@ -132,9 +134,9 @@ def test_reversal_turns_the_sign_of_positions_and_gaps(table):
 
 
 def test_a_crop_is_a_window_that_changes_no_metadata(table):
-    plain = StudyDataset(table, np.arange(13), [outputs_of(table)], LABELS)[0]
-    crop = StudyAugmentation(crop=6)
-    window = StudyDataset(table, np.arange(13), [outputs_of(table)], LABELS, crop)[0, 0]
+    plain = SequenceDataset(table, np.arange(13), [outputs_of(table)], LABELS)[0]
+    crop = SeriesAugmentation(crop=6)
+    window = SequenceDataset(table, np.arange(13), [outputs_of(table)], LABELS, crop)[0, 0]
     start = int(window["logits"][0, 0])
     assert len(window["index"]) == 6
     for name in ("metadata", "position_mm", "labels", "index"):
@@ -158,7 +160,7 @@ def test_features_are_standardised_by_the_network_that_made_them(tmp_path):
     table, outputs = neighbour_task(tmp_path, 4, seed=0)
     scaling = outputs.scaling[1]
     outputs.scaling[1] = type(scaling)(scaling.mean + 2, scaling.spread * 4)  # type: ignore[index]
-    dataset = StudyDataset(table, np.arange(len(table)), [outputs], LABELS)
+    dataset = SequenceDataset(table, np.arange(len(table)), [outputs], LABELS)
     raw = outputs.features.read(outputs.feature_rows)
     for index, fold in ((0, 0), (1, 1)):
         rows = dataset.rows[dataset[index]["index"].numpy()]

@@ -5,7 +5,7 @@ from predictor_factory import rotating_transform, small_transform
 from tiny_dataset import make_tiny_dataset
 
 from common.datasets import ImageClassificationDataset
-from common.datasets.sequence import StudyAugmentation
+from common.datasets.sequence import SeriesAugmentation
 from common.datasets.series_images import SeriesImageDataset
 from common.slices.pixel_steps import PixelSteps
 from common.slices.store import UnreadableSlice
@@ -56,7 +56,7 @@ def test_rows_not_asked_for_are_context(table):
 def test_crop_and_reversal_keep_images_with_their_labels(table):
     rows = np.arange(len(table))
     plain = SeriesImageDataset(table, rows, small_transform(), LABELS)
-    augmentation = StudyAugmentation(reverse=1.0, crop=3)
+    augmentation = SeriesAugmentation(reverse=1.0, crop=3)
     series = SeriesImageDataset(table, rows, small_transform(), LABELS, augmentation)
     starts = set()
     for epoch in range(8):
@@ -74,7 +74,7 @@ def test_crop_and_reversal_keep_images_with_their_labels(table):
 
 def test_batches_are_padded_at_the_end(table):
     rows = np.concatenate([table.group_rows(0), table.group_rows(5)])
-    augmentation = StudyAugmentation(crop=3)
+    augmentation = SeriesAugmentation(crop=3)
     series = SeriesImageDataset(table, rows, small_transform(), LABELS)
     short = SeriesImageDataset(table, rows, small_transform(), LABELS, augmentation)
     batch = series.collate([series[0], short[1]])

@@ -75,7 +75,7 @@ def test_a_patient_in_two_folds_is_refused():
     groups = rows.groups.copy()
     groups[0] = (groups[0] + 1) % 3
     leaking = BlendRows(rows.labels, groups, rows.patient_ids, rows.study_ids)
-    with pytest.raises(InputError, match="1 patients"):
+    with pytest.raises(InputError, match="1 patient "):
         cross_fit(PLAN, members, leaking)
 
 

@@ -6,10 +6,11 @@ import pickle
 import numpy as np
 import pandas as pd
 import pytest
+from feature_files import write_features
 from small_disk import files_up_to
 
 from common.errors import InputError
-from common.features.store import FeatureTable, write_features, writing_features
+from common.features.store import FeatureTable, writing_features
 
 MANIFEST = {"experiment": "0003", "dataset": "demo", "folds_sha256": "abc"}
 DIM = 5

@@ -8,8 +8,8 @@ from sklearn.linear_model import LogisticRegression
 from study_inputs import LABELS, make_table, neighbour_task
 
 from common.datasets import EpochSampler, make_loader
-from common.datasets.sequence import StudyDataset
-from common.datasets.series import StudyAugmentation
+from common.datasets.sequence import SequenceDataset
+from common.datasets.series import SeriesAugmentation
 from common.features.slice_outputs import SliceOutputs
 from common.models import build_sequence_model
 from common.models.study import SEQUENCE_MODELS
@@ -47,7 +47,7 @@ def random_dataset(folder, lengths, seed=0, **options):
     logits = rng.normal(size=(num, 2)).astype(np.float32)
     outputs = SliceOutputs("0001", logits, np.zeros(num, np.int64))
     rows = np.flatnonzero(rng.random(num) < 0.8)
-    return StudyDataset(table, rows, [outputs], LABELS, **options)
+    return SequenceDataset(table, rows, [outputs], LABELS, **options)
 
 
 @pytest.mark.parametrize("name", list(SEQUENCE_MODELS))
@@ -99,8 +99,8 @@ def trained_loss(table, outputs, name, augmentation, feature_dims=(), num_steps=
     """Loss on the last third of the series, of a network trained on the others."""
     series = table.frame["store_file"].str[1:-5].astype(int).to_numpy()
     is_train = series < series.max() * 2 / 3
-    train = StudyDataset(table, np.flatnonzero(is_train), [outputs], LABELS, augmentation)
-    valid = StudyDataset(table, np.flatnonzero(~is_train), [outputs], LABELS)
+    train = SequenceDataset(table, np.flatnonzero(is_train), [outputs], LABELS, augmentation)
+    valid = SequenceDataset(table, np.flatnonzero(~is_train), [outputs], LABELS)
     network = make_network(
         name, FitSettings(iteration_num=num_steps, clip_norm=1.0), feature_dims=feature_dims
     )
@@ -127,7 +127,7 @@ def test_neighbours_are_learnt_from_and_only_in_their_order(name, tmp_path):
     gains, num_steps = {}, 60 if name == "study-transformer" else 30
     for order in (False, True):
         table, outputs = neighbour_task(tmp_path, 40, seed=3, is_shuffled=order)
-        augmentation = StudyAugmentation(reverse=0.5)
+        augmentation = SeriesAugmentation(reverse=0.5)
         loss, valid = trained_loss(table, outputs, name, augmentation, num_steps=num_steps)
         gains[order] = 1 - loss / best_single_slice_loss(table, outputs, valid)
     assert gains[False] > 0.5, gains
@@ -137,5 +137,5 @@ def test_neighbours_are_learnt_from_and_only_in_their_order(name, tmp_path):
 @pytest.mark.long
 def test_features_serve_beside_logits(tmp_path):
     table, outputs = neighbour_task(tmp_path, 60, seed=3)
-    loss, valid = trained_loss(table, outputs, "study-bigru", StudyAugmentation(), [6])
+    loss, valid = trained_loss(table, outputs, "study-bigru", SeriesAugmentation(), [6])
     assert loss < 0.5 * best_single_slice_loss(table, outputs, valid)

@@ -13,7 +13,8 @@ from predictor_factory import (
 from small_disk import files_up_to
 
 from common.errors import InputError
-from common.predictors.base import load_predictor
+from common.predictors.base import PredictOptions
+from common.predictors.loading import load_predictor
 from common.scoring.predictions import Calibration, probabilities_of
 from common.slices.table import STORE_FOLDER, SliceTable
 
@@ -33,8 +34,8 @@ def test_a_saved_predictor_predicts_the_same(tmp_path, table, all_rows):
     predictor.save(tmp_path)
     assert sorted(item.name for item in tmp_path.iterdir()) == ["model.pt", "predictor.json"]
     loaded = load_predictor(tmp_path, build_network)
-    before = predictor.predict_rows(table, all_rows, num_views=1)
-    after = loaded.predict_rows(table, all_rows, num_views=1)
+    before = predictor.predict_rows(table, all_rows, PredictOptions(views=("plain", "random_1")))
+    after = loaded.predict_rows(table, all_rows, PredictOptions(views=("plain", "random_1")))
     np.testing.assert_array_equal(after.logits, before.logits)
     assert loaded.calibration == predictor.calibration
     assert loaded.threshold == 0.3
@@ -45,7 +46,7 @@ def test_a_saved_predictor_predicts_the_same(tmp_path, table, all_rows):
 def test_logits_are_those_of_the_network_on_each_transformed_slice(table):
     predictor = make_predictor()
     rows = np.array([7, 0, 3])
-    result = predictor.predict_rows(table, rows, batch_size=2)
+    result = predictor.predict_rows(table, rows, PredictOptions(batch_size=2))
     with torch.inference_mode():
         for row, logits in zip(rows, result.logits, strict=True):
             image = torch.from_numpy(small_transform()(table.image_hu(row), 0))
@@ -56,12 +57,26 @@ def test_logits_are_those_of_the_network_on_each_transformed_slice(table):
 
 def test_batch_size_workers_and_order_change_nothing_with_random_views(table, all_rows):
     predictor = make_predictor()
-    expected = predictor.predict_rows(table, all_rows, num_views=2, seed=3).logits
+    expected = predictor.predict_rows(
+        table, all_rows, PredictOptions(views=("plain", "random_1", "random_2"), seed=3)
+    ).logits
     other = predictor.predict_rows(
-        table, all_rows[::-1], num_views=2, seed=3, batch_size=5, num_workers=2
+        table,
+        all_rows[::-1],
+        PredictOptions(
+            views=("plain", "random_1", "random_2"), seed=3, batch_size=5, num_workers=2
+        ),
     )
     np.testing.assert_allclose(other.logits[::-1], expected, rtol=1e-5, atol=1e-6)
-    assert np.abs(predictor.predict_rows(table, all_rows, num_views=2).logits - expected).max() > 0
+    assert (
+        np.abs(
+            predictor.predict_rows(
+                table, all_rows, PredictOptions(views=("plain", "random_1", "random_2"))
+            ).logits
+            - expected
+        ).max()
+        > 0
+    )
 
 
 def test_views_are_averaged(table):
@@ -69,7 +84,12 @@ def test_views_are_averaged(table):
     plain = make_predictor().predict_rows(table, rows).logits
     same = make_predictor(tta_transform=small_transform())
     np.testing.assert_allclose(
-        same.predict_rows(table, rows, num_views=3).logits, plain, rtol=1e-6, atol=1e-7
+        same.predict_rows(
+            table, rows, PredictOptions(views=("plain", "random_1", "random_2", "random_3"))
+        ).logits,
+        plain,
+        rtol=1e-6,
+        atol=1e-7,
     )
 
 
@@ -94,7 +114,9 @@ def test_a_damaged_store_costs_only_its_own_slices(tmp_path):
     (tmp_path / STORE_FOLDER / "p2r0.b2nd").write_bytes(b"damaged")
     table = SliceTable.load(tmp_path)
     damaged = (table.frame["store_file"] == "p2r0.b2nd").to_numpy()
-    result = make_predictor().predict_rows(table, np.arange(len(table)), num_views=1)
+    result = make_predictor().predict_rows(
+        table, np.arange(len(table)), PredictOptions(views=("plain", "random_1"))
+    )
     np.testing.assert_array_equal(result.unreadable, damaged | ~table.readable)
     plain = make_predictor().predict_rows(table, np.arange(len(table)))
     np.testing.assert_array_equal(plain.logits[~damaged], expected.logits[~damaged])
@@ -107,7 +129,9 @@ def test_a_random_transform_is_refused():
 
 def test_views_without_a_transform_for_them_are_refused(table):
     with pytest.raises(InputError, match="no test-time transform"):
-        make_predictor(tta_transform=None).predict_rows(table, [0], num_views=1)
+        make_predictor(tta_transform=None).predict_rows(
+            table, [0], PredictOptions(views=("plain", "random_1"))
+        )
 
 
 def test_weights_that_are_not_finite_are_refused(table):
@@ -173,7 +197,7 @@ def test_features_are_what_the_last_layer_sees(table, all_rows):
     predictor = make_predictor(network=Featured())
     plain = predictor.predict_rows(table, all_rows)
     assert plain.features is None
-    result = predictor.predict_rows(table, all_rows, with_features=True)
+    result = predictor.predict_rows(table, all_rows, PredictOptions(with_features=True))
     np.testing.assert_array_equal(result.logits, plain.logits)
     assert (result.features.dtype, result.features.shape) == (np.float16, (len(table), 4))
     readable = ~result.unreadable
@@ -187,10 +211,12 @@ def test_features_of_several_views_are_their_mean(table):
     rows = np.array([2, 0, 9])
     predictor = make_predictor(network=Featured())
     single = [
-        predictor.predict_rows(table, rows, views=(view,), with_features=True)
+        predictor.predict_rows(table, rows, PredictOptions(views=(view,), with_features=True))
         for view in ("plain", "flip_ud")
     ]
-    both = predictor.predict_rows(table, rows, views=("plain", "flip_ud"), with_features=True)
+    both = predictor.predict_rows(
+        table, rows, PredictOptions(views=("plain", "flip_ud"), with_features=True)
+    )
     assert np.abs(single[0].features - single[1].features).max() > 1e-4
     mean = (single[0].features.astype(float) + single[1].features) / 2
     np.testing.assert_allclose(both.features, mean, atol=1e-3)

@@ -8,8 +8,9 @@ from predictor_factory import build_network, make_dataset, make_predictor
 from scipy.special import expit
 
 from common.errors import InputError
-from common.predictors.base import load_predictor
+from common.predictors.base import PredictOptions
 from common.predictors.folds import FoldsPredictor
+from common.predictors.loading import load_predictor
 from common.scoring.predictions import probabilities_of
 from common.slices.table import SliceTable
 from rsna_task import LABELS
@@ -37,9 +38,12 @@ def test_it_is_the_mean_of_its_members(table, mean):
     folds = make_folds(mean=mean)
     rows = np.arange(len(table))
     options = {"views": ("plain", "rot90", "random_1"), "seed": 3}
-    result = folds.predict_rows(table, rows, **options)
+    result = folds.predict_rows(table, rows, PredictOptions(**options))
     parts = np.array(
-        [m.predict_rows(table, rows, **options).logits for m in folds.members.values()]
+        [
+            m.predict_rows(table, rows, PredictOptions(**options)).logits
+            for m in folds.members.values()
+        ]
     )
     seen = ~result.unreadable
     parts = parts[:, seen].astype(np.float64)
@@ -81,4 +85,4 @@ def test_the_folder_stands_alone(tmp_path, table):
 
 def test_features_are_those_of_a_member(table):
     with pytest.raises(InputError, match="no features of slices"):
-        make_folds().predict_rows(table, [0], with_features=True)
+        make_folds().predict_rows(table, [0], PredictOptions(with_features=True))

@@ -88,8 +88,8 @@ def test_every_slice_becomes_a_file_that_the_index_names(dataset, tmp_path):
     for row, name in enumerate(index["file"]):
         image = np.load(tmp_path / "out" / name)
         assert np.array_equal(image, header_window_image(table.image_hu(row), 40, 80))
-    assert "exported 12 slices (0 were there)" in exported.line()
-    assert "1 images are without a window in the header" in exported.line()
+    assert "exported 12 slices (0 kept)" in exported.line()
+    assert "without a window in the header: 1 image" in exported.line()
 
 
 def test_what_was_interrupted_goes_on_to_the_same_files(dataset, tmp_path):
@@ -101,7 +101,7 @@ def test_what_was_interrupted_goes_on_to_the_same_files(dataset, tmp_path):
     (out / "ID_1_2.png").unlink()
     (out / ".export" / "series2.b2nd.json").write_text("{")
     exported = export_images(table, out, GREY, n_jobs=0)
-    assert "exported 12 slices (4 were there)" in exported.line()
+    assert "exported 12 slices (4 kept)" in exported.line()
     after = {path.name: path.stat().st_mtime_ns for path in out.glob("*.png")}
     assert {name for name in before if before[name] == after[name]} == {
         f"ID_0_{n}.png" for n in range(4)
@@ -115,7 +115,7 @@ def test_new_pixels_are_exported_again(dataset, tmp_path):
     image_hu = np.arange(4 * 24 * 24, dtype=np.int16).reshape(4, 24, 24)
     write_series(dataset / STORE_FOLDER / "series1.b2nd", image_hu)
     exported = export_images(SliceTable.load(dataset), tmp_path / "out", GREY, n_jobs=0)
-    assert "(8 were there)" in exported.line()
+    assert "(8 kept)" in exported.line()
     image = np.asarray(Image.open(tmp_path / "out" / "ID_1_3.png"))
     assert np.array_equal(image, fixed_window_image(image_hu[3], [(600, 2800)])[:, :, 0])
 
@@ -123,7 +123,7 @@ def test_new_pixels_are_exported_again(dataset, tmp_path):
 def test_damaged_series_are_counted_and_the_others_exported(dataset, tmp_path):
     (dataset / STORE_FOLDER / "series1.b2nd").write_bytes(b"damaged")
     exported = export_images(SliceTable.load(dataset), tmp_path / "out", GREY, n_jobs=0)
-    assert "exported 8 slices (0 were there), 4 damaged in the store" in exported.line()
+    assert "exported 8 slices (0 kept), 4 damaged in the store" in exported.line()
     assert len(pd.read_csv(tmp_path / "out" / "images.csv")) == 8
 
 

@@ -109,7 +109,7 @@ def test_overlap_is_told_and_left_out_of_training_where_asked_for(tmp_path: Path
     told = prepare(tmp_path, "x").overlap
     assert (told.num_patients, told.num_studies, told.num_images) == (2, 0, 1)
     assert told.num_training == told.num_kept == 5
-    assert "training and test share 2 patients, 0 studies, 1 image ids and 0" in told.line()
+    assert "training and test share 2 patients, 0 studies, 1 image id and 0" in told.line()
     before = pd.read_parquet(tmp_path / "x" / "slices.parquet")
     assert before["keep_for_training"].all()
     manifest = json.loads((tmp_path / "x" / "manifest.json").read_text())

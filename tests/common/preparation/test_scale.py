@@ -62,7 +62,7 @@ def test_estimates_grow_with_the_work_and_shrink_with_processes(
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=10**12))
     with caplog.at_level(logging.INFO):
-        estimates.tell_about_files(pd.DataFrame({"size": [525_000] * 752_803}), 8, tmp_path)
+        estimates.log_estimates(pd.DataFrame({"size": [525_000] * 752_803}), 8, tmp_path)
         estimates.check_space(slices_of(10_000, 525_000), 1, tmp_path)
         estimates.check_space(slices_of(10_000, 150_000), 1, tmp_path)
         estimates.check_space(slices_of(10_000, 525_000), 2, tmp_path)

@@ -1,13 +1,15 @@
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from common.report import EvaluationReport, PlannedSchedule, ScoredSet, choose_examples, figures
 from common.report.examples import window_strip
-from common.report.page import page, table
+from common.report.page import frame_table
 from common.scoring import metrics
 from common.statistics.intervals import patient_intervals
+from common.windows import READING_WINDOWS
 
 NAMES = ("bleed", "any")
 WEIGHTS = (1.0, 2.0)
@@ -107,7 +109,8 @@ def test_examples_are_the_extremes_and_come_once():
 
 @pytest.mark.parametrize("shape", [(512, 512), (100, 37)])
 def test_windows_side_by_side_keep_the_shape_of_the_slice(shape):
-    strip = window_strip(np.full(shape, 40, dtype=np.int16), height=100)
+    windows = {name: READING_WINDOWS[name] for name in ("brain", "subdural", "bone")}
+    strip = window_strip(np.full(shape, 40, dtype=np.int16), windows, height=100)
     width = strip.shape[1] // 3
     assert strip.shape[0] == 100
     assert width == round(100 * shape[1] / shape[0])
@@ -117,9 +120,42 @@ def test_windows_side_by_side_keep_the_shape_of_the_slice(shape):
     assert strip[50, 2 * width + width // 2] == pytest.approx(255 * 0.3, abs=1)
 
 
-def test_text_is_escaped():
-    assert "<b>" not in table(["<b>"], [["<b>"]])
-    assert "<i>" not in page("<i>", "<i>", "<i>", [("<i>", "")])
+def test_what_comes_from_data_is_escaped():
+    evil = "<b onclick='x'>\"&"
+    scored = scored_set(12)
+    scored = ScoredSet(evil, scored.metrics, scored.labels, scored.probabilities, [evil] * 12)
+    options = {"num_skipped": {evil: 1}, "facts": {evil: evil}, "loss_note": evil}
+    options |= {"folds": {evil: scored.metrics}, "study_rule": evil}
+    html = make_report(scored, **options).html()
+    assert "<b " not in html
+    assert html.count("&lt;b onclick=&#39;x&#39;&gt;&#34;&amp;") > 12
+    frame = pd.DataFrame({evil: [evil]}, index=pd.Index([evil], name=f"{evil}!"))
+    assert "<b " not in frame_table(frame)
+    assert frame_table(frame).count("&lt;b onclick") == 4
+
+
+def test_a_table_shows_numbers_shares_and_what_is_unknown():
+    frame = pd.DataFrame(
+        {
+            "number": [1234567.0, 0.5, np.nan],
+            "share": [0.25, np.nan, 1.0],
+            "text": ["x" * 200, None, "y"],
+        }
+    )
+    cells = re.findall(r"<td>(.*?)</td>", frame_table(frame, ["share"], index=False))
+    assert cells == ["1,234,567", "25.00 %", "x" * 200, "0.500", "–", "–", "–", "100.00 %", "y"]
+
+
+def test_two_sets_are_drawn_into_one_reliability_figure():
+    scored = scored_set()
+    sets = {"raw": scored.probabilities, "calibrated": scored.probabilities / 2}
+    first, second = figures.reliability_figure(scored.labels, sets, NAMES).axes[:2]
+    for axes in (first, second):
+        texts = [text.get_text() for text in axes.get_legend().get_texts()]
+        assert [text.split(" (ECE 0.")[0] for text in texts] == ["raw", "calibrated"]
+        raw, calibrated = axes.lines[0].get_xdata(), axes.lines[1].get_xdata()
+        np.testing.assert_allclose(calibrated, raw / 2)
+        assert axes.get_xlim()[1] >= raw.max()
 
 
 def test_the_schedule_is_drawn_over_all_iterations():

@@ -70,8 +70,8 @@ def test_a_written_table_reads_back_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"image_id": ["i0", "i0", "i2", "i3"]}, "1 rows repeat"),
-        ({"any": [0.1, np.nan, 0.2, 1.5]}, "2 rows have a probability outside"),
+        ({"image_id": ["i0", "i0", "i2", "i3"]}, "1 row with a repeated"),
+        ({"any": [0.1, np.nan, 0.2, 1.5]}, "2 rows with a probability outside"),
         ({"logit_any": [0, np.inf, 0, 0]}, "logit is not finite"),
     ],
 )

@@ -55,8 +55,8 @@ def test_images_without_a_prediction_get_the_prior_and_are_listed(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (["ID_a_any", "ID_a_subdural"], "do not have all 6 labels"),
-        ([f"ID_a_{name}" for name in LABELS] * 2, "6 rows repeat an id"),
+        (["ID_a_any", "ID_a_subdural"], "1 image without all 6 labels"),
+        ([f"ID_a_{name}" for name in LABELS] * 2, "6 rows with a repeated id"),
         (
             ["ID_a_fracture"],
             "must end with _ and a label that the experiment predicts, which are: epidural",

@@ -132,7 +132,7 @@ def test_a_patient_on_both_sides_is_refused(tmp_path: Path) -> None:
     frame = patients_frame([4] * 6)
     folds = make_folds(frame, LABELS, 2, 0)
     folds.loc[0, "fold"] = 1 - folds.loc[0, "fold"]
-    with pytest.raises(InputError, match="1 patients are on both sides"):
+    with pytest.raises(InputError, match="1 patient on both sides"):
         split_rows(SliceTable(frame, tmp_path), folds, 0, LABELS)
 
 
@@ -226,7 +226,7 @@ def test_a_split_is_balanced_and_has_one_fold(tmp_path: Path) -> None:
     for fold in (1, -1):
         with pytest.raises(InputError, match=rf"--data_fold {fold}: the dataset has the folds 0$"):
             split_rows(table, read, fold, LABELS)
-    with pytest.raises(InputError, match="no patient on one of the sides"):
+    with pytest.raises(InputError, match="none is left on one of the sides"):
         make_split(patients_frame([3] * 4), LABELS, 0.05, 0)
 
 
@@ -248,7 +248,7 @@ def test_each_source_is_a_fold_and_a_patient_of_two_is_whole(
     fold_of = folds.drop_duplicates("patient_id").set_index("patient_id")["fold"]
     assert (folds.groupby("patient_id")["fold"].nunique() == 1).all()
     assert fold_of.sort_index().tolist() == [0, 0, 0, 1, 1, 1]
-    assert "1 times a patient lies in a further source" in caplog.text
+    assert "1 case where a patient lies in a further source" in caplog.text
     assert len(folds) == len(frame)
 
 

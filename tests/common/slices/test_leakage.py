@@ -44,7 +44,7 @@ def check(folds: pd.DataFrame, rows: pd.DataFrame, made_with: str | None = None)
 def test_a_patient_on_both_sides_is_found():
     trained = pd.Series(["a", "b", None, "c", "b"])
     require_disjoint_patients(trained, pd.Series(["d", None, "e"]), "fold 0")
-    with pytest.raises(InputError, match="2 patients are on both sides of fold 0"):
+    with pytest.raises(InputError, match="2 patients on both sides of fold 0"):
         require_disjoint_patients(trained, pd.Series(["c", "c", "b", "x"]), "fold 0")
 
 
@@ -69,7 +69,7 @@ def test_rows_of_a_model_that_saw_the_patient_are_found(folds):
 def test_patients_that_are_always_trained_on_have_no_unseen_rows(folds):
     folds.loc[folds["patient_id"] == "p5", "fold"] = -1
     check(folds, folds[folds["fold"] >= 0])
-    with pytest.raises(InputError, match="4 rows of 1 patients"):
+    with pytest.raises(InputError, match="4 rows of 1 patient "):
         check(folds, folds)
 
 
@@ -84,7 +84,7 @@ def test_rows_made_with_other_folds_are_found(folds):
 
 def test_a_patient_in_two_folds_is_found_by_the_features_too(folds):
     folds.loc[0, "fold"] = 1
-    with pytest.raises(InputError, match="1 patients are in several folds"):
+    with pytest.raises(InputError, match="1 patient in several folds"):
         check(folds, folds)
 
 
@@ -111,7 +111,7 @@ def test_the_digest_is_of_the_folds_and_not_of_their_order(folds):
 
 def test_a_calibrator_fitted_on_scored_rows_is_found():
     require_fitted_elsewhere(["p0", "p1"], np.array(["p2"], dtype=object))
-    with pytest.raises(InputError, match="the weights would be scored on 1 patients"):
+    with pytest.raises(InputError, match="the weights would be scored on 1 patient "):
         require_fitted_elsewhere(["p0", "p1", "p1"], ["p1", "p1", "p2"], "the weights")
 
 
@@ -198,9 +198,9 @@ def test_weights_of_which_nothing_is_recorded_may_be_started_from():
 def test_labels_by_networks_of_other_folds_are_told(caplog):
     sources = pd.Series(["slices", None, "pseudo:0001", "pseudo:0001", "pseudo:0002/fold_3"])
     warn_of_pseudo_labels(sources, "pseudo:", 3)
-    assert "2 training slices have labels by experiment 0001:" in caplog.text
+    assert "2 training slices with labels by experiment 0001:" in caplog.text
     caplog.clear()
     warn_of_pseudo_labels(sources.iloc[[0, 1, 4]], "pseudo:", 3)
     assert not caplog.text
     warn_of_pseudo_labels(sources, "pseudo:", 2)
-    assert "3 training slices have labels by experiment 0001, 0002/fold_3:" in caplog.text
+    assert "3 training slices with labels by experiment 0001, 0002/fold_3:" in caplog.text

@@ -58,7 +58,7 @@ def test_missing_file_and_index_out_of_range(tmp_path: Path) -> None:
     with pytest.raises(UnreadableSlice, match=r"b\.b2nd"):
         store.read("b.b2nd", 0)
     for index in (2, -1):
-        with pytest.raises(UnreadableSlice, match="no slice"):
+        with pytest.raises(UnreadableSlice, match="no chunk"):
             store.read("a.b2nd", index)
 
 
@@ -117,7 +117,7 @@ def test_open_files_are_bounded(tmp_path: Path) -> None:
         store.read(f"{name}.b2nd", 0)
     if num_before:
         assert len(os.listdir("/proc/self/fd")) <= num_before + 3
-    assert len(store._open_files) == 3
+    assert sum(file.is_open for file in store._files.values()) == 3
 
 
 def test_pickled_store_opens_its_own_files(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_pickled_store_opens_its_own_files(tmp_path: Path) -> None:
     store = SliceStore(tmp_path)
     store.read("a.b2nd", 0)
     copy = pickle.loads(pickle.dumps(store))
-    assert not copy._open_files
+    assert not copy._files
     np.testing.assert_array_equal(copy.read("a.b2nd", 1), volume[1])
 
 

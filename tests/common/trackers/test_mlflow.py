@@ -4,8 +4,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from common.trackers import Delivery, MLflowBackend, mlflow_options
-from common.trackers.mlflow import MLflowTracker
+import pytest
+
+from common.trackers import FolderSender, MLflowBackend
 
 
 class Client:
@@ -17,9 +18,13 @@ class Client:
         self.artifacts: list[str] = []
         self.statuses: list[str] = []
         self.runs: list[str] = []
+        self.tags: dict[str, str] = {}
 
     def get_experiment_by_name(self, name: str) -> Any:
-        return SimpleNamespace(experiment_id="1")
+        return SimpleNamespace(experiment_id="1", tags=self.tags)
+
+    def set_experiment_tag(self, experiment_id: str, key: str, value: str) -> None:
+        self.tags[key] = value
 
     def create_run(self, experiment_id: str, run_name: str) -> Any:
         self.runs.append(run_name)
@@ -50,42 +55,27 @@ def line(iteration: int, **values: float) -> str:
     return f'{{"iteration": {iteration}, "time": {iteration}.25, {body}}}\n'
 
 
-def delivery_to(client: Client, folder: Path) -> Delivery:
-    experiment = folder / "results" / "0001"
-    experiment.mkdir(parents=True, exist_ok=True)
-    options = mlflow_options(experiment, folder, None)
-    delivery = Delivery(MLflowBackend(**options, make_client=lambda uri: client))
-    delivery.follow(experiment / "metrics.jsonl")
-    return delivery
-
-
-def test_resumes_the_same_run_and_keeps_its_parameters(tmp_path: Path) -> None:
+def test_resumes_the_same_run_and_keeps_its_parameters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client = Client()
-    for number, params in enumerate([{"seed": 1}, {"seed": 2, "n_jobs": 4}]):
-        delivery = delivery_to(client, tmp_path)
-        delivery.add_params(params)
-        record = tmp_path / "results" / "0001" / "metrics.jsonl"
-        record.write_text("".join(line(i, train_loss=0.5) for i in range(3 + number)))
-        delivery.deliver()
-        delivery.backend.end("killed" if number == 0 else "finished")
+    monkeypatch.setattr("common.trackers.mlflow._make_client", lambda uri: client)
+    experiment = tmp_path / "results" / "0001"
+    experiment.mkdir(parents=True)
+    for number, flags in enumerate(["seed: 1\n", "seed: 2\nn_jobs: 4\n"]):
+        (experiment / "config.yaml").write_text(flags)
+        lines = "".join(line(i, train_loss=0.5) for i in range(3 + number))
+        (experiment / "metrics.jsonl").write_text(lines)
+        sender = FolderSender(MLflowBackend(experiment, tmp_path), experiment)
+        sender.send()
+        sender.finish("killed" if number == 0 else "finished")
     assert client.runs == ["0001"]
+    assert client.tags == {"mlflow.experimentKind": "custom_model_development"}
     assert client.statuses == ["KILLED", "RUNNING", "FINISHED"]
     assert client.params == {"seed": "1", "n_jobs": "4"}
     assert [(m.key, m.step, m.timestamp) for m in client.metrics] == [
         ("train_loss", step, 1000 * step + 250) for step in range(4)
     ]
-
-
-def test_ui_command_names_the_store(tmp_path: Path) -> None:
-    for uri in (None, "http://127.0.0.1:9"):
-        tracker = MLflowTracker(tmp_path, tmp_path, uri, close_seconds=0.0)
-        tracker.close()
-        command = tracker.ui_command()
-        if uri is None:
-            assert command.endswith(f" --backend-store-uri sqlite:///{tmp_path}/mlflow.db")
-            assert "mlflow server" in command
-        else:
-            assert command == uri
 
 
 def test_importing_the_trackers_leaves_their_clients_alone() -> None:

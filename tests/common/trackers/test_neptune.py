@@ -9,8 +9,8 @@ from types import ModuleType
 
 import pytest
 
-from common.trackers import Delivery, NeptuneBackend
-from common.trackers.neptune import neptune_options, token_address
+from common.trackers import FolderSender, NeptuneBackend
+from common.trackers.neptune import token_address
 
 HAS_CLIENT = importlib.util.find_spec("neptune") is not None
 
@@ -78,12 +78,11 @@ def deliver(folder, iterations, **arguments):
     lines = [{"iteration": i, "time": 100.5 + i, "train_loss": 0.5} for i in iterations]
     record = folder / "metrics.jsonl"
     record.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    delivery = Delivery(NeptuneBackend(str(folder), **arguments))
-    delivery.add_params({"seed": 1, "pre_folder": "/data/Doe"})
-    delivery.follow(record)
-    delivery.deliver()
-    delivery.backend.end("finished")
-    return delivery
+    (folder / "config.yaml").write_text("seed: 1\npre_folder: /data/Doe\n")
+    sender = FolderSender(NeptuneBackend(folder, **arguments), folder)
+    sender.send()
+    sender.finish("finished")
+    return sender
 
 
 @pytest.mark.parametrize(
@@ -98,9 +97,9 @@ def deliver(folder, iterations, **arguments):
 )
 def test_one_line_says_where_a_run_goes(tmp_path, monkeypatch, address, project, where):
     monkeypatch.setenv("NEPTUNE_API_TOKEN", token(address) if address else "no token at all")
-    arguments, line = neptune_options(tmp_path, project)
-    assert re.search(where, line)
-    assert ("project" in arguments) == (not line.startswith("offline"))
+    backend = NeptuneBackend(tmp_path, project)
+    assert re.search(where, backend.where)
+    assert bool(backend.project) == (not backend.where.startswith("offline"))
 
 
 def test_a_token_names_its_server():
@@ -110,9 +109,10 @@ def test_a_token_names_its_server():
 
 def test_a_server_gets_each_value_once(tmp_path, stand_in, monkeypatch):
     monkeypatch.setattr("common.trackers.neptune._require_answer", lambda address: None)
+    monkeypatch.setenv("NEPTUNE_API_TOKEN", token("http://x"))
     for last, expected in ((3, (3, 0)), (5, (2, 3))):
-        delivery = deliver(tmp_path, range(last), project="a/b", address="http://x")
-        assert (delivery.num_sent, delivery.num_known) == expected
+        sender = deliver(tmp_path, range(last), project="a/b")
+        assert (sender.num_sent, sender.num_known) == expected
     assert stand_in.series == {"metrics/train_loss": [(i, 0.5, 100.5 + i) for i in range(5)]}
     first, second = stand_in.inits
     assert first["mode"] == "async" and first["custom_run_id"] == second["custom_run_id"]
@@ -122,9 +122,10 @@ def test_a_server_gets_each_value_once(tmp_path, stand_in, monkeypatch):
     assert stand_in.values["parameters"] == {"seed": "1"}
 
 
-def test_a_server_that_does_not_answer_is_found_out_at_once(tmp_path, stand_in):
+def test_a_server_that_does_not_answer_is_found_out_at_once(tmp_path, stand_in, monkeypatch):
+    monkeypatch.setenv("NEPTUNE_API_TOKEN", token("http://127.0.0.1:9"))
     with pytest.raises(OSError):
-        deliver(tmp_path, range(3), project="a/b", address="http://127.0.0.1:9")
+        deliver(tmp_path, range(3), project="a/b")
     assert not stand_in.inits
 
 
@@ -142,7 +143,6 @@ def test_the_real_client_offline(tmp_path):
     ]
     assert values == [(i, 0.5, 100.5 + i) for i in range(5)]
     assert "Doe" not in data.read_text()
-    evaluation = Delivery(NeptuneBackend(str(tmp_path)))
-    evaluation.deliver()
-    evaluation.backend.end("finished")
+    (tmp_path / "metrics.jsonl").unlink()
+    FolderSender(NeptuneBackend(tmp_path), tmp_path).finish("finished")
     assert data.is_file()

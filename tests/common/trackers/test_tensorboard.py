@@ -5,18 +5,17 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from common.trackers import Delivery, TensorBoardBackend
+from common.trackers import FolderSender, TensorBoardBackend
 
 
-def deliver(folder: Path, iterations, loss: float, params=None) -> Delivery:
+def deliver(folder: Path, iterations, loss: float, flags="") -> FolderSender:
     record = folder / "metrics.jsonl"
     lines = [{"iteration": i, "time": 100.5 + i, "train_loss": loss} for i in iterations]
     record.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    delivery = Delivery(TensorBoardBackend(str(folder / "tensorboard")))
-    delivery.add_params(params or {})
-    delivery.follow(record)
-    delivery.deliver()
-    return delivery
+    (folder / "config.yaml").write_text(flags or "{}")
+    sender = FolderSender(TensorBoardBackend(folder), folder)
+    sender.send()
+    return sender
 
 
 def read(folder: Path) -> EventAccumulator:
@@ -30,7 +29,7 @@ def scalars(folder: Path) -> list[tuple[int, float, float]]:
 
 
 def test_its_reader_finds_values_times_and_flags(tmp_path):
-    deliver(tmp_path, range(3), 0.5, {"seed": 4667}).backend.end("finished")
+    deliver(tmp_path, range(3), 0.5, "seed: 4667\n").finish("finished")
     assert scalars(tmp_path) == [(i, 0.5, 100.5 + i) for i in range(3)]
     text = read(tmp_path).Tensors("flags")[0].tensor_proto.string_val[0].decode()
     assert "| seed | 4667 |" in text
@@ -49,15 +48,14 @@ def test_a_resumed_run_takes_the_place_of_the_killed_one(tmp_path):
 
 def test_who_has_no_values_removes_none(tmp_path):
     deliver(tmp_path, range(3), 0.5)
-    evaluation = Delivery(TensorBoardBackend(str(tmp_path / "tensorboard")))
-    evaluation.deliver()
-    evaluation.backend.end("finished")
+    (tmp_path / "metrics.jsonl").unlink()
+    FolderSender(TensorBoardBackend(tmp_path), tmp_path).finish("finished")
     assert len(scalars(tmp_path)) == 3
 
 
 def test_a_full_disk_leaves_whole_events(tmp_path):
-    delivery = deliver(tmp_path, range(3), 0.5)
-    real = delivery.backend._file
+    sender = deliver(tmp_path, range(3), 0.5)
+    real = sender.backend._file
 
     class Full:
         """Takes ten bytes, then none."""
@@ -73,11 +71,11 @@ def test_a_full_disk_leaves_whole_events(tmp_path):
             self.left, done = 0, real.write(data[: self.left])
             return done
 
-    delivery.backend._file = Full()
+    sender.backend._file = Full()
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"iteration": 3, "time": 103.5, "train_loss": 0.5}\n')
     with pytest.raises(OSError, match="No space left"):
-        delivery.deliver()
-    delivery.backend._file = real
-    delivery.deliver()
+        sender.send()
+    sender.backend._file = real
+    sender.send()
     assert [step for step, _, _ in scalars(tmp_path)] == [0, 1, 2, 3]

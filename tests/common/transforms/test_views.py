@@ -7,6 +7,7 @@ from predictor_factory import build_network, make_dataset, make_predictor, small
 from scipy.special import expit
 
 from common.errors import InputError
+from common.predictors.base import PredictOptions
 from common.predictors.slices import SlicePredictor
 from common.scoring.predictions import mean_logits
 from common.slices.table import SliceTable
@@ -46,7 +47,9 @@ def table(tmp_path_factory) -> SliceTable:
 
 
 def predicted(predictor: SlicePredictor, table: SliceTable, **options) -> np.ndarray:
-    return predictor.predict_rows(table, np.flatnonzero(table.readable)[:12], **options).logits
+    return predictor.predict_rows(
+        table, np.flatnonzero(table.readable)[:12], PredictOptions(**options)
+    ).logits
 
 
 def test_each_view_is_what_numpy_says():
@@ -89,14 +92,14 @@ def test_a_view_is_made_of_the_hu_before_the_transform(table, view):
     with torch.inference_mode():
         image = torch.from_numpy(small_transform()(image_hu, 0))
         expected = predictor.network(image[None])[0].numpy()
-    found = predictor.predict_rows(table, [row], views=(view,)).logits[0]
+    found = predictor.predict_rows(table, [row], PredictOptions(views=(view,))).logits[0]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_swap_needs_neighbours(table):
     rows = [int(row) for row in np.flatnonzero(table.readable)[:4]]
     with pytest.raises(InputError, match="swap: the images of this network have no neighbours"):
-        make_predictor().predict_rows(table, rows, views=("swap",))
+        make_predictor().predict_rows(table, rows, PredictOptions(views=("swap",)))
 
 
 @pytest.mark.parametrize("mean", ["logits", "probabilities"])
@@ -120,10 +123,16 @@ def test_certain_probabilities_have_a_finite_mean():
 def test_random_views_are_those_of_num_views_and_seeded_by_the_image(table):
     predictor = make_predictor()
     named = predicted(predictor, table, views=("plain", "random_1", "random_2"), seed=4)
-    np.testing.assert_array_equal(named, predicted(predictor, table, num_views=2, seed=4))
+    np.testing.assert_array_equal(
+        named, predicted(predictor, table, views=("plain", "random_1", "random_2"), seed=4)
+    )
     rows = np.flatnonzero(table.readable)[:12]
-    alone = predictor.predict_rows(table, rows[7:8], views=("random_2",), seed=4).logits[0]
-    among = predictor.predict_rows(table, rows[::-1], views=("random_2",), seed=4).logits[::-1][7]
+    alone = predictor.predict_rows(
+        table, rows[7:8], PredictOptions(views=("random_2",), seed=4)
+    ).logits[0]
+    among = predictor.predict_rows(
+        table, rows[::-1], PredictOptions(views=("random_2",), seed=4)
+    ).logits[::-1][7]
     np.testing.assert_allclose(alone, among, rtol=1e-5, atol=1e-6)
 
 

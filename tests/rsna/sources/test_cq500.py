@@ -94,9 +94,9 @@ def test_tables_that_can_not_be_right_are_refused(
 ) -> None:
     good, other = read_row("CQ500-CT-0", ICH=2), read_row("CQ500-CT-0", ICH=3)
     assert len(read_majority(write_reads(tmp_path, good, good))) == 1
-    assert "1 scans again" in caplog.text
+    assert "repeats 1 scan" in caplog.text
     for rows, message in (
-        ([good, other], "1 scans twice"),
+        ([good, other], "1 scan twice"),
         ([good | {"name": "scan 5"}], "line 2"),
         ([good | {"R2:SAH": 2}], "neither 0 nor 1"),
         ([good | {"R2:SAH": "yes"}], "neither 0 nor 1"),
@@ -110,7 +110,7 @@ def test_tables_that_can_not_be_right_are_refused(
         tmp_path / "reads.csv", index=False
     )
     read_majority(tmp_path / "reads.csv")
-    assert "1 scans have a subtype, but no ICH" in caplog.text
+    assert "1 scan with a subtype, but no ICH" in caplog.text
     with pytest.raises(InputError, match=r"no reads\.csv"):
         make_source("cq500", make_folder(tmp_path / "empty"), 0)
 
@@ -183,10 +183,10 @@ def test_scans_have_labels_and_rejected_series_a_reason(
         "contrast": 3, "not_axial": 3, "sharp_kernel": 3, "duplicate": 2, "no_id": 1,
     }  # fmt: skip
     for told in (
-        "1 scans in reads.csv have no file",
-        "1 patients with 5 files are not in reads.csv",
-        "1 files are in no folder of one CQ500 patient",
-        "1 patients have more than one folder",
+        "1 scan in reads.csv without a file",
+        "1 patient with 5 files not in reads.csv",
+        "1 file in no folder of one CQ500 patient",
+        "1 patient with more than one folder",
     ):
         assert told in caplog.text
     assert "somebody" not in caplog.text

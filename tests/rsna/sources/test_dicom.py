@@ -120,7 +120,7 @@ def test_a_member_that_is_there_twice_counts_once(
     with caplog.at_level(logging.WARNING):
         _, frame = prepare_dicom(tmp_path / "in", tmp_path / "out")
     assert frame.set_index("source_file").loc["a.zip!/1.1-1.dcm", "status"] == "not_dicom"
-    assert "left out 1 members of an archive" in caplog.text
+    assert "left out 1 member of an archive" in caplog.text
 
 
 def test_a_folder_named_like_an_archive_is_none(
@@ -225,6 +225,10 @@ def test_a_missing_slice_is_noted(tmp_path: Path) -> None:
     assert prepared.notes == {GAP_NOTE: 1}
     assert frame.loc[frame["reason"].notna(), "position_mm"].tolist() == [15]
     assert (frame["status"] == "ok").all()
+    # The same beside a file that has a reason of its own.
+    (tmp_path / "in" / "broken.dcm").write_bytes(b"")
+    _, frame = prepare_dicom(tmp_path / "in", tmp_path / "again")
+    assert frame.loc[frame["status"] == "ok", "reason"].dropna().tolist() == [GAP_NOTE]
 
 
 def test_the_real_head_has_no_gap(test_data: Path, tmp_path: Path) -> None:

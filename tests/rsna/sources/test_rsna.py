@@ -50,8 +50,8 @@ def test_images_without_labels_and_labels_without_images(
     path.write_text("\n".join(lines) + "\n")
     prepare_dataset(RSNASource(tmp_path / "in"), tmp_path / "out", n_jobs=0, num_folds=2)
     frame = SliceTable.load(tmp_path / "out").frame.set_index("image_id")
-    assert "1 labelled images have no file" in caplog.text
-    assert "1 training images have no labels" in caplog.text
+    assert "1 labelled image without a file" in caplog.text
+    assert "1 training image without all labels" in caplog.text
     assert frame.loc["ID_100000001", list(LABELS)].isna().all()
     assert frame["label_source"].isna().sum() == 4
 

@@ -24,7 +24,8 @@ from common.checkpoint import load_checkpoint
 from common.cli import status_of
 from common.errors import Interrupted
 from common.features.store import FeatureTable
-from common.predictors.base import load_predictor
+from common.predictors.base import PredictOptions
+from common.predictors.loading import load_predictor
 from common.report import EvaluationReport
 from common.slices.folds import read_folds
 from common.slices.leakage import folds_digest
@@ -147,7 +148,9 @@ def test_features_are_what_each_network_sees(place, whole, table):
         np.testing.assert_allclose(logits, oof.loc[ids, LOGITS], atol=5e-3)
         np.testing.assert_array_equal(
             seen,
-            predictor.predict_rows(table, table.rows_of(ids), with_features=True).features,
+            predictor.predict_rows(
+                table, table.rows_of(ids), PredictOptions(with_features=True)
+            ).features,
         )
     tests = FeatureTable.load(whole / "features", "test")
     rows = [tests.rows_of(["TID_5_2"], fold=fold) for fold in (0, 1)]
@@ -224,7 +227,7 @@ def test_a_fold_that_saw_the_patient_is_found(place, whole, capsys):
         frame = pd.read_parquet(path)
         frame.assign(fold=0).to_parquet(path)
     assert call(train.main, place, "--experiment_id", "leaky", "--tr_resume", "1") == 2
-    assert "12 rows of 3 patients come from a model that was trained" in capsys.readouterr().err
+    assert "12 rows of 3 patients from a model that was trained" in capsys.readouterr().err
 
 
 def test_folds_that_changed_since_are_found(place, whole, capsys):
@@ -283,10 +286,12 @@ def test_views_are_averaged_in_tables_and_kept_apart_in_features(place, whole, t
         ids = oof.index[oof["fold"] == fold]
         rows = table.rows_of(ids)
         options = {"seed": 4667}
-        logits = predictor.predict_rows(table, rows, views=views, **options).logits
+        logits = predictor.predict_rows(table, rows, PredictOptions(views=views, **options)).logits
         np.testing.assert_allclose(oof.loc[ids, LOGITS], logits, atol=1e-5)
         for view in views:
-            one = predictor.predict_rows(table, rows, views=(view,), with_features=True, **options)
+            one = predictor.predict_rows(
+                table, rows, PredictOptions(views=(view,), with_features=True, **options)
+            )
             np.testing.assert_allclose(
                 features.read(features.rows_of(ids, view=view)), one.features, atol=2e-3
             )

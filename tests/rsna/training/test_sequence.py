@@ -20,7 +20,8 @@ import train
 from common.checkpoint import load_checkpoint
 from common.cli import status_of
 from common.errors import InputError
-from common.predictors.base import load_predictor
+from common.predictors.base import PredictOptions
+from common.predictors.loading import load_predictor
 from common.slices.table import SliceTable
 from rsna_model import build_model
 from rsna_task import LABELS
@@ -101,7 +102,7 @@ def test_predictor_gives_what_was_validated(place, monkeypatch, capsys, flags):
     np.testing.assert_allclose(found.logits, valid[columns].iloc[::5], atol=2e-3)
     assert not found.unreadable.any()
     with pytest.raises(InputError, match="no features"):
-        predictor.predict_rows(table, rows, with_features=True)
+        predictor.predict_rows(table, rows, PredictOptions(with_features=True))
 
 
 @pytest.mark.long
@@ -208,7 +209,7 @@ def test_training_slices_without_outputs_are_left_out_but_not_those_of_validatio
     change_predictions(folder, lambda frame: frame[~frame["patient_id"].isin(patients)])
     flags = {**FLAGS, "data_features": "0004", "tr_iteration_num": 1, "tr_iteration_valid": 0}
     assert run(monkeypatch, place, train, "fewer", **flags) == 0, capsys.readouterr().err
-    assert "12 training slices have no out-of-fold predictions" in caplog.text
+    assert "left out 12 training slices without out-of-fold predictions" in caplog.text
     assert run(monkeypatch, place, train, "none", **flags, data_fold=1) == 2
     assert "--data_fold all" in capsys.readouterr().err.splitlines()[-1]
 

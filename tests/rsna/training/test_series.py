@@ -13,7 +13,8 @@ from tiny_dataset import make_tiny_dataset
 import train
 from common.checkpoint import load_checkpoint
 from common.cli import status_of
-from common.predictors.base import load_predictor
+from common.predictors.base import PredictOptions
+from common.predictors.loading import load_predictor
 from common.scoring.predictions import read_predictions
 from common.slices.store import UnreadableSlice
 from common.slices.table import SliceTable
@@ -96,11 +97,15 @@ def test_predictor_gives_what_was_validated(place, trained, kind):
     valid = pd.read_parquet(trained[kind] / "predictions" / "valid.parquet")
     # A part of the rows, in another order: each is seen within its whole series.
     part = valid.iloc[[7, 2, 11]]
-    result = predictor.predict_rows(table, table.rows_of(part["image_id"]), with_features=True)
+    result = predictor.predict_rows(
+        table, table.rows_of(part["image_id"]), PredictOptions(with_features=True)
+    )
     expected = part[[f"logit_{name}" for name in LABELS]].to_numpy()
     np.testing.assert_allclose(result.logits, expected, atol=1e-5)
     assert result.features is not None and result.features.shape[0] == 3
-    views = predictor.predict_rows(table, table.rows_of(part["image_id"]), views=["flip_lr"])
+    views = predictor.predict_rows(
+        table, table.rows_of(part["image_id"]), PredictOptions(views=["flip_lr"])
+    )
     assert not np.allclose(views.logits, result.logits, atol=1e-6)
 
 
@@ -118,7 +123,7 @@ def test_unreadable_slices_have_the_prior(place, trained):
 
     table.image_hu = image_hu  # type: ignore[method-assign]
     predictor = load_predictor(trained["volume"] / "predictor", build_model)
-    prediction = predict_table(predictor, table)
+    prediction = predict_table(predictor, table, PredictOptions())
     assert len(prediction.predictions) == len(frame)
     unread = prediction.filled["image_id"].tolist()
     assert unread == [table.image_id(row) for row in (0, 3, 5, 6, 7, 8, 9)]

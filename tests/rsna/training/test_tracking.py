@@ -232,6 +232,11 @@ def test_mlflow_has_parameters_reports_and_the_end(root):
     assert files == {"report.html", "metrics.json"}
 
 
+def test_the_log_names_the_command_that_opens_the_monitor(root):
+    command = f"python -m scripts.monitor --experiment_id 0001 --output_dir {root / 'output'}"
+    assert f"to watch it: {command}\n" in (results(root) / "train.log").read_text()
+
+
 @needs_tensorboard
 def test_tensorboard_has_the_record(root):
     assert_is_record(tensorboard_points(root), root)
@@ -334,7 +339,7 @@ def test_maximum_time_ends_with_143_and_another_run_goes_on(tmp_path):
     flags = [*FLAGS, "--experiment_id", "0001", "--tr_max_hours", "1e-7"]
     result = run_train(tmp_path, *flags)
     assert result.returncode == 143
-    assert "the maximum time of 0.00 hours is used up" in result.stderr
+    assert "the maximum time of 1 ms is used up" in result.stderr
     assert "--experiment_id 0001 --tr_resume 1" in result.stderr.splitlines()[-1]
     result = run_train(
         tmp_path, "--experiment_id", "0001", "--tr_resume", "1", "--tr_max_hours", "0"
@@ -383,7 +388,7 @@ def test_a_real_server_gets_the_run_and_later_what_it_missed(tmp_path, server):
     flags = [*FLAGS, "--experiment_id", "0001", "--mlflow_uri"]
     result = run_train(tmp_path, *flags, server)
     assert result.returncode == 0, result.stderr
-    assert "did not reach" not in result.stderr
+    assert "did not get everything" not in result.stderr
     database = tmp_path / "server" / "mlflow.db"
     (tmp_path / "output" / "mlflow.db").symlink_to(database)
     assert_is_record(mlflow_points(tmp_path), tmp_path)

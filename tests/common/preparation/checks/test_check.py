@@ -117,7 +117,7 @@ def rewrite(
         for image_hu in images:
             writer.append(image_hu)
         if not is_forged:
-            writer._checksums = checksums
+            writer._chunks._checksums = checksums
         writer.write(path)
 
     return breaking
@@ -322,7 +322,7 @@ def test_statuses_of_the_script(
     monkeypatch.setattr("sys.argv", [*command, "x"])
     assert status_of(main) == 3
     told = capsys.readouterr()
-    assert told.out.strip().endswith("2 folds: 1 kinds of faults")
+    assert told.out.strip().endswith("2 folds: found 1 fault")
     assert "store files that can't be opened: 1 (first" in told.err
     monkeypatch.setattr("sys.argv", [*command, "absent"])
     assert status_of(main) == 2

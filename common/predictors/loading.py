@@ -1,0 +1,49 @@
+"""Loads a predictor from its folder, whatever its kind."""
+
+from functools import partial
+from pathlib import Path
+
+from common.errors import InputError
+from common.experiment import JSON_FILE, read_predictor_json
+from common.predictors.base import AbstractPredictor, BuildModel
+from common.predictors.blend import BlendPredictor
+from common.predictors.folds import FoldsPredictor
+from common.predictors.second_level import SecondLevelPredictor
+from common.predictors.sequence import StudyPredictor
+from common.predictors.series import JointPredictor, VolumePredictor
+from common.predictors.slices import SlicePredictor
+
+# By kind in predictor.json; a folder without a kind is of the first one.
+PREDICTORS: dict[str, type[AbstractPredictor]] = {
+    predictor.kind: predictor
+    for predictor in (
+        SlicePredictor,
+        JointPredictor,
+        VolumePredictor,
+        StudyPredictor,
+        FoldsPredictor,
+        BlendPredictor,
+        SecondLevelPredictor,
+    )
+}
+
+
+def load_predictor(folder: Path, build_model: BuildModel) -> AbstractPredictor:
+    """Return the predictor in `folder`, of whatever kind, ready to predict on the CPU.
+
+    Args:
+        folder: where `save` wrote.
+        build_model: makes a network, with any weights, from the `model` dict of predictor.json.
+
+    Raises:
+        InputError: the folder is no predictor, is damaged, or is of another version.
+    """
+    content = read_predictor_json(folder)
+    kind = content.get("kind", SlicePredictor.kind)
+    if kind not in PREDICTORS:
+        raise InputError(
+            f"{folder / JSON_FILE} is a predictor of the kind {kind!r}: predict with the version "
+            f"that wrote it"
+        )
+    load_part = partial(load_predictor, build_model=build_model)
+    return PREDICTORS[kind].from_folder(folder, content, build_model, load_part)

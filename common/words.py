@@ -1,0 +1,20 @@
+"""Counts and durations as messages show them."""
+
+
+def count(number: int, noun: str) -> str:
+    """Return the number with its noun: `1 slice`, `28 slices`, `2 studies`, `3 series`."""
+    if number == 1 or noun.endswith("series"):
+        return f"{number} {noun}"
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return f"{number} {noun[:-1]}ies"
+    return f"{number} {noun}{'es' if noun.endswith(('s', 'x', 'ch', 'sh')) else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in the unit that suits it: `20 ms`, `45 s`, `5 min`, `1.9 h`."""
+    if seconds < 1:
+        return f"{max(1, round(1000 * seconds))} ms" if seconds > 0 else "0 s"
+    if seconds < 90:
+        return f"{round(seconds)} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"

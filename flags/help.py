@@ -1,0 +1,111 @@
+"""The --help of each script: the flags that matter most, and examples; --help_all has all flags."""
+
+from argparse import Action
+from typing import Any, NamedTuple
+
+from common.cli import script_command, script_name, shown_name
+
+FULL_HELP = "--help_all"
+HELP = ("-h", "--help", FULL_HELP)
+
+
+class Help(NamedTuple):
+    """Names of the flags that --help shows, and the arguments of examples; both in order."""
+
+    flags: str
+    examples: tuple[str, ...]
+
+
+_DATA = "data_dataset data_input_folder"
+_TRAIN = Help(
+    f"{_DATA} data_fold data_train_transform data_sampler data_neighbors net_model net_pretrained "
+    "optim optim_scheduler optim_scheduler_max_lr tr_iteration_num tr_batch_size tr_use_amp "
+    "tr_resume pr_tta tensorboard_enabled experiment_id output_dir n_jobs device dev_enabled",
+    (
+        "--dev_enabled 1",
+        "--data_dataset ct_ich --data_fold all --net_model resnet18",
+        "--experiment_id 0001 --tr_resume 1",
+    ),
+)
+SCRIPTS = {
+    "train": _TRAIN,
+    "demo": Help(_TRAIN.flags, ("", "--dev_enabled 1", "--net_model resnet18")),
+    "preprocessing": Help(
+        f"pre_source pre_folder {_DATA} pre_num_folds pre_fold_by pre_valid_fraction pre_head_crop "
+        "pre_spacing pre_size pre_brain_min pre_check pre_report pre_export pre_export_folder "
+        "pre_address n_jobs",
+        (
+            "--pre_source demo",
+            "--pre_source dicom --pre_folder input/scans --data_dataset own --n_jobs 8",
+            "--data_dataset own --pre_check 1",
+        ),
+    ),
+    "evaluate": Help(
+        f"experiment_id output_dir {_DATA} pr_tta n_jobs device",
+        ("--experiment_id 0001", "--experiment_id 0001 --data_dataset cq500"),
+    ),
+    "predict": Help(
+        "experiment_id pr_input pr_output pr_dataframe pr_submit pr_tta output_dir n_jobs device",
+        (
+            "--experiment_id 0001 --pr_input input/scans --pr_output output/scans",
+            "--experiment_id 0001 --pr_input input/scans.zip --pr_output output/scans --pr_tta 4",
+        ),
+    ),
+    "ensemble": Help(
+        f"ens_experiments ens_method ens_space ens_calibration ens_studies stack_nested {_DATA} "
+        "output_dir pr_dataframe pr_submit",
+        (
+            "--ens_experiments 0001,0002",
+            "--ens_experiments 0001,0002 --ens_method weights --ens_calibration temperature",
+        ),
+    ),
+    "lr_finder": Help(
+        f"lrf_start_lr lrf_end_lr lrf_iteration_num {_DATA} data_fold net_model net_pretrained "
+        "optim tr_batch_size tr_use_amp output_dir n_jobs device",
+        ("", "--net_model resnet18 --tr_batch_size 32"),
+    ),
+    "second_level": Help(
+        f"sl_experiments sl_method sl_smooth_kernel sl_smooth_unit sl_smooth_widths sl_neighbors "
+        f"sl_rounds {_DATA} output_dir",
+        ("--sl_experiments 0003", "--sl_experiments 0003,0004 --sl_method boosting"),
+    ),
+    "pseudo_label": Help(
+        "pl_name pl_source pl_predictions pl_labels pl_positive pl_negative pl_use_studies "
+        f"{_DATA}",
+        ("--pl_name more --pl_source unlabelled --pl_predictions output/p/predictions.parquet",),
+    ),
+    "resend": Help(
+        "experiment_id output_dir mlflow_uri tensorboard_enabled nml_enabled",
+        ("--experiment_id 0001",),
+    ),
+    "monitor": Help(
+        "experiment_id output_dir mlflow_uri mon_port",
+        ("", "--experiment_id 0001", "--mon_port 5000"),
+    ),
+    "doctor": Help("data_input_folder output_dir net_model device", ("", "--device cuda")),
+}
+
+
+def prepare_help(parser: Any, is_full: bool) -> None:
+    """Let `parser` show its script's main flags and examples, or all flags."""
+    from jsonargparse import DefaultHelpFormatter
+
+    script = SCRIPTS.get(script_name())
+    shown = None if is_full or script is None else {"help", "config", *script.flags.split()}
+
+    class Formatter(DefaultHelpFormatter):
+        """Leaves out other flags; keeps the lines of the examples as they are."""
+
+        def add_argument(self, action: Action) -> None:
+            if shown is None or action.dest in shown or FULL_HELP in action.option_strings:
+                super().add_argument(action)
+
+        def _fill_text(self, text: str, width: int, indent: str) -> str:
+            return "\n".join(indent + line for line in text.splitlines())
+
+    parser.formatter_class = Formatter
+    parser.prog = shown_name()
+    parser.usage = "%(prog)s [--flag value ...]"
+    if script is not None:
+        commands = [script_command(*example.split()) for example in script.examples]
+        parser.epilog = "\n  ".join(["examples:", *commands])

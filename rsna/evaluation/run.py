@@ -1,0 +1,42 @@
+"""evaluate.py: an evaluation as the flags ask for it, with the flags that were recorded."""
+
+import logging
+from collections.abc import Iterator
+
+from common.slices.table import SliceTable
+from config import Config, recorded_config
+from flags.general import MonitorConfig
+from flags.prediction import ViewsConfig
+from rsna.evaluation.evaluation import evaluate_experiment, evaluate_on_dataset
+from rsna.evaluation.prediction import predict_options
+from rsna.evaluation.scoring import next_steps, summary
+from rsna.training.tracking import monitor_command, tracking
+
+logger = logging.getLogger(__name__)
+
+_VIEWS = set(ViewsConfig.__dataclass_fields__)
+# What an evaluation takes from its own flags where they are given; the rest is as recorded.
+_OWN = {"data_dataset", "data_input_folder", "n_jobs", "device", "dev_enabled"}
+_OWN |= set(MonitorConfig.__dataclass_fields__) | _VIEWS
+
+
+def evaluate(given: Config) -> Iterator[str]:
+    """Evaluate the experiment that --experiment_id names, and yield the lines to print."""
+    folder = given.existing_experiment_folder()
+    recorded = recorded_config(folder)
+    for name in sorted(given.given - _OWN - {"experiment_id", "output_dir"}):
+        logger.warning("--%s has no effect: the experiment has its own", name)
+    own = {name: given.flags()[name] for name in given.given & _OWN}
+    config = recorded.with_flags(output_dir=given.general.output_dir, **own)
+    table, dataset = SliceTable.load(config.dataset_folder), config.data.data_dataset
+    if dataset != recorded.data.data_dataset:
+        evaluation = evaluate_on_dataset(folder, table, dataset, predict_options(config))
+        yield summary(evaluation.metrics, evaluation.report)
+        return
+    for flag in sorted(given.given & _VIEWS):
+        logger.warning("--%s has no effect on rows that training has predicted", flag)
+    with tracking(config, folder) as tracker:
+        evaluation = evaluate_experiment(folder, table)
+        tracker.start()
+    yield summary(evaluation.metrics, evaluation.report)
+    yield next_steps(folder, monitor_command(config, folder))

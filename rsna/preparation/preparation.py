@@ -1,0 +1,89 @@
+"""preprocessing.py: a dataset prepared, checked or explored, as the flags ask for."""
+
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from common.errors import InputError
+from common.preparation import Limits, Preparation, prepare_dataset
+from common.preparation.checks.check import check_dataset
+from common.slices.pixel_steps import PixelSteps
+from config import Config
+from rsna.preparation.exploration import explore, is_only_explored
+from rsna.sources import make_source
+from rsna_task import SUBTYPES
+
+
+def preprocess(config: Config) -> Iterator[str]:
+    """Do what the flags ask for, and yield the lines to print.
+
+    Raises:
+        InputError: flags or files that can't be used.
+        CheckFailed: --pre_check found something.
+    """
+    if config.preprocessing.pre_check:
+        yield from _check(config)
+        return
+    if not is_only_explored(config):
+        yield from _lines(_prepare(config), config)
+    yield from explore(config)
+
+
+def _prepare(config: Config) -> Preparation:
+    flags = config.preprocessing
+    folder, dataset_folder = _source_folder(config), config.dataset_folder
+    if flags.pre_address is not None:
+        # Workers run in folders of their own.
+        folder, dataset_folder = folder.resolve(), dataset_folder.resolve()
+    return prepare_dataset(
+        make_source(flags.pre_source, folder, config.general.n_jobs),
+        dataset_folder,
+        n_jobs=config.general.n_jobs,
+        num_folds=flags.pre_num_folds,
+        fold_seed=flags.pre_fold_seed,
+        valid_fraction=flags.pre_valid_fraction,
+        fold_by=flags.pre_fold_by,
+        drop_overlap=bool(flags.pre_drop_overlap),
+        resume_command=f"python {shlex.join(sys.argv)}",
+        steps=PixelSteps(bool(flags.pre_head_crop), flags.pre_spacing, flags.pre_size),
+        brain_min=flags.pre_brain_min,
+        address=flags.pre_address,
+        limits=Limits(flags.pre_series_timeout_s, flags.pre_series_memory_mb),
+    )
+
+
+def _source_folder(config: Config) -> Path:
+    """Return the folder of the original files; the demo has one of its own."""
+    flags = config.preprocessing
+    if flags.pre_folder is not None:
+        return Path(flags.pre_folder)
+    if flags.pre_source == "demo":
+        return Path(config.data.data_input_folder) / "demo"
+    raise InputError(f"--pre_folder is missing: where are the files of {flags.pre_source}?")
+
+
+def _lines(prepared: Preparation, config: Config) -> Iterator[str]:
+    """Yield the folds, and what is worth a note; the line of counts comes last."""
+    if prepared.folds is not None:
+        yield prepared.folds.to_string(float_format="{:.4f}".format)
+        yield (
+            f"The prevalence of a label in a fold differs from that of all slices by at most "
+            f"{100 * prepared.fold_deviation:.1f} % of it."
+        )
+    if prepared.overlap.num_training:
+        left_out = prepared.overlap.num_kept == 0
+        advice = "they are not trained on" if left_out else "--pre_drop_overlap 1 leaves them out"
+        yield f"{prepared.overlap.line().capitalize()}; {advice}."
+    for note, count in prepared.notes.items():
+        yield f"{count} slices: {note}"
+    yield f"{config.dataset_folder}: {prepared.line()}"
+
+
+def _check(config: Config) -> Iterator[str]:
+    """Verify the prepared dataset, and yield a line of counts; CheckFailed comes after it."""
+    checked = check_dataset(
+        config.dataset_folder, subtypes=SUBTYPES, union="any", n_jobs=config.general.n_jobs
+    )
+    yield f"{config.dataset_folder}: {checked.line()}"
+    checked.raise_findings()
