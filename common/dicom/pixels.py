@@ -137,9 +137,8 @@ def _decode(source: bytes, header: SliceHeader, opened: OpenFile) -> np.ndarray:
         raise RejectedFile("corrupt", f"frame {header.frame or 0}: {reason}") from error
     if encapsulated:
         check_used_up(source, stored)
-    return _of_stored_bits(
-        stored.astype(stored.dtype.newbyteorder("="), copy=False), header, opened
-    )
+    stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
+    return _of_stored_bits(stored, header) if encapsulated else stored
 
 
 def _of_stored_bits(stored: np.ndarray, header: SliceHeader) -> np.ndarray:

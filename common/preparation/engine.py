@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from common.errors import InputError, Interrupted
 from common.files import make_folder, write_parquet
-from common.preparation.estimates import check_space, tell_about_files
+from common.preparation.estimates import check_space, log_estimates
 from common.preparation.headers import INDEX_FOLDER, read_index
 from common.preparation.identity import (
     drop_copies,
@@ -33,7 +33,7 @@ from common.preparation.manifest import check_same_source, write_manifest
 from common.preparation.overlap import Overlap, find_overlap
 from common.preparation.pixels import (
     SliceResult,
-    is_passing,
+    is_transient,
     read_record,
     record_exceeding,
     record_folder,

@@ -12,6 +12,7 @@ from common.preparation.pixels import SliceResult
 from common.preparation.source import Source
 from common.slices.folds import TRAIN_SPLIT
 from common.slices.table import SLICE_COLUMNS
+from common.words import count
 
 logger = logging.getLogger(__name__)
 
