@@ -48,6 +48,7 @@ HEADER_COLUMNS = {
     "temporal_position": "float64",
     "acquisition_time": "float64",
     "content_time": "float64",
+    "selected": "boolean",
     "pixels": "str",
     "limit": "float64",  # the one that was exceeded, where the status is one of EXCEEDING
 }
