@@ -156,11 +156,6 @@ def parse_config(
 ) -> Config:
     """Reads the flags of a script.
 
-    Args:
-        description: what the script does, for --help.
-        groups: names of the flag groups that the script knows.
-        argv: arguments without the program's name; default: those of the process.
-
     Raises:
         InputError: an unknown flag, or a value that breaks its rule.
     """

@@ -84,7 +84,6 @@ class ThreeChannels:
     """The augmentation as the covered systems run it: three channels all the way.
 
     Args:
-        transform: whose transforms are run.
         is_windowed: the image is 0 to 255 instead of HU.
     """
 

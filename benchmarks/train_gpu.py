@@ -111,12 +111,7 @@ def make_table(folder: Path, num_slices: int, size: int) -> SliceTable:
 
 
 class Benchmark:
-    """The network and its data, and the two kinds of runs.
-
-    Args:
-        arguments: the flags.
-        folder: for the slices that are made up.
-    """
+    """The network and its data, and the two kinds of runs."""
 
     def __init__(self, arguments: argparse.Namespace, folder: Path) -> None:
         self.arguments = arguments

@@ -229,9 +229,6 @@ def warn_about_flags(
     """Warns about flags that were given and do nothing, or are hardly meant.
 
     Args:
-        flags: every flag and its value.
-        given: names of those that were given.
-        groups: names of the flag groups that the script knows.
         base_lr: the learning rate that the schedule begins or peaks at.
     """
     for name in sorted(given & EFFECTIVE_WHEN.keys()):

@@ -29,9 +29,7 @@ def parse_flags(
     """Reads flags and --config files.
 
     Args:
-        description: what the script does, for --help.
         groups: the dataclasses whose fields are the script's flags.
-        argv: arguments without the program's name; default: those of the process.
         passed_over: names that a --config file may hold although the script has no such flag.
 
     Returns:

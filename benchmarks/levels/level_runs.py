@@ -30,11 +30,7 @@ class Stage:
     """One command that makes one experiment.
 
     Attributes:
-        script: train.py or ensemble.py.
-        experiment_id: what it makes.
-        flags: the flags that define it.
         places: --data_input_folder and --output_dir, which a resumed training gets too.
-        output_dir: the folder with results/.
         needs: ids of the experiments that have to be there before.
     """
 
@@ -71,8 +67,6 @@ class Plan:
     """Makes the stages of one dataset and seed.
 
     Attributes:
-        work: folder for all files.
-        dataset: name of the dataset.
         seed: added to the project's default seed, and to the end of each id.
     """
 
@@ -153,7 +147,6 @@ def run_stages(stages: Sequence[Stage], num_at_once: int, log_folder: Path) -> f
 
     Args:
         stages: in the order in which they should begin.
-        num_at_once: processes at once.
         log_folder: gets what each command says, <experiment_id>.log.
 
     Raises:

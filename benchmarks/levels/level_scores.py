@@ -51,7 +51,6 @@ def read_losses(table: SliceTable, folders: Mapping[str, Sequence[Path]]) -> Los
     """Return the losses of experiments on the slices that all predict, and of `PRIOR`.
 
     Args:
-        table: the dataset.
         folders: for each level, the experiment folder of each seed.
 
     Raises:

@@ -40,13 +40,7 @@ GENERATOR_VERSION = 1
 
 @dataclass(frozen=True)
 class LevelsParameters:
-    """Parameters of the dataset.
-
-    Attributes:
-        num_patients: patients, of one study each.
-        num_folds: patient folds.
-        seed: seed of everything.
-    """
+    """Parameters of the dataset."""
 
     num_patients: int = 300
     num_folds: int = 3
@@ -61,8 +55,6 @@ def write_levels_dataset(
     A finished folder of the same parameters is kept as it is.
 
     Args:
-        folder: the dataset folder, <data_input_folder>/datasets/<name>.
-        parameters: None stands for the defaults.
         n_jobs: number of processes; the data do not depend on it.
 
     Raises:

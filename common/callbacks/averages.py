@@ -22,10 +22,6 @@ class AveragedWeights(Callback):
         model: the module whose weights are averaged; the average begins as a copy of them.
         statistics_data: batches (of training samples, not augmented) from which the batch-norm
             statistics of the average are measured before it is used.
-
-    Attributes:
-        label: prefix of its metrics beside those of other weights.
-        num_updates: steps that the average has seen; it is not used before the first.
     """
 
     is_average = True
@@ -91,7 +87,6 @@ class WeightAverage(AveragedWeights):
 
     Args:
         decay: share of the average that one step keeps.
-        model, statistics_data: see `AveragedWeights`.
     """
 
     label = "ema"
@@ -115,7 +110,6 @@ class StochasticWeightAverage(AveragedWeights):
 
     Args:
         start: iterations before the first step whose weights are averaged.
-        model, statistics_data: see `AveragedWeights`.
     """
 
     label = "swa"

@@ -22,12 +22,9 @@ class CheckpointSaver(Callback):
     link). A run that is killed at any moment goes on from last.pt and writes the same files again.
 
     Args:
-        folder: where checkpoints are kept.
         every: iterations from one last.pt to the next.
         metric: name of the metric that decides, as validations of the whole fold report it;
             `common.scoring.metrics` knows which way it is better.
-        num_best: how many of the best are kept.
-        config: flags of the experiment, kept in every checkpoint.
     """
 
     def __init__(

@@ -16,9 +16,6 @@ class DataFingerprint(Callback):
 
     A sampler draws from its samples by number, and some by their labels: with others the order
     would be another one, even where an epoch is as long as before.
-
-    Args:
-        sample_ids: of the training samples, in order.
     """
 
     def __init__(self, sample_ids: Iterable[str], labels: ArrayLike) -> None:

@@ -17,10 +17,6 @@ class MaxTime(Callback):
 
     The clock starts with the object, anew in each run, since a cluster gives each job its own time.
     It is checked after an iteration and the validation that may follow it: leave time for one.
-
-    Args:
-        seconds: the time limit.
-        clock: a monotonic clock in seconds.
     """
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:

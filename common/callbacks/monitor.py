@@ -31,8 +31,6 @@ class TrainingMonitor(Callback):
     that lie after the checkpoint it starts from.
 
     Args:
-        path: the metrics.jsonl.
-        tracker: follows the folder of the file.
         every: iterations from one line to the next.
         shown: metrics of a validation that the log shows; metrics.jsonl has all of them.
     """

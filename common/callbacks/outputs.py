@@ -44,10 +44,6 @@ class OutputSaver(LatestOutputs):
 
     A file is `iteration_<n>.npz` with one array per output, such as `logits`, `labels` and
     `index`, the row in the validation data. No id of a patient or an image is in it.
-
-    Args:
-        folder: of the files.
-        num_kept: newest files to keep.
     """
 
     def __init__(self, folder: Path, num_kept: int) -> None:

@@ -28,9 +28,7 @@ class ActivationTelemetry(Callback):
     gradient and no random draw.
 
     Args:
-        model: that holds the module.
         module_name: its name, as in `model.named_modules()`.
-        every: iterations between records.
 
     Raises:
         InputError: the model has no such module; the message names some that are spelt alike.

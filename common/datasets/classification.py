@@ -30,9 +30,6 @@ class ImageClassificationDataset(AbstractDataset):
 
     Args:
         table: the slices; neighbours are looked up in all of it, whatever `rows` holds.
-        rows: the rows of the table that are samples, in this order.
-        transform: makes the image from HU; see `common.transforms`.
-        label_names: label columns of the table, in this order.
         slice_offsets: neighbours that a sample holds, by rank; (0,) is the slice alone.
         view: number of the view; each draws differently.
         offsets_mm: as many distances along the slice normal in place of `slice_offsets`, which

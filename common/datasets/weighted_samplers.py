@@ -90,7 +90,6 @@ class PositiveRangeSampler(_TwoKindsSampler):
 
     Args:
         first_share, last_share: share of positives, in (0, 1).
-        iteration_num: optimizer steps of the training.
         num_per_batch: samples in a batch, those of all processes together.
         accumulation_step: batches of one step; the end of an epoch ends a step too.
 
@@ -155,7 +154,6 @@ class GroupSampler(EpochSampler):
 
     Args:
         groups: (samples,) the group of each sample, of any type that can be compared.
-        num_per_group: most samples of a group in an epoch.
         weights: (samples,) above 0.
     """
 

@@ -56,7 +56,6 @@ class Blender:
     """A blend of m members for k labels, ready for any rows.
 
     Attributes:
-        options: the method.
         weights: per label (k), one per member (m).
         bias: (k,), of stacking.
         quantiles: of rank: (m, k, levels) logits.
@@ -136,7 +135,6 @@ def fit_blender(options: BlendOptions, members: Floats, labels: Floats) -> Blend
     A label of which no row, or only one class, is known gets equal weights.
 
     Args:
-        options: the method.
         members: (m, n, k) probabilities.
         labels: (n, k) 0, 1 or NaN; only `weights` and `stacking` look at them.
     """
@@ -169,7 +167,6 @@ def fit_weights(options: BlendOptions, probabilities: Floats, labels: Floats) ->
     space.
 
     Args:
-        options: space and constraints.
         probabilities: (n, m).
         labels: (n,) 0 or 1.
     """
@@ -235,7 +232,6 @@ def fit_stack(probabilities: Floats, labels: Floats, stack_c: float) -> tuple[Fl
     Args:
         probabilities: (n, m).
         labels: (n,) 0 or 1.
-        stack_c: scikit-learn's C.
     """
     # Imported late: scikit-learn takes a second.
     from sklearn.linear_model import LogisticRegression

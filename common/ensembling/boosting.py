@@ -35,8 +35,6 @@ class BoostingSettings:
         patience: rounds without improvement on inner folds after which the number of trees is
             settled; 0: always `num_rounds`.
         learning_rate, num_leaves, min_leaf: of the trees; min_leaf in slices.
-        seed: of all that is drawn.
-        num_threads: of LightGBM.
     """
 
     num_neighbors: int = 9
@@ -73,7 +71,6 @@ class BoostedTrees:
     """One booster per label, of one fold.
 
     Attributes:
-        num_neighbors: slices on each side whose predictions are inputs.
         boosters: LightGBM's, by label; None where the training rows had only one class.
         constants: the logit of each label that has no booster.
     """
@@ -143,10 +140,8 @@ def fit_boosting(
     folds: the fold itself has no part in it.
 
     Args:
-        inputs: out-of-fold predictions of n slices.
         labels: (n, k), NaN where unknown.
         folds: (n,), in which fold each was predicted.
-        settings: how trees are grown.
 
     Raises:
         InputError: LightGBM is not installed, or there are too few folds to stop early within.

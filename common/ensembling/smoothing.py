@@ -107,7 +107,6 @@ def choose_smoothings(
     """Returns for each fold the widths that have the least log loss on all other folds.
 
     Args:
-        inputs: out-of-fold predictions of n slices.
         labels: (n, k), NaN where unknown.
         folds: (n,), in which fold each was predicted.
         widths: those to choose from, per label; 0 is always one of them.

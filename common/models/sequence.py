@@ -36,9 +36,7 @@ class SliceEncoder(nn.Module):
     Args:
         feature_dims: of each slice network; empty for none.
         num_logits: of all slice networks together.
-        dim: of the vector.
         feature_drop: share of the features that training leaves out.
-        metadata: use the metadata.
     """
 
     def __init__(
@@ -79,15 +77,9 @@ class SequenceModel(SeriesModel):
 
     Args:
         name: of the subclass; see `build_sequence_model`.
-        num_labels: logits of a slice.
         feature_dims: features of each slice network; empty where none are used.
-        num_networks: slice networks.
         dim: channels of a slice between layers.
         hidden: units of each direction of a recurrent layer.
-        num_layers: recurrent or attention layers.
-        num_heads: of attention.
-        drop_rate: dropout between layers.
-        feature_drop: share of the features that training leaves out.
         metadata: use gaps, rank, position and number of slices.
     """
 
@@ -160,7 +152,6 @@ class RecurrentModel(_EncodedModel):
 
     Args:
         name: study-bigru or study-lstm.
-        options: see `SequenceModel`.
     """
 
     def __init__(self, **options: Any) -> None:

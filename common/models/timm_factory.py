@@ -31,8 +31,6 @@ class TimmClassifier(ImageModel):
     """A timm backbone, pooling, dropout and a head.
 
     Args:
-        name: name of a timm model.
-        num_classes: number of logits.
         in_chans: channels of the image; pretrained first layers are adapted to them.
         pretrained: start from ImageNet weights.
         drop_rate: dropout before the last layer.
@@ -47,7 +45,6 @@ class TimmClassifier(ImageModel):
 
     Attributes:
         mean, std: normalisation of a window in [0, 1] that the weights were trained with.
-        feature_dim: width of the pooled features.
         image_size: (height, width) of the images that the backbone takes; None for any.
     """
 
@@ -174,7 +171,6 @@ def fixed_size(name: str, image_size: Sequence[int] | None) -> tuple[int, int] |
     """Return the one (height, width) that the timm model `name` is to take; None for any.
 
     Args:
-        name: name of a timm model.
         image_size: the (height, width) that is asked for; None for the model's own.
     """
     from timm.models import get_pretrained_cfg
@@ -198,11 +194,8 @@ def create_backbone(
     """Return the timm model `name` without its classifier: images to pooled features.
 
     Args:
-        name: name of a timm model.
         in_chans: channels of the images. Pretrained first layers made for three are repeated for
             more, and scaled so that equal slices give what one gave (timm's `adapt_input_conv`).
-        pretrained: with ImageNet weights.
-        drop_path_rate: stochastic depth.
         has_map: leaves out the pooling, where the model can do so.
         image_size: (height, width) for models that are made for one size; see `fixed_size`.
 

@@ -31,11 +31,8 @@ class VolumeModel(SeriesModel):
 
     Args:
         name: one of `BLOCKS`.
-        num_labels: logits of a slice.
-        in_chans: channels of a slice.
         width: channels of the first stage; each further stage has twice as many.
         spacing_mm: distance of planes.
-        drop_rate: dropout before the last layer.
 
     Attributes:
         mean, std: normalisation of windows in [0, 1].
@@ -126,7 +123,6 @@ class VolumeBlock(nn.Module):
     """Two convolutions of 3 x 3 x 3 and a way around them.
 
     Args:
-        in_channels, channels: before and after.
         stride: of the first convolution, in the plane.
     """
 
@@ -163,7 +159,6 @@ def resampling(
 
     Args:
         position_mm: (series, steps), rising, falling or in any order.
-        lengths: (series,), steps of each.
         spacing_mm: distance of planes.
 
     Returns:

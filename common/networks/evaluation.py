@@ -22,8 +22,6 @@ class EvaluatedNetwork(ABC):
 
     Args:
         model: the module; moved to the device of the settings.
-        settings: device, precision and processes.
-        callbacks: see `AbstractNetwork`.
     """
 
     def __init__(

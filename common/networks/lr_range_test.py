@@ -82,9 +82,6 @@ def find_learning_rate(
 
     Args:
         network: with its optimizer; its callbacks are left out of the test.
-        train_data: as of `fit`.
-        start_lr, end_lr: the range.
-        num_iterations: optimizer steps from one to the other.
     """
     recorder = _Recorder(network, num_iterations)
     growth = math.log(end_lr / start_lr) / max(1, num_iterations - 1)

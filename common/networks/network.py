@@ -51,11 +51,8 @@ class AbstractNetwork(EvaluatedNetwork):
     | close | always, also after an error |
 
     Args:
-        model: the module; moved to the device of the settings.
-        settings: how `fit` runs.
         optimizer: its optimizer; needed to fit, not to predict.
         scheduler: learning-rate schedule, stepped once an iteration.
-        callbacks: averages, monitors and checkpoints.
 
     Attributes:
         step_values: loss, norm and speed of the last step, by name.
@@ -100,7 +97,6 @@ class AbstractNetwork(EvaluatedNetwork):
 
         Args:
             train_data: loader whose sampler is an `EpochSampler`.
-            valid_data: loader of the samples to validate on.
             subset_data: loader of some of them, for the validations between those of the whole.
 
         Raises:

@@ -34,7 +34,6 @@ class FitSettings:
     """Settings of `AbstractNetwork.fit`; counts are of optimizer steps unless they say batch.
 
     Attributes:
-        iteration_num: optimizer steps to train.
         accumulation_step: batches whose gradients make one step.
         clip_norm: largest norm of the gradient, 0 for no clipping.
         iteration_valid: steps between validations; 0: after the last one only.
@@ -43,9 +42,6 @@ class FitSettings:
             between them being of a subset; 0: all are of the whole.
         amp_dtype: type of mixed precision, None for none; fp16 needs a GPU.
         channels_last: keep 4-D tensors in channels-last memory.
-        device: where the network runs.
-        compile: compile the model with torch.compile.
-        processes: that train together.
     """
 
     iteration_num: int

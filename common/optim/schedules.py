@@ -38,18 +38,11 @@ class Schedule:
       training.
 
     Attributes:
-        name: which of them.
         num_steps: iterations of the training.
-        learning_rate: the highest.
         min_lr: the lowest of warmup_cosine and cosine_restarts.
-        pct_start: share of the iterations in which one_cycle_lr rises.
-        warmup: share of the iterations in which warmup_cosine rises.
         milestones: iterations at which multistep changes, ascending.
-        gamma: factor of multistep.
-        num_cycles, cycle_factor: of cosine_restarts.
         swa_start: iterations after which the learning rate goes to `swa_lr` and stays there; None
             for never.
-        swa_lr: learning rate of stochastic weight averaging.
     """
 
     name: str
@@ -121,7 +114,6 @@ class IterationScheduler(LRScheduler):
     """Gives each parameter group the rate of the iteration, times the group's `lr_scale`.
 
     Args:
-        optimizer: whose groups may have an `lr_scale`.
         rate: learning rate by the number of iterations done.
     """
 

@@ -66,7 +66,6 @@ class ConsistentCalibration:
     """A calibrator, or none, after which the union is never below the largest of the other labels.
 
     Attributes:
-        inner: applied first.
         union: column of the label that is positive where any other is.
     """
 

@@ -55,7 +55,6 @@ def study_features(probabilities: ArrayLike, codes: ArrayLike, num_studies: int)
     Args:
         probabilities: (n, k) of slices.
         codes: (n,) which study each slice belongs to, from 0.
-        num_studies: s.
     """
     p, of_study = np.asarray(probabilities, dtype=np.float64), np.asarray(codes)
     counts = np.bincount(of_study, minlength=num_studies)

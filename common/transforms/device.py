@@ -26,12 +26,7 @@ from common.windows import AIR_HU
 
 
 class HostTransform:
-    """The part of a pipeline that the loader runs where the rest runs on a device.
-
-    Args:
-        pipeline: the whole pipeline.
-        where: the name of its file, for messages.
-    """
+    """The part of a pipeline that the loader runs where the rest runs on a device."""
 
     def __init__(self, pipeline: Pipeline, where: str) -> None:
         self._arguments = (pipeline, where)
@@ -50,8 +45,6 @@ class HostTransform:
 
         Args:
             image_hu: (slices, height, width), int16 HU.
-            seed: of the sample.
-            header_window: (center, width) that the header of the slice names, HU.
         """
         generator, py = random_state(seed)
         py.random()  # Compose draws whether it runs at all
@@ -70,10 +63,6 @@ class HostTransform:
 
 class DeviceTransform:
     """Makes the images of a batch from the outputs of `HostTransform`.
-
-    Args:
-        pipeline: the whole pipeline.
-        channels_last: whether the images come in channels-last memory.
 
     Raises:
         ValueError: the size of the images depends on what goes in.
@@ -174,7 +163,6 @@ def warp(images: Tensor, steps: Sequence[Step], size: tuple[int, int]) -> Tensor
     Args:
         images: float32 (batch, slices, rows, columns).
         steps: in the order that the transforms run.
-        size: (height, width) after the last one.
     """
     chain = simplified(steps, size)
     if not chain and tuple(images.shape[2:]) == size:

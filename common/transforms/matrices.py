@@ -85,9 +85,7 @@ def mapping(
     """Return the matrix (3, 3), output to input, and the shape of what comes out.
 
     Args:
-        name: class of the transform.
         params: its draws by albumentations.
-        transform: the transform itself.
         shape: (height, width) of the input.
     """
     return _MATRICES[name](params, transform, shape)

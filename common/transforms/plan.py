@@ -117,7 +117,6 @@ class Layout:
 
     Args:
         plan: the transforms; the records are of `plan.geometry`, then of `plan.rest`.
-        pipeline: where they are from.
     """
 
     def __init__(self, plan: Plan, pipeline: Pipeline) -> None:
@@ -141,9 +140,7 @@ class Layout:
         """Return the row of a sample.
 
         Args:
-            record: the result of `Recorder.draw`.
             shape: (height, width) before the first transform.
-            seed: of the sample.
         """
         return self.row_and_shapes(record, shape, seed)[0]
 

@@ -176,7 +176,6 @@ class SampleTransform:
 
         Args:
             num_windows: channels of a slice that the network takes.
-            num_slices: slices of a sample.
         """
         normalization = self.pipeline.normalization
         allowed = (1, self.num_windows, self.num_windows * num_slices)

@@ -53,13 +53,7 @@ _USED = {"data_dataset", "data_input_folder", "pr_dataframe", "pr_output", "pr_s
 
 @dataclass(frozen=True)
 class Ensemble:
-    """What was made.
-
-    Attributes:
-        experiment: the new one.
-        metrics: the content of metrics.json.
-        submission: the checked submission, where one was asked for.
-    """
+    """The blend of experiments."""
 
     experiment: Experiment
     metrics: dict[str, Any]

@@ -38,9 +38,6 @@ class SecondLevel:
     The second level of fold k is fitted on the out-of-fold predictions of all other folds, and
     predicts those of fold k. Test rows get the mean over the folds.
 
-    Args:
-        config: the flags.
-
     Raises:
         InputError: experiments are missing, differ in their data, or their rows are not those of
             the fold table.

@@ -44,12 +44,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found.
-
-    Attributes:
-        metrics: the content of metrics.json.
-        place: where metrics.json and report.html are.
-    """
+    """The result of an evaluation, and its folder."""
 
     metrics: dict[str, Any]
     place: ScoredFolder
@@ -71,10 +66,6 @@ def evaluate_experiment(experiment_folder: Path, table: SliceTable) -> Evaluatio
     The figures are those of the last (averaged) weights; those of the best checkpoint, chosen on
     the same rows, stand under `best` with `selected` true. With all folds they are of the
     out-of-fold predictions, and `folds` has the main figures of each fold.
-
-    Args:
-        experiment_folder: a finished training's.
-        table: the dataset it was trained on.
     """
     experiment, info = Experiment(experiment_folder), predictor_info(experiment_folder)
     if info.get("kind") == BlendPredictor.kind:
@@ -129,12 +120,6 @@ def evaluate_on_dataset(
     Writes evaluations/<name>/{predictions.parquet,metrics.json,report.html}. Where studies have
     labels and slices have none, the series that speaks for each study (`common.slices.series`) is
     predicted, as in predict.py, and series.csv says which and why.
-
-    Args:
-        experiment_folder: a finished training's.
-        table: the dataset.
-        name: of the dataset.
-        options: how; see `predict_options`.
     """
     experiment, info = Experiment(experiment_folder), predictor_info(experiment_folder)
     predictor = load_predictor(experiment.predictor, build_model)

@@ -92,11 +92,6 @@ def predict_table(
 ) -> Prediction:
     """Return the prediction of every slice of a dataset, readable or not.
 
-    Args:
-        predictor: of any kind.
-        table: the dataset.
-        options: how; see `predict_options`.
-
     Raises:
         InputError: there is no slice that can be read.
     """

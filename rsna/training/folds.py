@@ -48,9 +48,6 @@ class RSNAFoldsTraining:
     A fold is an experiment like any other: `RSNATraining` trains it from its flags alone
     (`--data_fold <k> --experiment_id <id>/fold_<k>`). A fold with a report is done, and is not
     trained again.
-
-    Args:
-        config: the flags; those of a resumed run are completed from its record.
     """
 
     def __init__(self, config: Config) -> None:

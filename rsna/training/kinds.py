@@ -30,9 +30,6 @@ def parts_class(config: Config) -> type[TrainingParts]:
 def build_parts(config: Config) -> TrainingParts:
     """Return the parts of a training, drawn from its seed.
 
-    Args:
-        config: the flags, as `preflight` returned them.
-
     Raises:
         InputError: flags that do not go with the model or the data.
     """

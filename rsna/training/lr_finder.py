@@ -35,11 +35,7 @@ class RangeTestResult:
 
 
 class RSNALearningRateFinder:
-    """A range test over the training data, in a folder of its own; it leaves no weights.
-
-    Args:
-        config: the flags of a training, and those of the range test.
-    """
+    """A range test over the training data, in a folder of its own; it leaves no weights."""
 
     def __init__(self, config: Config) -> None:
         given, folder = config.general.experiment_id, _folder(config)

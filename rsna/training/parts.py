@@ -61,15 +61,7 @@ class TrainingParts(ABC, Generic[Model, Data]):
     A kind of network is a subclass and an entry in `rsna.training.kinds.PARTS`. Flags that do not
     go with the model or the data are refused while these are built, before a folder is made.
 
-    Args:
-        config: the flags, as `preflight` returned them.
-        settings: of the fit.
-
     Attributes:
-        task: the labels and their weights.
-        model: the network's module.
-        data: both sides of the fold.
-        sampler: of the training samples of an epoch.
         folds_sha256: the digest of the fold table that the rows are split by.
         device_transform: makes training images on the device; None where loaders make them.
     """

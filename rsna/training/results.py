@@ -32,8 +32,6 @@ class ResultWriter:
     """Writes the results of a training to its experiment folder.
 
     Args:
-        parts: of the training.
-        experiment: owner of the folder.
         latest: the outputs of the last validation, which are not computed again.
     """
 

@@ -201,10 +201,7 @@ def create_sequence_model(
     """Return the network that the flags name, with random weights.
 
     Args:
-        config: the flags.
         feature_dims: features of each slice experiment; empty where only logits are seen.
-        num_networks: slice experiments.
-        num_labels: labels of the task.
     """
     flags = config.network
     specification: dict[str, Any] = {
