@@ -108,7 +108,6 @@ def _loss(labels: NDArray[np.int_], probabilities: Floats) -> float:
 
 
 def main() -> None:
-    """Measure one prepared dataset."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--data_input_folder", type=Path, default=Path("input"))
     parser.add_argument("--data_dataset", default="demo")

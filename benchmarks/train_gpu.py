@@ -132,7 +132,6 @@ class Benchmark:
         self.optimizer: torch.optim.Optimizer | None = None
 
     def loader(self) -> Any:
-        """Return the loader as train.py makes it."""
         sampler = EpochSampler(len(self.data), seed=1)
         is_cuda = self.device.type == "cuda"
         arguments = self.arguments
@@ -232,7 +231,6 @@ class Benchmark:
 
 
 def main() -> None:
-    """Print the table and the line of JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default=PUBLISHED_MODEL)
     parser.add_argument("--transform", default="train_complex_512")

@@ -76,7 +76,6 @@ class Plan:
 
     @property
     def output_dir(self) -> Path:
-        """The folder with results/."""
         return self.work / "output"
 
     def id_of(self, name: str) -> str:
@@ -101,7 +100,6 @@ class Plan:
         return self._stage("ensemble.py", name, ("--ens_experiments", ids, *flags), members)
 
     def second_level(self, name: str, members: Sequence[str], *flags: object) -> Stage:
-        """A second level over other stages."""
         ids = ",".join(map(self.id_of, members))
         return self._stage(
             "scripts/second_level.py", name, ("--sl_experiments", ids, *flags), members
