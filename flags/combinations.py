@@ -207,7 +207,6 @@ def refuse_unusable(flags: Mapping[str, Any]) -> None:
 
 
 def _refuse_study(flags: Mapping[str, Any]) -> None:
-    """Raises InputError where the flags of a network over series contradict each other."""
     name = flags["net_model"]
     if not name.startswith((_STUDY, _JOINT, _VOLUME)) or flags["tr_resume"]:
         return
@@ -240,7 +239,6 @@ def warn_about_flags(
 
 
 def _warn_unwise(flags: Mapping[str, Any], given: Set[str], base_lr: float) -> None:
-    """Warns about optimizer flags that are allowed, but hardly meant."""
     optim, num_steps = flags["optim"], flags["tr_iteration_num"]
     too_late = [step for step in flags["optim_scheduler_milestones"] if step >= num_steps]
     if too_late:

@@ -64,6 +64,25 @@ def between(group: Any, lowest: float, highest: float, *names: str) -> None:
         require(group, name, inside, f"from {lowest} to {highest}")
 
 
+def above(group: Any, lowest: float, *names: str) -> None:
+    """Requires that the named flags are greater than `lowest`."""
+    for name in names:
+        require(group, name, getattr(group, name) > lowest, f"greater than {lowest}")
+
+
+def matches(group: Any, pattern: str, rule: str, *names: str) -> None:
+    """Requires that the named flags, where they have a value, match the whole pattern."""
+    for name in names:
+        value = getattr(group, name)
+        require(group, name, value is None or re.fullmatch(pattern, value), rule)
+
+
+def names_folder(group: Any, *names: str) -> None:
+    """Requires that the named flags, where they have a value, can be names of folders."""
+    rule = "letters, digits, _, . and - only: it names a folder"
+    matches(group, r"[A-Za-z0-9][A-Za-z0-9_.-]*", rule, *names)
+
+
 def _config_first(argv: Sequence[str]) -> list[str]:
     """The arguments with --config in front: it gives defaults, which flags win over anywhere."""
     files: list[str] = []
