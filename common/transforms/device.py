@@ -55,7 +55,7 @@ class HostTransform:
             image = self._stages(image, generator, py, header_window)
         shape = image.shape[1:] if len(image) == 1 else (*image.shape[1:], len(image))
         record = self._recorder.draw(shape, generator, py, header_window)
-        return image, self._layout.row(record, shape[:2], seed)
+        return image, self._layout.row(record, shape[:2], seed)[0]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return HostTransform, self._arguments
@@ -100,9 +100,9 @@ class DeviceTransform:
         with torch.autocast(images.device.type, enabled=False):
             images = self._moved(images.to(torch.float32, copy=True), rows)
             for leaf, place in self._layout.rest:
-                images = _TRANSFORMS[name_of(leaf)](
-                    images, leaf, rows[:, place], _Seeds(rows[:, 0], place.start)
-                )
+                # A seed for each sample and each transform that draws on the device.
+                seeds = [int(seed) * 1_000_003 + place.start for seed in rows[:, 0]]
+                images = _TRANSFORMS[name_of(leaf)](images, leaf, rows[:, place], seeds)
             return self._normalized(images).contiguous(memory_format=self._format)
 
     def _moved(self, images: Tensor, rows: np.ndarray) -> Tensor:
@@ -133,17 +133,6 @@ class DeviceTransform:
         return images.sub_(mean).div_(std)
 
 
-class _Seeds:
-    """A seed for each sample of a batch and each transform that draws on the device."""
-
-    def __init__(self, seeds: np.ndarray, salt: int) -> None:
-        self._seeds = seeds
-        self._salt = salt
-
-    def __getitem__(self, index: int) -> int:
-        return int(self._seeds[index]) * 1_000_003 + self._salt
-
-
 def _sizes_before_boxes(pipeline: Pipeline, start: int) -> list[tuple[int, int] | None]:
     return [
         sizes.output_size(pipeline.geometry[:position])
@@ -153,7 +142,6 @@ def _sizes_before_boxes(pipeline: Pipeline, start: int) -> list[tuple[int, int] 
 
 
 def _on(values: np.ndarray, images: Tensor) -> Tensor:
-    """Return the values as float32 where the images are."""
     return torch.from_numpy(values.astype(np.float32)).to(images.device, non_blocking=True)
 
 
@@ -188,7 +176,7 @@ def _size_in(steps: Sequence[Step]) -> np.ndarray:
     return first.size_in
 
 
-def _windowed(images: Tensor, leaf: Node, row: np.ndarray, seeds: _Seeds) -> Tensor:
+def _windowed(images: Tensor, leaf: Node, row: np.ndarray, seeds: Sequence[int]) -> Tensor:
     """Return all windows of all slices, slice-major, in [0, 1]."""
     widths, centers = np.split(row, 2, axis=1)
     shape = (len(row), 1, -1, 1, 1)
@@ -201,7 +189,7 @@ def _windowed(images: Tensor, leaf: Node, row: np.ndarray, seeds: _Seeds) -> Ten
     return channels.flatten(1, 2)
 
 
-def _with_holes(images: Tensor, leaf: Node, row: np.ndarray, seeds: _Seeds) -> Tensor:
+def _with_holes(images: Tensor, leaf: Node, row: np.ndarray, seeds: Sequence[int]) -> Tensor:
     holes = row.reshape(len(row), -1, 4, 1)
     if not holes.any():
         return images
@@ -216,7 +204,7 @@ def _with_holes(images: Tensor, leaf: Node, row: np.ndarray, seeds: _Seeds) -> T
     return torch.where(mask.unsqueeze(1), _on(fill[None, :, None, None], images), images)
 
 
-def _with_noise(images: Tensor, leaf: Node, row: np.ndarray, seeds: _Seeds) -> Tensor:
+def _with_noise(images: Tensor, leaf: Node, row: np.ndarray, seeds: Sequence[int]) -> Tensor:
     generator = torch.Generator(images.device)
     shape = images.shape[1:] if leaf["per_channel"] else (1, *images.shape[2:])
     noise = torch.empty(shape, device=images.device)
@@ -227,7 +215,7 @@ def _with_noise(images: Tensor, leaf: Node, row: np.ndarray, seeds: _Seeds) -> T
     return images
 
 
-def _with_contrast(images: Tensor, leaf: Node, row: np.ndarray, seeds: _Seeds) -> Tensor:
+def _with_contrast(images: Tensor, leaf: Node, row: np.ndarray, seeds: Sequence[int]) -> Tensor:
     is_applied, alpha, beta = row.T[:, :, None, None, None]
     if not is_applied.any():
         return images
@@ -237,7 +225,7 @@ def _with_contrast(images: Tensor, leaf: Node, row: np.ndarray, seeds: _Seeds) -
     return images.mul_(_on(np.where(is_applied, alpha, 1), images)).add_(brightness).clamp_(0, 1)
 
 
-def _with_gamma(images: Tensor, leaf: Node, row: np.ndarray, seeds: _Seeds) -> Tensor:
+def _with_gamma(images: Tensor, leaf: Node, row: np.ndarray, seeds: Sequence[int]) -> Tensor:
     is_applied, gamma = row.T[:, :, None, None, None]
     if not is_applied.any():
         return images

@@ -83,7 +83,7 @@ class ComposedGeometry:
     ) -> np.ndarray:
         """Return float32 (height, width[, slices]), drawn from the given random state."""
         record = self._recorder.draw(image.shape, generator, py)
-        row, shapes = self._layout.row_and_shapes(record, image.shape[:2], 0)
+        row, shapes = self._layout.row(record, image.shape[:2], 0)
         if image.ndim == 3 and self._layout.are_swapped(row[None])[0]:
             image = np.ascontiguousarray(image[:, :, ::-1])
         run: list[Step] = []

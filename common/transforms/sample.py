@@ -130,12 +130,10 @@ class SampleTransform:
 
     @property
     def has_normalize(self) -> bool:
-        """Whether the image is normalised at the end."""
         return self.pipeline.normalization is not None
 
     @property
     def num_windows(self) -> int:
-        """The number of channels made of one slice."""
         return catalog.num_windows(self.pipeline.window)
 
     @property

@@ -109,5 +109,4 @@ class ViewTransform:
 
     @property
     def header_fallback(self) -> tuple[float, float] | None:
-        """See `SampleTransform`."""
         return self.transform.header_fallback
