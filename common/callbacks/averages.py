@@ -34,7 +34,6 @@ class AveragedWeights(Callback):
         self.average = {name: value.clone() for name, value in model.state_dict().items()}
 
     def on_fit_begin(self, network: FittedNetwork) -> None:
-        """Move the average to the device of the weights."""
         weights = network.model.state_dict()
         self.average = {name: v.to(weights[name].device) for name, v in self.average.items()}
 
@@ -121,7 +120,6 @@ class StochasticWeightAverage(AveragedWeights):
         self.start = start
 
     def on_step_end(self, network: FittedNetwork) -> None:
-        """Add the weights to the mean, from `start` on."""
         if network.state.iteration > self.start:
             self.num_updates += 1
             self._move(network, 1 / self.num_updates)

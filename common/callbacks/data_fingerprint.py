@@ -29,11 +29,9 @@ class DataFingerprint(Callback):
         return "SameData"
 
     def state_dict(self) -> dict[str, Any]:
-        """Return a digest of the samples and their labels."""
         return {"digest": self.digest}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raise InputError where the digest differs."""
         if state["digest"] != self.digest:
             raise InputError(
                 "the training samples or their labels are not those that the checkpoint was made "

@@ -25,7 +25,6 @@ class MaxTime(Callback):
         self._began = clock()
 
     def on_iteration_end(self, network: FittedNetwork) -> None:
-        """Ask to stop when the time is up and the training is not done."""
         if network.is_done or self._clock() - self._began < self.seconds:
             return
         logger.warning(

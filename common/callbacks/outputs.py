@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,6 @@ class OutputSaver(LatestOutputs):
                 path.unlink()
 
     def on_metrics(self, network: FittedNetwork, metrics: dict[str, float | None]) -> None:
-        """Write the outputs, and drop the oldest file."""
         super().on_metrics(network, metrics)
         path = self.folder / f"iteration_{network.state.iteration:07d}.npz"
         with replacing(path) as temporary, open(temporary, "wb") as file:
@@ -67,10 +65,5 @@ class OutputSaver(LatestOutputs):
             old.unlink()
 
     def _files(self) -> list[tuple[int, Path]]:
-        """Return iterations and files, oldest first."""
-        found = []
-        for path in self.folder.glob("iteration_*.npz"):
-            match = re.fullmatch(r"iteration_(\d+)\.npz", path.name)
-            if match:
-                found.append((int(match[1]), path))
-        return sorted(found)
+        paths = self.folder.glob("iteration_[0-9]*.npz")
+        return sorted((int(path.stem.removeprefix("iteration_")), path) for path in paths)

@@ -59,7 +59,6 @@ class ImageClassificationDataset(AbstractDataset):
         self.image_ids, self.labels, self.header_windows = self._known_of(self.rows)
 
     def _known_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return image ids, labels and header windows of rows of the table."""
         frame = self.table.frame
         image_ids = frame["image_id"].to_numpy(dtype=object)[rows]
         labels = frame[list(self.label_names)].to_numpy(np.float32, na_value=np.nan)
@@ -86,7 +85,6 @@ class ImageClassificationDataset(AbstractDataset):
         return str(self.image_ids[index])
 
     def make_sample(self, index: int, seed: int) -> dict[str, Any]:
-        """Read the slice and its neighbours, and transform them with one draw."""
         slices = self.slices_hu(index)
         window = self.header_windows[index]
         others = {"labels": torch.from_numpy(self.labels[index]), "index": index}

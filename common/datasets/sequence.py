@@ -44,7 +44,6 @@ class SequenceDataset(AbstractSeriesDataset):
         self.outputs = list(outputs)
 
     def make_sample(self, index: int, seed: int) -> dict[str, Any]:
-        """Draw the slices of a series and read their outputs."""
         steps = self._draw(index, seed)
         rows = self._rows[steps.places]
         logits = np.concatenate([output.logits[rows] for output in self.outputs], axis=1)

@@ -75,7 +75,6 @@ class SeriesImageDataset(AbstractSeriesDataset):
         )
 
     def make_sample(self, index: int, seed: int) -> dict[str, Any]:
-        """Draw the slices, read them and transform them alike."""
         steps = self._draw(index, seed)
         images, is_read = self._images(steps.places, seed)
         slice_index = self._index[steps.places]

@@ -9,15 +9,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 
+from common.scoring.metrics import Floats
 from common.scoring.predictions import MEMBER_FLOOR, _safe_logit, member_logits
 
 logger = logging.getLogger(__name__)
-
-Floats = NDArray[np.float64]
 
 METHODS = ("mean", "geometric", "rank", "power", "weights", "stacking")
 SPACES = ("probability", "logit")
@@ -109,7 +108,6 @@ class Blender:
         return blended
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the blend as plain types."""
         quantiles = np.asarray(self.quantiles, dtype=np.float64).tolist()
         return {
             "options": asdict(self.options),
@@ -120,7 +118,6 @@ class Blender:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Blender":
-        """Returns the blend that `to_json` wrote."""
         return cls(
             BlendOptions(**content["options"]),
             tuple(map(tuple, content["weights"])),

@@ -84,7 +84,6 @@ class BlendRows:
     study_ids: NDArray[np.object_]
 
     def of(self, chosen: NDArray[np.bool_]) -> "BlendRows":
-        """Returns some of the rows."""
         return BlendRows(
             self.labels[chosen],
             self.groups[chosen],
@@ -202,7 +201,6 @@ def id_digests(ids: Iterable[Any]) -> list[str]:
 
 
 def _studies(rows: BlendRows, probabilities: Floats) -> tuple[Any, Floats, StudyFeatures]:
-    """Returns ids, labels and features of the studies of some rows."""
     ids, labels, _ = max_by_study(rows.labels, probabilities, rows.study_ids)
     codes, _ = pd.factorize(rows.study_ids)
     return ids, labels, study_features(probabilities, codes, len(ids))

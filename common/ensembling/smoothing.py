@@ -61,12 +61,10 @@ class Smoothing:
         return (expit(values) if self.space == "probabilities" else values).mean(axis=1)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the smoothing as JSON types."""
         return {**asdict(self), "widths": list(self.widths)}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Self:
-        """Returns the smoothing that `to_dict` described."""
         return cls(**{**content, "widths": tuple(content["widths"])})
 
 

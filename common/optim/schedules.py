@@ -124,7 +124,6 @@ class IterationScheduler(LRScheduler):
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float | Any]:
-        """Return the learning rate of each group in the next iteration."""
         rate = self.rate(self.last_epoch)
         return [rate * group.get("lr_scale", 1.0) for group in self.optimizer.param_groups]
 

@@ -11,12 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
+from common.scoring.metrics import Floats
 from common.scoring.predictions import member_logits
 
-Floats = NDArray[np.float64]
-
 NUM_TOP = 3
-FEATURES = ("max", f"mean of the top {NUM_TOP}", "number of slices")
 # scikit-learn's C, on standardised features: a few studies must not make steep curves.
 _RIDGE_C = 1.0
 
@@ -75,7 +73,7 @@ def study_features(probabilities: ArrayLike, codes: ArrayLike, num_studies: int)
 
 @dataclass(frozen=True)
 class StudyCalibration:
-    """Logistic regression per label on `FEATURES`.
+    """Logistic regression per label on `StudyFeatures.matrix`.
 
     Attributes:
         coefficients: per label (k), three each.
