@@ -73,7 +73,6 @@ class JointModel(SeriesModel):
         return self
 
     def forward_features(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """A vector per slice that has seen its study, (series, steps, dim)."""
         return self.forward(inputs)["features"]
 
     def forward_head(self, features: Tensor) -> Tensor:
@@ -81,7 +80,6 @@ class JointModel(SeriesModel):
         return self.sequence.forward_head(features)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Logits and features of each slice; see the class."""
         images, lengths = inputs["images"], inputs["lengths"]
         mask = step_mask(lengths, images.shape[1])
         features, logits = self._encode(images[mask])

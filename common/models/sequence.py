@@ -123,7 +123,6 @@ class SequenceModel(SeriesModel):
 
     @property
     def has_batch_norm(self) -> bool:
-        """Whether a layer collects statistics of batches."""
         return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.modules())
 
 
@@ -165,7 +164,6 @@ class RecurrentModel(_EncodedModel):
         self.outs = nn.ModuleList(nn.Linear(2 * hidden, dim) for _ in layers)
 
     def forward_features(self, inputs: Mapping[str, Any]) -> Tensor:
-        """A vector per slice, (studies, steps, dim)."""
         values = self.encoder(inputs)
         for norm, rnn, out in zip(self.norms, self.rnns, self.outs, strict=True):
             values = values + out(self.dropout(rnn(norm(values), inputs["lengths"])))
@@ -193,7 +191,6 @@ class TransformerModel(_EncodedModel):
         )
 
     def forward_features(self, inputs: Mapping[str, Any]) -> Tensor:
-        """A vector per slice, (studies, steps, dim)."""
         values, position_mm = self.encoder(inputs), inputs["position_mm"]
         mask = step_mask(inputs["lengths"], values.shape[1])
         for norm, attention, mlp in zip(self.norms, self.attentions, self.mlps, strict=True):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import InputError
-from common.models.base import ImageModel
+from common.models.base import ImageModel, start_bias
 from common.models.heads import HEADS
 from common.models.pooling import OWN_POOLING, POOLINGS
 
@@ -152,13 +152,7 @@ class TimmClassifier(ImageModel):
         }
 
     def start_from_prevalence(self, prevalence: Sequence[float]) -> None:
-        """Set the last bias to the log-odds of `prevalence`, so that training starts at the prior.
-
-        A prevalence of 0 or 1 is taken as one in a thousand, or all but one.
-        """
-        share = torch.as_tensor(prevalence, dtype=torch.float64).clamp(1e-3, 1 - 1e-3)
-        with torch.no_grad():
-            self.classifier.bias.copy_(torch.logit(share))
+        start_bias(self.classifier, prevalence)
 
 
 def _has_channels_last(shape: Sequence[int], size: Sequence[int]) -> bool:

@@ -1,14 +1,13 @@
 """A 3D network over a series resampled to equal distances along z."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from common.errors import InputError
-from common.models.base import SeriesModel
+from common.models.base import SeriesModel, start_bias
 from common.models.masked import step_mask
 
 # Blocks of each of the four stages.
@@ -91,19 +90,14 @@ class VolumeModel(SeriesModel):
         return torch.bmm(to_slices.to(pooled.dtype), pooled)
 
     def forward_head(self, features: Tensor) -> Tensor:
-        """Return logits (series, steps, labels)."""
         return self.classifier(self.dropout(features))
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Logits and features of each slice; see the class."""
         features = self.forward_features(inputs)
         return {"logits": self.forward_head(features), "features": features}
 
     def start_from_prevalence(self, prevalence: Sequence[float]) -> None:
-        """Set the last bias to the log-odds of `prevalence`, inside 1/1000 of 0 and 1."""
-        share = torch.as_tensor(prevalence, dtype=torch.float64).clamp(1e-3, 1 - 1e-3)
-        with torch.no_grad():
-            self.classifier.bias.copy_(torch.logit(share))
+        start_bias(self.classifier, prevalence)
 
 
 def plane_norm(norm: nn.BatchNorm2d, values: Tensor, mask: Tensor) -> Tensor:
@@ -213,8 +207,3 @@ def _linear(wanted: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     weights[places, order[after - 1]] = 1 - share
     weights[places, order[after]] = share
     return weights, gap
-
-
-def build_volume_model(specification: Mapping[str, Any]) -> VolumeModel:
-    """Return the network that a specification describes, with random weights."""
-    return VolumeModel(**specification)
