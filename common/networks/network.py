@@ -128,15 +128,12 @@ class AbstractNetwork(EvaluatedNetwork):
 
     @property
     def is_done(self) -> bool:
-        """Whether the last iteration has been trained, or a callback has ended the training."""
         return self._ends_early or self.state.iteration >= self.settings.iteration_num
 
     def end_early(self) -> None:
-        """Make this iteration the last, for callbacks; the training counts as done."""
         self._ends_early = True
 
     def ask_to_stop(self) -> None:
-        """Stop after this iteration as SIGTERM does, for callbacks; another run can resume."""
         self._stop_request.ask()
 
     def _train_iteration(self, batches: Iterator[TrainingBatch]) -> None:

@@ -71,7 +71,6 @@ class FitSettings:
 
     @property
     def autocast_dtype(self) -> torch.dtype | None:
-        """The torch type of mixed precision, None for none."""
         return {"bf16": torch.bfloat16, "fp16": torch.float16, None: None}[self.amp_dtype]
 
     def numerics(self) -> dict[str, str | int | bool]:
@@ -126,12 +125,10 @@ class FitState:
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Self:
-        """Return the state that a checkpoint holds."""
         names = ("iteration", "micro_step", "validated")
         return cls(**{name: state[name] for name in names}, **state["sampler"])
 
     def count_batch(self, num_samples: int, ends_epoch: bool) -> None:
-        """Count a finished batch."""
         self.micro_step += 1
         self.position += num_samples
         if ends_epoch:

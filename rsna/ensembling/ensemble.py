@@ -60,7 +60,6 @@ class Ensemble:
     submission: Path | None = None
 
     def lines(self) -> list[str]:
-        """Returns the scores in a few lines."""
         found = [f"{'blend':<24} {_shown(self.metrics)}"]
         for name, values in self.metrics["members"].items():
             found.append(f"{name:<24} {_shown(values)}")
@@ -174,7 +173,6 @@ def _predictor(
 def _write_tables(
     data: EnsembleData, fitted: CrossFitted, kept: FittedBlend, experiment: Experiment
 ) -> None:
-    """Write the out-of-fold predictions of slices and studies, and those of the test."""
     names, own_id = data.task.label_names, experiment.id
     frame = data.tables.predictions(fitted.raw_logits, names, own_id, expit(fitted.logits))
     if kept.consistent and kept.calibration is not None:

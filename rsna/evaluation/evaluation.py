@@ -35,6 +35,7 @@ from rsna.evaluation.scoring import (
     read_experiment,
     score_predictions,
     study_labels,
+    summary,
     task_of,
 )
 from rsna_model import build_model
@@ -49,15 +50,9 @@ class Evaluation:
     metrics: dict[str, Any]
     place: ScoredFolder
 
-    @property
-    def metrics_file(self) -> Path:
-        """The metrics.json."""
-        return self.place.metrics_file
-
-    @property
-    def report(self) -> Path:
-        """The page."""
-        return self.place.report_file
+    def summary(self) -> str:
+        """Return a short table of the metrics, and where the page is."""
+        return summary(self.metrics, self.place.report_file)
 
 
 def evaluate_experiment(experiment_folder: Path, table: SliceTable) -> Evaluation:
@@ -221,7 +216,6 @@ def _labelled_rows(
 
 
 def _num_unusable(table: SliceTable) -> dict[str, int]:
-    """Returns how many files of the dataset have no pixels, by status."""
     statuses = table.frame["status"]
     counts = statuses[statuses != STATUS_OK].value_counts()
     return {f"files not usable: {status}": int(count) for status, count in counts.items()}
@@ -238,7 +232,6 @@ def _num_skipped(table: SliceTable, label_names: Sequence[str]) -> dict[str, int
 
 
 def _fold_metrics(experiment: Experiment) -> dict[str, dict[str, Any]]:
-    """Return the metrics.json of each fold that has one, by the number of the fold."""
     return {
         str(number): json.loads(fold.metrics_file.read_text(encoding="utf-8"))
         for number, fold in experiment.folds.items()
@@ -247,7 +240,6 @@ def _fold_metrics(experiment: Experiment) -> dict[str, dict[str, Any]]:
 
 
 def _fold_summary(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the main figures of a fold."""
     names = ("weighted_log_loss", "prior_weighted_log_loss", "num_slices", "num_studies")
     return {**{name: values[name] for name in names}, "auc": values["auc"]}
 

@@ -95,7 +95,7 @@ def predict_table(
     Raises:
         InputError: there is no slice that can be read.
     """
-    rows = _slice_rows(table)
+    rows = image_rows(table)
     if not table.readable[rows].any():
         raise InputError(f"no slice can be read: {count_line(table)}")
     result = predict_with_progress(predictor, table, rows, options)
@@ -202,7 +202,7 @@ def write_csv(path: Path, frame: pd.DataFrame) -> None:
         frame.to_csv(temporary, index=False)
 
 
-def _slice_rows(table: SliceTable) -> np.ndarray:
+def image_rows(table: SliceTable) -> np.ndarray:
     """Returns one row for each image that is known by its id; a readable one where there is one."""
     order = np.argsort(~table.readable, kind="stable")
     image_ids = table.frame["image_id"].iloc[order]

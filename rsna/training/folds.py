@@ -4,27 +4,23 @@ import contextlib
 import gc
 import logging
 import shutil
-import signal
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 from common.distributed import Processes, connected, failing_together
-from common.errors import Interrupted
-from common.experiment import Experiment, results_folder
+from common.experiment import Experiment
 from common.slices.table import SliceTable
 from config import Config, resumed_config
 from rsna.build import find_device
-from rsna.evaluation.evaluation import Evaluation, evaluate_experiment
-from rsna.evaluation.scoring import summary
+from rsna.evaluation.evaluation import evaluate_experiment
 from rsna.training.fold_tables import assemble
 from rsna.training.kinds import build_parts, parts_class
 from rsna.training.parts import TrainingParts
 from rsna.training.preflight import fold_flags, preflight, refuse_single_fold, trained_folds
 from rsna.training.tracking import tracking
-from rsna.training.training import RSNATraining, resume_command
+from rsna.training.training import RSNATraining, naming_resume_command, open_experiment
 
 logger = logging.getLogger(__name__)
 
@@ -65,11 +61,14 @@ class RSNAFoldsTraining:
     def run(self) -> Experiment:
         """Train the remaining folds, write the tables of all folds, and evaluate them."""
         with connected(self.processes, self.device):
-            experiment = self.processes.from_main(self._open_experiment)
+            experiment = self.processes.from_main(
+                lambda: open_experiment(self.config, self.is_resumed)
+            )
+            is_main = self.processes.is_main
             with (
-                self._open_record(experiment),
+                experiment.running() if is_main else contextlib.nullcontext(),
                 failing_together(),
-                self._log_resume_command(experiment),
+                naming_resume_command(self.config, experiment, lambda: True),
             ):
                 for fold in self.folds:
                     self._run_fold(experiment, fold)
@@ -80,23 +79,9 @@ class RSNAFoldsTraining:
     def _table(self) -> SliceTable:
         return SliceTable.load(self.config.dataset_folder)
 
-    def _open_experiment(self) -> Experiment:
-        results = results_folder(self.config.general.output_dir)
-        experiment_id = self.config.general.experiment_id
-        if self.is_resumed:
-            return Experiment(results / str(experiment_id))
-        return Experiment.create(results, experiment_id, self.config.to_yaml())
-
-    @contextlib.contextmanager
-    def _open_record(self, experiment: Experiment) -> Iterator[None]:
-        """Hold lock and log for the block, in the process that writes."""
-        with experiment.running() if self.processes.is_main else contextlib.nullcontext():
-            yield
-
     def _fold_config(
         self, fold: int, experiment_id: str | None, is_resumed: bool = False
     ) -> Config:
-        """Return the flags of the training of one fold."""
         changes: dict[str, Any] = {
             **fold_flags(self.config, fold),
             "experiment_id": experiment_id,
@@ -159,21 +144,6 @@ class RSNAFoldsTraining:
         logger.info("fold %d: weighted log loss %.4f", fold, loss)
 
     def _finish(self, experiment: Experiment) -> None:
-        """Make tables, features and predictor of all folds, and score them."""
         assemble(experiment, self.folds, self.config)
-        evaluation: Evaluation = evaluate_experiment(experiment.folder, self._table)
-        for line in summary(evaluation.metrics, evaluation.report).splitlines():
+        for line in evaluate_experiment(experiment.folder, self._table).summary().splitlines():
             logger.info("%s", line)
-
-    @contextlib.contextmanager
-    def _log_resume_command(self, experiment: Experiment) -> Iterator[None]:
-        """Name the command that goes on with all folds, where the block stops."""
-        command = resume_command(self.config, experiment.id)
-        try:
-            yield
-        except (Interrupted, KeyboardInterrupt) as stop:
-            number = stop.signal_number if isinstance(stop, Interrupted) else signal.SIGINT
-            raise Interrupted(number, command if self.processes.is_main else "") from None
-        except OSError:
-            logger.error("To go on with what is left: %s", command)
-            raise

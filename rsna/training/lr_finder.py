@@ -30,7 +30,6 @@ class RangeTestResult:
 
     @property
     def plot(self) -> Path:
-        """The picture."""
         return self.folder / "lr_finder.png"
 
 
@@ -49,7 +48,6 @@ class RSNALearningRateFinder:
             raise InputError("lr_finder.py is of one process: start it without torchrun")
 
     def find(self) -> RangeTestResult:
-        """Run the test and write its results."""
         keep_freed_memory()
         flags, general = self.config.lr_finder, self.config.general
         num_iterations = flags.lrf_iteration_num

@@ -142,7 +142,6 @@ class TrainingParts(ABC, Generic[Model, Data]):
         return self.settings.device.type == "cuda"
 
     def train_loader(self) -> Any:
-        """Return the loader of the training samples."""
         general, training = self.config.general, self.config.training
         return make_loader(
             self.data.train, training.tr_batch_size, general.n_jobs, self.sampler, self.pins_memory
@@ -217,7 +216,6 @@ class SliceParts(TrainingParts[RSNAModel, RSNAData]):
             logger.info("training transforms: %s", self.device_transform.describe())
 
     def make_network(self, callbacks: Sequence[Callback]) -> RSNANetwork:
-        """Return the network with the loss of the task over slices."""
         ids = [str(name) for name in self.data.train.image_ids]
         return build_network(
             self.config, self.model, self.settings, ids, callbacks, self.device_transform
@@ -242,7 +240,6 @@ class SliceParts(TrainingParts[RSNAModel, RSNAData]):
         return make_loader(dataset, batch_size, general.n_jobs, pin_memory=self.pins_memory)
 
     def predictor(self, training: dict[str, Any]) -> AbstractPredictor:
-        """Return the predictor of a network for slices."""
         return SlicePredictor(
             network=self.model,
             model=self.model.specification,
