@@ -50,6 +50,8 @@ class RSNATraining:
         """Train, write predictions and the predictor, and return the experiment."""
         keep_freed_memory()
         with connected(self.processes, self.parts.settings.device):
+            # No process makes the folder before all have found it free.
+            self.processes.largest(0)
             experiment = self.processes.from_main(
                 lambda: open_experiment(self.config, self.parts.is_resumed)
             )
