@@ -55,5 +55,4 @@ class ViewsConfig:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The views, the plain one first."""
         return view_names(self.pr_tta_views, self.pr_tta)

@@ -125,11 +125,7 @@ class Plan:
 
 
 def prepare(input_folder: Path, dataset: str, n_jobs: int, *flags: str) -> None:
-    """Prepare a dataset where it is missing, from the source of the same name.
-
-    Raises:
-        InputError: preparing it failed.
-    """
+    """Prepare a dataset where it is missing, from the source of the same name."""
     if (input_folder / "datasets" / dataset / SLICES_FILE).is_file():
         return
     places = ("--data_dataset", dataset, "--data_input_folder", str(input_folder))

@@ -110,7 +110,6 @@ def _described(parameters: LevelsParameters) -> dict[str, Any]:
 def _each_patient(
     folder: Path, parameters: LevelsParameters, n_jobs: int
 ) -> Iterator[list[dict[str, Any]]]:
-    """Yield the rows of every patient in order, when its pixels are stored."""
     patients = range(parameters.num_patients)
     write = partial(_write_patient, folder, parameters.seed)
     if n_jobs <= 1:
@@ -122,7 +121,6 @@ def _each_patient(
 
 
 def _write_patient(folder: Path, seed: int, patient: int) -> list[dict[str, Any]]:
-    """Store the pixels of a patient's study and return the rows of its slices."""
     study = generate_levels_study(patient, seed)
     series = _name("series", seed, patient)
     store_file = f"{series}.b2nd"

@@ -37,7 +37,6 @@ class _TwoKindsSampler(EpochSampler):
         super().__init__(self._epoch_length(), seed)
 
     def _epoch_length(self) -> int:
-        """Return the number of samples of an epoch, from the sizes of the packs."""
         raise NotImplementedError
 
     def num_positive(self, epoch: int) -> int:

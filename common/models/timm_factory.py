@@ -251,11 +251,7 @@ def _refused_option(name: str, error: str, options: dict[str, Any]) -> str | Non
 
 
 def find_weights(name: str) -> str | None:
-    """Return where the ImageNet weights of a timm model are on this disk; None where nowhere.
-
-    Raises:
-        InputError: timm has no such model.
-    """
+    """Return where the ImageNet weights of a timm model are on this disk; None where nowhere."""
     _require_model(name)
     if name in PACKAGED_WEIGHTS and _packaged_file(name):
         return f"in the package {PACKAGED_WEIGHTS[name]}"

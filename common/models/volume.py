@@ -177,7 +177,6 @@ def resampling(
 
 
 def _series_weights(position_mm: Tensor, spacing_mm: float) -> tuple[Tensor, Tensor]:
-    """Return the weights (planes, steps) and (steps, planes) of one series."""
     first, last = position_mm.min(), position_mm.max()
     extent = float(last - first)
     spacing = max(spacing_mm, extent / (MAX_PLANES - 1))

@@ -132,7 +132,6 @@ class IterationScheduler(LRScheduler):
         return {"last_epoch": self.last_epoch}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Restore the state; the optimizer has its learning rates in its own."""
         self.last_epoch = state_dict["last_epoch"]
 
 

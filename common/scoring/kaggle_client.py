@@ -97,7 +97,6 @@ class KaggleClient:
 
 @contextlib.contextmanager
 def _silenced() -> Iterator[None]:
-    """Hide what the client prints or logs in the block."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

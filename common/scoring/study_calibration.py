@@ -94,7 +94,6 @@ class StudyCalibration:
 
     @classmethod
     def from_json(cls, content: dict[str, Any] | None) -> "StudyCalibration | None":
-        """Return the calibrator that `to_json` wrote; None for None."""
         if content is None:
             return None
         return cls(tuple(map(tuple, content["coefficients"])), tuple(content["bias"]))

@@ -74,11 +74,7 @@ def _shown(metrics: Mapping[str, Any]) -> str:
 
 
 def make_ensemble(config: Config) -> Ensemble:
-    """Blend what the flags name into a new experiment, score it, and submit it where asked for.
-
-    Raises:
-        InputError: a member that can't be used, or members that can't be blended.
-    """
+    """Blend what the flags name into a new experiment, score it, and submit it where asked for."""
     for name in sorted(config.given - _USED):
         if name.startswith(_SHARED):
             logger.warning("--%s has no effect: members have their own", name)

@@ -274,7 +274,6 @@ def _planned_schedule(config: Config, specification: Mapping[str, Any]) -> Plann
 
 
 def _loss_note(config: Config) -> str:
-    """Returns what the flags made of the training loss, beside the metric."""
     training = config.training
     parts = ["focal loss" if training.tr_loss == "focal" else "cross-entropy"]
     if training.tr_any_weight_schedule:

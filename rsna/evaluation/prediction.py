@@ -60,11 +60,7 @@ class Prediction:
 
 
 def predict(config: Config) -> Iterator[str]:
-    """Predict --pr_input, write the tables and the submission, and yield the lines to print.
-
-    Raises:
-        InputError: flags or files that can't be used.
-    """
+    """Predict --pr_input, write the tables and the submission, and yield the lines to print."""
     source, output = _folders(config)
     experiment = Experiment(config.experiment_folder(str(config.general.experiment_id)))
     predictor = load_predictor(experiment.predictor, build_model)

@@ -26,11 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def make_training(config: Config) -> "RSNATraining | RSNAFoldsTraining":
-    """Return the training that the flags name: of one fold or of all, whatever the network.
-
-    Raises:
-        InputError: flags or data that can't be used.
-    """
+    """Return the training that the flags name: of one fold or of all, whatever the network."""
     refuse_single_fold(config)
     recorded = resumed_config(config) if config.training.tr_resume else config
     if recorded.data.data_fold == "all":
@@ -131,7 +127,6 @@ class RSNAFoldsTraining:
         return "absent"
 
     def _lacks_features(self, own: Experiment) -> bool:
-        """Return whether a fold should have left features, and they are gone."""
         is_wanted = self.config.training.tr_features and parts_class(self.config).gives_features
         return bool(is_wanted) and not own.features_file("oof").is_file()
 

@@ -160,11 +160,7 @@ class SeriesParts(WholeSeriesParts[SeriesModel, SeriesData], Generic[SeriesModel
         return NO_STEPS
 
     def _slice_offsets(self) -> tuple[int, ...]:
-        """Return the neighbours in the image of each slice, by rank.
-
-        Raises:
-            InputError: they are asked for in mm.
-        """
+        """Return the neighbours in the image of each slice, by rank."""
         offsets, offsets_mm = neighbour_offsets(self.config.data)
         if offsets_mm:
             raise InputError(

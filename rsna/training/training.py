@@ -47,7 +47,6 @@ class RSNATraining:
         return self.parts.settings.processes
 
     def run(self) -> Experiment:
-        """Train, write predictions and the predictor, and return the experiment."""
         keep_freed_memory()
         with connected(self.processes, self.parts.settings.device):
             # No process makes the folder before all have found it free.
