@@ -159,14 +159,12 @@ def read_decode_compress(folder: Path) -> None:
 
 
 def decode(folder: Path) -> None:
-    """Decode every file, as reading images without a store would."""
     for series in sorted(folder.iterdir()):
         for file in sorted(series.iterdir()):
             pydicom.dcmread(file).pixel_array  # noqa: B018
 
 
 def read_store(dataset: Path) -> None:
-    """Read every slice of a prepared dataset."""
     table = SliceTable.load(dataset)
     for row in np.flatnonzero(table.readable):
         table.image_hu(int(row))
@@ -179,7 +177,6 @@ def prepare(folder: Path, target: Path, runner: TaskRunner | None = None) -> Non
 
 
 def cpu_ms(function: Callable[[], object], num_slices: int) -> float:
-    """Return the processor time of a call in ms per slice."""
     start = time.process_time()
     function()
     return 1000 * (time.process_time() - start) / num_slices

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 from common.errors import InputError
-from common.scoring.kaggle_client import is_competition
+from common.scoring.kaggle_client import COMPETITION_PATTERN
 from common.transforms.views import view_names
-from flags.parsing import at_least, require
+from flags.parsing import at_least, matches
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,8 @@ class PredictionConfig:
     as rsna-intracranial-hemorrhage-detection (none: it is only written)."""
 
     def __post_init__(self) -> None:
-        require(
-            self,
-            "pr_submit",
-            self.pr_submit is None or is_competition(self.pr_submit),
-            "the competition's name as in its address: small letters, digits and -",
-        )
+        rule = "the competition's name as in its address: small letters, digits and -"
+        matches(self, COMPETITION_PATTERN, rule, "pr_submit")
         if self.pr_submit is not None and self.pr_dataframe is None:
             raise InputError(
                 f"--pr_submit {self.pr_submit} needs --pr_dataframe: the competition's "
@@ -79,5 +75,4 @@ class ViewsConfig:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The views, the plain one first."""
         return view_names(self.pr_tta_views, self.pr_tta)

@@ -65,11 +65,7 @@ class Prediction:
 
 
 def predict(config: Config) -> Iterator[str]:
-    """Predict --pr_input, write the tables and the submission, and yield the lines to print.
-
-    Raises:
-        InputError: flags or files that can't be used.
-    """
+    """Predict --pr_input, write the tables and the submission, and yield the lines to print."""
     source, output = _folders(config)
     experiment = Experiment(config.experiment_folder(str(config.general.experiment_id)))
     predictor = load_predictor(experiment.predictor, build_model)
@@ -98,15 +94,10 @@ def predict_table(
 ) -> Prediction:
     """Return the prediction of every slice of a dataset, readable or not.
 
-    Args:
-        predictor: of any kind.
-        table: the dataset.
-        options: how; see `predict_options`.
-
     Raises:
         InputError: there is no slice that can be read.
     """
-    rows = _slice_rows(table)
+    rows = image_rows(table)
     if not table.readable[rows].any():
         raise InputError(f"no slice can be read: {count_line(table)}")
     result = predict_with_progress(predictor, table, rows, options)
@@ -220,7 +211,7 @@ def write_csv(path: Path, frame: pd.DataFrame) -> None:
         frame.to_csv(temporary, index=False)
 
 
-def _slice_rows(table: SliceTable) -> np.ndarray:
+def image_rows(table: SliceTable) -> np.ndarray:
     """Returns one row for each image that is known by its id; a readable one where there is one."""
     order = np.argsort(~table.readable, kind="stable")
     image_ids = table.frame["image_id"].iloc[order]

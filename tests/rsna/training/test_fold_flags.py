@@ -76,5 +76,5 @@ def test_the_script_tells_the_overlap(
     monkeypatch.setattr("sys.argv", ["preprocessing.py", *flags])
     assert status_of(main) == 0
     told = capsys.readouterr().out
-    assert "training and test share" in told and "1 image id" in told
+    assert "Training and test share" in told and "1 image id" in told
     assert "--pre_drop_overlap 1 leaves them out" in told
