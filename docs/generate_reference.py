@@ -31,7 +31,7 @@ from common.dicom.rejection import NOT_WANTED  # noqa: E402
 from common.errors import CheckFailed, InputError  # noqa: E402
 from common.features import store as features  # noqa: E402
 from common.files import write_text  # noqa: E402
-from common.preparation import headers, tables  # noqa: E402
+from common.preparation import headers, identity, tables  # noqa: E402
 from common.scoring.predictions import ID_COLUMNS, build_predictions  # noqa: E402
 from common.slices import folds, series  # noqa: E402
 from common.slices.table import SLICE_COLUMNS, STATUS_OK  # noqa: E402
@@ -111,7 +111,7 @@ def statuses_page(meanings: Mapping[str, Any]) -> str:
     require_same("exit_statuses", codes, known)
     exits = [(f"{codes[name]}", known[name]) for name in sorted(codes, key=codes.__getitem__)]
     exits += [(f"{number}", text) for number, text in meanings["signal_statuses"].items()]
-    own = {STATUS_OK, tables.DUPLICATE, headers.CRASHED, *headers.EXCEEDING}
+    own = {STATUS_OK, identity.DUPLICATE, headers.CRASHED, *headers.EXCEEDING}
     require_same("slice_statuses", own, meanings["slice_statuses"])
     slices = [(f"`{name}`", text) for name, text in meanings["slice_statuses"].items()]
     slices += [
