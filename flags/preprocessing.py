@@ -26,6 +26,9 @@ class PreprocessingConfig:
     external validation."""
     pre_drop_overlap: Switch = 0
     """1: training slices of patients that are in the test too are not trained on."""
+    pre_remove: Switch = 0
+    """1: remove volumes of which files are not seen this time, or make them of the others, instead
+    of keeping them as they were stored: such files may lie on a disk that is not mounted."""
     pre_address: str | None = None
     """Address of a Dask scheduler whose workers do the work, such as tcp://host:8786, in place of
     n_jobs processes of this machine. docs/how_to/preprocessing_cluster.md lists what they need."""

@@ -29,6 +29,7 @@ from common.preparation.identity import (
     repeated_ids,
     with_pixel_hashes,
 )
+from common.preparation.kept import kept_rows, remove_stale, set_aside
 from common.preparation.manifest import check_same_source, write_manifest
 from common.preparation.overlap import Overlap, find_overlap
 from common.preparation.pixels import (
@@ -36,8 +37,6 @@ from common.preparation.pixels import (
     is_transient,
     read_record,
     record_exceeding,
-    record_folder,
-    record_path,
     series_tasks,
     store_series,
 )
@@ -128,6 +127,7 @@ def prepare_dataset(
     valid_fraction: float = 0.0,
     fold_by: str = "patient",
     drop_overlap: bool = False,
+    remove: bool = False,
     resume_command: str = "",
     steps: PixelSteps = NO_STEPS,
     brain_min: float = 0.0,
@@ -147,6 +147,8 @@ def prepare_dataset(
         fold_seed, valid_fraction, fold_by: see `FoldPlan`.
         drop_overlap: training slices that share something with test slices are marked as not to
             be trained on.
+        remove: volumes of which files are not seen this time are removed, or made of the others,
+            instead of kept as they were stored.
         resume_command: what the user types to go on after an interruption.
         steps: what is done to the pixels before they are stored.
         brain_min: share of pixels in the brain window that a slice needs for its series' brain
@@ -187,15 +189,17 @@ def prepare_dataset(
         write_manifest(dataset_folder, source, parameters, versions, None)
         if not (dataset_folder / INDEX_FOLDER).exists():
             log_estimates(files, runner.num_workers(), dataset_folder)
-        headers, results = _read_and_store(files, source, dataset_folder, runner, steps, select)
+        headers, results, kept = _read_and_store(
+            files, source, dataset_folder, runner, steps, select=select, remove=remove
+        )
         splits = files.set_index("source_file")["split"]
-        slices = slices_table(headers, splits, results, source.label_names, labels)
+        slices = slices_table(headers, splits, results, source.label_names, labels, kept)
         if brain_min:
             outside = mark_brain_range(slices, brain_min)
             slices["keep_for_training"] &= ~outside
             log_marked(outside, slices, source.label_names[-1])
-        _remove_stale(dataset_folder, set(results))
-        prepared = _count(slices, len(files))
+        remove_stale(dataset_folder, {*results, *kept["store_file"].dropna()})
+        prepared = _count(slices)
         overlap, concerned = find_overlap(slices, SliceStore(dataset_folder / STORE_FOLDER))
         if drop_overlap and concerned.any():
             slices["keep_for_training"] &= ~concerned
@@ -222,9 +226,14 @@ def _read_and_store(
     dataset_folder: Path,
     runner: TaskRunner,
     steps: PixelSteps,
+    *,
     select: Collection[str],
-) -> tuple[pd.DataFrame, dict[str, list[SliceResult] | None]]:
-    """Return all header rows with their volumes, and by store file what became of its slices."""
+    remove: bool,
+) -> tuple[pd.DataFrame, dict[str, list[SliceResult] | None], pd.DataFrame]:
+    """Return all header rows with their volumes, and by store file what became of its slices.
+
+    The last are the rows of volumes that are kept as they were stored.
+    """
     index = read_index(files, source.reader, dataset_folder, runner)
 
     def hashed(chosen: pd.Series) -> pd.DataFrame:
@@ -232,20 +241,21 @@ def _read_and_store(
 
     def arranged(headers: pd.DataFrame) -> tuple[pd.DataFrame, list[int]]:
         return arrange(
-            separate_patients(headers),
+            separate_patients(set_aside(headers, kept)),
             keep_ambiguous=source.keeps_ambiguous,
             needs_spacing=bool(steps.spacing_mm),
         )
 
     index = keep_selected(index, select)
     index = hashed(repeated_ids(index))
+    kept = kept_rows(dataset_folder, index, remove=remove)
     headers, unclear = arranged(mark_duplicates(index))
     if unclear:  # copies under ids of their own are not told apart by headers, but by pixels
         names = headers.iloc[unclear][["source_file", "frame"]].agg(tuple, axis=1).tolist()
         index = hashed(index[["source_file", "frame"]].agg(tuple, axis=1).isin(names))
         headers, _ = arranged(drop_copies(mark_duplicates(index), names))
     results = _store_missing(headers, source, dataset_folder, runner, steps)
-    return headers.sort_values(ROW_ORDER, ignore_index=True), results
+    return headers.sort_values(ROW_ORDER, ignore_index=True), results, kept
 
 
 def _store_missing(
@@ -282,10 +292,10 @@ def _store_missing(
     return results
 
 
-def _count(slices: pd.DataFrame, num_files: int) -> Preparation:
+def _count(slices: pd.DataFrame) -> Preparation:
     stored = _stored(slices)
     return Preparation(
-        num_files=num_files,
+        num_files=int(slices["source_file"].nunique()),
         num_slices=int(stored.sum()),
         num_series=int(slices["store_file"].nunique()),
         rejected=_tally(slices.loc[~stored, "status"]),
@@ -303,23 +313,6 @@ def _tally(words: pd.Series) -> dict[str, int]:
     """Return how often each word occurs, the most frequent first."""
     counts = words.value_counts().sort_index().sort_values(ascending=False, kind="stable")
     return {str(word): int(count) for word, count in counts.items()}
-
-
-def _remove_stale(dataset_folder: Path, store_files: set[str]) -> None:
-    """Remove series that the source no longer has, and temporary files of killed runs."""
-    kept = {dataset_folder / STORE_FOLDER / name for name in store_files}
-    kept |= {record_path(dataset_folder, name) for name in store_files}
-    found = [*(dataset_folder / STORE_FOLDER).glob("*"), *record_folder(dataset_folder).glob("*")]
-    stale = [path for path in found if path not in kept]
-    for path in stale:
-        path.unlink()
-    # A killed run leaves the file that it was writing, half done and under a temporary name.
-    for folder in (dataset_folder, dataset_folder / INDEX_FOLDER):
-        for path in folder.glob(".*.tmp"):
-            path.unlink()
-    num_series = sum(path.suffix == ".b2nd" and path.name[0] != "." for path in stale)
-    if num_series:
-        logger.warning("removed %d series that are no longer in the source", num_series)
 
 
 def _check_apart(source_folder: Path, dataset_folder: Path) -> None:

@@ -253,6 +253,7 @@ def _open_table(
         DicomSource(source),
         output / "dataset",
         n_jobs=config.general.n_jobs,
+        remove=True,  # what is predicted is what is there now
         resume_command=shlex.join(["python", *sys.argv]),
         steps=steps_of(training),
         select=config.select.ids,

@@ -45,6 +45,7 @@ def _prepare(config: Config) -> Preparation:
         valid_fraction=flags.pre_valid_fraction,
         fold_by=flags.pre_fold_by,
         drop_overlap=bool(flags.pre_drop_overlap),
+        remove=bool(flags.pre_remove),
         resume_command=f"python {shlex.join(sys.argv)}",
         steps=PixelSteps(bool(flags.pre_head_crop), flags.pre_spacing, flags.pre_size),
         brain_min=flags.pre_brain_min,

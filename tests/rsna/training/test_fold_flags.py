@@ -41,6 +41,7 @@ def test_unusable_flags(flags: tuple[str, ...], message: str) -> None:
         (("--pre_check", "1"), []),
         (("--pre_check", "1", "--pre_source", "rsna"), ["pre_source"]),
         (("--pre_check", "1", "--pre_drop_overlap", "1"), ["pre_drop_overlap"]),
+        (("--pre_check", "1", "--pre_remove", "1"), ["pre_remove"]),
     ],
 )
 def test_flags_without_effect_warn(
