@@ -29,6 +29,8 @@ from common.preparation.identity import (
     repeated_ids,
     with_pixel_hashes,
 )
+from common.preparation.label_file import LabelFile
+from common.preparation.label_tables import require_labels
 from common.preparation.manifest import check_same_source, write_manifest
 from common.preparation.overlap import Overlap, find_overlap
 from common.preparation.pixels import (
@@ -42,7 +44,13 @@ from common.preparation.pixels import (
     store_series,
 )
 from common.preparation.source import Source
-from common.preparation.splits import FoldPlan, log_marked, mark_brain_range, write_folds
+from common.preparation.splits import (
+    FoldPlan,
+    log_fold_copies,
+    log_marked,
+    mark_brain_range,
+    write_folds,
+)
 from common.preparation.tables import (
     slices_table,
     studies_table,
@@ -134,6 +142,7 @@ def prepare_dataset(
     address: str | None = None,
     limits: Limits = DEFAULT_LIMITS,
     runner: TaskRunner | None = None,
+    label_file: LabelFile | None = None,
 ) -> Preparation:
     """Make or complete a dataset folder, and return what was counted.
 
@@ -154,6 +163,7 @@ def prepare_dataset(
             which are absolute then, under the same names.
         limits: what a series, or the header of a file, may take; not with `n_jobs` 0.
         runner: processes that are there already, in place of the three above; it stays open.
+        label_file: labels in place of those of the source; labelled slices are trained on.
 
     Raises:
         InputError: nothing to read or nothing usable, a folder of other data or in use, too
@@ -173,20 +183,29 @@ def prepare_dataset(
             raise InputError(f"no files in {source.folder}: is this the folder of the data?")
         check_same_source(dataset_folder, source, files, steps)
         # Before the work: a fault in the label file must not show hours later.
-        labels = source.labels()
+        labels, study_labels = source.labels(), source.study_labels()
         plan = FoldPlan(num_folds, fold_seed, valid_fraction, fold_by)
-        plan.check(files)
         parameters: dict[str, Any] = plan.parameters() | {"drop_overlap": drop_overlap}
         if steps:
             parameters[PARAMETER] = steps.parameters()
         if brain_min:
             parameters["brain_min"] = brain_min
+        if label_file is not None:
+            parameters["labels"] = f"label file, by {label_file.key}"
         versions = {name: version(name) for name in _LIBRARIES}
         write_manifest(dataset_folder, source, parameters, versions, None)
         if not (dataset_folder / INDEX_FOLDER).exists():
             log_estimates(files, runner.num_workers(), dataset_folder)
-        headers, results = _read_and_store(files, source, dataset_folder, runner, steps)
-        splits = files.set_index("source_file")["split"]
+        headers = _read_headers(files, source, dataset_folder, runner, steps)
+        splits, sources = files.set_index("source_file")["split"], None
+        if label_file is not None:
+            matched = label_file.match(headers)
+            labels, study_labels = matched.of_slices, matched.of_studies
+            splits, sources = matched.splits(headers, splits), matched.sources
+        require_labels(headers, labels, study_labels)
+        plan.check(headers.assign(split=headers["source_file"].map(splits)), sources)
+        results = _store_missing(headers, source, dataset_folder, runner, steps)
+        headers = headers.sort_values(ROW_ORDER, ignore_index=True)
         slices = slices_table(headers, splits, results, source.label_names, labels)
         if brain_min:
             outside = mark_brain_range(slices, brain_min)
@@ -200,13 +219,14 @@ def prepare_dataset(
             overlap = replace(overlap, num_kept=0)
         prepared = replace(prepared, overlap=overlap)
         if num_folds is not None and slices["split"].eq(TRAIN_SPLIT).any():
-            report, deviation, sources = write_folds(
-                plan, slices, source.label_names, dataset_folder
+            report, deviation, names = write_folds(
+                plan, slices, source.label_names, dataset_folder, sources
             )
-            prepared = replace(
-                prepared, folds=report, fold_deviation=deviation, fold_sources=sources
-            )
-        write_parquet(dataset_folder / STUDIES_FILE, studies_table(slices, source))
+            prepared = replace(prepared, folds=report, fold_deviation=deviation, fold_sources=names)
+            in_folds = log_fold_copies(slices, dataset_folder, drop_overlap)
+            slices["keep_for_training"] &= ~(in_folds & drop_overlap)
+        studies = studies_table(slices, source.label_names, study_labels)
+        write_parquet(dataset_folder / STUDIES_FILE, studies)
         write_parquet(dataset_folder / SLICES_FILE, slices)
         write_manifest(dataset_folder, source, parameters, versions, prepared.counts())
     if prepared.num_slices == 0:
@@ -214,14 +234,14 @@ def prepare_dataset(
     return prepared
 
 
-def _read_and_store(
+def _read_headers(
     files: pd.DataFrame,
     source: Source,
     dataset_folder: Path,
     runner: TaskRunner,
     steps: PixelSteps,
-) -> tuple[pd.DataFrame, dict[str, list[SliceResult] | None]]:
-    """Return all header rows with their volumes, and by store file what became of its slices."""
+) -> pd.DataFrame:
+    """Return all header rows with their volumes."""
     index = read_index(files, source.reader, dataset_folder, runner)
 
     def hashed(chosen: pd.Series) -> pd.DataFrame:
@@ -240,8 +260,7 @@ def _read_and_store(
         names = headers.iloc[unclear][["source_file", "frame"]].agg(tuple, axis=1).tolist()
         index = hashed(index[["source_file", "frame"]].agg(tuple, axis=1).isin(names))
         headers, _ = arranged(drop_copies(mark_duplicates(index), names))
-    results = _store_missing(headers, source, dataset_folder, runner, steps)
-    return headers.sort_values(ROW_ORDER, ignore_index=True), results
+    return headers
 
 
 def _store_missing(

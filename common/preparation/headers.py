@@ -48,6 +48,7 @@ HEADER_COLUMNS = {
     "temporal_position": "float64",
     "acquisition_time": "float64",
     "content_time": "float64",
+    "accession_hash": "str",
     "pixels": "str",
     "limit": "float64",  # the one that was exceeded, where the status is one of EXCEEDING
 }
@@ -63,6 +64,7 @@ HEADER_COLUMNS |= {
         "series_id",
         "kernel",
         "acquisition_number",
+        "institution_hash",
         "tilt_deg",
         "rows",
         "columns",

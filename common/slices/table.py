@@ -49,6 +49,7 @@ SLICE_COLUMNS = {
     "tilt_deg": "float64",
     "kernel": "str",
     "acquisition_number": "float64",
+    "institution_hash": "str",
     "bits_stored": "Int32",
     "pixel_representation": "Int32",
     "rescale_slope": "float64",
@@ -66,7 +67,10 @@ SLICE_COLUMNS = {
 
 
 # Those that datasets of earlier versions lack, and that nothing needs.
-ADDED_COLUMNS = ("volume_id", "grouping", "order_from", "turned", "kernel", "acquisition_number")
+ADDED_COLUMNS = (
+    *("volume_id", "grouping", "order_from", "turned", "kernel", "acquisition_number"),
+    "institution_hash",
+)
 
 
 class SliceTable:
