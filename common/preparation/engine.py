@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from common.errors import InputError, Interrupted
 from common.files import make_folder, write_parquet
+from common.preparation.checks.label_audit import log_audit
 from common.preparation.estimates import check_space, log_estimates
 from common.preparation.headers import INDEX_FOLDER, read_index
 from common.preparation.identity import (
@@ -89,6 +90,7 @@ class Preparation:
         fold_deviation: largest relative deviation of a prevalence in a fold.
         fold_sources: for a split by source, the source that each fold validates on.
         overlap: what training and test share.
+        audit: number of slices with odd labels, by kind of oddity.
     """
 
     num_files: int
@@ -101,6 +103,7 @@ class Preparation:
     fold_deviation: float = 0.0
     fold_sources: list[str] = field(default_factory=list)
     overlap: Overlap = field(default_factory=Overlap)
+    audit: dict[str, int] = field(default_factory=dict)
 
     def line(self) -> str:
         """Return the counts in one line: read, stored, rejected by reason."""
@@ -123,6 +126,7 @@ class Preparation:
             "fold_deviation": None if self.folds is None else round(self.fold_deviation, 6),
             "fold_sources": self.fold_sources,
             "overlap": asdict(self.overlap),
+            "audit": self.audit,
         }
 
 
@@ -213,16 +217,20 @@ def prepare_dataset(
             log_marked(outside, slices, source.label_names[-1])
         _remove_stale(dataset_folder, set(results))
         prepared = _count(slices, len(files))
-        overlap, concerned = find_overlap(slices, SliceStore(dataset_folder / STORE_FOLDER))
+        store = SliceStore(dataset_folder / STORE_FOLDER)
+        prepared = replace(prepared, audit=log_audit(slices, source.label_names, store))
+        overlap, concerned = find_overlap(slices, store)
         if drop_overlap and concerned.any():
             slices["keep_for_training"] &= ~concerned
             overlap = replace(overlap, num_kept=0)
         prepared = replace(prepared, overlap=overlap)
         if num_folds is not None and slices["split"].eq(TRAIN_SPLIT).any():
-            report, deviation, names = write_folds(
+            report, deviation, fold_sources = write_folds(
                 plan, slices, source.label_names, dataset_folder, sources
             )
-            prepared = replace(prepared, folds=report, fold_deviation=deviation, fold_sources=names)
+            prepared = replace(
+                prepared, folds=report, fold_deviation=deviation, fold_sources=fold_sources
+            )
             in_folds = log_fold_copies(slices, dataset_folder, drop_overlap)
             slices["keep_for_training"] &= ~(in_folds & drop_overlap)
         studies = studies_table(slices, source.label_names, study_labels)

@@ -103,5 +103,6 @@ def _check(config: Config) -> Iterator[str]:
     checked = check_dataset(
         config.dataset_folder, subtypes=SUBTYPES, union="any", n_jobs=config.general.n_jobs
     )
+    yield from (f"worth a look: {note}" for note in checked.notes)
     yield f"{config.dataset_folder}: {checked.line()}"
     checked.raise_findings()

@@ -8,6 +8,7 @@ import pandas as pd
 
 from common.dicom.hounsfield import MAX_HU
 from common.preparation.checks.findings import CORRECT_LABELS, RUN_AGAIN, Finding, finding
+from common.preparation.checks.label_audit import CONTRADICTING, AuditFinding
 from common.preparation.overlap import find_overlap
 from common.preparation.tables import LABELS_OF_STUDY, studies_of_slices
 from common.slices.folds import TRAIN_SPLIT, is_pseudo
@@ -149,6 +150,18 @@ def check_has_labels(
         expected,
         "correct the ids of the label file, then run preprocessing.py again",
     )
+
+
+def check_copies(slices: pd.DataFrame, audit: Sequence[AuditFinding]) -> list[Finding]:
+    """Find labels that contradict those of a copy of the same pixels."""
+    return [
+        fault
+        for found in audit
+        if found.kind == CONTRADICTING
+        for fault in finding(
+            found.kind, found.what, slices["image_id"].iloc[found.rows], CORRECT_LABELS
+        )
+    ]
 
 
 def check_studies(
