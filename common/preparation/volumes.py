@@ -10,6 +10,7 @@ from common.dicom.grouping import AMBIGUOUS, Grouping, Volume, find_volumes
 from common.dicom.order import POSITION
 from common.dicom.upright import AS_STORED, TURNS, turn_of
 from common.slices.table import STATUS_OK
+from common.words import count
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def separate_patients(headers: pd.DataFrame) -> pd.DataFrame:
     )
     headers.loc[chosen, "study_id"] = headers.loc[chosen, "study_id"] + "_" + hashes
     headers["grouping"] = pd.Series(SHARED, headers.index, dtype="str").where(chosen)
-    logger.warning("%d StudyInstanceUIDs are shared by several patients: told apart", len(shared))
+    logger.warning("%s of several patients: told apart", count(len(shared), "StudyInstanceUID"))
     return headers
 
 
