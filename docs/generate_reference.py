@@ -12,7 +12,6 @@ import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -169,10 +168,9 @@ def columns_of_tables() -> dict[str, dict[str, str]]:
     studies = series.list_studies(
         frame, predictions[list(LABELS)].to_numpy(), listed, prior, LABELS
     )
-    source: Any = SimpleNamespace(label_names=LABELS, study_labels=lambda: None)
     return {
         "slices.parquet": SLICE_COLUMNS | dict.fromkeys(LABELS, "float32"),
-        "studies.parquet": _types(tables.studies_table(frame, source)),
+        "studies.parquet": _types(tables.studies_table(frame, LABELS, None)),
         "folds.csv": dict.fromkeys(folds.FOLD_COLUMNS, "str") | {"fold": "int64"},
         "predictions": _types(predictions),
         "series.csv": _types(listed),

@@ -61,8 +61,10 @@ _OTHER_PROCESSES = (
 # flag -> (what it needs, test): a flag that was given and does nothing earns a warning.
 EFFECTIVE_WHEN = {
     "pre_brain_min": _needs("pre_source", "demo", "rsna", "ct_ich"),
-    **{name: _needs("pre_check", 0) for name in ("pre_source", "pre_folder", "pre_remove")},
-    "pre_drop_overlap": _needs("pre_check", 0),
+    **{
+        name: _needs("pre_check", 0)
+        for name in ("pre_source", "pre_folder", "pre_drop_overlap", "pre_labels", "pre_remove")
+    },
     "pre_fold_by": _needs("pre_check", 0),
     "pre_valid_fraction": _needs("pre_check", 0),
     "pre_num_folds": (

@@ -22,13 +22,17 @@ class PreprocessingConfig:
     pre_valid_fraction: float = 0.0
     """Share of the patients that one split validates on, as --data_fold 0, instead of folds (0)."""
     pre_fold_by: Literal["patient", "source"] = "patient"
-    """source: each fold is what one folder directly in pre_folder holds, such as one hospital, for
-    external validation."""
+    """source: each fold is one hospital or scanner, for external validation: the column source of
+    pre_labels, else the folders directly in pre_folder, else InstitutionName (as a hash)."""
     pre_drop_overlap: Switch = 0
-    """1: training slices of patients that are in the test too are not trained on."""
+    """1: training slices of patients that are in the test too, or that share pixels with patients
+    of another fold, are not trained on."""
     pre_remove: Switch = 0
     """1: remove volumes of which files are not seen this time, or make them of the others, instead
     of keeping them as they were stored: such files may lie on a disk that is not mounted."""
+    pre_labels: str | None = None
+    """csv file of labels for pre_source dicom: a column SOPInstanceUID, StudyInstanceUID,
+    AccessionNumber or PatientID, and any of the six labels (0, 1 or empty)."""
     pre_address: str | None = None
     """Address of a Dask scheduler whose workers do the work, such as tcp://host:8786, in place of
     n_jobs processes of this machine. docs/how_to/preprocessing_cluster.md lists what they need."""

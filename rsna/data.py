@@ -6,6 +6,7 @@ import numpy as np
 
 from common.errors import InputError
 from common.scoring.metrics import training_prior
+from common.slices.copies import require_unseen_pixels
 from common.slices.folds import PSEUDO, folds_path, read_folds, split_rows, without_fold
 from common.slices.leakage import warn_of_pseudo_labels
 from common.slices.table import SliceTable
@@ -67,6 +68,7 @@ def fold_rows(config: Config, table: SliceTable) -> tuple[np.ndarray, np.ndarray
         folds = without_fold(folds, config.data.data_leave_out_fold)
     label_names = TASKS[config.network.net_num_classes].label_names
     train_rows, valid_rows = split_rows(table, folds, fold, label_names)
+    require_unseen_pixels(table, train_rows, valid_rows, fold)
     warn_of_pseudo_labels(table.frame["label_source"].iloc[train_rows], PSEUDO, fold)
     if config.general.dev_enabled:
         num_valid = max(1, config.general.dev_num_studies // 4)

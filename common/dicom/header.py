@@ -1,5 +1,6 @@
 """The header of a slice, read without its pixels."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -29,7 +30,8 @@ class SliceHeader:
 
     image_id is the SOPInstanceUID, with `_<frame>` in multi-frame files; patient_id may be empty.
     Times are seconds of the day. left_out is the status of a slice that is sound but not asked
-    for, empty elsewhere (`selection`).
+    for, empty elsewhere (`selection`). Names that lead to a patient or a hospital are hashes
+    (`hash_of`); accession_hash is read only where it is asked for.
     Lengths are mm, in the patient's coordinates: x to the left, y to the back, z to the head.
     """
 
@@ -67,6 +69,8 @@ class SliceHeader:
     temporal_position: int | None = None
     acquisition_time: float | None = None
     content_time: float | None = None
+    institution_hash: str | None = None
+    accession_hash: str | None = None
     left_out: str = ""
     left_out_reason: str = ""
 
@@ -95,7 +99,11 @@ class SliceHeader:
 
 
 def read_headers(
-    file: Path | BinaryIO, *, require_ct: bool = True, sort_out: bool = False
+    file: Path | BinaryIO,
+    *,
+    require_ct: bool = True,
+    sort_out: bool = False,
+    with_accession: bool = False,
 ) -> list[SliceHeader]:
     """Return the header of every slice in a file, one per frame, without reading pixels.
 
@@ -103,23 +111,31 @@ def read_headers(
         file: a path or a seekable stream.
         require_ct: reject what is not a CT image (modality and SOP class).
         sort_out: fill in `left_out` and its reason.
+        with_accession: fill in `accession_hash`.
 
     Raises:
         RejectedFile: no image can come of this file, for a reason that its header shows.
     """
     with open_dicom(file) as opened:
-        return slice_headers(opened, require_ct=require_ct, sort_out=sort_out)
+        return slice_headers(
+            opened, require_ct=require_ct, sort_out=sort_out, with_accession=with_accession
+        )
 
 
 def slice_headers(
-    opened: OpenFile, *, require_ct: bool, sort_out: bool = False
+    opened: OpenFile, *, require_ct: bool, sort_out: bool = False, with_accession: bool = False
 ) -> list[SliceHeader]:
     """Return the header of every slice of an open file; raise RejectedFile."""
     stored = check_image(opened, require_ct=require_ct)
-    return [_frame_header(opened, stored, frame, sort_out) for frame in range(stored.num_frames)]
+    return [
+        _frame_header(opened, stored, frame, sort_out, with_accession)
+        for frame in range(stored.num_frames)
+    ]
 
 
-def _frame_header(opened: OpenFile, stored: StoredImage, frame: int, sort_out: bool) -> SliceHeader:
+def _frame_header(
+    opened: OpenFile, stored: StoredImage, frame: int, sort_out: bool, with_accession: bool
+) -> SliceHeader:
     dataset = opened.dataset
     slope, intercept = _rescale(dataset, frame, stored.bits_stored)
     orientation = elements.numbers(dataset, "ImageOrientationPatient", 6, frame)
@@ -129,6 +145,8 @@ def _frame_header(opened: OpenFile, stored: StoredImage, frame: int, sort_out: b
     spacing = _in_range(dataset, "PixelSpacing", 2, frame, SPACING_MM) or (None, None)
     uid = elements.text(dataset, "SOPInstanceUID")
     left_out = selection.why_left_out(dataset, frame, orientation) if sort_out else None
+    institution = elements.text(dataset, "InstitutionName")
+    accession = elements.text(dataset, "AccessionNumber") if with_accession else ""
     return SliceHeader(
         image_id=uid if stored.num_frames == 1 else f"{uid}_{frame}",
         frame=None if stored.num_frames == 1 else frame,
@@ -165,9 +183,16 @@ def _frame_header(opened: OpenFile, stored: StoredImage, frame: int, sort_out: b
         or _whole(dataset, "TemporalPositionIndex", frame),
         acquisition_time=elements.seconds(dataset, _ACQUISITION_TIMES, frame),
         content_time=elements.seconds(dataset, ("ContentTime",)),
+        institution_hash=hash_of(" ".join(institution.casefold().split())),
+        accession_hash=hash_of(accession),
         left_out=left_out[0] if left_out else "",
         left_out_reason=left_out[1] if left_out else "",
     )
+
+
+def hash_of(text: str) -> str | None:
+    """Return a hash of a text; None for an empty one."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16] if text else None
 
 
 def _position(dataset: Dataset, num_frames: int, frame: int) -> tuple[float, ...] | None:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from common.errors import InputError, Interrupted
 from common.files import make_folder, write_parquet
+from common.preparation.checks.label_audit import log_audit
 from common.preparation.estimates import check_space, log_estimates
 from common.preparation.headers import INDEX_FOLDER, read_index
 from common.preparation.identity import (
@@ -30,6 +31,8 @@ from common.preparation.identity import (
     with_pixel_hashes,
 )
 from common.preparation.kept import kept_rows, remove_stale, set_aside
+from common.preparation.label_file import LabelFile
+from common.preparation.label_tables import require_labels
 from common.preparation.manifest import check_same_source, write_manifest
 from common.preparation.overlap import Overlap, find_overlap
 from common.preparation.pixels import (
@@ -41,7 +44,13 @@ from common.preparation.pixels import (
     store_series,
 )
 from common.preparation.source import Source
-from common.preparation.splits import FoldPlan, log_marked, mark_brain_range, write_folds
+from common.preparation.splits import (
+    FoldPlan,
+    log_fold_copies,
+    log_marked,
+    mark_brain_range,
+    write_folds,
+)
 from common.preparation.tables import (
     slices_table,
     studies_table,
@@ -80,6 +89,7 @@ class Preparation:
         fold_deviation: largest relative deviation of a prevalence in a fold.
         fold_sources: for a split by source, the source that each fold validates on.
         overlap: what training and test share.
+        audit: number of slices with odd labels, by kind of oddity.
     """
 
     num_files: int
@@ -92,6 +102,7 @@ class Preparation:
     fold_deviation: float = 0.0
     fold_sources: list[str] = field(default_factory=list)
     overlap: Overlap = field(default_factory=Overlap)
+    audit: dict[str, int] = field(default_factory=dict)
 
     def line(self) -> str:
         """Return the counts in one line: read, stored, rejected by reason."""
@@ -114,6 +125,7 @@ class Preparation:
             "fold_deviation": None if self.folds is None else round(self.fold_deviation, 6),
             "fold_sources": self.fold_sources,
             "overlap": asdict(self.overlap),
+            "audit": self.audit,
         }
 
 
@@ -135,6 +147,7 @@ def prepare_dataset(
     address: str | None = None,
     limits: Limits = DEFAULT_LIMITS,
     runner: TaskRunner | None = None,
+    label_file: LabelFile | None = None,
 ) -> Preparation:
     """Make or complete a dataset folder, and return what was counted.
 
@@ -158,6 +171,7 @@ def prepare_dataset(
             which are absolute then, under the same names.
         limits: what a series, or the header of a file, may take; not with `n_jobs` 0.
         runner: processes that are there already, in place of the three above; it stays open.
+        label_file: labels in place of those of the source; labelled slices are trained on.
 
     Raises:
         InputError: nothing to read or nothing usable, a folder of other data or in use, too
@@ -177,22 +191,31 @@ def prepare_dataset(
             raise InputError(f"no files in {source.folder}: is this the folder of the data?")
         check_same_source(dataset_folder, source, files, steps)
         # Before the work: a fault in the label file must not show hours later.
-        labels = source.labels()
+        labels, study_labels = source.labels(), source.study_labels()
         plan = FoldPlan(num_folds, fold_seed, valid_fraction, fold_by)
-        plan.check(files)
         parameters: dict[str, Any] = plan.parameters() | {"drop_overlap": drop_overlap}
         if steps:
             parameters[PARAMETER] = steps.parameters()
         if brain_min:
             parameters["brain_min"] = brain_min
+        if label_file is not None:
+            parameters["labels"] = f"label file, by {label_file.key}"
         versions = {name: version(name) for name in _LIBRARIES}
         write_manifest(dataset_folder, source, parameters, versions, None)
         if not (dataset_folder / INDEX_FOLDER).exists():
             log_estimates(files, runner.num_workers(), dataset_folder)
-        headers, results, kept = _read_and_store(
+        headers, kept = _read_headers(
             files, source, dataset_folder, runner, steps, select=select, remove=remove
         )
-        splits = files.set_index("source_file")["split"]
+        splits, sources = files.set_index("source_file")["split"], None
+        if label_file is not None:
+            matched = label_file.match(headers)
+            labels, study_labels = matched.of_slices, matched.of_studies
+            splits, sources = matched.splits(headers, splits), matched.sources
+        require_labels(headers, labels, study_labels)
+        plan.check(headers.assign(split=headers["source_file"].map(splits)), sources)
+        results = _store_missing(headers, source, dataset_folder, runner, steps)
+        headers = headers.sort_values(ROW_ORDER, ignore_index=True)
         slices = slices_table(headers, splits, results, source.label_names, labels, kept)
         if brain_min:
             outside = mark_brain_range(slices, brain_min)
@@ -200,19 +223,24 @@ def prepare_dataset(
             log_marked(outside, slices, source.label_names[-1])
         remove_stale(dataset_folder, {*results, *kept["store_file"].dropna()})
         prepared = _count(slices)
-        overlap, concerned = find_overlap(slices, SliceStore(dataset_folder / STORE_FOLDER))
+        store = SliceStore(dataset_folder / STORE_FOLDER)
+        prepared = replace(prepared, audit=log_audit(slices, source.label_names, store))
+        overlap, concerned = find_overlap(slices, store)
         if drop_overlap and concerned.any():
             slices["keep_for_training"] &= ~concerned
             overlap = replace(overlap, num_kept=0)
         prepared = replace(prepared, overlap=overlap)
         if num_folds is not None and slices["split"].eq(TRAIN_SPLIT).any():
-            report, deviation, sources = write_folds(
-                plan, slices, source.label_names, dataset_folder
+            report, deviation, fold_sources = write_folds(
+                plan, slices, source.label_names, dataset_folder, sources
             )
             prepared = replace(
-                prepared, folds=report, fold_deviation=deviation, fold_sources=sources
+                prepared, folds=report, fold_deviation=deviation, fold_sources=fold_sources
             )
-        write_parquet(dataset_folder / STUDIES_FILE, studies_table(slices, source))
+            in_folds = log_fold_copies(slices, dataset_folder, drop_overlap)
+            slices["keep_for_training"] &= ~(in_folds & drop_overlap)
+        studies = studies_table(slices, source.label_names, study_labels)
+        write_parquet(dataset_folder / STUDIES_FILE, studies)
         write_parquet(dataset_folder / SLICES_FILE, slices)
         write_manifest(dataset_folder, source, parameters, versions, prepared.counts())
     if prepared.num_slices == 0:
@@ -220,7 +248,7 @@ def prepare_dataset(
     return prepared
 
 
-def _read_and_store(
+def _read_headers(
     files: pd.DataFrame,
     source: Source,
     dataset_folder: Path,
@@ -229,11 +257,8 @@ def _read_and_store(
     *,
     select: Collection[str],
     remove: bool,
-) -> tuple[pd.DataFrame, dict[str, list[SliceResult] | None], pd.DataFrame]:
-    """Return all header rows with their volumes, and by store file what became of its slices.
-
-    The last are the rows of volumes that are kept as they were stored.
-    """
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return all header rows with their volumes, and rows of volumes kept as they were stored."""
     index = read_index(files, source.reader, dataset_folder, runner)
 
     def hashed(chosen: pd.Series) -> pd.DataFrame:
@@ -254,8 +279,7 @@ def _read_and_store(
         names = headers.iloc[unclear][["source_file", "frame"]].agg(tuple, axis=1).tolist()
         index = hashed(index[["source_file", "frame"]].agg(tuple, axis=1).isin(names))
         headers, _ = arranged(drop_copies(mark_duplicates(index), names))
-    results = _store_missing(headers, source, dataset_folder, runner, steps)
-    return headers.sort_values(ROW_ORDER, ignore_index=True), results, kept
+    return headers, kept
 
 
 def _store_missing(

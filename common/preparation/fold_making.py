@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from common.errors import InputError
-from common.slices.folds import ALWAYS_TRAINING, FOLD_COLUMNS, TRAIN_SPLIT
+from common.slices.folds import ALWAYS_TRAINING, FOLD_COLUMNS, TRAIN_SPLIT, owners
 from common.words import count
 
 logger = logging.getLogger(__name__)
@@ -16,7 +16,6 @@ logger = logging.getLogger(__name__)
 NO_FOLDS = pd.DataFrame({name: [] for name in FOLD_COLUMNS}).astype(
     {"image_id": "str", "patient_id": "str", "fold": "int64"}
 )
-_ONE_FOLDER_EACH = "--pre_folder must hold one folder per hospital or scanner"
 
 
 def make_folds(
@@ -30,7 +29,8 @@ def make_folds(
 
     Args:
         frame: slices with image_id, patient_id, split and the labels (NaN counts as absent).
-            Rows of other splits, and files without image or patient id, get no fold.
+            Rows of other splits, and files without image id, get no fold. Where no patient is
+            known, the study is taken for one.
 
     Raises:
         InputError: fewer patients than folds.
@@ -70,29 +70,25 @@ def make_split(
     return _folds_table(rows, _stratified_share(strata, valid_fraction, seed))
 
 
-def make_source_folds(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+def make_source_folds(
+    frame: pd.DataFrame, given: pd.Series | None = None
+) -> tuple[pd.DataFrame, list[str]]:
     """Return image_id, patient_id and fold of a split by source, and the sources by fold.
 
-    A source is the first folder (or zip archive) in the path of a file, as a tree with one folder
-    per hospital has them. Validating on fold k is external validation: on a source that nothing
-    was trained on. A patient of several sources is whole in the one with most of its slices.
+    Validating on fold k is external validation: on a source (`sources_of`) that nothing was
+    trained on. A patient of several sources is whole in the one with most of its slices.
 
     Raises:
-        InputError: fewer than two sources, or as many as patients.
+        InputError: no sources.
     """
     rows = _training_rows(frame)
     if rows.empty:
         return NO_FOLDS.copy(), []
-    names = source_names(rows["source_file"])
+    names = sources_of(frame, given)[rows.index]
     counts = rows.groupby(["patient_id", names]).size().rename("count").reset_index()
     counts = counts.sort_values(["count", "source"], ascending=[False, True], kind="stable")
     most = counts.drop_duplicates("patient_id").set_index("patient_id")["source"]
     sources = sorted(most.unique())
-    check_sources(rows["source_file"])
-    if len(sources) == len(most):
-        raise InputError(
-            f"--pre_fold_by source: each patient has a folder of its own; {_ONE_FOLDER_EACH}"
-        )
     num_several = len(counts) - len(most)
     if num_several:
         logger.warning(
@@ -104,18 +100,42 @@ def make_source_folds(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return _folds_table(rows, fold_of), sources
 
 
-def source_names(source_files: pd.Series) -> pd.Series:
-    """Return the first folder or zip archive of each file; `.` for one that lies in none."""
-    return source_files.str.extract(r"^([^/]*?)!?/", expand=False).fillna(".").rename("source")
+def sources_of(frame: pd.DataFrame, given: pd.Series | None = None) -> pd.Series:
+    """Return the source (hospital, scanner) of each training slice, by row, as `source`.
 
+    It is what the label table gives; else the first folder, or zip archive, in the path of a file,
+    as a tree with one folder per hospital has them; else the hospital in the headers.
 
-def check_sources(source_files: pd.Series) -> None:
-    """Raise InputError where all files are of one source."""
-    if source_names(source_files).nunique() < 2:
-        raise InputError(
-            f"--pre_fold_by source: all training files lie in one folder; {_ONE_FOLDER_EACH}. To "
-            f"validate on another dataset: evaluate.py --data_dataset <name>"
-        )
+    Args:
+        frame: with source_file, split, image_id, patient_id, study_id, institution_hash.
+        given: the source by image_id in a label table; may be empty.
+
+    Raises:
+        InputError: none of these tells two sources apart, or the label table leaves some out.
+    """
+    rows = _training_rows(frame)
+    if given is not None and len(given):
+        names = rows["image_id"].map(given).rename("source")
+        if names.isna().any():
+            raise InputError(
+                f"--pre_fold_by source: {count(int(names.isna().sum()), 'training slice')} "
+                f"without a source in the label table: fill in the column"
+            )
+        if names.nunique() < 2:
+            raise InputError("--pre_fold_by source: the label table names one source alone")
+        return names
+    folders = rows["source_file"].str.extract(r"^([^/]*?)!?/", expand=False).fillna(".")
+    hospitals = rows["institution_hash"].fillna("unknown")
+    for names in (folders, hospitals):
+        num_sources = names.groupby(rows["patient_id"]).first().nunique()
+        if num_sources >= 2 and names.nunique() < rows["patient_id"].nunique():
+            return names.rename("source")
+    raise InputError(
+        "--pre_fold_by source: the training files are of one source, or of as many as patients: "
+        "--pre_folder must hold one folder per hospital or scanner, or the label table a column "
+        "source, or the files two values of InstitutionName. To validate on another dataset: "
+        "evaluate.py --data_dataset <name>"
+    )
 
 
 def fold_report(
@@ -147,6 +167,8 @@ def fold_report(
 
 
 def _training_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that get a fold; patient_id is whom `owners` names."""
+    frame = frame.assign(patient_id=owners(frame))
     has_ids = frame["image_id"].notna() & frame["patient_id"].notna()
     return frame[frame["split"].eq(TRAIN_SPLIT) & has_ids]
 

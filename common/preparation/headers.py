@@ -50,6 +50,7 @@ HEADER_COLUMNS = {
     "acquisition_time": "float64",
     "content_time": "float64",
     "selected": "boolean",
+    "accession_hash": "str",
     "pixels": "str",
     "limit": "float64",  # the one that was exceeded, where the status is one of EXCEEDING
 }
@@ -65,6 +66,7 @@ HEADER_COLUMNS |= {
         "series_id",
         "kernel",
         "acquisition_number",
+        "institution_hash",
         "tilt_deg",
         "rows",
         "columns",

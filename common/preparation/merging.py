@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 from common.errors import InputError
 from common.files import read_parquet, write_json, write_parquet, write_text
 from common.preparation.manifest import MANIFEST_FILE, read_manifest, table_hashes
-from common.preparation.overlap import TEST_SPLIT
 from common.preparation.tables import LABELS_OF_STUDY, studies_of_slices
 from common.slices.folds import (
     ALWAYS_TRAINING,
     FOLDS_FILE,
+    TEST_SPLIT,
     TRAIN_SPLIT,
     is_in,
     is_pseudo,
+    owners,
     read_folds,
 )
 from common.slices.pixel_steps import recorded_steps
@@ -177,9 +178,9 @@ def _allowed(
     by_id = home[usable & home["image_id"].notna()].set_index("image_id")
     found = by_id.reindex(pd.Index(added.image_ids))
     validated = folds.loc[folds["fold"] != ALWAYS_TRAINING, "patient_id"]
-    taken = is_in(found["patient_id"], validated).copy()
+    taken = is_in(owners(found), validated).copy()
     if others is not None:
-        taken |= is_in(found["patient_id"], slices.loc[slices["split"] == TEST_SPLIT, "patient_id"])
+        taken |= is_in(owners(found), owners(slices[slices["split"] == TEST_SPLIT]))
     known = found["store_file"].notna().to_numpy(dtype=bool, copy=True)
     # Labels of its own are not overwritten.
     if others is None:
@@ -234,7 +235,7 @@ def _with_labels(
 
 
 def _with_folds(folds: pd.DataFrame, slices: pd.DataFrame, image_ids: NDArray[Any]) -> pd.DataFrame:
-    patients = slices.set_index("image_id").loc[pd.Index(image_ids), "patient_id"]
+    patients = owners(slices.set_index("image_id").loc[pd.Index(image_ids)])
     more = pd.DataFrame(
         {"image_id": image_ids, "patient_id": patients.to_numpy(), "fold": ALWAYS_TRAINING}
     )

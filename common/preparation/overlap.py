@@ -6,13 +6,11 @@ import numpy as np
 import pandas as pd
 
 from common.preparation.identity import same_image_files
-from common.slices.folds import TRAIN_SPLIT
-from common.slices.store import SliceStore, UnreadableSlice
+from common.slices.copies import identical_pixels
+from common.slices.folds import TEST_SPLIT, TRAIN_SPLIT
+from common.slices.store import SliceStore
 from common.slices.table import STATUS_OK
 from common.words import count
-
-TEST_SPLIT = "test"
-_MEASURES = ["rows", "columns", "hu_min", "hu_max", "hu_mean", "brain_fraction"]
 
 
 @dataclass(frozen=True)
@@ -79,32 +77,6 @@ def find_overlap(slices: pd.DataFrame, store: SliceStore) -> tuple[Overlap, np.n
         num_kept=int((concerned & slices["keep_for_training"].to_numpy(dtype=bool)).sum()),
     )
     return overlap, concerned
-
-
-def identical_pixels(slices: pd.DataFrame, store: SliceStore) -> pd.Series:
-    """Return for each row a number that slices of identical pixels share; NaN: no other has them.
-
-    Slices of one value (blank ones) are like no other. Size, measures and CRC-32 must be equal:
-    the checksum alone would take two of a million different slices for the same 100 times.
-    """
-    group_of = pd.Series(np.nan, index=slices.index)
-    with_pixels = slices["store_index"].notna() & slices["store_file"].notna()
-    candidates = slices[with_pixels & (slices["hu_min"] < slices["hu_max"]).fillna(False)]
-    candidates = candidates[candidates.duplicated(_MEASURES, keep=False)]
-    found = candidates[_MEASURES].assign(checksum=-1)
-    for store_file, rows in candidates.groupby("store_file").groups.items():
-        try:
-            checksums = store.checksums(str(store_file))
-        except UnreadableSlice:
-            continue
-        indices = candidates.loc[rows, "store_index"].to_numpy(dtype=np.int64)
-        known = indices < len(checksums)
-        found.loc[rows[known], "checksum"] = checksums[indices[known]].astype(np.int64)
-    found = found[found["checksum"] >= 0]
-    found = found[found.duplicated(keep=False)]
-    if len(found):
-        group_of.loc[found.index] = found.groupby(list(found)).ngroup().astype("float64")
-    return group_of
 
 
 def _images_of_both(slices: pd.DataFrame) -> tuple[np.ndarray, int]:

@@ -68,20 +68,25 @@ class DicomReader:
         folder: that names of files are relative to.
         sort_out: leave out slices that are not axial, not of a head or with contrast medium
             (`common.dicom.selection`).
+        with_accession: read the hash of the AccessionNumber, too.
     """
 
     folder: Path
     sort_out: bool = False
+    with_accession: bool = False
 
     @property
     def version(self) -> str:
-        """Differs where other slices of a file are left out, too."""
-        return "dicom 3, sorted out" if self.sort_out else "dicom 3"
+        """Differs where other slices of a file are left out, too, or more of a header is read."""
+        options = {"sorted out": self.sort_out, "accession": self.with_accession}
+        return ", ".join(["dicom 3", *(name for name, is_on in options.items() if is_on)])
 
     def read_headers(self, source_file: str) -> list[SliceHeader]:
         with open_source_file(self.folder, source_file) as file:
             try:
-                return read_headers(file, sort_out=self.sort_out)
+                return read_headers(
+                    file, sort_out=self.sort_out, with_accession=self.with_accession
+                )
             except RejectedFile as rejected:
                 if rejected.status != "not_dicom":
                     raise

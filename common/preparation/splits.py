@@ -8,17 +8,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from common.files import write_text
 from common.preparation.fold_making import (
-    check_sources,
     fold_report,
     make_folds,
     make_source_folds,
     make_split,
+    sources_of,
 )
-from common.slices.folds import FOLDS_FILE, TRAIN_SPLIT
-from common.slices.table import STATUS_OK
+from common.slices.copies import DROP_COPIES, identical_pixels, leaking_copies
+from common.slices.folds import FOLDS_FILE, TRAIN_SPLIT, fold_numbers, owners, read_folds
+from common.slices.store import SliceStore
+from common.slices.table import STATUS_OK, STORE_FOLDER
 from common.words import count
 
 logger = logging.getLogger(__name__)
@@ -35,7 +38,7 @@ class FoldPlan:
         fold_seed: their seed.
         valid_fraction: share of the patients that a single split validates on, instead of folds;
             0: folds.
-        fold_by: `patient`, or `source`: each fold is what one first folder holds.
+        fold_by: `patient`, or `source`: each fold is what one source (`sources_of`) holds.
     """
 
     num_folds: int | None = 5
@@ -46,18 +49,23 @@ class FoldPlan:
     def parameters(self) -> dict[str, Any]:
         return asdict(self)
 
-    def check(self, files: pd.DataFrame) -> None:
-        """Raise InputError where the files can't be split so, before they are read."""
-        training = files[files["split"] == TRAIN_SPLIT]
-        if self.num_folds is not None and self.fold_by == BY_SOURCE and len(training):
-            check_sources(training["source_file"])
+    def check(self, headers: pd.DataFrame, sources: pd.Series | None) -> None:
+        """Raise InputError where slices can't be split so, before their pixels are read.
+
+        Args:
+            headers: with split, ids and what `sources_of` needs.
+            sources: the source by image_id, where a label table has it.
+        """
+        training = headers["split"].eq(TRAIN_SPLIT) & headers["status"].eq(STATUS_OK)
+        if self.num_folds is not None and self.fold_by == BY_SOURCE and training.any():
+            sources_of(headers, sources)
 
     def make(
-        self, slices: pd.DataFrame, label_names: Sequence[str]
+        self, slices: pd.DataFrame, label_names: Sequence[str], sources: pd.Series | None = None
     ) -> tuple[pd.DataFrame, list[str]]:
         """Return the table of folds.csv, and for a split by source the source of each fold."""
         if self.fold_by == BY_SOURCE:
-            return make_source_folds(slices)
+            return make_source_folds(slices, sources)
         if self.valid_fraction:
             return make_split(slices, label_names, self.valid_fraction, self.fold_seed), []
         assert self.num_folds is not None
@@ -65,10 +73,14 @@ class FoldPlan:
 
 
 def write_folds(
-    plan: FoldPlan, slices: pd.DataFrame, label_names: Sequence[str], dataset_folder: Path
+    plan: FoldPlan,
+    slices: pd.DataFrame,
+    label_names: Sequence[str],
+    dataset_folder: Path,
+    sources: pd.Series | None = None,
 ) -> tuple[pd.DataFrame, float, list[str]]:
     """Write folds.csv; return the report of `fold_report`, and sources by fold if there are any."""
-    folds, sources = plan.make(slices, label_names)
+    folds, source_names = plan.make(slices, label_names, sources)
     text = folds.to_csv(index=False)
     path = dataset_folder / FOLDS_FILE
     if path.is_file() and path.read_text(encoding="utf-8") != text:
@@ -77,8 +89,37 @@ def write_folds(
     in_training = slices["status"].eq(STATUS_OK) & slices["split"].eq(TRAIN_SPLIT)
     alone = in_training & slices["patient_id"].isna()
     if alone.any():
-        logger.warning("%s without patient id: in no fold", count(alone.sum(), "training slice"))
-    return *fold_report(folds, slices, label_names), sources
+        logger.warning(
+            "%s without patient id: their studies are taken for patients",
+            count(alone.sum(), "training slice"),
+        )
+    return *fold_report(folds, slices, label_names), source_names
+
+
+def log_fold_copies(
+    slices: pd.DataFrame, dataset_folder: Path, is_dropped: bool
+) -> NDArray[np.bool_]:
+    """Return the slices of patients who share pixels with patients of another fold, bool (rows,).
+
+    Args:
+        slices: the slice table; what is not trained on is none of them.
+        dataset_folder: with folds.csv and the store.
+        is_dropped: whether they will be left out of training, for the log.
+    """
+    folds = slices["image_id"].map(fold_numbers(read_folds(dataset_folder / FOLDS_FILE)))
+    groups = identical_pixels(slices, SliceStore(dataset_folder / STORE_FOLDER))
+    kept = slices["keep_for_training"].to_numpy(dtype=bool)
+    leaks = leaking_copies(groups, folds, kept)
+    patients = owners(slices)
+    concerned = patients.isin(patients[leaks]).to_numpy(dtype=bool) & kept & folds.notna()
+    if leaks.any():
+        logger.warning(
+            "%s with the pixels of slices of other patients in other folds, which concerns %s: %s",
+            count(int(leaks.sum()), "training slice"),
+            count(int(concerned.sum()), "slice"),
+            "they are not trained on" if is_dropped else DROP_COPIES,
+        )
+    return concerned.to_numpy(dtype=bool)
 
 
 def mark_brain_range(slices: pd.DataFrame, least: float) -> pd.Series:

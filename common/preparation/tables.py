@@ -9,7 +9,6 @@ import pandas as pd
 from common.dicom.order import gap_starts
 from common.preparation.headers import CRASHED
 from common.preparation.pixels import SliceResult
-from common.preparation.source import Source
 from common.slices.folds import TRAIN_SPLIT
 from common.slices.table import SLICE_COLUMNS
 from common.words import count
@@ -56,15 +55,21 @@ def slices_table(
     return frame[list(types)].astype(types)
 
 
-def studies_table(slices: pd.DataFrame, source: Source) -> pd.DataFrame:
+def studies_table(
+    slices: pd.DataFrame, label_names: Sequence[str], given: pd.DataFrame | None
+) -> pd.DataFrame:
     """Return study_id, patient_id, labels and label_source of every study with a slice.
 
     A label of a study is 1 where one of its slices has it, 0 where all slices are known not to,
-    unless the source labels studies.
+    unless studies are labelled.
+
+    Args:
+        slices: the slice table.
+        label_names: the labels of the task.
+        given: study_id and these, where studies are labelled.
     """
-    names = list(source.label_names)
+    names = list(label_names)
     studies = studies_of_slices(slices, names)
-    given = source.study_labels()
     if given is not None:
         given = given.set_index("study_id")
         given = given.loc[given.index.isin(studies.index), names]

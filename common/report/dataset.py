@@ -8,14 +8,18 @@ import numpy as np
 import pandas as pd
 
 from common.files import write_text
+from common.preparation.checks.label_audit import audit_labels
 from common.preparation.fold_making import fold_report
 from common.report.examples import window_strip, windows_text
 from common.report.exploration import figures, headers, images, labels
 from common.report.exploration.dataset import ExploredDataset
 from common.report.page import figure, frame_table, picture_uri, render
+from common.slices.copies import identical_pixels
 from common.windows import READING_WINDOWS
 
 REPORT_FILE = "report.html"
+MOST_ROWS = 20
+"""Rows that the audit of labels names for each kind of oddity."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ class DatasetReport:
             duplicates=_counts_table(labels.duplicates(frame)),
             headers=self._headers(),
             windows=windows_text(READING_WINDOWS),
+            audit=self._audit(),
             slices=self._slices(),
             series=self._series(),
             **self._labels(),
@@ -171,19 +176,45 @@ class DatasetReport:
             "num_padding": int(padding.sum()),
         }
 
+    def _audit(self) -> list[dict[str, Any]]:
+        """Return what is odd about the labels, with pictures of the worst slices."""
+        dataset, table, found = self.dataset, self.dataset.table, []
+        if dataset.overall is None:
+            return []
+        copies = identical_pixels(dataset.frame, table.store)
+        for odd in audit_labels(dataset.frame, dataset.subtypes, dataset.overall, copies):
+            worst = [int(row) for row in odd.rows[: self.slices_per_label]]
+            cards = [
+                {
+                    "row": row,
+                    "labels": images.labels_of(table, row, dataset.label_names),
+                    "picture": self._strip(row),
+                }
+                for row in worst
+            ]
+            rows = ", ".join(map(str, odd.rows[:MOST_ROWS]))
+            more = ", ..." if len(odd.rows) > MOST_ROWS else ""
+            found.append({"what": odd.what, "number": len(odd.rows), "rows": rows + more})
+            found[-1]["cards"] = cards
+        return found
+
+    def _strip(self, row: int) -> str | None:
+        """Return the picture of a slice in the reading windows; None where it can't be read."""
+        image_hu = images.read_image(self.dataset.table, row)
+        return picture_uri(None if image_hu is None else window_strip(image_hu))
+
     def _slices(self) -> list[dict[str, Any]]:
         dataset, table, found = self.dataset, self.dataset.table, []
         for choice in images.choose_slices(
             table, dataset.studies, dataset.subtypes, self.slices_per_label, self.seed
         ):
-            image_hu = images.read_image(table, choice.row)
             of_slice = images.labels_of(table, choice.row, dataset.label_names)
             found.append(
                 {
                     "label": choice.label,
                     "image_id": table.image_id(choice.row),
                     "labels": "label of the study" if choice.of_study else of_slice,
-                    "picture": picture_uri(None if image_hu is None else window_strip(image_hu)),
+                    "picture": self._strip(choice.row),
                 }
             )
         return found

@@ -22,9 +22,18 @@ FOLDS_FILE = "folds.csv"
 FOLD_COLUMNS = ("image_id", "patient_id", "fold")
 ALWAYS_TRAINING = -1
 """In the column fold: in the training rows of every fold (--pre_valid_fraction)."""
-TRAIN_SPLIT = "train"
+TRAIN_SPLIT, TEST_SPLIT = "train", "test"
 PSEUDO = "pseudo:"
 """Start of label_source where a model made the labels (`ensembling.pseudo_labels`)."""
+
+
+def owners(frame: pd.DataFrame) -> pd.Series:
+    """Return whom a slice belongs to, by row: its patient, or its study where no patient is known.
+
+    No owner is on both sides of a split.
+    """
+    patients = frame["patient_id"].astype("str")
+    return patients.mask(patients.isna() | patients.eq(""), frame["study_id"].astype("str"))
 
 
 def folds_path(dataset_folder: Path, fold: int) -> Path:
@@ -110,7 +119,7 @@ def split_rows(
     usable &= ~is_unlabelled
     is_train = usable & train_side & frame["keep_for_training"].to_numpy(dtype=bool)
     is_valid = usable & valid_side & ~by_model
-    patients = frame["patient_id"]
+    patients = owners(frame)
     require_disjoint_patients(patients[train_side], patients[valid_side], f"fold {fold}")
     for name, rows in (("training", is_train), ("validation", is_valid)):
         if not rows.any():
@@ -143,6 +152,14 @@ def is_validated(folds: pd.DataFrame, fold: int) -> pd.Series:
             f"--data_fold {fold}: the dataset has the folds {', '.join(map(str, known))}"
         )
     return folds["fold"] == fold
+
+
+def fold_numbers(folds: pd.DataFrame) -> pd.Series:
+    """Return the fold of each row by image_id; in a given split 0 is validated, -1 is not."""
+    if "fold" in folds:
+        return folds.set_index("image_id")["fold"]
+    sides = folds.set_index("image_id")["sample_type"]
+    return sides.map({"valid": 0, "train": ALWAYS_TRAINING})
 
 
 def is_pseudo(frame: pd.DataFrame) -> np.ndarray:

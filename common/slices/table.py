@@ -52,6 +52,7 @@ SLICE_COLUMNS = {
     "acquisition_number": "float64",
     "sharpness": "float64",
     "selected": "boolean",
+    "institution_hash": "str",
     "bits_stored": "Int32",
     "pixel_representation": "Int32",
     "rescale_slope": "float64",
@@ -71,7 +72,7 @@ SLICE_COLUMNS = {
 # Those that datasets of earlier versions lack, and that nothing needs.
 ADDED_COLUMNS = (
     "frame_of_reference", "volume_id", "grouping", "order_from", "turned", "kernel",
-    "acquisition_number", "sharpness", "selected",
+    "acquisition_number", "sharpness", "selected", "institution_hash",
 )  # fmt: skip
 
 

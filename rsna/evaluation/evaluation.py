@@ -19,7 +19,7 @@ from common.predictors.blend import BlendPredictor
 from common.predictors.loading import load_predictor
 from common.report import EvaluationReport, PlannedSchedule
 from common.scoring.predictions import build_predictions, write_predictions
-from common.slices.folds import FOLDS_FILE, is_in, is_pseudo, read_folds
+from common.slices.folds import FOLDS_FILE, is_in, is_pseudo, owners, read_folds
 from common.slices.leakage import require_fitted_elsewhere
 from common.slices.pixel_steps import require_same_steps
 from common.slices.series import list_series
@@ -169,9 +169,8 @@ def _warn_of_shared_patients(experiment_folder: Path, table: SliceTable, rows: n
     num_images = int(is_in(frame["image_id"], folds["image_id"]).sum())
     num_patients = 0
     if "patient_id" in folds:
-        num_patients = frame["patient_id"][
-            is_in(frame["patient_id"], folds["patient_id"])
-        ].nunique()
+        patients = owners(frame)
+        num_patients = patients[is_in(patients, folds["patient_id"])].nunique()
     if num_images or num_patients:
         logger.warning(
             "--data_dataset: %d patients and %d images are, by their ids, in the dataset %s too, "

@@ -8,10 +8,12 @@ from pathlib import Path
 from common.errors import InputError
 from common.preparation import Limits, Preparation, prepare_dataset
 from common.preparation.checks.check import check_dataset
+from common.preparation.label_file import ACCESSION, LabelFile
 from common.slices.pixel_steps import PixelSteps
 from config import Config
 from rsna.preparation.exploration import explore, is_only_explored
-from rsna.sources import make_source
+from rsna.sources import AbstractSource, make_source
+from rsna.sources.dicom import DicomSource
 from rsna_task import SUBTYPES
 
 
@@ -36,8 +38,11 @@ def _prepare(config: Config) -> Preparation:
     if flags.pre_address is not None:
         # Workers run in folders of their own.
         folder, dataset_folder = folder.resolve(), dataset_folder.resolve()
+    label_file = None
+    if flags.pre_labels is not None:
+        label_file = LabelFile.read(Path(flags.pre_labels), SUBTYPES, "any")
     return prepare_dataset(
-        make_source(flags.pre_source, folder, config.general.n_jobs),
+        _source(config, folder, label_file),
         dataset_folder,
         n_jobs=config.general.n_jobs,
         num_folds=flags.pre_num_folds,
@@ -52,7 +57,20 @@ def _prepare(config: Config) -> Preparation:
         select=config.select.ids,
         address=flags.pre_address,
         limits=Limits(flags.pre_series_timeout_s, flags.pre_series_memory_mb),
+        label_file=label_file,
     )
+
+
+def _source(config: Config, folder: Path, label_file: LabelFile | None) -> AbstractSource:
+    name = config.preprocessing.pre_source
+    if label_file is None:
+        return make_source(name, folder, config.general.n_jobs)
+    if name != DicomSource.name:
+        raise InputError(
+            f"--pre_labels: --pre_source {name} has labels of its own; leave the flag out, or give "
+            f"--pre_source {DicomSource.name}"
+        )
+    return DicomSource(folder, with_accession=label_file.key == ACCESSION)
 
 
 def _source_folder(config: Config) -> Path:
@@ -87,5 +105,6 @@ def _check(config: Config) -> Iterator[str]:
     checked = check_dataset(
         config.dataset_folder, subtypes=SUBTYPES, union="any", n_jobs=config.general.n_jobs
     )
+    yield from (f"worth a look: {note}" for note in checked.notes)
     yield f"{config.dataset_folder}: {checked.line()}"
     checked.raise_findings()

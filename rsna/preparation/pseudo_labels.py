@@ -11,9 +11,8 @@ from common.ensembling.pseudo_labels import pseudo_labels, rows_to_use
 from common.errors import InputError
 from common.experiment import Experiment
 from common.preparation.merging import Labelled, Merged, merge_dataset
-from common.preparation.overlap import TEST_SPLIT
 from common.scoring.predictions import MEAN_VIEW, read_predictions
-from common.slices.folds import PSEUDO
+from common.slices.folds import PSEUDO, TEST_SPLIT
 from common.slices.table import SliceTable
 from common.words import count
 from config import Config

@@ -1,7 +1,7 @@
 """Base of all sources: a folder, its files, how to read them, their labels."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -54,3 +54,8 @@ class AbstractSource(ABC):
     def parameters(self) -> dict[str, Any]:
         """Return further facts about the source, for the manifest."""
         return {}
+
+
+def ends_in(*suffixes: str) -> Callable[[str], bool]:
+    """Return whether a name has one of the endings, given in lower case; its own case is free."""
+    return lambda name: name.lower().endswith(suffixes)

@@ -18,10 +18,10 @@ import pandas as pd
 
 from common.dicom import RejectedFile, SliceHeader
 from common.errors import InputError
-from common.files import read_csv
 from common.preparation import DicomReader, list_files, with_members
+from common.preparation.label_tables import label_values, read_label_table
 from common.words import count
-from rsna.sources.base import AbstractSource
+from rsna.sources.base import AbstractSource, ends_in
 from rsna_task import LABELS, SUBTYPES
 
 logger = logging.getLogger(__name__)
@@ -78,9 +78,10 @@ class Cq500Source(AbstractSource):
 
     def files(self) -> pd.DataFrame:
         """Return all files but tables; log scans without files, and files without reads."""
+        is_table = ends_in(".csv")
         # External validation: nothing is trained on scans that have no labels of slices.
         files = with_members(
-            list_files(self.folder, "test", wanted=lambda name: not name.endswith(".csv")),
+            list_files(self.folder, "test", wanted=lambda name: not is_table(name)),
             self.folder,
         )
         named = files["source_file"].map(patient_in_path)
@@ -161,22 +162,17 @@ def read_majority(path: Path) -> pd.DataFrame:
         InputError: missing columns, values other than 0 and 1, invalid names, or a scan that is
             listed twice with different reads.
     """
-    table = read_csv(path)
-    table.columns = table.columns.str.strip()
+    table = read_label_table(path)
     columns = {label: [f"{reader}:{FINDINGS[label]}" for reader in READERS] for label in LABELS}
     wanted = ["name", *(name for names in columns.values() for name in names)]
     missing = [name for name in wanted if name not in table]
     if missing:
         raise InputError(f"{path} lacks the columns {', '.join(missing)}")
-    if table.empty:
-        raise InputError(f"{path}: there is no scan in it")
-    names = table["name"].astype("str").str.extract(_PATIENT.pattern, flags=re.IGNORECASE)[0]
+    names = table["name"].str.extract(_PATIENT.pattern, flags=re.IGNORECASE)[0]
     if names.isna().any():
-        row = int(np.flatnonzero(names.isna())[0]) + 2
-        raise InputError(f"{path}: the name in line {row} is not one such as CQ500-CT-0")
-    reads = table[wanted[1:]].apply(pd.to_numeric, errors="coerce")
-    if not (reads.isin((0, 1)) | table[wanted[1:]].isna()).all(axis=None):
-        raise InputError(f"{path}: a read is neither 0 nor 1")
+        line = names.isna().idxmax()
+        raise InputError(f"{path}: the name in line {line} is not one such as CQ500-CT-0")
+    reads = label_values(table, wanted[1:], path)
     reads.insert(0, "study_id", "CQ500-CT-" + names.astype("int64").astype("str"))
     num_rows = len(reads)
     reads = reads.drop_duplicates()

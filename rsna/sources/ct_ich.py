@@ -18,11 +18,11 @@ import pandas as pd
 
 from common.dicom import RejectedFile, SliceHeader
 from common.errors import InputError
-from common.files import read_csv
 from common.preparation import SlicePixels, SliceReader, list_files
+from common.preparation.label_tables import label_values, read_label_table, whole_numbers
 from common.windows import SCANNED_AIR_HU
 from common.words import count
-from rsna.sources.base import AbstractSource
+from rsna.sources.base import AbstractSource, ends_in
 from rsna.sources.ct_ich_nifti import SCAN_FOLDER, CtIchNiftiReader, image_id, scan_ids
 from rsna_task import LABELS, SUBTYPES
 
@@ -82,12 +82,10 @@ class CtIchSource(AbstractSource):
         Size and time are those of both images, so that a change of either is seen.
         """
         if self.layout == "nifti":
-            return list_files(
-                self.folder, "train", SCAN_FOLDER, lambda name: name.endswith((".nii", ".nii.gz"))
-            )
-        images = list_files(self.folder, "train", IMAGE_FOLDER, lambda name: name.endswith(".jpg"))
+            return list_files(self.folder, "train", SCAN_FOLDER, ends_in(".nii", ".nii.gz"))
+        images = list_files(self.folder, "train", IMAGE_FOLDER, ends_in(".jpg"))
         parts = images["source_file"].str.extract(
-            rf"^{IMAGE_FOLDER}/([^/]+)/(brain|bone)/(\d+)\.jpg$"
+            rf"^{IMAGE_FOLDER}/([^/]+)/(brain|bone)/(\d+)\.(?i:jpg)$"
         )
         refused = images[images["reason"].notna()]
         images = images[parts[0].notna() & images["reason"].isna()].assign(
@@ -105,28 +103,28 @@ class CtIchSource(AbstractSource):
     def labels(self) -> pd.DataFrame:
         """Return the labels of all slices; `any` is one of the five, or none of "No"."""
         path = self._label_path
-        table = read_csv(path)
-        table.columns = table.columns.str.strip().str.lower()
-        wanted = {"patientnumber", "slicenumber", "no_hemorrhage", *SUBTYPES}
-        if not wanted <= set(table.columns):
-            missing = ", ".join(sorted(wanted - set(table.columns)))
-            raise InputError(f"{path} lacks the columns {missing}")
-        if table.empty:
-            raise InputError(f"{path}: there is no label in it")
-        table["image_id"] = [
-            image_id(str(patient).zfill(3), number)
-            for patient, number in zip(table["patientnumber"], table["slicenumber"])
-        ]
-        table["any"] = table[list(SUBTYPES)].max(axis=1)
-        contradictory = table.loc[table["any"] == table["no_hemorrhage"], "image_id"]
+        table = read_label_table(path)
+        table.columns = table.columns.str.lower()
+        wanted = ["patientnumber", "slicenumber", "no_hemorrhage", *SUBTYPES]
+        missing = [name for name in wanted if name not in table]
+        if missing:
+            raise InputError(f"{path} lacks the columns {', '.join(sorted(missing))}")
+        patients = whole_numbers(table, "patientnumber", path).str.zfill(3)
+        numbers = whole_numbers(table, "slicenumber", path).astype("int64")
+        labels = label_values(table, [*SUBTYPES, "no_hemorrhage"], path)
+        labels["any"] = labels[list(SUBTYPES)].max(axis=1)
+        contradictory = labels.index[labels["any"] == labels["no_hemorrhage"]]
         if len(contradictory):
             raise InputError(
                 f"{path}: No_Hemorrhage contradicts the subtypes in "
-                f"{count(len(contradictory), 'row')}, first {contradictory.iloc[0]}"
+                f"{count(len(contradictory), 'row')}, first in line {contradictory[0]}"
             )
-        if table["image_id"].duplicated().any():
-            raise InputError(f"{path} repeats slices")
-        return table[["image_id", *LABELS]]
+        labels["image_id"] = list(map(image_id, patients, numbers))
+        if labels["image_id"].duplicated().any():
+            first = labels["image_id"].duplicated().idxmax()
+            raise InputError(f"{path} repeats slices, first in line {first}: remove one of them")
+        labels = labels.reset_index(drop=True)
+        return labels[["image_id", *LABELS]]
 
     def parameters(self) -> dict[str, Any]:
         """Return the layout, and the windows of the HU."""

@@ -30,7 +30,7 @@ class CtIchNiftiReader:
     """Reads the slices of a volume; a file is one scan."""
 
     folder: Path
-    version: str = "ct_ich nifti 1"
+    version: str = "ct_ich nifti 2"
 
     def read_headers(self, source_file: str) -> list[SliceHeader]:
         """Return one header per slice, in the order of the file; raise RejectedFile."""
@@ -79,11 +79,13 @@ class CtIchNiftiReader:
 
     def read_pixels(self, source_file: str) -> SlicePixels:
         """Return the pixels of all slices in the order of the file; raise RejectedFile."""
-        values = _Volume.open(self.folder / source_file).read()
+        volume = _Volume.open(self.folder / source_file)
+        values = volume.read()
         turned = np.nan_to_num(values, nan=AIR_HU)[::-1, ::-1].transpose(2, 1, 0)
         num_padding = int(np.count_nonzero(turned < PADDING_BELOW_HU))
         image_hu = np.rint(np.clip(turned, AIR_HU, MAX_HU)).astype(np.int16)
-        return SlicePixels(np.ascontiguousarray(image_hu), num_padding)
+        note = "" if volume.is_placed else "no qform and no sform: the orientation was assumed"
+        return SlicePixels(np.ascontiguousarray(image_hu), num_padding, note)
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class _Volume:
             with open(path, "rb"):
                 pass
             image: Any = nibabel.load(path)
-            header, shape = image.header, image.shape
+            header, shape = image.header, _without_ones(image.shape)
             data_type = image.get_data_dtype()
             orientation = io_orientation(image.affine)
         except OSError as error:
@@ -118,7 +120,7 @@ class _Volume:
             reason = f"no NIfTI file that can be read ({type(error).__name__})"
             raise RejectedFile("corrupt", reason) from error
         if len(shape) != 3 or min(shape) < 1:
-            raise RejectedFile("corrupt", f"a volume has three dimensions, this one {shape}")
+            raise RejectedFile("corrupt", f"a volume has three dimensions, this one is {shape}")
         if max(shape) > MAX_MATRIX or np.prod(shape, dtype=np.int64) > MAX_PIXELS:
             raise RejectedFile("too_large", f"a volume of {shape}, above the limits")
         if data_type.kind not in "iuf":
@@ -137,8 +139,13 @@ class _Volume:
     @property
     def shape(self) -> tuple[int, int, int]:
         """The size along x, y and z."""
-        shape = self.image.shape
+        shape = _without_ones(self.image.shape)
         return shape[self.axes.index(0)], shape[self.axes.index(1)], shape[2]
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether the file has the orientation of its axes."""
+        return any(int(self.image.header[name]) > 0 for name in ("qform_code", "sform_code"))
 
     @property
     def bits(self) -> int:
@@ -164,6 +171,7 @@ class _Volume:
         """Return the values, scaled, as (x, y, slice of the file); raise RejectedFile."""
         try:
             values = np.asarray(self.image.dataobj)
+            values = values.reshape(_without_ones(values.shape))
         except (OSError, EOFError, ValueError, zlib.error, gzip.BadGzipFile) as error:
             raise RejectedFile("truncated", "the file ends before its pixels do") from error
         if self.axes[0] == 1:
@@ -171,6 +179,11 @@ class _Volume:
         # The signs belong to the axes of the file.
         flips = self.flips[:2] if self.axes[0] == 0 else self.flips[1::-1]
         return values[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape without what follows the third dimension and has one place: (x, y, z, 1)."""
+    return shape[:3] if set(shape[3:]) <= {1} else shape
 
 
 def _patient(source_file: str) -> str:

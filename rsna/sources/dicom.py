@@ -2,7 +2,7 @@
 
 Axial CT slices of heads without contrast medium are used (`common.dicom.selection` has the rules),
 and all others are listed with a reason. There are no labels and no split: the slices are to be
-predicted.
+predicted, unless a label file (`--pre_labels`) names them.
 """
 
 from pathlib import Path
@@ -21,6 +21,7 @@ class DicomSource(AbstractSource):
     Args:
         folder: the folder, or a zip archive: its members are then named as if its folder had been
             given and held nothing else.
+        with_accession: read the hash of the AccessionNumber of each file, for a label file.
 
     Raises:
         InputError: no such folder or archive.
@@ -28,15 +29,16 @@ class DicomSource(AbstractSource):
 
     name: ClassVar[str] = "dicom"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, with_accession: bool = False) -> None:
         folder = Path(folder)
+        self.with_accession = with_accession
         self.archive = folder if is_archive(folder) else None
         super().__init__(folder if self.archive is None else folder.parent)
 
     @property
     def reader(self) -> DicomReader:
         """Reads DICOM files below the folder, and leaves out slices that are not asked for."""
-        return DicomReader(self.folder, sort_out=True)
+        return DicomReader(self.folder, sort_out=True, with_accession=self.with_accession)
 
     def files(self) -> pd.DataFrame:
         """Return every file below the folder; members of archives replace these."""

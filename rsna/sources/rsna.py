@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 import pandas as pd
 
 from common.errors import InputError
-from common.files import read_csv
 from common.preparation import DicomReader, list_files
+from common.preparation.label_tables import label_values, read_label_table
 from common.words import count
 from rsna.sources.base import AbstractSource
 from rsna_task import LABELS, SUBTYPES
@@ -98,13 +98,12 @@ def read_label_rows(path: Path) -> tuple[pd.DataFrame, int]:
         InputError: other columns or labels, a value that is not 0 or 1, or repeated rows that
             contradict each other.
     """
-    rows = read_csv(path, dtype={"ID": "str"}, keep_default_na=False)
+    rows = read_label_table(path)
     if list(rows.columns) != ["ID", "Label"]:
         raise InputError(f"{path}: its columns must be ID,Label, not {','.join(rows.columns)}")
-    if rows.empty:
-        raise InputError(f"{path}: there is no label in it")
-    if not rows["Label"].isin((0, 1)).all():
-        raise InputError(f"{path}: a label is not 0 or 1")
+    rows["Label"] = label_values(rows, ["Label"], path)
+    if rows["Label"].isna().any():
+        raise InputError(f"{path}, line {rows['Label'].isna().idxmax()}: the label is missing")
     num_rows = len(rows)
     rows = rows.drop_duplicates()
     if rows["ID"].duplicated().any():

@@ -24,7 +24,7 @@ from common.predictors.base import AbstractPredictor
 from common.predictors.loading import load_predictor
 from common.predictors.sequence import StudyPredictor
 from common.scoring.metrics import training_prior
-from common.slices.folds import folds_path, read_folds
+from common.slices.folds import folds_path, owners, read_folds
 from common.slices.leakage import require_disjoint_patients, require_unseen_features
 from common.slices.table import SliceTable
 from common.words import count
@@ -128,7 +128,7 @@ class SequenceParts(WholeSeriesParts[SequenceModel, SeriesSides]):
     def _load_data(self) -> SeriesSides:
         flags, seed = self.config.data, self.config.general.seed
         train_rows, valid_rows = fold_rows(self.config, self.table)
-        patients = self.table.frame["patient_id"]
+        patients = owners(self.table.frame)
         where = f"fold {flags.data_fold}"
         require_disjoint_patients(patients.iloc[train_rows], patients.iloc[valid_rows], where)
         known = np.logical_and.reduce([output.is_known for output in self.outputs])

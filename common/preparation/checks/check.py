@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from common.errors import CheckFailed, InputError
 from common.preparation.checks.check_folds import check_folds
 from common.preparation.checks.check_store import check_store
 from common.preparation.checks.check_tables import (
+    check_copies,
+    check_has_labels,
     check_ids,
     check_labels,
     check_order,
@@ -22,11 +24,14 @@ from common.preparation.checks.check_tables import (
     check_studies,
 )
 from common.preparation.checks.findings import RUN_AGAIN, Finding, finding
+from common.preparation.checks.label_audit import FAULTS, audit_labels
 from common.preparation.engine import LOCK_FILE
 from common.preparation.manifest import MANIFEST_FILE, TABLES, read_manifest, table_hashes
 from common.preparation.workers.runner import TaskRunner
+from common.slices.copies import identical_pixels
 from common.slices.store import SliceStore
 from common.slices.table import (
+    ADDED_COLUMNS,
     SLICE_COLUMNS,
     SLICES_FILE,
     STATUS_OK,
@@ -42,7 +47,7 @@ _STUDY_COLUMNS = ("study_id", "patient_id", "label_source")
 
 @dataclass(frozen=True)
 class Checked:
-    """Counts of a check, and its findings."""
+    """Counts of a check, its findings, and notes on labels that are worth a look."""
 
     findings: list[Finding]
     num_rows: int = 0
@@ -51,6 +56,7 @@ class Checked:
     num_bytes: int = 0
     num_patients: int = 0
     num_folds: int = 0
+    notes: list[str] = field(default_factory=list)
 
     def line(self) -> str:
         """Return the counts in one line, the verdict last."""
@@ -88,7 +94,8 @@ def check_dataset(
         raise InputError(f"no dataset at {dataset_folder}: run preprocessing.py first")
     with _not_being_prepared(dataset_folder):
         names = [*subtypes, union]
-        slices, found = _read_table(dataset_folder / SLICES_FILE, [*SLICE_COLUMNS, *names])
+        needed = [name for name in SLICE_COLUMNS if name not in ADDED_COLUMNS]
+        slices, found = _read_table(dataset_folder / SLICES_FILE, [*needed, *names])
         studies, of_studies = _read_table(dataset_folder / STUDIES_FILE, [*_STUDY_COLUMNS, *names])
         manifest, of_manifest = _read_manifest(dataset_folder)
         found = [*of_manifest, *found, *of_studies]
@@ -99,12 +106,18 @@ def check_dataset(
         found += check_labels(slices, studies, subtypes, union)
         if studies is not None:
             found += check_studies(slices, studies, names)
-        of_folds, num_folds = check_folds(slices, dataset_folder, manifest.get("parameters", {}))
+        parameters = manifest.get("parameters", {})
+        found += check_has_labels(slices, studies, names, parameters)
         store_folder = dataset_folder / STORE_FOLDER
         with TaskRunner(n_jobs) as runner:
             store = check_store(slices, store_folder, runner)
         sound = slices["store_file"].where(~slices["store_file"].isin(store.unreadable))
-        of_overlap = check_overlap(slices.assign(store_file=sound), SliceStore(store_folder))
+        readable = slices.assign(store_file=sound)
+        of_overlap = check_overlap(readable, SliceStore(store_folder))
+        groups = identical_pixels(readable, SliceStore(store_folder))
+        of_folds, num_folds = check_folds(slices, dataset_folder, parameters, groups)
+        audit = audit_labels(slices, subtypes, union, groups)
+        found += check_copies(slices, audit)
     return Checked(
         findings=[*found, *of_folds, *of_overlap, *store.findings],
         num_rows=len(slices),
@@ -113,6 +126,7 @@ def check_dataset(
         num_bytes=store.num_bytes,
         num_patients=slices["patient_id"].nunique(),
         num_folds=num_folds,
+        notes=[found.line() for found in audit if found.kind not in FAULTS],
     )
 
 

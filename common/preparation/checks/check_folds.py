@@ -7,18 +7,21 @@ import pandas as pd
 
 from common.errors import InputError
 from common.preparation.checks.findings import RUN_AGAIN, Finding, finding
+from common.slices.copies import leaking_copies
 from common.slices.folds import (
     ALWAYS_TRAINING,
     FOLDS_FILE,
     TRAIN_SPLIT,
+    fold_numbers,
     is_in,
     is_pseudo,
+    owners,
     read_folds,
 )
 
 
 def check_folds(
-    slices: pd.DataFrame, dataset_folder: Path, parameters: dict[str, Any]
+    slices: pd.DataFrame, dataset_folder: Path, parameters: dict[str, Any], groups: pd.Series
 ) -> tuple[list[Finding], int]:
     """Return what is wrong with the folds and with given splits, and the number of folds.
 
@@ -26,11 +29,13 @@ def check_folds(
         slices: the slice table.
         dataset_folder: where the files are.
         parameters: of the manifest.
+        groups: of `identical_pixels`, by row of the slices.
     """
     path = dataset_folder / FOLDS_FILE
     by_model = is_pseudo(slices)
     in_training = slices["split"].eq(TRAIN_SPLIT) | by_model
-    with_ids = slices[in_training & slices["image_id"].notna() & slices["patient_id"].notna()]
+    with_ids = slices.assign(patient_id=owners(slices), group=groups)[in_training]
+    with_ids = with_ids.dropna(subset=["image_id", "patient_id"])
     found: list[Finding] = []
     num_folds = 0
     if path.is_file():
@@ -41,12 +46,25 @@ def check_folds(
         else:
             num_folds = len(set(folds.get("fold", [])) - {ALWAYS_TRAINING})
             found += _compare(folds, with_ids, parameters)
+            found += _check_pixels(folds, with_ids, path.name)
             found += _check_pseudo(folds, slices.loc[by_model, "image_id"])
     elif len(with_ids) and parameters.get("num_folds") is not None:
         found += [Finding("no_folds", f"{FOLDS_FILE} missing", 1, (), RUN_AGAIN)]
     for given in sorted(dataset_folder.glob(f"dataset_{dataset_folder.name}_fold_*.csv")):
         found += _check_given(given, with_ids)
     return found, num_folds
+
+
+def _check_pixels(folds: pd.DataFrame, slices: pd.DataFrame, name: str) -> list[Finding]:
+    """Find slices trained on whose pixels another fold validates, under other ids."""
+    leaks = leaking_copies(
+        slices["group"],
+        slices["image_id"].map(fold_numbers(folds)),
+        slices["keep_for_training"].to_numpy(dtype=bool),
+    )
+    what = f"training slices with the pixels of slices that {name} validates, under other ids"
+    advice = "run preprocessing.py again with --pre_drop_overlap 1, which leaves them out"
+    return finding("fold_pixels", what, slices.loc[leaks, "image_id"], advice)
 
 
 def _compare(
@@ -115,6 +133,7 @@ def _check_given(path: Path, slices: pd.DataFrame) -> list[Finding]:
     spread = _of_spread_patients(together.assign(side=together[side]))
     what = f"image ids of {path.name} that no training slice has"
     return [
+        *_check_pixels(given, slices, path.name),
         *finding("given_unknown", what, given.loc[~known, "image_id"], advice),
         *finding(
             "given_spread", f"slices of patients on both sides of {path.name}", spread, advice

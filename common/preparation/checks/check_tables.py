@@ -1,12 +1,14 @@
 """Checks of slices.parquet and studies.parquet: ids, order, Hounsfield units, labels, splits."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from common.dicom.hounsfield import MAX_HU
 from common.preparation.checks.findings import CORRECT_LABELS, RUN_AGAIN, Finding, finding
+from common.preparation.checks.label_audit import CONTRADICTING, AuditFinding
 from common.preparation.overlap import find_overlap
 from common.preparation.tables import LABELS_OF_STUDY, studies_of_slices
 from common.slices.folds import TRAIN_SPLIT, is_pseudo
@@ -122,6 +124,44 @@ def check_labels(
         what = f"studies whose {union} is not the largest of the others"
         found += finding("study_union", what, _first_images(slices, studies[wrong]), CORRECT_LABELS)
     return found
+
+
+def check_has_labels(
+    slices: pd.DataFrame,
+    studies: pd.DataFrame | None,
+    label_names: Sequence[str],
+    parameters: Mapping[str, Any],
+) -> list[Finding]:
+    """Find that a dataset made with a label table has no label at all: none matched a file.
+
+    Args:
+        slices, studies: the tables; studies may be missing.
+        label_names: the labels.
+        parameters: of the manifest.
+    """
+    in_training = slices["split"].eq(TRAIN_SPLIT) & slices["status"].eq(STATUS_OK)
+    expected = slices.loc[in_training | ("labels" in parameters), "image_id"]
+    tables = [slices] if studies is None else [slices, studies]
+    if any(table[list(label_names)].notna().any(axis=None) for table in tables):
+        expected = expected[:0]
+    return finding(
+        "no_labels",
+        "slices that should have labels, of which none has one",
+        expected,
+        "correct the ids of the label file, then run preprocessing.py again",
+    )
+
+
+def check_copies(slices: pd.DataFrame, audit: Sequence[AuditFinding]) -> list[Finding]:
+    """Find labels that contradict those of a copy of the same pixels."""
+    return [
+        fault
+        for found in audit
+        if found.kind == CONTRADICTING
+        for fault in finding(
+            found.kind, found.what, slices["image_id"].iloc[found.rows], CORRECT_LABELS
+        )
+    ]
 
 
 def check_studies(

@@ -4,17 +4,7 @@ from slice_frames import slice_frame
 
 from common.preparation.tables import studies_table
 
-
-class LabelledSource:
-    """Labels two kinds of findings."""
-
-    label_names = ("bleed", "any")
-
-    def __init__(self, study_labels: pd.DataFrame | None = None) -> None:
-        self._study_labels = study_labels
-
-    def study_labels(self) -> pd.DataFrame | None:
-        return self._study_labels
+LABELS = ("bleed", "any")
 
 
 def slices() -> pd.DataFrame:
@@ -28,7 +18,7 @@ def slices() -> pd.DataFrame:
 
 
 def test_a_study_has_what_one_slice_has_and_lacks_what_all_lack() -> None:
-    studies = studies_table(slices(), LabelledSource()).set_index("study_id")
+    studies = studies_table(slices(), LABELS, None).set_index("study_id")
     assert studies.loc["s1", ["patient_id", "bleed", "any"]].tolist() == ["p", 1, 1]
     assert studies.loc["s2", ["patient_id", "bleed", "any"]].tolist() == ["p", 0, 0]
     assert np.isnan(studies.loc["s3", "bleed"])
@@ -38,6 +28,6 @@ def test_a_study_has_what_one_slice_has_and_lacks_what_all_lack() -> None:
 
 def test_labels_of_studies_come_first() -> None:
     given = pd.DataFrame({"study_id": ["s3", "unknown"], "bleed": [1, 0], "any": [1, 0]})
-    studies = studies_table(slices(), LabelledSource(given)).set_index("study_id")
+    studies = studies_table(slices(), LABELS, given).set_index("study_id")
     assert studies.loc["s3", ["bleed", "any", "label_source"]].tolist() == [1, 1, "study"]
     assert len(studies) == 3

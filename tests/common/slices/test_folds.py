@@ -257,7 +257,7 @@ def test_each_source_is_a_fold_and_a_patient_of_two_is_whole(
     [
         (lambda frame: "train/" + frame["image_id"], "one folder"),
         (lambda frame: frame["image_id"], "one folder"),
-        (lambda frame: frame["patient_id"] + "/x.dcm", "each patient has a folder"),
+        (lambda frame: frame["patient_id"] + "/x.dcm", "as many as patients"),
     ],
 )
 def test_one_source_or_one_per_patient_is_refused(name_of, message: str) -> None:

@@ -98,8 +98,8 @@ def test_tables_that_can_not_be_right_are_refused(
     for rows, message in (
         ([good, other], "1 scan twice"),
         ([good | {"name": "scan 5"}], "line 2"),
-        ([good | {"R2:SAH": 2}], "neither 0 nor 1"),
-        ([good | {"R2:SAH": "yes"}], "neither 0 nor 1"),
+        ([good | {"R2:SAH": 2}], "line 2: R2:SAH is .* 0, 1 or empty"),
+        ([good | {"R2:SAH": "yes"}], "line 2: R2:SAH is .* 0, 1 or empty"),
     ):
         with pytest.raises(InputError, match=message):
             read_majority(write_reads(tmp_path, *rows))

@@ -113,11 +113,12 @@ def test_label_rows_become_columns_by_name(tmp_path: Path) -> None:
     ("rows", "message"),
     [
         (["ID_a_any,1", "ID_a_any,0"], "different labels"),
-        (["ID_a_any,0.5"], "not 0 or 1"),
+        (["ID_a_any,0.5"], r"line 2: Label is '0\.5'"),
+        (["ID_a_any,1", "ID_b_any,"], "line 3: the label is missing"),
         (["ID_a_other,1"], "must end in"),
         (["any,1"], "must end in"),
         ([",1"], "must end in"),
-        ([], "no label in it"),
+        ([], "no row in it"),
     ],
 )
 def test_wrong_label_files_are_refused(tmp_path: Path, rows: list[str], message: str) -> None:
@@ -140,6 +141,6 @@ def test_folders_that_are_not_the_challenge_are_refused(tmp_path: Path) -> None:
     (tmp_path / "stage_2_train.csv").write_text("ID,Label\n")
     with pytest.raises(InputError, match="stage_2_train_images"):
         RSNASource(tmp_path)
-    (tmp_path / "stage_2_train.csv").write_text("id,label\n")
+    (tmp_path / "stage_2_train.csv").write_text("id,label\na_any,0\n")
     with pytest.raises(InputError, match="ID,Label"):
         read_label_rows(tmp_path / "stage_2_train.csv")

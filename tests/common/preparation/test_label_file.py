@@ -1,0 +1,164 @@
+"""--pre_labels: labels for any tree of DICOM files, by any id."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from prepared import write_series_files
+
+from common.dicom.header import hash_of
+from common.errors import InputError
+from common.preparation import prepare_dataset
+from common.preparation.label_file import ACCESSION, LabelFile
+from common.slices.folds import read_folds, split_rows
+from common.slices.table import SliceTable
+from rsna.sources.dicom import DicomSource
+from rsna_task import LABELS, SUBTYPES
+
+
+def write_tree(folder: Path, num_patients: int = 4, folders: bool = True, **tags: object) -> None:
+    for number in range(num_patients):
+        place = folder / (f"hospital{number % 2}" if folders else ".")
+        ids = {"AccessionNumber": f"00{number}", "PatientID": f"00{number}"}
+        names = ("Clinic  A", "clinic a", "Clinic B", "CLINIC B")
+        elements = {**ids, "InstitutionName": names[number], **tags}
+        write_series_files(place, f"1.{number}", **elements)
+
+
+def read(path: Path, *rows: str) -> LabelFile:
+    path.write_text("\n".join(rows) + "\n")
+    return LabelFile.read(path, SUBTYPES, "any")
+
+
+def prepare(folder: Path, labels: LabelFile, **options: object) -> SliceTable:
+    source = DicomSource(folder / "in", with_accession=labels.key == ACCESSION)
+    prepare_dataset(source, folder / "out", n_jobs=0, label_file=labels, **options)
+    return SliceTable.load(folder / "out")
+
+
+def test_labels_of_slices_make_a_training_set_with_folds(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_tree(tmp_path / "in")
+    rows = [f"1.{p}.{i},{i % 2},0,0,0,0" for p in range(4) for i in range(4)]
+    header = "SOP Instance UID,Epidural,intraparenchymal,intraventricular,subarachnoid,subdural"
+    labels = read(tmp_path / "a.csv", header, *rows[:-1], rows[0], "1.9.9,0,0,0,0,0")
+    table = prepare(tmp_path, labels, num_folds=2)
+    frame = table.frame.set_index("image_id")
+    assert frame["split"].value_counts().to_dict() == {"train": 15, "none": 1}
+    assert frame.loc["1.2.1", ["epidural", "any", "label_source"]].tolist() == [1, 1, "slices"]
+    assert np.isnan(frame.loc["1.3.3", "any"])
+    assert "1 row of the label file without a file" in caplog.text
+    assert "1 slice without a row in the label file" in caplog.text
+    train, valid = split_rows(table, read_folds(tmp_path / "out" / "folds.csv"), 0, LABELS)
+    assert len(train) + len(valid) == 15
+
+
+@pytest.mark.parametrize(
+    ("column", "ids"),
+    [
+        ("StudyInstanceUID", ["1.0.0", "1.2.0"]),
+        ("Accession Number", ["000", "002"]),
+        ("pseudonym", ["000", "002"]),
+    ],
+)
+def test_studies_are_labelled_by_any_id(tmp_path: Path, column: str, ids: list[str]) -> None:
+    write_tree(tmp_path / "in")
+    labels = read(tmp_path / "a.csv", f"{column},any,subdural", f"{ids[0]},1,1", f"{ids[1]},0,")
+    table = prepare(tmp_path, labels, num_folds=2)
+    studies = pd.read_parquet(tmp_path / "out" / "studies.parquet").set_index("study_id")
+    assert studies.loc["1.0.0", ["any", "subdural", "label_source"]].tolist() == [1, 1, "study"]
+    assert studies.loc["1.2.0", "any"] == 0
+    assert np.isnan(studies.loc["1.2.0", "subdural"])
+    assert studies["any"].notna().sum() == 2
+    assert table.frame.groupby("study_id")["split"].first().to_dict() == {
+        "1.0.0": "test",
+        "1.1.0": "none",
+        "1.2.0": "test",
+        "1.3.0": "none",
+    }
+    assert not (tmp_path / "out" / "folds.csv").exists()
+
+
+def test_accession_numbers_are_kept_as_a_hash_and_only_where_needed(tmp_path: Path) -> None:
+    write_tree(tmp_path / "in", AccessionNumber="A-77123")
+    labels = read(tmp_path / "a.csv", "AccessionNumber,any", "A-77123,1")
+    prepare(tmp_path, labels)
+    index = pd.read_parquet(tmp_path / "out" / "index" / "headers.parquet")
+    assert set(index["accession_hash"]) == {hash_of("A-77123")}
+    texts = index.astype("str").to_numpy().ravel().tolist()
+    assert not any("77123" in text for text in texts)
+    for header in DicomSource(tmp_path / "in").reader.read_headers("hospital0/1.0-1.dcm"):
+        assert header.accession_hash is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["name,any", "a,1"], "no column of ids"),
+        (["PatientID,blood", "a,1"], "no column is a label"),
+        (["PatientID,any", "a,1", "a,0"], "line 3: its PatientID stands in an earlier line"),
+        (["PatientID,any", "a,2"], "line 2: any is '2'"),
+        (["PatientID,any", "a,1", ",", ",0"], "line 4: PatientID is empty"),
+        (["PatientID,any"], "no row in it"),
+    ],
+)
+def test_unusable_label_files_are_refused(tmp_path: Path, rows: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read(tmp_path / "a.csv", *rows)
+
+
+def test_a_label_file_of_other_files_is_refused(tmp_path: Path) -> None:
+    write_tree(tmp_path / "in")
+    with pytest.raises(InputError, match="no label matches a file"):
+        # 001 is not 1.
+        prepare(tmp_path, read(tmp_path / "a.csv", "PatientID,any", "1,1", "2,0"))
+
+
+def test_two_rows_of_one_study_that_differ_are_refused(tmp_path: Path) -> None:
+    write_tree(tmp_path / "in", StudyInstanceUID="1.5", PatientID="same")
+    with pytest.raises(InputError, match="contradicts itself in 1 study"):
+        prepare(tmp_path, read(tmp_path / "a.csv", "AccessionNumber,any", "000,1", "001,0"))
+
+
+@pytest.mark.parametrize("where", ["table", "folders", "institution"])
+def test_hospitals_make_folds(tmp_path: Path, where: str) -> None:
+    write_tree(tmp_path / "in", folders=where != "institution")
+    rows = [f"1.{p}.{i},{i % 2},{'ab'[p // 3]}" for p in range(4) for i in range(4)]
+    header = "SOPInstanceUID,any,hospital" if where == "table" else "SOPInstanceUID,any,other"
+    labels = read(tmp_path / "a.csv", header, *rows)
+    prepare(tmp_path, labels, num_folds=2, fold_by="source")
+    folds = read_folds(tmp_path / "out" / "folds.csv")
+    fold_of = folds.groupby("patient_id")["fold"].agg(lambda fold: set(fold)).sort_index().tolist()
+    expected = {"table": "0001", "folders": "0101", "institution": "0011"}[where]
+    if where == "institution":  # the order of hashes is as good as any
+        assert fold_of[0] == fold_of[1] != fold_of[2] == fold_of[3]
+    else:
+        assert fold_of == [{int(fold)} for fold in expected]
+
+
+def test_no_hospitals_are_refused_before_pixels_are_read(tmp_path: Path) -> None:
+    write_tree(tmp_path / "in", folders=False, num_patients=2)
+    rows = [f"1.{p}.{i},{i % 2}" for p in range(2) for i in range(4)]
+    with pytest.raises(InputError, match="one source, or of as many as patients"):
+        prepare(
+            tmp_path,
+            read(tmp_path / "a.csv", "SOPInstanceUID,any", *rows),
+            num_folds=2,
+            fold_by="source",
+        )
+    assert not (tmp_path / "out" / "store").exists()
+
+
+def test_a_study_without_a_patient_is_taken_for_one(tmp_path: Path) -> None:
+    write_tree(tmp_path / "in", PatientID="")
+    rows = [f"1.{p}.{i},{i % 2}" for p in range(4) for i in range(4)]
+    labels = read(tmp_path / "a.csv", "SOPInstanceUID,any", *rows)
+    table = prepare(tmp_path, labels, num_folds=2)
+    folds = read_folds(tmp_path / "out" / "folds.csv")
+    assert set(folds["patient_id"]) == {f"1.{p}.0" for p in range(4)}
+    assert (folds.groupby("patient_id")["fold"].nunique() == 1).all()
+    folds.loc[0, "fold"] = 1 - folds.loc[0, "fold"]
+    with pytest.raises(InputError, match="1 patient on both sides"):
+        split_rows(table, folds, 0, ["any"])
