@@ -2,12 +2,12 @@
 
 A volume is what shares patient, study, frame of reference, orientation, matrix and pixel spacing,
 with at most one slice per position. Slices of one series that would lie at the same positions are
-split by what tells them apart; series that continue each other are joined. What cannot be told
-apart is refused rather than interleaved.
+split by header elements that differ; series that continue each other are joined. Slices that
+nothing separates are refused rather than interleaved.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -22,15 +22,14 @@ from common.dicom.order import (
     place_slices,
     position_numbers,
 )
+from common.dicom.volume import Volume, join_volumes
 
 ORIENTATION_TOLERANCE = 0.01
 """Largest difference of a direction cosine within a volume: half a degree."""
 SPACING_TOLERANCE = 1e-3
 """Largest relative difference of the pixel spacing within a volume."""
 FEW_POSITIONS = 0.1
-"""Where no more of the positions hold slices that cannot be told apart, only those are refused."""
-LARGEST_STEP = 1.5
-"""Two parts continue each other where they lie no more of their steps than this apart."""
+"""Where no more of the positions hold slices that nothing separates, only those are refused."""
 AMBIGUOUS = "ambiguous"
 
 KINDS = {
@@ -54,46 +53,7 @@ HEADER_COLUMNS = (
     "position_x", "position_y", "position_z", "slice_location", "rows", "columns", "spacing_row",
     "spacing_column", *KINDS, *PASSES,
 )  # fmt: skip
-"""What `find_volumes` looks at."""
-
-
-@dataclass
-class Volume:
-    """Slices that belong together.
-
-    Attributes:
-        rows: their places in the table, in anatomical order.
-        places: where they lie (n,), mm where `coordinate` is `position`.
-        order_from: the coordinate that each place comes from (n,).
-        coordinate: what the places are in.
-        series_ids: the series that they come from.
-        note: what split or joined it; empty where its UIDs alone say what belongs to it.
-        kernel: its convolution kernel, or kernels.
-    """
-
-    rows: np.ndarray
-    places: np.ndarray
-    order_from: np.ndarray
-    coordinate: str
-    series_ids: frozenset[str]
-    kernel: str = ""
-    note: str = ""
-
-    def part(self, chosen: np.ndarray) -> "Volume":
-        """Return some of its slices."""
-        of_slices = {name: getattr(self, name)[chosen] for name in ("rows", "places", "order_from")}
-        return replace(self, **of_slices)
-
-    @property
-    def num_positions(self) -> int:
-        """At how many positions its slices lie."""
-        return int(position_numbers(self.places).max()) + 1
-
-    @property
-    def step(self) -> float:
-        """The median distance of neighbouring positions; NaN of a single one."""
-        steps = np.diff(np.unique(np.round(self.places, 3)))
-        return float(np.median(steps)) if len(steps) else np.nan
+"""Columns that `find_volumes` reads."""
 
 
 @dataclass
@@ -110,7 +70,7 @@ def find_volumes(headers: pd.DataFrame, *, keep_ambiguous: bool = False) -> Grou
     Args:
         headers: one row per slice with `HEADER_COLUMNS`; numbers are NaN and texts null where
             unknown, `frame` is -1 outside multi-frame files.
-        keep_ambiguous: keep slices that lie at the same position and cannot be told apart in one
+        keep_ambiguous: keep slices that lie at the same position and that nothing separates in one
             volume, ordered by their ids, instead of refusing them.
     """
     return _Grouper(headers, keep_ambiguous).run()
@@ -177,7 +137,7 @@ class _Grouper:
                 parts += self._split(own)
         if len(singles) > 1:
             parts += self._of_singles(np.concatenate(singles))
-        self.found.volumes += _join(parts)
+        self.found.volumes += join_volumes(parts)
 
     def _of_singles(self, rows: np.ndarray) -> list[Volume]:
         """Return the volumes of series of one slice each."""
@@ -195,18 +155,18 @@ class _Grouper:
         return found
 
     def _split(self, rows: np.ndarray) -> list[Volume]:
-        """Return the volumes of one series; refuse what cannot be told apart."""
+        """Return the volumes of one series; refuse slices that nothing separates."""
         placed = self._place(rows)
         lost = ~np.isfinite(placed.places)
         if lost.any() and placed.coordinate != IDS:
             reason = "neither ImagePositionPatient nor InstanceNumber nor SliceLocation places it"
             self.found.refused |= dict.fromkeys(rows[lost].tolist(), reason)
             placed = placed.part(~lost)
-        parts = self._tell_apart(placed)
+        parts = self._separate(placed)
         if parts is not None:
             return parts
         if self.keep_ambiguous:
-            placed.note = "slices at the same position cannot be told apart: in the order of ids"
+            placed.note = "nothing separates slices at the same position: in the order of ids"
             return [placed]
         numbers = position_numbers(placed.places)
         is_shared = np.bincount(numbers)[numbers] > 1
@@ -251,7 +211,7 @@ class _Grouper:
         text = texts[counts.argmax()]
         return slice_normal(parse_orientation(text)) if text else np.array([0.0, 0, 1])
 
-    def _tell_apart(self, volume: Volume) -> list[Volume] | None:
+    def _separate(self, volume: Volume) -> list[Volume] | None:
         """Return the parts of a volume with one slice per position; None where nothing tells."""
         if volume.coordinate == IDS:
             return [volume]
@@ -263,9 +223,9 @@ class _Grouper:
             values = self.texts[name] if name in self.texts else self.numbers[name]
             parts = [volume.part(own) for own in _each(values[volume.rows])]
             if len(parts) > 1 and all(_most_at_one(part) < most for part in parts):
-                told = [self._tell_apart(part) for part in parts]
-                if all(part is not None for part in told):
-                    return [_noted(part, words) for parts in told for part in parts or ()]
+                separated = [self._separate(part) for part in parts]
+                if all(part is not None for part in separated):
+                    return [_noted(part, words) for parts in separated for part in parts or ()]
         for name, words in PASSES.items():
             passes = _passes(self.numbers[name][volume.rows], numbers)
             if passes is not None and passes.max() + 1 == most:
@@ -356,49 +316,3 @@ def _passes(values: np.ndarray, numbers: np.ndarray) -> np.ndarray | None:
         seen |= places
         passes[own] = number
     return passes
-
-
-def _join(parts: Sequence[Volume]) -> list[Volume]:
-    """Return the volumes with those joined that continue each other, and no other could."""
-    volumes = list(parts)
-    while True:
-        pairs = [
-            (one, other)
-            for one in range(len(volumes))
-            for other in range(len(volumes))
-            if one != other and _continues(volumes[one], volumes[other])
-        ]
-        firsts, seconds = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-        pair = next(
-            (p for p in pairs if firsts.count(p[0]) == 1 and seconds.count(p[1]) == 1), None
-        )
-        if pair is None:
-            return volumes
-        one, other = volumes[pair[0]], volumes[pair[1]]
-        volumes = [volume for number, volume in enumerate(volumes) if number not in pair]
-        volumes.append(_joined(one, other))
-
-
-def _continues(one: Volume, other: Volume) -> bool:
-    """Return whether the second volume begins where the first ends."""
-    if one.coordinate != POSITION or other.coordinate != POSITION:
-        return False
-    if one.kernel != other.kernel and one.series_ids != other.series_ids:
-        return False
-    gap = other.places[0] - one.places[-1]
-    steps = [step for step in (one.step, other.step) if step == step]
-    return bool(steps) and 0.5 * min(steps) <= gap <= LARGEST_STEP * max(steps)
-
-
-def _joined(one: Volume, other: Volume) -> Volume:
-    series_ids = one.series_ids | other.series_ids
-    note = f"joined from {len(series_ids)} series" if len(series_ids) > 1 else one.note
-    return Volume(
-        np.concatenate([one.rows, other.rows]),
-        np.concatenate([one.places, other.places]),
-        np.concatenate([one.order_from, other.order_from]),
-        one.coordinate,
-        series_ids,
-        one.kernel if one.kernel == other.kernel else "",
-        note,
-    )

@@ -66,14 +66,14 @@ def separate_patients(headers: pd.DataFrame) -> pd.DataFrame:
     )
     headers.loc[chosen, "study_id"] = headers.loc[chosen, "study_id"] + "_" + hashes
     headers["grouping"] = pd.Series(SHARED, headers.index, dtype="str").where(chosen)
-    logger.warning("%s of several patients: told apart", count(len(shared), "StudyInstanceUID"))
+    logger.warning("%s of several patients: one study each", count(len(shared), "StudyInstanceUID"))
     return headers
 
 
 def arrange(
     headers: pd.DataFrame, *, keep_ambiguous: bool, needs_spacing: bool
 ) -> tuple[pd.DataFrame, list[int]]:
-    """Return the table with `VOLUME_COLUMNS`, and the numbers of rows that are told apart by none.
+    """Return the table with `VOLUME_COLUMNS`, and the numbers of rows that nothing separates.
 
     Rows that belong to no volume have rank -1 and no store file. Rows and columns, and spacings,
     are those of the image as it is stored, upright.

@@ -249,7 +249,7 @@ def test_what_has_to_be_kept_is_ordered_by_ids() -> None:
     headers = both(table(instance_number=np.nan), table(instance_number=np.nan))
     found = find_volumes(headers, keep_ambiguous=True)
     expected = [name for k in range(8) for name in (f"i{k:03}", f"j{k:03}")]
-    assert ids(found, headers) == [expected] and "cannot be told apart" in found.volumes[0].note
+    assert ids(found, headers) == [expected] and "nothing separates" in found.volumes[0].note
 
 
 def test_frames_of_a_file_without_positions_follow_their_numbers() -> None:
