@@ -62,6 +62,7 @@ HEADER_COLUMNS |= {
         "study_id",
         "series_id",
         "kernel",
+        "is_sharp",
         "acquisition_number",
         "tilt_deg",
         "rows",

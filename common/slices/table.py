@@ -48,6 +48,7 @@ SLICE_COLUMNS = {
     "spacing_column": "float64",
     "tilt_deg": "float64",
     "kernel": "str",
+    "is_sharp": "boolean",
     "acquisition_number": "float64",
     "bits_stored": "Int32",
     "pixel_representation": "Int32",
@@ -66,7 +67,9 @@ SLICE_COLUMNS = {
 
 
 # Those that datasets of earlier versions lack, and that nothing needs.
-ADDED_COLUMNS = ("volume_id", "grouping", "order_from", "turned", "kernel", "acquisition_number")
+ADDED_COLUMNS = (
+    "volume_id", "grouping", "order_from", "turned", "kernel", "is_sharp", "acquisition_number",
+)  # fmt: skip
 
 
 class SliceTable:
