@@ -12,6 +12,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
 
+from common.dicom import read_headers
 from common.dicom.contrast import read_contrast
 from common.dicom.selection import why_left_out
 from common.dicom.vocabulary import WORDS, any_of, plain, text_of
@@ -205,3 +206,10 @@ def test_long_texts_are_cut_before_they_are_read() -> None:
     assert len(plain("HEAD " * 10_000)) <= 256
     for text in ("W/ " * 5000, "NO " * 5000, "WITHOUT IV " * 5000, "A" * 5000, "+C-" * 5000):
         read_contrast(plain(text))
+
+
+def test_ways_to_write_that_no_contrast_medium_was_given(test_data: Path) -> None:
+    paths = sorted((test_data / "cases" / "19" / "in").glob("*.dcm"))
+    assert len(paths) == 23
+    for path in paths:
+        assert [header.left_out for header in read_headers(path, sort_out=True)] == [""], path.name
