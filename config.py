@@ -20,7 +20,7 @@ from flags.general import GeneralConfig, MonitorConfig, MonitorPageConfig
 from flags.network import NetworkConfig
 from flags.optimizer import LRFinderConfig, OptimizerConfig
 from flags.parsing import parse_flags
-from flags.prediction import PredictionConfig, ViewsConfig
+from flags.prediction import PredictionConfig, SelectConfig, ViewsConfig
 from flags.preprocessing import PreprocessingConfig
 from flags.training import CallbackConfig, TrainingConfig
 
@@ -36,6 +36,7 @@ GROUPS: dict[str, type] = {
     "training": TrainingConfig,
     "prediction": PredictionConfig,
     "views": ViewsConfig,
+    "select": SelectConfig,
     "ensemble": EnsembleConfig,
     "pseudo_labels": PseudoLabelConfig,
     "lr_finder": LRFinderConfig,
@@ -72,6 +73,7 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     prediction: PredictionConfig = field(default_factory=PredictionConfig)
     views: ViewsConfig = field(default_factory=ViewsConfig)
+    select: SelectConfig = field(default_factory=SelectConfig)
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     pseudo_labels: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
     lr_finder: LRFinderConfig = field(default_factory=LRFinderConfig)

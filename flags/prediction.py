@@ -1,6 +1,8 @@
 """Flags of prediction and of its views."""
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from common.errors import InputError
@@ -35,6 +37,24 @@ class PredictionConfig:
                 f"--pr_submit {self.pr_submit} needs --pr_dataframe: the competition's "
                 f"sample_submission.csv"
             )
+
+
+@dataclass(frozen=True)
+class SelectConfig:
+    """Series that are used whatever the rules say."""
+
+    pre_select: str | None = None
+    """SeriesInstanceUIDs, separated by commas, or a file with one a line: they are not left out for
+    what their headers name, and each is chosen for its study."""
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """The ids; none without the flag."""
+        if self.pre_select is None:
+            return frozenset()
+        path = Path(self.pre_select)
+        text = path.read_text("utf-8") if path.is_file() else self.pre_select
+        return frozenset(filter(None, (part.strip() for part in re.split(r"[,\n]", text))))
 
 
 @dataclass(frozen=True)

@@ -14,17 +14,17 @@ Reading = Literal["with", "without", "both"]
 _W, _AGENT = WORDS["contrast"], WORDS["agent"]
 _WEIGHTS: dict[str, int] = _W["weights"]
 
+# Expressions, which `re` compiles and keeps when they are first used: that takes 0.1 s.
 _NOUN, _MEDIUM = any_of(_W["medium"], _W["short"]), any_of(_W["medium"])
-_BETWEEN = any_of(_W["between"])
+_BETWEEN, _SHORT = any_of(_W["between"]), any_of(_W["short"])
 _WITH, _WITHOUT, _NOT = any_of(_W["with"]), any_of(_W["without"]), any_of(_W["not"])
 _ML, _NOTHING, _AND = any_of(_W["milliliters"]), any_of(_W["nothing"]), f" ?{any_of(_W['and'])} ?"
-# What belongs to a negation: WITHOUT [ANY IV CONTRAST].
-_REST = f"(?: ?{any_of(_W['between'], _W['medium'], _W['short'])})*"
-_IGNORED, _PHASE = re.compile(any_of(_W["ignored"])), re.compile(any_of(_W["phase"]))
-_BOTH = re.compile(
-    f"{any_of(_W['both'])}|{_WITH}{_AND}{_WITHOUT}|{_WITHOUT}{_AND}{_WITH}",
-)
-_NEGATED = re.compile(
+# What belongs to a negation: WITHOUT [ANY IV CONTRAST]. The loops are possessive (*+): trying other
+# ways through a long text would take for ever.
+_REST = f"(?: ?{any_of(_W['between'], _W['medium'], _W['short'])})*+"
+_IGNORED, _PHASE = any_of(_W["ignored"]), any_of(_W["phase"])
+_BOTH = f"{any_of(_W['both'])}|{_WITH}{_AND}{_WITHOUT}|{_WITHOUT}{_AND}{_WITH}"
+_NEGATED = (
     f"{_WITHOUT}{_REST}"
     f"|{_NOT}(?: {_BETWEEN})* ?{_NOUN}{_REST}"
     f"|{_MEDIUM}(?: {_BETWEEN})* (?:{_NOTHING}|(?:{_NOT}|0)$)"
@@ -32,28 +32,25 @@ _NEGATED = re.compile(
     f"|{_NOUN} ?-(?=[ /]|$)|(?:^| )-{_NOUN}(?=[ /]|$)"
     rf"|(?<![\d.])0+(?:\.0+)? ?{_ML}{_REST}"
 )
-_GIVEN = re.compile(
-    rf"{_MEDIUM}|{_WITH} ?{any_of(_W['short'])}|{_NOUN} ?\+(?![A-Z\d])|\+ ?{_NOUN}|\d ?{_ML}"
+_GIVEN = rf"{_MEDIUM}|{_WITH} ?{_SHORT}|{_NOUN} ?\+(?![A-Z\d])|\+ ?{_NOUN}|\d ?{_ML}"
+_BESIDE_NOTHING = any_of(
+    _AGENT["given"], *(_W[name] for name in ("nothing", "between", "medium", "short"))
 )
-_NO_AGENT = re.compile(
-    f"(?:{_NOTHING}|{_NOT}|{_WITHOUT})(?: {any_of(_AGENT['given'], _W['nothing'])}|{_REST})*"
-)
-_NOT_IN_VEINS = re.compile(
-    rf"{any_of(_AGENT['not_in_veins'])}"
-    rf"(?: (?:{any_of(_AGENT['not_in_veins'], _W['between'], _W['medium'])}|[\d.]+ ?{_ML}?))*"
-)
+_NO_AGENT = f"(?:{_NOTHING}|{_NOT}|{_WITHOUT})(?: ?{_BESIDE_NOTHING})*+"
+_BESIDE_ORAL = any_of(_AGENT["not_in_veins"], _W["between"], _W["medium"])
+_NOT_IN_VEINS = rf"{any_of(_AGENT['not_in_veins'])}(?: ?(?:{_BESIDE_ORAL}|[\d.]+ ?{_ML}?))*+"
 
 
 @functools.lru_cache(maxsize=4096)
 def read_contrast(text: str) -> Reading | None:
     """Return what a `plain` text says of contrast medium; None where it says nothing."""
-    text, num_both = _BOTH.subn(" ; ", _IGNORED.sub(" ; ", text))
-    text, num_negated = _NEGATED.subn(" ; ", text)
-    if num_both or (num_negated and _GIVEN.search(text)):
+    text, num_both = re.subn(_BOTH, " ; ", re.sub(_IGNORED, " ; ", text))
+    text, num_negated = re.subn(_NEGATED, " ; ", text)
+    if num_both or (num_negated and re.search(_GIVEN, text)):
         return "both"
     if num_negated:
         return "without"
-    return "with" if _GIVEN.search(text) or _PHASE.search(text) else None
+    return "with" if re.search(_GIVEN, text) or re.search(_PHASE, text) else None
 
 
 def why_contrast(dataset: Dataset, frame: int) -> str | None:
@@ -79,7 +76,7 @@ def _bolus_votes(dataset: Dataset, frame: int) -> list[tuple[int, str]]:
     route = text_of(dataset, "ContrastBolusRoute")
     if "NO" in elements.texts(dataset, "ContrastBolusAgentAdministered", frame):
         return [(-weight, "ContrastBolusAgentAdministered is NO")]
-    if _NOT_IN_VEINS.fullmatch(agent) or _NOT_IN_VEINS.fullmatch(route):
+    if any(re.fullmatch(_NOT_IN_VEINS, text) for text in (agent, route)):
         return []
     votes = []
     if _is_none(agent):
@@ -98,4 +95,4 @@ def _bolus_votes(dataset: Dataset, frame: int) -> list[tuple[int, str]]:
 def _is_none(agent: str) -> bool:
     """Return whether a `plain` ContrastBolusAgent says that nothing was given."""
     is_zero = re.fullmatch(r"[0.]+", agent) is not None
-    return is_zero or bool(_NO_AGENT.fullmatch(agent)) or read_contrast(agent) == "without"
+    return is_zero or bool(re.fullmatch(_NO_AGENT, agent)) or read_contrast(agent) == "without"

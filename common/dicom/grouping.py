@@ -141,11 +141,18 @@ class _Grouper:
         self.found = Grouping()
 
     def run(self) -> Grouping:
-        keys = ["study_id", "patient_id", "rows", "columns"]
-        for rows in self.headers.groupby(keys, dropna=False, sort=True).indices.values():
+        keys = self.headers[["study_id", "rows", "columns"]].assign(patient=self._patients())
+        for rows in keys.groupby(list(keys), dropna=False, sort=True).indices.values():
             for same_geometry in self._by_geometry(np.sort(rows)):
                 self._group(same_geometry)
         return self.found
+
+    def _patients(self) -> pd.Series:
+        """Return the patients; an unknown one is that of the study, where it has only one."""
+        patients = self.headers["patient_id"]
+        of_study = patients.groupby(self.headers["study_id"])
+        only_one = of_study.transform("first").where(of_study.transform("nunique") == 1)
+        return patients.fillna(only_one)
 
     def _by_geometry(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         """Yield the rows of one frame of reference, orientation and spacing after the other."""

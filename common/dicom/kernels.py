@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from common.dicom.vocabulary import WORDS, any_of, plain
 
 _W = WORDS["kernel"]
-_SHARP, _SOFT = re.compile(any_of(_W["sharp"])), re.compile(any_of(_W["soft"]))
-_SHARP_NAME = re.compile(any_of(_W["sharp"], _W["sharp_names"]))
-_SOFT_NAME = re.compile(any_of(_W["soft"], _W["soft_names"]))
+_SHARP, _SOFT = any_of(_W["sharp"]), any_of(_W["soft"])
+_SHARP_NAME = any_of(_W["sharp"], _W["sharp_names"])
+_SOFT_NAME = any_of(_W["soft"], _W["soft_names"])
 
 
 @functools.lru_cache(maxsize=4096)
@@ -25,17 +25,17 @@ def is_sharp(kernel: str, description: str) -> bool | None:
         if found is not None:
             return found
     text = plain(description)
-    if _SHARP.search(text):
+    if re.search(_SHARP, text):
         return True
     numbers = next(_by_number(text, "text"), None)
-    return False if numbers is None and _SOFT.search(text) else numbers
+    return False if numbers is None and re.search(_SOFT, text) else numbers
 
 
 def _by_name(kernel: str) -> bool | None:
     letters = kernel.strip("+ ")
-    if letters in _W["letters"]["sharp"] or _SHARP_NAME.search(kernel):
+    if letters in _W["letters"]["sharp"] or re.search(_SHARP_NAME, kernel):
         return True
-    if letters in _W["letters"]["soft"] or _SOFT_NAME.search(kernel):
+    if letters in _W["letters"]["soft"] or re.search(_SOFT_NAME, kernel):
         return False
     return next(_by_number(kernel, "kernel"), None)
 

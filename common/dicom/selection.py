@@ -7,7 +7,6 @@ reconstructions are in Hounsfield units too.
 """
 
 import math
-import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
@@ -16,12 +15,12 @@ from pydicom.dataset import Dataset
 from common.dicom import elements
 from common.dicom.contrast import why_contrast
 from common.dicom.geometry import LARGEST_TILT_DEG, slice_normal
-from common.dicom.vocabulary import WORDS, any_of, text_of
+from common.dicom.vocabulary import WORDS, any_of, is_in, text_of
 
 _NAMED_PLANE_DEG = 20.0
 _IMAGE_TYPE, _REGION = WORDS["image_type"], WORDS["region"]
-_SCOUT = re.compile(any_of(WORDS["localizer"]["words"]))
-_HEAD, _ELSEWHERE = re.compile(any_of(_REGION["head"])), re.compile(any_of(_REGION["elsewhere"]))
+_SCOUT = any_of(WORDS["localizer"]["words"])
+_HEAD, _ELSEWHERE = any_of(_REGION["head"]), any_of(_REGION["elsewhere"])
 
 
 def why_left_out(
@@ -56,7 +55,7 @@ def _other_image(dataset: Dataset, frame: int) -> tuple[str, str] | None:
             return "not_ct", "ImageType says that it is a screen shot or a report"
         if kind in _IMAGE_TYPE["derived"]:
             return "derived", f"ImageType says {kind}: {_IMAGE_TYPE['derived'][kind]}"
-    if _SCOUT.search(text_of(dataset, "SeriesDescription")):
+    if is_in(text_of(dataset, "SeriesDescription"), _SCOUT):
         return "localizer", "SeriesDescription says scout, topogram or the like"
     return None
 
@@ -80,10 +79,10 @@ def _why_not_head(dataset: Dataset) -> str | None:
     head, other, score = [], [], 0
     for keyword, weight in _REGION["weights"].items():
         text = text_of(dataset, keyword)
-        if _HEAD.search(text):
+        if is_in(text, _HEAD):
             head.append(keyword)
             score += weight
-        elif _ELSEWHERE.search(text):
+        elif is_in(text, _ELSEWHERE):
             other.append(keyword)
             score -= weight
     if score >= 0:

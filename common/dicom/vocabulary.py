@@ -50,6 +50,12 @@ def any_of(*lists: Iterable[str]) -> str:
     return f"(?:{'|'.join(map(_expression, phrases))})"
 
 
+@functools.lru_cache(maxsize=4096)
+def is_in(text: str, expression: str) -> bool:
+    """Return whether a `plain` text has what `any_of` looks for."""
+    return re.search(expression, text) is not None
+
+
 def _expression(phrase: str) -> str:
     escaped = re.escape(phrase).replace(r"\*", "[A-Z]*").replace(r"\ ", " ").replace("/", " ?/ ?")
     before, after = phrase[0].isalpha(), phrase[-1].isalpha() or phrase[-1] == "*"

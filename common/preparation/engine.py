@@ -9,7 +9,7 @@ import fcntl
 import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -47,7 +47,7 @@ from common.preparation.tables import (
     slices_table,
     studies_table,
 )
-from common.preparation.volumes import arrange, separate_patients
+from common.preparation.volumes import arrange, keep_selected, separate_patients
 from common.preparation.workers.runner import Limits, TaskRunner
 from common.slices.folds import TRAIN_SPLIT
 from common.slices.pixel_steps import NO_STEPS, PARAMETER, PixelSteps
@@ -131,6 +131,7 @@ def prepare_dataset(
     resume_command: str = "",
     steps: PixelSteps = NO_STEPS,
     brain_min: float = 0.0,
+    select: Collection[str] = (),
     address: str | None = None,
     limits: Limits = DEFAULT_LIMITS,
     runner: TaskRunner | None = None,
@@ -150,6 +151,7 @@ def prepare_dataset(
         steps: what is done to the pixels before they are stored.
         brain_min: share of pixels in the brain window that a slice needs for its series' brain
             range to begin there; training slices outside are marked. 0 marks none.
+        select: ids of series that are not left out for what their headers name.
         address: of a Dask scheduler whose workers do the work instead; they see both folders,
             which are absolute then, under the same names.
         limits: what a series, or the header of a file, may take; not with `n_jobs` 0.
@@ -185,7 +187,7 @@ def prepare_dataset(
         write_manifest(dataset_folder, source, parameters, versions, None)
         if not (dataset_folder / INDEX_FOLDER).exists():
             log_estimates(files, runner.num_workers(), dataset_folder)
-        headers, results = _read_and_store(files, source, dataset_folder, runner, steps)
+        headers, results = _read_and_store(files, source, dataset_folder, runner, steps, select)
         splits = files.set_index("source_file")["split"]
         slices = slices_table(headers, splits, results, source.label_names, labels)
         if brain_min:
@@ -220,6 +222,7 @@ def _read_and_store(
     dataset_folder: Path,
     runner: TaskRunner,
     steps: PixelSteps,
+    select: Collection[str],
 ) -> tuple[pd.DataFrame, dict[str, list[SliceResult] | None]]:
     """Return all header rows with their volumes, and by store file what became of its slices."""
     index = read_index(files, source.reader, dataset_folder, runner)
@@ -234,6 +237,7 @@ def _read_and_store(
             needs_spacing=bool(steps.spacing_mm),
         )
 
+    index = keep_selected(index, select)
     index = hashed(repeated_ids(index))
     headers, unclear = arranged(mark_duplicates(index))
     if unclear:  # copies under ids of their own are not told apart by headers, but by pixels

@@ -48,6 +48,7 @@ HEADER_COLUMNS = {
     "temporal_position": "float64",
     "acquisition_time": "float64",
     "content_time": "float64",
+    "selected": "boolean",
     "pixels": "str",
     "limit": "float64",  # the one that was exceeded, where the status is one of EXCEEDING
 }
@@ -162,7 +163,8 @@ def read_header_task(task: HeaderTask) -> list[dict[str, Any]]:
 
 def header_table(headers: Iterable[SliceHeader]) -> pd.DataFrame:
     """Return headers as a table with `HEADER_COLUMNS`; what is known of files alone is missing."""
-    return _header_frame([_header_row(header) for header in headers])
+    file = {"size": 0, "mtime_ns": 0}
+    return _header_frame([file | _header_row(header) for header in headers])
 
 
 def _header_row(header: SliceHeader) -> dict[str, Any]:

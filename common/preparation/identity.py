@@ -19,6 +19,7 @@ from common.preparation.headers import CRASHED, HEADER_COLUMNS, INDEX_FOLDER, ex
 from common.preparation.readers import SliceReader
 from common.preparation.workers.runner import TaskRunner
 from common.slices.table import STATUS_OK
+from common.words import count
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def with_pixel_hashes(
     wanted = index[chosen & index["pixels"].isna() & index["status"].eq(STATUS_OK)]
     if wanted.empty:
         return index
-    logger.info("comparing the pixels of %d images", len(wanted))
+    logger.info("comparing the pixels of %s", count(len(wanted), "image"))
     tasks = [
         PixelTask(reader, str(name), tuple(int(frame) for frame in frames))
         for name, frames in wanted.groupby("source_file")["frame"]
@@ -121,8 +122,8 @@ def mark_duplicates(index: pd.DataFrame) -> pd.DataFrame:
         ids = headers.loc[chosen, "image_id"] + "_" + headers.loc[chosen, "pixels"].str[:8]
         headers.loc[chosen, "image_id"] = ids
         logger.warning(
-            "%d SOPInstanceUIDs stand for %d different images: their pixels name them",
-            len(several),
+            "%s of %d different images: their pixels name them",
+            count(len(several), "SOPInstanceUID"),
             int(several.sum()),
         )
     return _without_copies(headers, headers["image_id"])

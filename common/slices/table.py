@@ -33,6 +33,7 @@ SLICE_COLUMNS = {
     "source_file": "str",
     "status": "str",
     "reason": "str",
+    "frame_of_reference": "str",
     "volume_id": "str",
     "grouping": "str",
     "position_mm": "float64",
@@ -50,6 +51,8 @@ SLICE_COLUMNS = {
     "kernel": "str",
     "is_sharp": "boolean",
     "acquisition_number": "float64",
+    "sharpness": "float64",
+    "selected": "boolean",
     "bits_stored": "Int32",
     "pixel_representation": "Int32",
     "rescale_slope": "float64",
@@ -68,7 +71,8 @@ SLICE_COLUMNS = {
 
 # Those that datasets of earlier versions lack, and that nothing needs.
 ADDED_COLUMNS = (
-    "volume_id", "grouping", "order_from", "turned", "kernel", "is_sharp", "acquisition_number",
+    "frame_of_reference", "volume_id", "grouping", "order_from", "turned", "kernel", "is_sharp",
+    "acquisition_number", "sharpness", "selected",
 )  # fmt: skip
 
 

@@ -48,6 +48,7 @@ def _prepare(config: Config) -> Preparation:
         resume_command=f"python {shlex.join(sys.argv)}",
         steps=PixelSteps(bool(flags.pre_head_crop), flags.pre_spacing, flags.pre_size),
         brain_min=flags.pre_brain_min,
+        select=config.select.ids,
         address=flags.pre_address,
         limits=Limits(flags.pre_series_timeout_s, flags.pre_series_memory_mb),
     )

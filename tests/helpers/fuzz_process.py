@@ -123,8 +123,9 @@ def _prepare(folder: Path, num_files: int) -> list[Prepared]:
     from common.dicom import read_headers
     from common.files import write_parquet
     from common.preparation.headers import HeaderTask, _header_frame, read_header_task
-    from common.preparation.pixels import rank_slices, read_record, series_tasks, store_series
+    from common.preparation.pixels import read_record, series_tasks, store_series
     from common.preparation.readers import DicomReader
+    from common.preparation.volumes import arrange
     from common.slices.store import SliceStore
 
     dataset = folder / "out"
@@ -140,27 +141,27 @@ def _prepare(folder: Path, num_files: int) -> list[Prepared]:
         if of_file[0]["status"] != "ok":
             found[-1].slices = [{key: of_file[0][key] for key in ("status", "reason")}]
         else:
-            found[-1].names = [row["store_file"] for row in of_file]
-            # A file of its own, since most cases are of the same series.
-            stored_rows += [row | {"store_file": f"{number}.b2nd"} for row in of_file]
+            # A study of its own, since most cases are of the same one.
+            stored_rows += [row | {"study_id": str(number)} for row in of_file]
     write_parquet(dataset / "headers.parquet", _header_frame(rows))
-    headers = _header_frame(stored_rows)
-    headers["rank"] = rank_slices(headers)
+    headers = _header_frame(stored_rows).assign(note=None)
+    headers, _ = arrange(headers, keep_ambiguous=True, needs_spacing=False)
     store = SliceStore(dataset / "store")
-    for task in series_tasks(headers, reader, dataset):
-        prepared = found[int(Path(task.store_file).stem)]
+    for task in series_tasks(headers[headers["rank"] >= 0], reader, dataset):
+        ((name, frames),) = task.files
+        prepared = found[int(Path(name).stem)]
+        prepared.names.append(task.store_file)
         started = time.monotonic()
         store_series(task)
         prepared.seconds += time.monotonic() - started
         results = read_record(task)
         assert results is not None
-        slices = read_headers(folder / "in" / task.files[0][0])
-        ranks = headers.loc[headers["store_file"] == task.store_file, "rank"]
-        for header, rank in zip(slices, ranks):
+        slices = read_headers(folder / "in" / name)
+        for frame, rank in sorted(frames):
             entry = {"status": results[rank].status, "reason": results[rank].reason}
             if results[rank].store_index is not None:
                 entry["hu"] = store.read(task.store_file, results[rank].store_index)
-            prepared.slices.append(entry | {"header": header})
+            prepared.slices.append(entry | {"header": slices[frame]})
     for prepared in found:
         prepared.rss_bytes = _peak_rss_bytes()
     return found

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 from dicom_factory import write_rsna
 from prepared import contents, write_rsna_folder
@@ -84,13 +85,17 @@ def test_equal_measures_are_not_equal_pixels(tmp_path: Path) -> None:
 
 
 def write_shared_folder(folder: Path) -> None:
-    """The test has a further slice of patient 1 and another file of an image of patient 2."""
+    """The test has a further slice of patient 1 and an image of patient 2 in another study."""
     write_rsna_folder(folder)
     pixels = np.random.default_rng(8).integers(0, 2000, (16, 16)).astype(np.int16)
-    for image_id, patient in (("ID_999999999", 1), ("ID_200000001", 2)):
+    copied = pydicom.dcmread(folder / "stage_2_train" / "ID_200000001.dcm").pixel_array
+    for image_id, patient, image in (
+        ("ID_999999999", 1, pixels),
+        ("ID_200000001", 2, copied.astype(np.int16)),
+    ):
         write_rsna(
             folder / "stage_2_test" / f"{image_id}.dcm",
-            pixels + patient,
+            image,
             image_id,
             PatientID=f"ID_{patient}",
             StudyInstanceUID=f"ID_study{patient}0",

@@ -58,6 +58,7 @@ def test_bad_files_are_listed_counted_and_cost_only_themselves(tmp_path: Path) -
         SOPInstanceUID="1.2.3.4.99",
         StudyInstanceUID="1.2.3.4.0",
         SeriesInstanceUID="1.2.3.4",
+        PatientID="patient of 1.2.3.4",
         ImagePositionPatient=[-10.0, -10.0, 7.0],
     )
     compressed.write_bytes(compressed.read_bytes()[:-120])

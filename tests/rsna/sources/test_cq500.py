@@ -40,7 +40,7 @@ def write_cq500_series(
     folder: Path, uid: str, num_slices: int = 3, gap_mm: float = 5.0, **tags: object
 ) -> None:
     """A series in CQ500's layout; its header names another patient and study than its folder."""
-    rng = np.random.default_rng(num_slices)
+    rng = np.random.default_rng([ord(letter) for letter in uid])
     for index in range(num_slices):
         elements = {
             "SOPInstanceUID": f"{uid}.{index}",
