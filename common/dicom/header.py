@@ -10,6 +10,7 @@ from pydicom.dataset import Dataset
 
 from common.dicom import elements, geometry, selection
 from common.dicom.checks import StoredImage, check_image
+from common.dicom.kernels import is_sharp
 from common.dicom.part10 import OpenFile, open_dicom
 from common.dicom.rejection import RejectedFile
 
@@ -29,8 +30,9 @@ class SliceHeader:
     """One slice of one file, in DICOM's own terms; None where an element is absent.
 
     image_id is the SOPInstanceUID, with `_<frame>` in multi-frame files; patient_id may be empty.
-    Times are seconds of the day. left_out is the status of a slice that is sound but not asked
-    for, empty elsewhere (`selection`). Names that lead to a patient or a hospital are hashes
+    Times are seconds of the day. is_sharp is true of reconstructions for bone or lung, None where
+    nothing says so (`kernels`). left_out is the status of a slice that is sound but not asked for,
+    empty elsewhere (`selection`). Names that lead to a patient or a hospital are hashes
     (`hash_of`); accession_hash is read only where it is asked for.
     Lengths are mm, in the patient's coordinates: x to the left, y to the back, z to the head.
     """
@@ -64,6 +66,7 @@ class SliceHeader:
     slice_location: float | None = None
     slice_thickness: float | None = None
     kernel: str = ""
+    is_sharp: bool | None = None
     kvp: float | None = None
     acquisition_number: int | None = None
     temporal_position: int | None = None
@@ -144,6 +147,7 @@ def _frame_header(
         orientation = orientation if is_unit else None
     spacing = _in_range(dataset, "PixelSpacing", 2, frame, SPACING_MM) or (None, None)
     uid = elements.text(dataset, "SOPInstanceUID")
+    kernel = "\\".join(elements.texts(dataset, "ConvolutionKernel", frame))
     left_out = selection.why_left_out(dataset, frame, orientation) if sort_out else None
     institution = elements.text(dataset, "InstitutionName")
     accession = elements.text(dataset, "AccessionNumber") if with_accession else ""
@@ -176,7 +180,8 @@ def _frame_header(
         frame_of_reference=elements.text(dataset, "FrameOfReferenceUID"),
         slice_location=elements.first_number(dataset, "SliceLocation"),
         slice_thickness=elements.first_number(dataset, "SliceThickness", frame),
-        kernel="\\".join(elements.texts(dataset, "ConvolutionKernel", frame)),
+        kernel=kernel,
+        is_sharp=is_sharp(kernel, elements.text(dataset, "SeriesDescription")),
         kvp=elements.first_number(dataset, "KVP", frame),
         acquisition_number=_whole(dataset, "AcquisitionNumber"),
         temporal_position=_whole(dataset, "TemporalPositionIdentifier")

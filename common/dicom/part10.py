@@ -15,10 +15,12 @@ from typing import BinaryIO
 from pydicom import config
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
-from pydicom.tag import BaseTag
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
+    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
 )
 from pydicom.valuerep import VR
@@ -39,6 +41,7 @@ PIXEL_TAGS = {
 _LONG_VRS = {"OB", "OD", "OF", "OL", "OV", "OW", "UN"}  # their length takes 4 bytes, PS3.5 7.1.2
 _PIXEL_VRS = {None, "OB", "OW", "UN"}  # PS3.5 A.4 and 6.2.2; None where the VR is implicit
 _VRS = {vr.value for vr in VR}
+_NO_MARKER = "no DICM marker at byte 128, and no data set at the start"
 _PYDICOM_MODULES = r"pydicom(\.|$)"
 
 
@@ -60,7 +63,8 @@ class PixelElement:
 class OpenFile:
     """The elements of an open file, its transfer syntax and where its pixels are.
 
-    `media_class` is the SOP class that the file meta information names; empty where none is.
+    `media_class` is the SOP class that the file meta information names; empty where none is. `note`
+    says how a file was read that is not as PS3.10 has it; one line, or empty.
     """
 
     dataset: Dataset
@@ -68,6 +72,7 @@ class OpenFile:
     pixels: PixelElement | None
     stream: BinaryIO
     media_class: str = ""
+    note: str = ""
 
     def read_pixels(self) -> bytes:
         assert self.pixels is not None
@@ -118,13 +123,16 @@ def open_dicom(file: Path | BinaryIO) -> Iterator[OpenFile]:
 def _parse(stream: BinaryIO) -> OpenFile:
     size = stream.seek(0, io.SEEK_END)
     stream.seek(0)
-    if stream.read(132)[128:] != b"DICM":
-        raise RejectedFile("not_dicom", "no DICM marker at byte 128")
+    is_marked = stream.read(132)[128:] == b"DICM"
+    bare_syntax = "" if is_marked else _find_start(stream)
     if size > MAX_FILE_BYTES:
         raise RejectedFile("too_large", f"{size} bytes, above the limit of {MAX_FILE_BYTES}")
-    meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
-    _check_meta(meta, stream.tell(), size)
-    transfer_syntax = str(meta.get("TransferSyntaxUID", None) or "")
+    meta = Dataset()
+    if not bare_syntax:
+        meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
+        _check_meta(meta, stream.tell(), size)
+    transfer_syntax = bare_syntax or str(meta.get("TransferSyntaxUID", None) or "")
+    note = "" if is_marked else f"the file has no DICM marker: read as {UID(transfer_syntax).name}"
     media_class = str(meta.get("MediaStorageSOPClassUID", None) or "")
     if transfer_syntax == DeflatedExplicitVRLittleEndian:
         stream = _inflate(stream)
@@ -145,13 +153,55 @@ def _parse(stream: BinaryIO) -> OpenFile:
     )
     if not found:
         _check_end(dataset, stream.tell(), size)
-        return OpenFile(dataset, transfer_syntax, None, stream, media_class)
+        return OpenFile(dataset, transfer_syntax, None, stream, media_class, note)
     tag, vr, length = found[-1]
     if PIXEL_TAGS[tag] == "PixelData" and vr not in _PIXEL_VRS:
         raise RejectedFile("corrupt", "PixelData has a VR that it cannot have")
     offset = stream.tell() + (12 if vr in _LONG_VRS else 8)
     pixels = PixelElement(PIXEL_TAGS[tag], vr or "OW", offset, length, max(0, size - offset))
-    return OpenFile(dataset, transfer_syntax, pixels, stream, media_class)
+    return OpenFile(dataset, transfer_syntax, pixels, stream, media_class, note)
+
+
+def _find_start(stream: BinaryIO) -> str:
+    """Return the syntax of a file without marker, and leave the stream at its first element.
+
+    It starts with file meta information that names a syntax, for which the result is empty, or
+    with a data set in group 8; a marker without its preamble may stand before either.
+
+    Raises:
+        RejectedFile: not_dicom, where no UID that DICOM defines is in the place for it.
+    """
+    stream.seek(0)
+    head = stream.read(12)
+    start = 4 if head.startswith(b"DICM") else 0
+    group, vr = head[start : start + 2], head[start + 4 : start + 6].decode("latin-1")
+    syntax, wanted = "", "SOPClassUID"
+    if group == b"\x02\0":
+        wanted = "TransferSyntaxUID"
+    elif group == b"\x08\0":
+        syntax = ExplicitVRLittleEndian if vr in _VRS else ImplicitVRLittleEndian
+    elif group == b"\0\x08":
+        syntax = ExplicitVRBigEndian
+    else:
+        raise RejectedFile("not_dicom", _NO_MARKER)
+    last = Tag(wanted)
+    stream.seek(start)
+    try:
+        found = read_dataset(
+            stream,
+            syntax == ImplicitVRLittleEndian,
+            syntax != ExplicitVRBigEndian,
+            stop_when=lambda tag, vr, length: tag > last,
+        )
+        uid = UID(str(found.get(wanted, None) or ""))
+    except (RejectedFile, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise RejectedFile("not_dicom", _NO_MARKER) from error
+    if uid.name == uid:
+        raise RejectedFile("not_dicom", _NO_MARKER)
+    stream.seek(start)
+    return syntax
 
 
 def _check_meta(meta: Dataset, end: int, size: int) -> None:

@@ -32,6 +32,7 @@ class DecodedImage:
         num_padding: pixels set to -1024 because they held padding, not a measurement.
         num_repaired: pixels whose wrapped 12-bit values were unwrapped.
         counts: int64 (frames, NUM_BINS), pixels by HU before clipping (`plausibility`).
+        note: how a file was read that is not as PS3.10 has it; one line, or empty.
     """
 
     image_hu: np.ndarray
@@ -39,6 +40,7 @@ class DecodedImage:
     num_padding: int
     num_repaired: int
     counts: np.ndarray
+    note: str = ""
 
 
 def read_hu(file: Path | BinaryIO, *, require_ct: bool = True) -> DecodedImage:
@@ -67,7 +69,7 @@ def read_hu(file: Path | BinaryIO, *, require_ct: bool = True) -> DecodedImage:
                 image_hu[number] = found.image_hu
             else:
                 image_hu = found.image_hu[None]
-    return DecodedImage(image_hu, tuple(headers), num_padding, num_repaired, counts)
+    return DecodedImage(image_hu, tuple(headers), num_padding, num_repaired, counts, opened.note)
 
 
 def _sources(opened: OpenFile, header: SliceHeader) -> Iterator[bytes]:

@@ -1,7 +1,7 @@
 """Reasons why a file yields no image: one word and one sentence."""
 
 STATUSES = {
-    "not_dicom": "no DICM marker at byte 128",
+    "not_dicom": "no DICM marker at byte 128, and no data set at the start",
     "unreadable": "the operating system would not let the file be read",
     "bad_archive": "an archive, or a member of one, that is damaged, empty or packed in an odd way",
     "nested_archive": "an archive within an archive: not opened",

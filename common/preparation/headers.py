@@ -65,6 +65,7 @@ HEADER_COLUMNS |= {
         "study_id",
         "series_id",
         "kernel",
+        "is_sharp",
         "acquisition_number",
         "institution_hash",
         "tilt_deg",

@@ -108,7 +108,8 @@ class DicomReader:
             if isinstance(file, MemberStream):
                 file.check()
             decoded = read_hu(file)
-        note = "wrapped 12-bit values were unwrapped" if decoded.num_repaired else ""
+        repaired = "wrapped 12-bit values were unwrapped" if decoded.num_repaired else ""
+        note = "; ".join(filter(None, (decoded.note, repaired)))
         return SlicePixels(decoded.image_hu, decoded.num_padding, note, decoded.counts)
 
 

@@ -49,6 +49,7 @@ SLICE_COLUMNS = {
     "spacing_column": "float64",
     "tilt_deg": "float64",
     "kernel": "str",
+    "is_sharp": "boolean",
     "acquisition_number": "float64",
     "sharpness": "float64",
     "selected": "boolean",
@@ -71,7 +72,7 @@ SLICE_COLUMNS = {
 
 # Those that datasets of earlier versions lack, and that nothing needs.
 ADDED_COLUMNS = (
-    "frame_of_reference", "volume_id", "grouping", "order_from", "turned", "kernel",
+    "frame_of_reference", "volume_id", "grouping", "order_from", "turned", "kernel", "is_sharp",
     "acquisition_number", "sharpness", "selected", "institution_hash",
 )  # fmt: skip
 

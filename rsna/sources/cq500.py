@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from common.dicom import RejectedFile, SliceHeader
+from common.dicom.kernels import is_sharp
 from common.errors import InputError
 from common.preparation import DicomReader, list_files, with_members
 from common.preparation.label_tables import label_values, read_label_table
@@ -51,7 +52,6 @@ _UNWANTED_NAMES = (
     ),
     ("not_axial", r"\bcor(onal)?\b|\bsag(ittal)?\b"),
     ("derived", r"mpr\b|\b3d\b|\bmip\b"),
-    ("sharp_kernel", r"bone|hi ?res|\bdetails?\b"),
 )
 _AXIAL_BEYOND = np.sqrt(0.5)  # the least part of the normal that points to the head
 
@@ -151,6 +151,8 @@ def check_series_name(name: str) -> None:
         match = re.search(pattern, words)
         if match:
             raise RejectedFile(status, f'the name of the series has "{match.group().strip()}"')
+    if is_sharp("", name):
+        raise RejectedFile("sharp_kernel", "the name of the series is that of a sharp kernel")
 
 
 def read_majority(path: Path) -> pd.DataFrame:
