@@ -7,7 +7,7 @@ its help. Importing this module parses nothing and makes nothing.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, cast
 
 import yaml
 
@@ -20,30 +20,9 @@ from flags.general import GeneralConfig, MonitorConfig, MonitorPageConfig
 from flags.network import NetworkConfig
 from flags.optimizer import LRFinderConfig, OptimizerConfig
 from flags.parsing import parse_flags
-from flags.prediction import PredictionConfig, ViewsConfig
+from flags.prediction import PredictionConfig, SelectConfig, ViewsConfig
 from flags.preprocessing import PreprocessingConfig
 from flags.training import CallbackConfig, TrainingConfig
-
-Group = TypeVar("Group")
-
-
-GROUPS: dict[str, type] = {
-    "general": GeneralConfig,
-    "data": DataConfig,
-    "preprocessing": PreprocessingConfig,
-    "network": NetworkConfig,
-    "optimizer": OptimizerConfig,
-    "training": TrainingConfig,
-    "prediction": PredictionConfig,
-    "views": ViewsConfig,
-    "ensemble": EnsembleConfig,
-    "pseudo_labels": PseudoLabelConfig,
-    "lr_finder": LRFinderConfig,
-    "second_level": SecondLevelConfig,
-    "callbacks": CallbackConfig,
-    "monitor": MonitorConfig,
-    "monitor_page": MonitorPageConfig,
-}
 
 # A resumed run may change these; all others stay as they were recorded.
 FREE_ON_RESUME = {
@@ -72,6 +51,7 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     prediction: PredictionConfig = field(default_factory=PredictionConfig)
     views: ViewsConfig = field(default_factory=ViewsConfig)
+    select: SelectConfig = field(default_factory=SelectConfig)
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     pseudo_labels: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
     lr_finder: LRFinderConfig = field(default_factory=LRFinderConfig)
@@ -83,15 +63,12 @@ class Config:
 
     @property
     def dataset_folder(self) -> Path:
-        """The folder of the prepared dataset."""
         return self.named_dataset_folder(self.data.data_dataset)
 
     def named_dataset_folder(self, name: str) -> Path:
-        """The folder of the prepared dataset called `name`."""
         return Path(self.data.data_input_folder) / "datasets" / name
 
     def experiment_folder(self, experiment_id: str) -> Path:
-        """The folder of an experiment's results."""
         return results_folder(self.general.output_dir) / experiment_id
 
     def existing_experiment_folder(self) -> Path:
@@ -141,7 +118,6 @@ class Config:
         return yaml.safe_dump(self.flags(), sort_keys=False)
 
     def with_flags(self, **changes: Any) -> "Config":
-        """A copy in which the named flags have other values."""
         groups = {}
         for group, kind in GROUPS.items():
             names = {item.name for item in fields(kind)} & changes.keys()
@@ -151,15 +127,15 @@ class Config:
         return replace(self, **groups)
 
 
+GROUPS: dict[str, type] = {
+    item.name: cast(type, item.default_factory) for item in fields(Config) if item.name != "given"
+}
+
+
 def parse_config(
     description: str, groups: Sequence[str], argv: Sequence[str] | None = None
 ) -> Config:
     """Reads the flags of a script.
-
-    Args:
-        description: what the script does, for --help.
-        groups: names of the flag groups that the script knows.
-        argv: arguments without the program's name; default: those of the process.
 
     Raises:
         InputError: an unknown flag, or a value that breaks its rule.

@@ -3,7 +3,7 @@
 from common.cli import log_to_console, run_script
 from config import parse_config
 
-GROUPS = ("general", "prediction", "views")
+GROUPS = ("general", "prediction", "views", "select")
 
 
 def main() -> None:

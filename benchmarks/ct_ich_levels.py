@@ -14,7 +14,6 @@ weighted log loss and of its ratio to the pooled prior, step -> those of the gai
 """
 
 import argparse
-import json
 import logging
 import os
 import sys
@@ -24,10 +23,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.levels.level_runs import Plan, Stage, prepare, run_stages
-from benchmarks.levels.level_scores import compare, read_losses, table_lines
+from benchmarks.levels.level_runs import Plan, Stage, prepare
+from benchmarks.levels.level_scores import measure, show
 from common.cli import log_to_console, run_script
-from common.slices.table import SliceTable
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +51,6 @@ STEPS = (
 
 
 def plan(arguments: argparse.Namespace) -> list[Stage]:
-    """Return the stages, in the order in which they should begin."""
     phantoms, own = Plan(arguments.work, DEMO), Plan(arguments.work, DATASET)
     neighbors = {"one": 0, "three": 1}
     # As in recipes/ct_ich.sh: less learning rate and more dropout than from ImageNet.
@@ -94,29 +91,19 @@ def plan(arguments: argparse.Namespace) -> list[Stage]:
     return [*first, *second, sequence, smooth, blend]
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Make what is missing, and return the comparison."""
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
     started = time.perf_counter()
     input_folder = arguments.work / "input"
     prepare(input_folder, DEMO, arguments.n_jobs)
     prepare(input_folder, DATASET, arguments.n_jobs, "--pre_folder", str(arguments.folder))
-    stages = plan(arguments)
-    num_done = sum(stage.is_done for stage in stages)
-    run_stages(stages, arguments.n_jobs, arguments.work / "logs")
     own = Plan(arguments.work, DATASET)
     results = own.output_dir / "results"
     folders = {level: [results / own.id_of(name)] for level, name in LEVELS.items()}
-    table = SliceTable.load(arguments.work / "input" / "datasets" / DATASET)
-    losses = read_losses(table, folders)
-    return compare(losses, STEPS) | {
-        "num_slices": int(losses.num_slices.sum()),
-        "num_patients": len(losses.num_slices),
-        "minutes": None if num_done else round((time.perf_counter() - started) / 60, 1),
-    }
+    dataset_folder = input_folder / "datasets" / DATASET
+    return measure(plan(arguments), STEPS, folders, dataset_folder, arguments, started)
 
 
 def main() -> None:
-    """Print the table and the line of JSON."""
     log_to_console()
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, help="with Patients_CT/ and hemorrhage_diagnosis.csv")
@@ -130,15 +117,7 @@ def main() -> None:
     parser.add_argument("--blend", default="weights", help="--ens_method of the blend")
     arguments = parser.parse_args()
     arguments.work, arguments.folder = arguments.work.resolve(), arguments.folder.resolve()
-    result = measure(arguments)
-    for line in table_lines(result):
-        print(line)
-    minutes = result["minutes"]
-    print(
-        f"\n{result['num_slices']} slices of {result['num_patients']} patients"
-        + ("" if minutes is None else f"; {minutes} minutes with {arguments.n_jobs} processes")
-    )
-    print(json.dumps(result))
+    show(run(arguments), "", arguments.n_jobs)
 
 
 if __name__ == "__main__":

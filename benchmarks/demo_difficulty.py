@@ -77,12 +77,12 @@ def out_of_fold(
 def measure(features: Floats, labels: NDArray[np.int_], folds: NDArray[np.int_]) -> dict[str, Any]:
     """Return the weighted log loss of the prior, of the best regression, and their ratio."""
     tries = [out_of_fold(features, labels, folds, penalty) for penalty in PENALTIES]
-    losses = [_weighted(labels, fitted) for fitted, _ in tries]
+    losses = [weighted_log_loss(labels, fitted, LABEL_WEIGHTS) for fitted, _ in tries]
     best = int(np.argmin(losses))
     fitted, prior = tries[best]
-    prior_loss = _weighted(labels, prior)
+    prior_loss = weighted_log_loss(labels, prior, LABEL_WEIGHTS)
     per_label = {
-        name: _loss(labels[:, i], fitted[:, i]) / _loss(labels[:, i], prior[:, i])
+        name: log_loss(labels[:, i], fitted[:, i]) / log_loss(labels[:, i], prior[:, i])
         for i, name in enumerate(LABELS)
     }
     return {
@@ -95,20 +95,7 @@ def measure(features: Floats, labels: NDArray[np.int_], folds: NDArray[np.int_])
     }
 
 
-def _weighted(labels: NDArray[np.int_], probabilities: Floats) -> float:
-    loss = weighted_log_loss(labels, probabilities, LABEL_WEIGHTS)
-    assert loss is not None, "all labels are known"
-    return loss
-
-
-def _loss(labels: NDArray[np.int_], probabilities: Floats) -> float:
-    loss = log_loss(labels, probabilities)
-    assert loss is not None, "all labels are known"
-    return loss
-
-
 def main() -> None:
-    """Measure one prepared dataset."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--data_input_folder", type=Path, default=Path("input"))
     parser.add_argument("--data_dataset", default="demo")

@@ -33,7 +33,6 @@ from scipy.special import expit, logit  # noqa: E402
 
 from common.scoring.predictions import build_predictions, write_predictions  # noqa: E402
 from common.slices.folds import is_in  # noqa: E402
-from common.slices.table import SLICE_COLUMNS  # noqa: E402
 from rsna_task import LABEL_WEIGHTS, LABELS, SUBTYPES  # noqa: E402
 
 # Of the 752,803 training slices: 18,938 patients, 21,744 series.
@@ -53,7 +52,7 @@ NUM_FOLDS, SEED = 5, 4667
 
 
 def made_up_slices(num_rows: int, seed: int = 0) -> pd.DataFrame:
-    """Returns a table of slices in the order that preparing writes them."""
+    """Return ids and labels of slices in the order that preparing writes them."""
     rng = np.random.default_rng(seed)
     num_series = max(2 * NUM_FOLDS, round(num_rows / SLICES_PER_SERIES))
     num_patients = max(2 * NUM_FOLDS, round(num_series / SERIES_PER_PATIENT))
@@ -62,48 +61,19 @@ def made_up_slices(num_rows: int, seed: int = 0) -> pd.DataFrame:
     series = np.sort(np.r_[np.arange(len(patient_of)), rng.integers(
         0, len(patient_of), num_rows - len(patient_of))])  # fmt: skip
     sizes = np.bincount(series)
-    rank = np.arange(num_rows) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     labels = {}
     for name in SUBTYPES:
         has_it = rng.random(len(sizes)) < SERIES_SHARE[name]
         share = rng.beta(1.5, 1.5 / SLICE_SHARE[name] - 1.5, len(sizes)) * has_it
         labels[name] = (rng.random(num_rows) < share[series]).astype(np.float32)
     labels["any"] = np.max(list(labels.values()), axis=0)
-    image_ids = _hex_ids("ID_", num_rows, 9)
-    stored = {
-        "image_id": image_ids,
+    ids = {
+        "image_id": _hex_ids("ID_", num_rows, 9),
         "patient_id": _hex_ids("ID_", num_patients, 8)[patient_of[series]],
         "study_id": _hex_ids("ID_", len(sizes), 10)[series],
         "series_id": _hex_ids("ID_", len(sizes), 10)[series],
-        "split": "train",
-        "source_file": "stage_2_train/" + pd.Series(image_ids) + ".dcm",
-        "status": "ok",
-        "position_mm": rank * 5.0 + 0.123,
-        "rank": rank,
-        "num_slices": sizes[series],
-        "store_file": (pd.Series(_hex_ids("", len(sizes), 24)) + ".b2nd").to_numpy()[series],
-        "store_index": rank,
-        "rows": 512,
-        "columns": 512,
-        "spacing_row": 0.488281,
-        "spacing_column": 0.488281,
-        "tilt_deg": np.round(rng.uniform(0, 25, len(sizes)), 3)[series],
-        "bits_stored": 16,
-        "pixel_representation": 1,
-        "rescale_slope": 1.0,
-        "rescale_intercept": -1024.0,
-        "window_center": 30.0,
-        "window_width": 80.0,
-        "hu_min": -1024,
-        "hu_max": rng.integers(100, 3071, num_rows),
-        "hu_mean": np.round(rng.normal(-500, 100, num_rows), 3),
-        "brain_fraction": np.round(rng.uniform(0, 0.4, num_rows), 6),
-        "num_padding": rng.integers(0, 60_000, num_rows),
-        "keep_for_training": True,
-        "label_source": "slices",
     }
-    frame = pd.DataFrame(dict.fromkeys(SLICE_COLUMNS) | stored | labels, index=range(num_rows))
-    return frame.astype(SLICE_COLUMNS)[[*SLICE_COLUMNS, *LABELS]]
+    return pd.DataFrame(ids | labels)
 
 
 def _hex_ids(prefix: str, count: int, digits: int) -> np.ndarray:
@@ -214,7 +184,6 @@ def peak_mb() -> float:
 
 
 def run_step(step: str, folder: Path, num_members: int) -> dict[str, Any]:
-    """Run `measure` in a process of its own."""
     command = [sys.executable, __file__, "--step", step, "--folder", str(folder)]
     command += ["--members", str(num_members)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
@@ -222,7 +191,6 @@ def run_step(step: str, folder: Path, num_members: int) -> dict[str, Any]:
 
 
 def run(num_test: int, num_rows: int, num_members: int) -> dict[str, Any]:
-    """Return the figures of both steps."""
     figures: dict[str, Any] = {"members": num_members}
     for step, size in (("submission", num_test), ("weights", num_rows)):
         with tempfile.TemporaryDirectory() as name:
@@ -233,7 +201,6 @@ def run(num_test: int, num_rows: int, num_members: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Print the table and the line of JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--test", type=int, default=121_232)
     parser.add_argument("--rows", type=int, default=752_803)

@@ -50,10 +50,6 @@ class RandomImages(AbstractDataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def sample_id(self, index: int) -> str:
-        """Return the index."""
-        return str(index)
-
     def make_sample(self, index: int, seed: int) -> dict[str, Any]:
         """The batches of `ImageClassifierNetwork`."""
         return {"image": self.images[index], "labels": self.labels[index], "index": index}
@@ -129,7 +125,6 @@ def weight_difference(first: nn.Module, second: nn.Module) -> float:
 
 
 def main() -> None:
-    """Print the table and the line of JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--steps", type=int, default=40)

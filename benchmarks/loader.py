@@ -39,6 +39,7 @@ import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 import pydicom  # noqa: E402
 import torch  # noqa: E402
+from pydicom import examples  # noqa: E402
 from torch.utils.data import DataLoader, default_collate  # noqa: E402
 
 from common.datasets import AbstractDataset, EpochSampler, make_loader  # noqa: E402
@@ -64,9 +65,6 @@ class Slices(AbstractDataset):
     def __len__(self) -> int:
         return self.num_samples
 
-    def sample_id(self, index: int) -> str:
-        return str(index)
-
     def make_sample(self, index: int, seed: int) -> dict[str, Any]:
         """Return the image, with the draws where there are any."""
         made = self.make(index % self.num_slices, seed)
@@ -84,7 +82,6 @@ class ThreeChannels:
     """The augmentation as the covered systems run it: three channels all the way.
 
     Args:
-        transform: whose transforms are run.
         is_windowed: the image is 0 to 255 instead of HU.
     """
 
@@ -128,7 +125,6 @@ def read_dicom(path: Path) -> np.ndarray:
 
 
 def three_times(image: np.ndarray) -> np.ndarray:
-    """Three equal channels."""
     return np.repeat(image[:, :, None], 3, axis=2)
 
 
@@ -158,17 +154,9 @@ def write_dicom(folder: Path, size: int) -> list[Path]:
         rng = np.random.default_rng(number)
         image_hu = np.where(np.hypot(x, y) < 0.4 - 0.03 * number, 40, -1000)
         stored = (image_hu + rng.normal(0, 5, image_hu.shape) + 1024).round().astype(np.uint16)
-        dataset = pydicom.Dataset()
-        dataset.file_meta = pydicom.dataset.FileMetaDataset()
-        dataset.file_meta.MediaStorageSOPClassUID = pydicom.uid.CTImageStorage
-        dataset.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{number}"
-        dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-        dataset.Rows, dataset.Columns, dataset.SamplesPerPixel = size, size, 1
-        dataset.BitsAllocated = dataset.BitsStored = 16
-        dataset.HighBit, dataset.PixelRepresentation = 15, 0
-        dataset.PhotometricInterpretation = "MONOCHROME2"
+        dataset = examples.ct
+        dataset.set_pixel_data(stored, "MONOCHROME2", 16)
         dataset.RescaleSlope, dataset.RescaleIntercept = "1", "-1024"
-        dataset.PixelData = stored.tobytes()
         paths.append(folder / f"made_{number}.dcm")
         dataset.save_as(paths[-1], enforce_file_format=True)
     return paths
@@ -269,7 +257,6 @@ def profile(folder: Path, transform: SampleTransform, num_slices: int, batch: in
 
 
 def compare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run all ways in turn; return the figures."""
     num_slices = write_sources(folder, arguments.size)
     transform = load_transform(TRANSFORM)
     if arguments.size != 512:
@@ -311,7 +298,6 @@ def _ratio(rates: dict[tuple[str, int], list[tuple[float, float]]], way: str) ->
 
 
 def main() -> None:
-    """Print the tables and the line of JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--samples", type=int, default=84)

@@ -13,7 +13,6 @@ weighted log loss, step -> those of the gain (of nesting: below 0 where it score
 """
 
 import argparse
-import json
 import logging
 import os
 import sys
@@ -25,10 +24,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.levels.level_runs import Plan, Stage, prepare, run_stages
-from benchmarks.levels.level_scores import compare, read_losses, table_lines
+from benchmarks.levels.level_runs import Plan, Stage, prepare
+from benchmarks.levels.level_scores import measure, show
 from common.cli import log_to_console, run_script
-from common.slices.table import SliceTable
 from rsna.ensembling.nested import nested_id
 
 logger = logging.getLogger(__name__)
@@ -55,7 +53,6 @@ def without(stage: Stage, fold: int) -> Stage:
 
 
 def plan(arguments: argparse.Namespace) -> list[Stage]:
-    """Return the stages, in the order in which they should begin."""
     own = Plan(arguments.work, DATASET)
     slices = (
         *("--data_img_size", arguments.img_size, "--net_model", arguments.net_model),
@@ -81,30 +78,21 @@ def _blends(own: Plan, inner: Sequence[Stage]) -> list[Stage]:
     return blends
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Make what is missing, and return the comparison."""
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
     started = time.perf_counter()
     input_folder = arguments.work / "input"
     folds = ("--pre_num_folds", str(arguments.num_folds))
     prepare(input_folder, DATASET, arguments.n_jobs, *folds)
-    stages = plan(arguments)
-    num_done = sum(stage.is_done for stage in stages)
-    run_stages(stages, arguments.n_jobs, arguments.work / "logs")
     own = Plan(arguments.work, DATASET)
     folders = {
         level: [own.output_dir / "results" / own.id_of(name)] for level, name in LEVELS.items()
     }
-    losses = read_losses(SliceTable.load(input_folder / "datasets" / DATASET), folders)
-    return compare(losses, STEPS) | {
-        "num_slices": int(losses.num_slices.sum()),
-        "num_patients": len(losses.num_slices),
-        "num_trainings": len(MEMBERS) * arguments.num_folds**2,
-        "minutes": None if num_done else round((time.perf_counter() - started) / 60, 1),
-    }
+    dataset_folder = input_folder / "datasets" / DATASET
+    result = measure(plan(arguments), STEPS, folders, dataset_folder, arguments, started)
+    return result | {"num_trainings": len(MEMBERS) * arguments.num_folds**2}
 
 
 def main() -> None:
-    """Print the table and the line of JSON."""
     log_to_console()
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path("output/nested"), help="for all files")
@@ -116,14 +104,8 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=150)
     arguments = parser.parse_args()
     arguments.work = arguments.work.resolve()
-    result = measure(arguments)
-    for line in table_lines(result):
-        print(line)
-    print(
-        f"\n{result['num_slices']} slices of {result['num_patients']} patients, "
-        f"{result['num_trainings']} networks"
-    )
-    print(json.dumps(result))
+    result = run(arguments)
+    show(result, f", {result['num_trainings']} networks", arguments.n_jobs)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,6 @@ def dataset_of(folders: list[Path]) -> Path:
 
 
 def main() -> None:
-    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("experiment_ids", nargs="+")
     parser.add_argument("--output_dir", type=Path, default=Path("output"))

@@ -1,6 +1,7 @@
 """Compare preparing DICOM with reading, decoding and compressing it and nothing else.
 
     python benchmarks/preprocess.py [--folder <folder with one DICOM series>] [--num_series 30]
+                                    [--baseline <checkout of another commit>]
 
 The bound is pydicom's header pass, pydicom's pixels and one Blosc2 array per series, as plain loops
 in the same process. Preparing adds checks, Hounsfield units, order, measures, checksums, records
@@ -11,6 +12,9 @@ median over rounds of the ratio of neighbours, which alternate. The last line is
     fraction_of_bound   rate of preparing / rate of the bound; at least 0.8 passes
     ratio_vs_reread     rate of reading the store, checksums included / rate of decoding the files
     peak_rss_mb         the largest memory of this process, 10^6 bytes
+    ratio_vs_baseline   processor time of preparing here / in the other checkout, each in a process
+                        of its own that has warmed up, median of interleaved pairs; at most 1.05
+                        passes; null without --baseline
     speedup_2_workers   wall time with 1 process / with 2, started beforehand, median of
                         interleaved pairs; at least 1.6 passes; null with --num_pairs 0
 
@@ -24,6 +28,7 @@ import json
 import resource
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -45,6 +50,18 @@ from rsna.sources.dicom import DicomSource  # noqa: E402
 
 LEAST_FRACTION = 0.8
 LEAST_SPEEDUP = 1.6
+MOST_VS_BASELINE = 1.05
+TIMED = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from common.preparation import prepare_dataset
+from rsna.sources.dicom import DicomSource
+for number in range(3):
+    start = time.process_time()
+    prepare_dataset(DicomSource(Path(sys.argv[2])), Path(sys.argv[3]) / str(number), n_jobs=0)
+    print(time.process_time() - start)
+"""
 
 
 def main() -> int:
@@ -54,12 +71,14 @@ def main() -> int:
     parser.add_argument("--num_series", type=int, default=30)
     parser.add_argument("--num_rounds", type=int, default=5)
     parser.add_argument("--num_pairs", type=int, default=3)
+    parser.add_argument("--baseline", type=Path)
     arguments = parser.parse_args()
     quiet_pydicom()
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         num_slices = copy_series(arguments.folder, work / "in", arguments.num_series)
         found = one_process(work, num_slices, arguments.num_rounds)
+        ratio = versus(arguments.baseline, work, arguments.num_rounds)
         speedup = two_processes(work, num_slices, arguments.num_pairs)
     print(
         f"{num_slices} slices in {arguments.num_series} series, ms of processor per slice, median"
@@ -70,11 +89,13 @@ def main() -> int:
         "slices_per_second": 1000 / found["prepare"],
         "fraction_of_bound": found["fraction"],
         "ratio_vs_reread": found["reread"] / found["store"],
+        "ratio_vs_baseline": ratio,
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
         "speedup_2_workers": speedup,
     }
     print(json.dumps({k: v if v is None else round(v, 3) for k, v in figures.items()}))
     too_slow = speedup is not None and speedup < LEAST_SPEEDUP
+    too_slow |= ratio is not None and ratio > MOST_VS_BASELINE
     return int(found["fraction"] < LEAST_FRACTION or too_slow)
 
 
@@ -97,6 +118,24 @@ def one_process(work: Path, num_slices: int, num_rounds: int) -> dict[str, float
     ratios = [bound / made for bound, made in zip(costs["bound"], costs["prepare"])]
     found = {name: statistics.median(values) for name, values in costs.items()}
     return found | {"fraction": statistics.median(ratios)}
+
+
+def versus(baseline: Path | None, work: Path, num_rounds: int) -> float | None:
+    """Return processor time of preparing here, divided by that in another checkout."""
+    if baseline is None:
+        return None
+    ratios = []
+    for _ in range(num_rounds):
+        seconds = []
+        for checkout in (ROOT, baseline):
+            shutil.rmtree(work / "versus", ignore_errors=True)
+            command = [sys.executable, "-c", TIMED, checkout, work / "in", work / "versus"]
+            done = subprocess.run(command, cwd=checkout, capture_output=True, check=True)
+            _, *times = map(float, done.stdout.split())  # the first warms up
+            seconds.append(min(times))
+        ratios.append(seconds[0] / seconds[1])
+        print(f"s of processor here and in the baseline: {seconds[0]:.3f} and {seconds[1]:.3f}")
+    return statistics.median(ratios)
 
 
 def two_processes(work: Path, num_slices: int, num_pairs: int) -> float | None:
@@ -159,14 +198,12 @@ def read_decode_compress(folder: Path) -> None:
 
 
 def decode(folder: Path) -> None:
-    """Decode every file, as reading images without a store would."""
     for series in sorted(folder.iterdir()):
         for file in sorted(series.iterdir()):
             pydicom.dcmread(file).pixel_array  # noqa: B018
 
 
 def read_store(dataset: Path) -> None:
-    """Read every slice of a prepared dataset."""
     table = SliceTable.load(dataset)
     for row in np.flatnonzero(table.readable):
         table.image_hu(int(row))
@@ -179,7 +216,6 @@ def prepare(folder: Path, target: Path, runner: TaskRunner | None = None) -> Non
 
 
 def cpu_ms(function: Callable[[], object], num_slices: int) -> float:
-    """Return the processor time of a call in ms per slice."""
     start = time.process_time()
     function()
     return 1000 * (time.process_time() - start) / num_slices

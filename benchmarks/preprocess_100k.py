@@ -34,7 +34,6 @@ WATCH_S = 0.5
 
 
 def main() -> int:
-    """Print what each part took, and a line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--num_slices", type=int, default=100_000)
     parser.add_argument("--n_jobs", type=int, default=2)

@@ -111,12 +111,7 @@ def make_table(folder: Path, num_slices: int, size: int) -> SliceTable:
 
 
 class Benchmark:
-    """The network and its data, and the two kinds of runs.
-
-    Args:
-        arguments: the flags.
-        folder: for the slices that are made up.
-    """
+    """The network and its data, and the two kinds of runs."""
 
     def __init__(self, arguments: argparse.Namespace, folder: Path) -> None:
         self.arguments = arguments
@@ -137,7 +132,6 @@ class Benchmark:
         self.optimizer: torch.optim.Optimizer | None = None
 
     def loader(self) -> Any:
-        """Return the loader as train.py makes it."""
         sampler = EpochSampler(len(self.data), seed=1)
         is_cuda = self.device.type == "cuda"
         arguments = self.arguments
@@ -237,7 +231,6 @@ class Benchmark:
 
 
 def main() -> None:
-    """Print the table and the line of JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default=PUBLISHED_MODEL)
     parser.add_argument("--transform", default="train_complex_512")

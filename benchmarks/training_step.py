@@ -60,7 +60,6 @@ def measure(num_steps: int, batch_size: int, size: int) -> dict[str, float]:
 
 
 def run_way(way: str, arguments: argparse.Namespace) -> dict[str, float]:
-    """Run one way in a process of its own."""
     sizes = [arguments.steps, arguments.batch_size, arguments.size]
     result = subprocess.run(
         [sys.executable, __file__, "--measure", *map(str, sizes)],
@@ -73,7 +72,6 @@ def run_way(way: str, arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def main() -> None:
-    """Print the table and the line of JSON."""
     if sys.argv[1:2] == ["--measure"]:
         print(json.dumps(measure(*map(int, sys.argv[2:5]))))
         return

@@ -63,7 +63,7 @@ EFFECTIVE_WHEN = {
     "pre_brain_min": _needs("pre_source", "demo", "rsna", "ct_ich"),
     **{
         name: _needs("pre_check", 0)
-        for name in ("pre_source", "pre_folder", "pre_drop_overlap", "pre_labels")
+        for name in ("pre_source", "pre_folder", "pre_drop_overlap", "pre_labels", "pre_remove")
     },
     "pre_fold_by": _needs("pre_check", 0),
     "pre_valid_fraction": _needs("pre_check", 0),
@@ -210,7 +210,6 @@ def refuse_unusable(flags: Mapping[str, Any]) -> None:
 
 
 def _refuse_study(flags: Mapping[str, Any]) -> None:
-    """Raises InputError where the flags of a network over series contradict each other."""
     name = flags["net_model"]
     if not name.startswith((_STUDY, _JOINT, _VOLUME)) or flags["tr_resume"]:
         return
@@ -232,9 +231,6 @@ def warn_about_flags(
     """Warns about flags that were given and do nothing, or are hardly meant.
 
     Args:
-        flags: every flag and its value.
-        given: names of those that were given.
-        groups: names of the flag groups that the script knows.
         base_lr: the learning rate that the schedule begins or peaks at.
     """
     for name in sorted(given & EFFECTIVE_WHEN.keys()):
@@ -246,7 +242,6 @@ def warn_about_flags(
 
 
 def _warn_unwise(flags: Mapping[str, Any], given: Set[str], base_lr: float) -> None:
-    """Warns about optimizer flags that are allowed, but hardly meant."""
     optim, num_steps = flags["optim"], flags["tr_iteration_num"]
     too_late = [step for step in flags["optim_scheduler_milestones"] if step >= num_steps]
     if too_late:

@@ -1,10 +1,9 @@
 """Flags of the slices that are used, and how they become images."""
 
-import re
 from dataclasses import dataclass
 from typing import Literal
 
-from flags.parsing import at_least, between, require
+from flags.parsing import at_least, between, matches, names_folder, require
 
 
 @dataclass(frozen=True)
@@ -69,13 +68,8 @@ class DataConfig:
         between(self, 0, 100, "data_neighbor_mm")
         at_least(self, 0, "data_img_size", "data_study_crop")
         between(self, 0, 1, "data_study_thin", "data_study_reverse")
-        require(
-            self,
-            "data_features",
-            self.data_features is None
-            or re.fullmatch(r"[A-Za-z0-9_-]+(,[A-Za-z0-9_-]+)*", self.data_features),
-            "ids of experiments with commas between them, such as 0003,0004",
-        )
+        rule = "ids of experiments with commas between them, such as 0003,0004"
+        matches(self, r"[A-Za-z0-9_-]+(,[A-Za-z0-9_-]+)*", rule, "data_features")
         at_least(self, 1, "data_sampler_num_slices")
         spacing = self.data_volume_spacing
         usable = spacing == 0 or (0.1 <= spacing <= 5 and self.data_img_size > 0)
@@ -91,9 +85,4 @@ class DataConfig:
             at_least(self, 0, "data_leave_out_fold")
             other = self.data_leave_out_fold != self.data_fold
             require(self, "data_leave_out_fold", other, "another fold than --data_fold")
-        require(
-            self,
-            "data_dataset",
-            re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.data_dataset),
-            "letters, digits, _, . and - only: it names a folder",
-        )
+        names_folder(self, "data_dataset")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from common.errors import InputError
-from flags.parsing import Switch, at_least, between, require
+from flags.parsing import Switch, above, at_least, between, names_folder, require
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class EnsembleConfig:
     def __post_init__(self) -> None:
         require(self, "ens_power", self.ens_power != 0, "other than 0")
         between(self, 0.5, 1, "ens_weight_sum_min")
-        require(self, "ens_stack_c", self.ens_stack_c > 0, "greater than 0")
+        above(self, 0, "ens_stack_c")
 
     @property
     def members(self) -> list[str]:
@@ -83,12 +83,7 @@ class PseudoLabelConfig:
             values = getattr(self, name)
             inside = bool(values) and all(0 <= value <= 1 for value in values)
             require(self, name, inside, "numbers from 0 to 1")
-        require(
-            self,
-            "pl_name",
-            self.pl_name is None or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.pl_name),
-            "letters, digits, _, . and - only: it names a folder",
-        )
+        names_folder(self, "pl_name")
 
 
 @dataclass(frozen=True)
@@ -137,9 +132,8 @@ class SecondLevelConfig:
         at_least(self, 0, "sl_neighbors", "sl_patience")
         at_least(self, 1, "sl_rounds", "sl_min_leaf")
         at_least(self, 2, "sl_num_leaves")
-        require(self, "sl_learning_rate", self.sl_learning_rate > 0, "greater than 0")
+        above(self, 0, "sl_learning_rate")
 
     @property
     def experiment_ids(self) -> list[str]:
-        """The ids that sl_experiments names."""
         return self.sl_experiments.split(",") if self.sl_experiments else []

@@ -1,10 +1,9 @@
 """Flags that scripts share, and those of the run monitors."""
 
-import re
 from dataclasses import dataclass
 from typing import Literal
 
-from flags.parsing import Switch, at_least, between, require
+from flags.parsing import Switch, at_least, between, matches
 
 
 @dataclass(frozen=True)
@@ -32,13 +31,8 @@ class GeneralConfig:
         between(self, 0, 2**63 - 1, "seed")
         at_least(self, 0, "n_jobs")
         at_least(self, 1, "dev_num_studies", "dev_iteration_num")
-        require(
-            self,
-            "experiment_id",
-            self.experiment_id is None
-            or re.fullmatch(r"[A-Za-z0-9_-]+(/fold_\d+)?", self.experiment_id),
-            "letters, digits, _ and - only, such as 0001, or 0001/fold_2 for one of all folds",
-        )
+        rule = "letters, digits, _ and - only, such as 0001, or 0001/fold_2 for one of all folds"
+        matches(self, r"[A-Za-z0-9_-]+(/fold_\d+)?", rule, "experiment_id")
 
 
 @dataclass(frozen=True)

@@ -83,9 +83,5 @@ class NetworkConfig:
             or self.net_study_dim % (4 * self.net_study_heads) == 0,
             f"a multiple of 4 x --net_study_heads ({self.net_study_heads})",
         )
-        require(
-            self,
-            "net_num_classes",
-            self.net_num_classes in (1, 6),
-            "6 (the labels of the challenge) or 1 (any alone)",
-        )
+        rule = "6 (the labels of the challenge) or 1 (any alone)"
+        require(self, "net_num_classes", self.net_num_classes in (1, 6), rule)

@@ -3,7 +3,7 @@
 import itertools
 from dataclasses import dataclass, field
 
-from flags.parsing import Switch, _known, at_least, between, require
+from flags.parsing import Switch, _known, above, at_least, between, require
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class OptimizerConfig:
     shares of its own)."""
 
     def __post_init__(self) -> None:
-        for name in ("optim_lr", "optim_scheduler_max_lr", "optim_swa_lr", "optim_scheduler_gamma"):
-            require(self, name, getattr(self, name) > 0, "greater than 0")
+        above(self, 0, "optim_lr", "optim_scheduler_max_lr", "optim_swa_lr")
+        above(self, 0, "optim_scheduler_gamma")
         at_least(self, 0, "optim_weight_decay", "optim_scheduler_min_lr", "optim_ema_bn_samples")
         at_least(self, 0, "optim_swa_start")
         at_least(self, 1, "optim_scheduler_num_cycles", "optim_scheduler_cycle_factor")
@@ -97,7 +97,7 @@ class LRFinderConfig:
     """Iterations from one to the other, in equal factors."""
 
     def __post_init__(self) -> None:
-        require(self, "lrf_start_lr", self.lrf_start_lr > 0, "greater than 0")
+        above(self, 0, "lrf_start_lr")
         rises = self.lrf_end_lr > self.lrf_start_lr
         require(self, "lrf_end_lr", rises, f"greater than --lrf_start_lr {self.lrf_start_lr}")
         at_least(self, 3, "lrf_iteration_num")

@@ -29,9 +29,7 @@ def parse_flags(
     """Reads flags and --config files.
 
     Args:
-        description: what the script does, for --help.
         groups: the dataclasses whose fields are the script's flags.
-        argv: arguments without the program's name; default: those of the process.
         passed_over: names that a --config file may hold although the script has no such flag.
 
     Returns:
@@ -64,6 +62,25 @@ def between(group: Any, lowest: float, highest: float, *names: str) -> None:
     for name in names:
         inside = lowest <= getattr(group, name) <= highest
         require(group, name, inside, f"from {lowest} to {highest}")
+
+
+def above(group: Any, lowest: float, *names: str) -> None:
+    """Requires that the named flags are greater than `lowest`."""
+    for name in names:
+        require(group, name, getattr(group, name) > lowest, f"greater than {lowest}")
+
+
+def matches(group: Any, pattern: str, rule: str, *names: str) -> None:
+    """Requires that the named flags, where they have a value, match the whole pattern."""
+    for name in names:
+        value = getattr(group, name)
+        require(group, name, value is None or re.fullmatch(pattern, value), rule)
+
+
+def names_folder(group: Any, *names: str) -> None:
+    """Requires that the named flags, where they have a value, can be names of folders."""
+    rule = "letters, digits, _, . and - only: it names a folder"
+    matches(group, r"[A-Za-z0-9][A-Za-z0-9_.-]*", rule, *names)
 
 
 def _config_first(argv: Sequence[str]) -> list[str]:

@@ -1,12 +1,14 @@
 """Flags of prediction and of its views."""
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from common.errors import InputError
-from common.scoring.kaggle_client import is_competition
+from common.scoring.kaggle_client import COMPETITION_PATTERN
 from common.transforms.views import view_names
-from flags.parsing import at_least, require
+from flags.parsing import at_least, matches
 
 
 @dataclass(frozen=True)
@@ -24,17 +26,31 @@ class PredictionConfig:
     as rsna-intracranial-hemorrhage-detection (none: it is only written)."""
 
     def __post_init__(self) -> None:
-        require(
-            self,
-            "pr_submit",
-            self.pr_submit is None or is_competition(self.pr_submit),
-            "the competition's name as in its address: small letters, digits and -",
-        )
+        rule = "the competition's name as in its address: small letters, digits and -"
+        matches(self, COMPETITION_PATTERN, rule, "pr_submit")
         if self.pr_submit is not None and self.pr_dataframe is None:
             raise InputError(
                 f"--pr_submit {self.pr_submit} needs --pr_dataframe: the competition's "
                 f"sample_submission.csv"
             )
+
+
+@dataclass(frozen=True)
+class SelectConfig:
+    """Series that are used whatever the rules say."""
+
+    pre_select: str | None = None
+    """SeriesInstanceUIDs, separated by commas, or a file with one a line: they are not left out for
+    what their headers name, and each is chosen for its study."""
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """The ids; none without the flag."""
+        if self.pre_select is None:
+            return frozenset()
+        path = Path(self.pre_select)
+        text = path.read_text("utf-8") if path.is_file() else self.pre_select
+        return frozenset(filter(None, (part.strip() for part in re.split(r"[,\n]", text))))
 
 
 @dataclass(frozen=True)
@@ -59,5 +75,4 @@ class ViewsConfig:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The views, the plain one first."""
         return view_names(self.pr_tta_views, self.pr_tta)

@@ -1,10 +1,9 @@
 """Flags of preprocessing.py."""
 
-import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from flags.parsing import Switch, at_least, require
+from flags.parsing import Switch, at_least, matches, require
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,9 @@ class PreprocessingConfig:
     pre_drop_overlap: Switch = 0
     """1: training slices of patients that are in the test too, or that share pixels with patients
     of another fold, are not trained on."""
+    pre_remove: Switch = 0
+    """1: remove volumes of which files are not seen this time, or make them of the others, instead
+    of keeping them as they were stored: such files may lie on a disk that is not mounted."""
     pre_labels: str | None = None
     """csv file of labels for pre_source dicom: a column SOPInstanceUID, StudyInstanceUID,
     AccessionNumber or PatientID, and any of the six labels (0, 1 or empty)."""
@@ -67,18 +69,10 @@ class PreprocessingConfig:
     def __post_init__(self) -> None:
         at_least(self, 2, "pre_num_folds")
         require(self, "pre_brain_min", 0 <= self.pre_brain_min < 1, "at least 0, less than 1")
-        require(
-            self,
-            "pre_spacing",
-            self.pre_spacing == 0 or 0.1 <= self.pre_spacing <= 5,
-            "0, or from 0.1 to 5 mm",
-        )
-        require(
-            self,
-            "pre_size",
-            self.pre_size == 0 or 32 <= self.pre_size <= 2048,
-            "0, or from 32 to 2048 pixels",
-        )
+        usable = self.pre_spacing == 0 or 0.1 <= self.pre_spacing <= 5
+        require(self, "pre_spacing", usable, "0, or from 0.1 to 5 mm")
+        usable = self.pre_size == 0 or 32 <= self.pre_size <= 2048
+        require(self, "pre_size", usable, "0, or from 32 to 2048 pixels")
         inside = 0 <= self.pre_valid_fraction < 1
         require(self, "pre_valid_fraction", inside, "at least 0, less than 1")
         by_patient = not self.pre_valid_fraction or self.pre_fold_by == "patient"
@@ -88,7 +82,5 @@ class PreprocessingConfig:
         rule = "one or three of brain, subdural, soft, bone, header"
         require(self, "pre_export_windows", known and len(windows) in (1, 3), rule)
         at_least(self, 0, "pre_fold_seed", "pre_series_timeout_s", "pre_series_memory_mb")
-        address_ok = self.pre_address is None or re.fullmatch(
-            r"(tcp|tls)://.+:\d+", self.pre_address
-        )
-        require(self, "pre_address", address_ok, "of a Dask scheduler, such as tcp://host:8786")
+        rule = "of a Dask scheduler, such as tcp://host:8786"
+        matches(self, r"(tcp|tls)://.+:\d+", rule, "pre_address")

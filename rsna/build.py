@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Sequence
 from math import ceil, sqrt
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,9 +43,14 @@ from rsna_dataset import RSNADataset
 from rsna_network import METRIC, RSNANetwork
 from rsna_task import TASKS
 
+logger = logging.getLogger(__name__)
+
 # Iterations from one line of metrics.jsonl to the next, and metrics that the log shows.
 LOG_EVERY = 10
 SHOWN = (METRIC, "auc.any")
+# A share of positives whose odds are this much off those of the training slices earns a warning,
+# unless so few slices are drawn that it may be chance (three standard errors).
+_NOTABLE_ODDS_RATIO = 1.1
 
 
 def build_callbacks(
@@ -60,12 +64,7 @@ def build_callbacks(
     """Return the callbacks between averages and checkpoints: watchers, the record, deciders.
 
     Args:
-        config: the flags.
-        model: the network's module.
-        label_names: those of the task.
         is_main: whether this process records; all processes decide alike.
-        experiment: owner of the output files.
-        tracker: follows the record.
     """
     flags = config.callbacks
     callbacks: list[Callback] = []
@@ -101,7 +100,7 @@ def _records(
     shown = tuple(dict.fromkeys([*SHOWN, config.training.tr_best_metric]))
     callbacks.append(TrainingMonitor(experiment.metrics_log, tracker, LOG_EVERY, shown))
     if flags.cb_outputs_num:
-        callbacks.append(OutputSaver(_outputs_folder(experiment), flags.cb_outputs_num))
+        callbacks.append(OutputSaver(experiment.outputs, flags.cb_outputs_num))
     return callbacks
 
 
@@ -117,27 +116,10 @@ def checkpoint_saver(config: Config, experiment: Experiment) -> CheckpointSaver:
     )
 
 
-def _outputs_folder(experiment: Experiment) -> Path:
-    return experiment.outputs
-
-
-logger = logging.getLogger(__name__)
-
-
-# A share of positives whose odds are this much off those of the training slices earns a warning,
-# unless so few slices are drawn that it may be chance (three standard errors).
-_NOTABLE_ODDS_RATIO = 1.1
-
-
 def make_sampler(config: Config, train: RSNADataset, num_processes: int = 1) -> EpochSampler:
     """Return the sampler that the flags name; a slice is positive where any of its labels is.
 
     A label that is a probability (`common.ensembling.pseudo_labels`) counts from 0.5 on.
-
-    Args:
-        config: the flags.
-        train: the training slices.
-        num_processes: processes that train together, each with its batch.
 
     Raises:
         InputError: the sampler needs positive and negative slices, and there are none.
@@ -225,15 +207,7 @@ def build_network(
 ) -> RSNANetwork:
     """Return the network with the optimizer and schedule that the flags name.
 
-    Args:
-        config: the flags.
-        model: the module.
-        settings: of the fit.
-        sample_ids: names of the training samples by index, for messages.
-        callbacks: averages, monitors and checkpoints.
-        batch_transform: see `ImageClassifierNetwork`.
-        network_class: class of the network.
-        options: further arguments of that class.
+    See `ImageClassifierNetwork` for `sample_ids` and `batch_transform`.
     """
     optim, training = config.optimizer, config.training
     optimizer = make_optimizer(
@@ -288,8 +262,6 @@ def build_averages(
     """Return the averages of the weights that the flags name; the first to begin is predicted with.
 
     Args:
-        config: the flags.
-        model: whose weights are averaged.
         make_statistics_data: returns the batches for the batch-norm statistics, None for none.
     """
     optim = config.optimizer

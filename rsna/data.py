@@ -39,7 +39,6 @@ def load_data(config: Config, mean: Sequence[float], std: Sequence[float]) -> RS
     """Open the dataset that the flags name.
 
     Args:
-        config: the flags.
         mean, std: normalisation that the weights expect, for transforms without their own.
 
     Raises:
@@ -85,7 +84,6 @@ def find_transforms(
     """Return the transforms of training, validation and extra views that the flags name.
 
     Args:
-        config: the flags.
         mean, std: normalisation where a transform has none.
         num_slices: slices of a sample; None for those that the flags ask for.
 

@@ -32,11 +32,7 @@ def main() -> None:
 
 
 def run_folder(config: Config) -> Path:
-    """Return the folder of the newest run that MLflow has, of the experiment if one is asked for.
-
-    Raises:
-        InputError: there is none.
-    """
+    """Return the folder of the newest run that MLflow has, of --experiment_id if it is given."""
     if config.general.experiment_id is not None:
         folders = [config.existing_experiment_folder()]
     else:

@@ -54,7 +54,6 @@ class Finding:
 
     Attributes:
         kind: the subtype that it is, or looks like.
-        is_blood: whether it is.
         slices: int (n,), rising: the slices that show it.
     """
 

@@ -30,11 +30,7 @@ class Stage:
     """One command that makes one experiment.
 
     Attributes:
-        script: train.py or ensemble.py.
-        experiment_id: what it makes.
-        flags: the flags that define it.
         places: --data_input_folder and --output_dir, which a resumed training gets too.
-        output_dir: the folder with results/.
         needs: ids of the experiments that have to be there before.
     """
 
@@ -71,8 +67,6 @@ class Plan:
     """Makes the stages of one dataset and seed.
 
     Attributes:
-        work: folder for all files.
-        dataset: name of the dataset.
         seed: added to the project's default seed, and to the end of each id.
     """
 
@@ -82,7 +76,6 @@ class Plan:
 
     @property
     def output_dir(self) -> Path:
-        """The folder with results/."""
         return self.work / "output"
 
     def id_of(self, name: str) -> str:
@@ -107,7 +100,6 @@ class Plan:
         return self._stage("ensemble.py", name, ("--ens_experiments", ids, *flags), members)
 
     def second_level(self, name: str, members: Sequence[str], *flags: object) -> Stage:
-        """A second level over other stages."""
         ids = ",".join(map(self.id_of, members))
         return self._stage(
             "scripts/second_level.py", name, ("--sl_experiments", ids, *flags), members
@@ -133,11 +125,7 @@ class Plan:
 
 
 def prepare(input_folder: Path, dataset: str, n_jobs: int, *flags: str) -> None:
-    """Prepare a dataset where it is missing, from the source of the same name.
-
-    Raises:
-        InputError: preparing it failed.
-    """
+    """Prepare a dataset where it is missing, from the source of the same name."""
     if (input_folder / "datasets" / dataset / SLICES_FILE).is_file():
         return
     places = ("--data_dataset", dataset, "--data_input_folder", str(input_folder))
@@ -153,7 +141,6 @@ def run_stages(stages: Sequence[Stage], num_at_once: int, log_folder: Path) -> f
 
     Args:
         stages: in the order in which they should begin.
-        num_at_once: processes at once.
         log_folder: gets what each command says, <experiment_id>.log.
 
     Raises:

@@ -4,6 +4,8 @@ Intervals are of a bootstrap of patients, since the slices of one patient are al
 patients, and of seeds where there are several, is the same for all levels: steps are paired.
 """
 
+import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from benchmarks.levels.level_runs import Stage, run_stages
 from common.errors import InputError
 from common.scoring.metrics import row_log_losses, training_prior
 from common.scoring.predictions import read_predictions
@@ -51,7 +54,6 @@ def read_losses(table: SliceTable, folders: Mapping[str, Sequence[Path]]) -> Los
     """Return the losses of experiments on the slices that all predict, and of `PRIOR`.
 
     Args:
-        table: the dataset.
         folders: for each level, the experiment folder of each seed.
 
     Raises:
@@ -143,8 +145,43 @@ def _interval(values: Floats) -> list[float]:
     return [float(low), float(high)]
 
 
+def measure(
+    stages: Sequence[Stage],
+    steps: Sequence[tuple[str, str]],
+    folders: Mapping[str, Sequence[Path]],
+    dataset_folder: Path,
+    arguments: Any,
+    started: float,
+) -> dict[str, Any]:
+    """Run the stages that are not done, and return the comparison with sizes and time.
+
+    Args:
+        folders: as of `read_losses`.
+        arguments: with `work` and `n_jobs`.
+        started: `time.perf_counter()` at the beginning.
+    """
+    num_done = sum(stage.is_done for stage in stages)
+    run_stages(stages, arguments.n_jobs, arguments.work / "logs")
+    losses = read_losses(SliceTable.load(dataset_folder), folders)
+    return compare(losses, steps) | {
+        "num_slices": int(losses.num_slices.sum()),
+        "num_patients": len(losses.num_slices),
+        "minutes": None if num_done else round((time.perf_counter() - started) / 60, 1),
+    }
+
+
+def show(result: Mapping[str, Any], what: str, n_jobs: int) -> None:
+    """Print the tables, the sizes with `what` there is beside them, and the line of JSON."""
+    for line in table_lines(result):
+        print(line)
+    sizes = f"{result['num_slices']} slices of {result['num_patients']} patients{what}"
+    minutes = result["minutes"]
+    time_taken = "" if minutes is None else f"; {minutes} minutes with {n_jobs} processes"
+    print(f"\n{sizes}{time_taken}")
+    print(json.dumps(result))
+
+
 def table_lines(compared: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return the comparison as two Markdown tables."""
     head = "| level | weighted log loss | 95 % interval | of the prior | 95 % interval | by seed |"
     lines = [head, "|---|---|---|---|---|---|"]
     for level, values in compared["levels"].items():

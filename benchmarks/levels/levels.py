@@ -60,7 +60,6 @@ class LevelsStudy:
     Attributes:
         image_hu: int16 (slices, rows, columns), from below.
         labels: bool (slices, 5), in the order of `rsna_task.SUBTYPES`: blood in the slice.
-        findings: what was painted.
         evident: for each finding, whether it is a mimic that one slice tells.
     """
 

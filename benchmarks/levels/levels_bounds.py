@@ -63,7 +63,6 @@ def _loss_sum(num_mimic: float, num_blood: float) -> float:
 
 
 def main() -> None:
-    """Print the table and the line of JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--num_findings", type=int, default=20_000, help="of each kind")
     arguments = parser.parse_args()

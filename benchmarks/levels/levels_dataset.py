@@ -40,13 +40,7 @@ GENERATOR_VERSION = 1
 
 @dataclass(frozen=True)
 class LevelsParameters:
-    """Parameters of the dataset.
-
-    Attributes:
-        num_patients: patients, of one study each.
-        num_folds: patient folds.
-        seed: seed of everything.
-    """
+    """Parameters of the dataset."""
 
     num_patients: int = 300
     num_folds: int = 3
@@ -61,8 +55,6 @@ def write_levels_dataset(
     A finished folder of the same parameters is kept as it is.
 
     Args:
-        folder: the dataset folder, <data_input_folder>/datasets/<name>.
-        parameters: None stands for the defaults.
         n_jobs: number of processes; the data do not depend on it.
 
     Raises:
@@ -118,7 +110,6 @@ def _described(parameters: LevelsParameters) -> dict[str, Any]:
 def _each_patient(
     folder: Path, parameters: LevelsParameters, n_jobs: int
 ) -> Iterator[list[dict[str, Any]]]:
-    """Yield the rows of every patient in order, when its pixels are stored."""
     patients = range(parameters.num_patients)
     write = partial(_write_patient, folder, parameters.seed)
     if n_jobs <= 1:
@@ -130,7 +121,6 @@ def _each_patient(
 
 
 def _write_patient(folder: Path, seed: int, patient: int) -> list[dict[str, Any]]:
-    """Store the pixels of a patient's study and return the rows of its slices."""
     study = generate_levels_study(patient, seed)
     series = _name("series", seed, patient)
     store_file = f"{series}.b2nd"

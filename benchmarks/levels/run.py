@@ -28,15 +28,15 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.levels.level_runs import Plan, Stage, run_stages
-from benchmarks.levels.level_scores import compare, read_losses, table_lines
+from benchmarks.levels.level_runs import Plan, Stage
+from benchmarks.levels.level_scores import measure, show
 from benchmarks.levels.levels import MATRIX
 from benchmarks.levels.levels_dataset import LevelsParameters, write_levels_dataset
 from common.cli import log_to_console, run_script
 from common.files import write_bytes, write_json, write_parquet
 from common.preparation.manifest import MANIFEST_FILE, table_hashes
 from common.slices.folds import FOLDS_FILE
-from common.slices.table import SLICES_FILE, STORE_FOLDER, STUDIES_FILE, SliceTable
+from common.slices.table import SLICES_FILE, STORE_FOLDER, STUDIES_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -109,33 +109,22 @@ def plan(arguments: argparse.Namespace) -> list[Stage]:
     return [*first, *second]
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Make what is missing, and return the comparison."""
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
     started = time.perf_counter()
     dataset_folder = arguments.work / "input" / "datasets" / DATASET
     parameters = LevelsParameters(num_patients=arguments.num_patients)
     write_levels_dataset(dataset_folder, parameters, arguments.n_jobs)
     write_shuffled(dataset_folder, arguments.work / "shuffled" / "datasets" / DATASET)
-    stages = plan(arguments)
-    num_done = sum(stage.is_done for stage in stages)
-    run_stages(stages, arguments.n_jobs, arguments.work / "logs")
     results = arguments.work / "output" / "results"
     folders = {
         level: [results / f"{name}_{seed}" for seed in range(arguments.num_seeds)]
         for level, name in LEVELS.items()
     }
-    table = SliceTable.load(dataset_folder)
-    compared = compare(read_losses(table, folders), STEPS)
-    return compared | {
-        "num_slices": len(table),
-        "num_patients": arguments.num_patients,
-        "num_seeds": arguments.num_seeds,
-        "minutes": None if num_done else round((time.perf_counter() - started) / 60, 1),
-    }
+    result = measure(plan(arguments), STEPS, folders, dataset_folder, arguments, started)
+    return result | {"num_seeds": arguments.num_seeds}
 
 
 def main() -> None:
-    """Print the table and the line of JSON."""
     log_to_console()
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path("output/levels"), help="for all files")
@@ -150,16 +139,7 @@ def main() -> None:
     parser.add_argument("--study_lr", type=float, default=3e-3)
     arguments = parser.parse_args()
     arguments.work = arguments.work.resolve()
-    result = measure(arguments)
-    for line in table_lines(result):
-        print(line)
-    minutes = result["minutes"]
-    print(
-        f"\n{result['num_slices']} slices of {result['num_patients']} patients, "
-        f"{result['num_seeds']} seeds"
-        + ("" if minutes is None else f"; {minutes} minutes with {arguments.n_jobs} processes")
-    )
-    print(json.dumps(result))
+    show(run(arguments), f", {arguments.num_seeds} seeds", arguments.n_jobs)
 
 
 if __name__ == "__main__":

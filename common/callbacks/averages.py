@@ -22,10 +22,6 @@ class AveragedWeights(Callback):
         model: the module whose weights are averaged; the average begins as a copy of them.
         statistics_data: batches (of training samples, not augmented) from which the batch-norm
             statistics of the average are measured before it is used.
-
-    Attributes:
-        label: prefix of its metrics beside those of other weights.
-        num_updates: steps that the average has seen; it is not used before the first.
     """
 
     is_average = True
@@ -38,7 +34,6 @@ class AveragedWeights(Callback):
         self.average = {name: value.clone() for name, value in model.state_dict().items()}
 
     def on_fit_begin(self, network: FittedNetwork) -> None:
-        """Move the average to the device of the weights."""
         weights = network.model.state_dict()
         self.average = {name: v.to(weights[name].device) for name, v in self.average.items()}
 
@@ -91,7 +86,6 @@ class WeightAverage(AveragedWeights):
 
     Args:
         decay: share of the average that one step keeps.
-        model, statistics_data: see `AveragedWeights`.
     """
 
     label = "ema"
@@ -115,7 +109,6 @@ class StochasticWeightAverage(AveragedWeights):
 
     Args:
         start: iterations before the first step whose weights are averaged.
-        model, statistics_data: see `AveragedWeights`.
     """
 
     label = "swa"
@@ -127,7 +120,6 @@ class StochasticWeightAverage(AveragedWeights):
         self.start = start
 
     def on_step_end(self, network: FittedNetwork) -> None:
-        """Add the weights to the mean, from `start` on."""
         if network.state.iteration > self.start:
             self.num_updates += 1
             self._move(network, 1 / self.num_updates)

@@ -22,12 +22,9 @@ class CheckpointSaver(Callback):
     link). A run that is killed at any moment goes on from last.pt and writes the same files again.
 
     Args:
-        folder: where checkpoints are kept.
         every: iterations from one last.pt to the next.
         metric: name of the metric that decides, as validations of the whole fold report it;
             `common.scoring.metrics` knows which way it is better.
-        num_best: how many of the best are kept.
-        config: flags of the experiment, kept in every checkpoint.
     """
 
     def __init__(
@@ -57,7 +54,6 @@ class CheckpointSaver(Callback):
         return self.folder / "best.pt"
 
     def on_metrics(self, network: FittedNetwork, metrics: dict[str, float | None]) -> None:
-        """Keep the weights that were validated if they are among the best."""
         value, iteration = metrics.get(self.metric), network.state.iteration
         if value is None:
             logger.warning("%s is undefined at iteration %d: not kept", self.metric, iteration)
@@ -73,7 +69,6 @@ class CheckpointSaver(Callback):
         self._saved = -1
 
     def on_iteration_end(self, network: FittedNetwork) -> None:
-        """Save last.pt when it is due, and after each validation."""
         iteration = network.state.iteration
         if iteration % self.every == 0 or iteration == network.state.validated:
             self._save_last(network)
@@ -103,7 +98,6 @@ class CheckpointSaver(Callback):
             save_checkpoint(path, {**state, "config": self.config})
 
     def _rank(self, entry: tuple[float, int]) -> tuple[float, int]:
-        """Rank smaller badness first, and of equal values the earlier iteration."""
         value, iteration = entry
         return badness(self.metric, value), iteration
 

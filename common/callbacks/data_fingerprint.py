@@ -16,9 +16,6 @@ class DataFingerprint(Callback):
 
     A sampler draws from its samples by number, and some by their labels: with others the order
     would be another one, even where an epoch is as long as before.
-
-    Args:
-        sample_ids: of the training samples, in order.
     """
 
     def __init__(self, sample_ids: Iterable[str], labels: ArrayLike) -> None:
@@ -32,11 +29,9 @@ class DataFingerprint(Callback):
         return "SameData"
 
     def state_dict(self) -> dict[str, Any]:
-        """Return a digest of the samples and their labels."""
         return {"digest": self.digest}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raise InputError where the digest differs."""
         if state["digest"] != self.digest:
             raise InputError(
                 "the training samples or their labels are not those that the checkpoint was made "

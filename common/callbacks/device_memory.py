@@ -12,9 +12,6 @@ class DeviceMemory(Callback):
 
     Much more reserved than allocated memory means fragmentation. On a CPU nothing is recorded:
     there `memory_mb` of the monitor is the peak of the process.
-
-    Args:
-        every: iterations between records.
     """
 
     def __init__(self, every: int = 10) -> None:

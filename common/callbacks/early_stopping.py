@@ -20,8 +20,6 @@ class EarlyStopping(Callback):
     written.
 
     Args:
-        metric: name of the metric; `common.scoring.metrics` knows which way it is better.
-        patience: validations to wait.
         min_delta: the least improvement that counts, in units of the metric.
     """
 

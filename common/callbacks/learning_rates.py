@@ -6,11 +6,7 @@ from common.networks.hooks import Callback, FittedNetwork
 
 
 class LearningRates(Callback):
-    """Records `learning_rate.group<n>` of each parameter group, as the step has used it.
-
-    Args:
-        every: iterations between records.
-    """
+    """Records `learning_rate.group<n>` of each parameter group, as the step has used it."""
 
     def __init__(self, every: int = 10) -> None:
         self.every = every

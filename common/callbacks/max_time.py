@@ -17,10 +17,6 @@ class MaxTime(Callback):
 
     The clock starts with the object, anew in each run, since a cluster gives each job its own time.
     It is checked after an iteration and the validation that may follow it: leave time for one.
-
-    Args:
-        seconds: the time limit.
-        clock: a monotonic clock in seconds.
     """
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -29,7 +25,6 @@ class MaxTime(Callback):
         self._began = clock()
 
     def on_iteration_end(self, network: FittedNetwork) -> None:
-        """Ask to stop when the time is up and the training is not done."""
         if network.is_done or self._clock() - self._began < self.seconds:
             return
         logger.warning(

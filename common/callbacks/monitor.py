@@ -31,8 +31,6 @@ class TrainingMonitor(Callback):
     that lie after the checkpoint it starts from.
 
     Args:
-        path: the metrics.jsonl.
-        tracker: follows the folder of the file.
         every: iterations from one line to the next.
         shown: metrics of a validation that the log shows; metrics.jsonl has all of them.
     """
@@ -54,7 +52,6 @@ class TrainingMonitor(Callback):
         self._began = (0, 0.0)
 
     def on_fit_begin(self, network: FittedNetwork) -> None:
-        """Opens metrics.jsonl at the iteration where the fit begins."""
         iteration = network.state.iteration
         if self.path.exists():
             write_text(self.path, "".join(_lines_until(self.path, iteration)))
@@ -65,7 +62,6 @@ class TrainingMonitor(Callback):
             self.tracker.start()
 
     def on_step_end(self, network: FittedNetwork) -> None:
-        """Adds up the values of the step; writes a line when one is due."""
         self._num_steps += 1
         for name, value in network.step_values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
@@ -77,11 +73,9 @@ class TrainingMonitor(Callback):
         network.gauges = {}
 
     def on_metrics(self, network: FittedNetwork, metrics: dict[str, float | None]) -> None:
-        """Writes a line with the metrics of a validation of the whole."""
         self._write_validation(network, metrics, "valid_", "validation")
 
     def on_subset_metrics(self, network: FittedNetwork, metrics: dict[str, float | None]) -> None:
-        """Writes a line with the metrics of a validation of the subset."""
         self._write_validation(network, metrics, "valid_subset_", "validation of the subset")
 
     def on_fit_end(self, network: FittedNetwork) -> None:
@@ -90,17 +84,14 @@ class TrainingMonitor(Callback):
             self._report(network)
 
     def close(self, network: FittedNetwork) -> None:
-        """Closes the file."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the sums since the last line."""
         return {"sums": dict(self._sums), "num_steps": self._num_steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over what `state_dict` returned."""
         self._sums, self._num_steps = dict(state["sums"]), state["num_steps"]
 
     def _report(self, network: FittedNetwork) -> None:
@@ -160,7 +151,6 @@ class TrainingMonitor(Callback):
 
 
 def _lines_until(path: Path, iteration: int) -> list[str]:
-    """The whole lines of metrics.jsonl up to `iteration`."""
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
         try:

@@ -27,7 +27,6 @@ class MultiLabelMetrics(Callback):
     0, 1 or NaN.
 
     Args:
-        label_names: of the columns.
         threshold: least probability at which a label counts as predicted.
     """
 

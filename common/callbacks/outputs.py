@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,10 +43,6 @@ class OutputSaver(LatestOutputs):
 
     A file is `iteration_<n>.npz` with one array per output, such as `logits`, `labels` and
     `index`, the row in the validation data. No id of a patient or an image is in it.
-
-    Args:
-        folder: of the files.
-        num_kept: newest files to keep.
     """
 
     def __init__(self, folder: Path, num_kept: int) -> None:
@@ -62,7 +57,6 @@ class OutputSaver(LatestOutputs):
                 path.unlink()
 
     def on_metrics(self, network: FittedNetwork, metrics: dict[str, float | None]) -> None:
-        """Write the outputs, and drop the oldest file."""
         super().on_metrics(network, metrics)
         path = self.folder / f"iteration_{network.state.iteration:07d}.npz"
         with replacing(path) as temporary, open(temporary, "wb") as file:
@@ -71,10 +65,5 @@ class OutputSaver(LatestOutputs):
             old.unlink()
 
     def _files(self) -> list[tuple[int, Path]]:
-        """Return iterations and files, oldest first."""
-        found = []
-        for path in self.folder.glob("iteration_*.npz"):
-            match = re.fullmatch(r"iteration_(\d+)\.npz", path.name)
-            if match:
-                found.append((int(match[1]), path))
-        return sorted(found)
+        paths = self.folder.glob("iteration_[0-9]*.npz")
+        return sorted((int(path.stem.removeprefix("iteration_")), path) for path in paths)

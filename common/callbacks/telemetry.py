@@ -28,9 +28,7 @@ class ActivationTelemetry(Callback):
     gradient and no random draw.
 
     Args:
-        model: that holds the module.
         module_name: its name, as in `model.named_modules()`.
-        every: iterations between records.
 
     Raises:
         InputError: the model has no such module; the message names some that are spelt alike.
@@ -43,19 +41,16 @@ class ActivationTelemetry(Callback):
         self._statistics = _Statistics()
 
     def on_step_begin(self, network: FittedNetwork) -> None:
-        """Hook the module where the coming iteration is recorded."""
         if (network.state.iteration + 1) % self.every == 0:
             self._statistics = _Statistics()
             self._handle = self.module.register_forward_hook(self._look)
 
     def on_step_end(self, network: FittedNetwork) -> None:
-        """Remove the hook and record the statistics."""
         if self._handle is not None:
             self._unhook()
             network.gauges.update(self._statistics.values())
 
     def close(self, network: FittedNetwork) -> None:
-        """Remove the hook, also after an error."""
         self._unhook()
 
     def _unhook(self) -> None:

@@ -32,9 +32,6 @@ SLOT_BYTES = 2**27
 class KeptMemory:
     """Slots for the workers of one loader, made before these are forked.
 
-    Args:
-        num_workers: workers of the loader.
-
     Raises:
         OSError: the system does not give such memory.
     """

@@ -30,9 +30,6 @@ class ImageClassificationDataset(AbstractDataset):
 
     Args:
         table: the slices; neighbours are looked up in all of it, whatever `rows` holds.
-        rows: the rows of the table that are samples, in this order.
-        transform: makes the image from HU; see `common.transforms`.
-        label_names: label columns of the table, in this order.
         slice_offsets: neighbours that a sample holds, by rank; (0,) is the slice alone.
         view: number of the view; each draws differently.
         offsets_mm: as many distances along the slice normal in place of `slice_offsets`, which
@@ -62,7 +59,6 @@ class ImageClassificationDataset(AbstractDataset):
         self.image_ids, self.labels, self.header_windows = self._known_of(self.rows)
 
     def _known_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return image ids, labels and header windows of rows of the table."""
         frame = self.table.frame
         image_ids = frame["image_id"].to_numpy(dtype=object)[rows]
         labels = frame[list(self.label_names)].to_numpy(np.float32, na_value=np.nan)
@@ -89,7 +85,6 @@ class ImageClassificationDataset(AbstractDataset):
         return str(self.image_ids[index])
 
     def make_sample(self, index: int, seed: int) -> dict[str, Any]:
-        """Read the slice and its neighbours, and transform them with one draw."""
         slices = self.slices_hu(index)
         window = self.header_windows[index]
         others = {"labels": torch.from_numpy(self.labels[index]), "index": index}

@@ -67,11 +67,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 class PartSampler(Sampler[int]):
-    """Yields the samples of one process in a validation or prediction, each sample once in all.
-
-    Args:
-        rank, num_processes: which of how many processes this is; the parts are consecutive.
-    """
+    """Yields the samples of one process in a validation or prediction: consecutive parts."""
 
     def __init__(self, num_samples: int, rank: int, num_processes: int) -> None:
         self.indices = range(*_part(num_samples, rank, num_processes))

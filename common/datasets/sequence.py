@@ -23,12 +23,7 @@ class SequenceDataset(AbstractSeriesDataset):
     after thinning; a crop is a window that changes none of them.
 
     Args:
-        table: the slices.
         rows: rows of the table that count in loss and metrics, with outputs of every network.
-        outputs: of each slice network.
-        label_names: label columns of the table; none for prediction.
-        augmentation: of the series.
-        seed: of the draws.
     """
 
     fillings: ClassVar = {**AbstractSeriesDataset.fillings, "logits": 0.0}
@@ -49,7 +44,6 @@ class SequenceDataset(AbstractSeriesDataset):
         self.outputs = list(outputs)
 
     def make_sample(self, index: int, seed: int) -> dict[str, Any]:
-        """Draw the slices of a series and read their outputs."""
         steps = self._draw(index, seed)
         rows = self._rows[steps.places]
         logits = np.concatenate([output.logits[rows] for output in self.outputs], axis=1)

@@ -75,17 +75,13 @@ class AbstractSeriesDataset(AbstractDataset):
     Draws depend on (seed, epoch, series).
 
     Args:
-        table: the slices.
         groups: rows of each series in anatomical order, those that are context only included.
         rows: rows that count in loss and metrics.
         label_names: label columns of the table; none for prediction.
-        augmentation: of the series.
-        seed: of the draws.
 
     Attributes:
         rows: those given, series by series in anatomical order.
         labels: float32 (rows, labels), NaN where unknown.
-        image_ids: of `rows`.
     """
 
     # Padding value by the name of a tensor in a sample.

@@ -31,15 +31,9 @@ class SeriesImageDataset(AbstractSeriesDataset):
     Draws depend on (seed, epoch, series).
 
     Args:
-        table: the slices.
         rows: readable rows of the table that count in loss and metrics.
-        transform: makes the image of a slice.
-        label_names: label columns of the table; none for prediction.
-        augmentation: of the series.
         slice_offsets: neighbours in the image of each slice, by rank.
         steps: what is done to the pixels of a slice first, such as a grid in mm.
-        seed: of the draws.
-        view: number of the view; each draws differently.
         skips_damaged: whether slices that turn out to be damaged are left out of their series; else
             they raise UnreadableSlice.
     """
@@ -81,7 +75,6 @@ class SeriesImageDataset(AbstractSeriesDataset):
         )
 
     def make_sample(self, index: int, seed: int) -> dict[str, Any]:
-        """Draw the slices, read them and transform them alike."""
         steps = self._draw(index, seed)
         images, is_read = self._images(steps.places, seed)
         slice_index = self._index[steps.places]

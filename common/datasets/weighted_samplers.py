@@ -37,7 +37,6 @@ class _TwoKindsSampler(EpochSampler):
         super().__init__(self._epoch_length(), seed)
 
     def _epoch_length(self) -> int:
-        """Return the number of samples of an epoch, from the sizes of the packs."""
         raise NotImplementedError
 
     def num_positive(self, epoch: int) -> int:
@@ -90,7 +89,6 @@ class PositiveRangeSampler(_TwoKindsSampler):
 
     Args:
         first_share, last_share: share of positives, in (0, 1).
-        iteration_num: optimizer steps of the training.
         num_per_batch: samples in a batch, those of all processes together.
         accumulation_step: batches of one step; the end of an epoch ends a step too.
 
@@ -155,7 +153,6 @@ class GroupSampler(EpochSampler):
 
     Args:
         groups: (samples,) the group of each sample, of any type that can be compared.
-        num_per_group: most samples of a group in an epoch.
         weights: (samples,) above 0.
     """
 

@@ -1,7 +1,8 @@
 """Zip archives: what is in them, and members read as streams, never extracted.
 
 A member is named `a.zip!/b.dcm`. Its name only looks it up in the archive: `../x`, `/etc/x` or
-`C:\\x` is a name like any other and becomes no path.
+`C:\\x` is a name like any other and becomes no path. One that is not in UTF-8, whatever the
+archive declares, is read as code page 437, where every byte is a letter.
 """
 
 import contextlib
@@ -11,13 +12,15 @@ import io
 import os
 import re
 import stat
+import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
+from common.dicom.names import path_of
 from common.dicom.rejection import RejectedFile
 
 MEMBER_MARK = "!/"
@@ -44,6 +47,11 @@ _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED_FLAGS = 0x1 | 0x40 | 0x2000  # password, strong encryption, encrypted directory
 _UNIX = 3
 _LOCAL_HEADER_BYTES = 30
+_LISTED = struct.Struct("<4s4xH18xHHH12x")
+"""The start of an entry in the list of members: signature, flags, and lengths of what follows."""
+_LISTED_SIGNATURE = b"PK\x01\x02"
+_LOCAL_SIGNATURE = b"PK\x03\x04"
+_UTF8_FLAG = 0x800
 _CHUNK_BYTES = 1 << 20
 _OTHER_ARCHIVES = {
     b"PK\x03\x04": "zip",
@@ -52,6 +60,9 @@ _OTHER_ARCHIVES = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
 }
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -85,7 +96,7 @@ def open_archive(path: Path) -> Archive:
     with contextlib.ExitStack() as stack:
         try:
             stream = stack.enter_context(_CappedFile(path))
-            file = zipfile.ZipFile(stream)
+            file = stream.read_names(zipfile.ZipFile, stream)
         except RejectedFile:
             raise
         except Exception as error:
@@ -109,7 +120,7 @@ def open_source_file(folder: Path, source_file: str) -> Iterator[Path | BinaryIO
     if found is None:
         if MEMBER_MARK in source_file and ".." in source_file.split("/"):
             raise RejectedFile("unreadable", "the archive is gone")
-        yield folder / source_file
+        yield folder / path_of(source_file)
         return
     path, name, status = found
     archive = _cached_archive(path, status.st_size, status.st_mtime_ns)
@@ -118,7 +129,7 @@ def open_source_file(folder: Path, source_file: str) -> Iterator[Path | BinaryIO
         raise RejectedFile("unreadable", "the archive has changed since it was listed")
     _check_member(info)
     try:
-        opened = archive.file.open(info)
+        opened = cast(_CappedFile, archive.file.fp).read_names(archive.file.open, info)
     except Exception as error:
         raise _failed(error, "the member is not where the archive says") from error
     with opened:
@@ -140,7 +151,7 @@ def explain_not_dicom(folder: Path, source_file: str, start: bytes) -> RejectedF
         return RejectedFile("nested_archive", reason)
     if source_file.lower().endswith(ARCHIVE_SUFFIX):
         try:
-            archive = open_archive(folder / source_file)
+            archive = open_archive(folder / path_of(source_file))
         except RejectedFile as rejected:
             return rejected
         with contextlib.closing(archive):
@@ -214,18 +225,46 @@ class _CappedFile(io.BufferedReader):
 
     def __init__(self, path: Path) -> None:
         super().__init__(io.FileIO(path))
+        self._undeclares = False
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > MAX_DIRECTORY_BYTES:
             reason = f"a list of members of {size} bytes, above the limit of {MAX_DIRECTORY_BYTES}"
             raise RejectedFile("zip_bomb", reason)
-        return super().read(MAX_DIRECTORY_BYTES if size is None or size < 0 else size)
+        data = super().read(MAX_DIRECTORY_BYTES if size is None or size < 0 else size)
+        return _without_false_utf8(data) if self._undeclares else data
+
+    def read_names(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a function of zipfile; again, where a name is not in the UTF-8 that is declared."""
+        try:
+            return function(*arguments)
+        except UnicodeDecodeError:
+            self._undeclares = True
+            return function(*arguments)
+        finally:
+            self._undeclares = False
+
+
+def _without_false_utf8(data: bytes) -> bytes:
+    """Return the list of members, or the header of one, with UTF-8 declared only where it is."""
+    fixed, start = bytearray(data), 0
+    if data.startswith(_LOCAL_SIGNATURE):  # asked for where its name is known not to be UTF-8
+        fixed[7] &= ~(_UTF8_FLAG >> 8)
+    while data.startswith(_LISTED_SIGNATURE, start) and start + _LISTED.size <= len(data):
+        _, flags, *lengths = _LISTED.unpack_from(data, start)
+        name_start = start + _LISTED.size
+        try:
+            data[name_start : name_start + lengths[0]].decode()
+        except UnicodeDecodeError:
+            struct.pack_into("<H", fixed, start + 8, flags & ~_UTF8_FLAG)
+        start = name_start + sum(lengths)
+    return bytes(fixed)
 
 
 def _find_archive(folder: Path, source_file: str) -> tuple[Path, str, os.stat_result] | None:
     """Return path and status of the archive that holds a member, and the member's name."""
     for mark in _MARK.finditer(source_file):
-        path = folder / source_file[: mark.start() + len(ARCHIVE_SUFFIX)]
+        path = folder / path_of(source_file[: mark.start() + len(ARCHIVE_SUFFIX)])
         try:
             status = path.stat()
         except OSError:
@@ -281,8 +320,4 @@ def _failed(error: Exception, reason: str) -> RejectedFile:
     if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
         # EINVAL: the list of members points before the start of the file.
         return RejectedFile("unreadable", os.strerror(error.errno))
-    if isinstance(error, UnicodeDecodeError):
-        return RejectedFile(
-            "bad_archive", "a name is not in the encoding that the archive declares"
-        )
     return RejectedFile("bad_archive", reason)

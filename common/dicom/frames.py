@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 RLE_SYNTAX = "1.2.840.10008.1.2.5"
 J2K_SYNTAXES = {f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203)}
+JPEG_LOSSLESS_SYNTAXES = {"1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"}
 _END = b"\xff\xd9"  # end of image in JPEG and JPEG-LS, end of codestream in JPEG 2000
 _JPEG_START = b"\xff\xd8"
 _J2K_START = b"\xff\x4f\xff\x51"
@@ -88,6 +89,15 @@ def check_frame(frame: bytes, header: "SliceHeader") -> None:
     if size.components != 1 or not 1 <= size.bits <= header.bits_allocated:
         reason = f"a compressed frame has {count(size.components, 'component')} of {size.bits} bits"
         raise RejectedFile("corrupt", reason)
+
+
+def coded_bits(frame: bytes, header: "SliceHeader") -> int:
+    """Return how many bits of a value to ask the codec for: all that a frame of JPEG Lossless has.
+
+    GDCM clips these to what it is asked for, instead of leaving out what lies above.
+    """
+    size = _jpeg_size(frame) if header.transfer_syntax in JPEG_LOSSLESS_SYNTAXES else None
+    return header.bits_stored if size is None else max(header.bits_stored, size.bits)
 
 
 def _j2k_size(frame: bytes) -> FrameSize | None:

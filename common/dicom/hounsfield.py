@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from common.dicom.plausibility import count_values
+from common.dicom.plausibility import STRIDE, count_values
 from common.dicom.rejection import RejectedFile
 from common.windows import AIR_HU
 
@@ -37,7 +37,8 @@ class Hounsfield(NamedTuple):
         image_hu: int16 (rows, columns) in [-1024, 31767].
         num_padding: pixels set to -1024 because they held padding.
         num_repaired: pixels whose wrapped 12-bit values were unwrapped.
-        counts: pixels by HU, before they were clipped (`plausibility.count_values`).
+        counts: pixels by HU, before they were clipped, without padding that is too large for any
+            tissue (`plausibility.count_values`).
     """
 
     image_hu: np.ndarray
@@ -64,13 +65,14 @@ def to_hounsfield(stored: np.ndarray, header: "SliceHeader") -> Hounsfield:
     image, offset = (_unwrapped(stored), 0) if num_repaired else _rescaled(stored, header)
     lowest, highest = image.min(), image.max()
     padding = _declared_padding(stored, header)
+    _check_possible(image, offset, lowest, highest)
+    counts = count_values(image, offset)
     # Passes over the pixels that would change nothing are left out.
     if highest > MAX_HU - offset:
         too_large = image > MAX_HU - offset
         if np.unique(image[too_large]).size <= MAX_HIGH_VALUES:
             padding = too_large if padding is None else padding | too_large
-    _check_possible(image, offset, lowest, highest)
-    counts = count_values(image, offset)
+            counts[-1] -= np.count_nonzero(too_large[::STRIDE, ::STRIDE])
     limits = np.iinfo(np.int16 if image.dtype.kind == "f" else image.dtype)
     low, high = max(AIR_HU - offset, limits.min), min(MAX_HU - offset, limits.max)
     undeclared = image < PADDING_BELOW_HU - offset if lowest < PADDING_BELOW_HU - offset else None

@@ -11,7 +11,7 @@ from pydicom.pixels import get_decoder
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from common.dicom.checks import ENCAPSULATED_SYNTAXES
-from common.dicom.frames import check_frame, split_frames
+from common.dicom.frames import check_frame, coded_bits, split_frames
 from common.dicom.header import SliceHeader, slice_headers
 from common.dicom.hounsfield import to_hounsfield
 from common.dicom.jpeg_lossless import check_used_up
@@ -118,7 +118,7 @@ def _decode(source: bytes, header: SliceHeader, opened: OpenFile) -> np.ndarray:
         "samples_per_pixel": 1,
         "photometric_interpretation": "MONOCHROME2",
         "bits_allocated": header.bits_allocated,
-        "bits_stored": header.bits_stored,
+        "bits_stored": coded_bits(source, header) if encapsulated else header.bits_stored,
         "pixel_representation": header.pixel_representation,
         "pixel_keyword": opened.pixels.keyword,
         "pixel_vr": opened.pixels.vr,

@@ -48,8 +48,6 @@ class MemberTables:
 
         Args:
             logits: (n, k), before calibration.
-            label_names: the k labels.
-            experiment_id: of what was made.
             probabilities: (n, k) in the end; None for those of the logits.
         """
         frame = build_predictions(self.frame, logits, label_names, None, experiment_id)
@@ -67,8 +65,6 @@ def read_members(
     Rows of the view `mean` count. One table at a time is in memory whole.
 
     Args:
-        paths: the members' tables.
-        label_names: the k labels.
         all_rows: whether it is an error that a table lacks rows of another.
 
     Raises:

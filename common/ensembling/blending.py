@@ -9,15 +9,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 
+from common.scoring.metrics import Floats
 from common.scoring.predictions import MEMBER_FLOOR, _safe_logit, member_logits
 
 logger = logging.getLogger(__name__)
-
-Floats = NDArray[np.float64]
 
 METHODS = ("mean", "geometric", "rank", "power", "weights", "stacking")
 SPACES = ("probability", "logit")
@@ -56,7 +55,6 @@ class Blender:
     """A blend of m members for k labels, ready for any rows.
 
     Attributes:
-        options: the method.
         weights: per label (k), one per member (m).
         bias: (k,), of stacking.
         quantiles: of rank: (m, k, levels) logits.
@@ -110,7 +108,6 @@ class Blender:
         return blended
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the blend as plain types."""
         quantiles = np.asarray(self.quantiles, dtype=np.float64).tolist()
         return {
             "options": asdict(self.options),
@@ -121,7 +118,6 @@ class Blender:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Blender":
-        """Returns the blend that `to_json` wrote."""
         return cls(
             BlendOptions(**content["options"]),
             tuple(map(tuple, content["weights"])),
@@ -136,7 +132,6 @@ def fit_blender(options: BlendOptions, members: Floats, labels: Floats) -> Blend
     A label of which no row, or only one class, is known gets equal weights.
 
     Args:
-        options: the method.
         members: (m, n, k) probabilities.
         labels: (n, k) 0, 1 or NaN; only `weights` and `stacking` look at them.
     """
@@ -169,7 +164,6 @@ def fit_weights(options: BlendOptions, probabilities: Floats, labels: Floats) ->
     space.
 
     Args:
-        options: space and constraints.
         probabilities: (n, m).
         labels: (n,) 0 or 1.
     """
@@ -235,7 +229,6 @@ def fit_stack(probabilities: Floats, labels: Floats, stack_c: float) -> tuple[Fl
     Args:
         probabilities: (n, m).
         labels: (n,) 0 or 1.
-        stack_c: scikit-learn's C.
     """
     # Imported late: scikit-learn takes a second.
     from sklearn.linear_model import LogisticRegression

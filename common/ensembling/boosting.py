@@ -6,7 +6,7 @@ that is scored.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,8 +35,6 @@ class BoostingSettings:
         patience: rounds without improvement on inner folds after which the number of trees is
             settled; 0: always `num_rounds`.
         learning_rate, num_leaves, min_leaf: of the trees; min_leaf in slices.
-        seed: of all that is drawn.
-        num_threads: of LightGBM.
     """
 
     num_neighbors: int = 9
@@ -49,7 +47,6 @@ class BoostingSettings:
     num_threads: int = 1
 
     def parameters(self) -> dict[str, Any]:
-        """Returns the parameters of LightGBM."""
         return {
             "objective": "binary",
             "metric": "binary_logloss",
@@ -73,7 +70,6 @@ class BoostedTrees:
     """One booster per label, of one fold.
 
     Attributes:
-        num_neighbors: slices on each side whose predictions are inputs.
         boosters: LightGBM's, by label; None where the training rows had only one class.
         constants: the logit of each label that has no booster.
     """
@@ -143,10 +139,8 @@ def fit_boosting(
     folds: the fold itself has no part in it.
 
     Args:
-        inputs: out-of-fold predictions of n slices.
         labels: (n, k), NaN where unknown.
         folds: (n,), in which fold each was predicted.
-        settings: how trees are grown.
 
     Raises:
         InputError: LightGBM is not installed, or there are too few folds to stop early within.
@@ -176,7 +170,9 @@ def fit_boosting(
 def label_features(inputs: LevelInputs, label: int, num_neighbors: int) -> NDArray[np.float32]:
     """Returns what the trees of a label see of each slice, float32 (n, features).
 
-    See `feature_names` for the columns. None of them is made of labels.
+    Per experiment the logits of the label in the slices around, those of the other labels, means
+    over the series, and largest and spread of the label; then rank, relative rank, number of slices
+    and share of brain. None of them is made of labels.
     """
     sequences = inputs.sequences
     num_experiments, num_labels = inputs.logits.shape[1:]
@@ -204,22 +200,6 @@ def label_features(inputs: LevelInputs, label: int, num_neighbors: int) -> NDArr
         inputs.brain_fraction,
     ]
     return np.stack(columns, axis=1).astype(np.float32)
-
-
-def feature_names(
-    label_names: Sequence[str], label: int, num_neighbors: int, num_experiments: int
-) -> list[str]:
-    """Returns the names of the columns of `label_features`."""
-    own = label_names[label]
-    others = [name for name in label_names if name != own]
-    names = []
-    for number in range(num_experiments):
-        around = range(-num_neighbors, num_neighbors + 1)
-        names += [f"{number}.{own}.{offset:+d}" for offset in around]
-        names += [f"{number}.{name}" for name in others]
-        names += [f"{number}.{name}.series_mean" for name in (own, *others)]
-        names += [f"{number}.{own}.series_max", f"{number}.{own}.series_std"]
-    return [*names, "rank", "relative_rank", "num_slices", "brain_fraction"]
 
 
 def _fit_label(

@@ -42,10 +42,8 @@ class BlendPlan:
     """What is to be fitted.
 
     Attributes:
-        options: of the blend.
         calibration: `none`, or a kind of `fit_calibration`.
         consistent: raise the last label to the largest of the others, after calibrating.
-        studies: fit a study calibrator.
     """
 
     options: BlendOptions
@@ -86,7 +84,6 @@ class BlendRows:
     study_ids: NDArray[np.object_]
 
     def of(self, chosen: NDArray[np.bool_]) -> "BlendRows":
-        """Returns some of the rows."""
         return BlendRows(
             self.labels[chosen],
             self.groups[chosen],
@@ -104,9 +101,7 @@ class CrossFitted:
         calibrated_logits: (n, k); the raw ones where nothing is calibrated; not made consistent.
         logits: (n, k) in the end.
         parts: by fold, what was fitted on the other folds.
-        study_ids: (s,).
         study_labels: (s, k), the largest of the slices'.
-        study_patients: (s,).
         study_raw: (s, k), the largest probability of the slices.
         study_calibrated: (s, k), None where no study calibrator was asked for.
     """
@@ -147,9 +142,7 @@ def cross_fit(
     """Returns what the blend says of each row, each fold's by what was fitted on the others.
 
     Args:
-        plan: what is fitted.
         members: (m, n, k) out-of-fold probabilities.
-        rows: of them.
         fitting_members: by scored fold, other probabilities (m, n, k) to fit on; its own rows in
             them are not looked at.
 
@@ -208,7 +201,6 @@ def id_digests(ids: Iterable[Any]) -> list[str]:
 
 
 def _studies(rows: BlendRows, probabilities: Floats) -> tuple[Any, Floats, StudyFeatures]:
-    """Returns ids, labels and features of the studies of some rows."""
     ids, labels, _ = max_by_study(rows.labels, probabilities, rows.study_ids)
     codes, _ = pd.factorize(rows.study_ids)
     return ids, labels, study_features(probabilities, codes, len(ids))

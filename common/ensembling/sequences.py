@@ -18,7 +18,6 @@ class SliceSequences:
     slices has a slot; those that are not among the rows have one too, and no value.
 
     Args:
-        table: the slices.
         rows: int (n,), readable rows of it, each once.
 
     Attributes:
@@ -101,7 +100,6 @@ class LevelInputs:
     """First-level predictions of n slices, and what else is known of them without labels.
 
     Attributes:
-        sequences: where the slices are in their series.
         logits: float32 (n, experiments, labels).
         brain_fraction: float32 (n,), share of pixels from 0 to 80 HU, NaN where unknown.
     """

@@ -61,12 +61,10 @@ class Smoothing:
         return (expit(values) if self.space == "probabilities" else values).mean(axis=1)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the smoothing as JSON types."""
         return {**asdict(self), "widths": list(self.widths)}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Self:
-        """Returns the smoothing that `to_dict` described."""
         return cls(**{**content, "widths": tuple(content["widths"])})
 
 
@@ -107,7 +105,6 @@ def choose_smoothings(
     """Returns for each fold the widths that have the least log loss on all other folds.
 
     Args:
-        inputs: out-of-fold predictions of n slices.
         labels: (n, k), NaN where unknown.
         folds: (n,), in which fold each was predicted.
         widths: those to choose from, per label; 0 is always one of them.

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from common.errors import InputError
@@ -60,3 +61,13 @@ class SeriesModel(AbstractModel):
     @abstractmethod
     def forward(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         """Outputs by name: `logits` (series, steps, labels), and what else the model has."""
+
+
+def start_bias(layer: nn.Linear, prevalence: Sequence[float]) -> None:
+    """Set the bias of a last layer to the log-odds of `prevalence`: training starts at the prior.
+
+    A prevalence of 0 or 1 is taken as one in a thousand, or all but one.
+    """
+    share = torch.as_tensor(prevalence, dtype=torch.float64).clamp(1e-3, 1 - 1e-3)
+    with torch.no_grad():
+        layer.bias.copy_(torch.logit(share))

@@ -25,7 +25,6 @@ class JointModel(SeriesModel):
     and `features` (series, steps, dim).
 
     Args:
-        name: of the network, `joint-<backbone>`.
         encoder: arguments of `TimmClassifier`; its classifier gives the logits that are added to.
         sequence: arguments of `TransformerModel` beside those that follow from the encoder.
         frozen: the encoder stays as it is, its batch-norm statistics included.
@@ -33,9 +32,6 @@ class JointModel(SeriesModel):
             sees one chunk at a time.
         checkpointing: keep few activations of the encoder and compute them again for the gradient.
         pretrained: start the encoder from ImageNet weights; no part of the specification.
-
-    Attributes:
-        mean, std: normalisation that the encoder's weights expect.
     """
 
     def __init__(
@@ -77,7 +73,6 @@ class JointModel(SeriesModel):
         return self
 
     def forward_features(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """A vector per slice that has seen its study, (series, steps, dim)."""
         return self.forward(inputs)["features"]
 
     def forward_head(self, features: Tensor) -> Tensor:
@@ -85,7 +80,6 @@ class JointModel(SeriesModel):
         return self.sequence.forward_head(features)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Logits and features of each slice; see the class."""
         images, lengths = inputs["images"], inputs["lengths"]
         mask = step_mask(lengths, images.shape[1])
         features, logits = self._encode(images[mask])

@@ -31,7 +31,6 @@ def masked_batch_norm(norm: nn.Module, values: Tensor, mask: Tensor) -> Tensor:
 
     Args:
         norm: an `nn.BatchNorm1d`.
-        values: (..., channels).
         mask: bool (...), the steps that count.
     """
     steps, was_training = values[mask], norm.training
@@ -66,9 +65,7 @@ class BidirectionalRNN(nn.Module):
 
     Args:
         kind: gru or lstm.
-        in_channels: of a step.
         hidden: units of each direction; (sequences, steps, 2 * hidden) come out.
-        num_layers: one on the other.
     """
 
     def __init__(self, kind: str, in_channels: int, hidden: int, num_layers: int = 1) -> None:
@@ -93,7 +90,6 @@ class RotaryAttention(nn.Module):
 
     Args:
         dim: channels, a multiple of 4 * num_heads.
-        num_heads: attention heads.
     """
 
     frequencies: Tensor

@@ -36,9 +36,7 @@ class SliceEncoder(nn.Module):
     Args:
         feature_dims: of each slice network; empty for none.
         num_logits: of all slice networks together.
-        dim: of the vector.
         feature_drop: share of the features that training leaves out.
-        metadata: use the metadata.
     """
 
     def __init__(
@@ -79,15 +77,9 @@ class SequenceModel(SeriesModel):
 
     Args:
         name: of the subclass; see `build_sequence_model`.
-        num_labels: logits of a slice.
         feature_dims: features of each slice network; empty where none are used.
-        num_networks: slice networks.
         dim: channels of a slice between layers.
         hidden: units of each direction of a recurrent layer.
-        num_layers: recurrent or attention layers.
-        num_heads: of attention.
-        drop_rate: dropout between layers.
-        feature_drop: share of the features that training leaves out.
         metadata: use gaps, rank, position and number of slices.
     """
 
@@ -131,7 +123,6 @@ class SequenceModel(SeriesModel):
 
     @property
     def has_batch_norm(self) -> bool:
-        """Whether a layer collects statistics of batches."""
         return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.modules())
 
 
@@ -160,7 +151,6 @@ class RecurrentModel(_EncodedModel):
 
     Args:
         name: study-bigru or study-lstm.
-        options: see `SequenceModel`.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -174,7 +164,6 @@ class RecurrentModel(_EncodedModel):
         self.outs = nn.ModuleList(nn.Linear(2 * hidden, dim) for _ in layers)
 
     def forward_features(self, inputs: Mapping[str, Any]) -> Tensor:
-        """A vector per slice, (studies, steps, dim)."""
         values = self.encoder(inputs)
         for norm, rnn, out in zip(self.norms, self.rnns, self.outs, strict=True):
             values = values + out(self.dropout(rnn(norm(values), inputs["lengths"])))
@@ -202,7 +191,6 @@ class TransformerModel(_EncodedModel):
         )
 
     def forward_features(self, inputs: Mapping[str, Any]) -> Tensor:
-        """A vector per slice, (studies, steps, dim)."""
         values, position_mm = self.encoder(inputs), inputs["position_mm"]
         mask = step_mask(inputs["lengths"], values.shape[1])
         for norm, attention, mlp in zip(self.norms, self.attentions, self.mlps, strict=True):

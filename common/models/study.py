@@ -16,11 +16,7 @@ SEQUENCE_MODELS: dict[str, type[SequenceModel]] = {
 
 
 def build_sequence_model(specification: dict[str, Any]) -> SequenceModel:
-    """Return the network that `SequenceModel.specification` describes, with random weights.
-
-    Raises:
-        InputError: there is none of this name.
-    """
+    """Return the network that `SequenceModel.specification` describes, with random weights."""
     name = specification["name"]
     if name not in SEQUENCE_MODELS:
         near = difflib.get_close_matches(name, SEQUENCE_MODELS, 1) or list(SEQUENCE_MODELS)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import InputError
-from common.models.base import ImageModel
+from common.models.base import ImageModel, start_bias
 from common.models.heads import HEADS
 from common.models.pooling import OWN_POOLING, POOLINGS
 
@@ -31,8 +31,6 @@ class TimmClassifier(ImageModel):
     """A timm backbone, pooling, dropout and a head.
 
     Args:
-        name: name of a timm model.
-        num_classes: number of logits.
         in_chans: channels of the image; pretrained first layers are adapted to them.
         pretrained: start from ImageNet weights.
         drop_rate: dropout before the last layer.
@@ -47,7 +45,6 @@ class TimmClassifier(ImageModel):
 
     Attributes:
         mean, std: normalisation of a window in [0, 1] that the weights were trained with.
-        feature_dim: width of the pooled features.
         image_size: (height, width) of the images that the backbone takes; None for any.
     """
 
@@ -155,13 +152,7 @@ class TimmClassifier(ImageModel):
         }
 
     def start_from_prevalence(self, prevalence: Sequence[float]) -> None:
-        """Set the last bias to the log-odds of `prevalence`, so that training starts at the prior.
-
-        A prevalence of 0 or 1 is taken as one in a thousand, or all but one.
-        """
-        share = torch.as_tensor(prevalence, dtype=torch.float64).clamp(1e-3, 1 - 1e-3)
-        with torch.no_grad():
-            self.classifier.bias.copy_(torch.logit(share))
+        start_bias(self.classifier, prevalence)
 
 
 def _has_channels_last(shape: Sequence[int], size: Sequence[int]) -> bool:
@@ -174,7 +165,6 @@ def fixed_size(name: str, image_size: Sequence[int] | None) -> tuple[int, int] |
     """Return the one (height, width) that the timm model `name` is to take; None for any.
 
     Args:
-        name: name of a timm model.
         image_size: the (height, width) that is asked for; None for the model's own.
     """
     from timm.models import get_pretrained_cfg
@@ -198,11 +188,8 @@ def create_backbone(
     """Return the timm model `name` without its classifier: images to pooled features.
 
     Args:
-        name: name of a timm model.
         in_chans: channels of the images. Pretrained first layers made for three are repeated for
             more, and scaled so that equal slices give what one gave (timm's `adapt_input_conv`).
-        pretrained: with ImageNet weights.
-        drop_path_rate: stochastic depth.
         has_map: leaves out the pooling, where the model can do so.
         image_size: (height, width) for models that are made for one size; see `fixed_size`.
 
@@ -264,11 +251,7 @@ def _refused_option(name: str, error: str, options: dict[str, Any]) -> str | Non
 
 
 def find_weights(name: str) -> str | None:
-    """Return where the ImageNet weights of a timm model are on this disk; None where nowhere.
-
-    Raises:
-        InputError: timm has no such model.
-    """
+    """Return where the ImageNet weights of a timm model are on this disk; None where nowhere."""
     _require_model(name)
     if name in PACKAGED_WEIGHTS and _packaged_file(name):
         return f"in the package {PACKAGED_WEIGHTS[name]}"

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.models.base import start_bias
 from common.models.masked import (
     BidirectionalRNN,
     convolution,
@@ -25,8 +26,6 @@ _CONVOLUTIONS = ((5, 1, 4), (3, 2, 2), (3, 4, 2), (3, 2, 2))
 
 
 class _Reduction(nn.Module):
-    """Dropout, a linear layer of each slice, batch norm and ReLU."""
-
     def __init__(self, num_in: int, num_out: int, dropout: nn.Module) -> None:
         super().__init__()
         self.dropout = dropout
@@ -120,11 +119,8 @@ class TwoStageModel(SequenceModel):
         return self._head(features, lengths)
 
     def start_from_prevalence(self, prevalence: Sequence[float]) -> None:
-        """Set the last bias of the first stage to the log-odds of `prevalence`."""
-        share = torch.as_tensor(prevalence, dtype=torch.float64).clamp(1e-3, 1 - 1e-3)
-        with torch.no_grad():
-            self.first_linear.bias.copy_(torch.logit(share))
-            self.first_out.bias.zero_()
+        start_bias(self.first_linear, prevalence)
+        nn.init.zeros_(self.first_out.bias)
 
     def _head(self, features: Tensor, lengths: Tensor) -> Tensor:
         num_labels = self.specification["num_labels"]

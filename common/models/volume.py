@@ -1,14 +1,13 @@
 """A 3D network over a series resampled to equal distances along z."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from common.errors import InputError
-from common.models.base import SeriesModel
+from common.models.base import SeriesModel, start_bias
 from common.models.masked import step_mask
 
 # Blocks of each of the four stages.
@@ -31,11 +30,8 @@ class VolumeModel(SeriesModel):
 
     Args:
         name: one of `BLOCKS`.
-        num_labels: logits of a slice.
-        in_chans: channels of a slice.
         width: channels of the first stage; each further stage has twice as many.
         spacing_mm: distance of planes.
-        drop_rate: dropout before the last layer.
 
     Attributes:
         mean, std: normalisation of windows in [0, 1].
@@ -94,19 +90,14 @@ class VolumeModel(SeriesModel):
         return torch.bmm(to_slices.to(pooled.dtype), pooled)
 
     def forward_head(self, features: Tensor) -> Tensor:
-        """Return logits (series, steps, labels)."""
         return self.classifier(self.dropout(features))
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Logits and features of each slice; see the class."""
         features = self.forward_features(inputs)
         return {"logits": self.forward_head(features), "features": features}
 
     def start_from_prevalence(self, prevalence: Sequence[float]) -> None:
-        """Set the last bias to the log-odds of `prevalence`, inside 1/1000 of 0 and 1."""
-        share = torch.as_tensor(prevalence, dtype=torch.float64).clamp(1e-3, 1 - 1e-3)
-        with torch.no_grad():
-            self.classifier.bias.copy_(torch.logit(share))
+        start_bias(self.classifier, prevalence)
 
 
 def plane_norm(norm: nn.BatchNorm2d, values: Tensor, mask: Tensor) -> Tensor:
@@ -126,7 +117,6 @@ class VolumeBlock(nn.Module):
     """Two convolutions of 3 x 3 x 3 and a way around them.
 
     Args:
-        in_channels, channels: before and after.
         stride: of the first convolution, in the plane.
     """
 
@@ -163,7 +153,6 @@ def resampling(
 
     Args:
         position_mm: (series, steps), rising, falling or in any order.
-        lengths: (series,), steps of each.
         spacing_mm: distance of planes.
 
     Returns:
@@ -188,7 +177,6 @@ def resampling(
 
 
 def _series_weights(position_mm: Tensor, spacing_mm: float) -> tuple[Tensor, Tensor]:
-    """Return the weights (planes, steps) and (steps, planes) of one series."""
     first, last = position_mm.min(), position_mm.max()
     extent = float(last - first)
     spacing = max(spacing_mm, extent / (MAX_PLANES - 1))
@@ -218,8 +206,3 @@ def _linear(wanted: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     weights[places, order[after - 1]] = 1 - share
     weights[places, order[after]] = share
     return weights, gap
-
-
-def build_volume_model(specification: Mapping[str, Any]) -> VolumeModel:
-    """Return the network that a specification describes, with random weights."""
-    return VolumeModel(**specification)

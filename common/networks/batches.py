@@ -21,10 +21,8 @@ class TrainingBatch:
     """A batch of this process, and the place in the epoch that it has with those of the others.
 
     Attributes:
-        content: the batch of the loader.
         num_samples: samples in the batches of all processes.
         is_stand_in: True where this process got no sample and only takes part in the exchange.
-        ends_epoch: whether the epoch ends with it.
     """
 
     content: Any
@@ -110,9 +108,6 @@ def require_finite(
 
     Args:
         what: `loss` or `gradient`.
-        finite: whether it is, by batch.
-        ids: names of the samples, by batch.
-        iteration: the optimizer step that it belongs to.
     """
     if all(finite):
         return

@@ -23,7 +23,6 @@ class ImageClassifierNetwork(AbstractNetwork):
     and `index`.
 
     Args:
-        label_weights: weight of each label in the loss.
         label_smoothing: training labels y become y (1 - s) + s / 2.
         focal_gamma: gamma of the focal loss; None for cross-entropy.
         sample_ids: names of the training samples by index, for messages.

@@ -22,8 +22,6 @@ class EvaluatedNetwork(ABC):
 
     Args:
         model: the module; moved to the device of the settings.
-        settings: device, precision and processes.
-        callbacks: see `AbstractNetwork`.
     """
 
     def __init__(
@@ -54,7 +52,6 @@ class EvaluatedNetwork(ABC):
         return {}
 
     def forward(self, *inputs: Any, **named_inputs: Any) -> Any:
-        """Return the model's output for a batch."""
         if torch.is_grad_enabled() and self._training_module is not None:
             return self._training_module(*inputs, **named_inputs)
         return self._module(*inputs, **named_inputs)
@@ -86,7 +83,6 @@ class EvaluatedNetwork(ABC):
         return self._of_all_processes(parts, data)
 
     def run_forward(self, data: Iterable[Any]) -> None:
-        """Run `data` through the model in its present modes, for the statistics it collects."""
         compiled, self._module = self._module, self.model  # not worth compiling anew for
         try:
             for _ in self._outputs(data, self.prediction_step):

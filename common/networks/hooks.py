@@ -54,7 +54,6 @@ class Callback:
 
     @property
     def name(self) -> str:
-        """The key of its state in a checkpoint."""
         return type(self).__name__
 
     def on_fit_begin(self, network: FittedNetwork) -> None: ...

@@ -82,9 +82,6 @@ def find_learning_rate(
 
     Args:
         network: with its optimizer; its callbacks are left out of the test.
-        train_data: as of `fit`.
-        start_lr, end_lr: the range.
-        num_iterations: optimizer steps from one to the other.
     """
     recorder = _Recorder(network, num_iterations)
     growth = math.log(end_lr / start_lr) / max(1, num_iterations - 1)
@@ -167,7 +164,6 @@ class _Recorder(Callback):
         return self._training_step(batch)
 
     def on_iteration_end(self, network: FittedNetwork) -> None:
-        """Add a point; raise _Ended after the last one."""
         self.learning_rates.append(network.step_values["learning_rate"])
         self.losses.append(network.step_values["loss"])
         self.start_losses.append(self._start_sum / max(self._start_terms, 1e-12))
@@ -186,7 +182,6 @@ def _copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @contextmanager
 def _restored(network: AbstractNetwork) -> Iterator[None]:
-    """Restore the network after the block, also after an error."""
     state = copy.deepcopy(network.state_dict())
     kept = {name: getattr(network, name) for name in ("callbacks", "settings", "scheduler")}
     step_values, is_training = network.step_values, network.model.training

@@ -51,11 +51,8 @@ class AbstractNetwork(EvaluatedNetwork):
     | close | always, also after an error |
 
     Args:
-        model: the module; moved to the device of the settings.
-        settings: how `fit` runs.
         optimizer: its optimizer; needed to fit, not to predict.
         scheduler: learning-rate schedule, stepped once an iteration.
-        callbacks: averages, monitors and checkpoints.
 
     Attributes:
         step_values: loss, norm and speed of the last step, by name.
@@ -100,7 +97,6 @@ class AbstractNetwork(EvaluatedNetwork):
 
         Args:
             train_data: loader whose sampler is an `EpochSampler`.
-            valid_data: loader of the samples to validate on.
             subset_data: loader of some of them, for the validations between those of the whole.
 
         Raises:
@@ -132,15 +128,12 @@ class AbstractNetwork(EvaluatedNetwork):
 
     @property
     def is_done(self) -> bool:
-        """Whether the last iteration has been trained, or a callback has ended the training."""
         return self._ends_early or self.state.iteration >= self.settings.iteration_num
 
     def end_early(self) -> None:
-        """Make this iteration the last, for callbacks; the training counts as done."""
         self._ends_early = True
 
     def ask_to_stop(self) -> None:
-        """Stop after this iteration as SIGTERM does, for callbacks; another run can resume."""
         self._stop_request.ask()
 
     def _train_iteration(self, batches: Iterator[TrainingBatch]) -> None:

@@ -1,14 +1,12 @@
-"""Networks that give each slice of a series a probability per label from slice outputs."""
+"""Networks that give each slice of a series a probability per label: from outputs, or images."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from common.networks.classifier import ImageClassifierNetwork
 from common.networks.state import StepOutput
-
-INPUTS = ("features", "logits", "metadata", "position_mm", "lengths")
 
 
 class SequenceClassifierNetwork(ImageClassifierNetwork):
@@ -16,12 +14,14 @@ class SequenceClassifierNetwork(ImageClassifierNetwork):
 
     A batch is made by `SequenceDataset`. A term of the loss is a slice with a label: padded steps
     and slices that are context only are none, so accumulated and uneven batches stay exact. The
-    outputs of a step have one row per such slice.
+    outputs of a step have one row per such slice; `features` are among them if asked for.
 
     Args:
         auxiliary_weight: of the loss of `auxiliary` logits, in training only.
         options: see `ImageClassifierNetwork`; `sample_ids` name the series.
     """
+
+    inputs: ClassVar[tuple[str, ...]] = ("features", "logits", "metadata", "position_mm", "lengths")
 
     def __init__(self, *arguments: Any, auxiliary_weight: float = 1.0, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -38,14 +38,13 @@ class SequenceClassifierNetwork(ImageClassifierNetwork):
         return StepOutput(loss_sum, step.num_terms, step.outputs)
 
     def validation_step(self, batch: Mapping[str, Tensor]) -> StepOutput:
-        """Return the weighted loss of the true labels, with `logits`, `labels` and `index`."""
         return self._slice_loss(batch, self._forward(batch)["logits"], batch["index"] >= 0, 0.0)
 
     def prediction_step(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return `logits` (slices, labels) and `index` (slices,)."""
-        is_slice = batch["index"] >= 0
-        logits = self._forward(batch)["logits"][is_slice]
-        return {"logits": logits, "index": batch["index"][is_slice]}
+        is_slice, outputs = batch["index"] >= 0, self._forward(batch)
+        names = ("logits", "features") if self.with_features else ("logits",)
+        found = {name: outputs[name][is_slice] for name in names}
+        return {**found, "index": batch["index"][is_slice]}
 
     def batch_ids(self, batch: Mapping[str, Tensor]) -> list[str]:
         if not len(self.sample_ids):
@@ -53,10 +52,16 @@ class SequenceClassifierNetwork(ImageClassifierNetwork):
         return [self.sample_ids[i] for i in batch["sample"].tolist()]
 
     def _forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        return self.forward({name: batch[name] for name in INPUTS})
+        return self.forward({name: batch[name] for name in self.inputs})
 
     def _slice_loss(
         self, batch: Mapping[str, Tensor], logits: Tensor, is_slice: Tensor, smoothing: float
     ) -> StepOutput:
         labels, index = batch["labels"][is_slice], batch["index"][is_slice]
         return self._loss_of(logits[is_slice], labels, index, smoothing)
+
+
+class SeriesImageNetwork(SequenceClassifierNetwork):
+    """The same for images of whole series: a batch is made by `SeriesImageDataset`."""
+
+    inputs: ClassVar[tuple[str, ...]] = ("images", "metadata", "position_mm", "lengths")

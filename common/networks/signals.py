@@ -44,11 +44,6 @@ class StopRequest:
         if self.signal_number is None:
             self.signal_number = signal.SIGTERM
 
-    def check(self) -> None:
-        """Raise StopAsked where a signal came."""
-        if self.signal_number is not None:
-            raise StopAsked(self.signal_number)
-
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal_number is not None:
             raise KeyboardInterrupt

@@ -34,7 +34,6 @@ class FitSettings:
     """Settings of `AbstractNetwork.fit`; counts are of optimizer steps unless they say batch.
 
     Attributes:
-        iteration_num: optimizer steps to train.
         accumulation_step: batches whose gradients make one step.
         clip_norm: largest norm of the gradient, 0 for no clipping.
         iteration_valid: steps between validations; 0: after the last one only.
@@ -43,9 +42,6 @@ class FitSettings:
             between them being of a subset; 0: all are of the whole.
         amp_dtype: type of mixed precision, None for none; fp16 needs a GPU.
         channels_last: keep 4-D tensors in channels-last memory.
-        device: where the network runs.
-        compile: compile the model with torch.compile.
-        processes: that train together.
     """
 
     iteration_num: int
@@ -75,7 +71,6 @@ class FitSettings:
 
     @property
     def autocast_dtype(self) -> torch.dtype | None:
-        """The torch type of mixed precision, None for none."""
         return {"bf16": torch.bfloat16, "fp16": torch.float16, None: None}[self.amp_dtype]
 
     def numerics(self) -> dict[str, str | int | bool]:
@@ -130,12 +125,10 @@ class FitState:
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Self:
-        """Return the state that a checkpoint holds."""
         names = ("iteration", "micro_step", "validated")
         return cls(**{name: state[name] for name in names}, **state["sampler"])
 
     def count_batch(self, num_samples: int, ends_epoch: bool) -> None:
-        """Count a finished batch."""
         self.micro_step += 1
         self.position += num_samples
         if ends_epoch:

@@ -18,7 +18,6 @@ def parameter_groups(
 
     Args:
         model: an `AbstractModel` where `layer_decay` is not 1.
-        weight_decay: of the weights.
         learning_rate: of the last layer.
         layer_decay: in (0, 1].
     """

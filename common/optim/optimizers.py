@@ -42,13 +42,8 @@ def make_optimizer(
 
     Args:
         name: one of `OPTIMIZERS`.
-        model: the module.
-        learning_rate: before any schedule.
         weight_decay: of all weights but norms, biases and other vectors.
-        momentum: of sgd and lars.
         nesterov: Nesterov momentum for sgd and lars; nothing without momentum.
-        layer_decay: factor of the learning rate from each layer to the one before.
-        lookahead: wrap it in Lookahead.
         fused: torch's fused kernels, where sgd, adam and adamw have them.
     """
     groups = parameter_groups(model, weight_decay, learning_rate, layer_decay)

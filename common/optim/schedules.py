@@ -38,18 +38,11 @@ class Schedule:
       training.
 
     Attributes:
-        name: which of them.
         num_steps: iterations of the training.
-        learning_rate: the highest.
         min_lr: the lowest of warmup_cosine and cosine_restarts.
-        pct_start: share of the iterations in which one_cycle_lr rises.
-        warmup: share of the iterations in which warmup_cosine rises.
         milestones: iterations at which multistep changes, ascending.
-        gamma: factor of multistep.
-        num_cycles, cycle_factor: of cosine_restarts.
         swa_start: iterations after which the learning rate goes to `swa_lr` and stays there; None
             for never.
-        swa_lr: learning rate of stochastic weight averaging.
     """
 
     name: str
@@ -121,7 +114,6 @@ class IterationScheduler(LRScheduler):
     """Gives each parameter group the rate of the iteration, times the group's `lr_scale`.
 
     Args:
-        optimizer: whose groups may have an `lr_scale`.
         rate: learning rate by the number of iterations done.
     """
 
@@ -132,7 +124,6 @@ class IterationScheduler(LRScheduler):
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float | Any]:
-        """Return the learning rate of each group in the next iteration."""
         rate = self.rate(self.last_epoch)
         return [rate * group.get("lr_scale", 1.0) for group in self.optimizer.param_groups]
 
@@ -141,7 +132,6 @@ class IterationScheduler(LRScheduler):
         return {"last_epoch": self.last_epoch}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Restore the state; the optimizer has its learning rates in its own."""
         self.last_epoch = state_dict["last_epoch"]
 
 

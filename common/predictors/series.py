@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from common.datasets.series_images import SeriesImageDataset
 from common.networks.classifier import ImageClassifierNetwork
-from common.networks.series_images import SeriesImageNetwork
+from common.networks.sequence import SeriesImageNetwork
 from common.predictors.base import PredictOptions
 from common.predictors.network import NetworkPredictor
 from common.slices.pixel_steps import NO_STEPS, PixelSteps

@@ -10,6 +10,7 @@ import pandas as pd
 
 from common.dicom import RejectedFile
 from common.dicom.archives import ARCHIVE_SUFFIX, MEMBER_MARK, open_archive
+from common.dicom.names import name_of, path_of
 from common.preparation.source import FILE_COLUMNS
 from common.words import count
 
@@ -29,22 +30,25 @@ def with_members(files: pd.DataFrame, folder: Path) -> pd.DataFrame:
     """
     names = files["source_file"].str.lower()
     is_archive = names.str.endswith(ARCHIVE_SUFFIX).to_numpy(dtype=bool)
+    if "reason" in files:
+        is_archive = is_archive & files["reason"].isna().to_numpy(dtype=bool)
     if not is_archive.any():
         return files
     rows = [
         row
-        for archive in files[is_archive].itertuples(index=False, name=None)
+        for archive in files.loc[is_archive, list(FILE_COLUMNS)].itertuples(index=False, name=None)
         for row in _member_rows(archive, folder)
     ]
     plain = files[~(is_archive | _is_shadowed(files, is_archive))]
-    members = pd.DataFrame(rows, columns=list(FILE_COLUMNS)).astype(files.dtypes)
+    members = pd.DataFrame(rows, columns=list(FILE_COLUMNS))
+    members = members.reindex(columns=files.columns).astype(files.dtypes)
     return pd.concat([plain, members]).sort_values("source_file", ignore_index=True)
 
 
 def list_archive(path: Path, split: str = "none") -> pd.DataFrame:
     """Return the members of one archive as `with_members` does, relative to its folder."""
     status = path.stat()
-    row = (path.name, split, status.st_size, status.st_mtime_ns)
+    row = (name_of(path.name), split, status.st_size, status.st_mtime_ns)
     return with_members(pd.DataFrame([row], columns=list(FILE_COLUMNS)), path.parent)
 
 
@@ -54,7 +58,7 @@ def _member_rows(
     """Yield the rows of the members of an archive, or its own where there are none to be read."""
     name, split, size, mtime_ns = archive_row
     try:
-        archive = open_archive(folder / name)
+        archive = open_archive(folder / path_of(name))
     except RejectedFile:
         yield archive_row
         return

@@ -9,7 +9,7 @@ import fcntl
 import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +30,7 @@ from common.preparation.identity import (
     repeated_ids,
     with_pixel_hashes,
 )
+from common.preparation.kept import kept_rows, remove_stale, set_aside
 from common.preparation.label_file import LabelFile
 from common.preparation.label_tables import require_labels
 from common.preparation.manifest import check_same_source, write_manifest
@@ -39,8 +40,6 @@ from common.preparation.pixels import (
     is_transient,
     read_record,
     record_exceeding,
-    record_folder,
-    record_path,
     series_tasks,
     store_series,
 )
@@ -56,7 +55,7 @@ from common.preparation.tables import (
     slices_table,
     studies_table,
 )
-from common.preparation.volumes import arrange, separate_patients
+from common.preparation.volumes import arrange, keep_selected, separate_patients
 from common.preparation.workers.runner import Limits, TaskRunner
 from common.slices.folds import TRAIN_SPLIT
 from common.slices.pixel_steps import NO_STEPS, PARAMETER, PixelSteps
@@ -140,9 +139,11 @@ def prepare_dataset(
     valid_fraction: float = 0.0,
     fold_by: str = "patient",
     drop_overlap: bool = False,
+    remove: bool = False,
     resume_command: str = "",
     steps: PixelSteps = NO_STEPS,
     brain_min: float = 0.0,
+    select: Collection[str] = (),
     address: str | None = None,
     limits: Limits = DEFAULT_LIMITS,
     runner: TaskRunner | None = None,
@@ -159,10 +160,13 @@ def prepare_dataset(
         fold_seed, valid_fraction, fold_by: see `FoldPlan`.
         drop_overlap: training slices that share something with test slices are marked as not to
             be trained on.
+        remove: volumes of which files are not seen this time are removed, or made of the others,
+            instead of kept as they were stored.
         resume_command: what the user types to go on after an interruption.
         steps: what is done to the pixels before they are stored.
         brain_min: share of pixels in the brain window that a slice needs for its series' brain
             range to begin there; training slices outside are marked. 0 marks none.
+        select: ids of series that are not left out for what their headers name.
         address: of a Dask scheduler whose workers do the work instead; they see both folders,
             which are absolute then, under the same names.
         limits: what a series, or the header of a file, may take; not with `n_jobs` 0.
@@ -200,7 +204,9 @@ def prepare_dataset(
         write_manifest(dataset_folder, source, parameters, versions, None)
         if not (dataset_folder / INDEX_FOLDER).exists():
             log_estimates(files, runner.num_workers(), dataset_folder)
-        headers = _read_headers(files, source, dataset_folder, runner, steps)
+        headers, kept = _read_headers(
+            files, source, dataset_folder, runner, steps, select=select, remove=remove
+        )
         splits, sources = files.set_index("source_file")["split"], None
         if label_file is not None:
             matched = label_file.match(headers)
@@ -210,13 +216,13 @@ def prepare_dataset(
         plan.check(headers.assign(split=headers["source_file"].map(splits)), sources)
         results = _store_missing(headers, source, dataset_folder, runner, steps)
         headers = headers.sort_values(ROW_ORDER, ignore_index=True)
-        slices = slices_table(headers, splits, results, source.label_names, labels)
+        slices = slices_table(headers, splits, results, source.label_names, labels, kept)
         if brain_min:
             outside = mark_brain_range(slices, brain_min)
             slices["keep_for_training"] &= ~outside
             log_marked(outside, slices, source.label_names[-1])
-        _remove_stale(dataset_folder, set(results))
-        prepared = _count(slices, len(files))
+        remove_stale(dataset_folder, {*results, *kept["store_file"].dropna()})
+        prepared = _count(slices)
         store = SliceStore(dataset_folder / STORE_FOLDER)
         prepared = replace(prepared, audit=log_audit(slices, source.label_names, store))
         overlap, concerned = find_overlap(slices, store)
@@ -248,8 +254,11 @@ def _read_headers(
     dataset_folder: Path,
     runner: TaskRunner,
     steps: PixelSteps,
-) -> pd.DataFrame:
-    """Return all header rows with their volumes."""
+    *,
+    select: Collection[str],
+    remove: bool,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return all header rows with their volumes, and rows of volumes kept as they were stored."""
     index = read_index(files, source.reader, dataset_folder, runner)
 
     def hashed(chosen: pd.Series) -> pd.DataFrame:
@@ -257,18 +266,20 @@ def _read_headers(
 
     def arranged(headers: pd.DataFrame) -> tuple[pd.DataFrame, list[int]]:
         return arrange(
-            separate_patients(headers),
+            separate_patients(set_aside(headers, kept)),
             keep_ambiguous=source.keeps_ambiguous,
             needs_spacing=bool(steps.spacing_mm),
         )
 
+    index = keep_selected(index, select)
     index = hashed(repeated_ids(index))
+    kept = kept_rows(dataset_folder, index, remove=remove)
     headers, unclear = arranged(mark_duplicates(index))
     if unclear:  # copies under ids of their own are not told apart by headers, but by pixels
         names = headers.iloc[unclear][["source_file", "frame"]].agg(tuple, axis=1).tolist()
         index = hashed(index[["source_file", "frame"]].agg(tuple, axis=1).isin(names))
         headers, _ = arranged(drop_copies(mark_duplicates(index), names))
-    return headers
+    return headers, kept
 
 
 def _store_missing(
@@ -305,10 +316,10 @@ def _store_missing(
     return results
 
 
-def _count(slices: pd.DataFrame, num_files: int) -> Preparation:
+def _count(slices: pd.DataFrame) -> Preparation:
     stored = _stored(slices)
     return Preparation(
-        num_files=num_files,
+        num_files=int(slices["source_file"].nunique()),
         num_slices=int(stored.sum()),
         num_series=int(slices["store_file"].nunique()),
         rejected=_tally(slices.loc[~stored, "status"]),
@@ -326,23 +337,6 @@ def _tally(words: pd.Series) -> dict[str, int]:
     """Return how often each word occurs, the most frequent first."""
     counts = words.value_counts().sort_index().sort_values(ascending=False, kind="stable")
     return {str(word): int(count) for word, count in counts.items()}
-
-
-def _remove_stale(dataset_folder: Path, store_files: set[str]) -> None:
-    """Remove series that the source no longer has, and temporary files of killed runs."""
-    kept = {dataset_folder / STORE_FOLDER / name for name in store_files}
-    kept |= {record_path(dataset_folder, name) for name in store_files}
-    found = [*(dataset_folder / STORE_FOLDER).glob("*"), *record_folder(dataset_folder).glob("*")]
-    stale = [path for path in found if path not in kept]
-    for path in stale:
-        path.unlink()
-    # A killed run leaves the file that it was writing, half done and under a temporary name.
-    for folder in (dataset_folder, dataset_folder / INDEX_FOLDER):
-        for path in folder.glob(".*.tmp"):
-            path.unlink()
-    num_series = sum(path.suffix == ".b2nd" and path.name[0] != "." for path in stale)
-    if num_series:
-        logger.warning("removed %d series that are no longer in the source", num_series)
 
 
 def _check_apart(source_folder: Path, dataset_folder: Path) -> None:

@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 
 INDEX_FOLDER = "index"
 CRASHED = "crashed"
-TRANSIENT = (CRASHED, "unreadable")
+UNREADABLE = "unreadable"
+TRANSIENT = (CRASHED, UNREADABLE)
 """Statuses that may change in the next run with the same file: such files are tried again."""
 EXCEEDING = (TIMEOUT, MEMORY)
 """Statuses of killed files: tried again only where the limit has been raised."""
@@ -48,6 +49,7 @@ HEADER_COLUMNS = {
     "temporal_position": "float64",
     "acquisition_time": "float64",
     "content_time": "float64",
+    "selected": "boolean",
     "accession_hash": "str",
     "pixels": "str",
     "limit": "float64",  # the one that was exceeded, where the status is one of EXCEEDING
@@ -106,19 +108,23 @@ def read_index(
     same; what is new is added there every few seconds, so a killed run loses little.
 
     Args:
-        files: source_file, size, mtime_ns of every file.
+        files: source_file, size, mtime_ns of every file, and reason where some are not opened.
         reader: how to read them.
         folder: the dataset folder.
         runner: the processes to read on.
     """
     index_folder = folder / INDEX_FOLDER
+    refused = _header_frame([])
+    if "reason" in files:
+        has_reason = files["reason"].notna()
+        refused, files = _refused(files[has_reason]), files[~has_reason]
     known = _known_headers(index_folder, files, reader, runner.limits)
     missing = files[~files["source_file"].isin(known["source_file"])]
     if missing.empty:
-        return known
+        return pd.concat([known, refused], ignore_index=True)
     logger.info("reading the headers of %s (%d known)", count(len(missing), "file"), len(known))
     with tqdm(total=len(missing), unit="file", desc="headers", mininterval=1) as progress:
-        passing = [_header_frame([])]
+        passing = [refused]
         for shard in _read_missing(missing, reader, runner, progress):
             is_transient = shard["status"].isin(TRANSIENT)
             passing.append(shard[is_transient])
@@ -127,6 +133,13 @@ def read_index(
     known = _known_headers(index_folder, files, reader, runner.limits)
     _consolidate(index_folder, known)
     return pd.concat([known, *passing], ignore_index=True)
+
+
+def _refused(files: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of files that are not opened, with the reason of each."""
+    known = {"status": UNREADABLE, "size": 0, "mtime_ns": 0}
+    names = zip(files["source_file"], files["reason"])
+    return _header_frame([known | {"source_file": n, "reason": reason} for n, reason in names])
 
 
 def read_shards(index_folder: Path) -> pd.DataFrame:

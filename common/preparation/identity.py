@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 DUPLICATE = "duplicate"
 SAME_IMAGE = "same image as "
 _KEY = ["source_file", "frame"]
+_OF_FILES = (*_KEY, "size", "mtime_ns", "reader", "status", "reason", "pixels", "limit")
+_CONTENT = [name for name in HEADER_COLUMNS if name not in _OF_FILES]
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,8 @@ def mark_duplicates(index: pd.DataFrame) -> pd.DataFrame:
     """Return the header table with each image under an id of its own, and with `note`.
 
     Where an id stands for different pixels, `_<hash>` of the pixels is appended to each. An image
-    stays with the first usable file that has it; the others are rejected without an id, naming the
-    first. A file that is rejected already keeps its id only where no usable file has it.
+    stays with one usable file that has it; the others are rejected without an id, naming that one.
+    A file that is rejected already keeps its id only where no usable file has it.
     """
     headers = index.copy()
     headers["note"] = pd.Series(None, headers.index, dtype="str")
@@ -139,18 +141,27 @@ def drop_copies(headers: pd.DataFrame, files: Sequence[tuple[str, int]]) -> pd.D
     chosen = headers[_KEY].agg(tuple, axis=1).isin(files) & headers["pixels"].notna()
     place = ["study_id", "patient_id", "position_x", "position_y", "position_z", "pixels"]
     names = pd.Series(None, headers.index, dtype="object")
-    names[chosen] = headers.loc[chosen, place].astype("str").agg("|".join, axis=1)
+    names[chosen] = headers.loc[chosen, place].astype("str").fillna("").agg("|".join, axis=1)
     return _without_copies(headers, names)
 
 
 def _without_copies(headers: pd.DataFrame, names: pd.Series) -> pd.DataFrame:
-    """Return the table in which a name (null: none) stays with its first usable row."""
-    usable = headers["status"].eq(STATUS_OK).astype("int8")
-    order = pd.DataFrame({"name": names, "usable": -usable})
-    again = order.sort_values("usable", kind="stable").duplicated("name")
-    again = again.reindex(headers.index) & names.notna()
+    """Return the table in which a name (null: none) stays with one row, a usable one if there is.
+
+    That is the row of the larger series, or else the first by what its header says: what files are
+    called decides only between equal headers.
+    """
+    shared = headers[names.notna() & names.duplicated(keep=False)]
+    usable = headers["status"].eq(STATUS_OK)
+    sizes = headers.loc[usable, "series_id"].value_counts()
+    order = shared[[*_CONTENT, *_KEY]].assign(
+        unusable=~usable[shared.index],
+        others=-shared["series_id"].map(sizes).astype("float64").fillna(0),
+    )
+    order = order.sort_values(["unusable", "others", *_CONTENT, *_KEY])
+    again = names[order.index].duplicated().reindex(headers.index, fill_value=False)
     first = headers["source_file"].groupby(names[~again]).first()
-    repeated = again & (usable == 1)
+    repeated = again & usable
     headers.loc[repeated, "reason"] = SAME_IMAGE + names[repeated].map(first).astype("str")
     headers.loc[repeated, "status"] = DUPLICATE
     headers.loc[again, "image_id"] = None

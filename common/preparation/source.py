@@ -1,19 +1,19 @@
 """A source of images: its files, their split, how to read them, and labels."""
 
-import logging
 import os
-from collections import Counter
+import stat
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import pandas as pd
 
+from common.dicom.names import name_of
 from common.preparation.readers import SliceReader
 
-logger = logging.getLogger(__name__)
-
 FILE_COLUMNS = ("source_file", "split", "size", "mtime_ns")
+NOT_A_FILE = "neither a folder nor a regular file: a pipe, a socket or a device"
 
 
 class Source(Protocol):
@@ -31,7 +31,10 @@ class Source(Protocol):
         ...
 
     def files(self) -> pd.DataFrame:
-        """Return the files, one row each, with `FILE_COLUMNS`; see `list_files`."""
+        """Return the files, one row each, with `FILE_COLUMNS`; see `list_files`.
+
+        Where there is a column `reason`, files that have one are listed as unreadable, not opened.
+        """
         ...
 
     def labels(self) -> pd.DataFrame | None:
@@ -53,49 +56,49 @@ def list_files(
     subfolder: str = "",
     wanted: Callable[[str], bool] = lambda name: True,
 ) -> pd.DataFrame:
-    """Return the regular files below `folder / subfolder`, sorted by name, with `FILE_COLUMNS`.
+    """Return what lies below `folder / subfolder`, sorted by name, with `FILE_COLUMNS` and reason.
 
-    Links are followed, each folder once. What can't be opened by name is left out with a warning.
+    Links are followed, each folder once. An entry that cannot be looked at, or is neither folder
+    nor regular file, has a row with a reason; its size and time are 0.
 
     Args:
-        folder: what source_file is relative to.
+        folder: what source_file is relative to; `common.dicom.names` has the way it is written.
         split: split of all these files.
         subfolder: part of the folder to walk.
-        wanted: chooses files by their bare name.
+        wanted: chooses files by their bare name; what cannot be looked at is listed anyway.
     """
-    rows: list[tuple[str, str, int, int]] = []
-    skipped: list[str] = []
+    rows: list[tuple[str, str, int, int, str | None]] = []
     visited: set[tuple[int, int]] = set()
+
+    def add(prefix: str, entry: str, measures: tuple[int, int], reason: str | None) -> None:
+        name = os.path.normpath(os.path.join(prefix, entry))
+        rows.append((name_of(name), split, *measures, reason))
+
     pending = [os.path.join(folder, subfolder)]
     while pending:
         path = pending.pop()
-        prefix = os.path.relpath(path, folder).replace(os.sep, "/") + "/"
+        prefix = os.path.relpath(path, folder)
+        entries: list[os.DirEntry[str]] = []
         try:
             here = os.stat(path)
             if (here.st_dev, here.st_ino) in visited:
                 continue
             visited.add((here.st_dev, here.st_ino))
-            for entry in os.scandir(path):
-                name = f"{prefix}{entry.name}".removeprefix("./")
-                if entry.is_dir():
-                    pending.append(entry.path)
-                elif not _is_utf8(name):
-                    skipped.append("a file whose name is not UTF-8")
-                elif not entry.is_file():
-                    skipped.append("an entry that is not a file, or a dangling link")
-                elif wanted(entry.name):
-                    status = entry.stat()
-                    rows.append((name, split, status.st_size, status.st_mtime_ns))
+            with os.scandir(path) as found:
+                entries += found
         except OSError as error:
-            skipped.append(f"a folder, or the rest of it: {error.strerror}")
-    for reason, count in sorted(Counter(skipped).items()):
-        logger.warning("left out %d times %s", count, reason)
-    return pd.DataFrame(sorted(rows), columns=list(FILE_COLUMNS))
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+            add(prefix, "", (0, 0), f"the folder, or the rest of it: {error.strerror}")
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            try:
+                status = entry.stat()
+            except OSError as error:
+                add(prefix, entry.name, (0, 0), error.strerror)
+                continue
+            if stat.S_ISDIR(status.st_mode):
+                pending.append(entry.path)
+            elif wanted(entry.name):
+                is_file = stat.S_ISREG(status.st_mode)
+                measures = (status.st_size, status.st_mtime_ns) if is_file else (0, 0)
+                add(prefix, entry.name, measures, None if is_file else NOT_A_FILE)
+    table = pd.DataFrame(sorted(rows, key=itemgetter(0)), columns=[*FILE_COLUMNS, "reason"])
+    return table.astype({"reason": "str"})

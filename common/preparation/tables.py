@@ -26,6 +26,7 @@ def slices_table(
     results: dict[str, list[SliceResult] | None],
     label_names: Sequence[str],
     labels: pd.DataFrame | None,
+    kept: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Return the table of slices with the columns of `SLICE_COLUMNS` and the labels.
 
@@ -36,6 +37,7 @@ def slices_table(
             killed every process.
         label_names: the labels of the task.
         labels: image_id and these, as `Source.labels` returns them.
+        kept: rows of an earlier table that stay; their labels are looked up again.
     """
     frame = headers.drop(columns=["size", "mtime_ns", "reader", "frame", "num_frames"])
     frame["split"] = frame["source_file"].map(splits)
@@ -45,6 +47,8 @@ def slices_table(
     _add_note(frame, frame["note"].notna() & frame["store_index"].notna(), frame["note"])
     _note_gaps(frame)
     frame["rank"] = frame["rank"].where(ranked)
+    if kept is not None and len(kept):
+        frame = _with_kept(frame, kept)
     frame["keep_for_training"] = True
     frame = _with_labels(frame, label_names, labels)
     types = SLICE_COLUMNS | dict.fromkeys(label_names, "float32")
@@ -83,6 +87,14 @@ def studies_of_slices(slices: pd.DataFrame, names: Sequence[str]) -> pd.DataFram
     labels = labels.mask(unknown & (labels != 1)).astype("float32")
     studies = by_study[["patient_id"]].first().join(labels)
     return studies.assign(label_source=_label_source(studies, names))
+
+
+def _with_kept(frame: pd.DataFrame, kept: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with rows of an earlier one, each beside its neighbours."""
+    types = {name: kind for name, kind in SLICE_COLUMNS.items() if name in frame}
+    parts = [part.reindex(columns=list(types)).astype(types) for part in (frame, kept)]
+    order = ["patient_id", "study_id", "series_id", "volume_id", "rank", "source_file"]
+    return pd.concat(parts).sort_values(order, ignore_index=True)
 
 
 def _add_results(frame: pd.DataFrame, results: dict[str, list[SliceResult] | None]) -> None:

@@ -2,13 +2,16 @@
 
 import hashlib
 import logging
+from collections.abc import Collection
 
 import numpy as np
 import pandas as pd
 
 from common.dicom.grouping import AMBIGUOUS, Grouping, Volume, find_volumes
-from common.dicom.order import POSITION
+from common.dicom.order import IDS, INSTANCE_NUMBER, POSITION, SLICE_LOCATION
+from common.dicom.rejection import NOT_WANTED
 from common.dicom.upright import AS_STORED, TURNS, turn_of
+from common.errors import InputError
 from common.slices.table import STATUS_OK
 from common.words import count
 
@@ -16,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 NO_SPACING = "no_spacing"
 SHARED = "its study id is that of another patient, too"
+NAMES = {INSTANCE_NUMBER: "InstanceNumber", SLICE_LOCATION: "SliceLocation"}
 VOLUME_COLUMNS = {
     "volume_id": "str",
     "store_file": "str",
@@ -25,6 +29,29 @@ VOLUME_COLUMNS = {
     "turned": "str",
     "grouping": "str",
 }
+
+
+def keep_selected(index: pd.DataFrame, select: Collection[str]) -> pd.DataFrame:
+    """Return the header table with the slices of the named series as usable ones.
+
+    Raises:
+        InputError: there is no such series.
+    """
+    unknown = sorted(set(select) - set(index["series_id"].dropna()))
+    if unknown:
+        raise InputError(
+            f"--pre_select: {unknown[0]} and {len(unknown) - 1} others are not in the data: give "
+            f"SeriesInstanceUIDs, as in series.csv"
+        )
+    if not select:
+        return index
+    selected = index["series_id"].isin(select)
+    # Only slices that were left out for their words or their plane have all of a header.
+    kept = selected & index["status"].isin(NOT_WANTED) & index["rows"].notna()
+    index = index.assign(selected=selected)
+    index.loc[kept, "reason"] = "kept by --pre_select: " + index.loc[kept, "status"]
+    index.loc[kept, "status"] = STATUS_OK
+    return index
 
 
 def separate_patients(headers: pd.DataFrame) -> pd.DataFrame:
@@ -75,6 +102,7 @@ def arrange(
     )
     swapped = np.zeros(len(headers), dtype=bool)
     without_spacing: list[int] = []
+    notes: dict[int, str] = {}
     for volume in grouping.volumes:
         lacks = spacings[volume.rows]
         if needs_spacing and lacks.any() and not lacks.all():
@@ -86,10 +114,17 @@ def arrange(
         columns["store_file"][rows] = f"{name}.b2nd"
         columns["rank"][rows] = np.arange(len(rows))
         columns["order_from"][rows] = volume.order_from
-        notes = filter(None, (shared[volume.rows[0]], volume.note))
-        columns["grouping"][rows] = "; ".join(notes) or None
+        reasons = filter(None, (shared[volume.rows[0]], volume.note))
+        columns["grouping"][rows] = "; ".join(reasons) or None
         if volume.coordinate == POSITION:
             columns["position_mm"][rows] = volume.places
+            notes |= {
+                row: f"has no ImagePositionPatient: placed by its {NAMES[source]}"
+                for row, source in zip(rows, volume.order_from)
+                if source != POSITION
+            }
+        elif volume.coordinate == IDS and len(rows) > 1:
+            notes |= dict.fromkeys(rows, "nothing tells where it lies: in the order of the ids")
         known = [text for text in orientations[volume.rows] if text]
         turn = turn_of(known[0]) if known else AS_STORED
         columns["turned"][rows] = TURNS[turn] or None
@@ -100,6 +135,10 @@ def arrange(
     for one, other in (("rows", "columns"), ("spacing_row", "spacing_column")):
         pair = headers.loc[swapped, [one, other]].to_numpy()
         headers.loc[swapped, [other, one]] = pair
+    before = headers["note"].loc[list(notes)].fillna("").tolist()
+    headers.loc[list(notes), "note"] = [
+        "; ".join(filter(None, pair)) for pair in zip(before, notes.values())
+    ]
     _reject(headers, grouping, usable)
     headers.loc[without_spacing, "status"] = NO_SPACING
     headers.loc[without_spacing, "reason"] = "PixelSpacing is missing, unlike in its series"

@@ -6,7 +6,7 @@ was not fitted on: the caller that fits it keeps the ids (`common.slices.leakage
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -44,21 +44,17 @@ class IsotonicCalibration:
             assert len(x) == len(y) > 0 and (np.diff(x) > 0).all() and (np.diff(y) >= 0).all()
 
     def apply(self, logits: ArrayLike) -> NDArray[np.float64]:
-        return self._map(logits, [(np.array(x), np.array(y)) for x, y in self._points()])
+        return self._map(logits, self.logits, self.calibrated)
 
     def invert(self, calibrated_logits: ArrayLike) -> NDArray[np.float64]:
         """Return logits whose calibrated values are given, or are nearest to what is given."""
         # Of equal values np.interp takes the last; between unequal ones it is exact.
-        return self._map(calibrated_logits, [(np.array(y), np.array(x)) for x, y in self._points()])
-
-    def _points(self) -> Iterable[tuple[tuple[float, ...], tuple[float, ...]]]:
-        return zip(self.logits, self.calibrated, strict=True)
+        return self._map(calibrated_logits, self.calibrated, self.logits)
 
     @staticmethod
-    def _map(values: ArrayLike, points: Sequence[tuple[Any, Any]]) -> NDArray[np.float64]:
-        given = np.asarray(values, dtype=np.float64)
-        columns = [np.interp(given[..., k], x, y) for k, (x, y) in enumerate(points)]
-        return np.stack(columns, axis=-1)
+    def _map(values: ArrayLike, x: Sequence[Any], y: Sequence[Any]) -> NDArray[np.float64]:
+        columns = np.moveaxis(np.asarray(values, dtype=np.float64), -1, 0)
+        return np.stack([np.interp(*lines) for lines in zip(columns, x, y, strict=True)], axis=-1)
 
 
 @dataclass(frozen=True)
@@ -66,7 +62,6 @@ class ConsistentCalibration:
     """A calibrator, or none, after which the union is never below the largest of the other labels.
 
     Attributes:
-        inner: applied first.
         union: column of the label that is positive where any other is.
     """
 
@@ -164,7 +159,6 @@ def _fit_temperature(y: NDArray[np.float64], z: NDArray[np.float64]) -> tuple[fl
 def _fit_isotonic(
     y: NDArray[np.float64], z: NDArray[np.float64]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the points of one label."""
     if not _has_both(y):
         logger.warning("a label without both classes is not calibrated")
         return (-40.0, 40.0), (-40.0, 40.0)

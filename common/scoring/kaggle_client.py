@@ -7,7 +7,6 @@ credentials or signed addresses.
 import contextlib
 import io
 import logging
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -98,7 +97,6 @@ class KaggleClient:
 
 @contextlib.contextmanager
 def _silenced() -> Iterator[None]:
-    """Hide what the client prints or logs in the block."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -131,8 +129,3 @@ def _reason(error: BaseException) -> str:
     if _is_of_network(error):
         return f"the service can't be reached ({type(error).__name__})"
     return f"the kaggle client failed ({type(error).__name__})"
-
-
-def is_competition(name: str) -> bool:
-    """Return whether `name` can be that of a competition."""
-    return re.fullmatch(COMPETITION_PATTERN, name) is not None

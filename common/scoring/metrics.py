@@ -208,14 +208,10 @@ def evaluate_slices(
     Args:
         labels: (n, k) 0, 1 or NaN.
         probabilities: (n, k), finite.
-        study_ids: (n,).
-        label_names: the k columns' names.
-        weights: (k,) of the weighted log loss.
         prior: (k,), or (n, k) where rows of several runs are pooled, from `training_prior`.
         study_labels: indexed by study id, one column per label, for sets that label studies; by
             default a study's label is the largest of its slices'.
         selected: true where the checkpoint was chosen on these rows.
-        threshold: of confusion, accuracy, precision, recall and specificity.
     """
     y = np.asarray(labels, dtype=np.float64)
     p = np.asarray(probabilities, dtype=np.float64)

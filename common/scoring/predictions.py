@@ -147,14 +147,12 @@ class LogitMean:
         self._num = 0
 
     def add(self, logits: ArrayLike) -> None:
-        """Add the logits (n, labels) of one more prediction."""
         values = np.asarray(logits, dtype=np.float64)
         values = expit(values) if self.mean == "probabilities" else values
         self._total = values.copy() if self._total is None else self._total + values
         self._num += 1
 
     def result(self) -> NDArray[np.float64]:
-        """Return the logits (n, labels) of the mean."""
         assert self._total is not None, "there is nothing to average"
         mean = self._total / self._num
         if self.mean == "logits":

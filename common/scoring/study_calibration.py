@@ -11,12 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
+from common.scoring.metrics import Floats
 from common.scoring.predictions import member_logits
 
-Floats = NDArray[np.float64]
-
 NUM_TOP = 3
-FEATURES = ("max", f"mean of the top {NUM_TOP}", "number of slices")
 # scikit-learn's C, on standardised features: a few studies must not make steep curves.
 _RIDGE_C = 1.0
 
@@ -55,7 +53,6 @@ def study_features(probabilities: ArrayLike, codes: ArrayLike, num_studies: int)
     Args:
         probabilities: (n, k) of slices.
         codes: (n,) which study each slice belongs to, from 0.
-        num_studies: s.
     """
     p, of_study = np.asarray(probabilities, dtype=np.float64), np.asarray(codes)
     counts = np.bincount(of_study, minlength=num_studies)
@@ -76,7 +73,7 @@ def study_features(probabilities: ArrayLike, codes: ArrayLike, num_studies: int)
 
 @dataclass(frozen=True)
 class StudyCalibration:
-    """Logistic regression per label on `FEATURES`.
+    """Logistic regression per label on `StudyFeatures.matrix`.
 
     Attributes:
         coefficients: per label (k), three each.
@@ -97,7 +94,6 @@ class StudyCalibration:
 
     @classmethod
     def from_json(cls, content: dict[str, Any] | None) -> "StudyCalibration | None":
-        """Return the calibrator that `to_json` wrote; None for None."""
         if content is None:
             return None
         return cls(tuple(map(tuple, content["coefficients"])), tuple(content["bias"]))

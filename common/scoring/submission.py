@@ -80,10 +80,8 @@ def build_submission(
     """Return the submission, and the image ids that have the prior because nothing is predicted.
 
     Args:
-        sample: the rows asked for.
         predictions: a prediction table with one row per image; it may hold others too.
         prior: (k,) probabilities for images that it lacks.
-        label_names: its k columns.
     """
     rows = pd.Index(predictions["image_id"]).get_indexer(pd.Index(sample.image_ids))
     probabilities = predictions[list(label_names)].to_numpy(dtype=np.float64)

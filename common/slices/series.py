@@ -1,6 +1,6 @@
-"""From slices to studies: the series that represents a study, and its probabilities."""
+"""From slices to studies: the volume that represents a study, and its probabilities."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from common.dicom.rejection import NOT_WANTED
 from common.scoring.metrics import Floats
 from common.scoring.study_calibration import StudyCalibration, study_features
 from common.slices.table import STATUS_OK
+from common.words import count
 
 # Head CT is mostly read in slices this far apart (RSNA 2019: 86 % of the gaps are above 4.5 mm).
 USUAL_SPACING_MM = 5.0
@@ -21,39 +22,63 @@ COVERAGE_STEP_MM = 20.0
 # Why a slice of status ok can't be read.
 DAMAGED = "damaged in the store"
 
-SERIES_COLUMNS = (
-    "study_id", "patient_id", "series_id", "store_file", "num_slices", "num_unreadable", "rows",
-    "columns", "spacing_mm", "brain_mm", "num_left_out", "num_gaps", "num_same_position", "used",
+# A volume is as sharp as one for bone where neighbouring pixels differ this much more than in the
+# least sharp volume of the study, where headers are silent.
+SHARPER = 1.2
+# A study is whole where no more than this, or two slices, of the head that was sent is not seen.
+LARGEST_MISSING_MM = 10.0
+NO_CT = "no_ct"
+# Columns that datasets of earlier versions, and most tests, lack.
+_OPTIONAL = (
+    "frame_of_reference", "volume_id", "kernel", "grouping", "is_sharp", "sharpness", "selected",
     "reason",
+)  # fmt: skip
+
+SERIES_COLUMNS = (
+    "study_id", "patient_id", "series_id", "volume_id", "store_file", "kernel", "num_slices",
+    "num_found", "num_unreadable", "rows", "columns", "spacing_mm", "brain_mm", "coverage_mm",
+    "num_left_out", "num_gaps", "num_same_position", "grouping", "used", "reason",
 )  # fmt: skip
 
 
 def list_series(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return every series, which one is used of each study, and why.
+    """Return every volume, which one is used of each study, and why.
 
-    A series here is the slices of one series id, orientation and matrix size: one store file. Of
-    a study the series is used that covers the most brain, in steps of 20 mm; among equals the one
-    whose slices are nearest to 5 mm apart; then the one with the most slices; then the first by
-    name.
+    Of a study the volume is used that --pre_select names; else the one that covers the most brain,
+    in steps of 20 mm; among equals one that is not reconstructed for bone; then the one whose
+    slices are nearest to 5 mm apart; then the one with the most slices; then the first by name.
 
     Args:
         frame: rows of a slice table, with a bool column `readable`.
 
     Returns:
         `SERIES_COLUMNS`, sorted by study: spacing_mm is the median gap between slices, brain_mm the
-        length along which there is brain, num_gaps the places where slices seem to be missing,
-        num_same_position the slices at the position of the one before, used 0 or 1. Unreadable
-        slices are counted with the largest store file of their series, or have a row of their own
-        where it has none. Slices that are sound but not asked for (scouts, reformats, ...) have a
-        row for each series and status, with their number in num_left_out. Slices of no known study
-        have no row.
+        length along which there is brain, coverage_mm the length of head of the whole study that
+        the volume shows, num_gaps the places where slices seem to be missing, num_same_position
+        the slices at the position of the one before, num_found the slices of the volume with
+        those that can't be read, used 0 or 1. Unreadable slices are counted with their volume, or
+        the largest of their series, or have a row of their own where it has none. Slices that are
+        sound but not asked for (scouts, reformats, ...) have a row for each series and status,
+        with their number in num_left_out. Slices of no known study have no row.
     """
     frame = frame[frame["study_id"].notna()]
+    absent = {name: None for name in _OPTIONAL if name not in frame}
+    frame = frame.assign(**absent)
+    stems = frame["store_file"].astype("str").str.removesuffix(".b2nd")
+    frame["volume_id"] = frame["volume_id"].fillna(stems.where(frame["store_file"].notna()))
     wanted = ~frame["status"].isin(NOT_WANTED) | frame["readable"].astype(bool)
-    series = pd.concat([_describe(frame[wanted]), _left_out(frame[~wanted])], ignore_index=True)
+    parts = [_describe(frame[wanted]), _left_out(frame[~wanted])]
+    series = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+    known = (*SERIES_COLUMNS, "statuses", "why", "left_out", "selected", "sharpness", "is_sharp")
+    series = series.reindex(columns=list(dict.fromkeys(known)))
+    texts = ["statuses", "why", "left_out", "kernel", "grouping"]
+    series[texts] = series[texts].astype("str")
+    lengths = ["spacing_mm", "brain_mm", "coverage_mm", "sharpness"]
+    series[lengths] = series[lengths].astype("float64")
     counts = ["num_slices", "num_unreadable", "num_left_out", "num_gaps", "num_same_position"]
     series[counts] = series[counts].fillna(0).astype("int64")
-    return _choose(series).sort_values(["study_id", "used"], ascending=[True, False])
+    series["num_found"] = series["num_slices"] + series["num_unreadable"]
+    return _choose(series).sort_values(["study_id", "used"], ascending=[True, False], kind="stable")
 
 
 def list_studies(
@@ -64,7 +89,7 @@ def list_studies(
     label_names: Sequence[str],
     calibration: StudyCalibration | None = None,
 ) -> pd.DataFrame:
-    """Return one row per study: the largest probability of the slices of its series.
+    """Return one row per study: the largest probability of the slices of its volume.
 
     With a calibrator, its probabilities, from the largest ones, the mean of the top three and the
     number of readable slices.
@@ -73,33 +98,67 @@ def list_studies(
         frame: the rows given to `list_series`.
         probabilities: (n, k) of these rows.
         series: the result of `list_series`.
-        prior: (k,) for studies without a readable slice.
+        prior: (k,) for studies whose slices can't be read.
         label_names: the k labels; the last one decides the top slice.
         calibration: of studies; None for the plain rule.
 
     Returns:
-        study_id, patient_id, series_id, num_slices, the labels, top_image_id, and status: `ok`,
-        `partial` where slices of the series could not be read, `prior` where none could.
+        study_id, patient_id, series_id, volume_id, num_slices, num_found, coverage_mm, num_gaps,
+        the labels, top_image_id, status and reason. The status is `ok` for a study that was seen
+        whole, `partial` where it was predicted from less than the head that was sent, `prior`
+        where no slice could be read, and `no_ct`, without probabilities, where nothing of it is
+        CT of a head that can be used.
     """
     readable_places = np.flatnonzero(frame["readable"].to_numpy(dtype=bool))
     places_of = frame.iloc[readable_places].groupby("store_file").indices
     image_ids = frame["image_id"].to_numpy(dtype=object)
+    num_lost = series["num_unreadable"].groupby(series["study_id"]).sum()
+    sent_mm = series["coverage_mm"].groupby(series["study_id"]).max()
     records = []
     # `used` sorts first within a study, so the first row of each represents it.
     for row in series.drop_duplicates("study_id").to_dict("records"):
-        record: dict[str, Any] = {"study_id": row["study_id"], "patient_id": row["patient_id"]}
+        study = row["study_id"]
+        record: dict[str, Any] = {"study_id": study, "patient_id": row["patient_id"]}
         if row["used"]:
             places = readable_places[places_of[row["store_file"]]]
-            largest = _of_study(probabilities[places], calibration)
-            record |= {"series_id": row["series_id"], "num_slices": len(places)}
+            values = _of_study(probabilities[places], calibration)
+            record |= {name: row[name] for name in _OF_VOLUME}
             record["top_image_id"] = image_ids[places[np.argmax(probabilities[places, -1])]]
-            record["status"] = "partial" if row["num_unreadable"] else "ok"
+            record["reason"] = _why_partial(row, int(num_lost[study]), float(sent_mm[study]))
+            record["status"] = "partial" if record["reason"] else "ok"
         else:
-            largest = prior
-            record |= {"series_id": None, "num_slices": 0, "top_image_id": None, "status": "prior"}
-        records.append(record | dict(zip(label_names, largest, strict=True)))
-    names = ("study_id", "patient_id", "series_id", "num_slices", *label_names)
-    return pd.DataFrame(records, columns=[*names, "top_image_id", "status"])
+            is_lost = num_lost[study] > 0
+            values = prior if is_lost else np.full(len(prior), np.nan)
+            record |= {"num_slices": 0, "num_found": int(num_lost[study])}
+            record |= {"status": "prior" if is_lost else NO_CT, "reason": row["reason"]}
+        records.append(record | dict(zip(label_names, values, strict=True)))
+    names = ("study_id", "patient_id", *_OF_VOLUME, *label_names, "top_image_id", "status")
+    return pd.DataFrame(records, columns=[*names, "reason"])
+
+
+_OF_VOLUME = ("series_id", "volume_id", "num_slices", "num_found", "coverage_mm", "num_gaps")
+
+
+def _why_partial(row: Mapping[Any, Any], num_lost: int, sent_mm: float) -> str:
+    """Return why a study was predicted from less than the head that was sent; empty if it was not.
+
+    Args:
+        row: of the volume that is used.
+        num_lost: slices of the study that can't be read.
+        sent_mm: length of head in all volumes of the study.
+    """
+    reasons = []
+    if num_lost:
+        own = row["num_unreadable"]
+        of_others = f", {num_lost - own} of them of other series" if num_lost > own else ""
+        reasons.append(f"{count(num_lost, 'slice')} can't be read{of_others}")
+    if row["num_gaps"]:
+        reasons.append(f"slices seem to be missing in {count(row['num_gaps'], 'place')}")
+    missing_mm = sent_mm - row["brain_mm"]
+    spacing_mm = row["spacing_mm"] if row["spacing_mm"] == row["spacing_mm"] else 0.0
+    if missing_mm > max(LARGEST_MISSING_MM, 2 * spacing_mm):
+        reasons.append(f"{row['brain_mm']:.0f} of {sent_mm:.0f} mm of the head are in this volume")
+    return "; ".join(reasons)
 
 
 def _of_study(probabilities: Floats, calibration: StudyCalibration | None) -> Floats:
@@ -111,9 +170,8 @@ def _of_study(probabilities: Floats, calibration: StudyCalibration | None) -> Fl
 
 
 def _describe(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the properties of each series, unranked."""
-    series_key = ["study_id", "series_id"]
-    slices = frame[frame["readable"]].sort_values("position_mm")
+    """Return the properties of each volume, unranked."""
+    slices = frame[frame["readable"]].sort_values("position_mm", kind="stable")
     gaps_mm = slices.groupby("store_file")["position_mm"].diff()
     fractions = slices["brain_fraction"].astype("float64")
     slices = slices.assign(
@@ -121,7 +179,15 @@ def _describe(frame: pd.DataFrame) -> pd.DataFrame:
         has_brain=~(fractions < MIN_BRAIN_FRACTION),
         is_repeated=gaps_mm <= SAME_POSITION_MM,
     )
-    series = slices.groupby([*series_key, "store_file"], as_index=False).agg(
+    volumes = slices.groupby(["study_id", "store_file"], as_index=False).agg(
+        patient_id=("patient_id", "first"),
+        series_id=("series_id", "first"),
+        volume_id=("volume_id", "first"),
+        kernel=("kernel", "first"),
+        grouping=("grouping", "first"),
+        is_sharp=("is_sharp", "first"),
+        sharpness=("sharpness", lambda values: values.astype("float64").median()),
+        selected=("selected", lambda values: bool(values.astype("boolean").fillna(False).any())),
         num_slices=("image_id", "size"),
         rows=("rows", "first"),
         columns=("columns", "first"),
@@ -130,24 +196,56 @@ def _describe(frame: pd.DataFrame) -> pd.DataFrame:
         num_gaps=("position_mm", _num_gaps),
         num_same_position=("is_repeated", "sum"),
     )
-    series["brain_mm"] = series["num_brain"] * series["spacing_mm"].fillna(USUAL_SPACING_MM)
-    # A series of which nothing can be read gets its row here.
-    all_series = frame.groupby(series_key, as_index=False, dropna=False).agg(
+    volumes["brain_mm"] = volumes["num_brain"] * volumes["spacing_mm"].fillna(USUAL_SPACING_MM)
+    volumes["coverage_mm"] = volumes["store_file"].map(_coverage(slices, volumes))
+    return _with_unreadable(volumes, frame[~frame["readable"].astype(bool)]).assign(num_left_out=0)
+
+
+def _coverage(slices: pd.DataFrame, volumes: pd.DataFrame) -> dict[str, float]:
+    """Return by store file the length of brain in mm that all volumes of its study show together.
+
+    Volumes of other frames of reference lie at other coordinates: only their own length counts.
+    """
+    spacings = volumes.set_index("store_file")["spacing_mm"].fillna(USUAL_SPACING_MM)
+    longest = volumes.groupby("study_id")["brain_mm"].transform("max")
+    together = dict(zip(volumes["store_file"], longest))
+    several = volumes["study_id"].duplicated(keep=False)
+    chosen = slices[slices["has_brain"] & slices["position_mm"].notna()]
+    chosen = chosen[chosen["store_file"].isin(volumes.loc[several, "store_file"])]
+    halves = chosen["store_file"].map(spacings).astype("float64") / 2
+    spans = chosen.assign(low=chosen["position_mm"] - halves, high=chosen["position_mm"] + halves)
+    for (study, _), group in spans.groupby(["study_id", "frame_of_reference"], dropna=False):
+        group = group.sort_values("low")
+        reached = group["high"].cummax().shift(fill_value=-np.inf)
+        seen = (group["high"] - np.maximum(group["low"], reached)).clip(lower=0).sum()
+        for name in volumes.loc[volumes["study_id"] == study, "store_file"]:
+            together[name] = max(together[name], float(seen))
+    return together
+
+
+def _with_unreadable(volumes: pd.DataFrame, lost: pd.DataFrame) -> pd.DataFrame:
+    """Return the volumes with the number of their unreadable slices, and rows for the others."""
+    by_size = volumes.sort_values("num_slices", ascending=False, kind="stable")
+    largest = by_size.drop_duplicates(["study_id", "series_id"])
+    of_series = largest.set_index(["study_id", "series_id"])["volume_id"]
+    keys = pd.MultiIndex.from_frame(lost[["study_id", "series_id"]])
+    known = lost["volume_id"].where(lost["volume_id"].isin(volumes["volume_id"]))
+    owners = known.fillna(pd.Series(of_series.reindex(keys).to_numpy(), lost.index))
+    volumes = volumes.assign(num_unreadable=volumes["volume_id"].map(owners.value_counts()))
+    alone = lost[owners.isna()].groupby(["study_id", "series_id"], as_index=False, dropna=False)
+    rows = alone.agg(
         patient_id=("patient_id", "first"),
-        num_unreadable=("readable", lambda readable: int((~readable).sum())),
+        num_unreadable=("status", "size"),
         statuses=("status", lambda statuses: ", ".join(sorted(set(statuses) - {STATUS_OK}))),
+        why=("reason", lambda reasons: "; ".join(sorted(set(reasons.dropna()))[:2])),
     )
-    series = all_series.merge(series, on=series_key, how="left")
-    series["num_slices"] = series["num_slices"].fillna(0).astype(int)
-    series = series.sort_values("num_slices", ascending=False, kind="stable")
-    series.loc[series.duplicated(series_key), "num_unreadable"] = 0
-    return series.assign(num_left_out=0)
+    parts = [part for part in (volumes, rows.assign(num_slices=0)) if len(part)]
+    return pd.concat(parts or [volumes], ignore_index=True)
 
 
 def _left_out(frame: pd.DataFrame) -> pd.DataFrame:
     """Return a row for each series and status of slices that are not asked for."""
-    reasons = frame["reason"] if "reason" in frame else pd.Series(None, frame.index, dtype="str")
-    by_status = frame.assign(why=reasons.fillna("")).groupby(
+    by_status = frame.assign(why=frame["reason"].fillna("")).groupby(
         ["study_id", "series_id", "status"], as_index=False, dropna=False
     )
     rows = by_status.agg(
@@ -155,8 +253,10 @@ def _left_out(frame: pd.DataFrame) -> pd.DataFrame:
         num_left_out=("status", "size"),
         why=("why", lambda texts: "; ".join(sorted(set(texts) - {""})[:3])),
     )
-    rows["why"] = ("left out: " + rows["status"] + ": " + rows["why"]).str.removesuffix(": ")
-    return rows.assign(num_slices=0, num_unreadable=0, store_file=None).drop(columns="status")
+    rows["left_out"] = ("left out: " + rows["status"] + ": " + rows["why"]).str.removesuffix(": ")
+    return rows.assign(num_slices=0, num_unreadable=0, store_file=None).drop(
+        columns=["status", "why"]
+    )
 
 
 def _num_gaps(positions_mm: pd.Series) -> int:
@@ -168,38 +268,59 @@ def _choose(series: pd.DataFrame) -> pd.DataFrame:
     """Return the series with `used` and `reason` filled in."""
     coverage = -(series["brain_mm"] / COVERAGE_STEP_MM).astype("float64").round()
     ranked = series.assign(
+        others=~series["selected"].astype("boolean").fillna(False).astype(bool),
         coverage=coverage.fillna(np.inf),
+        sharp=_is_sharp(series),
         distance=(series["spacing_mm"].astype("float64") - USUAL_SPACING_MM).abs().fillna(np.inf),
         fewest=-series["num_slices"],
         is_empty=series["num_slices"] == 0,
     ).sort_values(
-        ["study_id", "is_empty", "coverage", "distance", "fewest", "series_id", "store_file"]
+        ["study_id", "is_empty", "others", "coverage", "sharp", "distance", "fewest", "series_id"]
+        + ["store_file"]
     )
     of_study = ranked.groupby("study_id")
     best, num_series = of_study.transform("first"), of_study["is_empty"].transform("size")
     num_empty = of_study["is_empty"].transform("sum")
     used = ~ranked.duplicated("study_id") & ~ranked["is_empty"]
     unreadable = "no slice can be read: " + ranked["statuses"].replace("", DAMAGED)
-    if "why" in ranked:
-        unreadable = ranked["why"].fillna(unreadable)
+    unreadable += (": " + ranked["why"]).where(ranked["why"].fillna("") != "", "")
+    kernels = (" (kernel " + ranked["kernel"] + ")").fillna(" (by the noise between its pixels)")
+    has_sharp = of_study["sharp"].transform("any")
     reasons = np.select(
         [
             ranked["is_empty"],
             num_series == 1,
             num_series - num_empty == 1,
+            used & ~ranked["others"],
+            used & has_sharp & ~ranked["sharp"],
             used,
+            ranked["others"] & ~best["others"].astype(bool),
             ranked["coverage"] > best["coverage"],
+            ranked["sharp"] & ~best["sharp"].astype(bool),
             ranked["distance"] > best["distance"],
         ],
         [
-            unreadable,
+            ranked["left_out"].fillna(unreadable),
             "the only series",
             "the only series with slices that can be used",
+            "named by --pre_select",
+            "covers the most brain, reconstructed for soft tissue" + kernels,
             "covers the most brain, with a spacing nearest to the usual one",
+            "--pre_select names another",
             "covers less brain",
+            "reconstructed for bone" + kernels,
             "its spacing is farther from the usual one",
         ],
         "has no more slices than the one used",
     )
     ranked = ranked.assign(used=used.astype(int), reason=reasons)
+    noted = ranked["grouping"].notna()
+    ranked.loc[noted, "reason"] = ranked["reason"] + "; " + ranked["grouping"].astype("str")
     return ranked[list(SERIES_COLUMNS)]
+
+
+def _is_sharp(series: pd.DataFrame) -> pd.Series:
+    """Return which volumes are reconstructed for bone: by their headers, or else by their noise."""
+    sharpness = pd.to_numeric(series["sharpness"])
+    lowest = sharpness.groupby(series["study_id"]).transform("min")
+    return series["is_sharp"].astype("boolean").fillna(sharpness > SHARPER * lowest).astype(bool)

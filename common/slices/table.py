@@ -33,6 +33,7 @@ SLICE_COLUMNS = {
     "source_file": "str",
     "status": "str",
     "reason": "str",
+    "frame_of_reference": "str",
     "volume_id": "str",
     "grouping": "str",
     "position_mm": "float64",
@@ -49,6 +50,8 @@ SLICE_COLUMNS = {
     "tilt_deg": "float64",
     "kernel": "str",
     "acquisition_number": "float64",
+    "sharpness": "float64",
+    "selected": "boolean",
     "institution_hash": "str",
     "bits_stored": "Int32",
     "pixel_representation": "Int32",
@@ -68,9 +71,9 @@ SLICE_COLUMNS = {
 
 # Those that datasets of earlier versions lack, and that nothing needs.
 ADDED_COLUMNS = (
-    *("volume_id", "grouping", "order_from", "turned", "kernel", "acquisition_number"),
-    "institution_hash",
-)
+    "frame_of_reference", "volume_id", "grouping", "order_from", "turned", "kernel",
+    "acquisition_number", "sharpness", "selected", "institution_hash",
+)  # fmt: skip
 
 
 class SliceTable:

@@ -30,36 +30,39 @@ OWN: dict[str, type] = {
 }
 NORMALIZE = "Normalize"
 
-# Move pixels or slices, and so run on HU, one channel per slice.
-GEOMETRIC = frozenset(
-    {
-        "Affine",
-        "CenterCrop",
-        "Crop",
-        "D4",
-        "ElasticTransform",
-        "GridDistortion",
-        "HorizontalFlip",
-        "LongestMaxSize",
-        SWAP,
-        "OpticalDistortion",
-        "Pad",
-        "PadIfNeeded",
-        "Perspective",
-        "RandomCrop",
-        "RandomResizedCrop",
-        "RandomRotate90",
-        "RandomScale",
-        "RandomSizedCrop",
-        "Resize",
-        "Rotate",
-        "SafeRotate",
-        "ShiftScaleRotate",
-        "SmallestMaxSize",
-        "Transpose",
-        "VerticalFlip",
-    }
-)
+# Transforms that move pixels or slices, and so run on HU, one channel per slice, with their traits.
+# fixed: draws nothing beyond whether it is applied; inside: never looks outside the image by more
+# than the half pixel of a resize; exact: copies pixels without weighing neighbours; resample, crop:
+# makes the size that it names; relative: makes a size that depends on the one it gets; turn: may
+# swap height and width.
+_GEOMETRIC = {
+    "Affine": "",
+    "CenterCrop": "fixed inside exact crop",
+    "Crop": "fixed relative",
+    "D4": "inside exact turn",
+    "ElasticTransform": "",
+    "GridDistortion": "",
+    "HorizontalFlip": "fixed inside exact",
+    "LongestMaxSize": "fixed inside relative",
+    SWAP: "fixed exact",
+    "OpticalDistortion": "",
+    "Pad": "fixed exact relative",
+    "PadIfNeeded": "fixed exact relative",
+    "Perspective": "",
+    "RandomCrop": "inside exact crop",
+    "RandomResizedCrop": "inside resample",
+    "RandomRotate90": "inside exact turn",
+    "RandomScale": "inside relative",
+    "RandomSizedCrop": "inside resample",
+    "Resize": "fixed inside resample",
+    "Rotate": "",
+    "SafeRotate": "",
+    "ShiftScaleRotate": "",
+    "SmallestMaxSize": "fixed inside relative",
+    "Transpose": "fixed inside exact turn",
+    "VerticalFlip": "fixed inside exact",
+}
+GEOMETRIC = frozenset(_GEOMETRIC)
 # Change values, and are defined on [0, 1] for any number of channels.
 INTENSITY = frozenset(
     {
@@ -81,28 +84,16 @@ INTENSITY = frozenset(
 )
 # Choose among the transforms under `transforms`.
 CONTAINERS = frozenset({"OneOf", "SomeOf", "Sequential"})
-# Draw nothing beyond whether they are applied.
-DETERMINISTIC = frozenset(
-    {
-        "CenterCrop",
-        "Crop",
-        "HorizontalFlip",
-        "LongestMaxSize",
-        SWAP,
-        "Pad",
-        "PadIfNeeded",
-        "Resize",
-        "SmallestMaxSize",
-        "Transpose",
-        "VerticalFlip",
-    }
-)
-
 # Fill the first of every four channels only, if they are given one number.
 REMAPPING = frozenset({"ElasticTransform", "GridDistortion", "OpticalDistortion"})
 MASK_ARGUMENTS = frozenset(
     {"mask_interpolation", "fill_mask", "mask_drop_value", "keypoint_remapping_method"}
 )
+
+
+def with_trait(trait: str) -> frozenset[str]:
+    """Return the geometric transforms that have a trait of `_GEOMETRIC`."""
+    return frozenset(name for name, traits in _GEOMETRIC.items() if trait in traits.split())
 
 
 def name_of(node: Mapping[str, Any]) -> str:
@@ -210,4 +201,4 @@ def is_random(node: Node) -> bool:
     if name in WINDOWS:
         return False
     places_at_random = "random" in (node.get("position"), node.get("pad_position"))
-    return p != 0 and (p != 1 or name not in DETERMINISTIC or places_at_random)
+    return p != 0 and (p != 1 or name not in with_trait("fixed") or places_at_random)

@@ -28,7 +28,6 @@ class ChannelStages:
 
     Args:
         nodes: of a pipeline, the window first.
-        where: the name of its file, for messages.
     """
 
     def __init__(self, nodes: Sequence[Node], where: str) -> None:

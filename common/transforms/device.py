@@ -26,12 +26,7 @@ from common.windows import AIR_HU
 
 
 class HostTransform:
-    """The part of a pipeline that the loader runs where the rest runs on a device.
-
-    Args:
-        pipeline: the whole pipeline.
-        where: the name of its file, for messages.
-    """
+    """The part of a pipeline that the loader runs where the rest runs on a device."""
 
     def __init__(self, pipeline: Pipeline, where: str) -> None:
         self._arguments = (pipeline, where)
@@ -50,8 +45,6 @@ class HostTransform:
 
         Args:
             image_hu: (slices, height, width), int16 HU.
-            seed: of the sample.
-            header_window: (center, width) that the header of the slice names, HU.
         """
         generator, py = random_state(seed)
         py.random()  # Compose draws whether it runs at all
@@ -62,7 +55,7 @@ class HostTransform:
             image = self._stages(image, generator, py, header_window)
         shape = image.shape[1:] if len(image) == 1 else (*image.shape[1:], len(image))
         record = self._recorder.draw(shape, generator, py, header_window)
-        return image, self._layout.row(record, shape[:2], seed)
+        return image, self._layout.row(record, shape[:2], seed)[0]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return HostTransform, self._arguments
@@ -70,10 +63,6 @@ class HostTransform:
 
 class DeviceTransform:
     """Makes the images of a batch from the outputs of `HostTransform`.
-
-    Args:
-        pipeline: the whole pipeline.
-        channels_last: whether the images come in channels-last memory.
 
     Raises:
         ValueError: the size of the images depends on what goes in.
@@ -111,9 +100,9 @@ class DeviceTransform:
         with torch.autocast(images.device.type, enabled=False):
             images = self._moved(images.to(torch.float32, copy=True), rows)
             for leaf, place in self._layout.rest:
-                images = _TRANSFORMS[name_of(leaf)](
-                    images, leaf, rows[:, place], _Seeds(rows[:, 0], place.start)
-                )
+                # A seed for each sample and each transform that draws on the device.
+                seeds = [int(seed) * 1_000_003 + place.start for seed in rows[:, 0]]
+                images = _TRANSFORMS[name_of(leaf)](images, leaf, rows[:, place], seeds)
             return self._normalized(images).contiguous(memory_format=self._format)
 
     def _moved(self, images: Tensor, rows: np.ndarray) -> Tensor:
@@ -144,17 +133,6 @@ class DeviceTransform:
         return images.sub_(mean).div_(std)
 
 
-class _Seeds:
-    """A seed for each sample of a batch and each transform that draws on the device."""
-
-    def __init__(self, seeds: np.ndarray, salt: int) -> None:
-        self._seeds = seeds
-        self._salt = salt
-
-    def __getitem__(self, index: int) -> int:
-        return int(self._seeds[index]) * 1_000_003 + self._salt
-
-
 def _sizes_before_boxes(pipeline: Pipeline, start: int) -> list[tuple[int, int] | None]:
     return [
         sizes.output_size(pipeline.geometry[:position])
@@ -164,7 +142,6 @@ def _sizes_before_boxes(pipeline: Pipeline, start: int) -> list[tuple[int, int] 
 
 
 def _on(values: np.ndarray, images: Tensor) -> Tensor:
-    """Return the values as float32 where the images are."""
     return torch.from_numpy(values.astype(np.float32)).to(images.device, non_blocking=True)
 
 
@@ -174,7 +151,6 @@ def warp(images: Tensor, steps: Sequence[Step], size: tuple[int, int]) -> Tensor
     Args:
         images: float32 (batch, slices, rows, columns).
         steps: in the order that the transforms run.
-        size: (height, width) after the last one.
     """
     chain = simplified(steps, size)
     if not chain and tuple(images.shape[2:]) == size:
@@ -200,7 +176,7 @@ def _size_in(steps: Sequence[Step]) -> np.ndarray:
     return first.size_in
 
 
-def _windowed(images: Tensor, leaf: Node, row: np.ndarray, seeds: _Seeds) -> Tensor:
+def _windowed(images: Tensor, leaf: Node, row: np.ndarray, seeds: Sequence[int]) -> Tensor:
     """Return all windows of all slices, slice-major, in [0, 1]."""
     widths, centers = np.split(row, 2, axis=1)
     shape = (len(row), 1, -1, 1, 1)
@@ -213,7 +189,7 @@ def _windowed(images: Tensor, leaf: Node, row: np.ndarray, seeds: _Seeds) -> Ten
     return channels.flatten(1, 2)
 
 
-def _with_holes(images: Tensor, leaf: Node, row: np.ndarray, seeds: _Seeds) -> Tensor:
+def _with_holes(images: Tensor, leaf: Node, row: np.ndarray, seeds: Sequence[int]) -> Tensor:
     holes = row.reshape(len(row), -1, 4, 1)
     if not holes.any():
         return images
@@ -228,7 +204,7 @@ def _with_holes(images: Tensor, leaf: Node, row: np.ndarray, seeds: _Seeds) -> T
     return torch.where(mask.unsqueeze(1), _on(fill[None, :, None, None], images), images)
 
 
-def _with_noise(images: Tensor, leaf: Node, row: np.ndarray, seeds: _Seeds) -> Tensor:
+def _with_noise(images: Tensor, leaf: Node, row: np.ndarray, seeds: Sequence[int]) -> Tensor:
     generator = torch.Generator(images.device)
     shape = images.shape[1:] if leaf["per_channel"] else (1, *images.shape[2:])
     noise = torch.empty(shape, device=images.device)
@@ -239,7 +215,7 @@ def _with_noise(images: Tensor, leaf: Node, row: np.ndarray, seeds: _Seeds) -> T
     return images
 
 
-def _with_contrast(images: Tensor, leaf: Node, row: np.ndarray, seeds: _Seeds) -> Tensor:
+def _with_contrast(images: Tensor, leaf: Node, row: np.ndarray, seeds: Sequence[int]) -> Tensor:
     is_applied, alpha, beta = row.T[:, :, None, None, None]
     if not is_applied.any():
         return images
@@ -249,7 +225,7 @@ def _with_contrast(images: Tensor, leaf: Node, row: np.ndarray, seeds: _Seeds) -
     return images.mul_(_on(np.where(is_applied, alpha, 1), images)).add_(brightness).clamp_(0, 1)
 
 
-def _with_gamma(images: Tensor, leaf: Node, row: np.ndarray, seeds: _Seeds) -> Tensor:
+def _with_gamma(images: Tensor, leaf: Node, row: np.ndarray, seeds: Sequence[int]) -> Tensor:
     is_applied, gamma = row.T[:, :, None, None, None]
     if not is_applied.any():
         return images

@@ -24,12 +24,7 @@ HeaderWindow = Sequence[float] | np.ndarray | None
 
 
 class Recorder:
-    """Draws for a list of nodes; `leaves` are their transforms in the order they may run.
-
-    Args:
-        nodes: nodes of a pipeline.
-        where: the name of their file, for messages.
-    """
+    """Draws for a list of nodes; `leaves` are their transforms in the order they may run."""
 
     def __init__(self, nodes: Sequence[Node], where: str) -> None:
         self._transforms = [catalog.build(node, where) for node in nodes]
@@ -51,7 +46,6 @@ class Recorder:
         Args:
             shape: of the image that goes in.
             generator, py: the random state, which goes on from here.
-            header_window: (center, width) that the header of the slice names, HU.
         """
         self._record = {}
         data = {"image": _blank(shape), "header_window": header_window}

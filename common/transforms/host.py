@@ -23,8 +23,6 @@ class HostStages:
     Where two or more of its geometric ones resample the image, they do it at once.
 
     Args:
-        pipeline: where the transforms are from.
-        where: the name of its file, for messages.
         count: number of its nodes that run here; default: all.
     """
 
@@ -52,7 +50,6 @@ class HostStages:
         Args:
             image: (height, width[, slices]).
             generator, py: the random state, which goes on from here.
-            header_window: (center, width) that the header of the slice names, HU.
         """
         image = _run(self._before, image, generator, py)
         if self._geometry is not None:
@@ -75,11 +72,6 @@ class ComposedGeometry:
     """Several geometric transforms as one resampling, but for areas that are averaged.
 
     One after the other would blur the image each time; and this is what a device does.
-
-    Args:
-        plan: whose geometry it is.
-        pipeline: where that is from.
-        where: the name of the file, for messages.
     """
 
     def __init__(self, plan: Plan, pipeline: Pipeline, where: str) -> None:
@@ -91,7 +83,7 @@ class ComposedGeometry:
     ) -> np.ndarray:
         """Return float32 (height, width[, slices]), drawn from the given random state."""
         record = self._recorder.draw(image.shape, generator, py)
-        row, shapes = self._layout.row_and_shapes(record, image.shape[:2], 0)
+        row, shapes = self._layout.row(record, image.shape[:2], 0)
         if image.ndim == 3 and self._layout.are_swapped(row[None])[0]:
             image = np.ascontiguousarray(image[:, :, ::-1])
         run: list[Step] = []

@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from common.transforms.catalog import SWAP, Node, name_of
+from common.transforms.catalog import SWAP, Node, name_of, with_trait
 
 Shape = tuple[int, int]
 
@@ -19,40 +19,11 @@ BORDERS = frozenset(
     {cv2.BORDER_CONSTANT, cv2.BORDER_REPLICATE, cv2.BORDER_REFLECT, cv2.BORDER_REFLECT_101}
 )
 # Never look outside the image by more than the half pixel of a resize.
-INSIDE = frozenset(
-    {
-        "CenterCrop",
-        "D4",
-        "HorizontalFlip",
-        "LongestMaxSize",
-        "RandomCrop",
-        "RandomResizedCrop",
-        "RandomRotate90",
-        "RandomScale",
-        "RandomSizedCrop",
-        "Resize",
-        "SmallestMaxSize",
-        "Transpose",
-        "VerticalFlip",
-    }
-)
+INSIDE = with_trait("inside")
 # Copy pixels without weighing neighbours.
-EXACT = frozenset(
-    {
-        "CenterCrop",
-        "D4",
-        "HorizontalFlip",
-        SWAP,
-        "Pad",
-        "PadIfNeeded",
-        "RandomCrop",
-        "RandomRotate90",
-        "Transpose",
-        "VerticalFlip",
-    }
-)
+EXACT = with_trait("exact")
 # Make an image of a given size of a box, and may average over areas in doing so.
-BOXES = frozenset({"RandomResizedCrop", "RandomSizedCrop", "Resize"})
+BOXES = with_trait("resample")
 GRID = "GridDistortion"
 
 _D4_TURNS = {"e": 0, "r90": 1, "r180": 2, "r270": 3}
@@ -85,9 +56,7 @@ def mapping(
     """Return the matrix (3, 3), output to input, and the shape of what comes out.
 
     Args:
-        name: class of the transform.
         params: its draws by albumentations.
-        transform: the transform itself.
         shape: (height, width) of the input.
     """
     return _MATRICES[name](params, transform, shape)

@@ -113,7 +113,6 @@ def parse_pipeline(document: Mapping[str, Any], where: str) -> Pipeline:
 
 
 def _version(document: Mapping[str, Any], where: str) -> int:
-    """Return the major version of albumentations that wrote the document."""
     try:
         return int(str(document["__version__"]).split(".")[0])
     except (KeyError, TypeError, ValueError) as error:

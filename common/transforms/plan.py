@@ -117,7 +117,6 @@ class Layout:
 
     Args:
         plan: the transforms; the records are of `plan.geometry`, then of `plan.rest`.
-        pipeline: where they are from.
     """
 
     def __init__(self, plan: Plan, pipeline: Pipeline) -> None:
@@ -137,20 +136,12 @@ class Layout:
         self.length += count
         return slice(self.length - count, self.length)
 
-    def row(self, record: Record, shape: Shape, seed: int) -> np.ndarray:
-        """Return the row of a sample.
+    def row(self, record: Record, shape: Shape, seed: int) -> tuple[np.ndarray, list[Shape]]:
+        """Return the row of a sample, and the shapes before each of `steps` and after the last.
 
         Args:
-            record: the result of `Recorder.draw`.
             shape: (height, width) before the first transform.
-            seed: of the sample.
         """
-        return self.row_and_shapes(record, shape, seed)[0]
-
-    def row_and_shapes(
-        self, record: Record, shape: Shape, seed: int
-    ) -> tuple[np.ndarray, list[Shape]]:
-        """Return the row, and the shapes before each of `steps` and after the last."""
         row = np.zeros(self.length)
         row[0] = seed
         shapes = [shape]

@@ -130,12 +130,10 @@ class SampleTransform:
 
     @property
     def has_normalize(self) -> bool:
-        """Whether the image is normalised at the end."""
         return self.pipeline.normalization is not None
 
     @property
     def num_windows(self) -> int:
-        """The number of channels made of one slice."""
         return catalog.num_windows(self.pipeline.window)
 
     @property
@@ -176,7 +174,6 @@ class SampleTransform:
 
         Args:
             num_windows: channels of a slice that the network takes.
-            num_slices: slices of a sample.
         """
         normalization = self.pipeline.normalization
         allowed = (1, self.num_windows, self.num_windows * num_slices)

@@ -4,15 +4,12 @@ from collections.abc import Sequence
 
 import cv2
 
-from common.transforms.catalog import NAME_KEY, Node, leaves, name_of
+from common.transforms.catalog import NAME_KEY, Node, leaves, name_of, with_trait
 
-RESAMPLING = frozenset({"Resize", "RandomResizedCrop", "RandomSizedCrop"})
-CROPPING = frozenset({"CenterCrop", "RandomCrop"})
-# Make a size that depends on the one they get.
-RELATIVE = frozenset(
-    {"Crop", "LongestMaxSize", "Pad", "PadIfNeeded", "RandomScale", "SmallestMaxSize"}
-)
-SWAPPING = frozenset({"D4", "RandomRotate90", "Transpose"})
+RESAMPLING = with_trait("resample")
+CROPPING = with_trait("crop")
+RELATIVE = with_trait("relative")
+SWAPPING = with_trait("turn")
 
 
 def output_size(geometry: Sequence[Node]) -> tuple[int, int] | None:

@@ -93,12 +93,7 @@ def apply_view(view: str, image_hu: NDArray[Any]) -> NDArray[Any]:
 
 
 class ViewTransform:
-    """A sample transform after a view; all else is the transform's own.
-
-    Args:
-        view: a deterministic view.
-        transform: makes the image of what the view is.
-    """
+    """A sample transform after a view; all else is the transform's own."""
 
     def __init__(self, view: str, transform: "SampleTransform") -> None:
         self.view = view
@@ -114,5 +109,4 @@ class ViewTransform:
 
     @property
     def header_fallback(self) -> tuple[float, float] | None:
-        """See `SampleTransform`."""
         return self.transform.header_fallback

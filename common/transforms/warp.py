@@ -28,7 +28,7 @@ class MatrixStep:
     Attributes:
         matrix: float64 (batch, 3, 3), output to input, of (x, y) of pixel centres.
         size_in: float64 (batch, 2), height and width of what goes in.
-        border: one of `mappings.BORDERS`.
+        border: one of `matrices.BORDERS`.
         tolerance: how far places may lie outside before the border matters, in pixels.
         is_far: whether some place lies outside by more than the size of the image.
     """
@@ -62,7 +62,7 @@ class AxisStep:
     Attributes:
         xs, ys: float64 (batch, width) and (batch, height).
         size_in: float64 (batch, 2), height and width of what goes in.
-        border: one of `mappings.BORDERS`.
+        border: one of `matrices.BORDERS`.
     """
 
     xs: np.ndarray
@@ -119,7 +119,6 @@ def coordinates(
 
     Args:
         chain: what `simplified` returned.
-        size_out: (height, width) of the output.
         library: numpy or torch.
         as_array: makes a float32 array of the library.
     """

@@ -53,20 +53,13 @@ _USED = {"data_dataset", "data_input_folder", "pr_dataframe", "pr_output", "pr_s
 
 @dataclass(frozen=True)
 class Ensemble:
-    """What was made.
-
-    Attributes:
-        experiment: the new one.
-        metrics: the content of metrics.json.
-        submission: the checked submission, where one was asked for.
-    """
+    """The blend of experiments."""
 
     experiment: Experiment
     metrics: dict[str, Any]
     submission: Path | None = None
 
     def lines(self) -> list[str]:
-        """Returns the scores in a few lines."""
         found = [f"{'blend':<24} {_shown(self.metrics)}"]
         for name, values in self.metrics["members"].items():
             found.append(f"{name:<24} {_shown(values)}")
@@ -81,11 +74,7 @@ def _shown(metrics: Mapping[str, Any]) -> str:
 
 
 def make_ensemble(config: Config) -> Ensemble:
-    """Blend what the flags name into a new experiment, score it, and submit it where asked for.
-
-    Raises:
-        InputError: a member that can't be used, or members that can't be blended.
-    """
+    """Blend what the flags name into a new experiment, score it, and submit it where asked for."""
     for name in sorted(config.given - _USED):
         if name.startswith(_SHARED):
             logger.warning("--%s has no effect: members have their own", name)
@@ -180,7 +169,6 @@ def _predictor(
 def _write_tables(
     data: EnsembleData, fitted: CrossFitted, kept: FittedBlend, experiment: Experiment
 ) -> None:
-    """Write the out-of-fold predictions of slices and studies, and those of the test."""
     names, own_id = data.task.label_names, experiment.id
     frame = data.tables.predictions(fitted.raw_logits, names, own_id, expit(fitted.logits))
     if kept.consistent and kept.calibration is not None:

@@ -36,7 +36,6 @@ class Member:
     Attributes:
         name: an experiment id, or the path of a table.
         oof: its out-of-fold (or, of one fold, validation) predictions.
-        test: its test predictions; there need be none.
         experiment: None for a table.
     """
 
@@ -68,9 +67,6 @@ class EnsembleData:
     """Predictions of members: of the rows with labels, and those of the test.
 
     Attributes:
-        members: in order.
-        table: the dataset.
-        task: the labels.
         tables: rows that have been predicted out of their fold.
         rows: labels and groups of these.
         by_patients: whether the groups are of patients, as all rows are of one fold.
@@ -147,9 +143,6 @@ def read_data(
     """Return the predictions of the members, with labels and folds.
 
     Args:
-        config: the flags, with the dataset of the members.
-        members: as `find_member` found them.
-        flag: names them, for messages.
         across_folds: refuse rows of one fold alone, rows that not all members predict, and members
             that do not know their folds.
 

@@ -74,7 +74,6 @@ def _require_trained(config: Config, members: Sequence[Member], folds: Sequence[
 
 
 def _command(config: Config, member: Member, fold: int) -> str:
-    """Returns the command that trains a member without a fold, or goes on with it."""
     name, output = nested_id(member.name, fold), config.general.output_dir
     flags = ["--output_dir", output, "--experiment_id", name]
     if config.experiment_folder(name).exists():

@@ -38,9 +38,6 @@ class SecondLevel:
     The second level of fold k is fitted on the out-of-fold predictions of all other folds, and
     predicts those of fold k. Test rows get the mean over the folds.
 
-    Args:
-        config: the flags.
-
     Raises:
         InputError: experiments are missing, differ in their data, or their rows are not those of
             the fold table.
@@ -73,7 +70,6 @@ class SecondLevel:
         }
 
     def run(self) -> Experiment:
-        """Fit, write predictions, metrics, report and predictor, and return the experiment."""
         config_yaml = self.config.to_yaml()
         experiment_id = self.config.general.experiment_id
         experiment = Experiment.create(self.results, experiment_id, config_yaml)
@@ -134,7 +130,6 @@ class SecondLevel:
         return level_inputs(self.data.table, rows[chosen], logits)
 
     def _write_oof(self, levels: dict[int, Level], experiment: Experiment) -> pd.DataFrame:
-        """Write what each fold's level makes of the rows of its fold."""
         tables, names = self.data.tables, self.data.task.label_names
         logits = np.empty((len(self.rows), len(names)), dtype=np.float32)
         for fold, level in levels.items():
@@ -173,7 +168,6 @@ class SecondLevel:
         )
 
     def _write_report(self, oof: pd.DataFrame, experiment: Experiment) -> None:
-        """Score out-of-fold rows beside those of the members, and write the page."""
         table, task, tables = self.data.table, self.data.task, self.data.tables
         prior = np.stack([self.fold_priors[fold] for fold in self.folds])
         main = score_predictions("second level", oof, table, prior, task=task)

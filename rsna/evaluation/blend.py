@@ -46,8 +46,6 @@ def describe_members(
     """Returns what blend.json holds: members, weights, correlations, what each member adds.
 
     Args:
-        data: what was blended.
-        plan: what was fitted.
         fitted: across folds.
         kept: on all rows, for new data.
         nested: what was fitted on in place of the members' out-of-fold rows, by scored fold.
@@ -94,12 +92,7 @@ def describe_members(
 
 
 def write_evaluation(experiment: Experiment, table: SliceTable) -> dict[str, Any]:
-    """Scores the tables of a blend, and writes metrics.json and report.html.
-
-    Args:
-        experiment: the blend.
-        table: the dataset.
-    """
+    """Scores the tables of a blend, and writes metrics.json and report.html."""
     info = predictor_info(experiment.folder)
     task = task_of(info)
     told = _read_blend(experiment.blend_file)

@@ -35,6 +35,7 @@ from rsna.evaluation.scoring import (
     read_experiment,
     score_predictions,
     study_labels,
+    summary,
     task_of,
 )
 from rsna_model import build_model
@@ -44,25 +45,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found.
-
-    Attributes:
-        metrics: the content of metrics.json.
-        place: where metrics.json and report.html are.
-    """
+    """The result of an evaluation, and its folder."""
 
     metrics: dict[str, Any]
     place: ScoredFolder
 
-    @property
-    def metrics_file(self) -> Path:
-        """The metrics.json."""
-        return self.place.metrics_file
-
-    @property
-    def report(self) -> Path:
-        """The page."""
-        return self.place.report_file
+    def summary(self) -> str:
+        """Return a short table of the metrics, and where the page is."""
+        return summary(self.metrics, self.place.report_file)
 
 
 def evaluate_experiment(experiment_folder: Path, table: SliceTable) -> Evaluation:
@@ -71,10 +61,6 @@ def evaluate_experiment(experiment_folder: Path, table: SliceTable) -> Evaluatio
     The figures are those of the last (averaged) weights; those of the best checkpoint, chosen on
     the same rows, stand under `best` with `selected` true. With all folds they are of the
     out-of-fold predictions, and `folds` has the main figures of each fold.
-
-    Args:
-        experiment_folder: a finished training's.
-        table: the dataset it was trained on.
     """
     experiment, info = Experiment(experiment_folder), predictor_info(experiment_folder)
     if info.get("kind") == BlendPredictor.kind:
@@ -129,12 +115,6 @@ def evaluate_on_dataset(
     Writes evaluations/<name>/{predictions.parquet,metrics.json,report.html}. Where studies have
     labels and slices have none, the series that speaks for each study (`common.slices.series`) is
     predicted, as in predict.py, and series.csv says which and why.
-
-    Args:
-        experiment_folder: a finished training's.
-        table: the dataset.
-        name: of the dataset.
-        options: how; see `predict_options`.
     """
     experiment, info = Experiment(experiment_folder), predictor_info(experiment_folder)
     predictor = load_predictor(experiment.predictor, build_model)
@@ -235,7 +215,6 @@ def _labelled_rows(
 
 
 def _num_unusable(table: SliceTable) -> dict[str, int]:
-    """Returns how many files of the dataset have no pixels, by status."""
     statuses = table.frame["status"]
     counts = statuses[statuses != STATUS_OK].value_counts()
     return {f"files not usable: {status}": int(count) for status, count in counts.items()}
@@ -252,7 +231,6 @@ def _num_skipped(table: SliceTable, label_names: Sequence[str]) -> dict[str, int
 
 
 def _fold_metrics(experiment: Experiment) -> dict[str, dict[str, Any]]:
-    """Return the metrics.json of each fold that has one, by the number of the fold."""
     return {
         str(number): json.loads(fold.metrics_file.read_text(encoding="utf-8"))
         for number, fold in experiment.folds.items()
@@ -261,7 +239,6 @@ def _fold_metrics(experiment: Experiment) -> dict[str, dict[str, Any]]:
 
 
 def _fold_summary(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the main figures of a fold."""
     names = ("weighted_log_loss", "prior_weighted_log_loss", "num_slices", "num_studies")
     return {**{name: values[name] for name in names}, "auc": values["auc"]}
 
@@ -296,7 +273,6 @@ def _planned_schedule(config: Config, specification: Mapping[str, Any]) -> Plann
 
 
 def _loss_note(config: Config) -> str:
-    """Returns what the flags made of the training loss, beside the metric."""
     training = config.training
     parts = ["focal loss" if training.tr_loss == "focal" else "cross-entropy"]
     if training.tr_any_weight_schedule:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from common.dicom.rejection import NOT_WANTED
 from common.errors import InputError
 from common.experiment import Experiment
 from common.files import make_folder, replacing
@@ -29,6 +30,7 @@ from common.scoring.submission import (
 from common.slices.pixel_steps import require_same_steps, steps_of
 from common.slices.series import DAMAGED, list_series, list_studies
 from common.slices.table import SLICES_FILE, STATUS_OK, SliceTable
+from common.words import count
 from config import Config
 from rsna.build import find_device
 from rsna.sources.dicom import DicomSource, is_archive
@@ -41,6 +43,7 @@ STUDIES_FILE = "studies.csv"
 SERIES_FILE = "series.csv"
 SUBMISSION_FILE = "submission.csv"
 FILLED_FILE = "filled_with_prior.csv"
+LEFT_OUT_FILE = "left_out.csv"
 
 
 @dataclass(frozen=True)
@@ -50,21 +53,19 @@ class Prediction:
     Attributes:
         predictions: the prediction table, one row per image.
         series, studies: see `common.slices.series`.
-        filled: image_id and reason of what has the prior instead of a prediction.
+        filled: image_id and reason of what can't be read and has the prior instead.
+        left_out: image_id and reason of what is not asked for: it has no prediction.
     """
 
     predictions: pd.DataFrame
     series: pd.DataFrame
     studies: pd.DataFrame
     filled: pd.DataFrame
+    left_out: pd.DataFrame
 
 
 def predict(config: Config) -> Iterator[str]:
-    """Predict --pr_input, write the tables and the submission, and yield the lines to print.
-
-    Raises:
-        InputError: flags or files that can't be used.
-    """
+    """Predict --pr_input, write the tables and the submission, and yield the lines to print."""
     source, output = _folders(config)
     experiment = Experiment(config.experiment_folder(str(config.general.experiment_id)))
     predictor = load_predictor(experiment.predictor, build_model)
@@ -77,8 +78,9 @@ def predict(config: Config) -> Iterator[str]:
     prediction = predict_table(predictor, table, predict_options(config))
     write_prediction(prediction, predictor, output, sample)
     yield f"{len(prediction.predictions)} slices and {len(prediction.studies)} studies: {output}"
-    if len(prediction.filled):
-        yield f"{len(prediction.filled)} slices can't be read and have the prior"
+    for lost, what in ((prediction.filled, "can't be read"), (prediction.left_out, "left out")):
+        if len(lost):
+            yield f"{count(len(lost), 'slice')} {what}"
     if client is not None:
         message = f"experiment {config.general.experiment_id}"
         yield f"{client.competition}: {client.submit(output / SUBMISSION_FILE, message)}"
@@ -92,15 +94,10 @@ def predict_table(
 ) -> Prediction:
     """Return the prediction of every slice of a dataset, readable or not.
 
-    Args:
-        predictor: of any kind.
-        table: the dataset.
-        options: how; see `predict_options`.
-
     Raises:
         InputError: there is no slice that can be read.
     """
-    rows = _slice_rows(table)
+    rows = image_rows(table)
     if not table.readable[rows].any():
         raise InputError(f"no slice can be read: {count_line(table)}")
     result = predict_with_progress(predictor, table, rows, options)
@@ -125,12 +122,16 @@ def predict_table(
         names,
         predictor.study_calibration,
     )
-    unread = frame[~frame["readable"]]
-    reasons = unread["status"].where(unread["status"] != STATUS_OK, DAMAGED)
-    filled = pd.DataFrame({"image_id": unread["image_id"], "reason": reasons})
+    reasons = frame["status"].where(frame["status"] != STATUS_OK, DAMAGED)
+    unread = pd.DataFrame({"image_id": frame["image_id"], "reason": reasons})[~frame["readable"]]
+    is_left_out = frame["status"].isin(NOT_WANTED)
+    filled, left_out = unread[~is_left_out], unread[is_left_out]
     if len(filled):
-        logger.warning("%d slices can't be read and have the prior", len(filled))
-    return Prediction(predictions, series, studies, filled)
+        logger.warning("%s can't be read: the prior", count(len(filled), "slice"))
+    if len(left_out):
+        logger.warning("%s left out by choice: no prediction", count(len(left_out), "slice"))
+    kept = (frame["readable"] | ~is_left_out).to_numpy()
+    return Prediction(predictions[kept].reset_index(drop=True), series, studies, filled, left_out)
 
 
 def write_prediction(
@@ -153,9 +154,12 @@ def write_prediction(
         write_submission(folder / SUBMISSION_FILE, submission, sample)
         if missing:
             logger.warning("%d images asked for are not in the input: prior", len(missing))
-        absent = pd.DataFrame({"image_id": missing, "reason": "not in the input"})
+        by_choice = prediction.left_out.set_index("image_id")["reason"]
+        reasons = [by_choice.get(name, "not in the input") for name in missing]
+        absent = pd.DataFrame({"image_id": missing, "reason": reasons})
         filled = pd.concat([filled, absent], ignore_index=True)
     write_csv(folder / FILLED_FILE, filled)
+    write_csv(folder / LEFT_OUT_FILE, prediction.left_out)
     write_predictions(folder / PREDICTIONS_FILE, prediction.predictions, names)
     write_csv(folder / SERIES_FILE, prediction.series)
     write_csv(folder / STUDIES_FILE, prediction.studies)
@@ -193,11 +197,11 @@ def count_line(table: SliceTable) -> str:
     frame = table.frame
     stored = frame[table.readable]
     rejected = frame.loc[~table.readable, "status"].value_counts()
-    reasons = ", ".join(f"{count} {status}" for status, count in rejected.items())
+    reasons = ", ".join(f"{number} {status}" for status, number in rejected.items())
     return (
-        f"read {frame['source_file'].nunique()} files, stored {len(stored)} slices in "
-        f"{stored['store_file'].nunique()} series, rejected {rejected.sum()}"
-        + (f" ({reasons})" if reasons else "")
+        f"read {count(frame['source_file'].nunique(), 'file')}, stored "
+        f"{count(len(stored), 'slice')} in {stored['store_file'].nunique()} series, rejected "
+        f"{rejected.sum()}" + (f" ({reasons})" if reasons else "")
     )
 
 
@@ -207,7 +211,7 @@ def write_csv(path: Path, frame: pd.DataFrame) -> None:
         frame.to_csv(temporary, index=False)
 
 
-def _slice_rows(table: SliceTable) -> np.ndarray:
+def image_rows(table: SliceTable) -> np.ndarray:
     """Returns one row for each image that is known by its id; a readable one where there is one."""
     order = np.argsort(~table.readable, kind="stable")
     image_ids = table.frame["image_id"].iloc[order]
@@ -249,7 +253,9 @@ def _open_table(
         DicomSource(source),
         output / "dataset",
         n_jobs=config.general.n_jobs,
+        remove=True,  # what is predicted is what is there now
         resume_command=shlex.join(["python", *sys.argv]),
         steps=steps_of(training),
+        select=config.select.ids,
     )
     return SliceTable.load(output / "dataset")

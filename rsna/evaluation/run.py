@@ -9,7 +9,7 @@ from flags.general import MonitorConfig
 from flags.prediction import ViewsConfig
 from rsna.evaluation.evaluation import evaluate_experiment, evaluate_on_dataset
 from rsna.evaluation.prediction import predict_options
-from rsna.evaluation.scoring import next_steps, summary
+from rsna.evaluation.scoring import next_steps
 from rsna.training.tracking import monitor_command, tracking
 
 logger = logging.getLogger(__name__)
@@ -31,12 +31,12 @@ def evaluate(given: Config) -> Iterator[str]:
     table, dataset = SliceTable.load(config.dataset_folder), config.data.data_dataset
     if dataset != recorded.data.data_dataset:
         evaluation = evaluate_on_dataset(folder, table, dataset, predict_options(config))
-        yield summary(evaluation.metrics, evaluation.report)
+        yield evaluation.summary()
         return
     for flag in sorted(given.given & _VIEWS):
         logger.warning("--%s has no effect on rows that training has predicted", flag)
     with tracking(config, folder) as tracker:
         evaluation = evaluate_experiment(folder, table)
         tracker.start()
-    yield summary(evaluation.metrics, evaluation.report)
+    yield evaluation.summary()
     yield next_steps(folder, monitor_command(config, folder))

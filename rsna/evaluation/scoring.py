@@ -30,12 +30,7 @@ def score_predictions(
     """Returns the score of a prediction table against the labels of its dataset.
 
     Args:
-        name: of the weights that predicted.
-        predictions: the table, n rows.
-        table: the dataset.
         prior: (k,), or (n, k) where rows of several experiments are pooled.
-        threshold: from which probability on a label counts as called.
-        selected: true where the checkpoint was chosen on these rows.
         task: the labels that were predicted; in the metrics all others are None.
     """
     names = task.label_names

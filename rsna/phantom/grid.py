@@ -34,12 +34,6 @@ def index_of(x: float, y: float, z: float) -> tuple[int, int, int]:
     return tuple(int(np.clip(round(v), 0, n - 1)) for v, n in zip(raw, SHAPE))  # type: ignore[return-value]
 
 
-def point_at(index: tuple[int, int, int]) -> tuple[float, float, float]:
-    """Return the MNI point (x, y, z) in mm of a (z, y, x) index."""
-    k, j, i = index
-    return X_RIGHT - STEP_X * i, Y_FRONT - STEP_Y * j, Z_BOTTOM + STEP_Z * k
-
-
 def box(
     center: tuple[float, float, float], radius: float | tuple[float, float, float]
 ) -> tuple[slice, slice, slice]:

@@ -81,7 +81,6 @@ def encode_study(
     """Return the DICOM files of a study by image id, in order.
 
     Args:
-        study, names, family: what is stored, under which names, and how.
         num_cut: columns cut from both sides together, for images that are not square.
         rng: draws the display window.
     """

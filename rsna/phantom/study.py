@@ -59,7 +59,6 @@ class Study:
     Attributes:
         image_hu: int16 (slices, rows, columns), from the neck to the vertex.
         labels: bool (slices, 5), in the order of `rsna_task.SUBTYPES`.
-        protocol: geometry and image quality.
     """
 
     image_hu: NDArray[np.int16]
@@ -87,7 +86,6 @@ def generate_study(patient: int, study: int, seed: int, matrix: int = 256) -> St
 
     Args:
         patient, study: their numbers from 0.
-        seed: seed of the whole demo.
         matrix: rows and columns of the slices.
     """
     shape_rng = np.random.default_rng([seed, 1, patient])

@@ -87,7 +87,10 @@ class CtIchSource(AbstractSource):
         parts = images["source_file"].str.extract(
             rf"^{IMAGE_FOLDER}/([^/]+)/(brain|bone)/(\d+)\.(?i:jpg)$"
         )
-        images = images[parts[0].notna()].assign(patient=parts[0], kind=parts[1], number=parts[2])
+        refused = images[images["reason"].notna()]
+        images = images[parts[0].notna() & images["reason"].isna()].assign(
+            patient=parts[0], kind=parts[1], number=parts[2]
+        )
         slices = images.sort_values("kind", ascending=False).groupby(["patient", "number"])
         files = slices.agg(
             source_file=("source_file", "first"),
@@ -95,7 +98,7 @@ class CtIchSource(AbstractSource):
             size=("size", "sum"),
             mtime_ns=("mtime_ns", "max"),
         )
-        return files.sort_values("source_file", ignore_index=True)
+        return pd.concat([files, refused]).sort_values("source_file", ignore_index=True)
 
     def labels(self) -> pd.DataFrame:
         """Return the labels of all slices; `any` is one of the five, or none of "No"."""

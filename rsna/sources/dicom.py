@@ -11,7 +11,6 @@ from typing import ClassVar
 import pandas as pd
 
 from common.dicom.archives import ARCHIVE_SUFFIX
-from common.errors import InputError
 from common.preparation import DicomReader, list_archive, list_files, with_members
 from rsna.sources.base import AbstractSource
 
@@ -49,11 +48,5 @@ class DicomSource(AbstractSource):
 
 
 def is_archive(path: Path) -> bool:
-    """Return whether a path is a file named .zip; InputError where a table can't hold the name."""
-    if path.suffix.lower() != ARCHIVE_SUFFIX or not path.is_file():
-        return False
-    try:
-        path.name.encode()
-    except UnicodeEncodeError as error:
-        raise InputError("an archive has a name that is not UTF-8: rename it") from error
-    return True
+    """Return whether a path is a file named .zip, in any case."""
+    return path.suffix.lower() == ARCHIVE_SUFFIX and path.is_file()

@@ -4,37 +4,29 @@ import contextlib
 import gc
 import logging
 import shutil
-import signal
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 from common.distributed import Processes, connected, failing_together
-from common.errors import Interrupted
-from common.experiment import Experiment, results_folder
+from common.experiment import Experiment
 from common.slices.table import SliceTable
 from config import Config, resumed_config
 from rsna.build import find_device
-from rsna.evaluation.evaluation import Evaluation, evaluate_experiment
-from rsna.evaluation.scoring import summary
+from rsna.evaluation.evaluation import evaluate_experiment
 from rsna.training.fold_tables import assemble
 from rsna.training.kinds import build_parts, parts_class
 from rsna.training.parts import TrainingParts
 from rsna.training.preflight import fold_flags, preflight, refuse_single_fold, trained_folds
 from rsna.training.tracking import tracking
-from rsna.training.training import RSNATraining, resume_command
+from rsna.training.training import RSNATraining, naming_resume_command, open_experiment
 
 logger = logging.getLogger(__name__)
 
 
 def make_training(config: Config) -> "RSNATraining | RSNAFoldsTraining":
-    """Return the training that the flags name: of one fold or of all, whatever the network.
-
-    Raises:
-        InputError: flags or data that can't be used.
-    """
+    """Return the training that the flags name: of one fold or of all, whatever the network."""
     refuse_single_fold(config)
     recorded = resumed_config(config) if config.training.tr_resume else config
     if recorded.data.data_fold == "all":
@@ -48,9 +40,6 @@ class RSNAFoldsTraining:
     A fold is an experiment like any other: `RSNATraining` trains it from its flags alone
     (`--data_fold <k> --experiment_id <id>/fold_<k>`). A fold with a report is done, and is not
     trained again.
-
-    Args:
-        config: the flags; those of a resumed run are completed from its record.
     """
 
     def __init__(self, config: Config) -> None:
@@ -68,11 +57,14 @@ class RSNAFoldsTraining:
     def run(self) -> Experiment:
         """Train the remaining folds, write the tables of all folds, and evaluate them."""
         with connected(self.processes, self.device):
-            experiment = self.processes.from_main(self._open_experiment)
+            experiment = self.processes.from_main(
+                lambda: open_experiment(self.config, self.is_resumed)
+            )
+            is_main = self.processes.is_main
             with (
-                self._open_record(experiment),
+                experiment.running() if is_main else contextlib.nullcontext(),
                 failing_together(),
-                self._log_resume_command(experiment),
+                naming_resume_command(self.config, experiment, lambda: True),
             ):
                 for fold in self.folds:
                     self._run_fold(experiment, fold)
@@ -83,23 +75,9 @@ class RSNAFoldsTraining:
     def _table(self) -> SliceTable:
         return SliceTable.load(self.config.dataset_folder)
 
-    def _open_experiment(self) -> Experiment:
-        results = results_folder(self.config.general.output_dir)
-        experiment_id = self.config.general.experiment_id
-        if self.is_resumed:
-            return Experiment(results / str(experiment_id))
-        return Experiment.create(results, experiment_id, self.config.to_yaml())
-
-    @contextlib.contextmanager
-    def _open_record(self, experiment: Experiment) -> Iterator[None]:
-        """Hold lock and log for the block, in the process that writes."""
-        with experiment.running() if self.processes.is_main else contextlib.nullcontext():
-            yield
-
     def _fold_config(
         self, fold: int, experiment_id: str | None, is_resumed: bool = False
     ) -> Config:
-        """Return the flags of the training of one fold."""
         changes: dict[str, Any] = {
             **fold_flags(self.config, fold),
             "experiment_id": experiment_id,
@@ -149,7 +127,6 @@ class RSNAFoldsTraining:
         return "absent"
 
     def _lacks_features(self, own: Experiment) -> bool:
-        """Return whether a fold should have left features, and they are gone."""
         is_wanted = self.config.training.tr_features and parts_class(self.config).gives_features
         return bool(is_wanted) and not own.features_file("oof").is_file()
 
@@ -162,21 +139,6 @@ class RSNAFoldsTraining:
         logger.info("fold %d: weighted log loss %.4f", fold, loss)
 
     def _finish(self, experiment: Experiment) -> None:
-        """Make tables, features and predictor of all folds, and score them."""
         assemble(experiment, self.folds, self.config)
-        evaluation: Evaluation = evaluate_experiment(experiment.folder, self._table)
-        for line in summary(evaluation.metrics, evaluation.report).splitlines():
+        for line in evaluate_experiment(experiment.folder, self._table).summary().splitlines():
             logger.info("%s", line)
-
-    @contextlib.contextmanager
-    def _log_resume_command(self, experiment: Experiment) -> Iterator[None]:
-        """Name the command that goes on with all folds, where the block stops."""
-        command = resume_command(self.config, experiment.id)
-        try:
-            yield
-        except (Interrupted, KeyboardInterrupt) as stop:
-            number = stop.signal_number if isinstance(stop, Interrupted) else signal.SIGINT
-            raise Interrupted(number, command if self.processes.is_main else "") from None
-        except OSError:
-            logger.error("To go on with what is left: %s", command)
-            raise

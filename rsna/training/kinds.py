@@ -28,14 +28,7 @@ def parts_class(config: Config) -> type[TrainingParts]:
 
 
 def build_parts(config: Config) -> TrainingParts:
-    """Return the parts of a training, drawn from its seed.
-
-    Args:
-        config: the flags, as `preflight` returned them.
-
-    Raises:
-        InputError: flags that do not go with the model or the data.
-    """
+    """Return the parts of a training, drawn from its seed."""
     seed_everything(config.general.seed)
     settings = fit_settings(config)
     _set_precision(config, settings)

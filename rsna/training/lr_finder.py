@@ -30,16 +30,11 @@ class RangeTestResult:
 
     @property
     def plot(self) -> Path:
-        """The picture."""
         return self.folder / "lr_finder.png"
 
 
 class RSNALearningRateFinder:
-    """A range test over the training data, in a folder of its own; it leaves no weights.
-
-    Args:
-        config: the flags of a training, and those of the range test.
-    """
+    """A range test over the training data, in a folder of its own; it leaves no weights."""
 
     def __init__(self, config: Config) -> None:
         given, folder = config.general.experiment_id, _folder(config)
@@ -53,7 +48,6 @@ class RSNALearningRateFinder:
             raise InputError("lr_finder.py is of one process: start it without torchrun")
 
     def find(self) -> RangeTestResult:
-        """Run the test and write its results."""
         keep_freed_memory()
         flags, general = self.config.lr_finder, self.config.general
         num_iterations = flags.lrf_iteration_num

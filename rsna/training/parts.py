@@ -61,15 +61,7 @@ class TrainingParts(ABC, Generic[Model, Data]):
     A kind of network is a subclass and an entry in `rsna.training.kinds.PARTS`. Flags that do not
     go with the model or the data are refused while these are built, before a folder is made.
 
-    Args:
-        config: the flags, as `preflight` returned them.
-        settings: of the fit.
-
     Attributes:
-        task: the labels and their weights.
-        model: the network's module.
-        data: both sides of the fold.
-        sampler: of the training samples of an epoch.
         folds_sha256: the digest of the fold table that the rows are split by.
         device_transform: makes training images on the device; None where loaders make them.
     """
@@ -150,7 +142,6 @@ class TrainingParts(ABC, Generic[Model, Data]):
         return self.settings.device.type == "cuda"
 
     def train_loader(self) -> Any:
-        """Return the loader of the training samples."""
         general, training = self.config.general, self.config.training
         return make_loader(
             self.data.train, training.tr_batch_size, general.n_jobs, self.sampler, self.pins_memory
@@ -225,7 +216,6 @@ class SliceParts(TrainingParts[RSNAModel, RSNAData]):
             logger.info("training transforms: %s", self.device_transform.describe())
 
     def make_network(self, callbacks: Sequence[Callback]) -> RSNANetwork:
-        """Return the network with the loss of the task over slices."""
         ids = [str(name) for name in self.data.train.image_ids]
         return build_network(
             self.config, self.model, self.settings, ids, callbacks, self.device_transform
@@ -250,7 +240,6 @@ class SliceParts(TrainingParts[RSNAModel, RSNAData]):
         return make_loader(dataset, batch_size, general.n_jobs, pin_memory=self.pins_memory)
 
     def predictor(self, training: dict[str, Any]) -> AbstractPredictor:
-        """Return the predictor of a network for slices."""
         return SlicePredictor(
             network=self.model,
             model=self.model.specification,

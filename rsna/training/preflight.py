@@ -33,7 +33,6 @@ def preflight(config: Config, results: Path | None = None) -> Config:
     or the slices: `rsna.training.kinds.build_parts` refuses that, also before a folder is made.
 
     Args:
-        config: the flags as given.
         results: the folder of new experiments; that of the flags where none is given.
 
     Raises:

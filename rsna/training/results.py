@@ -1,11 +1,11 @@
 """Results of a training: predictions, features, test outputs and the predictor."""
 
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from common.callbacks import LatestOutputs
@@ -19,6 +19,7 @@ from common.slices.leakage import STARTED_FROM, origins_of_weights
 from common.slices.pixel_steps import PARAMETER, recorded_steps
 from common.slices.table import SliceTable
 from config import Config
+from rsna.evaluation.prediction import image_rows
 from rsna.training.parts import TrainingParts
 from rsna_dataset import limit_studies
 from rsna_network import RSNANetwork
@@ -32,8 +33,6 @@ class ResultWriter:
     """Writes the results of a training to its experiment folder.
 
     Args:
-        parts: of the training.
-        experiment: owner of the folder.
         latest: the outputs of the last validation, which are not computed again.
     """
 
@@ -43,6 +42,7 @@ class ResultWriter:
         self.processes = parts.settings.processes
         self.experiment = experiment
         self.latest = latest
+        self.table: SliceTable = parts.data.valid.table
         # By name of the table, the outputs of all views of the validation rows.
         self._of_views: dict[str, RowLogits] = {}
 
@@ -91,28 +91,71 @@ class ResultWriter:
     def _logits_of_views(self, name: str, origin: dict[str, Any]) -> np.ndarray:
         """Return the mean logits of the validation rows over the views that the flags name."""
         if name not in self._of_views:
-            valid, predictor = self.parts.data.valid, self.parts.predictor(origin)
-            device = self.parts.settings.device
-            self._of_views[name] = extract_rows(
-                predictor, valid.table, valid.rows, self.config, device
-            )
+            rows = self.parts.data.valid.rows
+            self._of_views[name] = self._extract(self.parts.predictor(origin), rows, "validation")
         result = self._of_views.pop(name)
         if result.unreadable.any():
             logger.warning("damaged slices that have the prior: %d", result.unreadable.sum())
         return result.logits
 
     def _write_fold_outputs(self, origin: dict[str, Any]) -> None:
-        """Write features and test rows, for one of all folds.
+        """Write features/oof.* of the validation rows and the test outputs, for one of all folds.
 
         In the main process; the weights to predict with are in place.
         """
-        predictor, device = self.parts.predictor(origin), self.parts.settings.device
-        valid = self.parts.data.valid
+        predictor = self.parts.predictor(origin)
         if self.config.training.tr_features and predictor.gives_features:
-            self._of_views["valid"] = write_oof_features(
-                predictor, valid.table, valid.rows, self.config, self.experiment, device
+            rows = self.parts.data.valid.rows
+            self._of_views["valid"] = self._extract(predictor, rows, "validation", features="oof")
+        self._write_test_outputs(predictor)
+
+    def _write_test_outputs(self, predictor: AbstractPredictor) -> None:
+        """Write predictions/test.parquet, and features/test.* if asked for.
+
+        Unreadable slices have the prior, and no features. Without test rows nothing is written.
+        """
+        general, table, fold = self.config.general, self.table, self.config.data.data_fold
+        assert isinstance(fold, int)
+        rows = test_rows(table)
+        if general.dev_enabled:
+            rows = limit_studies(table, rows, general.dev_num_studies, general.seed)
+        if not table.readable[rows].any():
+            return
+        has_features = self.config.training.tr_features and predictor.gives_features
+        result = self._extract(predictor, rows, "test", features="test" if has_features else None)
+        labels = predictor.label_names
+        frame = build_predictions(
+            table.frame.iloc[rows], result.logits, labels, fold, self.experiment.id
+        )
+        write_predictions(self.experiment.predictions_file("test"), frame, labels)
+
+    def _extract(
+        self, predictor: AbstractPredictor, rows: np.ndarray, what: str, features: str | None = None
+    ) -> RowLogits:
+        """Return the mean logits of rows over the views that the flags name; see `extract`.
+
+        Features go to features/<features>.* if the name is given.
+        """
+        config, views, fold = self.config, self.config.views, self.config.data.data_fold
+        assert isinstance(fold, int)
+        options = PredictOptions(
+            config.training.tr_batch_size_valid,
+            config.general.n_jobs,
+            views.names,
+            views.pr_tta_mean,
+            config.general.seed,
+            self.parts.settings.device,
+        )
+        writing: AbstractContextManager[FeatureWriter | None] = nullcontext()
+        if features is not None:
+            manifest = feature_manifest(predictor, self.experiment)
+            writing = writing_features(self.experiment.features, features, manifest)
+        total = len(rows) * len(views.names)
+        title = f"{what} rows, fold {fold}"
+        with writing as writer, tqdm(total=total, unit="slice", desc=title) as bar:
+            return extract(
+                predictor, self.table, rows, options, writer=writer, fold=fold, on_block=bar.update
             )
-        write_test_outputs(predictor, valid.table, self.config, self.experiment, device)
 
     def _origin(self, iteration: int) -> dict[str, Any]:
         folder = self.parts.data.train.table.folder
@@ -137,91 +180,10 @@ def origin_of(
     }
 
 
-def extract_rows(
-    predictor: AbstractPredictor,
-    table: SliceTable,
-    rows: np.ndarray,
-    config: Config,
-    device: torch.device,
-    writer: FeatureWriter | None = None,
-    what: str = "validation",
-) -> RowLogits:
-    """Return the mean logits of rows over the views that the flags name; see `extract`."""
-    views, fold = config.views, config.data.data_fold
-    assert isinstance(fold, int)
-    total = len(rows) * len(views.names)
-    with tqdm(total=total, unit="slice", desc=f"{what} rows, fold {fold}") as bar:
-        return extract(
-            predictor,
-            table,
-            rows,
-            PredictOptions(
-                config.training.tr_batch_size_valid,
-                config.general.n_jobs,
-                views.names,
-                views.pr_tta_mean,
-                config.general.seed,
-                device,
-            ),
-            writer=writer,
-            fold=fold,
-            on_block=bar.update,
-        )
-
-
-def write_oof_features(
-    predictor: AbstractPredictor,
-    table: SliceTable,
-    rows: np.ndarray,
-    config: Config,
-    experiment: Experiment,
-    device: torch.device,
-) -> RowLogits:
-    """Write features/oof.* of the validation rows of a fold, and return their mean logits."""
-    with writing_features(
-        experiment.features, "oof", feature_manifest(predictor, experiment)
-    ) as writer:
-        return extract_rows(predictor, table, rows, config, device, writer)
-
-
-def write_test_outputs(
-    predictor: AbstractPredictor,
-    table: SliceTable,
-    config: Config,
-    experiment: Experiment,
-    device: torch.device,
-) -> None:
-    """Write predictions/test.parquet, and features/test.* if asked for; nothing without test rows.
-
-    Unreadable slices have the prior, and no features.
-    """
-    rows = test_rows(table)
-    if config.general.dev_enabled:
-        rows = limit_studies(table, rows, config.general.dev_num_studies, config.general.seed)
-    if not table.readable[rows].any():
-        return
-    if config.training.tr_features and predictor.gives_features:
-        with writing_features(
-            experiment.features, "test", feature_manifest(predictor, experiment)
-        ) as writer:
-            result = extract_rows(predictor, table, rows, config, device, writer, "test")
-    else:
-        result = extract_rows(predictor, table, rows, config, device, what="test")
-    fold = config.data.data_fold
-    assert isinstance(fold, int)
-    frame = build_predictions(
-        table.frame.iloc[rows], result.logits, predictor.label_names, fold, experiment.id
-    )
-    write_predictions(experiment.predictions_file("test"), frame, predictor.label_names)
-
-
 def test_rows(table: SliceTable) -> np.ndarray:
     """Return a row for each image of the split `test`, a readable one where there is one."""
-    order = np.argsort(~table.readable, kind="stable")
-    frame = table.frame[["image_id", "split"]].iloc[order]
-    chosen = frame["split"].eq(TEST_SPLIT) & frame["image_id"].notna()
-    chosen &= ~frame["image_id"].duplicated()
-    return np.sort(order[chosen.to_numpy(dtype=bool)])
+    rows = image_rows(table)
+    return rows[table.frame["split"].iloc[rows].eq(TEST_SPLIT).to_numpy(dtype=bool)]
 
 
 def feature_manifest(predictor: AbstractPredictor, experiment: Experiment) -> dict[str, Any]:

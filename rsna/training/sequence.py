@@ -6,7 +6,6 @@ fold k; on new data slice network k feeds it.
 """
 
 import logging
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +13,6 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from common.callbacks import Callback
 from common.checkpoint import load_weights
 from common.datasets.sequence import SequenceDataset
 from common.errors import InputError
@@ -30,25 +28,28 @@ from common.slices.folds import folds_path, owners, read_folds
 from common.slices.leakage import require_disjoint_patients, require_unseen_features
 from common.slices.table import SliceTable
 from common.words import count
-from config import Config, recorded_config
-from rsna.build import build_network
+from config import recorded_config
 from rsna.data import fold_rows
 from rsna.evaluation.scoring import predictor_info
-from rsna.training.series import SeriesSides, WholeSeriesParts
+from rsna.training.series import SeriesSides, WholeSeriesParts, sequence_options
 from rsna_model import build_model
 from rsna_network import RSNANetwork
 
 logger = logging.getLogger(__name__)
 
 
+class RSNASequenceNetwork(SequenceClassifierNetwork, RSNANetwork):
+    """Slices of whole series, trained and validated with the weights of the task."""
+
+
 class SequenceParts(WholeSeriesParts[SequenceModel, SeriesSides]):
     """The parts of a training of `study-<network>` on what --data_features names."""
 
     gives_features: ClassVar[bool] = False
+    network_class: ClassVar[type[RSNANetwork]] = RSNASequenceNetwork
 
     @cached_property
     def table(self) -> SliceTable:
-        """The slices of the dataset."""
         return SliceTable.load(self.config.dataset_folder)
 
     @cached_property
@@ -58,8 +59,15 @@ class SequenceParts(WholeSeriesParts[SequenceModel, SeriesSides]):
     def _create_model(self) -> SequenceModel:
         flags = self.config.network
         dims = [output.features.dim for output in self.outputs if output.features is not None]
-        num_labels = len(self.task.label_names)
-        model = create_sequence_model(self.config, dims, len(self.outputs), num_labels)
+        specification: dict[str, Any] = {
+            "name": flags.net_model,
+            "num_labels": len(self.task.label_names),
+            "feature_dims": dims,
+            "num_networks": len(self.outputs),
+            "hidden": flags.net_study_hidden,
+            **sequence_options(flags),
+        }
+        model = build_sequence_model(specification)
         if flags.net_weight_file is not None and not self.is_resumed:
             load_weights(model, Path(flags.net_weight_file))
         return model
@@ -108,7 +116,6 @@ class SequenceParts(WholeSeriesParts[SequenceModel, SeriesSides]):
         return outputs
 
     def _slice_experiments(self) -> list[Path]:
-        """Return the folders of the experiments that --data_features names."""
         names = str(self.config.data.data_features).split(",")
         folders = [self.config.experiment_folder(name) for name in names]
         for name, folder in zip(names, folders, strict=True):
@@ -119,7 +126,6 @@ class SequenceParts(WholeSeriesParts[SequenceModel, SeriesSides]):
         return folders
 
     def _load_data(self) -> SeriesSides:
-        """Return the series of both sides, where the slice experiments have outputs."""
         flags, seed = self.config.data, self.config.general.seed
         train_rows, valid_rows = fold_rows(self.config, self.table)
         patients = owners(self.table.frame)
@@ -142,18 +148,6 @@ class SequenceParts(WholeSeriesParts[SequenceModel, SeriesSides]):
         train = SequenceDataset(self.table, train_rows, *what, self._augmentation(), seed)
         valid = SequenceDataset(self.table, valid_rows, *what, seed=seed)
         return SeriesSides(train, valid, training_prior(train.labels))
-
-    def make_network(self, callbacks: Sequence[Callback]) -> RSNANetwork:
-        """Return the network with the loss of the task over the slices of series."""
-        return build_network(
-            self.config,
-            self.model,
-            self.settings,
-            self._train_ids,
-            callbacks,
-            network_class=RSNASequenceNetwork,
-            auxiliary_weight=self.config.network.net_study_auxiliary,
-        )
 
     def seen_values(self) -> np.ndarray:
         """Return the labels, and the logits of the slice networks."""
@@ -189,35 +183,3 @@ class SequenceParts(WholeSeriesParts[SequenceModel, SeriesSides]):
             prior=self.data.prior,
             training=training,
         )
-
-
-class RSNASequenceNetwork(SequenceClassifierNetwork, RSNANetwork):
-    """Slices of whole series, trained and validated with the weights of the task."""
-
-
-def create_sequence_model(
-    config: Config, feature_dims: list[int], num_networks: int, num_labels: int
-) -> SequenceModel:
-    """Return the network that the flags name, with random weights.
-
-    Args:
-        config: the flags.
-        feature_dims: features of each slice experiment; empty where only logits are seen.
-        num_networks: slice experiments.
-        num_labels: labels of the task.
-    """
-    flags = config.network
-    specification: dict[str, Any] = {
-        "name": flags.net_model,
-        "num_labels": num_labels,
-        "feature_dims": feature_dims,
-        "num_networks": num_networks,
-        "dim": flags.net_study_dim,
-        "hidden": flags.net_study_hidden,
-        "num_layers": flags.net_study_layers,
-        "num_heads": flags.net_study_heads,
-        "drop_rate": flags.net_drop_rate,
-        "feature_drop": flags.net_study_feature_drop,
-        "metadata": bool(flags.net_study_metadata),
-    }
-    return build_sequence_model(specification)

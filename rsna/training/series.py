@@ -19,7 +19,7 @@ from common.errors import InputError
 from common.models.joint import JointModel
 from common.models.volume import VolumeModel
 from common.networks import FitSettings
-from common.networks.series_images import SeriesImageNetwork
+from common.networks.sequence import SeriesImageNetwork
 from common.predictors.base import AbstractPredictor
 from common.predictors.series import (
     JointPredictor,
@@ -34,6 +34,7 @@ from common.slices.table import SliceTable
 from common.transforms import SampleTransform
 from common.words import count
 from config import Config
+from flags.network import NetworkConfig
 from rsna.build import build_network
 from rsna.data import find_transforms, fold_rows, image_shape, neighbour_offsets
 from rsna.training.parts import Model, TrainingParts, synchronized
@@ -59,7 +60,6 @@ class SeriesSides:
     prior: np.ndarray
 
     def log_sizes(self) -> None:
-        """Log how many slices and series each side has."""
         for side, dataset in (("training", self.train), ("validation", self.valid)):
             logger.info(
                 "%s: %s of %d series", side, count(len(dataset.rows), "slice"), len(dataset)
@@ -78,6 +78,8 @@ Sides = TypeVar("Sides", bound=SeriesSides)
 class WholeSeriesParts(TrainingParts[Model, Sides], Generic[Model, Sides]):
     """The parts of a training whose samples are series, whatever the inputs of a slice."""
 
+    network_class: ClassVar[type[RSNANetwork]]
+
     @abstractmethod
     def _as_validated(self, dataset: Any, rows: NDArray[np.int64]) -> Any:
         """Return the series of a dataset that hold some of the rows, as validation sees them."""
@@ -95,9 +97,16 @@ class WholeSeriesParts(TrainingParts[Model, Sides], Generic[Model, Sides]):
     def _make_sampler(self) -> EpochSampler:
         return EpochSampler(len(self.data.train), self.config.general.seed)
 
-    @property
-    def _train_ids(self) -> list[str]:
-        return [self.data.train.sample_id(index) for index in range(len(self.data.train))]
+    def make_network(self, callbacks: Sequence[Callback]) -> RSNANetwork:
+        return build_network(
+            self.config,
+            self.model,
+            self.settings,
+            [self.data.train.sample_id(index) for index in range(len(self.data.train))],
+            callbacks,
+            network_class=self.network_class,
+            auxiliary_weight=self.config.network.net_study_auxiliary,
+        )
 
     def _subset(self) -> Any:
         valid = self.data.valid
@@ -143,6 +152,7 @@ class SeriesParts(WholeSeriesParts[SeriesModel, SeriesData], Generic[SeriesModel
     --tr_batch_size counts series, --tr_batch_size_valid slices: 32 of them are a series.
     """
 
+    network_class: ClassVar[type[RSNANetwork]] = RSNASeriesNetwork
     predictor_class: ClassVar[type[SeriesPredictor]]
 
     def _pixel_steps(self) -> PixelSteps:
@@ -150,11 +160,7 @@ class SeriesParts(WholeSeriesParts[SeriesModel, SeriesData], Generic[SeriesModel
         return NO_STEPS
 
     def _slice_offsets(self) -> tuple[int, ...]:
-        """Return the neighbours in the image of each slice, by rank.
-
-        Raises:
-            InputError: they are asked for in mm.
-        """
+        """Return the neighbours in the image of each slice, by rank."""
         offsets, offsets_mm = neighbour_offsets(self.config.data)
         if offsets_mm:
             raise InputError(
@@ -181,17 +187,6 @@ class SeriesParts(WholeSeriesParts[SeriesModel, SeriesData], Generic[SeriesModel
         prior = training_prior(train.labels)
         return SeriesData(train, valid, prior, transforms[1], transforms[2])
 
-    def make_network(self, callbacks: Sequence[Callback]) -> RSNANetwork:
-        """Return the network with the loss of the task over the slices of series."""
-        return build_network(
-            self.config,
-            self.model,
-            self.settings,
-            self._train_ids,
-            callbacks,
-            network_class=RSNASeriesNetwork,
-        )
-
     def _split_transform(self) -> None:
         logger.warning("--data_transform_device has no effect on networks that see whole series")
 
@@ -207,7 +202,6 @@ class SeriesParts(WholeSeriesParts[SeriesModel, SeriesData], Generic[SeriesModel
         return series_per_batch(self.config.training.tr_batch_size_valid)
 
     def predictor(self, training: dict[str, Any]) -> AbstractPredictor:
-        """Return the predictor of a network that sees series."""
         return self.predictor_class(
             network=self.model,
             model=self.model.specification,
@@ -255,6 +249,18 @@ class JointParts(SeriesParts[JointModel]):
         return not self.config.network.net_encoder_frozen
 
 
+def sequence_options(flags: NetworkConfig) -> dict[str, Any]:
+    """Return the arguments of `SequenceModel` that study and joint networks have in common."""
+    return {
+        "dim": flags.net_study_dim,
+        "num_layers": flags.net_study_layers,
+        "num_heads": flags.net_study_heads,
+        "drop_rate": flags.net_drop_rate,
+        "feature_drop": flags.net_study_feature_drop,
+        "metadata": bool(flags.net_study_metadata),
+    }
+
+
 def create_joint_model(config: Config, num_labels: int, pretrained: bool) -> JointModel:
     """Return the network that the flags name."""
     flags = config.network
@@ -271,14 +277,7 @@ def create_joint_model(config: Config, num_labels: int, pretrained: bool) -> Joi
             "drop_rate": flags.net_drop_rate,
             "drop_path_rate": flags.net_drop_path_rate,
         },
-        sequence={
-            "dim": flags.net_study_dim,
-            "num_layers": flags.net_study_layers,
-            "num_heads": flags.net_study_heads,
-            "drop_rate": flags.net_drop_rate,
-            "feature_drop": flags.net_study_feature_drop,
-            "metadata": bool(flags.net_study_metadata),
-        },
+        sequence=sequence_options(flags),
         frozen=bool(flags.net_encoder_frozen),
         chunk=flags.net_encoder_slices,
         checkpointing=bool(flags.net_encoder_checkpoint),

@@ -114,7 +114,6 @@ def _resend_to(backend: Backend, experiment: Experiment) -> tuple[int, int]:
 
 
 def _backends(config: Config, experiment_folder: Path) -> list[Backend]:
-    """Return the stores that the flags name."""
     monitor = config.monitor
     backends: list[Backend] = []
     if monitor.mlflow_enabled:

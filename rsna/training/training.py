@@ -3,8 +3,7 @@
 import contextlib
 import logging
 import signal
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 from common.callbacks import CheckpointSaver, DataFingerprint, LatestOutputs
 from common.checkpoint import load_checkpoint
@@ -48,10 +47,13 @@ class RSNATraining:
         return self.parts.settings.processes
 
     def run(self) -> Experiment:
-        """Train, write predictions and the predictor, and return the experiment."""
         keep_freed_memory()
         with connected(self.processes, self.parts.settings.device):
-            experiment = self.processes.from_main(self._open_experiment)
+            # No process makes the folder before all have found it free.
+            self.processes.largest(0)
+            experiment = self.processes.from_main(
+                lambda: open_experiment(self.config, self.parts.is_resumed)
+            )
             with self._open_records(experiment) as tracker, failing_together():
                 self._train(experiment, tracker)
         return experiment
@@ -71,7 +73,7 @@ class RSNATraining:
         elif self.processes.rank:
             # The weights are the main process's; dropout must differ.
             seed_everything(self.config.general.seed + self.processes.rank)
-        with self._log_resume_command(experiment, saver.last_path):
+        with naming_resume_command(self.config, experiment, saver.last_path.is_file):
             network.fit(parts.train_loader(), parts.valid_loader(), parts.subset_loader())
             ResultWriter(parts, experiment, self.latest).write(network, saver.best_path)
 
@@ -92,13 +94,6 @@ class RSNATraining:
         fingerprint = DataFingerprint(parts.data.train.image_ids, parts.seen_values())
         return parts.make_network([*averages, *callbacks, fingerprint, self.latest, saver])
 
-    def _open_experiment(self) -> Experiment:
-        results = results_folder(self.config.general.output_dir)
-        experiment_id = self.config.general.experiment_id
-        if self.parts.is_resumed:
-            return Experiment(results / str(experiment_id))
-        return Experiment.create(results, experiment_id, self.config.to_yaml())
-
     @contextlib.contextmanager
     def _open_records(self, experiment: Experiment) -> Iterator[Tracker]:
         """Hold lock, log and trackers for the block, in the process that writes."""
@@ -108,25 +103,33 @@ class RSNATraining:
         with experiment.running(), tracking(self.config, experiment.folder) as tracker:
             yield tracker
 
-    @contextlib.contextmanager
-    def _log_resume_command(self, experiment: Experiment, last_path: Path) -> Iterator[None]:
-        """Log the command that resumes, where the block stops after a checkpoint was saved."""
-        command = resume_command(self.config, experiment.id)
-        try:
-            yield
-        except (Interrupted, KeyboardInterrupt) as stop:
-            if not last_path.is_file():
-                raise
-            number = stop.signal_number if isinstance(stop, Interrupted) else signal.SIGINT
-            raise Interrupted(number, command if self.processes.is_main else "") from None
-        except OSError:
-            if last_path.is_file():
-                logger.error("To go on from the last checkpoint: %s", command)
-            raise
+
+def open_experiment(config: Config, is_resumed: bool) -> Experiment:
+    """Return the experiment to go on with, or a new one."""
+    results = results_folder(config.general.output_dir)
+    experiment_id = config.general.experiment_id
+    if is_resumed:
+        return Experiment(results / str(experiment_id))
+    return Experiment.create(results, experiment_id, config.to_yaml())
 
 
-def resume_command(config: Config, experiment_id: str) -> str:
-    """Return the command that goes on with an experiment."""
+@contextlib.contextmanager
+def naming_resume_command(
+    config: Config, experiment: Experiment, can_resume: Callable[[], bool]
+) -> Iterator[None]:
+    """Name the command that resumes, where the block stops when that is possible."""
     output_dir = config.general.output_dir
     place = [] if output_dir == "output" else ["--output_dir", output_dir]
-    return script_command("--experiment_id", experiment_id, "--tr_resume", "1", *place)
+    command = script_command("--experiment_id", experiment.id, "--tr_resume", "1", *place)
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt) as stop:
+        if not can_resume():
+            raise
+        number = stop.signal_number if isinstance(stop, Interrupted) else signal.SIGINT
+        is_main = Processes.from_environment().is_main
+        raise Interrupted(number, command if is_main else "") from None
+    except OSError:
+        if can_resume():
+            logger.error("To go on with it: %s", command)
+        raise

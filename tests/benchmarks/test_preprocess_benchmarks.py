@@ -33,9 +33,15 @@ def test_both_benchmarks_end_with_their_figures(
 ) -> None:
     toy = ("--num_series", 1, "--num_rounds", 1, "--num_pairs", 1)
     found = last_line(project_root, "preprocess.py", "--folder", test_data / "ge_head", *toy)
-    names = ["slices_per_second", "fraction_of_bound", "ratio_vs_reread", "peak_rss_mb"]
-    assert list(found) == [*names, "speedup_2_workers"]
+    names = ["slices_per_second", "fraction_of_bound", "ratio_vs_reread", "ratio_vs_baseline"]
+    assert list(found) == [*names, "peak_rss_mb", "speedup_2_workers"]
+    assert found.pop("ratio_vs_baseline") is None
     assert all(isinstance(value, float) and value > 0 for value in found.values())
+
+    toy = ("--num_series", 1, "--num_rounds", 1, "--num_pairs", 0, "--baseline", project_root)
+    found = last_line(project_root, "preprocess.py", "--folder", test_data / "ge_head", *toy)
+    ratio = found["ratio_vs_baseline"]
+    assert isinstance(ratio, float) and 0.2 < ratio < 5
 
     toy = ("--num_slices", 3200, "--n_jobs", 1, "--work", tmp_path)
     found = last_line(project_root, "preprocess_100k.py", *toy)

@@ -16,7 +16,7 @@ OTHER_PROGRAMS = {
     "torchrun": ("standalone", "nproc_per_node", "nnodes", "rdzv_backend", "rdzv_endpoint"),
     "slurm": ("nodes", "time", "requeue", "signal"),
     "dask": ("host", "port", "nthreads", "nworkers", "name"),
-    "mkdocs, neptune, pip, uv": ("strict", "path", "extra", "constraints", "keep"),
+    "mkdocs, neptune, pip, uv": ("strict", "path", "extra", "constraints", "keep", "all", "long"),
     "jsonargparse": ("help", "print_config"),
 }
 NOT_OURS = {"DaskCluster", "PositiveClassRatioSampler"}

@@ -56,9 +56,11 @@ def write_rsna_folder(folder: Path, stage: str = "stage_2", ending: str = "") ->
     return any_of
 
 
-def prepare_dicom(folder: Path, dataset: Path, n_jobs: int = 0) -> tuple[Preparation, pd.DataFrame]:
+def prepare_dicom(
+    folder: Path, dataset: Path, n_jobs: int = 0, *, remove: bool = False
+) -> tuple[Preparation, pd.DataFrame]:
     """Prepares a folder of DICOM, in this process unless told otherwise; returns the table too."""
-    prepared = prepare_dataset(DicomSource(folder), dataset, n_jobs=n_jobs)
+    prepared = prepare_dataset(DicomSource(folder), dataset, n_jobs=n_jobs, remove=remove)
     return prepared, pd.read_parquet(dataset / "slices.parquet")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_factory import write_ct, write_rsna
+from dicom_factory import ct_dataset, write_ct, write_dataset, write_rsna
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -187,3 +187,80 @@ def test_metal_and_several_paddings_are_possible(tmp_path: Path) -> None:
     image = read_hu(write_ct(tmp_path / "a.dcm", pixels))
     assert image.num_padding == 16 * 64
     assert image.image_hu.max() == 30000 - 1024
+
+
+@pytest.mark.parametrize(
+    ("stored", "tags"),
+    [
+        (63536, {}),  # -2000 in a signed file
+        (65535, {}),
+        (32792, {}),  # the smallest that is too large
+        (63536, {"RescaleIntercept": -1000.5}),
+        (63536, {"RescaleIntercept": 0}),
+        (20000, {"RescaleSlope": 2}),
+        (63536, {"PixelPaddingValue": 63535}),  # another one was declared
+        (63536, {"PhotometricInterpretation": "MONOCHROME1"}),
+    ],
+)
+def test_undeclared_padding_of_an_unsigned_file_is_air(
+    tmp_path: Path, stored: int, tags: dict
+) -> None:
+    """It would be 31,767 HU."""
+    inside = np.hypot(*(np.indices((64, 64)) - 31.5)) < 20
+    pixels = np.where(inside, 1064, stored).astype(np.uint16)
+    image = read_hu(write_ct(tmp_path / "a.dcm", pixels, **tags))
+    rescale = {"RescaleSlope": 1, "RescaleIntercept": -1024} | tags
+    tissue_hu = round(1064 * rescale["RescaleSlope"] + rescale["RescaleIntercept"])
+    np.testing.assert_array_equal(image.image_hu[0], np.where(inside, tissue_hu, -1024))
+    assert image.num_padding == np.count_nonzero(~inside)
+    assert image.counts[0, -1] == 0  # nor is it taken for metal
+    assert image.counts.sum() == np.count_nonzero(inside[::4, ::4])
+
+
+def test_the_largest_value_that_can_be_metal_stays(tmp_path: Path) -> None:
+    pixels = np.full((8, 8), 1064, np.uint16)
+    pixels[4, 4] = 32791
+    image = read_hu(write_ct(tmp_path / "a.dcm", pixels))
+    assert (image.image_hu.max(), image.num_padding) == (31767, 0)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16])
+def test_monochrome1_is_shown_inverted_and_measures_the_same(tmp_path: Path, dtype: type) -> None:
+    pixels = np.arange(64).reshape(8, 8).astype(dtype)
+    files = [
+        write_ct(tmp_path / f"{kind}.dcm", pixels, PhotometricInterpretation=kind)
+        for kind in ("MONOCHROME1", "MONOCHROME2")
+    ]
+    images = [read_hu(file).image_hu for file in files]
+    np.testing.assert_array_equal(images[0], images[1])
+    assert images[0].max() == 63 - 1024
+
+
+def test_eight_bits_with_a_slope_are_hu(tmp_path: Path) -> None:
+    pixels = np.array([[0, 100, 255]], np.uint8)
+    image = read_hu(write_ct(tmp_path / "a.dcm", pixels, RescaleSlope=12, RescaleIntercept=-1024))
+    assert image.image_hu[0, 0].tolist() == [-1024, 176, 2036]
+
+
+@pytest.mark.parametrize("keyword", ["FloatPixelData", "DoubleFloatPixelData"])
+def test_float_pixels_are_refused_with_a_reason(tmp_path: Path, keyword: str) -> None:
+    """CT Image Storage has none; parametric maps do."""
+    pixels = np.full((8, 8), 40, np.float32 if keyword == "FloatPixelData" else np.float64)
+    dataset = ct_dataset(np.zeros((8, 8), np.uint16))
+    del dataset.PixelData
+    setattr(dataset, keyword, pixels.tobytes())
+    write_dataset(tmp_path / "a.dcm", dataset)
+    with pytest.raises(RejectedFile) as caught:
+        read_hu(tmp_path / "a.dcm")
+    assert caught.value.status == "not_hu"
+    assert caught.value.reason.startswith(f"{keyword}: floating-point values")
+
+
+def test_wrapped_values_are_counted_where_they_change(tmp_path: Path) -> None:
+    pixels = np.full((20, 20), 40, np.uint16)
+    pixels[:5] = 3096
+    tags = {"RescaleIntercept": 0, "BitsStored": 12, "HighBit": 11}
+    image = read_hu(write_rsna(tmp_path / "a.dcm", pixels, "ID_000000001", **tags))
+    assert image.num_repaired == 100
+    np.testing.assert_array_equal(image.image_hu[0, :5], -1000)
+    np.testing.assert_array_equal(image.image_hu[0, 5:], 40)

@@ -7,7 +7,6 @@ from common.ensembling import boosting
 from common.ensembling.boosting import (
     BoostedTrees,
     BoostingSettings,
-    feature_names,
     fit_boosting,
     label_features,
 )
@@ -33,6 +32,21 @@ def inputs(table) -> LevelInputs:
 
 def folds_of(inputs: LevelInputs) -> np.ndarray:
     return inputs.sequences.series % 3
+
+
+def feature_names(
+    label_names: tuple[str, ...], label: int, num_neighbors: int, num_experiments: int
+) -> list[str]:
+    own = label_names[label]
+    others = [name for name in label_names if name != own]
+    names = []
+    for number in range(num_experiments):
+        around = range(-num_neighbors, num_neighbors + 1)
+        names += [f"{number}.{own}.{offset:+d}" for offset in around]
+        names += [f"{number}.{name}" for name in others]
+        names += [f"{number}.{name}.series_mean" for name in (own, *others)]
+        names += [f"{number}.{own}.series_max", f"{number}.{own}.series_std"]
+    return [*names, "rank", "relative_rank", "num_slices", "brain_fraction"]
 
 
 def test_features_are_what_their_names_say(inputs):

@@ -167,7 +167,7 @@ def test_what_is_new_damaged_or_gone_is_made_up_for(tmp_path: Path) -> None:
     for file in (tmp_path / "in").glob("1.1-*"):
         file.unlink()
     write_series_files(tmp_path / "in", "1.4")
-    _, frame = prepare_dicom(tmp_path / "in", tmp_path / "out")
+    _, frame = prepare_dicom(tmp_path / "in", tmp_path / "out", remove=True)
     assert set(frame["series_id"]) == {"1.2", "1.3", "1.4"}
     stored = {path.name for path in (tmp_path / "out" / "store").iterdir()}
     assert stored == set(frame["store_file"])

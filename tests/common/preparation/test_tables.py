@@ -2,7 +2,6 @@ import numpy as np
 import pandas as pd
 from slice_frames import slice_frame
 
-from common.preparation.source import list_files
 from common.preparation.tables import studies_table
 
 LABELS = ("bleed", "any")
@@ -32,19 +31,3 @@ def test_labels_of_studies_come_first() -> None:
     studies = studies_table(slices(), LABELS, given).set_index("study_id")
     assert studies.loc["s3", ["bleed", "any", "label_source"]].tolist() == [1, 1, "study"]
     assert len(studies) == 3
-
-
-def test_files_are_listed_once_by_name(tmp_path, caplog) -> None:
-    (tmp_path / "b" / "c").mkdir(parents=True)
-    for name in ("z", "b/y", "b/c/x", "b/c/.hidden"):
-        (tmp_path / name).write_text("1234")
-    (tmp_path / "b" / "loop").symlink_to(tmp_path / "b")
-    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
-    files = list_files(tmp_path, "test")
-    assert files["source_file"].tolist() == ["b/c/.hidden", "b/c/x", "b/y", "z"]
-    assert set(files["split"]) == {"test"}
-    assert set(files["size"]) == {4}
-    assert "dangling link" in caplog.text
-    assert list_files(tmp_path, "none", "b/c", lambda name: name == "x")[
-        "source_file"
-    ].tolist() == ["b/c/x"]

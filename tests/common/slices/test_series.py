@@ -140,7 +140,8 @@ def test_what_is_not_asked_for_is_listed_and_nothing_is_missing_without_it():
     assert rows.loc[("scout", 0), "reason"] == "left out: localizer: a scout"
     assert rows.loc[("report", 0), "reason"] == "left out: not_ct: a report"
     studies = list_studies(frame, np.full((len(frame), 2), 0.3), listed, PRIOR, NAMES)
-    assert studies["status"].tolist() == ["ok", "prior"]
+    assert studies["status"].tolist() == ["ok", "no_ct"]
+    assert studies["any"].isna().tolist() == [False, True]
     alone = frame[frame["study_id"] == "t"]
     assert list_series(alone)["reason"].tolist() == ["left out: not_ct: a report"]
 

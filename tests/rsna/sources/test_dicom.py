@@ -103,8 +103,9 @@ def test_what_an_archive_lost_gained_or_changed_is_noticed(tmp_path: Path) -> No
     write_series_files(tmp_path / "files", "1.2")
     (tmp_path / "files" / "1.1-1.dcm").unlink()
     zip_folder(tmp_path / "files", archive)
-    _, frame = prepare_dicom(archive, tmp_path / "out")
-    assert frame.groupby("series_id").size().to_dict() == {"1.1": 3, "1.2": 4}
+    for remove, number in ((False, 4), (True, 3)):
+        _, frame = prepare_dicom(archive, tmp_path / "out", remove=remove)
+        assert frame.groupby("series_id").size().to_dict() == {"1.1": number, "1.2": 4}
 
 
 def test_a_member_that_is_there_twice_counts_once(

@@ -41,6 +41,7 @@ def test_unusable_flags(flags: tuple[str, ...], message: str) -> None:
         (("--pre_check", "1"), []),
         (("--pre_check", "1", "--pre_source", "rsna"), ["pre_source"]),
         (("--pre_check", "1", "--pre_drop_overlap", "1"), ["pre_drop_overlap"]),
+        (("--pre_check", "1", "--pre_remove", "1"), ["pre_remove"]),
     ],
 )
 def test_flags_without_effect_warn(
@@ -76,5 +77,5 @@ def test_the_script_tells_the_overlap(
     monkeypatch.setattr("sys.argv", ["preprocessing.py", *flags])
     assert status_of(main) == 0
     told = capsys.readouterr().out
-    assert "training and test share" in told and "1 image id" in told
+    assert "Training and test share" in told and "1 image id" in told
     assert "--pre_drop_overlap 1 leaves them out" in told

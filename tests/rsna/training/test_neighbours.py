@@ -94,7 +94,7 @@ def test_evaluation_on_another_dataset_sees_the_neighbours(place: Path) -> None:
     other = SliceTable.load(place / "input" / "datasets" / "other")
     evaluation = evaluate_on_dataset(folder, other, "other", PredictOptions())
     assert evaluation.metrics["num_slices"] == len(other)
-    assert "-5 mm, itself, +5 mm" in evaluation.report.read_text()
+    assert "-5 mm, itself, +5 mm" in evaluation.place.report_file.read_text()
     predictor = load_predictor(folder / "predictor", build_model)
     frame = pd.read_parquet(evaluation.folder / "predictions.parquet")
     logits = predictor.predict_rows(other, other.rows_of(frame["image_id"])).logits

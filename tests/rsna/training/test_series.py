@@ -182,7 +182,7 @@ def test_layer_decay_and_subset_validation(place):
     folder = run(place, "decay", **flags)
     table = SliceTable.load(place / "input" / "datasets" / "tiny")
     evaluation = evaluate_experiment(folder, table)
-    assert evaluation.report.is_file() and evaluation.metrics["num_slices"] == 15
+    assert evaluation.place.report_file.is_file() and evaluation.metrics["num_slices"] == 15
     assert "valid_subset_weighted_log_loss" in (folder / "metrics.jsonl").read_text()
 
 
