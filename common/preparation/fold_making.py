@@ -111,7 +111,7 @@ def sources_of(frame: pd.DataFrame, given: pd.Series | None = None) -> pd.Series
         given: the source by image_id in a label table; may be empty.
 
     Raises:
-        InputError: none of these tells two sources apart, or the label table leaves some out.
+        InputError: none of these has two sources, or the label table leaves some out.
     """
     rows = _training_rows(frame)
     if given is not None and len(given):

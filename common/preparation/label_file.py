@@ -120,7 +120,7 @@ class MatchedLabels:
     Attributes:
         of_slices: image_id and labels; None where studies are labelled.
         of_studies: study_id and labels; None where slices are labelled.
-        sources: the hospital by image_id, where the file tells it.
+        sources: the hospital by image_id, where the file names it.
     """
 
     of_slices: pd.DataFrame | None
