@@ -152,6 +152,8 @@ def _without_copies(headers: pd.DataFrame, names: pd.Series) -> pd.DataFrame:
     called decides only between equal headers.
     """
     shared = headers[names.notna() & names.duplicated(keep=False)]
+    if shared.empty:
+        return headers
     usable = headers["status"].eq(STATUS_OK)
     sizes = headers.loc[usable, "series_id"].value_counts()
     order = shared[[*_CONTENT, *_KEY]].assign(
