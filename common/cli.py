@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -99,8 +100,17 @@ def script_command(*arguments: str, script: str | None = None) -> str:
     root = this.parent.parent if this.parent.name == MODULES else this.parent
     path = this if script is None else root / script
     if path.parent.name == MODULES:
-        return shlex.join(["python", "-m", f"{MODULES}.{path.stem}", *arguments])
-    return shlex.join(["python", str(path), *arguments])
+        return shlex.join([_python(), "-m", f"{MODULES}.{path.stem}", *arguments])
+    return shlex.join([_python(), str(path), *arguments])
+
+
+def _python() -> str:
+    """Return how this interpreter is called: train.sh runs that of .venv, which is not activated."""
+    here = Path(sys.executable)
+    called = shutil.which("python")
+    if called is not None and Path(called).absolute().parent == here.absolute().parent:
+        return "python"
+    return str(here.relative_to(Path.cwd())) if here.is_relative_to(Path.cwd()) else str(here)
 
 
 @dataclass(frozen=True)
@@ -165,6 +175,10 @@ def status_of(main: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         _tell(f"Stopped. To go on: {command_line()}")
         return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # The reader of the output (| head) has seen enough; what is left must not be flushed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_DONE
     except OSError as error:
         if error.errno not in OUTSIDE_FAULTS:
             return _fault()

@@ -180,10 +180,10 @@ def test_a_zip_archive_is_predicted_as_its_folder_is(
     assert counts[1] == counts[0]
     assert "stored 28 slices in 1 series" in counts[0]
     plain = pd.read_parquet(tmp_path / "plain" / "predictions.parquet")
-    assert len(plain) == 29
+    assert len(plain) == 28  # the scout is left out, not filled with the prior
     again = pd.read_parquet(tmp_path / "zipped" / "predictions.parquet")
     pd.testing.assert_frame_equal(again, plain, check_exact=True)
-    for table in ("studies.csv", "series.csv", "filled_with_prior.csv"):
+    for table in ("studies.csv", "series.csv", "filled_with_prior.csv", "left_out.csv"):
         expected = (tmp_path / "plain" / table).read_bytes()
         assert (tmp_path / "zipped" / table).read_bytes() == expected
     series = pd.read_csv(tmp_path / "zipped" / "series.csv")

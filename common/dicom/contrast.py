@@ -19,7 +19,7 @@ _NOUN, _MEDIUM = any_of(_W["medium"], _W["short"]), any_of(_W["medium"])
 _BETWEEN, _SHORT = any_of(_W["between"]), any_of(_W["short"])
 _WITH, _WITHOUT, _NOT = any_of(_W["with"]), any_of(_W["without"]), any_of(_W["not"])
 _ML, _NOTHING, _AND = any_of(_W["milliliters"]), any_of(_W["nothing"]), f" ?{any_of(_W['and'])} ?"
-# What belongs to a negation: WITHOUT [ANY IV CONTRAST]. The loops are possessive (*+): trying other
+# The words of a negation: WITHOUT [ANY IV CONTRAST]. The loops are possessive (*+): trying other
 # ways through a long text would take for ever.
 _REST = f"(?: ?{any_of(_W['between'], _W['medium'], _W['short'])})*+"
 _IGNORED, _PHASE = any_of(_W["ignored"]), any_of(_W["phase"])

@@ -12,14 +12,14 @@ LOWEST_HU, HIGHEST_HU = -4100, 4100
 NUM_BINS = (HIGHEST_HU - LOWEST_HU) // BIN_HU
 FEWEST_SLICES = 5
 """Volumes of fewer are not expected to show soft tissue and bone."""
-LEAST_MATRIX = 64
+LEAST_MATRIX = 96
 """No image of a head has fewer rows or columns."""
 STRIDE = 4
 """Every so many rows and columns are counted: 16,384 of the pixels of 512 x 512."""
 
 # Some exports end at -900, the lowest value of a bone window.
-AIR_HU = (-1120, -860)
-BELOW_AIR_HU = -1200
+AIR_RANGE_HU = (-1120, -860)
+FLOOR_HU = -1200
 SOFT_TISSUE_HU = (-160, 160)
 BRAIN_HU = (0, 80)
 BONE_HU = 300
@@ -33,7 +33,7 @@ LEAST_BONE = 0.001
 MOST_BONE = 0.4
 BELOW_FAT_HU = -200
 MOST_BETWEEN = 0.1
-MOST_BELOW_AIR = 0.02
+MOST_BELOW_FLOOR = 0.02
 PADDING_BIN = 0.9
 """Where one bin holds this share of what lies below the air, that is padding, not noise."""
 
@@ -58,26 +58,26 @@ def why_implausible(counts: np.ndarray, num_slices: int = FEWEST_SLICES) -> str:
         num_slices: how many these are; a few can lie above the brain, or below it.
     """
     counts = counts.copy()
-    below = counts[: _bin(BELOW_AIR_HU)]
+    below = counts[: _bin(FLOOR_HU)]
     if below.max(initial=0) >= PADDING_BIN * below.sum():
         below[:] = 0  # a view: padding is left out of all that follows
     total = counts.sum()
     if not total:
         return ""
     share_below = below.sum() / total
-    air = _share(counts, *AIR_HU)
-    content = 1 - share_below - _share(counts, BELOW_AIR_HU, AIR_HU[1])
-    if share_below > MOST_BELOW_AIR:
+    air = _share(counts, *AIR_RANGE_HU)
+    content = 1 - share_below - _share(counts, FLOOR_HU, AIR_RANGE_HU[1])
+    if share_below > MOST_BELOW_FLOOR:
         return (
-            f"{share_below:.0%} of the pixels lie below {BELOW_AIR_HU} HU, with a peak at "
-            f"{_peak(counts, LOWEST_HU, BELOW_AIR_HU)}: nothing is less dense than air, at -1000"
+            f"{share_below:.0%} of the pixels lie below {FLOOR_HU} HU, with a peak at "
+            f"{_peak(counts, LOWEST_HU, FLOOR_HU)}: nothing is less dense than air, at -1000"
         )
     if content < LEAST_CONTENT:
         return ""
     soft, bone = _share(counts, *SOFT_TISSUE_HU) / content, _share(counts, BONE_HU, HIGHEST_HU)
     if air < LEAST_AIR:
         # A field of view within the head has no air, but all else is where it belongs.
-        between = _share(counts, AIR_HU[1], BELOW_FAT_HU)
+        between = _share(counts, AIR_RANGE_HU[1], BELOW_FAT_HU)
         is_within = bone / content >= LEAST_BONE and soft >= LEAST_SOFT and between < MOST_BETWEEN
         if not is_within or bone > MOST_BONE:
             return (

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from common.preparation.identity import same_image_files
+from common.preparation.identity import DUPLICATE, same_image_files
 from common.slices.copies import identical_pixels
 from common.slices.folds import TEST_SPLIT, TRAIN_SPLIT
 from common.slices.store import SliceStore
@@ -57,8 +57,11 @@ def find_overlap(slices: pd.DataFrame, store: SliceStore) -> tuple[Overlap, np.n
     in_test = usable & slices["split"].eq(TEST_SPLIT).to_numpy(dtype=bool)
     if not in_train.any() or not in_test.any():
         return Overlap(), np.zeros(len(slices), dtype=bool)
+    # A copy of an image is of a patient as much as the one that stays.
+    seen = slices[slices["status"].isin((STATUS_OK, DUPLICATE))]
+    of_train, of_test = (seen[seen["split"].eq(split)] for split in (TRAIN_SPLIT, TEST_SPLIT))
     patients, studies = (
-        np.intersect1d(slices.loc[in_train, name].dropna(), slices.loc[in_test, name].dropna())
+        np.intersect1d(of_train[name].dropna(), of_test[name].dropna())
         for name in ("patient_id", "study_id")
     )
     of_ids = slices["patient_id"].isin(patients) | slices["study_id"].isin(studies)

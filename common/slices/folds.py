@@ -58,7 +58,10 @@ def read_folds(path: Path) -> pd.DataFrame:
         InputError: no such file, missing columns, other sample types, repeated ids.
     """
     if not path.is_file():
-        raise InputError(f"no folds at {path}: run preprocessing.py first")
+        raise InputError(
+            f"no folds at {path}: run preprocessing.py first; it makes folds of labelled slices, so "
+            f"a dataset without labels (--pre_labels gives them) has none"
+        )
     folds = read_csv(path, dtype="str", keep_default_na=False)
     id_column = next((name for name in ("image_id", "id", "ID") if name in folds), None)
     if id_column and "sample_type" in folds:

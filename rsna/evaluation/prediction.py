@@ -1,8 +1,6 @@
 """Predicts a dataset with a predictor: tables of slices, series and studies, and the submission."""
 
 import logging
-import shlex
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +10,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from common.cli import command_line
 from common.dicom.rejection import NOT_WANTED
 from common.errors import InputError
 from common.experiment import Experiment
@@ -224,7 +223,9 @@ def _folders(config: Config) -> tuple[Path, Path]:
     if config.general.experiment_id is None:
         raise InputError("--experiment_id is missing: say which experiment, such as 0001")
     source = None if flags.pr_input is None else Path(flags.pr_input)
-    if source is None or not (source.is_dir() or is_archive(source)):
+    if source is None:
+        raise InputError("--pr_input is missing: say which folder, zip archive or prepared dataset")
+    if not (source.is_dir() or is_archive(source)):
         raise InputError(
             f"--pr_input {flags.pr_input}: no such folder; give one with DICOM files or zip "
             f"archives, one zip archive, or a prepared dataset"
@@ -254,7 +255,7 @@ def _open_table(
         output / "dataset",
         n_jobs=config.general.n_jobs,
         remove=True,  # what is predicted is what is there now
-        resume_command=shlex.join(["python", *sys.argv]),
+        resume_command=command_line(),
         steps=steps_of(training),
         select=config.select.ids,
     )

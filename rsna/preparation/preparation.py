@@ -1,10 +1,9 @@
 """preprocessing.py: a dataset prepared, checked or explored, as the flags ask for."""
 
-import shlex
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from common.cli import command_line
 from common.errors import InputError
 from common.preparation import Limits, Preparation, prepare_dataset
 from common.preparation.checks.check import check_dataset
@@ -51,7 +50,7 @@ def _prepare(config: Config) -> Preparation:
         fold_by=flags.pre_fold_by,
         drop_overlap=bool(flags.pre_drop_overlap),
         remove=bool(flags.pre_remove),
-        resume_command=f"python {shlex.join(sys.argv)}",
+        resume_command=command_line(),
         steps=PixelSteps(bool(flags.pre_head_crop), flags.pre_spacing, flags.pre_size),
         brain_min=flags.pre_brain_min,
         select=config.select.ids,

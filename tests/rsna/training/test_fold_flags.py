@@ -53,7 +53,7 @@ def test_flags_without_effect_warn(
     assert warned == [f"--{name}" for name in without_effect]
 
 
-def test_a_source_split_of_one_folder_is_refused_before_anything_is_read(
+def test_a_source_split_of_one_source_is_refused_before_pixels_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_rsna_folder(tmp_path / "in")
@@ -61,8 +61,8 @@ def test_a_source_split_of_one_folder_is_refused_before_anything_is_read(
     flags += ["--data_input_folder", str(tmp_path), "--data_dataset", "x"]
     monkeypatch.setattr("sys.argv", ["preprocessing.py", *flags, "--pre_fold_by", "source"])
     assert status_of(main) == 2
-    assert "all training files lie in one folder" in capsys.readouterr().err
-    assert not (tmp_path / "datasets" / "x" / "index").exists()
+    assert "--pre_fold_by source" in capsys.readouterr().err
+    assert not (tmp_path / "datasets" / "x" / "store").exists()
 
 
 def test_the_script_tells_the_overlap(
