@@ -59,8 +59,8 @@ def read_folds(path: Path) -> pd.DataFrame:
     """
     if not path.is_file():
         raise InputError(
-            f"no folds at {path}: run preprocessing.py first; it makes folds of labelled slices, so "
-            f"a dataset without labels (--pre_labels gives them) has none"
+            f"no folds at {path}: run preprocessing.py first; folds are of labelled slices, so a "
+            f"dataset without labels has none (--pre_labels gives them)"
         )
     folds = read_csv(path, dtype="str", keep_default_na=False)
     id_column = next((name for name in ("image_id", "id", "ID") if name in folds), None)
