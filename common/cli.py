@@ -105,7 +105,7 @@ def script_command(*arguments: str, script: str | None = None) -> str:
 
 
 def _python() -> str:
-    """Return how this interpreter is called: train.sh runs that of .venv, which is not activated."""
+    """Return how this interpreter is called; train.sh uses .venv without activating it."""
     here = Path(sys.executable)
     called = shutil.which("python")
     if called is not None and Path(called).absolute().parent == here.absolute().parent:

@@ -28,8 +28,8 @@ TRANSIENT = (CRASHED, UNREADABLE)
 EXCEEDING = (TIMEOUT, MEMORY)
 """Statuses of killed files: tried again only where the limit has been raised."""
 
-# The result of the header pass, one row per slice or per file that yields none. `frame` is the number
-# in a multi-frame file, -1 elsewhere; `pixels` a hash of the pixels where it was asked for.
+# The result of the header pass, one row per slice or per file that yields none. `frame` is the
+# number in a multi-frame file, -1 elsewhere; `pixels` a hash where it was asked for.
 HEADER_COLUMNS = {
     "size": "int64",
     "mtime_ns": "int64",
