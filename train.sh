@@ -32,3 +32,6 @@ experiment=$("$PYTHON_BIN" train.py "$@")
 # Half a minute: metrics.json, report.html and the table on the screen.
 "$PYTHON_BIN" evaluate.py --experiment_id "$experiment" \
     --output_dir "$output" --data_input_folder "$input"
+
+# The commands above call `python`, as every page does.
+[[ -n ${VIRTUAL_ENV:-} ]] || echo "To run them, once in this shell: source $PWD/.venv/bin/activate" >&2

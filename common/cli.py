@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import shlex
-import shutil
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -100,17 +99,8 @@ def script_command(*arguments: str, script: str | None = None) -> str:
     root = this.parent.parent if this.parent.name == MODULES else this.parent
     path = this if script is None else root / script
     if path.parent.name == MODULES:
-        return shlex.join([_python(), "-m", f"{MODULES}.{path.stem}", *arguments])
-    return shlex.join([_python(), str(path), *arguments])
-
-
-def _python() -> str:
-    """Return how this interpreter is called; train.sh uses .venv without activating it."""
-    here = Path(sys.executable)
-    called = shutil.which("python")
-    if called is not None and Path(called).absolute().parent == here.absolute().parent:
-        return "python"
-    return str(here.relative_to(Path.cwd())) if here.is_relative_to(Path.cwd()) else str(here)
+        return shlex.join(["python", "-m", f"{MODULES}.{path.stem}", *arguments])
+    return shlex.join(["python", str(path), *arguments])
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ def test_unusable_flags_are_one_line_each(monkeypatch, capsys, root, tmp_path):
         return error
 
     dataset, output = str(root / "dataset"), str(tmp_path / "out")
-    assert "--pr_input None" in refused("--pr_output", output)
+    assert "--pr_input is missing" in refused("--pr_output", output)
     assert "--pr_output is missing" in refused("--pr_input", dataset)
     inside = str(root / "dataset" / "predictions")
     assert "lies in --pr_input" in refused("--pr_input", dataset, "--pr_output", inside)

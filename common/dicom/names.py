@@ -1,7 +1,7 @@
 r"""Names of files as a table holds them: valid UTF-8 that leads back to the bytes on disk.
 
 A byte that is no UTF-8 is written as `\xff`. A name that holds such a text itself gets its
-backslash as `\x5c`, so that every name can be told from every other; all others stay as they are.
+backslash as `\x5c`, so that every name differs from every other; all others stay as they are.
 """
 
 import re

@@ -9,7 +9,7 @@ SAME_POSITION_MM = 0.05
 
 POSITION, INSTANCE_NUMBER, SLICE_LOCATION = "position", "instance_number", "slice_location"
 COORDINATES = (POSITION, INSTANCE_NUMBER, SLICE_LOCATION)
-"""What tells the order of slices, the best first; a value of `order_from` is one of these."""
+"""Coordinates that order slices, the best first; a value of `order_from` is one of these."""
 IDS = "image_id"
 """`order_from` where no coordinate is known: an order that means nothing, and is noted."""
 

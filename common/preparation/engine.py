@@ -275,7 +275,7 @@ def _read_headers(
     index = hashed(repeated_ids(index))
     kept = kept_rows(dataset_folder, index, remove=remove)
     headers, unclear = arranged(mark_duplicates(index))
-    if unclear:  # copies under ids of their own are not told apart by headers, but by pixels
+    if unclear:  # copies under ids of their own differ in headers, not in pixels
         names = headers.iloc[unclear][["source_file", "frame"]].agg(tuple, axis=1).tolist()
         index = hashed(index[["source_file", "frame"]].agg(tuple, axis=1).isin(names))
         headers, _ = arranged(drop_copies(mark_duplicates(index), names))

@@ -1,4 +1,4 @@
-"""What was stored and cannot be seen this time: kept as it is, unless it is to be removed.
+"""Stored volumes whose files cannot be seen this time: kept as they are, unless removed by a flag.
 
 A folder that is not mounted, a file without permission and a file that was deleted look alike.
 Volumes are kept whole: where some of the files of one are missing, all of its slices stay as they

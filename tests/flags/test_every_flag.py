@@ -10,7 +10,9 @@ import pytest
 import torch
 from tiny_dataset import make_tiny_dataset
 
+from common.optim.optimizers import OPTIMIZERS
 from config import GROUPS, Config, recorded_config
+from flags.optimizer import OptimizerConfig
 from rsna_model import RSNAModel
 from train import GROUPS as TRAIN_GROUPS
 
@@ -195,3 +197,8 @@ def test_a_run_with_every_flag_changed_resumes_evaluates_and_predicts(
     status, log = run("predict.py", "--experiment_id=all", *flags)
     assert status == 0, log
     assert (out / "predictions.parquet").is_file()
+
+
+def test_every_optimizer_can_be_named():
+    for name in OPTIMIZERS:
+        assert OptimizerConfig(optim=name).optim == name

@@ -8,9 +8,10 @@ import pandas as pd
 import pydicom
 import pytest
 from dicom_factory import write_rsna
-from prepared import contents, write_rsna_folder
+from prepared import write_rsna_folder
 from slice_frames import slice_frame
 
+from common.errors import InputError
 from common.preparation import Preparation, prepare_dataset
 from common.preparation.checks.check import check_dataset
 from common.preparation.overlap import find_overlap, identical_pixels
@@ -113,7 +114,7 @@ def test_overlap_is_told_and_left_out_of_training_where_asked_for(tmp_path: Path
     write_shared_folder(tmp_path / "in")
     told = prepare(tmp_path, "x").overlap
     assert (told.num_patients, told.num_studies, told.num_images) == (2, 0, 1)
-    assert told.num_training == told.num_kept == 5
+    assert told.num_training == told.num_kept == 6
     assert "training and test share 2 patients, 0 studies, 1 image id and 0" in told.line()
     before = pd.read_parquet(tmp_path / "x" / "slices.parquet")
     assert before["keep_for_training"].all()
@@ -124,20 +125,20 @@ def test_overlap_is_told_and_left_out_of_training_where_asked_for(tmp_path: Path
     assert "--pre_drop_overlap 1" in checked.findings[0].line()
 
     dropped = prepare(tmp_path, "x", drop_overlap=True).overlap
-    assert (dropped.num_training, dropped.num_kept) == (5, 0)
+    assert (dropped.num_training, dropped.num_kept) == (6, 0)
     after = pd.read_parquet(tmp_path / "x" / "slices.parquet")
     pd.testing.assert_frame_equal(
         before.drop(columns="keep_for_training"), after.drop(columns="keep_for_training")
     )
     left_out = after[~after["keep_for_training"]]
     assert set(left_out["patient_id"]) == {"ID_1", "ID_2"}
-    assert set(left_out["split"]) == {"train"} and len(left_out) == 5
+    assert set(left_out["split"]) == {"train"} and len(left_out) == 6
     table = SliceTable.load(tmp_path / "x")
     folds = read_folds(tmp_path / "x" / "folds.csv")
-    for fold in (0, 1):
-        train_rows, valid_rows = split_rows(table, folds, fold, LABELS)
-        assert not set(after["patient_id"].iloc[train_rows]) & {"ID_1", "ID_2"}
-        assert len(train_rows) + 5 + len(valid_rows) >= 11
+    with pytest.raises(InputError, match=r"fold 1 .* has no training slices"):
+        split_rows(table, folds, 1, LABELS)  # the two other patients validate in it
+    train_rows, _ = split_rows(table, folds, 0, LABELS)
+    assert not set(after["patient_id"].iloc[train_rows]) & {"ID_1", "ID_2"}
     checked = check_dataset(tmp_path / "x", subtypes=SUBTYPES, union="any", n_jobs=0)
     assert checked.findings == []
 
