@@ -8,7 +8,7 @@ import pandas as pd
 import pydicom
 import pytest
 from dicom_factory import write_rsna
-from prepared import write_rsna_folder
+from prepared import contents, write_rsna_folder
 from slice_frames import slice_frame
 
 from common.errors import InputError
