@@ -122,6 +122,9 @@ class _Grouper:
             _alike(self.texts["orientation"][rows], _same_orientation), series
         )
         spacings = _known_in_series(_alike(_pairs(self.numbers, rows), _same_spacing), series)
+        if all(len(set(values)) == 1 for values in (frames, orientations, spacings)):
+            yield rows
+            return
         classes = pd.DataFrame({"f": frames, "o": orientations, "s": spacings})
         for members in classes.groupby(["f", "o", "s"]).indices.values():
             yield rows[np.sort(members)]
