@@ -76,11 +76,7 @@ def test_the_dialect_is_found(text: str) -> None:
     assert dialect_in(text)
 
 
-@pytest.mark.parametrize(
-    "check",
-    # On a fresh clone the type checker takes most of a minute: .ci/run asks for it each time.
-    [pytest.param(name, marks=pytest.mark.long if name == "types" else ()) for name in CHECKS],
-)
+@pytest.mark.parametrize("check", CHECKS)
 def test_tools_find_nothing(check, project_root: Path):
     tool, *arguments = CHECKS[check]
     command = [sys.executable, "-m", tool, *arguments]
