@@ -133,7 +133,8 @@ def list_studies(
             record |= {"status": "prior" if is_lost else NO_CT, "reason": row["reason"]}
         records.append(record | dict(zip(label_names, values, strict=True)))
     names = ("study_id", "patient_id", *_OF_VOLUME, *label_names, "top_image_id", "status")
-    return pd.DataFrame(records, columns=[*names, "reason"])
+    studies = pd.DataFrame(records, columns=[*names, "reason"])
+    return studies.astype(dict.fromkeys(("num_slices", "num_found", "num_gaps"), "Int64"))
 
 
 _OF_VOLUME = ("series_id", "volume_id", "num_slices", "num_found", "coverage_mm", "num_gaps")

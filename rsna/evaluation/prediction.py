@@ -122,15 +122,20 @@ def predict_table(
         predictor.study_calibration,
     )
     reasons = frame["status"].where(frame["status"] != STATUS_OK, DAMAGED)
-    unread = pd.DataFrame({"image_id": frame["image_id"], "reason": reasons})[~frame["readable"]]
-    is_left_out = frame["status"].isin(NOT_WANTED)
-    filled, left_out = unread[~is_left_out], unread[is_left_out]
+    named = pd.DataFrame({"image_id": frame["image_id"], "reason": reasons})
+    is_left_out = frame["status"].isin(NOT_WANTED) & ~frame["readable"]
+    filled, left_out = named[~frame["readable"] & ~is_left_out], named[is_left_out]
     if len(filled):
         logger.warning("%s can't be read: the prior", count(len(filled), "slice"))
     if len(left_out):
         logger.warning("%s left out by choice: no prediction", count(len(left_out), "slice"))
-    kept = (frame["readable"] | ~is_left_out).to_numpy()
-    return Prediction(predictions[kept].reset_index(drop=True), series, studies, filled, left_out)
+    return Prediction(
+        predictions[~is_left_out.to_numpy()].reset_index(drop=True),
+        series,
+        studies,
+        filled,
+        left_out,
+    )
 
 
 def write_prediction(
