@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from common.dicom.order import POSITION, position_numbers
+from common.dicom.order import POSITION, SAME_POSITION_MM, position_numbers
 
 LARGEST_STEP = 1.5
 """Two parts continue each other where they lie no more of their steps than this apart."""
@@ -79,7 +79,7 @@ def _continues(one: Volume, other: Volume) -> bool:
         return False
     gap = other.places[0] - one.places[-1]
     steps = [step for step in (one.step, other.step) if step == step]
-    return bool(steps) and 0.5 * min(steps) <= gap <= LARGEST_STEP * max(steps)
+    return bool(steps) and SAME_POSITION_MM < gap <= LARGEST_STEP * max(steps)
 
 
 def _joined(one: Volume, other: Volume) -> Volume:

@@ -161,6 +161,13 @@ def test_base_and_vertex_are_joined() -> None:
     assert found.volumes[0].note == "joined from 2 series"
 
 
+def test_halves_a_small_step_apart_are_joined() -> None:
+    """As at the change of spacing in a real head: steps of 4 mm, one of 1.08, then of 7."""
+    base = table(*({"position_z": 4.0 * k} for k in range(8)), series_id="a")
+    vertex = table(*({"position_z": 29.08 + 7 * k} for k in range(8)), series_id="b")
+    assert len(find_volumes(both(base, vertex)).volumes) == 1
+
+
 @pytest.mark.parametrize(
     "other",
     [
