@@ -96,7 +96,7 @@ def test_evaluation_on_another_dataset_sees_the_neighbours(place: Path) -> None:
     assert evaluation.metrics["num_slices"] == len(other)
     assert "-5 mm, itself, +5 mm" in evaluation.place.report_file.read_text()
     predictor = load_predictor(folder / "predictor", build_model)
-    frame = pd.read_parquet(evaluation.folder / "predictions.parquet")
+    frame = pd.read_parquet(evaluation.place.folder / "predictions.parquet")
     logits = predictor.predict_rows(other, other.rows_of(frame["image_id"])).logits
     expected = frame[[f"logit_{label}" for label in LABELS]].to_numpy()
     np.testing.assert_allclose(logits, expected, atol=1e-5)
