@@ -163,7 +163,7 @@ class _Grouper:
         lost = ~np.isfinite(placed.places)
         if lost.any() and placed.coordinate != IDS:
             reason = "neither ImagePositionPatient nor InstanceNumber nor SliceLocation places it"
-            self.found.refused |= dict.fromkeys(rows[lost].tolist(), reason)
+            self.found.refused |= dict.fromkeys(placed.rows[lost].tolist(), reason)
             placed = placed.part(~lost)
         parts = self._separate(placed)
         if parts is not None:
@@ -194,10 +194,9 @@ class _Grouper:
             (name.rpartition("_")[0] if frame >= 0 else name, frame)
             for name, frame in zip(self.texts["image_id"][rows], self.frames[rows])
         ]
-        order = np.array(sorted(range(len(rows)), key=lambda i: (places[i], stems[i])))
-        if coordinate == IDS:
-            order = np.array(sorted(range(len(rows)), key=stems.__getitem__))
-            places = np.full(len(rows), np.nan)
+        # NaN compares with nothing: slices without a place come last, by their ids.
+        keys = np.nan_to_num(places, nan=np.inf)
+        order = np.array(sorted(range(len(rows)), key=lambda i: (keys[i], stems[i])))
         return Volume(
             rows=rows[order],
             places=places[order],

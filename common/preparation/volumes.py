@@ -40,8 +40,8 @@ def keep_selected(index: pd.DataFrame, select: Collection[str]) -> pd.DataFrame:
     unknown = sorted(set(select) - set(index["series_id"].dropna()))
     if unknown:
         raise InputError(
-            f"--pre_select: {unknown[0]} and {len(unknown) - 1} others are not in the data: give "
-            f"SeriesInstanceUIDs, as in series.csv"
+            f"--pre_select: {unknown[0]} is not in the data ({count(len(unknown), 'unknown id')}): "
+            f"give SeriesInstanceUIDs, as in series.csv"
         )
     if not select:
         return index

@@ -231,6 +231,16 @@ def test_a_slice_that_nothing_places_is_refused() -> None:
     assert list(found.refused) == [2] and len(found.volumes[0].rows) == 7
 
 
+def test_a_slice_that_nothing_places_is_the_one_refused_whatever_the_order() -> None:
+    headers = table()
+    headers.loc[2, ["position_z", "instance_number"]] = np.nan
+    for seed in range(10):
+        shuffled = headers.sample(frac=1, random_state=seed).reset_index(drop=True)
+        found = find_volumes(shuffled)
+        assert [shuffled["image_id"][row] for row in found.refused] == ["i002"]
+        assert ids(found, shuffled) == [[name for name in names("i", range(8)) if name != "i002"]]
+
+
 def test_without_positions_numbers_order() -> None:
     headers = table(position_z=np.nan, instance_number=0.0)
     headers["instance_number"] = np.arange(8.0)[::-1]
