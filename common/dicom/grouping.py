@@ -153,7 +153,8 @@ class _Grouper:
             if num_series > 1:
                 for volume in together:
                     if len(volume.rows) > 1:
-                        volume.note = f"joined from {len(volume.rows)} series of one slice"
+                        joined = f"joined from {len(volume.rows)} series of one slice"
+                        volume.note = "; ".join(filter(None, (joined, volume.note)))
             found += together
         return found
 
