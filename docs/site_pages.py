@@ -15,7 +15,8 @@ LINKED = ("docs/*.png", "docs/*.py", "docs/*.css")
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Return the pages and what they link to, beside the files of the theme."""
-    pages = [ROOT / "README.md", *(ROOT / folder / "README.md" for folder in FOLDERS)]
+    pages = [ROOT / "README.md", ROOT / "CHANGELOG.md"]
+    pages += [ROOT / folder / "README.md" for folder in FOLDERS]
     pages += sorted((ROOT / "docs").rglob("*.md"))
     for pattern in LINKED:
         pages += sorted(ROOT.glob(pattern))
