@@ -20,7 +20,7 @@ from flags.general import GeneralConfig, MonitorConfig, MonitorPageConfig
 from flags.network import NetworkConfig
 from flags.optimizer import LRFinderConfig, OptimizerConfig
 from flags.parsing import parse_flags
-from flags.prediction import PredictionConfig, SelectConfig, ViewsConfig
+from flags.prediction import PredictionConfig, ReleaseConfig, SelectConfig, ViewsConfig
 from flags.preprocessing import PreprocessingConfig
 from flags.training import CallbackConfig, TrainingConfig
 
@@ -52,6 +52,7 @@ class Config:
     prediction: PredictionConfig = field(default_factory=PredictionConfig)
     views: ViewsConfig = field(default_factory=ViewsConfig)
     select: SelectConfig = field(default_factory=SelectConfig)
+    releases: ReleaseConfig = field(default_factory=ReleaseConfig)
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     pseudo_labels: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
     lr_finder: LRFinderConfig = field(default_factory=LRFinderConfig)

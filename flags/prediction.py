@@ -36,6 +36,15 @@ class PredictionConfig:
 
 
 @dataclass(frozen=True)
+class ReleaseConfig:
+    """A published network that becomes an experiment."""
+
+    im_source: str | None = None
+    """Folder of the release, or its address on the model hub, such as
+    ianpan/ct-head-hemorrhage-detection."""
+
+
+@dataclass(frozen=True)
 class SelectConfig:
     """Series that are used whatever the rules say."""
 
