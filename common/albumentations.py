@@ -177,7 +177,7 @@ class FitSize(A.ImageOnlyTransform):
     Args:
         height, width: of the result, pixels.
         shrink_above: an image with a side of more pixels is shrunk, whatever its shape.
-        p: must be 1: the images of a batch have one size.
+        p: probability that it is applied.
     """
 
     class InitSchema(BaseTransformInitSchema):
@@ -186,12 +186,6 @@ class FitSize(A.ImageOnlyTransform):
         height: int = Field(ge=1)
         width: int = Field(ge=1)
         shrink_above: int = Field(ge=1)
-
-        @model_validator(mode="after")
-        def _check_p(self) -> Self:
-            if self.p != 1:
-                raise ValueError("p must be 1: the images of a batch have one size")
-            return self
 
     def __init__(self, height: int, width: int, shrink_above: int, p: float = 1.0) -> None:
         super().__init__(p=p)

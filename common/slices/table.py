@@ -22,7 +22,7 @@ STORE_FOLDER = "store"
 STATUS_OK = "ok"
 # Positions that differ by less are taken to be as near: they come from decimal strings.
 TIE_MM = 1e-3
-# What stands for a neighbour past either end of a series: its last slice again, or air.
+# Past either end of a series a neighbour is its last slice again, or air.
 PastEnd = Literal["last", "air"]
 AIR_ROW = -1
 
