@@ -143,6 +143,8 @@ class TimmClassifier(ImageModel):
         """Return layers as timm numbers them for layer decay, with the classifier on top."""
         from timm.models import group_parameters
 
+        if not hasattr(self.backbone, "group_matcher"):
+            return super().parameter_depths()
         matcher = self.backbone.group_matcher(coarse=False)
         depths = group_parameters(self.backbone, matcher, reverse=True)
         head = max(depths.values()) + 1

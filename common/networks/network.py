@@ -22,6 +22,7 @@ from common.networks.evaluation import EvaluatedNetwork
 from common.networks.hooks import Callback, WeightAverager
 from common.networks.signals import StopAsked
 from common.networks.state import FitSettings, FitState, StepOutput
+from common.optim import state_in_groups
 from common.seeding import rng_state, set_rng_state
 
 
@@ -308,7 +309,8 @@ class AbstractNetwork(EvaluatedNetwork):
             raise InputError(f"the checkpoint lacks {', '.join(sorted(missing))}: restore it")
         self.model.load_state_dict(state["model"])
         self.state = FitState.from_dict(state)
-        self.optimizer.load_state_dict(state["optimizer"])
+        recorded_optimizer = state_in_groups(state["optimizer"], self.optimizer, self.model)
+        self.optimizer.load_state_dict(dict(recorded_optimizer))
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
         self._scaler.load_state_dict(state["scaler"])

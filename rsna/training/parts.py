@@ -75,6 +75,8 @@ class TrainingParts(ABC, Generic[Model, Data]):
         self.is_resumed = bool(config.training.tr_resume)
         self.task = TASKS[config.network.net_num_classes]
         self.model: Model = self._create_model()
+        if config.optimizer.optim_layer_decay != 1:
+            self.model.parameter_depths()
         if config.callbacks.cb_telemetry_enabled:
             find_module(self.model, str(config.callbacks.cb_telemetry_module_name))
         self.data: Data = self._load_data()
