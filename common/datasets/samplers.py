@@ -63,7 +63,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         num_left, whole = self.num_samples - self.position, self.num_processes * self.batch_size
         fewest = min(self.batch_size, 2)
         while num_left > 0:
-            num_in_batch = num_left if num_left - whole < fewest else whole
+            num_in_batch = num_left if num_left - whole < min(whole, 2) else whole
             num_sharing = min(self.num_processes, max(num_in_batch // fewest, 1))
             is_stand_in = self.rank >= num_sharing
             rank = 0 if is_stand_in else self.rank
@@ -94,6 +94,17 @@ class PartSampler(Sampler[int]):
     def num_batches_less(self, batch_size: int) -> int:
         """Return how many batches fewer this process has than the one with the most."""
         return ceil(self.num_in_largest_part / batch_size) - ceil(len(self) / batch_size)
+
+
+def batches_per_epoch(num_samples: int, num_per_batch: int) -> int:
+    """Return how many batches an `EpochSampler` makes of an epoch.
+
+    Args:
+        num_per_batch: samples in a batch, those of all processes together.
+    """
+    if num_per_batch == 1:
+        return num_samples
+    return max((num_samples + num_per_batch - 2) // num_per_batch, 1)
 
 
 def _part(num_samples: int, rank: int, num_processes: int) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from common.datasets.samplers import EpochSampler, PartSampler
+from common.datasets.samplers import EpochSampler, PartSampler, batches_per_epoch
 from common.distributed import Processes, connected
 from common.errors import InputError
 
@@ -132,15 +132,17 @@ def test_any_number_of_processes_trains_on_the_same_batches(num_samples):
     expected = [12] * whole + ([left] if left else [])
     if left == 1 and whole:
         expected[-2:] = [13]
-    assert sizes(1) == sizes(2) == sizes(3) == sizes(6) == expected
+    assert sizes(1) == sizes(2) == sizes(3) == sizes(6) == sizes(12) == expected
+    assert batches_per_epoch(num_samples, 12) == len(expected)
 
 
 def test_batches_of_one_sample_stay_so_where_they_are_asked_for():
-    for rank in (0, 1):
-        sampler = EpochSampler(5, seed=4)
-        sampler.share(1, rank, 2)
+    for rank in (0, 1, 2):
+        sampler = EpochSampler(8, seed=4)
+        sampler.share(1, rank, 3)
         assert [len(batch) for batch in sampler.batches()] == [1, 1, 1]
-        assert [own for _, own in sampler.batch_sizes()] == [1, 1, 1 - rank]
+        assert [own for _, own in sampler.batch_sizes()] == [1, 1, int(rank < 2)]
+    assert batches_per_epoch(8, 3) == 3 and batches_per_epoch(8, 1) == 8
 
 
 @pytest.mark.parametrize("num_samples", [0, 1, 7, 12])
