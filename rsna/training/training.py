@@ -129,7 +129,9 @@ def naming_resume_command(
         number = stop.signal_number if isinstance(stop, Interrupted) else signal.SIGINT
         is_main = Processes.from_environment().is_main
         raise Interrupted(number, command if is_main else "") from None
-    except OSError:
+    except OSError as error:
         if can_resume():
-            logger.error("To go on with it: %s", command)
+            error.add_note(f"go on: {command}")
+        elif config.general.experiment_id is not None:
+            error.add_note(f"remove {experiment.folder} and run the same command again")
         raise
