@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from common import distributed
 from common.datasets.samplers import EpochSampler, PartSampler, batches_per_epoch
 from common.distributed import Processes, connected
 from common.errors import InputError
@@ -162,6 +163,23 @@ def test_alone_everything_is_what_it_was():
     assert processes.gathered("a") == ["a"]
     assert processes.from_main(lambda: 7) == 7
     assert np.array_equal(tensor, np.ones(3))
+
+
+def test_tensors_become_their_means_over_the_processes(monkeypatch):
+    others = [torch.arange(7.0), torch.full((7,), 4.0)]
+
+    def all_reduce(tensor):
+        for other in others:
+            tensor += other
+
+    monkeypatch.setattr(distributed.dist, "all_reduce", all_reduce)
+    own = [torch.tensor([[1.0, 2], [3, 4]], dtype=torch.float64), torch.tensor(5.0), torch.ones(2)]
+    flat = torch.cat([tensor.flatten().float() for tensor in own])
+    expected = sum(others, flat) / 3
+    Processes(rank=1, num=3).average(own)
+    assert own[0].shape == (2, 2) and own[0].dtype == torch.float64
+    torch.testing.assert_close(torch.cat([t.flatten().float() for t in own]), expected)
+    Processes(rank=1, num=3).average([])
 
 
 def test_environment_that_makes_no_sense(monkeypatch):
