@@ -29,6 +29,7 @@ from common.datasets import (
     EpochSampler,
     GroupSampler,
     PositiveRangeSampler,
+    batches_per_epoch,
     middle_weights,
 )
 from common.distributed import Processes
@@ -154,7 +155,7 @@ def log_sampler(
     if config.data.data_sampler is None:
         return
     training, is_positive = config.training, _is_positive(train)
-    num_batches = ceil(sampler.num_samples / (training.tr_batch_size * num_processes))
+    num_batches = batches_per_epoch(sampler.num_samples, training.tr_batch_size * num_processes)
     steps = ceil(num_batches / training.tr_accumulation_step)
     num_epochs = max(1, ceil(config.iteration_num / steps))
     first, last = sampler.order(0), sampler.order(num_epochs - 1)
@@ -251,7 +252,7 @@ def build_schedule(config: Config) -> Schedule:
         gamma=optim.optim_scheduler_gamma,
         num_cycles=optim.optim_scheduler_num_cycles,
         cycle_factor=optim.optim_scheduler_cycle_factor,
-        swa_start=config.dev_scaled(optim.optim_swa_start) if optim.optim_swa_enabled else None,
+        swa_start=config.swa_start,
         swa_lr=optim.optim_swa_lr,
     )
 
@@ -266,8 +267,7 @@ def build_averages(
     """
     optim = config.optimizer
     averages: list[AveragedWeights] = []
-    if optim.optim_swa_enabled:
-        start = config.dev_scaled(optim.optim_swa_start)
+    if (start := config.swa_start) is not None:
         averages.append(StochasticWeightAverage(model, start, make_statistics_data()))
     if optim.optim_ema_decay:
         averages.append(WeightAverage(model, optim.optim_ema_decay, make_statistics_data()))
