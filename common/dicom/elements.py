@@ -12,7 +12,6 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
 from common.dicom.rejection import RejectedFile
-from common.dicom.scan import base_tag
 
 FUNCTIONAL_GROUPS = {
     "ImagePositionPatient": "PlanePositionSequence",
@@ -193,7 +192,7 @@ def _vr(tag: int) -> str:
 def _tag(keyword: str) -> BaseTag:
     tag = tag_for_keyword(keyword)
     assert tag is not None, keyword
-    return base_tag(tag)
+    return BaseTag(tag)
 
 
 def _values(value: Any) -> Sequence[Any]:

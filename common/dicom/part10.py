@@ -15,7 +15,7 @@ from typing import BinaryIO
 from pydicom import config
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
-from pydicom.tag import Tag
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -26,7 +26,6 @@ from pydicom.uid import (
 from pydicom.valuerep import VR
 
 from common.dicom.rejection import RejectedFile
-from common.dicom.scan import Encoding, read_elements, value_of
 
 MAX_FILE_BYTES = 1 << 30
 """Largest file: 2,000 frames of 512 x 512."""
@@ -39,9 +38,6 @@ PIXEL_TAGS = {
     0x7FE00009: "DoubleFloatPixelData",
     0x7FE00010: "PixelData",
 }
-_MARKER_END = 132
-_HEAD_BYTES = 1 << 15
-"""Read at once. Of members of archives no more is read than is needed: it has to be unpacked."""
 _LONG_VRS = {"OB", "OD", "OF", "OL", "OV", "OW", "UN"}  # their length takes 4 bytes, PS3.5 7.1.2
 _PIXEL_VRS = {None, "OB", "OW", "UN"}  # PS3.5 A.4 and 6.2.2; None where the VR is implicit
 _VRS = {vr.value for vr in VR}
@@ -127,49 +123,43 @@ def open_dicom(file: Path | BinaryIO) -> Iterator[OpenFile]:
 def _parse(stream: BinaryIO) -> OpenFile:
     size = stream.seek(0, io.SEEK_END)
     stream.seek(0)
-    head = stream.read(_HEAD_BYTES if isinstance(stream, io.BufferedReader) else _MARKER_END)
-    is_marked = head[_MARKER_END - 4 : _MARKER_END] == b"DICM"
+    is_marked = stream.read(132)[128:] == b"DICM"
     bare_syntax = "" if is_marked else _find_start(stream)
-    start = _MARKER_END if is_marked else stream.tell()
     if size > MAX_FILE_BYTES:
         raise RejectedFile("too_large", f"{size} bytes, above the limit of {MAX_FILE_BYTES}")
-    transfer_syntax, media_class = bare_syntax, ""
+    meta = Dataset()
     if not bare_syntax:
-        transfer_syntax, media_class, start = _read_meta(stream, head, start, size)
+        meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
+        _check_meta(meta, stream.tell(), size)
+    transfer_syntax = bare_syntax or str(meta.get("TransferSyntaxUID", None) or "")
     note = "" if is_marked else f"the file has no DICM marker: read as {UID(transfer_syntax).name}"
+    media_class = str(meta.get("MediaStorageSOPClassUID", None) or "")
     if transfer_syntax == DeflatedExplicitVRLittleEndian:
-        stream.seek(start)
-        stream, head, start = _inflate(stream), b"", 0
+        stream = _inflate(stream)
         size = stream.seek(0, io.SEEK_END)
-    encoding = Encoding(
-        transfer_syntax == ImplicitVRLittleEndian, transfer_syntax != ExplicitVRBigEndian
+        stream.seek(0)
+    found: list[tuple[int, str | None, int]] = []
+
+    def at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
+        if tag in PIXEL_TAGS:
+            found.append((tag, vr, length))
+        return tag in PIXEL_TAGS
+
+    dataset = read_dataset(
+        stream,
+        transfer_syntax == ImplicitVRLittleEndian,
+        transfer_syntax != ExplicitVRBigEndian,
+        stop_when=at_pixels,
     )
-    read = read_elements(stream, head, start, encoding, PIXEL_TAGS.__contains__)
-    if read.next is None:
-        _check_end(read.dataset, read.end, size)
-        return OpenFile(read.dataset, transfer_syntax, None, stream, media_class, note)
-    tag, vr, length = read.next
+    if not found:
+        _check_end(dataset, stream.tell(), size)
+        return OpenFile(dataset, transfer_syntax, None, stream, media_class, note)
+    tag, vr, length = found[-1]
     if PIXEL_TAGS[tag] == "PixelData" and vr not in _PIXEL_VRS:
         raise RejectedFile("corrupt", "PixelData has a VR that it cannot have")
-    offset = read.end + (12 if vr in _LONG_VRS else 8)
+    offset = stream.tell() + (12 if vr in _LONG_VRS else 8)
     pixels = PixelElement(PIXEL_TAGS[tag], vr or "OW", offset, length, max(0, size - offset))
-    return OpenFile(read.dataset, transfer_syntax, pixels, stream, media_class, note)
-
-
-def _read_meta(stream: BinaryIO, head: bytes, start: int, size: int) -> tuple[str, str, int]:
-    """Return transfer syntax and SOP class of the file meta information, and where it ends."""
-    read = read_elements(stream, head, start, Encoding(False), lambda tag: tag >> 16 != 2)
-    if not read.is_sound:
-        _check_meta(read.dataset, read.end, size)
-    names = ("TransferSyntaxUID", "MediaStorageSOPClassUID")
-    transfer_syntax, media_class = (_uid(read.dataset, name) for name in names)
-    return transfer_syntax, media_class, read.end
-
-
-def _uid(meta: Dataset, keyword: str) -> str:
-    """Return an element of the file meta information as text; empty where absent."""
-    element = meta.get_item(keyword)
-    return "" if element is None else str(value_of(element) or "")
+    return OpenFile(dataset, transfer_syntax, pixels, stream, media_class, note)
 
 
 def _find_start(stream: BinaryIO) -> str:
