@@ -1,10 +1,12 @@
 """Flags in combination: what is refused, and what earns a warning."""
 
+import difflib
 import logging
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 from common.errors import InputError
+from rsna_task import TASKS, validation_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -201,6 +203,8 @@ def refuse_unusable(flags: Mapping[str, Any]) -> None:
     if flags["tr_resume"] and flags["experiment_id"] is None:
         raise InputError("--tr_resume 1 needs --experiment_id: say which experiment goes on")
     _refuse_study(flags)
+    if not flags["tr_resume"]:
+        _refuse_metrics(flags)
     start, num_steps = flags["optim_swa_start"], flags["tr_iteration_num"]
     if flags["optim_swa_enabled"] and start >= num_steps:
         raise InputError(
@@ -223,6 +227,22 @@ def _refuse_study(flags: Mapping[str, Any]) -> None:
             f"--data_sampler {flags['data_sampler']}: draws slices, but --net_model {name} sees "
             f"whole series: leave the flag out"
         )
+
+
+def _refuse_metrics(flags: Mapping[str, Any]) -> None:
+    """Raise InputError where a flag names a metric that no validation reports."""
+    task, has_rates = TASKS[flags["net_num_classes"]], bool(flags["cb_metrics_enabled"])
+    known = validation_metrics(task, has_rates)
+    names = ["tr_best_metric"]
+    if flags["cb_early_stopping_patience"]:
+        names.append("cb_early_stopping_metric")
+    for name in names:
+        if flags[name] not in known:
+            near = difflib.get_close_matches(flags[name], known, 5, cutoff=0.3)
+            raise InputError(
+                f"--{name} {flags[name]}: no validation reports it; "
+                + (f"near are {', '.join(near)}" if near else f"known are {', '.join(known)}")
+            )
 
 
 def warn_about_flags(

@@ -16,7 +16,6 @@ import yaml
 
 from common.cli import shown_name
 from common.errors import InputError
-from common.scoring.metrics import direction_of
 from flags.help import FULL_HELP, HELP, prepare_help
 
 
@@ -155,10 +154,3 @@ Switch = Literal[0, 1]
 
 def _known(group: Any, name: str, known: Sequence[str]) -> None:
     require(group, name, getattr(group, name) in known, f"one of {', '.join(known)}")
-
-
-def _metric(group: Any, name: str) -> None:
-    try:
-        direction_of(getattr(group, name))
-    except InputError as error:
-        raise InputError(f"--{name}: {error}") from error
