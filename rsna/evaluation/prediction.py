@@ -192,7 +192,7 @@ def predict_with_progress(
     """Return the logits of rows of a slice table, and show how many slices are done."""
     num_slices = int(table.readable[rows].sum())
     total = num_slices * len(options.views) * predictor.num_networks
-    with tqdm(total=total, unit="slice", desc=title) as bar:
+    with tqdm(total=total, unit="slice", desc=title, disable=None) as bar:
         return predictor.predict_rows(table, rows, replace(options, on_batch=bar.update))
 
 
