@@ -168,6 +168,10 @@ EFFECTIVE_WHEN = {
     },
     "tr_amp_dtype": _needs("tr_use_amp", 1),
     "mlflow_uri": _needs("mlflow_enabled", 1),
+    "mlflow_enabled": (
+        "--dev_enabled 0",
+        lambda flags: flags["dev_enabled"] == 0 or flags["mlflow_enabled"] == 0,
+    ),
     "tensorboard_enabled": _needs("dev_enabled", 0),
     "nml_enabled": _needs("dev_enabled", 0),
     "nml_project": _needs("nml_enabled", 1),
