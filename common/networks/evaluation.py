@@ -63,8 +63,9 @@ class EvaluatedNetwork(ABC):
         parts: list[dict[str, np.ndarray]] = []
         steps = self._evaluate(data, self.validation_step)
         # Shown on a terminal alone: a file has a line for each validation.
-        shown = {"disable": None if self.processes.is_main else True, "leave": False}
-        for step in tqdm(steps, "validation", len(data), unit="batch", **shown):
+        is_hidden = None if self.processes.is_main else True
+        title = "validation"
+        for step in tqdm(steps, title, len(data), leave=False, unit="batch", disable=is_hidden):
             loss_sum += float(step.loss_sum)
             num_terms += float(step.num_terms)
             parts.append(to_numpy(step.outputs))
