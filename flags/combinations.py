@@ -201,8 +201,8 @@ def refuse_unusable(flags: Mapping[str, Any]) -> None:
     """Raises InputError where flags (name to value) contradict each other."""
     if flags["data_leave_out_fold"] is not None and flags["net_model"].startswith(_STUDY):
         raise InputError(
-            "--data_leave_out_fold is of slice models: a study model reads features of networks "
-            "that saw that fold"
+            "--data_leave_out_fold is of slice models: a sequence network reads features of "
+            "networks that saw that fold"
         )
     if flags["tr_resume"] and flags["experiment_id"] is None:
         raise InputError("--tr_resume 1 needs --experiment_id: say which experiment goes on")

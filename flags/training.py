@@ -69,8 +69,8 @@ class TrainingConfig:
     tr_sync_bn: Switch = 0
     """1: batch norm over the batches of all processes (torchrun on GPUs)."""
     tr_features: Switch = 1
-    """1: --data_fold all also writes what the networks see in slices (features/), for study models;
-    at 2048 features a slice takes about 3 KB, twice."""
+    """1: --data_fold all also writes what the networks see in slices (features/), for sequence
+    networks; at 2048 features a slice takes about 3 KB, twice."""
 
     def __post_init__(self) -> None:
         at_least(

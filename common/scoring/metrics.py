@@ -320,7 +320,7 @@ def direction_of(metric: str) -> Direction:
     return DIRECTIONS[family]
 
 
-# What `common.callbacks.MultiLabelMetrics` reports of each label and of their mean.
+# Metrics that `common.callbacks.MultiLabelMetrics` adds for each label and for their mean.
 REPORTED = ("auc", "log_loss", "precision", "recall", "f1")
 
 
