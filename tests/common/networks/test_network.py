@@ -1,5 +1,7 @@
 import dataclasses
+import io
 import signal
+import sys
 
 import pytest
 import torch
@@ -309,3 +311,15 @@ def test_mixed_precision_keeps_float32_weights_and_fp16_needs_a_gpu():
     assert 0 < difference < 0.05
     with pytest.raises(InputError, match="fp16"):
         FitSettings(iteration_num=1, amp_dtype="fp16")
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_validation_shows_its_progress_on_a_terminal_alone(monkeypatch, is_terminal):
+    class Stream(io.StringIO):
+        def isatty(self) -> bool:
+            return is_terminal
+
+    monkeypatch.setattr(sys, "stderr", Stream())
+    make_toy(FitSettings(iteration_num=1)).validate(toy_loader(ToyDataset(24), 4))
+    assert ("validation:   0%" in sys.stderr.getvalue()) == is_terminal
+    assert ("0/6" in sys.stderr.getvalue()) == is_terminal
