@@ -3,6 +3,8 @@
 timm is imported when a backbone is made: its own imports take seconds and make a folder.
 """
 
+import contextlib
+import copy
 import difflib
 import importlib.util
 import logging
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from common.errors import InputError
 from common.models.base import ImageModel, start_bias
 from common.models.heads import HEADS
+from common.models.hub import without_retries
 from common.models.pooling import OWN_POOLING, POOLINGS
 
 logger = logging.getLogger(__name__)
@@ -139,10 +142,25 @@ class TimmClassifier(ImageModel):
                 f"one size only, and those of training are {self.image_size}: give --data_img_size"
             )
 
+    def trains_on_one(self, size: Sequence[int]) -> bool:
+        """Return whether a batch of one image of this (height, width) can be trained on.
+
+        It can't where batch norm meets maps of one pixel: one value has no variance.
+        """
+        model = copy.deepcopy(self).train()
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                model(torch.zeros(1, self.specification["in_chans"], *size))
+        except ValueError:
+            return False
+        return True
+
     def parameter_depths(self) -> dict[str, int]:
         """Return layers as timm numbers them for layer decay, with the classifier on top."""
         from timm.models import group_parameters
 
+        if not hasattr(self.backbone, "group_matcher"):
+            return super().parameter_depths()
         matcher = self.backbone.group_matcher(coarse=False)
         depths = group_parameters(self.backbone, matcher, reverse=True)
         head = max(depths.values()) + 1
@@ -209,7 +227,8 @@ def create_backbone(
     try:
         if pretrained and name in PACKAGED_WEIGHTS and _packaged_file(name):
             return _create_packaged(name, options)
-        return timm.create_model(name, pretrained=pretrained, **options)
+        with without_retries() if pretrained else contextlib.nullcontext():
+            return timm.create_model(name, pretrained=pretrained, **options)
     except (TypeError, AssertionError) as error:
         problem = _refused_option(name, str(error), options)
         if problem is None:

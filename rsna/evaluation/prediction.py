@@ -19,6 +19,7 @@ from common.predictors.base import AbstractPredictor, PredictOptions, RowLogits
 from common.predictors.loading import load_predictor
 from common.preparation import prepare_dataset
 from common.scoring.kaggle_client import KaggleClient
+from common.scoring.metrics import Floats
 from common.scoring.predictions import build_predictions, write_predictions
 from common.scoring.submission import (
     SubmissionSample,
@@ -29,16 +30,16 @@ from common.scoring.submission import (
 from common.slices.pixel_steps import require_same_steps, steps_of
 from common.slices.series import DAMAGED, list_series, list_studies
 from common.slices.table import SLICES_FILE, STATUS_OK, SliceTable
-from common.words import count
+from common.words import count, line_of_counts
 from config import Config
 from rsna.build import find_device
-from rsna.sources.dicom import DicomSource, is_archive
+from rsna.evaluation.folders import STUDIES_FILE, prediction_folders
+from rsna.sources.dicom import DicomSource
 from rsna_model import build_model
 
 logger = logging.getLogger(__name__)
 
 PREDICTIONS_FILE = "predictions.parquet"
-STUDIES_FILE = "studies.csv"
 SERIES_FILE = "series.csv"
 SUBMISSION_FILE = "submission.csv"
 FILLED_FILE = "filled_with_prior.csv"
@@ -65,7 +66,7 @@ class Prediction:
 
 def predict(config: Config) -> Iterator[str]:
     """Predict --pr_input, write the tables and the submission, and yield the lines to print."""
-    source, output = _folders(config)
+    source, output = prediction_folders(config)
     experiment = Experiment(config.experiment_folder(str(config.general.experiment_id)))
     predictor = load_predictor(experiment.predictor, build_model)
     # Refused before the work, not after it.
@@ -113,14 +114,7 @@ def predict_table(
         calibration=predictor.calibration,
     )
     series = list_series(frame)
-    studies = list_studies(
-        frame,
-        predictions[list(names)].to_numpy(),
-        series,
-        predictor.prior,
-        names,
-        predictor.study_calibration,
-    )
+    studies = make_studies(predictor, frame, predictions[list(names)].to_numpy(), series)
     reasons = frame["status"].where(frame["status"] != STATUS_OK, DAMAGED)
     named = pd.DataFrame({"image_id": frame["image_id"], "reason": reasons})
     is_left_out = frame["status"].isin(NOT_WANTED) & ~frame["readable"]
@@ -138,19 +132,50 @@ def predict_table(
     )
 
 
+def make_studies(
+    predictor: AbstractPredictor, frame: pd.DataFrame, probabilities: Floats, series: pd.DataFrame
+) -> pd.DataFrame:
+    """Return the table of studies (`list_studies`) by the predictor's rule.
+
+    Args:
+        frame: rows with a bool column `readable`.
+        probabilities: (n, k) of these.
+        series: the result of `list_series` for them.
+    """
+    prior = predictor.study_prior
+    studies = list_studies(
+        frame,
+        probabilities,
+        series,
+        predictor.prior if prior is None else prior,
+        predictor.label_names,
+        predictor.study_calibration,
+    )
+    num_filled = int(studies["status"].eq("prior").sum())
+    if prior is None and num_filled:
+        logger.warning(
+            "%s can't be read and have the prior of slices, which is too low for studies: an "
+            "earlier version trained this predictor and recorded no prior of studies",
+            count(num_filled, "study"),
+        )
+    return studies
+
+
 def write_prediction(
     prediction: Prediction,
     predictor: AbstractPredictor,
     folder: Path,
     sample: SubmissionSample | None = None,
 ) -> None:
-    """Writes the tables into `folder`, and the checked submission where a sample asks for it.
+    """Write the tables into `folder`, and the checked submission where a sample asks for it.
 
-    Images that the sample asks for and the input lacks get the prior, and are listed with what
-    could not be read.
+    Images of the sample that the input lacks get the prior, and are listed with what could not be
+    read.
     """
     names = predictor.label_names
     filled = prediction.filled
+    # It comes last, and says that the others are whole.
+    (folder / STUDIES_FILE).unlink(missing_ok=True)
     if sample is not None:
         submission, missing = build_submission(
             sample, prediction.predictions, predictor.prior, names
@@ -192,57 +217,30 @@ def predict_with_progress(
     """Return the logits of rows of a slice table, and show how many slices are done."""
     num_slices = int(table.readable[rows].sum())
     total = num_slices * len(options.views) * predictor.num_networks
-    with tqdm(total=total, unit="slice", desc=title) as bar:
+    with tqdm(total=total, unit="slice", desc=title, disable=None) as bar:
         return predictor.predict_rows(table, rows, replace(options, on_batch=bar.update))
 
 
 def count_line(table: SliceTable) -> str:
-    """Returns how many files were read, slices stored, and what was rejected, by reason."""
+    """Return the counts of a prepared dataset, as its preparation prints them."""
     frame = table.frame
     stored = frame[table.readable]
-    rejected = frame.loc[~table.readable, "status"].value_counts()
-    reasons = ", ".join(f"{number} {status}" for status, number in rejected.items())
-    return (
-        f"read {count(frame['source_file'].nunique(), 'file')}, stored "
-        f"{count(len(stored), 'slice')} in {stored['store_file'].nunique()} series, rejected "
-        f"{rejected.sum()}" + (f" ({reasons})" if reasons else "")
-    )
+    rejected = frame.loc[~table.readable, "status"].value_counts().to_dict()
+    num_files, num_series = frame["source_file"].nunique(), stored["store_file"].nunique()
+    return line_of_counts(num_files, len(stored), num_series, rejected)
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
-    """Writes a table as csv, in one step."""
+    """Write a table as csv, in one step."""
     with replacing(path) as temporary:
         frame.to_csv(temporary, index=False)
 
 
 def image_rows(table: SliceTable) -> np.ndarray:
-    """Returns one row for each image that is known by its id; a readable one where there is one."""
+    """Return one row for each image that is known by its id; a readable one where there is one."""
     order = np.argsort(~table.readable, kind="stable")
     image_ids = table.frame["image_id"].iloc[order]
     return np.sort(order[(image_ids.notna() & ~image_ids.duplicated()).to_numpy()])
-
-
-def _folders(config: Config) -> tuple[Path, Path]:
-    """Return input and output folder; InputError where a flag is missing or can not be used."""
-    flags = config.prediction
-    if config.general.experiment_id is None:
-        raise InputError("--experiment_id is missing: say which experiment, such as 0001")
-    source = None if flags.pr_input is None else Path(flags.pr_input)
-    if source is None:
-        raise InputError("--pr_input is missing: say which folder, zip archive or prepared dataset")
-    if not (source.is_dir() or is_archive(source)):
-        raise InputError(
-            f"--pr_input {flags.pr_input}: no such folder; give one with DICOM files or zip "
-            f"archives, one zip archive, or a prepared dataset"
-        )
-    if flags.pr_output is None:
-        raise InputError("--pr_output is missing: say which folder the predictions go to")
-    output = Path(flags.pr_output)
-    if output.resolve().is_relative_to(source.resolve()):
-        raise InputError(f"--pr_output {output} lies in --pr_input: choose a folder outside it")
-    if output.exists() and not output.is_dir():
-        raise InputError(f"--pr_output {output} is a file: choose a folder")
-    return source, output
 
 
 def _open_table(

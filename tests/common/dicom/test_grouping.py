@@ -292,3 +292,44 @@ def test_the_order_of_the_table_changes_nothing() -> None:
     for _ in range(20):
         shuffled = headers.sample(frac=1, random_state=rng).reset_index(drop=True)
         assert ids(find_volumes(shuffled), shuffled) == expected
+
+
+NOWHERE = {"position_x": 0.0, "position_y": 0.0, "position_z": 0.0}
+
+
+def test_one_position_of_zeros_in_all_slices_is_none() -> None:
+    headers = table(**NOWHERE, acquisition_time=1.0).iloc[::-1].reset_index(drop=True)
+    found = find_volumes(headers)
+    assert ids(found, headers) == [names("i", range(8))]
+    assert set(found.volumes[0].order_from) == {"instance_number"}
+    assert "ImagePositionPatient" in found.volumes[0].note
+
+
+def test_one_position_against_the_slice_locations_is_none() -> None:
+    rows = [{"slice_location": 5.0 * number, "position_z": 7.0} for number in range(8)]
+    headers = table(*rows, instance_number=np.nan)
+    (volume,) = find_volumes(headers).volumes
+    assert len(volume.rows) == 8 and set(volume.order_from) == {"slice_location"}
+
+
+def test_one_position_that_nothing_confirms_is_refused() -> None:
+    """Each slice as a volume of its own would be a whole head of one slice."""
+    rows = [{"position_z": 7.0, "acquisition_time": float(number)} for number in range(8)]
+    found = find_volumes(table(*rows))
+    assert not found.volumes and len(found.refused) == 8
+    assert set(found.refused.values()) == {"all 8 slices of its series claim one position"}
+    confirmed = find_volumes(table(*rows, slice_location=7.0))
+    assert [len(volume.rows) for volume in confirmed.volumes] == [1] * 8
+
+
+def test_an_order_of_ids_is_noted_of_the_volume() -> None:
+    nothing = dict.fromkeys(("position_x", "position_y", "position_z", "instance_number"), np.nan)
+    (volume,) = find_volumes(table(**nothing)).volumes
+    assert volume.note == "nothing tells the order of its slices"
+
+
+def test_lossy_copies_under_other_ids_are_a_volume_of_their_own() -> None:
+    headers = both(table(lossy=False), table(lossy=True))
+    found = find_volumes(headers)
+    assert ids(found, headers) == [names("i", range(8)), names("j", range(8))]
+    assert found.volumes[0].note == "split by lossy compression"

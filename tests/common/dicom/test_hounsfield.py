@@ -264,3 +264,39 @@ def test_wrapped_values_are_counted_where_they_change(tmp_path: Path) -> None:
     assert image.num_repaired == 100
     np.testing.assert_array_equal(image.image_hu[0, :5], -1000)
     np.testing.assert_array_equal(image.image_hu[0, 5:], 40)
+
+
+def round_field(outside: int, inside: int = 1040) -> np.ndarray:
+    """Noise around a value in a round field of view, and one value outside it."""
+    image = inside + np.random.default_rng(0).integers(-30, 30, (128, 128))
+    y, x = np.mgrid[-64:64, -64:64]
+    image[np.hypot(x, y) > 63] = outside
+    return image.astype(np.uint16)
+
+
+@pytest.mark.parametrize("value", [1024, 4095])
+def test_one_value_in_all_corners_is_undeclared_padding(value: int) -> None:
+    stored = round_field(value)
+    found = to_hounsfield(stored, header(pixel_representation=0, rescale_intercept=-1024.0))
+    radius = np.hypot(*np.mgrid[-64:64, -64:64])
+    expected = np.where(radius > 63, -1024, stored.astype(int) - 1024)
+    away = (radius < 55) | (radius > 63)  # at the rim, tissue of the same value goes with it
+    np.testing.assert_array_equal(found.image_hu[away], expected[away])
+    assert found.num_padding == (found.image_hu == -1024).sum()
+    assert found.counts.sum() < 1024  # padding is not judged
+
+
+def test_tissue_with_the_value_of_declared_padding_stays() -> None:
+    stored = round_field(1024)
+    fields = {"pixel_representation": 0, "rescale_intercept": -1024.0, "padding_value": 1024}
+    image_hu = to_hounsfield(stored, header(**fields)).image_hu
+    assert (image_hu[32:96, 32:96] == 0).any() and (image_hu[32:96, 32:96] > -100).all()
+    assert image_hu[0, 0] == -1024
+
+
+def test_wrapped_air_below_minus_1000_is_unwrapped() -> None:
+    hu = round_field(0).astype(int) - 1024  # air of -1024 outside
+    fields = {"bits_stored": 12, "pixel_representation": 0}
+    found = to_hounsfield((hu % 4096).astype(np.uint16), header(**fields))
+    np.testing.assert_array_equal(found.image_hu, hu)
+    assert found.num_repaired == (hu < 0).sum()

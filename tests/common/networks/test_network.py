@@ -1,5 +1,7 @@
 import dataclasses
+import io
 import signal
+import sys
 
 import pytest
 import torch
@@ -7,6 +9,7 @@ from torch import nn
 from toy import ToyDataset, ToyNetwork, make_toy, toy_loader, weights_of
 
 from common.callbacks import Callback
+from common.distributed import Processes
 from common.errors import InputError, Interrupted
 from common.networks import FitSettings, StepOutput
 
@@ -33,6 +36,28 @@ def test_uneven_last_batch_of_a_group_counts_by_its_samples():
     parts = make_toy(FitSettings(iteration_num=6, accumulation_step=2))
     parts.fit(toy_loader(dataset, 4))
     torch.testing.assert_close(weights_of(parts), weights_of(whole), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("accumulation_step", [1, 2, 3])
+@pytest.mark.parametrize("num_samples", [9, 13, 17, 18])
+def test_every_sample_comes_once_an_epoch_and_never_alone(num_samples, accumulation_step):
+    """Of 4 at a time; batch norm over single values raises an error where one comes alone."""
+    seen: list[list[int]] = [[]]
+
+    class Watching(ToyNetwork):
+        def training_step(self, batch):
+            seen[-1] += batch["index"].tolist()
+            if len(seen[-1]) == num_samples:
+                seen.append([])
+            return super().training_step(batch)
+
+    model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+    toy = make_toy(FitSettings(12, accumulation_step=accumulation_step), model=model)
+    network = Watching(toy.model, toy.settings, toy.optimizer)
+    network.fit(toy_loader(ToyDataset(num_samples), 4))
+    assert len(seen) > 2
+    for epoch in seen[:-1]:
+        assert sorted(epoch) == list(range(num_samples))
 
 
 def test_fit_equals_a_plain_loop():
@@ -150,6 +175,79 @@ def test_validation_loss_is_of_the_whole_set_and_leaves_training_alone():
     assert metrics["loss"] == pytest.approx(sum(errors) / 11, rel=1e-12)
 
 
+def test_validation_and_prediction_are_of_the_evaluation_mode():
+    """Dropout draws nothing, batch norm uses its running statistics and leaves them."""
+    model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 1))
+    network = make_toy(FitSettings(iteration_num=6), model=model)
+    dataset, loader = ToyDataset(11), toy_loader(ToyDataset(11), 4)
+    network.fit(toy_loader(dataset, 4))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with torch.no_grad():
+        model.eval()
+        samples = [dataset[(0, index)] for index in range(11)]
+        expected = [model(sample["x"][None]).item() for sample in samples]
+    errors = [(value - sample["y"].item()) ** 2 for value, sample in zip(expected, samples)]
+    ordered = torch.utils.data.DataLoader(dataset, batch_size=4)
+    plain = [model(dataset[index]["x"][None]).item() for index in range(11)]
+    for is_training in (True, False):
+        model.train(is_training)
+        loader.sampler.start(0)
+        assert network.validate(loader)["loss"] == pytest.approx(sum(errors) / 11, rel=1e-12)
+        model.train(is_training)
+        assert network.predict(ordered)["prediction"] == pytest.approx(plain, rel=1e-12)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_training_is_in_training_mode_after_a_validation():
+    modes = []
+
+    class Watching(ToyNetwork):
+        def training_step(self, batch):
+            modes.append(self.model.training)
+            return super().training_step(batch)
+
+    toy = make_toy(FitSettings(iteration_num=4, iteration_valid=1))
+    network = Watching(toy.model, toy.settings, toy.optimizer)
+    network.fit(toy_loader(ToyDataset(8), 4), toy_loader(ToyDataset(8), 4))
+    assert modes == [True] * 4
+
+
+def test_statistics_are_averaged_over_the_processes_after_each_step():
+    class Exchanging(Processes):
+        def average(self, tensors):
+            averaged.append([id(tensor) for tensor in tensors])
+
+    averaged: list[list[int]] = []
+    model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+    network = make_toy(FitSettings(iteration_num=3, processes=Exchanging()), model=model)
+    network.fit(toy_loader(ToyDataset(8), 4))
+    assert averaged == [[id(model[1].running_mean), id(model[1].running_var)]] * 3
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 0.5, 1e9])
+def test_the_gradient_is_a_mean_before_it_is_clipped(clip_norm):
+    """Seven samples in batches of 3 and 4 are one step: a mean over 7, whose norm is clipped."""
+    dataset = ToyDataset(7)
+    network = make_toy(
+        FitSettings(iteration_num=1, accumulation_step=2, clip_norm=clip_norm),
+        optimizer=lambda p: torch.optim.SGD(p, 1.0),
+    )
+    before = weights_of(network).clone()
+    samples = [dataset[(0, index)] for index in range(7)]
+    losses = [(network.model(s["x"]).squeeze() - s["y"]) ** 2 for s in samples]
+    loss = sum(losses) / 7
+    gradient = torch.cat(
+        [g.flatten() for g in torch.autograd.grad(loss, list(network.model.parameters()))]
+    )
+    assert gradient.norm() > 0.5
+    network.fit(toy_loader(dataset, 4))
+    share = min(1.0, clip_norm / (float(gradient.norm()) + 1e-6)) if clip_norm else 1.0
+    torch.testing.assert_close(before - weights_of(network), gradient * share, rtol=1e-10, atol=0)
+    assert network.step_values["gradient_norm"] == pytest.approx(float(gradient.norm()), rel=1e-10)
+    assert network.step_values["loss"] == pytest.approx(loss.item(), rel=1e-10)
+    assert network.step_values["learning_rate"] == 1.0
+
+
 def test_predictions_come_in_the_order_of_the_loader():
     dataset = ToyDataset(11)
     network = make_toy(FitSettings(iteration_num=1))
@@ -213,3 +311,15 @@ def test_mixed_precision_keeps_float32_weights_and_fp16_needs_a_gpu():
     assert 0 < difference < 0.05
     with pytest.raises(InputError, match="fp16"):
         FitSettings(iteration_num=1, amp_dtype="fp16")
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_validation_shows_its_progress_on_a_terminal_alone(monkeypatch, is_terminal):
+    class Stream(io.StringIO):
+        def isatty(self) -> bool:
+            return is_terminal
+
+    monkeypatch.setattr(sys, "stderr", Stream())
+    make_toy(FitSettings(iteration_num=1)).validate(toy_loader(ToyDataset(24), 4))
+    assert ("validation:   0%" in sys.stderr.getvalue()) == is_terminal
+    assert ("0/6" in sys.stderr.getvalue()) == is_terminal
