@@ -23,7 +23,7 @@ from common.experiment import FORMAT_VERSION, JSON_FILE
 from common.scoring.calibration import calibrator_from_json, calibrator_to_json
 from common.scoring.metrics import DEFAULT_THRESHOLD, Floats
 from common.scoring.predictions import Calibrator, Mean, prior_logits
-from common.scoring.study_calibration import StudyCalibration
+from common.scoring.study_calibration import StudyCalibration, study_rule
 from common.slices.table import SliceTable
 from common.transforms.views import PLAIN
 
@@ -117,6 +117,11 @@ class AbstractPredictor(ABC):
     def num_networks(self) -> int:
         """Networks that see each slice, for progress."""
         return 1
+
+    @property
+    def study_rule(self) -> str:
+        """How probabilities of studies come from those of slices, in words."""
+        return study_rule(self.study_calibration)
 
     @abstractmethod
     def save(self, folder: Path) -> None:

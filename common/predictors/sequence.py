@@ -73,6 +73,12 @@ class StudyPredictor(ComposedPredictor):
         """The slice predictors, numbered."""
         return {f"slices_{n}": predictor for n, predictor in enumerate(self.slice_predictors)}
 
+    @property
+    def study_rule(self) -> str:
+        """That of the network, where it gives logits of series and nothing calibrates them."""
+        has_own = "series_logits" in self.network.output_names and self.study_calibration is None
+        return "the network's own, of the used series" if has_own else super().study_rule
+
     def _own_json(self, folder: Path) -> dict[str, Any]:
         scalings = [
             None if s is None else {"mean": torch.tensor(s.mean), "spread": torch.tensor(s.spread)}
