@@ -277,7 +277,7 @@ def _auc_interval(
     won = _share_below(p_positive, p_negative)
     lost = 1 - _share_below(p_negative, p_positive)
     area = float(won.mean())
-    # What each patient adds to the deviation of the area.
+    # The share of each patient in the deviation of the area.
     by_positives = np.bincount(codes[is_positive], won - area, num_patients) / positives.sum()
     by_negatives = np.bincount(codes[is_negative], lost - area, num_patients) / negatives.sum()
     num_known = int(np.sum(positives + negatives > 0))
