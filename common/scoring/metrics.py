@@ -41,12 +41,13 @@ def require_probabilities(
         return p
     of = ""
     if p.ndim > 1:
-        columns = np.flatnonzero(bad.reshape(-1, p.shape[-1]).any(axis=0))
+        columns = np.flatnonzero(bad.reshape(-1, p.shape[-1]).any(axis=0)).tolist()
         names = [label_names[k] if label_names else f"number {k}" for k in columns]
         of = f" for {'label' if len(names) == 1 else 'labels'} {', '.join(names)}"
-        bad = bad.any(axis=-1)
+    num_bad = int(np.sum(bad if p.ndim == 1 else bad.any(axis=-1)))
+    num_rows = p.size if p.ndim == 1 else p.size // p.shape[-1]
     raise ValueError(
-        f"{int(bad.sum())} of {count(bad.size, 'row')} have a {what} that is NaN or infinite{of}"
+        f"{num_bad} of {count(num_rows, 'row')} have a {what} that is NaN or infinite{of}"
     )
 
 
