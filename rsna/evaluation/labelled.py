@@ -1,6 +1,7 @@
 """The labelled part of another dataset, predicted; its studies as predict.py writes them."""
 
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,14 +60,27 @@ class PredictedRows:
     series: pd.DataFrame
 
 
-def find_labelled(table: SliceTable, name: str, label_names: Sequence[str]) -> Labelled:
+def find_labelled(
+    table: SliceTable,
+    name: str,
+    label_names: Sequence[str],
+    held_out: AbstractSet[str] | None = None,
+) -> Labelled:
     """Return the labelled part of a dataset; labels by a model do not count.
+
+    Args:
+        held_out: ids of patients or studies to which it is limited; None for all.
 
     Raises:
         InputError: no slice that can be read has a label, nor has its study.
     """
     labels = table.labels(np.arange(len(table)), label_names).astype(np.float64)
     labels[is_pseudo(table.frame)] = np.nan
+    is_asked = np.ones(len(table), dtype=bool)
+    if held_out is not None:
+        columns = table.frame[["patient_id", "study_id"]]
+        is_asked = columns.isin(held_out).any(axis=1).to_numpy(dtype=bool)
+    labels[~is_asked] = np.nan
     has_label = ~np.isnan(labels).all(axis=1)
     study_ids = table.frame["study_id"]
     known = has_label & study_ids.notna().to_numpy(dtype=bool)
@@ -76,11 +90,13 @@ def find_labelled(table: SliceTable, name: str, label_names: Sequence[str]) -> L
     what = "slices without a label"
     if by_study is not None:
         studies = by_study[by_study.notna().any(axis=1)]
+        studies = studies[studies.index.isin(study_ids[is_asked])]
         has_label = study_ids.isin(studies.index).to_numpy(dtype=bool)
         what = "slices of studies without a label"
     rows = np.flatnonzero(has_label & table.readable)
     if not len(rows):
-        raise InputError(f"--data_dataset {name}: no slice that can be read has a label")
+        which = "" if held_out is None else ", of those that --ev_held_out names,"
+        raise InputError(f"--data_dataset {name}: no slice{which} that can be read has a label")
     images = image_rows(table)
     images = images[study_ids.iloc[images].isin(studies.index).to_numpy(dtype=bool)]
     frame = table.frame.iloc[images].set_index(images).assign(readable=table.readable[images])

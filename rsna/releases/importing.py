@@ -5,6 +5,7 @@ from pathlib import Path
 
 from common.errors import InputError
 from common.experiment import Experiment, results_folder
+from common.slices.leakage import TRAINED_ON
 from config import Config
 from rsna.releases import ipan2026
 
@@ -25,7 +26,7 @@ def import_release(config: Config) -> Experiment:
         raise InputError("--im_source is missing: give the folder of a release, or its hub address")
     folder = _release_folder(source)
     predictor = ipan2026.read_release(folder, {})
-    flags = config.with_flags(**ipan2026.FLAGS, data_dataset=ipan2026.ORIGIN["trained_on"])
+    flags = config.with_flags(**ipan2026.FLAGS, data_dataset=ipan2026.ORIGIN[TRAINED_ON])
     results = results_folder(config.general.output_dir)
     experiment = Experiment.create(results, config.general.experiment_id, flags.to_yaml())
     for part in (predictor, *predictor.slice_predictors):

@@ -26,6 +26,7 @@ from common.models import build_series_model
 from common.models.study import POOLED
 from common.predictors.sequence import StudyPredictor
 from common.predictors.slices import SlicePredictor
+from common.slices.leakage import TRAINED_ON
 from common.transforms.views import PLAIN
 from rsna_dataset import find_transform
 from rsna_model import build_model
@@ -50,7 +51,7 @@ FLAGS = {
 ORIGIN = {
     "source": "https://github.com/i-pan/ct-head-hemorrhage-detection",
     "licence": "MIT",
-    "trained_on": "rsna",
+    TRAINED_ON: "rsna",
 }
 # Positive slices among the 674,258 of the challenge's training set (stage 1), by label.
 PRIOR = np.array([2_761, 32_564, 23_766, 32_122, 42_496, 97_103]) / 674_258

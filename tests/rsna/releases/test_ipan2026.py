@@ -25,6 +25,7 @@ from common.predictors.sequence import StudyPredictor
 from common.slices.store import write_series
 from common.slices.table import SLICE_COLUMNS, STORE_FOLDER, SliceTable
 from config import Config
+from rsna.evaluation.prediction import predict_table
 from rsna.releases import ipan2026
 from rsna.releases.importing import import_release
 from rsna_dataset import find_transform
@@ -179,6 +180,19 @@ def test_numbers_of_the_authors_code(
         for found, key in pairs:
             wanted = np.broadcast_to(expected[key], found.shape)
             np.testing.assert_allclose(found, wanted, atol=TOLERANCE, err_msg=f"{name} {key}")
+
+
+@pytest.mark.long
+def test_studies_have_the_logits_of_the_series(predictor: StudyPredictor, volumes: SliceTable):
+    """In studies.csv as in the scores of evaluate.py, unless studies are calibrated."""
+    prediction = predict_table(predictor, volumes, PredictOptions())
+    result = predictor.predict_rows(volumes, np.arange(len(volumes)))
+    assert result.series_logits is not None
+    first = volumes.frame.drop_duplicates("series_id").index
+    ours = prediction.studies.set_index("study_id").loc[volumes.frame["study_id"][first]]
+    expected = 1 / (1 + np.exp(-result.series_logits[first].astype(np.float64)))
+    np.testing.assert_allclose(ours[list(LABELS)].to_numpy(np.float64), expected, rtol=1e-6)
+    assert predictor.study_rule == "the network's own, of the used series"
 
 
 def test_prior_is_that_of_the_challenge():
