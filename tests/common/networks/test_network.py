@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import signal
 
@@ -6,7 +7,8 @@ import torch
 from torch import nn
 from toy import ToyDataset, ToyNetwork, make_toy, toy_loader, weights_of
 
-from common.callbacks import Callback
+from common.callbacks import Callback, WeightAverage
+from common.datasets import make_loader
 from common.errors import InputError, Interrupted
 from common.networks import FitSettings, StepOutput
 
@@ -213,3 +215,212 @@ def test_mixed_precision_keeps_float32_weights_and_fp16_needs_a_gpu():
     assert 0 < difference < 0.05
     with pytest.raises(InputError, match="fp16"):
         FitSettings(iteration_num=1, amp_dtype="fp16")
+
+
+def make_norm_network(settings, callbacks=()):
+    """Batch norm and dropout: what a network is evaluated with differs from its training."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 1))
+    return make_toy(settings, model=model, callbacks=callbacks)
+
+
+def plain_evaluation(model, batches):
+    """Predictions and mean squared error of a copy in evaluation mode, sample by sample."""
+    model = copy.deepcopy(model).eval()
+    pairs = [(x, y) for batch in batches for x, y in zip(batch["x"], batch["y"])]
+    with torch.no_grad():
+        predictions = [float(model(x[None]).squeeze()) for x, _ in pairs]
+    errors = [(p - float(y)) ** 2 for p, (_, y) in zip(predictions, pairs)]
+    return predictions, sum(errors) / len(errors)
+
+
+@pytest.mark.parametrize("mode", ["trained", "fresh", "averaged"])
+def test_evaluations_are_in_evaluation_mode_and_change_nothing(mode):
+    network = make_norm_network(FitSettings(iteration_num=3))
+    if mode == "averaged":
+        network.callbacks.append(WeightAverage(network.model, 0.5))
+    data, valid = toy_loader(ToyDataset(12), 4), make_loader(ToyDataset(11), 4, 0)
+    if mode != "fresh":
+        network.fit(data)
+    network.model.train()
+    before = {name: value.clone() for name, value in network.model.state_dict().items()}
+    predictions, loss = plain_evaluation(network.model, valid)
+    network.model.train()
+    assert network.validate(valid)["loss"] == pytest.approx(loss, rel=1e-12)
+    network.model.train()
+    assert network.predict(valid)["prediction"] == pytest.approx(predictions, rel=1e-12)
+    for name, value in network.model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    if mode == "averaged":
+        with network.averaged():
+            predictions, loss = plain_evaluation(network.model, valid)
+            network.model.train()
+            assert network.validate(valid)["loss"] == pytest.approx(loss, rel=1e-12)
+
+
+def test_a_training_goes_on_in_training_mode_after_each_validation():
+    data, valid = toy_loader(ToyDataset(12), 4), make_loader(ToyDataset(11), 4, 0)
+    alone = make_norm_network(FitSettings(iteration_num=6))
+    alone.fit(data)
+    validated = make_norm_network(FitSettings(iteration_num=6, iteration_valid=1))
+    validated.fit(toy_loader(ToyDataset(12), 4), valid)
+    for name, value in alone.model.state_dict().items():
+        assert torch.equal(value, validated.model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 0.3, 2.0])
+def test_values_of_a_step_equal_a_plain_loop(clip_norm):
+    """The gradient is that of the mean; it is clipped after it has become a mean."""
+    seen = []
+
+    class Watch(Callback):
+        def on_step_end(self, network):
+            seen.append(dict(network.step_values))
+
+    settings = FitSettings(iteration_num=8, clip_norm=clip_norm, accumulation_step=2)
+    network = make_toy(settings, callbacks=(Watch(),))
+    network.optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))], "lr": 0.3})
+    network.scheduler = torch.optim.lr_scheduler.StepLR(network.optimizer, 3, gamma=0.5)
+    network.fit(toy_loader(ToyDataset(14), 4))
+    plain = make_toy(FitSettings(iteration_num=8))
+    loader, expected = toy_loader(ToyDataset(14), 4), []
+    for epoch in range(4):
+        loader.sampler.start(epoch)
+        batches = list(loader)
+        for group in (batches[:2], batches[2:]):
+            x, y = (torch.cat([batch[name] for batch in group]) for name in "xy")
+            loss = ((plain.model(x).squeeze(-1) - y) ** 2).mean()
+            plain.optimizer.zero_grad()
+            loss.backward()
+            norm = torch.sqrt(sum((p.grad**2).sum() for p in plain.model.parameters()))
+            if clip_norm and norm > clip_norm:
+                for p in plain.model.parameters():
+                    p.grad *= clip_norm / norm
+            rate = 0.5 ** (len(expected) // 3)
+            plain.optimizer.param_groups[0]["lr"] = 0.01 * rate
+            plain.optimizer.step()
+            expected.append((float(loss.detach()), float(norm), 0.3 * rate))
+    found = [(v["loss"], v["gradient_norm"], v["learning_rate"]) for v in seen]
+    assert [pytest.approx(values, rel=1e-5) for values in expected] == found
+    torch.testing.assert_close(weights_of(network), weights_of(plain), rtol=1e-5, atol=1e-7)
+    for values in seen:
+        assert 0 <= values["data_wait_share"] < 1
+        assert values["samples_per_second"] > 0
+
+
+def test_the_speed_is_that_of_all_samples_of_a_step(monkeypatch):
+    """By a clock that only reading a sample (a second) and a batch's step (four) move."""
+    now = [0.0]
+
+    class Slow(ToyDataset):
+        def make_sample(self, index, seed):
+            now[0] += 1
+            return super().make_sample(index, seed)
+
+    class Working(ToyNetwork):
+        def training_step(self, batch):
+            now[0] += 4
+            return super().training_step(batch)
+
+    monkeypatch.setattr("common.networks.network.time.perf_counter", lambda: now[0])
+    toy = make_toy(FitSettings(iteration_num=1, accumulation_step=3))
+    network = Working(toy.model, toy.settings, toy.optimizer)
+    network.fit(toy_loader(Slow(14), 4))
+    assert network.step_values["samples_per_second"] == 12 / 24
+    assert network.step_values["data_wait_share"] == 12 / 24
+
+
+def test_a_mean_of_few_or_no_terms():
+    network = make_toy(FitSettings(iteration_num=1), optimizer=lambda p: torch.optim.SGD(p, 1.0))
+    start = weights_of(network).clone()
+
+    def total(network):
+        return sum(p.sum() for p in network.model.parameters())
+
+    network.training_step = lambda batch: StepOutput(0.5 * total(network), 0.25, {})
+    network.fit(toy_loader(ToyDataset(8), 4))
+    torch.testing.assert_close(weights_of(network), start - 2.0)
+    assert network.step_values["loss"] == pytest.approx(2.0 * float(start.sum()))
+    network = make_toy(FitSettings(iteration_num=1))
+    network.training_step = lambda batch: StepOutput(total(network) * 0, 0.0, {})
+    network.fit(toy_loader(ToyDataset(8), 4))
+    assert network.step_values["loss"] == 0 == network.step_values["gradient_norm"]
+
+
+def test_subset_and_whole_have_hooks_and_data_of_their_own():
+    seen = []
+
+    class Watch(Callback):
+        def on_metrics(self, network, metrics):
+            seen.append((network.state.iteration, "whole", metrics["loss"]))
+
+        def on_subset_metrics(self, network, metrics):
+            seen.append((network.state.iteration, "subset", metrics["loss"]))
+
+    settings = FitSettings(iteration_num=7, iteration_valid=2, iteration_valid_full=6)
+    network = make_toy(settings, callbacks=(Watch(),), optimizer=lambda p: torch.optim.SGD(p, 0))
+    whole, subset = make_loader(ToyDataset(11), 4, 0), make_loader(ToyDataset(5), 4, 0)
+    network.fit(toy_loader(ToyDataset(12), 4), whole, subset)
+    kinds = [(0, "whole"), (2, "subset"), (4, "subset"), (6, "whole"), (7, "whole")]
+    losses = {"whole": network.validate(whole)["loss"], "subset": network.validate(subset)["loss"]}
+    assert seen == [(n, kind, losses[kind]) for n, kind in kinds if n]
+    # The last state is validated already: nothing is left to do.
+    network.fit(toy_loader(ToyDataset(12), 4), whole, subset)
+    assert len(seen) == 4
+
+
+def test_a_training_that_ends_early_or_stops_for_a_callback():
+    calls = []
+
+    class Last(Callback):
+        def on_step_end(self, network):
+            if network.state.iteration == 3:
+                network.end_early() if ends else network.ask_to_stop()
+
+        def on_fit_end(self, network):
+            calls.append("end")
+
+        def on_stop(self, network):
+            calls.append("stop")
+
+    for ends in (True, False):
+        network = make_toy(FitSettings(iteration_num=9), callbacks=(Last(),))
+        assert not network.is_done
+        if ends:
+            network.fit(toy_loader(ToyDataset(8), 4))
+            assert network.is_done
+        else:
+            with pytest.raises(Interrupted):
+                network.fit(toy_loader(ToyDataset(8), 4))
+            assert not network.is_done
+        assert network.state.iteration == 3
+    assert calls == ["end", "stop"]
+
+
+def test_the_weights_come_back_after_an_error_in_a_validation():
+    calls = []
+
+    class Watch(Callback):
+        def on_validation_end(self, network):
+            calls.append(weights_of(network).clone())
+
+    network = make_toy(FitSettings(iteration_num=4), callbacks=(Watch(),))
+    average = WeightAverage(network.model, 0.9)
+    network.callbacks.insert(0, average)
+    network.fit(toy_loader(ToyDataset(8), 4))
+    raw = weights_of(network).clone()
+    with pytest.raises(OSError, match="gone"), network.averaged():
+        raise OSError("gone")
+    assert torch.equal(weights_of(network), raw)
+    assert len(calls) == 1 and not torch.equal(calls[0], raw)
+
+
+def test_a_checkpoint_that_lacks_something_is_refused_by_its_name():
+    network = make_toy(FitSettings(iteration_num=2))
+    network.fit(toy_loader(ToyDataset(8), 4))
+    state = network.state_dict()
+    assert state["scheduler"] is None
+    for name in ("model", "rng", "averages", "iteration"):
+        part = {key: value for key, value in state.items() if key != name}
+        with pytest.raises(InputError, match=f"the checkpoint lacks {name}:"):
+            make_toy(FitSettings(iteration_num=2)).load_state_dict(part)
