@@ -309,12 +309,12 @@ def test_values_of_a_step_equal_a_plain_loop(clip_norm):
 
 
 def test_the_speed_is_that_of_all_samples_of_a_step(monkeypatch):
-    """By a clock that only reading a sample (a second) and a batch's step (four) move."""
+    """By a clock that only reading a sample (two seconds) and a batch's step (four) move."""
     now = [0.0]
 
     class Slow(ToyDataset):
         def make_sample(self, index, seed):
-            now[0] += 1
+            now[0] += 2
             return super().make_sample(index, seed)
 
     class Working(ToyNetwork):
@@ -326,8 +326,8 @@ def test_the_speed_is_that_of_all_samples_of_a_step(monkeypatch):
     toy = make_toy(FitSettings(iteration_num=1, accumulation_step=3))
     network = Working(toy.model, toy.settings, toy.optimizer)
     network.fit(toy_loader(Slow(14), 4))
-    assert network.step_values["samples_per_second"] == 12 / 24
-    assert network.step_values["data_wait_share"] == 12 / 24
+    assert network.step_values["samples_per_second"] == 12 / 36
+    assert network.step_values["data_wait_share"] == 24 / 36
 
 
 def test_a_mean_of_few_or_no_terms():
