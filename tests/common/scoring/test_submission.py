@@ -67,6 +67,7 @@ def test_images_without_a_prediction_get_the_prior_and_are_listed(tmp_path):
             "must end with _ and a label that the experiment predicts, which are: epidural",
         ),
         (["nothing"], "'nothing' in line 2"),
+        (["NA"], "'NA' in line 2"),
         ([], "no id"),
     ],
 )
