@@ -73,7 +73,7 @@ class BatchInMemory:
         self.sampler = EpochSampler(num_samples, seed=0)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for _ in range(-(-len(self.sampler) // self.batch_size)):
+        for _ in self.sampler.batch_sizes():
             yield dict(self.batch)
 
 

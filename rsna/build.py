@@ -29,6 +29,7 @@ from common.datasets import (
     EpochSampler,
     GroupSampler,
     PositiveRangeSampler,
+    batches_per_epoch,
     middle_weights,
 )
 from common.distributed import Processes
@@ -154,7 +155,7 @@ def log_sampler(
     if config.data.data_sampler is None:
         return
     training, is_positive = config.training, _is_positive(train)
-    num_batches = ceil(sampler.num_samples / (training.tr_batch_size * num_processes))
+    num_batches = batches_per_epoch(sampler.num_samples, training.tr_batch_size * num_processes)
     steps = ceil(num_batches / training.tr_accumulation_step)
     num_epochs = max(1, ceil(config.iteration_num / steps))
     first, last = sampler.order(0), sampler.order(num_epochs - 1)

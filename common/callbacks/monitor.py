@@ -26,7 +26,8 @@ class TrainingMonitor(Callback):
 
     metrics.jsonl is the source of truth: one object a line with iteration, micro_step, epoch, time
     (seconds since 1970) and named values: `train_*` as means since the last line (the learning
-    rate as it is), with what callbacks put into `network.gauges`; `valid_*` for a validation of
+    rate as it is), with what callbacks put into `network.gauges` and, with fp16, the
+    `skipped_steps` so far, which are in no mean; `valid_*` for a validation of
     the whole fold, `valid_subset_*` for one of the subset. A resumed run first drops the lines
     that lie after the checkpoint it starts from.
 
@@ -98,11 +99,12 @@ class TrainingMonitor(Callback):
         means = {name: total / self._num_steps for name, total in self._sums.items()}
         means["learning_rate"] = network.step_values["learning_rate"]
         self._sums, self._num_steps = {}, 0
-        memory_mb = _memory_mb(network.device)
+        memory_mb, skipped = _memory_mb(network.device), network.state.num_skipped
         self._write(
             network,
             {f"train_{name}": value for name, value in means.items()}
             | {"memory_mb": memory_mb}
+            | ({"skipped_steps": skipped} if network.settings.amp_dtype == "fp16" else {})
             | network.gauges,
         )
         logger.info(

@@ -41,6 +41,7 @@ class ActivationTelemetry(Callback):
         self._statistics = _Statistics()
 
     def on_step_begin(self, network: FittedNetwork) -> None:
+        self._unhook()  # of a step that was skipped
         if (network.state.iteration + 1) % self.every == 0:
             self._statistics = _Statistics()
             self._handle = self.module.register_forward_hook(self._look)

@@ -3,7 +3,7 @@
 from common.datasets.base import AbstractDataset
 from common.datasets.classification import ImageClassificationDataset
 from common.datasets.loading import make_loader
-from common.datasets.samplers import EpochSampler
+from common.datasets.samplers import EpochSampler, batches_per_epoch
 from common.datasets.weighted_samplers import (
     BalancedSampler,
     GroupSampler,
@@ -18,6 +18,7 @@ __all__ = [
     "GroupSampler",
     "ImageClassificationDataset",
     "PositiveRangeSampler",
+    "batches_per_epoch",
     "make_loader",
     "middle_weights",
 ]

@@ -4,6 +4,8 @@ import atexit
 import functools
 import multiprocessing
 import signal
+from collections.abc import Iterator
+from typing import Any
 
 import cv2
 import torch
@@ -11,7 +13,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from common.datasets.base import AbstractDataset
 from common.datasets.batch_memory import KeptMemory
-from common.datasets.samplers import PartSampler
+from common.datasets.samplers import EpochSampler, PartSampler
 from common.distributed import Processes
 
 
@@ -26,15 +28,19 @@ def make_loader(
     """Return a loader of all samples, the short last batch included.
 
     Without a sampler the samples come in their order, or those of one process's part where several
-    processes evaluate together. The loader has a generator of its own, since
-    one without it draws from torch's global generator each time it is iterated, and a resumed run
-    would then differ from an uninterrupted one.
+    processes evaluate together. The batches of a training are those of its `EpochSampler`, whose
+    last one may be longer. The loader has a generator of its own, since one without it draws from
+    torch's global generator each time it is iterated, and a resumed run would then differ from an
+    uninterrupted one.
     """
     part = None
     if sampler is None and processes is not None and processes.are_many:
         part = PartSampler(len(dataset), processes.rank, processes.num)
     num_workers = min(num_workers, len(dataset))
-    return DataLoader(
+    if isinstance(sampler, EpochSampler):
+        sampler.share(batch_size, 0, 1)
+    loader = _Loader if isinstance(sampler, EpochSampler) else DataLoader
+    return loader(
         dataset,
         batch_size=batch_size,
         sampler=sampler if part is None else part,
@@ -45,6 +51,27 @@ def make_loader(
         worker_init_fn=functools.partial(_prepare_worker, KeptMemory.for_workers(num_workers)),
         generator=torch.Generator().manual_seed(0),
     )
+
+
+class _Loader(DataLoader):
+    """A loader that asks its sampler for whole batches; torch cuts all but the last to one size."""
+
+    @property
+    def _index_sampler(self) -> Any:
+        return _Batches(self.sampler)
+
+
+class _Batches:
+    """The batches of the next iteration, and how many they are, for torch's `DataLoader`."""
+
+    def __init__(self, sampler: Any) -> None:
+        self._sampler = sampler
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return self._sampler.batches()
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self._sampler.batch_sizes())
 
 
 def _prepare_worker(memory: KeptMemory | None, worker: int) -> None:

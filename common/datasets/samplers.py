@@ -1,5 +1,6 @@
 """The order of samples, and which process takes which of them."""
 
+import itertools
 from collections.abc import Iterator
 from math import ceil
 
@@ -25,11 +26,13 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.epoch, self.position = epoch, position
 
     def share(self, batch_size: int, rank: int, num_processes: int) -> None:
-        """Make this the sampler of one process of several.
+        """Make this the sampler of one process of several, in batches.
 
-        Of every `num_processes * batch_size` samples each process takes an equal part, in turn.
-        Where the last ones of an epoch are fewer than the processes, those that get none repeat
-        one; `batch_sizes` says so.
+        Of every `num_processes * batch_size` samples each process takes an equal part, in turn. A
+        last batch of an epoch that is a single sample joins the one before it: batch norm has no
+        variance of one value. No process takes a single sample for the same reason (unless
+        `batch_size` is 1): where the last ones are too few, some processes get none and repeat
+        what others have; `batch_sizes` says so.
         """
         self.batch_size = batch_size
         self.rank = rank
@@ -42,28 +45,37 @@ class EpochSampler(Sampler[tuple[int, int]]):
     def batch_sizes(self) -> Iterator[tuple[int, int]]:
         """Yield for each batch of the next iteration: samples of all processes, and of this one.
 
-        The second is 0 where this process only repeats a sample.
+        The second is 0 where this process only repeats samples.
         """
-        num_left = self.num_samples - self.position
+        for num_in_batch, part, is_stand_in in self._parts():
+            yield num_in_batch, 0 if is_stand_in else len(part)
+
+    def batches(self) -> Iterator[list[tuple[int, int]]]:
+        """Yield the (epoch, index) of each batch of this process in the next iteration."""
+        epoch, first = self.epoch, self.position
+        order = self.order(epoch)
+        for num_in_batch, part, _ in self._parts():
+            yield [(epoch, int(order[first + place])) for place in part]
+            first += num_in_batch
+
+    def _parts(self) -> Iterator[tuple[int, range, bool]]:
+        """Yield the size of each batch, this process's places in it, and if it only stands in."""
+        num_left, whole = self.num_samples - self.position, self.num_processes * self.batch_size
+        fewest = min(self.batch_size, 2)
         while num_left > 0:
-            num_in_batch = min(num_left, self.num_processes * self.batch_size)
-            begin, end = _part(num_in_batch, self.rank, self.num_processes)
-            yield num_in_batch, end - begin
+            num_in_batch = num_left if num_left - whole < min(whole, 2) else whole
+            num_sharing = min(self.num_processes, max(num_in_batch // fewest, 1))
+            is_stand_in = self.rank >= num_sharing
+            rank = 0 if is_stand_in else self.rank
+            part = range(*_part(num_in_batch, rank, num_sharing))
+            yield num_in_batch, part[:fewest] if is_stand_in else part, is_stand_in
             num_left -= num_in_batch
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        epoch, first = self.epoch, self.position
-        order = self.order(epoch)
-        for num_in_batch, num_own in self.batch_sizes():
-            begin, _ = _part(num_in_batch, self.rank, self.num_processes)
-            if not num_own:
-                begin, num_own = 0, 1
-            for index in order[first + begin : first + begin + num_own]:
-                yield epoch, int(index)
-            first += num_in_batch
+        return itertools.chain.from_iterable(self.batches())
 
     def __len__(self) -> int:
-        return sum(max(own, 1) for _, own in self.batch_sizes())
+        return sum(len(part) for _, part, _ in self._parts())
 
 
 class PartSampler(Sampler[int]):
@@ -82,6 +94,17 @@ class PartSampler(Sampler[int]):
     def num_batches_less(self, batch_size: int) -> int:
         """Return how many batches fewer this process has than the one with the most."""
         return ceil(self.num_in_largest_part / batch_size) - ceil(len(self) / batch_size)
+
+
+def batches_per_epoch(num_samples: int, num_per_batch: int) -> int:
+    """Return how many batches an `EpochSampler` makes of an epoch.
+
+    Args:
+        num_per_batch: samples in a batch, those of all processes together.
+    """
+    if num_per_batch == 1:
+        return num_samples
+    return max((num_samples + num_per_batch - 2) // num_per_batch, 1)
 
 
 def _part(num_samples: int, rank: int, num_processes: int) -> tuple[int, int]:

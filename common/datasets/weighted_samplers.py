@@ -9,7 +9,7 @@ from math import ceil, floor
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from common.datasets.samplers import EpochSampler
+from common.datasets.samplers import EpochSampler, batches_per_epoch
 from common.errors import InputError
 
 Indices = NDArray[np.int64]
@@ -108,7 +108,8 @@ class PositiveRangeSampler(_TwoKindsSampler):
     ) -> None:
         self.first_share, self.last_share = first_share, last_share
         super().__init__(is_positive, seed)
-        steps_per_epoch = ceil(ceil(self.num_samples / num_per_batch) / accumulation_step)
+        num_batches = batches_per_epoch(self.num_samples, num_per_batch)
+        steps_per_epoch = ceil(num_batches / accumulation_step)
         self.num_epochs = iteration_num / steps_per_epoch
 
     def _epoch_length(self) -> int:

@@ -32,10 +32,15 @@ class AbstractModel(nn.Module, ABC):
         """Start from the prevalence of each label, for models that can; others stay as they are."""
 
     def parameter_depths(self) -> dict[str, int]:
-        """Return the layer of each parameter by its name: 0 for the first, the head above all."""
+        """Return the layer of each parameter by its name: 0 for the first, the head above all.
+
+        Raises:
+            InputError: the network does not number its layers.
+        """
+        name = self.specification.get("name", type(self).__name__)
         raise InputError(
-            f"--optim_layer_decay: {type(self).__name__} does not say which layer comes after "
-            f"which; leave the flag out"
+            f"--optim_layer_decay: {name} does not say which layer comes after which: leave the "
+            f"flag out, or choose another --net_model"
         )
 
 

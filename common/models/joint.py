@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from common.errors import InputError
 from common.models.base import SeriesModel
@@ -29,7 +30,8 @@ class JointModel(SeriesModel):
         sequence: arguments of `TransformerModel` beside those that follow from the encoder.
         frozen: the encoder stays as it is, its batch-norm statistics included.
         chunk: slices that go through the encoder at once; 0: all of a batch. In training batch norm
-            sees one chunk at a time.
+            sees one chunk at a time. A last chunk of one slice joins the one before; a batch of one
+            slice is normalised by the running statistics, as it may have no variance.
         checkpointing: keep few activations of the encoder and compute them again for the gradient.
         pretrained: start the encoder from ImageNet weights; no part of the specification.
     """
@@ -108,11 +110,35 @@ class JointModel(SeriesModel):
 
     def _encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features (n, dim) and logits (n, labels) of slices, chunk by chunk."""
-        chunks = images.split(self.specification["chunk"] or max(len(images), 1))
+        chunks = images.split(_chunk_sizes(len(images), self.specification["chunk"]))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.specification["frozen"]):
-            features = [self.encoder.forward_features(chunk) for chunk in chunks]
+            features = [self._features_of(chunk) for chunk in chunks]
             joined = torch.cat(features)
             return joined, self.encoder.forward_head(joined)
+
+    def _features_of(self, images: Tensor) -> Tensor:
+        """Return the features of a chunk; those of a single slice by the running statistics."""
+        norms = [m for m in self.encoder.modules() if isinstance(m, _BatchNorm) and m.training]
+        norms = norms if len(images) == 1 != self.specification["chunk"] else []
+        for norm in norms:
+            norm.eval()
+        features = self.encoder.forward_features(images)
+        for norm in norms:
+            norm.train()
+        return features
+
+
+def _chunk_sizes(num_slices: int, chunk: int) -> list[int]:
+    """Return sizes of chunks of so many slices (0: all); a last one alone joins those before."""
+    if not chunk or num_slices <= chunk:
+        return [num_slices]
+    sizes = [chunk] * (num_slices // chunk)
+    left = num_slices % chunk
+    if left == 1:
+        sizes[-1] += 1
+    elif left:
+        sizes.append(left)
+    return sizes
 
 
 def _spread(values: Tensor, mask: Tensor) -> Tensor:

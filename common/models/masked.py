@@ -25,16 +25,17 @@ def step_mask(lengths: Tensor, num_steps: int) -> Tensor:
 
 
 def masked_batch_norm(norm: nn.Module, values: Tensor, mask: Tensor) -> Tensor:
-    """Return normalised `values` (..., channels): padded steps are in no statistic and are zero.
+    """Return normalised `values` (sequences, steps, channels, ...).
 
-    A batch of one value per channel has no variance: it is normalised by the running statistics.
+    Padded steps are in no statistic and are zero. A batch of one value per channel has no variance:
+    it is normalised by the running statistics.
 
     Args:
-        norm: an `nn.BatchNorm1d`.
-        mask: bool (...), the steps that count.
+        norm: an `nn.BatchNorm1d`, or an `nn.BatchNorm2d` where each step is a map.
+        mask: bool (sequences, steps), the steps that count.
     """
     steps, was_training = values[mask], norm.training
-    if len(steps) < 2:
+    if steps[:, 0].numel() < 2:
         norm.eval()
     normalised: Tensor = norm(steps)
     norm.train(was_training)

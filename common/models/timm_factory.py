@@ -3,6 +3,7 @@
 timm is imported when a backbone is made: its own imports take seconds and make a folder.
 """
 
+import copy
 import difflib
 import importlib.util
 import logging
@@ -139,10 +140,25 @@ class TimmClassifier(ImageModel):
                 f"one size only, and those of training are {self.image_size}: give --data_img_size"
             )
 
+    def trains_on_one(self, size: Sequence[int]) -> bool:
+        """Return whether a batch of one image of this (height, width) can be trained on.
+
+        It can't where batch norm meets maps of one pixel: one value has no variance.
+        """
+        model = copy.deepcopy(self).train()
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                model(torch.zeros(1, self.specification["in_chans"], *size))
+        except ValueError:
+            return False
+        return True
+
     def parameter_depths(self) -> dict[str, int]:
         """Return layers as timm numbers them for layer decay, with the classifier on top."""
         from timm.models import group_parameters
 
+        if not hasattr(self.backbone, "group_matcher"):
+            return super().parameter_depths()
         matcher = self.backbone.group_matcher(coarse=False)
         depths = group_parameters(self.backbone, matcher, reverse=True)
         head = max(depths.values()) + 1

@@ -8,7 +8,7 @@ from torch.nn.functional import relu
 
 from common.errors import InputError
 from common.models.base import SeriesModel, start_bias
-from common.models.masked import step_mask
+from common.models.masked import masked_batch_norm, step_mask
 
 # Blocks of each of the four stages.
 BLOCKS = {"volume-resnet10": (1, 1, 1, 1), "volume-resnet18": (2, 2, 2, 2)}
@@ -106,11 +106,7 @@ def plane_norm(norm: nn.BatchNorm2d, values: Tensor, mask: Tensor) -> Tensor:
     Planes beyond a series, where `mask` (series, planes) is False, are in no statistic and are
     zero.
     """
-    by_plane = values.transpose(1, 2)
-    normalised: Tensor = norm(by_plane[mask])
-    result = torch.zeros_like(by_plane, dtype=normalised.dtype)
-    result[mask] = normalised
-    return result.transpose(1, 2)
+    return masked_batch_norm(norm, values.transpose(1, 2), mask).transpose(1, 2)
 
 
 class VolumeBlock(nn.Module):

@@ -22,7 +22,8 @@ class TrainingBatch:
 
     Attributes:
         num_samples: samples in the batches of all processes.
-        is_stand_in: True where this process got no sample and only takes part in the exchange.
+        is_stand_in: True where this process got no sample of its own and only takes part in the
+            exchange.
     """
 
     content: Any

@@ -163,11 +163,13 @@ class _Recorder(Callback):
         set_rng_state(random_state)
         return self._training_step(batch)
 
+    def on_step_begin(self, network: FittedNetwork) -> None:
+        self._start_sum = self._start_terms = 0.0
+
     def on_iteration_end(self, network: FittedNetwork) -> None:
         self.learning_rates.append(network.step_values["learning_rate"])
         self.losses.append(network.step_values["loss"])
         self.start_losses.append(self._start_sum / max(self._start_terms, 1e-12))
-        self._start_sum = self._start_terms = 0.0
         now = self.losses[-1], self.start_losses[-1]
         before = self._running if len(self.losses) > 1 else now
         loss, start = (_RUNNING * old + (1 - _RUNNING) * new for old, new in zip(before, now))

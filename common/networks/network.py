@@ -1,6 +1,7 @@
 """AbstractNetwork: the one fit loop."""
 
 import contextlib
+import logging
 import time
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +23,10 @@ from common.networks.evaluation import EvaluatedNetwork
 from common.networks.hooks import Callback, WeightAverager
 from common.networks.signals import StopAsked
 from common.networks.state import FitSettings, FitState, StepOutput
+from common.optim import state_in_groups
 from common.seeding import rng_state, set_rng_state
+
+logger = logging.getLogger(__name__)
 
 
 class AbstractNetwork(EvaluatedNetwork):
@@ -38,7 +42,7 @@ class AbstractNetwork(EvaluatedNetwork):
     | hook | when |
     |---|---|
     | on_fit_begin | once, before the first step; a checkpoint has been loaded by then |
-    | on_step_begin | before the first batch of an iteration |
+    | on_step_begin | before the first batch of an iteration, and again after a skipped step |
     | on_step_end | after each optimizer step: averages are updated |
     | on_validation_begin | before a validation or prediction; an average is in place by then |
     | on_outputs | with the outputs and the metrics of a validation: metrics are added |
@@ -102,8 +106,8 @@ class AbstractNetwork(EvaluatedNetwork):
         Raises:
             Interrupted: SIGINT or SIGTERM came, or a callback asked; everything is saved.
             PeerFailure: another process of the training failed.
-            FloatingPointError: a loss or gradient is not finite; the message names the iteration,
-                and the samples where one is.
+            FloatingPointError: a loss or gradient is not finite, with fp16 fifty gradients in a
+                row; the message names the iteration, and the samples where one is.
             InputError: a checkpoint of a training on other data was loaded.
         """
         with self._stop_request.listening(), failing_together():
@@ -115,9 +119,9 @@ class AbstractNetwork(EvaluatedNetwork):
                 self._validate_if_due(valid_data, subset_data)
                 batches = training_batches(train_data, self.state, self.processes)
                 while not self.is_done:
-                    self._train_iteration(batches)
-                    self._validate_if_due(valid_data, subset_data)
-                    self._call("on_iteration_end")
+                    if self._train_iteration(batches):
+                        self._validate_if_due(valid_data, subset_data)
+                        self._call("on_iteration_end")
                     self._check_stop()
                 self._call("on_fit_end")
             except StopAsked as stop:
@@ -136,8 +140,12 @@ class AbstractNetwork(EvaluatedNetwork):
     def ask_to_stop(self) -> None:
         self._stop_request.ask()
 
-    def _train_iteration(self, batches: Iterator[TrainingBatch]) -> None:
-        """Take one optimizer step over up to `accumulation_step` batches of one epoch."""
+    def _train_iteration(self, batches: Iterator[TrainingBatch]) -> bool:
+        """Take one optimizer step over up to `accumulation_step` batches of one epoch.
+
+        Return whether it was taken. A step skipped with fp16 is no iteration: its batches are done,
+        and schedule, averages and records do not see it.
+        """
         assert self.optimizer is not None
         started, waited, num_samples = time.perf_counter(), 0.0, 0
         steps: list[StepOutput] = []
@@ -160,6 +168,8 @@ class AbstractNetwork(EvaluatedNetwork):
         loss_sum, num_terms = self._total(steps, ids)
         learning_rate = max(float(group["lr"]) for group in self.optimizer.param_groups)
         norm = self._step(num_terms, ids)
+        if norm is None:
+            return False
         seconds = time.perf_counter() - started
         self.step_values = {
             "loss": loss_sum / max(num_terms, 1e-12),
@@ -170,6 +180,7 @@ class AbstractNetwork(EvaluatedNetwork):
         }
         self.state.iteration += 1
         self._call("on_step_end")
+        return True
 
     def _backward(self, batch: TrainingBatch) -> StepOutput:
         """Add the gradients of one batch; return its loss, without outputs."""
@@ -199,9 +210,10 @@ class AbstractNetwork(EvaluatedNetwork):
             return self._training_module.no_sync()
         return contextlib.nullcontext()
 
-    def _step(self, num_terms: float, ids: list[list[str]]) -> float:
+    def _step(self, num_terms: float, ids: list[list[str]]) -> float | None:
         """Turn summed gradients into means, clip them and step; return their norm.
 
+        Return None where fp16 has overflowed: the step is skipped, and the scale of the loss falls.
         A group without any term (all labels unknown) has a zero gradient; only weight decay and
         momentum change the weights.
         """
@@ -215,14 +227,25 @@ class AbstractNetwork(EvaluatedNetwork):
             norm = nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm)
         else:
             norm = nn.utils.get_total_norm(gradients)
-        if not self._scaler.is_enabled():  # it skips such steps itself
-            is_finite = [bool(norm.isfinite())] * len(ids)
-            require_finite("gradient", is_finite, ids, self.state.iteration + 1)
-        self._scaler.step(self.optimizer)
+        self.processes.average([b for b in self.model.buffers() if b.is_floating_point()])
+        is_finite = bool(norm.isfinite())
+        if not self._scaler.is_enabled():
+            require_finite("gradient", [is_finite] * len(ids), ids, self.state.iteration + 1)
+        if is_finite:
+            self._scaler.step(self.optimizer)
         self._scaler.update()
+        self.state.count_step(not is_finite)
+        if not is_finite:
+            logger.info(
+                "a step after iteration %d is skipped: the gradient is too large for fp16; the "
+                "loss is scaled by %g from here on (skipped so far: %d)",
+                self.state.iteration,
+                self._scaler.get_scale(),
+                self.state.num_skipped,
+            )
+            return None
         if self.scheduler is not None:
             self.scheduler.step()
-        self.processes.average([b for b in self.model.buffers() if b.is_floating_point()])
         return float(norm)
 
     def _validate_if_due(
@@ -303,12 +326,13 @@ class AbstractNetwork(EvaluatedNetwork):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         assert self.optimizer is not None
-        missing = self.state_dict().keys() - state.keys()
+        missing = self.state_dict().keys() - state.keys() - FitState.LATER_FIELDS
         if missing:
             raise InputError(f"the checkpoint lacks {', '.join(sorted(missing))}: restore it")
         self.model.load_state_dict(state["model"])
         self.state = FitState.from_dict(state)
-        self.optimizer.load_state_dict(state["optimizer"])
+        recorded_optimizer = state_in_groups(state["optimizer"], self.optimizer, self.model)
+        self.optimizer.load_state_dict(dict(recorded_optimizer))
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
         self._scaler.load_state_dict(state["scaler"])

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from common.distributed import Processes
 from common.errors import InputError
 
 logger = logging.getLogger(__name__)
+
+# As many steps in a row halve the scale of the loss to nothing: it is not the scale that is wrong.
+MOST_SKIPPED = 50
 
 
 @dataclass
@@ -109,7 +112,12 @@ class FitState:
         position: samples of that epoch that are done.
         num_samples: samples of a whole epoch; 0 until the first one begins.
         validated: the iteration of the last finished validation.
+        num_skipped: steps that fp16 skipped; they are no iterations.
+        num_skipped_in_row: those since the last iteration.
     """
+
+    LATER_FIELDS: ClassVar[frozenset[str]] = frozenset({"num_skipped", "num_skipped_in_row"})
+    """Fields that checkpoints of earlier versions lack."""
 
     iteration: int = 0
     micro_step: int = 0
@@ -117,6 +125,8 @@ class FitState:
     position: int = 0
     num_samples: int = 0
     validated: int = 0
+    num_skipped: int = 0
+    num_skipped_in_row: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         values = asdict(self)
@@ -126,7 +136,8 @@ class FitState:
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Self:
         names = ("iteration", "micro_step", "validated")
-        return cls(**{name: state[name] for name in names}, **state["sampler"])
+        later = {name: state[name] for name in cls.LATER_FIELDS & state.keys()}
+        return cls(**{name: state[name] for name in names}, **later, **state["sampler"])
 
     def count_batch(self, num_samples: int, ends_epoch: bool) -> None:
         self.micro_step += 1
@@ -134,3 +145,14 @@ class FitState:
         if ends_epoch:
             self.epoch += 1
             self.position = 0
+
+    def count_step(self, is_skipped: bool) -> None:
+        """Count a step, skipped or not; raise FloatingPointError after too many skipped ones."""
+        self.num_skipped += is_skipped
+        self.num_skipped_in_row = self.num_skipped_in_row + 1 if is_skipped else 0
+        if self.num_skipped_in_row == MOST_SKIPPED:
+            raise FloatingPointError(
+                f"{MOST_SKIPPED} steps in a row after iteration {self.iteration} had a gradient "
+                f"that is not finite in fp16: train with --tr_amp_dtype bf16 or --tr_use_amp 0, or "
+                f"lower the learning rate"
+            )

@@ -1,6 +1,6 @@
 """Optimizers and schedules by name."""
 
-from common.optim.groups import parameter_groups
+from common.optim.groups import parameter_groups, state_in_groups
 from common.optim.optimizers import OPTIMIZERS, make_optimizer
 from common.optim.schedules import IterationScheduler, Schedule, make_schedule
 
@@ -11,4 +11,5 @@ __all__ = [
     "make_optimizer",
     "make_schedule",
     "parameter_groups",
+    "state_in_groups",
 ]

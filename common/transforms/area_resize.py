@@ -14,7 +14,10 @@ from torch import Tensor
 class BoxStep:
     """Boxes of the images of a batch, each resized to one size.
 
-    Areas are averaged where a box is larger than that, and pixels interpolated where it is not.
+    Areas are averaged where a box is no smaller than that along either axis, and pixels
+    interpolated where it is no larger. A box that is larger along one axis and smaller along the
+    other is interpolated too, between the pixels that an area begins and ends in: OpenCV's
+    INTER_AREA does so.
 
     Attributes:
         boxes: int64 (batch, 4): left, top, width, height.
@@ -65,9 +68,10 @@ class BoxStep:
         boxes = self.boxes[:1] if (self.boxes == self.boxes[0]).all() else self.boxes
         both = []
         for left, top, width, height in boxes.tolist():
-            averages = height > self.size[0] or width > self.size[1]
+            shrinks = height > self.size[0] or width > self.size[1]
+            grows = height < self.size[0] or width < self.size[1]
             first, length = ((top, height), (left, width))[axis]
-            index, weight = _taps_of(length, self.size[axis], averages)
+            index, weight = _taps_of(length, self.size[axis], shrinks, grows)
             both.append((first + index, weight))
         num_taps = max(index.shape[1] for index, _ in both)
         pad = [(0, 0), (0, num_taps)]
@@ -77,11 +81,22 @@ class BoxStep:
 
 
 @functools.lru_cache(maxsize=4096)
-def _taps_of(length: int, wanted: int, averages: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return the pixels of `length` that make each of `wanted`, and weights (wanted, taps)."""
+def _taps_of(length: int, wanted: int, shrinks: bool, grows: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pixels of `length` that make each of `wanted`, and weights (wanted, taps).
+
+    Args:
+        shrinks, grows: whether the image does so along some axis.
+    """
     scale = length / wanted
     place = np.arange(wanted)[:, None]
-    if averages and scale > 1:
+    if shrinks and grows:
+        # Rounded as OpenCV does (resize.cpp, `area_mode`): a place may lie on an edge.
+        inverse = wanted / length
+        low = np.floor(place * (1 / inverse)).astype(np.int64)
+        part = ((place + 1) - (low + 1) * inverse).clip(0).astype(np.float32)
+        part -= np.floor(part)
+        index, weight = low + np.arange(2), np.concatenate([1 - part, part], axis=1)
+    elif shrinks and scale > 1:
         start, stop = place * scale, (place + 1) * scale
         index = np.floor(start + 1e-9).astype(np.int64) + np.arange(math.ceil(scale) + 1)
         weight = (np.minimum(stop, index + 1) - np.maximum(start, index)).clip(0) / scale

@@ -49,15 +49,14 @@ def _refuse_unless_zero(arguments: Node, name: str, where: str) -> None:
 
 
 def _coarse_dropout(arguments: Node, where: str) -> None:
+    """Set the ranges: before 2.0 the largest is 8, and the smallest is the largest, by default."""
     for old, new in (
         ("holes", "num_holes_range"),
         ("height", "hole_height_range"),
         ("width", "hole_width_range"),
     ):
-        if f"max_{old}" in arguments:
-            high = arguments.pop(f"max_{old}")
-            low = arguments.pop(f"min_{old}", None)
-            arguments[new] = [high if low is None else low, high]
+        high, low = arguments.pop(f"max_{old}", 8), arguments.pop(f"min_{old}", None)
+        arguments.setdefault(new, [high if low is None else low, high])
     _scale_fill(arguments)
 
 

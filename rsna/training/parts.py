@@ -12,11 +12,13 @@ from common.callbacks import Callback
 from common.callbacks.telemetry import find_module
 from common.checkpoint import load_weights
 from common.datasets import EpochSampler, make_loader
-from common.models import AbstractModel
+from common.errors import InputError
+from common.models import AbstractModel, TimmClassifier
 from common.networks import FitSettings
 from common.predictors.base import AbstractPredictor
 from common.predictors.slices import SlicePredictor
 from common.transforms.device import DeviceTransform
+from common.words import count
 from config import Config
 from rsna.build import build_averages, build_network, log_sampler, make_sampler
 from rsna.build import transforms_on_device as are_transforms_on_device
@@ -75,6 +77,8 @@ class TrainingParts(ABC, Generic[Model, Data]):
         self.is_resumed = bool(config.training.tr_resume)
         self.task = TASKS[config.network.net_num_classes]
         self.model: Model = self._create_model()
+        if config.optimizer.optim_layer_decay != 1:
+            self.model.parameter_depths()
         if config.callbacks.cb_telemetry_enabled:
             find_module(self.model, str(config.callbacks.cb_telemetry_module_name))
         self.data: Data = self._load_data()
@@ -202,7 +206,12 @@ class SliceParts(TrainingParts[RSNAModel, RSNAData]):
         return transform.device_part(self.settings.channels_last)
 
     def _make_sampler(self) -> EpochSampler:
-        return make_sampler(self.config, self.data.train, self.settings.processes.num)
+        sampler = make_sampler(self.config, self.data.train, self.settings.processes.num)
+        batch_size = self.config.training.tr_batch_size
+        if min(batch_size, sampler.num_samples) == 1:
+            what = f"--tr_batch_size {batch_size} with {count(sampler.num_samples, 'slice')}"
+            require_variance(self.model, self.config, what)
+        return sampler
 
     def log(self) -> None:
         """Log what the base logs, and how many positive slices an epoch holds."""
@@ -227,11 +236,12 @@ class SliceParts(TrainingParts[RSNAModel, RSNAData]):
 
     def statistics_loader(self) -> Any:
         """Return a loader of training slices as validation sees them; None if unused."""
-        batch_size = self.valid_batch_size
-        num_samples = min(self.config.optimizer.optim_ema_bn_samples, len(self.data.train))
+        num_samples = self.config.optimizer.optim_ema_bn_samples
         if not num_samples:
             return None
-        batch_size = min(batch_size, num_samples)
+        # Two at least: one value has no variance.
+        num_samples = min(max(num_samples, 2), len(self.data.train))
+        batch_size = min(max(self.valid_batch_size, 2), num_samples)
         num_samples -= num_samples % batch_size
         general, train = self.config.general, self.data.train
         draw = np.random.default_rng(general.seed)
@@ -262,3 +272,14 @@ def synchronized(model: Any, config: Config, settings: FitSettings) -> Any:
     from timm.layers import convert_sync_batchnorm
 
     return convert_sync_batchnorm(model)
+
+
+def require_variance(model: TimmClassifier, config: Config, what: str) -> None:
+    """Raise InputError, which says `what` is so, where a batch of one image can't be trained on."""
+    height, width = image_shape(config)[1:]
+    if not model.trains_on_one((height, width)):
+        raise InputError(
+            f"{what}: batches of one, but batch norm of {config.network.net_model} has maps of one "
+            f"pixel where images have {height} x {width}, and one value has no variance: give two "
+            f"or more"
+        )

@@ -37,7 +37,7 @@ from config import Config
 from flags.network import NetworkConfig
 from rsna.build import build_network
 from rsna.data import find_transforms, fold_rows, image_shape, neighbour_offsets
-from rsna.training.parts import Model, TrainingParts, synchronized
+from rsna.training.parts import Model, TrainingParts, require_variance, synchronized
 from rsna_model import ALIASES
 from rsna_network import RSNANetwork
 
@@ -242,6 +242,8 @@ class JointParts(SeriesParts[JointModel]):
                 "--net_encoder_frozen 1 without --net_weight_file: the encoder has never seen "
                 "a head, and will not learn"
             )
+        if flags.net_encoder_slices == 1 and not flags.net_encoder_frozen:
+            require_variance(model.encoder, self.config, "--net_encoder_slices 1")
         model.encoder = synchronized(model.encoder, self.config, self.settings)
         return model
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from common.datasets.samplers import EpochSampler, PartSampler
+from common.datasets.samplers import EpochSampler, PartSampler, batches_per_epoch
 from common.distributed import Processes, connected
 from common.errors import InputError
 
@@ -90,10 +90,13 @@ def test_processes_fail_together_with_the_reason(project_root: Path, tmp_path: P
 
 @pytest.mark.parametrize("num_processes", [1, 2, 3, 5])
 @pytest.mark.parametrize("position", [0, 6])
-def test_processes_share_every_batch_and_the_order_is_that_of_one(num_processes, position):
+@pytest.mark.parametrize("num_samples", [*range(18, 35)])
+def test_processes_share_every_batch_and_the_order_is_that_of_one(
+    num_samples, num_processes, position
+):
     samplers = []
     for rank in range(num_processes):
-        sampler = EpochSampler(23, seed=4)
+        sampler = EpochSampler(num_samples, seed=4)
         sampler.share(4, rank, num_processes)
         sampler.start(2, position)
         samplers.append(sampler)
@@ -101,18 +104,45 @@ def test_processes_share_every_batch_and_the_order_is_that_of_one(num_processes,
     taken = [[index for _, index in sampler] for sampler in samplers]
     assert [len(sampler) for sampler in samplers] == [len(part) for part in taken]
     sizes = [list(sampler.batch_sizes()) for sampler in samplers]
-    begins = [0] * num_processes
+    cut = [list(sampler.batches()) for sampler in samplers]
+    assert [[index for batch in batches for _, index in batch] for batches in cut] == taken
     for number in range(len(sizes[0])):
         batch = []
         for rank in range(num_processes):
             total, own = sizes[rank][number]
             assert total == sizes[0][number][0]
-            part = taken[rank][begins[rank] : begins[rank] + max(own, 1)]
-            begins[rank] += max(own, 1)
+            part = [index for _, index in cut[rank][number]]
+            # Nobody has one sample; who has none of its own repeats two of the batch.
+            assert len(part) == own or (own == 0 and part == order[:2])
+            assert len(part) > 1
             batch += part[:own]
         assert batch == order[:total]
         order = order[total:]
     assert not order
+
+
+@pytest.mark.parametrize("num_samples", range(2, 60))
+def test_any_number_of_processes_trains_on_the_same_batches(num_samples):
+    def sizes(num_processes):
+        sampler = EpochSampler(num_samples, seed=4)
+        sampler.share(12 // num_processes, 0, num_processes)
+        return [total for total, _ in sampler.batch_sizes()]
+
+    whole, left = divmod(num_samples, 12)
+    expected = [12] * whole + ([left] if left else [])
+    if left == 1 and whole:
+        expected[-2:] = [13]
+    assert sizes(1) == sizes(2) == sizes(3) == sizes(6) == sizes(12) == expected
+    assert batches_per_epoch(num_samples, 12) == len(expected)
+
+
+def test_batches_of_one_sample_stay_so_where_they_are_asked_for():
+    for rank in (0, 1, 2):
+        sampler = EpochSampler(8, seed=4)
+        sampler.share(1, rank, 3)
+        assert [len(batch) for batch in sampler.batches()] == [1, 1, 1]
+        assert [own for _, own in sampler.batch_sizes()] == [1, 1, int(rank < 2)]
+    assert batches_per_epoch(8, 3) == 3 and batches_per_epoch(8, 1) == 8
 
 
 @pytest.mark.parametrize("num_samples", [0, 1, 7, 12])

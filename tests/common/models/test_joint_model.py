@@ -5,7 +5,7 @@ import torch
 from series_batches import assert_padding_changes_nothing, padded_series, random_series
 
 from common.errors import InputError
-from common.models.joint import JointModel
+from common.models.joint import JointModel, _chunk_sizes
 from rsna_model import build_model
 
 
@@ -123,3 +123,29 @@ def test_backbone_that_cannot_checkpoint_is_named(monkeypatch):
     monkeypatch.setattr(timm.models.resnet.ResNet, "set_grad_checkpointing", refuse)
     with pytest.raises(InputError, match="--net_encoder_checkpoint 1: the backbone of joint-test"):
         make_model(checkpointing=True)
+
+
+@pytest.mark.parametrize("lengths", [[1], [5], [3, 4], [1, 1]])
+def test_no_chunk_of_one_slice_meets_maps_of_one_pixel(lengths):
+    """At 32 px the last maps of the encoder are single pixels: one slice has no variance there."""
+    model = JointModel(
+        "joint-test_efficientnet",
+        encoder={"name": "test_efficientnet", "num_classes": 6},
+        sequence={"dim": 16, "num_layers": 1, "num_heads": 2, "num_networks": 1},
+        chunk=2,
+    ).train()
+    assert not model.encoder.trains_on_one((32, 32))
+    before = copy.deepcopy(model.encoder.state_dict())
+    outputs = model(padded_series(random_series(lengths)))
+    outputs["logits"].sum().backward()
+    changed = [n for n, v in model.encoder.state_dict().items() if not torch.equal(v, before[n])]
+    assert bool(changed) == (sum(lengths) > 1)
+    assert all(m.training for m in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("num", "chunk", "sizes"),
+    [(7, 0, [7]), (0, 3, [0]), (7, 3, [3, 4]), (8, 3, [3, 3, 2]), (3, 3, [3]), (1, 3, [1])],
+)
+def test_a_last_chunk_of_one_joins_the_one_before(num, chunk, sizes):
+    assert _chunk_sizes(num, chunk) == sizes

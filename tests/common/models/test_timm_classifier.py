@@ -1,5 +1,6 @@
 """Poolings, heads, dropouts and sizes of the networks made of timm's."""
 
+import copy
 import json
 from typing import Any
 
@@ -164,3 +165,27 @@ def test_layer_decay_puts_pooling_and_head_on_top(name: str) -> None:
     exponent = model.pooling.exponent
     own = next(group for group in groups if any(p is exponent for p in group["params"]))
     assert own["lr"] == 1e-3 and own["weight_decay"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "takes_one"),
+    [
+        ("test_efficientnet", 32, False),
+        ("test_efficientnet", 64, True),
+        ("skresnet18", 64, False),
+        ("skresnet18", 128, False),  # the attention pools to one pixel whatever the size
+        ("test_vit", 160, True),
+    ],
+)
+def test_a_batch_of_one_is_told_by_whether_batch_norm_takes_it(name, size, takes_one):
+    model = TimmClassifier(name, 6, image_size=(size, size)).eval()
+    before, random_state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    assert model.trains_on_one((size, size)) == takes_one
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(random_state, torch.get_rng_state()) and not model.training
+    try:
+        model.train()(torch.zeros(1, 3, size, size))
+    except ValueError:
+        assert not takes_one
+    else:
+        assert takes_one

@@ -96,3 +96,10 @@ def test_specification_makes_the_same_network():
 def test_unknown_name_is_refused():
     with pytest.raises(InputError, match="volume-x: no such network; there are volume-resnet10"):
         VolumeModel("volume-x", 6)
+
+
+def test_a_single_plane_of_one_pixel_can_be_trained_on():
+    model = make_model().train()
+    model(padded_series(random_series([1], size=4)))["logits"].sum().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+    assert all(module.training for module in model.modules())

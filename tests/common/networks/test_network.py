@@ -37,6 +37,28 @@ def test_uneven_last_batch_of_a_group_counts_by_its_samples():
     torch.testing.assert_close(weights_of(parts), weights_of(whole), rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize("accumulation_step", [1, 2, 3])
+@pytest.mark.parametrize("num_samples", [9, 13, 17, 18])
+def test_every_sample_comes_once_an_epoch_and_never_alone(num_samples, accumulation_step):
+    """Of 4 at a time; batch norm over single values raises an error where one comes alone."""
+    seen: list[list[int]] = [[]]
+
+    class Watching(ToyNetwork):
+        def training_step(self, batch):
+            seen[-1] += batch["index"].tolist()
+            if len(seen[-1]) == num_samples:
+                seen.append([])
+            return super().training_step(batch)
+
+    model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+    toy = make_toy(FitSettings(12, accumulation_step=accumulation_step), model=model)
+    network = Watching(toy.model, toy.settings, toy.optimizer)
+    network.fit(toy_loader(ToyDataset(num_samples), 4))
+    assert len(seen) > 2
+    for epoch in seen[:-1]:
+        assert sorted(epoch) == list(range(num_samples))
+
+
 def test_fit_equals_a_plain_loop():
     dataset = ToyDataset(24)
     network = make_toy(FitSettings(iteration_num=10))

@@ -8,7 +8,7 @@ from torch import nn
 
 from common.errors import InputError
 from common.models import AbstractModel, TimmClassifier
-from common.optim import OPTIMIZERS, make_optimizer, parameter_groups
+from common.optim import OPTIMIZERS, groups, make_optimizer, parameter_groups, state_in_groups
 
 LR, DECAY, MOMENTUM = 0.1, 0.01, 0.9
 
@@ -166,9 +166,58 @@ def test_layers_learn_the_slower_the_deeper_they_lie(name):
     depth = len(set(scale_of.values()))
     assert depth > 3
     assert scale_of[stem] == min(scale_of.values()) == 0.5 ** (depth - 1)
+    spared = {"backbone.cls_token", "backbone.pos_embed"} if name == "test_vit" else set()
+    assert spared <= decay_of.keys()
     for parameter, weights in model.named_parameters():
-        assert decay_of[parameter] == (DECAY if weights.ndim > 1 else 0)
+        decays = weights.ndim > 1 and parameter not in spared
+        assert decay_of[parameter] == (DECAY if decays else 0)
     assert all(group["lr"] == LR * group["lr_scale"] for group in groups)
+
+
+@pytest.mark.parametrize(
+    "name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "levit_128s"]
+)
+def test_what_timm_lists_has_no_weight_decay(name):
+    """timm's own groups are the reference; biases of more than one axis are ours to spare."""
+    from timm.optim import param_groups_weight_decay
+
+    model = TimmClassifier(name, 6, image_size=(224, 224))
+    names = {id(p): parameter for parameter, p in model.named_parameters()}
+    made = parameter_groups(model, DECAY, LR)
+    ours = {names[id(p)] for g in made if not g["weight_decay"] for p in g["params"]}
+    backbone = model.backbone
+    listed = backbone.no_weight_decay()
+    spared, _ = param_groups_weight_decay(backbone, DECAY, no_weight_decay_list=listed)
+    theirs = {names[id(p)] for p in spared["params"]}
+    assert {n for n in ours if n.startswith("backbone.")} == theirs
+    assert any(dict(model.named_parameters())[n].ndim > 1 for n in ours)
+
+
+@pytest.mark.parametrize("layer_decay", [1.0, 0.5])
+@pytest.mark.parametrize("name", ["adamw", "lamb"])
+def test_a_state_from_before_weights_were_spared_goes_on(name, layer_decay, monkeypatch):
+    """Without decay the groups make no difference, so that the old and the new training agree."""
+
+    def made(seed):
+        torch.manual_seed(seed)
+        model = TimmClassifier("test_vit", 6).double()
+        return model, make_optimizer(name, model, LR, 0.0, layer_decay=layer_decay)
+
+    whole, optimizer = made(0)
+    run(whole, optimizer, 0, 6)
+    with monkeypatch.context() as patch:
+        patch.setattr(groups, "_spared_names", lambda model: set())
+        old, old_optimizer = made(0)
+    run(old, old_optimizer, 0, 3)
+    model, resumed = made(1)
+    assert len(old_optimizer.param_groups) < len(resumed.param_groups)
+    model.load_state_dict(old.state_dict())
+    resumed.load_state_dict(state_in_groups(old_optimizer.state_dict(), resumed, model))
+    run(model, resumed, 3, 6)
+    for one, other in zip(whole.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+    own = resumed.state_dict()
+    assert state_in_groups(own, resumed, model) is own
 
 
 def test_a_model_that_does_not_name_its_layers_is_refused():
@@ -185,3 +234,10 @@ def test_a_model_that_does_not_name_its_layers_is_refused():
 
     with pytest.raises(InputError, match="--optim_layer_decay: Flat"):
         parameter_groups(Flat(), DECAY, LR, layer_decay=0.5)
+
+
+def test_a_timm_network_that_does_not_number_its_layers_is_refused_by_name(monkeypatch):
+    model = TimmClassifier("test_resnet", 6)
+    monkeypatch.delattr(type(model.backbone), "group_matcher")
+    with pytest.raises(InputError, match="--optim_layer_decay: test_resnet does not say"):
+        parameter_groups(model, DECAY, LR, layer_decay=0.5)

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from common.transforms import SampleTransform, catalog, load_transform
+from common.transforms.area_resize import BoxStep
 from common.transforms.draw import Recorder
 from common.transforms.plan import plan_host
 
@@ -132,6 +133,12 @@ GEOMETRY = {
     "resize, areas, whole factor": [
         node("Resize", height=60, width=50, area_for_downscale="image")
     ],
+    "resize, areas, higher and narrower": [
+        node("Resize", height=200, width=70, area_for_downscale="image")
+    ],
+    "resized crop, areas, wider and lower": [
+        node("RandomResizedCrop", size=[40, 160], scale=[0.5, 1.0], area_for_downscale="image")
+    ],
     "areas last": [node("RandomCrop", height=80, width=80),
                    node("Resize", height=50, width=50, area_for_downscale="image")],
     "pad": [
@@ -192,6 +199,28 @@ def test_geometry_is_that_of_albumentations(name: str) -> None:
         wanted = plain(image=image_hu[0].astype(np.float32))["image"].transpose(2, 0, 1)
         # Crops are resized with what lies just beyond them; albumentations repeats their edges.
         assert psnr(wanted, on_device(transform, image_hu, seed)) > 35, seed
+
+
+def test_boxes_of_any_shape_are_the_same_on_host_and_device() -> None:
+    """Larger, smaller, equal, or one along one axis and another along the other."""
+    rng = np.random.default_rng(3)
+    kinds = set()
+    for _ in range(150):
+        size = tuple(rng.integers(30, 60, 2).tolist())
+        image = rng.normal(0, 100, (80, 90, 2)).astype(np.float32)
+        boxes = []
+        for _ in range(3):
+            grows = rng.integers(-1, 2, 2)
+            height, width = size - grows * rng.integers(1, [20, 29])
+            left, top = rng.integers(0, 90 - width), rng.integers(0, 80 - height)
+            boxes.append([left, top, width, height])
+            kinds.add(tuple(grows.tolist()))
+        images = torch.from_numpy(image.transpose(2, 0, 1))[None].repeat(3, 1, 1, 1)
+        made = BoxStep(np.array(boxes), size).on_device(images).numpy()
+        for box, of_device in zip(boxes, made, strict=True):
+            of_host = BoxStep(np.array([box]), size).on_host(image).transpose(2, 0, 1)
+            np.testing.assert_allclose(of_device, of_host, atol=2e-3, err_msg=f"{box} to {size}")
+    assert len(kinds) == 9
 
 
 @pytest.mark.parametrize("border", [cv2.BORDER_REFLECT_101, cv2.BORDER_CONSTANT])

@@ -164,6 +164,27 @@ def test_cutout_and_always_apply() -> None:
     assert white["fill"] == 1.0 and white["num_holes_range"] == [1, 1]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "num", "height", "width"),
+    [
+        # The defaults of 0.4.x: 8, and the smallest is the largest.
+        ({}, [8, 8], [8, 8], [8, 8]),
+        ({"max_holes": 3}, [3, 3], [8, 8], [8, 8]),
+        ({"min_holes": 2, "max_width": 20}, [2, 8], [8, 8], [20, 20]),
+        ({"max_height": 9, "min_height": None, "min_width": 4}, [8, 8], [9, 9], [4, 8]),
+        # 1.4 had the names of 2.0, and wrote the old ones as null.
+        ({"num_holes_range": [1, 2], "max_holes": None}, [1, 2], [8, 8], [8, 8]),
+    ],
+)
+def test_coarse_dropout_has_the_defaults_of_0_4(
+    arguments: dict[str, Any], num: list[int], height: list[int], width: list[int]
+) -> None:
+    node = translated("CoarseDropout", **arguments)
+    ranges = [node[f"{name}_range"] for name in ("num_holes", "hole_height", "hole_width")]
+    assert ranges == [num, height, width]
+    applied(node, picture())
+
+
 def test_elastic_without_affine_part_is_translated() -> None:
     node = translated("ElasticTransform", alpha=120, sigma=6, alpha_affine=0, **BORDER)
     assert node["noise_distribution"] == "uniform" and "alpha_affine" not in node

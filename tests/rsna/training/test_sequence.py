@@ -191,13 +191,14 @@ def test_outputs_made_with_other_folds_are_refused(place, monkeypatch, capsys):
         ({"data_sampler": "balanced"}, "--data_sampler balanced"),
         ({"net_model": "study-gru"}, "study-bigru"),
         ({"net_num_classes": 1}, "--net_num_classes"),
-        ({"optim_layer_decay": 0.9}, "--optim_layer_decay"),
+        ({"optim_layer_decay": 0.9}, "--optim_layer_decay: study-"),
         ({"net_model": "study-transformer", "net_study_dim": 20}, "a multiple of 4"),
     ],
 )
 def test_flags_that_do_not_fit_exit_2(place, monkeypatch, capsys, flags, words):
     assert run(monkeypatch, place, train, "refused", **{**FLAGS, **flags}) == 2
     assert words in capsys.readouterr().err.splitlines()[-1]
+    assert not (place / "output" / "results" / "refused").exists()
 
 
 @pytest.mark.long

@@ -197,6 +197,18 @@ def test_layer_decay_and_subset_validation(place):
             {"net_model": "volume-resnet10", "data_volume_spacing": 1, "data_img_size": 0},
             "0.1 to 5",
         ),
+        (
+            {"net_model": "test_efficientnet", "tr_batch_size": 1},
+            "--tr_batch_size 1 with 15 slices",
+        ),
+        (
+            {"net_model": "joint-test_efficientnet", "net_encoder_slices": 1},
+            "--net_encoder_slices 1: batches of one, but batch norm of joint-test_efficientnet",
+        ),
+        (
+            {"net_model": "volume-resnet10", "optim_layer_decay": 0.5},
+            "volume-resnet10 does not say",
+        ),
     ],
 )
 def test_unusable_flags_are_refused(monkeypatch, place, capsys, changes, message):
