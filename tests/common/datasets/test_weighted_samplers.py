@@ -187,11 +187,13 @@ def test_the_share_ends_with_the_training(iteration_num, num_per_batch, accumula
         IS_POSITIVE, 3, 0.4, 0.14, iteration_num, num_per_batch, accumulation_step
     )
     # A plain loop over epochs, batches and steps: how many epochs the training has.
-    steps, in_epoch, num_batches = 0, 0, 0
-    while in_epoch < sampler.num_samples:
-        in_epoch += num_per_batch
+    steps, num_left, num_batches = 0, sampler.num_samples, 0
+    while num_left > 0:
+        num_left -= num_per_batch
+        if num_left == 1 and num_per_batch > 1:  # a single one joins the batch before
+            num_left = 0
         num_batches += 1
-        steps += num_batches % accumulation_step == 0 or in_epoch >= sampler.num_samples
+        steps += num_batches % accumulation_step == 0 or num_left <= 0
     total = iteration_num / steps * sampler.num_samples
     wanted = drawn = 0.0
     for epoch in range(iteration_num // steps + 3):
