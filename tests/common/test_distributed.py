@@ -164,6 +164,22 @@ def test_alone_everything_is_what_it_was():
     assert np.array_equal(tensor, np.ones(3))
 
 
+def test_tensors_become_their_means_over_the_processes(monkeypatch):
+    theirs = [torch.tensor([[1.0, 5.0], [2.0, 0.0]]), torch.tensor([0.25]), torch.tensor(-3.0)]
+
+    def all_reduce(tensor):  # with one process more, and its tensors in the same order
+        tensor += torch.cat([t.reshape(-1) for t in theirs])
+
+    monkeypatch.setattr("common.distributed.dist.all_reduce", all_reduce)
+    own = [torch.tensor([[3.0, 1.0], [0.0, 8.0]]), torch.tensor([0.75]), torch.tensor(1.0)]
+    expected = [(a + b) / 2 for a, b in zip(own, theirs)]
+    own[1] = own[1].double()
+    Processes(rank=0, num=2).average(own)
+    for tensor, mean in zip(own, expected):
+        assert torch.equal(tensor, mean.to(tensor.dtype))
+    assert own[1].dtype == torch.float64
+
+
 def test_environment_that_makes_no_sense(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "two")
     with pytest.raises(InputError, match="WORLD_SIZE"):

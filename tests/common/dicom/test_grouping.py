@@ -433,8 +433,9 @@ def test_up_to_a_tenth_of_the_positions_are_refused_alone(
         assert reason.startswith(f"{num_doubled} positions of its series hold several slices that")
 
 
-def test_an_unknown_tube_voltage_is_a_kind_of_its_own() -> None:
-    headers = both(table(kvp=np.nan), table(kvp=120.0))
+@pytest.mark.parametrize("known", [120.0, 0.0])
+def test_an_unknown_tube_voltage_is_a_kind_of_its_own(known: float) -> None:
+    headers = both(table(kvp=np.nan), table(kvp=known))
     found = find_volumes(headers)
     assert ids(found, headers) == [names("i", range(8)), names("j", range(8))]
     assert {volume.note for volume in found.volumes} == {"split by tube voltage"}

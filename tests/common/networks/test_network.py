@@ -9,6 +9,7 @@ from toy import ToyDataset, ToyNetwork, make_toy, toy_loader, weights_of
 
 from common.callbacks import Callback, WeightAverage
 from common.datasets import make_loader
+from common.distributed import Processes
 from common.errors import InputError, Interrupted
 from common.networks import FitSettings, StepOutput
 
@@ -446,3 +447,21 @@ def test_a_checkpoint_that_lacks_something_is_refused_by_its_name():
         part = {key: value for key, value in state.items() if key != name}
         with pytest.raises(InputError, match=f"the checkpoint lacks {name}:"):
             make_toy(FitSettings(iteration_num=2)).load_state_dict(part)
+
+
+def test_the_statistics_of_batch_norm_are_averaged_over_the_processes_after_each_step():
+    calls = []
+
+    class Watched(Processes):
+        def average(self, tensors):
+            calls.append([tensor.clone() for tensor in tensors])
+            for tensor in tensors:
+                tensor.fill_(7.0)
+
+    network = make_norm_network(FitSettings(iteration_num=3, processes=Watched()))
+    norm = network.model[1]
+    network.fit(toy_loader(ToyDataset(12), 4))
+    assert len(calls) == 3 and all(len(tensors) == 2 for tensors in calls)
+    assert (norm.running_mean == 7).all() and (norm.running_var == 7).all()
+    # The next batch goes on from what all have; counters stay.
+    assert ((calls[2][0] - 0.9 * 7).abs() < 1).all() and norm.num_batches_tracked == 3
