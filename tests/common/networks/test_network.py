@@ -11,7 +11,8 @@ from common.callbacks import Callback, WeightAverage
 from common.datasets import make_loader
 from common.distributed import Processes
 from common.errors import InputError, Interrupted
-from common.networks import FitSettings, StepOutput
+from common.networks import AbstractNetwork, FitSettings, StepOutput
+from common.networks.batches import TrainingBatch
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
@@ -465,3 +466,34 @@ def test_the_statistics_of_batch_norm_are_averaged_over_the_processes_after_each
     assert (norm.running_mean == 7).all() and (norm.running_var == 7).all()
     # The next batch goes on from what all have; counters stay.
     assert ((calls[2][0] - 0.9 * 7).abs() < 1).all() and norm.num_batches_tracked == 3
+
+
+def test_a_batch_that_only_stands_in_has_no_gradient_and_no_terms(monkeypatch):
+    """As on a process that got none of the last samples of an epoch."""
+    dataset = ToyDataset(12)
+    alone = make_toy(FitSettings(iteration_num=3))
+    alone.fit(toy_loader(dataset, 4))
+    batches = list(toy_loader(dataset, 4))
+    large = {name: value * 100 for name, value in batches[0].items()}
+    parts = [
+        part
+        for number, batch in enumerate(batches)
+        for part in (
+            TrainingBatch(batch, 4, False, False),
+            TrainingBatch(large, 0, True, number == 2),
+        )
+    ]
+    monkeypatch.setattr("common.networks.network.training_batches", lambda *_: iter(parts))
+    network = make_toy(FitSettings(iteration_num=3, accumulation_step=2))
+    network.fit(toy_loader(dataset, 4))
+    torch.testing.assert_close(weights_of(network), weights_of(alone), rtol=0, atol=1e-14)
+    assert network.step_values["loss"] == pytest.approx(alone.step_values["loss"], rel=1e-12)
+
+
+def test_a_network_without_its_steps_cannot_be_made():
+    class NoTraining(ToyNetwork):
+        training_step = AbstractNetwork.training_step
+
+    toy = make_toy(FitSettings(iteration_num=1))
+    with pytest.raises(TypeError, match="training_step"):
+        NoTraining(toy.model, toy.settings, toy.optimizer)
