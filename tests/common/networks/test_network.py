@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from toy import ToyDataset, ToyNetwork, make_toy, toy_loader, weights_of
 
-from common.callbacks import Callback, WeightAverage
+from common.callbacks import Callback, StochasticWeightAverage, WeightAverage
 from common.datasets import make_loader
 from common.distributed import Processes
 from common.errors import InputError, Interrupted
@@ -97,19 +97,25 @@ def test_schedule_and_validation_count_optimizer_steps():
     assert network.scheduler.get_last_lr() == [0.01 * 0.5**7]
 
 
-def test_a_gradient_that_is_not_finite_changes_no_weight():
+@pytest.mark.parametrize("iteration", [1, 2, 5])
+def test_a_gradient_that_is_not_finite_changes_no_weight(iteration):
+    seen = []
+
     class Steep(ToyNetwork):
         def training_step(self, batch):
             step = super().training_step(batch)
+            seen.append(weights_of(self).clone())
+            if len(seen) < iteration:
+                return step
             root = (step.loss_sum - step.loss_sum.detach()).sqrt()  # 0, of infinite slope
             return StepOutput(step.loss_sum + root, step.num_terms, step.outputs)
 
-    toy = make_toy(FitSettings(iteration_num=3))
+    toy = make_toy(FitSettings(iteration_num=9))
     network = Steep(toy.model, toy.settings, toy.optimizer)
-    before = weights_of(network).clone()
-    with pytest.raises(FloatingPointError, match=r"gradient is not finite at iteration 1.*sample"):
+    message = rf"gradient is not finite at iteration {iteration}\b.*sample"
+    with pytest.raises(FloatingPointError, match=message):
         network.fit(toy_loader(ToyDataset(12), 4))
-    assert torch.equal(weights_of(network), before)
+    assert torch.equal(weights_of(network), seen[-1])
 
 
 def test_a_validation_that_is_not_finite_is_no_score():
@@ -497,3 +503,27 @@ def test_a_network_without_its_steps_cannot_be_made():
     toy = make_toy(FitSettings(iteration_num=1))
     with pytest.raises(TypeError, match="training_step"):
         NoTraining(toy.model, toy.settings, toy.optimizer)
+
+
+@pytest.mark.parametrize("validate_raw", [True, False])
+def test_every_average_is_validated_with_its_own_weights(validate_raw):
+    found = {}
+
+    class Watch(Callback):
+        def on_metrics(self, network, metrics):
+            found.update(metrics)
+
+    settings = FitSettings(iteration_num=4, validate_raw=validate_raw)
+    network = make_toy(settings)
+    first = WeightAverage(network.model, 0.9)
+    second = StochasticWeightAverage(network.model, 1)
+    network.callbacks = [first, second, Watch()]
+    valid = make_loader(ToyDataset(11), 4, 0)
+    network.fit(toy_loader(ToyDataset(12), 4), valid)
+    expected = {"raw_loss": network.validate(valid)["loss"]} if validate_raw else {}
+    for average, name in ((first, "loss"), (second, "swa_loss")):
+        with average.in_place(network):
+            expected[name] = network.validate(valid)["loss"]
+    found = {name: value for name, value in found.items() if name.endswith("loss")}
+    assert found == expected and len(set(found.values())) == len(found)
+    assert network.weights_name == "ema"
