@@ -37,6 +37,8 @@ FREE_ON_RESUME = {
 }
 FREE_ON_RESUME |= {field.name for field in fields(MonitorConfig)}
 FREE_ON_RESUME |= {name for name in GeneralConfig.__dataclass_fields__ if name.startswith("dev_")}
+# These too, where what is done stays as it is (`rsna.training.lengthening`).
+LENGTHENING = {"tr_iteration_num", "optim_scheduler_num_cycles"}
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,14 @@ class Config:
     def dev_scaled(self, iteration: int) -> int:
         """An iteration of the whole training, as that of dev mode's shorter one if it is on."""
         return iteration * self.iteration_num // self.training.tr_iteration_num
+
+    @property
+    def swa_start(self) -> int | None:
+        """Iterations before stochastic weight averaging, dev mode considered; None without it."""
+        if not self.optimizer.optim_swa_enabled:
+            return None
+        start = self.optimizer.optim_swa_start
+        return self.iteration_num * 3 // 4 if start is None else self.dev_scaled(start)
 
     @property
     def base_lr(self) -> float:
@@ -175,13 +185,13 @@ def resumed_config(config: Config) -> Config:
     folder = config.existing_experiment_folder()
     recorded = recorded_config(folder)
     before, now = recorded.flags(), config.flags()
-    for name in sorted(config.given - FREE_ON_RESUME):
+    for name in sorted(config.given - FREE_ON_RESUME - LENGTHENING):
         if before[name] != now[name]:
             raise InputError(
                 f"--{name} {now[name]}: experiment {config.general.experiment_id} was started "
                 f"with {before[name]}; leave the flag out, or start a new experiment"
             )
-    free = {name: now[name] for name in config.given & FREE_ON_RESUME}
+    free = {name: now[name] for name in config.given & (FREE_ON_RESUME | LENGTHENING)}
     free |= {"experiment_id": now["experiment_id"], "output_dir": now["output_dir"], "tr_resume": 1}
     return replace(recorded.with_flags(**free), given=config.given)
 

@@ -1,9 +1,11 @@
 """Checkpoint files: a dict of tensors and plain types, written whole, loaded safely."""
 
+import contextlib
 import hashlib
 import io
 import logging
 import pickle
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,11 @@ logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 
+# A zip archive ends with the length of its comment, two bytes, and the comment.
+_NO_COMMENT = b"\0\0"
+_MARK = b"sha256:"
+_DIGEST_LENGTH = 64
+
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write `state` to `path` in one step.
@@ -29,10 +36,17 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def save_weights(path: Path, state: Mapping[str, Any]) -> str:
-    """Write a dict of tensors and plain types to `path` in one step; return its SHA-256."""
+    """Write a dict of tensors and plain types to `path` in one step; return its SHA-256.
+
+    The file is a zip archive, as torch writes it, whose comment holds the digest of all else. Any
+    program that reads torch files reads it.
+    """
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getvalue()
+    assert content.endswith(_NO_COMMENT), "torch writes a zip archive without a comment"
+    comment = _MARK + hashlib.sha256(content).hexdigest().encode()
+    content = content[: -len(_NO_COMMENT)] + struct.pack("<H", len(comment)) + comment
     write_bytes(path, content)
     return hashlib.sha256(content).hexdigest()
 
@@ -41,29 +55,93 @@ def load_checkpoint(path: Path, flag: str = "checkpoint") -> dict[str, Any]:
     """Return the dict in `path`, on the CPU; nothing but tensors and plain types is unpickled.
 
     Raises:
-        InputError: the file is missing, damaged, of a later format or not a dict.
+        InputError: the file is missing, damaged, of a later format or not a dict. Of a damaged one
+            the message names the newest sound checkpoint beside it.
     """
     if not path.is_file():
         raise InputError(f"{flag} {path}: no such file")
+    try:
+        state = _load_sound(path)
+    except InputError as error:
+        raise InputError(f"{flag} {path}: {error}: {_way_out(path)}") from error
+    if state.get("format_version", 0) > FORMAT_VERSION:
+        raise InputError(f"{flag} {path}: written by a newer version: update the program")
+    return state
+
+
+def load_weights_file(path: Path) -> dict[str, Any]:
+    """Return the dict in a file of weights whose digest has been compared, as `load_checkpoint`.
+
+    Raises:
+        InputError: it can't be read; the message is the reason alone.
+    """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's own message advises to load it unsafely.
         raise InputError(
-            f"{flag} {path}: not a checkpoint that can be read safely (it is no torch file, or "
-            f"holds more than tensors and plain types)"
+            "not a checkpoint that can be read safely (it is no torch file, or holds more than "
+            "tensors and plain types)"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         # A file that ends too early is an OSError for torch.
         reason = (str(error).strip().splitlines() or ["unknown"])[0][:200]
         raise InputError(
-            f"{flag} {path}: not a checkpoint that can be read safely ({reason})"
+            f"cut off, damaged or not a checkpoint that can be read safely ({reason})"
         ) from error
     if not isinstance(state, dict):
-        raise InputError(f"{flag} {path}: holds a {type(state).__name__}, not a dict of tensors")
-    if state.get("format_version", 0) > FORMAT_VERSION:
-        raise InputError(f"{flag} {path}: written by a newer version: update the program")
+        raise InputError(f"holds a {type(state).__name__}, not a dict of tensors")
     return state
+
+
+def _load_sound(path: Path) -> dict[str, Any]:
+    """Return the dict in a file; InputError with the reason where it is not what was written."""
+    if not path.stat().st_size:
+        raise InputError("empty, not a checkpoint that can be read")
+    stated, found = _digests(path)
+    if stated not in (None, found):
+        raise InputError("damaged: its bytes are not those that were written (SHA-256)")
+    state = load_weights_file(path)
+    if stated is None:
+        logger.info("%s has no digest: an earlier version or another program wrote it", path.name)
+        values = [v for v in inference_weights(state).values() if isinstance(v, Tensor)]
+        if not all(bool(v.isfinite().all()) for v in values if v.is_floating_point()):
+            raise InputError("damaged: it holds weights that are not finite")
+    return state
+
+
+def _digests(path: Path) -> tuple[str | None, str | None]:
+    """Return the digest that a file states of its content, and the one that this has."""
+    num_bytes, length = path.stat().st_size, len(_MARK) + _DIGEST_LENGTH
+    with open(path, "rb") as file:
+        file.seek(max(num_bytes - length, 0))
+        comment = file.read()
+        if num_bytes < length + len(_NO_COMMENT) or not comment.startswith(_MARK):
+            return None, None
+        file.seek(0)
+        digest, num_left = hashlib.sha256(), num_bytes - length - len(_NO_COMMENT)
+        while num_left:
+            block = file.read(min(num_left, 2**24))
+            digest.update(block)
+            num_left -= len(block)
+    digest.update(_NO_COMMENT)
+    return comment[len(_MARK) :].decode("ascii", "replace"), digest.hexdigest()
+
+
+def _way_out(damaged: Path) -> str:
+    """Return what to do about a damaged checkpoint: the newest sound one beside it, if any."""
+    sound: list[tuple[int, str]] = []
+    for path in damaged.parent.glob("*.pt"):
+        with contextlib.suppress(InputError, OSError):
+            if path.name != damaged.name and "optimizer" in (state := _load_sound(path)):
+                sound.append((int(state["iteration"]), str(path)))
+    if not sound:
+        return "restore it from a copy, or train anew"
+    iteration, name = max(sound)
+    return (
+        f"the newest sound one there is {name}, of iteration {iteration}: copy it to "
+        f"{damaged.name} and run the same command again"
+    )
 
 
 def inference_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:

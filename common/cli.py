@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 # Libraries whose INFO records are of no use to users of scripts.
 NOISY_LIBRARIES = ("numexpr", "distributed", "alembic", "mlflow", "httpx", "matplotlib")
 
-# Refusals of the operating system that only the user can resolve.
+# Refusals of the operating system that only the user can resolve. A note of the exception says what
+# to do then, where that is not the same command again.
 OUTSIDE_FAULTS = {
     errno.ENOSPC: ("the disk is full", "free some space"),
     errno.EDQUOT: ("the disk quota is used up", "free some space"),
@@ -174,7 +175,9 @@ def status_of(main: Callable[[], None]) -> int:
             return _fault()
         what, advice = OUTSIDE_FAULTS[error.errno]
         place = error.filename or "while writing"
-        _tell(f"error: {what} ({place}): {advice}, then run the same command again")
+        notes: list[str] = getattr(error, "__notes__", [])
+        then = notes[-1] if notes else "run the same command again"
+        _tell(f"error: {what} ({place}): {advice}, then {then}")
         return EXIT_INPUT
     except Exception:
         return _fault()

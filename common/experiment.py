@@ -175,7 +175,11 @@ class Experiment(ScoredFolder):
                 f"give another"
             ) from error
         experiment = cls(folder)
-        write_text(experiment.config_file, config_yaml)
+        try:
+            write_text(experiment.config_file, config_yaml)
+        except OSError:
+            folder.rmdir()
+            raise
         return experiment
 
     @staticmethod

@@ -202,7 +202,7 @@ def refuse_unusable(flags: Mapping[str, Any]) -> None:
         raise InputError("--tr_resume 1 needs --experiment_id: say which experiment goes on")
     _refuse_study(flags)
     start, num_steps = flags["optim_swa_start"], flags["tr_iteration_num"]
-    if flags["optim_swa_enabled"] and start >= num_steps:
+    if flags["optim_swa_enabled"] and start is not None and start >= num_steps:
         raise InputError(
             f"--optim_swa_start {start}: must be less than --tr_iteration_num {num_steps}, or "
             f"nothing is averaged"

@@ -35,8 +35,9 @@ class OptimizerConfig:
     optim_swa_enabled: Switch = 0
     """1: stochastic weight averaging: the plain mean of the weights after each step from
     optim_swa_start on. Once it has begun, it is what is validated and predicted with."""
-    optim_swa_start: int = 200
-    """Iterations before stochastic weight averaging begins (dev mode: that share of its own)."""
+    optim_swa_start: int | None = None
+    """Iterations before stochastic weight averaging begins (dev mode: that share of its own);
+    none: it averages over the last quarter of the training."""
     optim_swa_lr: float = 2.5e-4
     """Learning rate of stochastic weight averaging; a cosine leads to it in the first tenth."""
     optim_scheduler: str = "one_cycle_lr"
@@ -63,7 +64,8 @@ class OptimizerConfig:
         above(self, 0, "optim_lr", "optim_scheduler_max_lr", "optim_swa_lr")
         above(self, 0, "optim_scheduler_gamma")
         at_least(self, 0, "optim_weight_decay", "optim_scheduler_min_lr", "optim_ema_bn_samples")
-        at_least(self, 0, "optim_swa_start")
+        if self.optim_swa_start is not None:
+            at_least(self, 0, "optim_swa_start")
         at_least(self, 1, "optim_scheduler_num_cycles", "optim_scheduler_cycle_factor")
         between(self, 0, 1, "optim_momentum", "optim_scheduler_pct_start", "optim_scheduler_warmup")
         require(self, "optim_ema_decay", 0 <= self.optim_ema_decay < 1, "at least 0, less than 1")

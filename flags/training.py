@@ -16,7 +16,8 @@ class TrainingConfig:
     tr_amp_dtype: Literal["bf16", "fp16"] = "bf16"
     """Type of mixed precision; fp16 scales the loss and needs a GPU."""
     tr_iteration_num: int = 260
-    """Iterations to train."""
+    """Iterations to train. With --tr_resume 1 more than before lengthen a training, where that
+    leaves the learning rates of the iterations done as they were."""
     tr_batch_size: int = 16
     """Slices in a training batch."""
     tr_batch_size_valid: int = 64

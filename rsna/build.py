@@ -252,7 +252,7 @@ def build_schedule(config: Config) -> Schedule:
         gamma=optim.optim_scheduler_gamma,
         num_cycles=optim.optim_scheduler_num_cycles,
         cycle_factor=optim.optim_scheduler_cycle_factor,
-        swa_start=config.dev_scaled(optim.optim_swa_start) if optim.optim_swa_enabled else None,
+        swa_start=config.swa_start,
         swa_lr=optim.optim_swa_lr,
     )
 
@@ -267,8 +267,7 @@ def build_averages(
     """
     optim = config.optimizer
     averages: list[AveragedWeights] = []
-    if optim.optim_swa_enabled:
-        start = config.dev_scaled(optim.optim_swa_start)
+    if (start := config.swa_start) is not None:
         averages.append(StochasticWeightAverage(model, start, make_statistics_data()))
     if optim.optim_ema_decay:
         averages.append(WeightAverage(model, optim.optim_ema_decay, make_statistics_data()))

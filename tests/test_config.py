@@ -104,6 +104,24 @@ def test_flags_of_the_optimizer_that_are_hardly_meant_warn(argv, message, caplog
     assert message in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("flags", "start"),
+    [
+        ((), None),
+        (("--optim_swa_enabled", "1"), 195),
+        (("--optim_swa_enabled", "1", "--tr_iteration_num", "40"), 30),
+        (("--optim_swa_enabled", "1", "--tr_iteration_num", "1"), 0),
+        (("--optim_swa_enabled", "1", "--dev_enabled", "1"), 15),
+        (("--optim_swa_enabled", "1", "--optim_swa_start", "7"), 7),
+        (("--optim_swa_enabled", "1", "--optim_swa_start", "130", "--dev_enabled", "1"), 10),
+    ],
+)
+def test_swa_averages_over_the_last_quarter_by_default(flags, start):
+    config = parse(*flags)
+    assert config.swa_start == start
+    assert start is None or start < config.iteration_num
+
+
 def test_dev_mode_keeps_the_shares_of_the_schedule():
     flags = ("--optim_swa_enabled", "1", "--optim_swa_start", "200")
     assert parse(*flags).dev_scaled(200) == 200

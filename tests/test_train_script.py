@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import shutil
 import signal
 import sys
 import time
@@ -15,10 +16,12 @@ from tiny_dataset import make_tiny_dataset
 from train_script import FLAGS, assert_equal_results, results, run, start
 
 import train
+from common import checkpoint, files
 from common.callbacks import LatestOutputs
 from common.checkpoint import load_checkpoint
 from common.cli import status_of
 from common.errors import Interrupted
+from common.experiment import Experiment
 from rsna.training.results import ResultWriter
 from rsna_network import RSNANetwork
 
@@ -141,6 +144,74 @@ def test_stopped_while_results_are_written_it_says_how_to_go_on(
         in capsys.readouterr().err
         + (output / "results" / f"stop{status}" / "train.log").read_text()
     )
+
+
+@pytest.mark.parametrize(("num_saved", "name"), [(0, None), (0, "full0"), (2, "full2")])
+def test_a_full_disk_ends_with_what_to_do(place, capsys, monkeypatch, num_saved, name):
+    """A checkpoint does not fit: the first one, or a later one."""
+    saved = []
+
+    def write(path, data):
+        if len(saved) == num_saved:
+            monkeypatch.setattr(files.os, "fsync", full)
+        files.write_bytes(path, data)
+        saved.append(path)
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(checkpoint, "write_bytes", write)
+    output = place / "full_disk"
+    places = ["--data_input_folder", str(place / "input"), "--output_dir", str(output)]
+    flags = [*places, *FLAGS, "--n_jobs", "0", *(["--experiment_id", name] if name else [])]
+    monkeypatch.setattr(sys, "argv", ["train.py", *flags])
+    assert status_of(train.main) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: the disk is full (") and "free some space, then " in line
+    folder = output / "results" / (name or "0001")
+    if num_saved:
+        resume = f"python train.py --experiment_id {name} --tr_resume 1 --output_dir {output}"
+        assert line.endswith(f"then go on: {resume}")
+    elif name:
+        assert line.endswith(f"then remove {folder} and run the same command again")
+    else:
+        assert line.endswith("then run the same command again")
+    assert not [path for path in folder.rglob("*") if path.name.endswith(".tmp")]
+    assert all(load_checkpoint(path) for path in folder.rglob("*.pt"))
+
+
+def test_a_folder_whose_flags_do_not_fit_on_the_disk_is_not_kept(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match="full"):
+        Experiment.create(tmp_path / "results", None, "seed: 1")
+    assert not list((tmp_path / "results").iterdir())
+
+
+def test_a_damaged_checkpoint_is_refused_and_the_offered_one_goes_on(
+    place, whole, capsys, monkeypatch
+):
+    folder = results(place, "damaged")
+    shutil.copytree(whole, folder)
+    last = folder / "checkpoints" / "last.pt"
+    sound = {path: load_checkpoint(path)["iteration"] for path in last.parent.glob("iteration*")}
+    newest = max(sound, key=sound.__getitem__)
+    content = bytearray(last.read_bytes())
+    content[len(content) // 3] ^= 1
+    last.write_bytes(content)
+    places = ["--data_input_folder", str(place / "input"), "--output_dir", str(place / "output")]
+    flags = ["--experiment_id", "damaged", "--tr_resume", "1", "--n_jobs", "0"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *places, *flags])
+    assert status_of(train.main) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"error: checkpoint {last}: damaged")
+    assert f"{newest}, of iteration {sound[newest]}: copy it to last.pt" in line
+    shutil.copy(newest, last)
+    torch.set_num_threads(1)
+    assert status_of(train.main) == 0
+    assert_equal_results(whole, folder, place)
 
 
 TINY = ("--data_dataset", "tiny", "--net_model", "test_efficientnet", "--net_pretrained", "0")

@@ -203,7 +203,10 @@ def checked_weights(folder: Path, content: Mapping[str, Any]) -> Path:
     if not weights.is_file():
         raise InputError(f"{weights} is missing: copy the whole predictor folder")
     if _sha256(weights) != content["weights_sha256"]:
-        raise InputError(f"{weights} is not the file that {JSON_FILE} was written for")
+        raise InputError(
+            f"{weights} is damaged, or not the file that {JSON_FILE} was written for: copy the "
+            f"whole predictor folder again, or let its experiment write it (--tr_resume 1)"
+        )
     return weights
 
 

@@ -1,6 +1,5 @@
 """Predictors that are one network: predictor.json and model.pt in their folder."""
 
-import pickle
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import DataLoader
 
-from common.checkpoint import save_weights
+from common.checkpoint import load_weights_file, save_weights
 from common.datasets import make_loader
 from common.errors import InputError
 from common.experiment import JSON_FILE
@@ -195,9 +194,8 @@ class FeatureMean:
 
 def _load_weights(network: nn.Module, path: Path) -> None:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        network.load_state_dict(state)
-    except (RuntimeError, pickle.UnpicklingError, AttributeError, TypeError) as error:
+        network.load_state_dict(load_weights_file(path))
+    except (RuntimeError, InputError, AttributeError, TypeError) as error:
         raise InputError(f"{path} does not hold the weights of this network: {error}") from error
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from common.checkpoint import save_weights
+from common.checkpoint import load_weights_file, save_weights
 from common.datasets import make_loader
 from common.datasets.sequence import SequenceDataset
 from common.features.slice_outputs import FeaturesInMemory, Scaling, SliceOutputs
@@ -92,7 +92,7 @@ class StudyPredictor(ComposedPredictor):
     ) -> Self:
         """Return the predictor in `folder`, its networks in evaluation mode on the CPU."""
         weights = checked_weights(folder, content)
-        state = torch.load(weights, map_location="cpu", weights_only=True)
+        state = load_weights_file(weights)
         network = build_sequence_model(content["model"])
         network.load_state_dict(state["network"])
         return cls(

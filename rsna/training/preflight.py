@@ -13,6 +13,7 @@ from common.slices.folds import ALWAYS_TRAINING, FOLDS_FILE, folds_path, read_fo
 from common.slices.leakage import folds_digest, origins_of_weights, require_unseen_start
 from config import Config, resumed_config
 from rsna.build import find_device, transforms_on_device
+from rsna.training.lengthening import require_lengthenable
 from rsna_network import METRIC
 from rsna_task import TASKS
 
@@ -44,6 +45,7 @@ def preflight(config: Config, results: Path | None = None) -> Config:
     experiment_id = config.general.experiment_id
     if is_resumed:
         _require_checkpoint(config, Experiment(results / str(experiment_id)))
+        require_lengthenable(results / str(experiment_id), config)
     elif experiment_id is not None:
         Experiment.refuse_existing(results, experiment_id)
     require_clients(config)

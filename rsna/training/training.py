@@ -17,6 +17,7 @@ from common.trackers import Tracker
 from config import Config
 from rsna.build import build_callbacks, checkpoint_saver
 from rsna.training.kinds import build_parts
+from rsna.training.lengthening import record_length
 from rsna.training.parts import TrainingParts
 from rsna.training.preflight import preflight
 from rsna.training.results import ResultWriter
@@ -70,6 +71,8 @@ class RSNATraining:
             state = self.processes.from_main(lambda: load_checkpoint(saver.last_path))
             network.load_state_dict(state)
             logger.info("resumed after iteration %d", network.state.iteration)
+            if self.processes.is_main:
+                record_length(experiment, self.config)
         elif self.processes.rank:
             # The weights are the main process's; dropout must differ.
             seed_everything(self.config.general.seed + self.processes.rank)
@@ -129,7 +132,9 @@ def naming_resume_command(
         number = stop.signal_number if isinstance(stop, Interrupted) else signal.SIGINT
         is_main = Processes.from_environment().is_main
         raise Interrupted(number, command if is_main else "") from None
-    except OSError:
+    except OSError as error:
         if can_resume():
-            logger.error("To go on with it: %s", command)
+            error.add_note(f"go on: {command}")
+        elif config.general.experiment_id is not None:
+            error.add_note(f"remove {experiment.folder} and run the same command again")
         raise

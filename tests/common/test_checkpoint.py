@@ -1,7 +1,9 @@
 import errno
 import hashlib
 import pickle
+import zipfile
 
+import numpy as np
 import pytest
 import torch
 from small_disk import files_up_to
@@ -116,6 +118,78 @@ def test_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
 def test_inference_weights_of_a_plain_state_dict_are_itself():
     state = _model().state_dict()
     assert inference_weights(state).keys() == state.keys()
+
+
+def test_any_changed_byte_is_seen(tmp_path):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"model": _model().state_dict(), "iteration": 3})
+    content = path.read_bytes()
+    before = load_checkpoint(path)
+    places = np.random.default_rng(0).choice(len(content), 400, replace=False)
+    for place in (0, len(content) - 1, len(content) - 64, *places.tolist()):
+        changed = bytearray(content)
+        changed[place] ^= 1 << place % 8
+        path.write_bytes(changed)
+        try:
+            state = load_checkpoint(path)
+        except InputError as error:
+            assert "last.pt" in str(error) and "image" not in str(error)
+            assert "restore it from a copy, or train anew" in str(error)
+        else:
+            # The mark of the digest itself: the content is as it was.
+            assert place >= len(content) - 73
+            assert all(torch.equal(v, before["model"][n]) for n, v in state["model"].items())
+
+
+def test_what_damage_is_and_which_checkpoint_is_the_newest_sound_one(tmp_path):
+    for name, iteration in (("last", 9), ("best", 5), ("iteration_5", 5), ("iteration_8", 8)):
+        state = {"model": _model().state_dict(), "iteration": iteration, "optimizer": {}}
+        save_checkpoint(tmp_path / f"{name}.pt", state)
+    save_weights(tmp_path / "weights.pt", _model().state_dict())  # nothing to go on from
+    changed = bytearray((tmp_path / "last.pt").read_bytes())
+    changed[len(changed) // 2] ^= 255
+    offer = r"iteration_8\.pt, of iteration 8: copy it to last\.pt and run the same command again"
+    for content, reason in (
+        (changed, "damaged: its bytes are not those that were written"),
+        (changed[:-500], "cut off, damaged or not a checkpoint"),
+        (b"", "empty"),
+    ):
+        (tmp_path / "last.pt").write_bytes(content)
+        with pytest.raises(InputError, match=rf"last\.pt: {reason}.*{offer}"):
+            load_checkpoint(tmp_path / "last.pt")
+    (tmp_path / "iteration_8.pt").write_bytes(changed)
+    with pytest.raises(InputError, match=r"is .*_5\.pt|best\.pt, of iteration 5: copy it"):
+        load_checkpoint(tmp_path / "last.pt")
+
+
+def test_files_without_a_digest_load_with_a_line(tmp_path, caplog):
+    path = tmp_path / "old.pt"
+    state = _model().state_dict()
+    torch.save({"model": state, "format_version": 1}, path)
+    with caplog.at_level("INFO"):
+        load_checkpoint(path)
+    (record,) = caplog.records
+    assert "old.pt has no digest" in record.message
+    caplog.clear()
+    save_checkpoint(path, {"model": state})
+    with caplog.at_level("INFO"):
+        load_checkpoint(path)
+    assert not caplog.records
+    state["0.weight"][0, 0] = torch.nan
+    torch.save({"model": state}, path)
+    with pytest.raises(InputError, match=r"old\.pt: damaged: .* not finite"):
+        load_checkpoint(path)
+
+
+def test_torch_reads_the_file_with_its_digest(tmp_path):
+    path = tmp_path / "a.pt"
+    state = _model().state_dict()
+    save_checkpoint(path, {"model": state})
+    plain = torch.load(path, weights_only=True)
+    assert all(torch.equal(value, state[name]) for name, value in plain["model"].items())
+    assert zipfile.ZipFile(path).testzip() is None
+    mapped = torch.load(path, weights_only=True, mmap=True)
+    assert mapped.keys() == plain.keys()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])

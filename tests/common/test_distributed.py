@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from common import distributed
 from common.datasets.samplers import EpochSampler, PartSampler, batches_per_epoch
 from common.distributed import Processes, connected
 from common.errors import InputError
@@ -165,19 +166,20 @@ def test_alone_everything_is_what_it_was():
 
 
 def test_tensors_become_their_means_over_the_processes(monkeypatch):
-    theirs = [torch.tensor([[1.0, 5.0], [2.0, 0.0]]), torch.tensor([0.25]), torch.tensor(-3.0)]
+    others = [torch.arange(7.0), torch.full((7,), 4.0)]
 
-    def all_reduce(tensor):  # with one process more, and its tensors in the same order
-        tensor += torch.cat([t.reshape(-1) for t in theirs])
+    def all_reduce(tensor):
+        for other in others:
+            tensor += other
 
-    monkeypatch.setattr("common.distributed.dist.all_reduce", all_reduce)
-    own = [torch.tensor([[3.0, 1.0], [0.0, 8.0]]), torch.tensor([0.75]), torch.tensor(1.0)]
-    expected = [(a + b) / 2 for a, b in zip(own, theirs)]
-    own[1] = own[1].double()
-    Processes(rank=0, num=2).average(own)
-    for tensor, mean in zip(own, expected):
-        assert torch.equal(tensor, mean.to(tensor.dtype))
-    assert own[1].dtype == torch.float64
+    monkeypatch.setattr(distributed.dist, "all_reduce", all_reduce)
+    own = [torch.tensor([[1.0, 2], [3, 4]], dtype=torch.float64), torch.tensor(5.0), torch.ones(2)]
+    flat = torch.cat([tensor.flatten().float() for tensor in own])
+    expected = sum(others, flat) / 3
+    Processes(rank=1, num=3).average(own)
+    assert own[0].shape == (2, 2) and own[0].dtype == torch.float64
+    torch.testing.assert_close(torch.cat([t.flatten().float() for t in own]), expected)
+    Processes(rank=1, num=3).average([])
 
 
 def test_environment_that_makes_no_sense(monkeypatch):

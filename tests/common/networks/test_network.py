@@ -1,4 +1,3 @@
-import copy
 import dataclasses
 import signal
 
@@ -182,6 +181,79 @@ def test_validation_loss_is_of_the_whole_set_and_leaves_training_alone():
     assert metrics["loss"] == pytest.approx(sum(errors) / 11, rel=1e-12)
 
 
+def test_validation_and_prediction_are_of_the_evaluation_mode():
+    """Dropout draws nothing, batch norm uses its running statistics and leaves them."""
+    model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 1))
+    network = make_toy(FitSettings(iteration_num=6), model=model)
+    dataset, loader = ToyDataset(11), toy_loader(ToyDataset(11), 4)
+    network.fit(toy_loader(dataset, 4))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with torch.no_grad():
+        model.eval()
+        samples = [dataset[(0, index)] for index in range(11)]
+        expected = [model(sample["x"][None]).item() for sample in samples]
+    errors = [(value - sample["y"].item()) ** 2 for value, sample in zip(expected, samples)]
+    ordered = torch.utils.data.DataLoader(dataset, batch_size=4)
+    plain = [model(dataset[index]["x"][None]).item() for index in range(11)]
+    for is_training in (True, False):
+        model.train(is_training)
+        loader.sampler.start(0)
+        assert network.validate(loader)["loss"] == pytest.approx(sum(errors) / 11, rel=1e-12)
+        model.train(is_training)
+        assert network.predict(ordered)["prediction"] == pytest.approx(plain, rel=1e-12)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_training_is_in_training_mode_after_a_validation():
+    modes = []
+
+    class Watching(ToyNetwork):
+        def training_step(self, batch):
+            modes.append(self.model.training)
+            return super().training_step(batch)
+
+    toy = make_toy(FitSettings(iteration_num=4, iteration_valid=1))
+    network = Watching(toy.model, toy.settings, toy.optimizer)
+    network.fit(toy_loader(ToyDataset(8), 4), toy_loader(ToyDataset(8), 4))
+    assert modes == [True] * 4
+
+
+def test_statistics_are_averaged_over_the_processes_after_each_step():
+    class Exchanging(Processes):
+        def average(self, tensors):
+            averaged.append([id(tensor) for tensor in tensors])
+
+    averaged: list[list[int]] = []
+    model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+    network = make_toy(FitSettings(iteration_num=3, processes=Exchanging()), model=model)
+    network.fit(toy_loader(ToyDataset(8), 4))
+    assert averaged == [[id(model[1].running_mean), id(model[1].running_var)]] * 3
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 0.5, 1e9])
+def test_the_gradient_is_a_mean_before_it_is_clipped(clip_norm):
+    """Seven samples in batches of 3 and 4 are one step: a mean over 7, whose norm is clipped."""
+    dataset = ToyDataset(7)
+    network = make_toy(
+        FitSettings(iteration_num=1, accumulation_step=2, clip_norm=clip_norm),
+        optimizer=lambda p: torch.optim.SGD(p, 1.0),
+    )
+    before = weights_of(network).clone()
+    samples = [dataset[(0, index)] for index in range(7)]
+    losses = [(network.model(s["x"]).squeeze() - s["y"]) ** 2 for s in samples]
+    loss = sum(losses) / 7
+    gradient = torch.cat(
+        [g.flatten() for g in torch.autograd.grad(loss, list(network.model.parameters()))]
+    )
+    assert gradient.norm() > 0.5
+    network.fit(toy_loader(dataset, 4))
+    share = min(1.0, clip_norm / (float(gradient.norm()) + 1e-6)) if clip_norm else 1.0
+    torch.testing.assert_close(before - weights_of(network), gradient * share, rtol=1e-10, atol=0)
+    assert network.step_values["gradient_norm"] == pytest.approx(float(gradient.norm()), rel=1e-10)
+    assert network.step_values["loss"] == pytest.approx(loss.item(), rel=1e-10)
+    assert network.step_values["learning_rate"] == 1.0
+
+
 def test_predictions_come_in_the_order_of_the_loader():
     dataset = ToyDataset(11)
     network = make_toy(FitSettings(iteration_num=1))
@@ -245,57 +317,6 @@ def test_mixed_precision_keeps_float32_weights_and_fp16_needs_a_gpu():
     assert 0 < difference < 0.05
     with pytest.raises(InputError, match="fp16"):
         FitSettings(iteration_num=1, amp_dtype="fp16")
-
-
-def make_norm_network(settings, callbacks=()):
-    """Batch norm and dropout: what a network is evaluated with differs from its training."""
-    torch.manual_seed(1)
-    model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 1))
-    return make_toy(settings, model=model, callbacks=callbacks)
-
-
-def plain_evaluation(model, batches):
-    """Predictions and mean squared error of a copy in evaluation mode, sample by sample."""
-    model = copy.deepcopy(model).eval()
-    pairs = [(x, y) for batch in batches for x, y in zip(batch["x"], batch["y"])]
-    with torch.no_grad():
-        predictions = [float(model(x[None]).squeeze()) for x, _ in pairs]
-    errors = [(p - float(y)) ** 2 for p, (_, y) in zip(predictions, pairs)]
-    return predictions, sum(errors) / len(errors)
-
-
-@pytest.mark.parametrize("mode", ["trained", "fresh", "averaged"])
-def test_evaluations_are_in_evaluation_mode_and_change_nothing(mode):
-    network = make_norm_network(FitSettings(iteration_num=3))
-    if mode == "averaged":
-        network.callbacks.append(WeightAverage(network.model, 0.5))
-    data, valid = toy_loader(ToyDataset(12), 4), make_loader(ToyDataset(11), 4, 0)
-    if mode != "fresh":
-        network.fit(data)
-    network.model.train()
-    before = {name: value.clone() for name, value in network.model.state_dict().items()}
-    predictions, loss = plain_evaluation(network.model, valid)
-    network.model.train()
-    assert network.validate(valid)["loss"] == pytest.approx(loss, rel=1e-12)
-    network.model.train()
-    assert network.predict(valid)["prediction"] == pytest.approx(predictions, rel=1e-12)
-    for name, value in network.model.state_dict().items():
-        assert torch.equal(value, before[name]), name
-    if mode == "averaged":
-        with network.averaged():
-            predictions, loss = plain_evaluation(network.model, valid)
-            network.model.train()
-            assert network.validate(valid)["loss"] == pytest.approx(loss, rel=1e-12)
-
-
-def test_a_training_goes_on_in_training_mode_after_each_validation():
-    data, valid = toy_loader(ToyDataset(12), 4), make_loader(ToyDataset(11), 4, 0)
-    alone = make_norm_network(FitSettings(iteration_num=6))
-    alone.fit(data)
-    validated = make_norm_network(FitSettings(iteration_num=6, iteration_valid=1))
-    validated.fit(toy_loader(ToyDataset(12), 4), valid)
-    for name, value in alone.model.state_dict().items():
-        assert torch.equal(value, validated.model.state_dict()[name]), name
 
 
 @pytest.mark.parametrize("clip_norm", [0.0, 0.3, 2.0])
@@ -454,24 +475,6 @@ def test_a_checkpoint_that_lacks_something_is_refused_by_its_name():
         part = {key: value for key, value in state.items() if key != name}
         with pytest.raises(InputError, match=f"the checkpoint lacks {name}:"):
             make_toy(FitSettings(iteration_num=2)).load_state_dict(part)
-
-
-def test_the_statistics_of_batch_norm_are_averaged_over_the_processes_after_each_step():
-    calls = []
-
-    class Watched(Processes):
-        def average(self, tensors):
-            calls.append([tensor.clone() for tensor in tensors])
-            for tensor in tensors:
-                tensor.fill_(7.0)
-
-    network = make_norm_network(FitSettings(iteration_num=3, processes=Watched()))
-    norm = network.model[1]
-    network.fit(toy_loader(ToyDataset(12), 4))
-    assert len(calls) == 3 and all(len(tensors) == 2 for tensors in calls)
-    assert (norm.running_mean == 7).all() and (norm.running_var == 7).all()
-    # The next batch goes on from what all have; counters stay.
-    assert ((calls[2][0] - 0.9 * 7).abs() < 1).all() and norm.num_batches_tracked == 3
 
 
 def test_a_batch_that_only_stands_in_has_no_gradient_and_no_terms(monkeypatch):
