@@ -290,3 +290,10 @@ def test_an_average_begins_as_a_copy_of_the_weights():
     with pytest.raises(RuntimeError, match="inside"), average.in_place(network):
         raise RuntimeError("inside")
     assert torch.equal(model.weight, before + 1)
+
+
+def test_both_kinds_are_averages_of_a_checkpoint():
+    network, swa, ema, _ = _two_averages()
+    state = network.state_dict()
+    assert {swa.name, ema.name} == set(state["averages"])
+    assert not {swa.name, ema.name} & set(state["callbacks"])

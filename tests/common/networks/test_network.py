@@ -530,3 +530,33 @@ def test_every_average_is_validated_with_its_own_weights(validate_raw):
     found = {name: value for name, value in found.items() if name.endswith("loss")}
     assert found == expected and len(set(found.values())) == len(found)
     assert network.weights_name == "ema"
+
+
+def test_callbacks_and_averages_have_their_own_places_in_a_checkpoint():
+    class Counter(Callback):
+        steps = 0
+
+        def on_step_end(self, network):
+            self.steps += 1
+
+        def state_dict(self):
+            return {"steps": self.steps}
+
+        def load_state_dict(self, state):
+            self.steps = state["steps"]
+
+    networks = [make_toy(FitSettings(iteration_num=3), callbacks=(Counter(),)) for _ in range(2)]
+    for network in networks:
+        network.callbacks.insert(0, WeightAverage(network.model, 0.9))
+    networks[0].fit(toy_loader(ToyDataset(8), 4))
+    state = networks[0].state_dict()
+    average, counter = networks[0].callbacks
+    assert state["callbacks"] == {counter.name: {"steps": 3}}
+    assert list(state["averages"]) == [average.name]
+    assert state["averages"][average.name]["num_updates"] == 3
+    networks[1].load_state_dict(state)
+    assert networks[1].callbacks[1].steps == networks[1].callbacks[0].num_updates == 3
+    # A callback that the checkpoint does not know begins anew.
+    networks[1].callbacks[1].steps = 7
+    networks[1].load_state_dict({**state, "callbacks": {}})
+    assert networks[1].callbacks[1].steps == 7
