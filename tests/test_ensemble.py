@@ -1,4 +1,5 @@
 import json
+import shutil
 import sys
 from pathlib import Path
 from unittest.mock import Mock
@@ -13,6 +14,7 @@ import ensemble
 import evaluate
 import predict
 from common.cli import status_of
+from common.ensembling.cross_fitting import id_digests
 from common.predictors.loading import load_predictor
 from common.scoring.metrics import weighted_log_loss
 from common.scoring.predictions import probabilities_of
@@ -162,36 +164,138 @@ def test_a_submission_is_checked_and_whole(monkeypatch, root, tmp_path):
     assert submission["Label"].between(0, 1).all() and submission["Label"].nunique() > 20
 
 
-def test_evaluate_and_predict_work_on_a_blend(monkeypatch, capsys, root, stacked, tmp_path):
+def elsewhere(root: Path, name: str, *columns: str) -> Path:
+    """A dataset like that of the members, with other ids in some columns."""
+    folder = root / "input" / "datasets" / name
+    make_fold_dataset(folder, num_patients=8, num_test=0)
+    frame = pd.read_parquet(folder / "slices.parquet")
+    for column in columns:
+        frame[column] += "-elsewhere"
+    frame.to_parquet(folder / "slices.parquet")
+    return folder
+
+
+def with_study_calibration(stacked: Path, name: str, **changes) -> Path:
+    """A copy of a blend whose study calibrator changes every study, and whose JSON is changed."""
+    folder = stacked.with_name(name)
+    shutil.copytree(stacked, folder)
+    path = folder / "predictor" / "predictor.json"
+    info = json.loads(path.read_text())
+    coefficients = [[0.9, 0.3 * column, -0.2] for column in range(len(LABELS))]
+    info["study_calibration"] |= {"coefficients": coefficients, "bias": [0.4, 0.9, 0, 0, 0, -2]}
+    path.write_text(json.dumps(info | changes))
+    return folder
+
+
+def test_evaluate_scores_the_studies_that_predict_writes(
+    monkeypatch, capsys, root, stacked, tmp_path
+):
     before = (stacked / "metrics.json").read_text()
     assert run(monkeypatch, root, evaluate, "--experiment_id", "stacked") == 0
     assert (stacked / "metrics.json").read_text() == before
-    make_fold_dataset(root / "input" / "datasets" / "other", num_patients=4, num_test=0)
-    slices = root / "input" / "datasets" / "other" / "slices.parquet"
-    frame = pd.read_parquet(slices)
-    frame["study_id"] += "-elsewhere"
-    frame.to_parquet(slices)
-    flags = ["--experiment_id", "stacked", "--data_dataset", "other"]
-    assert run(monkeypatch, root, evaluate, *flags) == 0
-    flags = ["--experiment_id", "stacked", "--pr_output", str(tmp_path / "out")]
-    flags += ["--pr_input", str(slices.parent)]
-    assert run(monkeypatch, root, predict, *flags) == 0
+    folder = elsewhere(root, "other", "study_id", "patient_id")
+    frame = pd.read_parquet(folder / "slices.parquet")
+    # Of one study no slice can be read; the labels of a slice of the used series are unknown.
+    lost = frame["study_id"].eq("study2-elsewhere")
+    frame.loc[lost, "status"] = "truncated"
+    frame.loc[lost, ["store_file", "store_index", "rank"]] = None
+    frame.loc[frame["series_id"].eq("p3r0").idxmax(), list(LABELS)] = np.nan
+    frame.to_parquet(folder / "slices.parquet")
+    blended = with_study_calibration(stacked, "studied")
+    assert run(monkeypatch, root, evaluate, *["--experiment_id", "studied"],
+               *["--data_dataset", "other"]) == 0  # fmt: skip
+    metrics = json.loads((blended / "evaluations" / "other" / "metrics.json").read_text())["study"]
+    flags = ["--experiment_id", "studied", "--pr_output", str(tmp_path / "out")]
+    assert run(monkeypatch, root, predict, *flags, "--pr_input", str(folder)) == 0
     studies = pd.read_csv(tmp_path / "out" / "studies.csv").set_index("study_id")
-    told = pd.read_parquet(tmp_path / "out" / "predictions.parquet")
-    largest = told.groupby("study_id")["any"].max()
-    assert not np.allclose(studies["any"], largest.loc[studies.index])
-    assert studies["any"].between(0, 1).all()
+    labels = frame.groupby("study_id")[list(LABELS)].max().loc[studies.index]
+    p = studies[list(LABELS)].to_numpy()
+    assert len(studies) == 8 and (studies["status"] == "prior").sum() == 1
+    for number, name in enumerate(LABELS):
+        y, own = labels[name].to_numpy(), p[:, number]
+        loss = -np.mean(y * np.log(own) + (1 - y) * np.log(1 - own))
+        assert metrics["log_loss"][name] == pytest.approx(loss, rel=1e-5)
+    assert (studies["any"] >= studies[list(LABELS)].max(axis=1) - 1e-12).all()
+    assert metrics["rule"].startswith("calibrated") and "at least" in metrics["rule"]
+    # The study that can't be read has the prior of studies.
+    info = json.loads((blended / "predictor" / "predictor.json").read_text())
+    filled = studies[studies["status"] == "prior"][list(LABELS)].to_numpy()[0]
+    np.testing.assert_allclose(filled, [info["study_prior"][name] for name in LABELS])
+    assert (filled > np.array([info["prior"][name] for name in LABELS])).all()
 
 
-def test_calibrators_are_not_scored_on_studies_they_were_fitted_on(
+def test_an_old_blend_without_a_prior_of_studies_warns(
+    monkeypatch, caplog, root, stacked, tmp_path
+):
+    old = with_study_calibration(stacked, "oldprior", study_prior=None)
+    folder = elsewhere(root, "lost", "study_id", "patient_id")
+    frame = pd.read_parquet(folder / "slices.parquet")
+    lost = frame["study_id"].eq("study2-elsewhere")
+    frame.loc[lost, "status"] = "truncated"
+    frame.loc[lost, ["store_file", "store_index", "rank"]] = None
+    frame.to_parquet(folder / "slices.parquet")
+    flags = ["--experiment_id", "oldprior", "--pr_output", str(tmp_path / "out")]
+    assert run(monkeypatch, root, predict, *flags, "--pr_input", str(folder)) == 0
+    assert "1 study can't be read and have the prior of slices" in caplog.text
+    studies = pd.read_csv(tmp_path / "out" / "studies.csv").set_index("study_id")
+    info = json.loads((old / "predictor" / "predictor.json").read_text())
+    np.testing.assert_allclose(
+        studies.loc["study2-elsewhere", list(LABELS)].astype(float), list(info["prior"].values())
+    )
+
+
+def test_a_blend_is_not_scored_on_patients_that_it_was_fitted_on(
     monkeypatch, capsys, root, stacked
 ):
-    copy = root / "input" / "datasets" / "copy"
-    if not copy.exists():
-        copy.symlink_to(root / "input" / "datasets" / DATASET)
-    flags = ["--experiment_id", "stacked", "--data_dataset", "copy"]
+    """Another study of the same patient is refused too; a blend of before knows its studies."""
+    elsewhere(root, "other_studies", "study_id")
+    flags = ["--experiment_id", "stacked", "--data_dataset", "other_studies"]
+    assert run(monkeypatch, root, evaluate, *flags) == 2
+    assert "8 patients that it was fitted on" in capsys.readouterr().err
+    info = json.loads((stacked / "predictor" / "predictor.json").read_text())
+    assert len(info["fitted_on"]) == 9 and "secret" not in json.dumps(info)
+    studies = [f"study{number}" for number in range(9)]
+    old = {"fitted_on": id_digests(studies), "fitted_on_salt": ""}
+    with_study_calibration(stacked, "oldguard", **old)
+    flags = ["--experiment_id", "oldguard", "--data_dataset", "other_studies"]
+    assert run(monkeypatch, root, evaluate, *flags) == 0
+    elsewhere(root, "other_patients", "patient_id")
+    flags = ["--experiment_id", "oldguard", "--data_dataset", "other_patients"]
     assert run(monkeypatch, root, evaluate, *flags) == 2
     assert "fitted on" in capsys.readouterr().err
+
+
+def test_a_blend_and_its_members_have_one_prior(monkeypatch, root):
+    """Members whose folds have priors of their own: each row is compared with that of its fold."""
+    results = root / "output" / "results"
+    rng = np.random.default_rng(0)
+    for name in ("0001", "0002"):
+        folder = results / f"prior{name}"
+        shutil.copytree(results / name, folder)
+        path = folder / "predictor" / "predictor.json"
+        info = json.loads(path.read_text())
+        of_folds = rng.uniform(0.1, 0.4, (3, len(LABELS)))
+        info["fold_priors"] = {
+            str(fold): dict(zip(LABELS, prior)) for fold, prior in enumerate(of_folds.tolist())
+        }
+        path.write_text(json.dumps(info))
+    folder = blend(monkeypatch, root, "prior", members="prior0001")
+    assert run(monkeypatch, root, evaluate, "--experiment_id", "prior0001") == 0
+    found = [
+        json.loads((results / name / "metrics.json").read_text())["prior_weighted_log_loss"]
+        for name in ("prior", "prior0001")
+    ]
+    assert found[0] == pytest.approx(found[1], rel=1e-12)
+    folder = blend(monkeypatch, root, "priors", members="prior0001,prior0002")
+    info = json.loads((folder / "predictor" / "predictor.json").read_text())
+    members = [
+        json.loads((results / name / "predictor" / "predictor.json").read_text())["fold_priors"]
+        for name in ("prior0001", "prior0002")
+    ]
+    for fold in "012":
+        for label in LABELS:
+            mean = (members[0][fold][label] + members[1][fold][label]) / 2
+            assert info["fold_priors"][fold][label] == pytest.approx(mean)
 
 
 def test_tables_can_be_blended_without_experiments(monkeypatch, capsys, root):

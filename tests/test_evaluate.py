@@ -11,7 +11,11 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from benchmarks.pooled_folds import pool
 from common.errors import InputError
-from common.scoring.predictions import read_predictions, write_predictions
+from common.scoring.predictions import (
+    build_predictions,
+    read_predictions,
+    write_predictions,
+)
 from common.slices.table import SliceTable
 from rsna.evaluation.scoring import read_experiment, score_predictions
 from rsna_task import LABEL_WEIGHTS, LABELS
@@ -110,7 +114,59 @@ def test_a_dataset_that_labels_studies_gets_study_metrics(monkeypatch, experimen
     assert metrics["weighted_log_loss"] is None
     assert metrics["num_slices"] == 0
     assert metrics["num_studies"] == 4
-    assert metrics["study"]["weighted_log_loss"] > 0
+    study = metrics["study"]
+    assert study["rule"] == "largest slice of the used series"
+    low, high = study["interval"]["weighted_log_loss"]
+    assert low < study["weighted_log_loss"] < high
+    predictions = pd.read_parquet(experiment / "evaluations/by_study/predictions.parquet")
+    # Study 1 has two series: the longer one is used.
+    assert set(predictions["series_id"]) == {f"p{number}r0" for number in range(4)}
+    largest = predictions.groupby("study_id")[list(LABELS)].max()
+    losses = [
+        log_loss(
+            studies.set_index("study_id").loc[largest.index, name], largest[name], labels=[0, 1]
+        )
+        for name in LABELS
+    ]
+    assert study["weighted_log_loss"] == pytest.approx(np.dot(losses, LABEL_WEIGHTS) / 7, abs=1e-12)
+    page = (experiment / "evaluations/by_study/report.html").read_text()
+    assert "<h2>Studies</h2>" in page and "<h2>ROC and precision-recall</h2>" in page
+    assert "Calls at" not in page and "<h2>Each label</h2>" not in page
+    whole = (experiment / "evaluations/other/report.html").read_text()
+    assert "Calls at" in whole and "<h2>Each label</h2>" in whole
+
+
+def test_studies_are_scored_by_the_used_series(experiment):
+    """The second series of study 1 counts for slices, and not for its study."""
+    table = SliceTable.load(experiment.parents[2] / "input" / "datasets" / "other")
+    frame = build_predictions(
+        table.frame[table.readable], np.full((table.readable.sum(), 6), -1.0), LABELS, None, "x"
+    )
+    other = frame["series_id"].eq("p1r1")
+    assert other.any() and frame["series_id"].eq("p1r0").any()
+    frame.loc[other, list(LABELS)] = 0.99
+    scored = score_predictions("", frame, table, np.full(6, 0.3), prior_of_studies=np.full(6, 0.4))
+    np.testing.assert_allclose(scored.study_probabilities, 1 / (1 + np.e))
+    y = scored.study_labels
+    assert len(y) == 5 == scored.metrics["num_studies"]
+    expected = -np.mean(y * np.log(0.4) + (1 - y) * np.log(0.6), axis=0) @ LABEL_WEIGHTS / 7
+    study = scored.metrics["study"]
+    assert study["prior_weighted_log_loss"] == pytest.approx(expected)
+    assert study["num_positive"] == dict(zip(LABELS, y.sum(axis=0)))
+    unknown = score_predictions("", frame, table, np.full(6, 0.3)).metrics["study"]
+    assert unknown["prior_weighted_log_loss"] is None
+    assert unknown["interval"]["weighted_log_loss_to_prior"] is None
+    assert study["interval"]["weighted_log_loss_to_prior"] is not None
+
+
+def test_labels_by_a_model_are_not_scored(experiment):
+    table = SliceTable.load(experiment.parents[2] / "input" / "datasets" / "other")
+    frame = build_predictions(
+        table.frame[table.readable], np.full((table.readable.sum(), 6), -1.0), LABELS, None, "x"
+    )
+    table.frame.loc[table.frame["series_id"] == "p2r0", "label_source"] = "pseudo:0001"
+    metrics = score_predictions("", frame, table, np.full(6, 0.3)).metrics
+    assert metrics["num_slices"] == len(frame) - 6 and metrics["num_studies"] == 4
 
 
 def test_a_dataset_of_another_pixel_size_is_refused(monkeypatch, capsys, experiment):

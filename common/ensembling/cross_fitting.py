@@ -11,7 +11,7 @@ come in that saw neither fold.
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,12 +76,15 @@ class BlendRows:
         groups: (n,) the fold of each row.
         patient_ids: (n,); a patient is in one group.
         study_ids: (n,).
+        used: (n,) rows of the volume that stands for its study, one of each study at least; None
+            for all rows.
     """
 
     labels: Floats
     groups: NDArray[np.int64]
     patient_ids: NDArray[np.object_]
     study_ids: NDArray[np.object_]
+    used: NDArray[np.bool_] | None = None
 
     def of(self, chosen: NDArray[np.bool_]) -> "BlendRows":
         return BlendRows(
@@ -89,20 +92,21 @@ class BlendRows:
             self.groups[chosen],
             self.patient_ids[chosen],
             self.study_ids[chosen],
+            None if self.used is None else self.used[chosen],
         )
 
 
 @dataclass(frozen=True)
 class CrossFitted:
-    """What the members say together of each row, fitted without its fold.
+    """Predictions of the blend for each row, fitted without its fold.
 
     Attributes:
         raw_logits: (n, k) before calibration.
         calibrated_logits: (n, k); the raw ones where nothing is calibrated; not made consistent.
         logits: (n, k) in the end.
         parts: by fold, what was fitted on the other folds.
-        study_labels: (s, k), the largest of the slices'.
-        study_raw: (s, k), the largest probability of the slices.
+        study_labels: (s, k), the largest of all slices'.
+        study_raw: (s, k), the largest probability of the slices of the used volume.
         study_calibrated: (s, k), None where no study calibrator was asked for.
     """
 
@@ -117,19 +121,30 @@ class CrossFitted:
     study_calibrated: Floats | None
 
 
-def fit_blend(plan: BlendPlan, members: Floats, rows: BlendRows) -> FittedBlend:
-    """Returns all that `plan` asks for, fitted on all `rows`, of which members say (m, n, k)."""
+def fit_blend(
+    plan: BlendPlan, members: Floats, rows: BlendRows, label_names: Sequence[str] = ()
+) -> FittedBlend:
+    """Return all parts of `plan`, fitted on all `rows`.
+
+    Args:
+        members: (m, n, k) probabilities.
+        label_names: (k,) for warnings of what is not calibrated.
+    """
     blender = fit_blender(plan.options, members, rows.labels)
     calibration, studies = None, None
     if plan.calibration != NO_CALIBRATION or plan.studies:
         raw = blender.apply(members)
         if plan.calibration != NO_CALIBRATION:
-            calibration = fit_calibration(plan.calibration, rows.labels, raw)
+            calibration = fit_calibration(
+                plan.calibration, rows.labels, raw, rows.patient_ids, label_names
+            )
         fitted = FittedBlend(blender, calibration, plan.consistent, None)
         if plan.studies:
-            told = expit(raw if fitted.finish is None else fitted.finish.apply(raw))
-            _, labels, features = _studies(rows, told)
-            studies = fit_study_calibration(features, labels)
+            final = raw if fitted.finish is None else fitted.finish.apply(raw)
+            of = _studies(rows, expit(final))
+            studies = fit_study_calibration(
+                of.features, of.labels, of.patients, label_names, plan.consistent
+            )
     return FittedBlend(blender, calibration, plan.consistent, studies)
 
 
@@ -139,7 +154,7 @@ def cross_fit(
     rows: BlendRows,
     fitting_members: Mapping[int, Floats] | None = None,
 ) -> CrossFitted:
-    """Returns what the blend says of each row, each fold's by what was fitted on the others.
+    """Return the blend's predictions of each row, each fold's by what was fitted on the others.
 
     Args:
         members: (m, n, k) out-of-fold probabilities.
@@ -151,42 +166,40 @@ def cross_fit(
     """
     stages = [np.full(rows.labels.shape, np.nan) for _ in range(3)]
     parts: dict[int, FittedBlend] = {}
-    codes, study_ids = pd.factorize(rows.study_ids)
+    study_ids = pd.unique(rows.study_ids)
     study_calibrated = np.full((len(study_ids), rows.labels.shape[1]), np.nan)
     for group in np.unique(rows.groups):
         scored = rows.groups == group
         inner, outer = rows.of(~scored), rows.of(scored)
         require_fitted_elsewhere(inner.patient_ids, outer.patient_ids)
-        told = members if fitting_members is None else fitting_members[int(group)]
-        part = parts[int(group)] = fit_blend(plan, told[:, ~scored], inner)
+        fitting = members if fitting_members is None else fitting_members[int(group)]
+        part = parts[int(group)] = fit_blend(plan, fitting[:, ~scored], inner)
         raw = part.blender.apply(members[:, scored])
         calibrated = raw if part.calibration is None else part.calibration.apply(raw)
         final = raw if part.finish is None else part.finish.apply(raw)
         for stage, values in zip(stages, (raw, calibrated, final), strict=True):
             stage[scored] = values
         if part.studies is not None:
-            ids, _, features = _studies(outer, expit(final))
-            places = pd.Index(study_ids).get_indexer(pd.Index(ids))
-            study_calibrated[places] = part.studies.apply(features)
+            of = _studies(outer, expit(final))
+            places = pd.Index(study_ids).get_indexer(pd.Index(of.ids))
+            study_calibrated[places] = part.studies.apply(of.features)
     assert np.isfinite(stages[2]).all(), "every row has a fold"
-    _, study_labels, study_raw = max_by_study(rows.labels, expit(stages[2]), rows.study_ids)
-    patients = np.empty(len(study_ids), dtype=object)
-    patients[codes] = rows.patient_ids
+    studies = _studies(rows, expit(stages[2]))
     return CrossFitted(
         raw_logits=stages[0],
         calibrated_logits=stages[1],
         logits=stages[2],
         parts=parts,
-        study_ids=np.asarray(study_ids),
-        study_labels=study_labels,
-        study_patients=patients,
-        study_raw=study_raw,
+        study_ids=studies.ids,
+        study_labels=studies.labels,
+        study_patients=studies.patients,
+        study_raw=studies.features.largest,
         study_calibrated=study_calibrated if plan.studies else None,
     )
 
 
 def patient_groups(patient_ids: NDArray[np.object_], num_groups: int, seed: int) -> Any:
-    """Returns (n,) groups of whole patients, for rows that are all of one fold."""
+    """Return (n,) groups of whole patients, for rows that are all of one fold."""
     codes, patients = pd.factorize(patient_ids)
     order = np.random.default_rng(seed).permutation(len(patients))
     group_of = np.empty(len(patients), dtype=np.int64)
@@ -194,13 +207,43 @@ def patient_groups(patient_ids: NDArray[np.object_], num_groups: int, seed: int)
     return group_of[codes]
 
 
-def id_digests(ids: Iterable[Any]) -> list[str]:
-    """Returns short digests of ids, sorted, each once: they tell equal ids, and name none."""
-    unique = {str(name) for name in ids}
-    return sorted(hashlib.sha256(name.encode()).hexdigest()[:16] for name in unique)
+# Digests of salted ids are slow to make, as patient ids are short enough to be tried one by one:
+# 20,000 patients take half a minute.
+_DIGEST_ROUNDS = 2000
 
 
-def _studies(rows: BlendRows, probabilities: Floats) -> tuple[Any, Floats, StudyFeatures]:
+def id_digests(ids: Iterable[Any], salt: str = "") -> list[str]:
+    """Return short digests of ids, sorted, each once; equal ids have equal ones under one salt.
+
+    Args:
+        salt: hexadecimal digits; none for the plain digests of study UIDs of earlier versions.
+    """
+    unique = {str(name).encode() for name in ids}
+    if not salt:
+        return sorted(hashlib.sha256(name).hexdigest()[:16] for name in unique)
+    key = bytes.fromhex(salt)
+    return sorted(
+        hashlib.pbkdf2_hmac("sha256", name, key, _DIGEST_ROUNDS, 8).hex() for name in unique
+    )
+
+
+@dataclass(frozen=True)
+class _Studies:
+    """Studies in the order of their first rows: ids (s,), labels (s, k), patients (s,)."""
+
+    ids: NDArray[Any]
+    labels: Floats
+    patients: NDArray[np.object_]
+    features: StudyFeatures
+
+
+def _studies(rows: BlendRows, probabilities: Floats) -> _Studies:
+    """Return the studies of rows, their features from the rows of the used volumes."""
     ids, labels, _ = max_by_study(rows.labels, probabilities, rows.study_ids)
-    codes, _ = pd.factorize(rows.study_ids)
-    return ids, labels, study_features(probabilities, codes, len(ids))
+    codes = pd.factorize(rows.study_ids)[0]
+    patients = np.empty(len(ids), dtype=object)
+    patients[codes] = rows.patient_ids
+    used = np.ones(len(codes), dtype=bool) if rows.used is None else rows.used
+    return _Studies(
+        ids, labels, patients, study_features(probabilities[used], codes[used], len(ids))
+    )

@@ -92,6 +92,8 @@ class AbstractPredictor(ABC):
         label_weights: their weights in the weighted log loss.
         prior: share of positives per label in training, clipped (`metrics.training_prior`).
         calibration: turns logits into calibrated ones; None where the logits are used as they are.
+        study_prior: share of positive studies per label in training, clipped; None where an
+            earlier version wrote the folder, which did not record it.
         study_calibration: makes probabilities of studies of those of slices; None for the largest.
         threshold: from which probability on a label is called present.
         training: where it comes from (experiment, dataset, fold, ...); plain types.
@@ -102,6 +104,7 @@ class AbstractPredictor(ABC):
     label_names: Sequence[str]
     label_weights: Sequence[float]
     prior: Floats
+    study_prior: Floats | None = None
     calibration: Calibrator | None = None
     study_calibration: StudyCalibration | None = None
     threshold: float = DEFAULT_THRESHOLD
@@ -175,6 +178,7 @@ class AbstractPredictor(ABC):
             "label_names": list(self.label_names),
             "label_weights": list(self.label_weights),
             "prior": self._by_label(self.prior),
+            "study_prior": None if self.study_prior is None else self._by_label(self.study_prior),
             "calibration": calibrator_to_json(self.calibration),
             "threshold": self.threshold,
             "training": self.training,
@@ -187,10 +191,12 @@ class AbstractPredictor(ABC):
     def _shared_fields(content: Mapping[str, Any]) -> dict[str, Any]:
         """Return the fields of `_shared_json`."""
         names = tuple(content["label_names"])
+        of_studies = content.get("study_prior")
         return {
             "label_names": names,
             "label_weights": tuple(content["label_weights"]),
             "prior": np.array([content["prior"][name] for name in names]),
+            "study_prior": of_studies and np.array([of_studies[name] for name in names]),
             "calibration": calibrator_from_json(content["calibration"]),
             "threshold": content["threshold"],
             "training": content["training"],

@@ -1,11 +1,11 @@
 """A predictor made of other predictors: their probabilities are blended, then calibrated.
 
-predictor.json   kind `blend`: the blend, calibrators, and digests of the studies fitted on
+predictor.json   kind `blend`: the blend, calibrators, and digests of the patients fitted on
 member_<i>/      the members, each a predictor folder that stands alone
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -22,6 +22,7 @@ from common.predictors.base import (
     RowLogits,
 )
 from common.predictors.composed import ComposedPredictor
+from common.scoring.metrics import Floats
 from common.scoring.predictions import probabilities_of
 from common.scoring.study_calibration import StudyCalibration
 from common.slices.table import SliceTable
@@ -39,7 +40,10 @@ class BlendPredictor(ComposedPredictor):
             blended, and then nothing can be predicted.
         member_names: what each is called.
         blender: makes one logit of the members' probabilities.
-        fitted_on: digests of the studies that weights and calibrators were fitted on.
+        fitted_on: digests of the patients that weights and calibrators were fitted on.
+        fitted_on_salt: of these digests; empty where an earlier version wrote the folder, and then
+            they are of studies.
+        fold_priors: the prior (k,) of each fold, mean over the members.
     """
 
     kind: ClassVar[str] = "blend"
@@ -47,6 +51,8 @@ class BlendPredictor(ComposedPredictor):
     member_names: Sequence[str]
     blender: Blender
     fitted_on: Sequence[str] = ()
+    fitted_on_salt: str = ""
+    fold_priors: Mapping[int, Floats] = field(default_factory=dict)
 
     @property
     def parts(self) -> Mapping[str, AbstractPredictor]:
@@ -62,6 +68,8 @@ class BlendPredictor(ComposedPredictor):
             "blend": self.blender.to_json(),
             "study_calibration": self.study_calibration and self.study_calibration.to_json(),
             "fitted_on": list(self.fitted_on),
+            "fitted_on_salt": self.fitted_on_salt,
+            "fold_priors": {str(f): self._by_label(prior) for f, prior in self.fold_priors.items()},
         }
 
     @classmethod
@@ -79,6 +87,11 @@ class BlendPredictor(ComposedPredictor):
             member_names=tuple(content["member_names"]),
             blender=Blender.from_json(content["blend"]),
             fitted_on=tuple(content["fitted_on"]),
+            fitted_on_salt=content.get("fitted_on_salt", ""),
+            fold_priors={
+                int(fold): np.array([prior[name] for name in content["label_names"]])
+                for fold, prior in content.get("fold_priors", {}).items()
+            },
             study_calibration=StudyCalibration.from_json(content["study_calibration"]),
             **cls._shared_fields(content),
         )

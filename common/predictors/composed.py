@@ -1,7 +1,7 @@
 """The base of predictors made of other predictors, each in a folder that stands alone."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from common.experiment import JSON_FILE
 from common.files import write_json
 from common.predictors.base import AbstractPredictor, PredictOptions, RowLogits
+from common.scoring.metrics import Floats
 from common.slices.table import SliceTable
 
 
@@ -45,3 +46,10 @@ class ComposedPredictor(AbstractPredictor):
         """Return the prediction of each part, and the rows (n,) that one could not read."""
         found = [part.predict_rows(table, rows, options) for part in self.parts.values()]
         return found, np.any([result.unreadable for result in found], axis=0)
+
+
+def mean_study_prior(members: Iterable[AbstractPredictor]) -> Floats | None:
+    """Return the mean prior (k,) of studies of predictors; None where one does not know it."""
+    priors = [member.study_prior for member in members]
+    known = [prior for prior in priors if prior is not None]
+    return np.mean(known, axis=0) if known and len(known) == len(priors) else None

@@ -21,7 +21,7 @@ from common.predictors.base import (
     PredictOptions,
     RowLogits,
 )
-from common.predictors.composed import ComposedPredictor
+from common.predictors.composed import ComposedPredictor, mean_study_prior
 from common.scoring.metrics import Floats
 from common.scoring.predictions import LogitMean, Mean
 from common.slices.table import SliceTable
@@ -47,6 +47,7 @@ class FoldsPredictor(ComposedPredictor):
     label_names: Sequence[str] = field(init=False)
     label_weights: Sequence[float] = field(init=False)
     prior: Floats = field(init=False)
+    study_prior: Floats | None = field(init=False)
 
     def __post_init__(self) -> None:
         assert self.members, "folds need members"
@@ -56,6 +57,7 @@ class FoldsPredictor(ComposedPredictor):
         for member in self.members.values():
             assert tuple(member.label_names) == self.label_names, "folds differ in labels"
         self.prior = np.mean([member.prior for member in self.members.values()], axis=0)
+        self.study_prior = mean_study_prior(self.members.values())
 
     @property
     def parts(self) -> Mapping[str, AbstractPredictor]:

@@ -42,6 +42,7 @@ class ScoredSet:
         metrics: as in metrics.json.
         labels, probabilities: float64 (n, k).
         image_ids: of the n rows.
+        study_labels, study_probabilities: float64 (s, k).
     """
 
     name: str
@@ -49,6 +50,8 @@ class ScoredSet:
     labels: Floats
     probabilities: Floats
     image_ids: Sequence[str]
+    study_labels: Floats = field(default_factory=lambda: np.empty((0, 0)))
+    study_probabilities: Floats = field(default_factory=lambda: np.empty((0, 0)))
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,8 @@ class EvaluationReport:
         sections: HTML of further sections, after the scores of the labels.
         read_image_hu: pixels of a row of `main`, None where they can't be read.
         num_random_examples: slices shown that were drawn at random.
-        study_rule: how a study's probability comes from its slices', in a sentence.
+        study_rule: how a study's probability comes from its slices'; empty for `study.rule` of the
+            metrics.
     """
 
     title: str
@@ -86,7 +90,7 @@ class EvaluationReport:
     sections: Markup = field(default_factory=Markup)
     read_image_hu: Callable[[int], NDArray[np.int16] | None] = lambda row: None
     num_random_examples: int = 6
-    study_rule: str = "A study's probability is the largest of its slices'."
+    study_rule: str = ""
 
     def write(self, path: Path) -> None:
         """Write the page to `path`, in one step."""
@@ -109,10 +113,13 @@ class EvaluationReport:
     def _figures(self) -> dict[str, Markup]:
         """Return the figures for which there are numbers, by their names in the template."""
         main, names, found = self.main, self.label_names, {}
-        if main.metrics["num_slices"]:
-            curves = figures.curves_figure(main.labels, main.probabilities, names)
+        labels, p = main.labels, main.probabilities
+        if not main.metrics["num_slices"]:
+            labels, p = main.study_labels, main.study_probabilities
+        if len(labels):
+            curves = figures.curves_figure(labels, p, names)
             found["curves"] = figure(curves, "ROC and precision-recall curves of each label")
-            reliability = figures.reliability_figure(main.labels, {"": main.probabilities}, names)
+            reliability = figures.reliability_figure(labels, {"": p}, names)
             found["reliability"] = figure(
                 reliability, "share of positives over predicted probability"
             )

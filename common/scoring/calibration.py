@@ -11,16 +11,33 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize
 from scipy.special import expit, logit
 
+from common.scoring.metrics import Floats
 from common.scoring.predictions import Calibration, Calibrator
+from common.scoring.shrinkage import (
+    LabelRows,
+    fit_if_it_helps,
+    number_patients,
+    shrunk_logistic,
+)
 
 logger = logging.getLogger(__name__)
 
 CALIBRATORS = ("temperature", "isotonic")
-_MAX_LOG_TEMPERATURE = np.log(20.0)
+Line = tuple[float, float]
+Steps = tuple[tuple[float, ...], tuple[float, ...]]
+
+# Standard deviations of the normal prior of slope and bias around 1 and 0, and the patients of the
+# rarer class that the prior of an isotonic fit counts for: benchmarks/calibration.py measures them.
+_SLOPE_SPREAD, _BIAS_SPREAD = 0.5, 1.0
+_PRIOR_PATIENTS = 10.0
+_LEAST_SLOPE = 0.05
+_CELL = 1 / 1024
+_UNCHANGED = (1.0, 0.0)
+_FLAT = 40.0
 # Weight of the made-up row of the other class at each end of an isotonic fit: without it the first
 # and last steps are probabilities of exactly 0 and 1, which cost 34 nats where they are wrong.
 _END_WEIGHT = 0.5
@@ -81,28 +98,43 @@ class ConsistentCalibration:
         return self.inner.invert(calibrated_logits)
 
 
-def fit_calibration(kind: str, labels: ArrayLike, logits: ArrayLike) -> Calibrator:
-    """Returns the calibrator of a kind (`CALIBRATORS`) that fits rows best.
+def fit_calibration(
+    kind: str,
+    labels: ArrayLike,
+    logits: ArrayLike,
+    patient_ids: ArrayLike | None = None,
+    label_names: Sequence[str] = (),
+) -> Calibrator:
+    """Return the calibrator of a kind (`CALIBRATORS`), fitted to rows.
 
-    A label whose known rows are all of one class stays as it is.
+    Fits are shrunk towards no change, the more the fewer patients a label's rarer class has, and a
+    label stays as it is where its fit does not help other patients (`common.scoring.shrinkage`).
 
     Args:
-        kind: `temperature` minimises the log loss over temperature and bias; `isotonic` is the
-            best rising step function, with half a made-up row of the other class at either end.
+        kind: `temperature` is a slope and a bias; `isotonic` is a rising step function, and where
+            that does not help the line of `temperature`.
         labels: (n, k) 0, 1 or NaN.
         logits: (n, k), finite.
+        patient_ids: (n,); None where each row is a patient of its own.
+        label_names: (k,) for a warning of each label that stays as it is; without them there is
+            none.
     """
     y, z = np.asarray(labels, dtype=np.float64), np.asarray(logits, dtype=np.float64)
     assert y.shape == z.shape and kind in CALIBRATORS, (y.shape, z.shape, kind)
-    columns = []
+    patients = number_patients(patient_ids, len(y))
+    lines: list[Line] = []
+    points: list[Steps] = []
     for column in range(y.shape[1]):
         known = ~np.isnan(y[:, column])
-        columns.append((y[known, column], z[known, column]))
-    if kind == "temperature":
-        pairs = [_fit_temperature(*pair) for pair in columns]
-        return Calibration(tuple(t for t, _ in pairs), tuple(b for _, b in pairs))
-    points = [_fit_isotonic(*pair) for pair in columns]
-    return IsotonicCalibration(tuple(x for x, _ in points), tuple(y for _, y in points))
+        rows = LabelRows(y[known, column], z[known, column], patients[known])
+        line, steps, note = _fit_label(kind, rows)
+        if label_names and note:
+            logger.warning("%s calibration of %s: %s", kind, label_names[column], note)
+        lines.append(line)
+        points.append(steps)
+    if kind == "isotonic":
+        return IsotonicCalibration(tuple(x for x, _ in points), tuple(y for _, y in points))
+    return Calibration(tuple(1 / slope for slope, _ in lines), tuple(bias for _, bias in lines))
 
 
 def calibrator_to_json(calibrator: Calibrator | None) -> dict[str, Any] | None:
@@ -131,44 +163,63 @@ def calibrator_from_json(content: dict[str, Any] | None) -> Calibrator | None:
     return Calibration(tuple(content["temperature"]), tuple(content["bias"]))
 
 
-def _has_both(y: NDArray[np.float64]) -> bool:
-    return len(y) > 0 and bool((y > 0.5).any()) and bool((y <= 0.5).any())
+def _fit_label(kind: str, rows: LabelRows) -> tuple[Line, Steps, str]:
+    """Return what is fitted to a label, as a line and as steps, and what to warn of."""
+    instead = "left as it is"
+    if kind == "isotonic":
+        steps, reason = fit_if_it_helps(rows, _fit_isotonic, _apply_steps)
+        if steps is not None:
+            return _UNCHANGED, steps, ""
+        line, _ = fit_if_it_helps(rows, _fit_temperature, _apply_line)
+        instead = "a temperature and a bias in its place" if line else instead
+    else:
+        line, reason = fit_if_it_helps(rows, _fit_temperature, _apply_line)
+    line = line or _UNCHANGED
+    return line, _steps_of(line), reason and f"{instead}: {reason}"
 
 
-def _fit_temperature(y: NDArray[np.float64], z: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the temperature and the bias of one label with the least log loss."""
-    if not _has_both(y):
-        logger.warning("a label without both classes is not calibrated")
-        return 1.0, 0.0
-
-    def loss(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        scale = np.exp(-parameters[0])
-        u = z * scale + parameters[1]
-        error = (expit(u) - y) / len(y)
-        value = np.mean(np.logaddexp(0, u) - y * u)
-        return float(value), np.array([-np.dot(error, z) * scale, error.sum()])
-
-    bound = (-_MAX_LOG_TEMPERATURE, _MAX_LOG_TEMPERATURE)
-    options = {"ftol": 1e-13, "gtol": 1e-9, "maxiter": 500}
-    found = minimize(
-        loss, np.zeros(2), jac=True, method="L-BFGS-B", bounds=[bound, (-20, 20)], options=options
-    )
-    return float(np.exp(found.x[0])), float(found.x[1])
+def _fit_temperature(rows: LabelRows) -> Line:
+    """Return the slope (1 / temperature) and the bias of one label."""
+    # Rows whose logits are alike are one row with a weight: 20 times as fast with 600,000 rows.
+    cells, _ = pd.factorize(np.round(rows.logits / _CELL))
+    counts = np.bincount(cells).astype(np.float64)
+    y, z = (np.bincount(cells, weights=values) / counts for values in (rows.labels, rows.logits))
+    features, spreads = np.column_stack([z, np.ones(len(z))]), (_SLOPE_SPREAD, _BIAS_SPREAD)
+    slope, bias = shrunk_logistic(y, z, features, rows.share * counts, spreads)
+    # Logits that rank the wrong way would ask for a slope below 0: they are made almost flat.
+    return max(1 + float(slope), _LEAST_SLOPE), float(bias)
 
 
-def _fit_isotonic(
-    y: NDArray[np.float64], z: NDArray[np.float64]
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    if not _has_both(y):
-        logger.warning("a label without both classes is not calibrated")
-        return (-40.0, 40.0), (-40.0, 40.0)
+def _apply_line(line: Line, rows: LabelRows) -> Floats:
+    return line[0] * rows.logits + line[1]
+
+
+def _fit_isotonic(rows: LabelRows) -> Steps:
+    """Return the points of a rising step function of one label.
+
+    The labels are mixed with the probabilities of a fitted temperature, which count like
+    `_PRIOR_PATIENTS` patients of the rarer class, as the prior of a beta-binomial share does.
+    """
     # Imported late: scikit-learn takes a second.
     from sklearn.isotonic import IsotonicRegression
 
+    z, weight = rows.logits, _PRIOR_PATIENTS / (_PRIOR_PATIENTS + rows.num_rarer)
+    of_line = expit(_apply_line(_fit_temperature(rows), rows))
+    mixed = (1 - weight) * rows.labels + weight * of_line
     x = np.concatenate([z, [z.min(), z.max()]])
-    targets = np.concatenate([y, [1.0, 0.0]])
-    weights = np.concatenate([np.ones(len(y)), [_END_WEIGHT, _END_WEIGHT]])
+    targets = np.concatenate([mixed, [1.0, 0.0]])
+    weights = np.concatenate([np.ones(len(z)), [_END_WEIGHT, _END_WEIGHT]])
     fitted = IsotonicRegression(out_of_bounds="clip").fit(x, targets, sample_weight=weights)
     # Floating sums may leave a step at 1 + 1e-16.
     values = np.clip(fitted.y_thresholds_, 1e-12, 1 - 1e-12)
     return tuple(fitted.X_thresholds_.tolist()), tuple(logit(values).tolist())
+
+
+def _apply_steps(steps: Steps, rows: LabelRows) -> Floats:
+    return np.asarray(np.interp(rows.logits, *steps))
+
+
+def _steps_of(line: Line) -> Steps:
+    """Return the line of a slope and a bias as two points, flat where no float32 logit lies."""
+    slope, bias = line
+    return (-_FLAT, _FLAT), (bias - slope * _FLAT, bias + slope * _FLAT)

@@ -1,9 +1,12 @@
-"""Study probabilities from slices: largest, mean of the three largest, number of slices.
+"""Probabilities of studies from those of the slices of the volume that stands for each.
 
-The plain rule, the largest probability of a study's slices, is too high: the more slices, the
-likelier that one of them errs upward. A calibrator per label corrects it.
+`study_probabilities` is the one rule, wherever studies are predicted, scored or fitted on. The
+plain rule, the largest probability, is too high: the more slices, the likelier that one of them
+errs upward. A calibrator per label corrects it.
 """
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +14,22 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
-from common.scoring.metrics import Floats
+from common.scoring.metrics import Floats, max_by_study, training_prior
 from common.scoring.predictions import member_logits
+from common.scoring.shrinkage import (
+    LabelRows,
+    fit_if_it_helps,
+    number_patients,
+    shrunk_logistic,
+)
+
+logger = logging.getLogger(__name__)
 
 NUM_TOP = 3
-# scikit-learn's C, on standardised features: a few studies must not make steep curves.
-_RIDGE_C = 1.0
+# Standard deviation of the normal prior of coefficients of standardised features, around those of
+# the largest probability alone: benchmarks/calibration.py measures it.
+_SPREADS = (0.5, 0.5, 0.5, 2.0)
+_UNCHANGED: tuple[tuple[float, ...], float] = (1.0, 0.0, 0.0), 0.0
 
 
 @dataclass(frozen=True)
@@ -78,49 +91,128 @@ class StudyCalibration:
     Attributes:
         coefficients: per label (k), three each.
         bias: (k,).
+        consistent: raise the last label to the largest of the others.
     """
 
     coefficients: tuple[tuple[float, ...], ...]
     bias: tuple[float, ...]
+    consistent: bool = False
+
+    @property
+    def rule(self) -> str:
+        """How a study's probability comes from its slices'."""
+        union = ", the last label at least the others" if self.consistent else ""
+        return (
+            "calibrated: logistic regression on the largest probability, the mean of the three "
+            f"largest and the number of slices of the used series{union}"
+        )
 
     def apply(self, features: StudyFeatures) -> Floats:
         """Return probabilities (s, k)."""
         pairs = zip(self.coefficients, self.bias, strict=True)
         logits = [features.matrix(k) @ np.array(w) + b for k, (w, b) in enumerate(pairs)]
-        return np.asarray(expit(np.column_stack(logits)))
+        p = np.asarray(expit(np.column_stack(logits)))
+        if self.consistent:
+            p[:, -1] = p.max(axis=1)
+        return p
 
     def to_json(self) -> dict[str, Any]:
-        return {"coefficients": [list(w) for w in self.coefficients], "bias": list(self.bias)}
+        return {
+            "coefficients": [list(w) for w in self.coefficients],
+            "bias": list(self.bias),
+            "consistent": self.consistent,
+        }
 
     @classmethod
     def from_json(cls, content: dict[str, Any] | None) -> "StudyCalibration | None":
         if content is None:
             return None
-        return cls(tuple(map(tuple, content["coefficients"])), tuple(content["bias"]))
+        # Blends of before 0.2 lack `consistent`: their studies were never made so.
+        return cls(
+            tuple(map(tuple, content["coefficients"])),
+            tuple(content["bias"]),
+            content.get("consistent", False),
+        )
 
 
-def fit_study_calibration(features: StudyFeatures, labels: Floats) -> StudyCalibration:
-    """Return the calibrator that fits studies with labels (s, k) of 0, 1 or NaN.
+LARGEST = "largest slice of the used series"
 
-    A label whose known studies are all of one class keeps the largest probability.
+
+def study_rule(calibration: StudyCalibration | None) -> str:
+    """Return in words how `study_probabilities` makes probabilities of studies."""
+    return LARGEST if calibration is None else calibration.rule
+
+
+def study_probabilities(
+    probabilities: ArrayLike,
+    codes: ArrayLike,
+    num_studies: int,
+    calibration: StudyCalibration | None = None,
+) -> Floats:
+    """Return the probabilities (s, k) of studies from those of the slices of their used volume.
+
+    Args:
+        probabilities, codes, num_studies: as of `study_features`.
+        calibration: None for the largest probability.
     """
-    fitted = [_fit_label(features, labels, column) for column in range(labels.shape[1])]
-    return StudyCalibration(tuple(w for w, _ in fitted), tuple(b for _, b in fitted))
+    features = study_features(probabilities, codes, num_studies)
+    return features.largest if calibration is None else calibration.apply(features)
 
 
-def _fit_label(
-    features: StudyFeatures, labels: Floats, column: int
-) -> tuple[tuple[float, ...], float]:
-    known = ~np.isnan(labels[:, column])
-    y = labels[known, column]
-    if len(np.unique(y)) < 2:
-        return (1.0, 0.0, 0.0), 0.0
-    # Imported late: scikit-learn takes a second.
-    from sklearn.linear_model import LogisticRegression
+def study_prior(labels: ArrayLike, study_ids: ArrayLike) -> Floats:
+    """Return the share of studies (k,) with each label, clipped as `training_prior` does.
 
-    x = features.matrix(column)[known]
-    center, scale = x.mean(axis=0), x.std(axis=0)
+    Args:
+        labels: (n, k) 0, 1 or NaN of slices.
+        study_ids: (n,).
+    """
+    _, of_studies, _ = max_by_study(labels, np.zeros(np.shape(labels)), study_ids)
+    return training_prior(of_studies)
+
+
+def fit_study_calibration(
+    features: StudyFeatures,
+    labels: Floats,
+    patient_ids: ArrayLike | None = None,
+    label_names: Sequence[str] = (),
+    consistent: bool = False,
+) -> StudyCalibration:
+    """Return the calibrator fitted to studies with labels (s, k) of 0, 1 or NaN.
+
+    It is shrunk towards the largest probability, the more the fewer patients a label's rarer class
+    has, and keeps that where it does not help other patients (`common.scoring.shrinkage`).
+
+    Args:
+        patient_ids: (s,); None where each study is a patient of its own.
+        label_names: (k,) for a warning of each label that keeps the largest probability; without
+            them there is none.
+        consistent: as of `StudyCalibration`.
+    """
+    patients = number_patients(patient_ids, len(labels))
+    fitted = []
+    for column in range(labels.shape[1]):
+        known = ~np.isnan(labels[:, column])
+        x = features.matrix(column)[known]
+        rows = LabelRows(labels[known, column], x[:, 0], patients[known], x)
+        found, reason = fit_if_it_helps(rows, _fit_label, _apply)
+        if label_names and reason:
+            name = label_names[column]
+            logger.warning("study calibration of %s: the largest slice is kept: %s", name, reason)
+        fitted.append(found or _UNCHANGED)
+    return StudyCalibration(tuple(w for w, _ in fitted), tuple(b for _, b in fitted), consistent)
+
+
+def _fit_label(rows: LabelRows) -> tuple[tuple[float, ...], float]:
+    """Return the coefficients (3) and the bias of one label."""
+    assert rows.features is not None
+    center, scale = rows.features.mean(axis=0), rows.features.std(axis=0)
     scale[scale < 1e-9] = 1.0
-    model = LogisticRegression(C=_RIDGE_C, max_iter=500).fit((x - center) / scale, y > 0.5)
-    weights = model.coef_[0] / scale
-    return tuple(weights.tolist()), float(model.intercept_[0] - np.dot(weights, center))
+    x = np.column_stack([(rows.features - center) / scale, np.ones(len(rows.labels))])
+    w = shrunk_logistic(rows.labels, rows.logits, x, rows.share, _SPREADS)
+    weights = w[:-1] / scale
+    bias = float(w[-1] - np.dot(weights, center))
+    return tuple((weights + _UNCHANGED[0]).tolist()), bias
+
+
+def _apply(fitted: tuple[tuple[float, ...], float], rows: LabelRows) -> Floats:
+    return np.asarray(rows.features @ np.array(fitted[0]) + fitted[1])

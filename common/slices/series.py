@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from common.dicom.order import SAME_POSITION_MM, gap_starts
 from common.dicom.rejection import NOT_WANTED
 from common.scoring.metrics import Floats
-from common.scoring.study_calibration import StudyCalibration, study_features
+from common.scoring.study_calibration import StudyCalibration, study_probabilities
 from common.slices.table import STATUS_OK
 from common.words import count
 
@@ -81,6 +82,17 @@ def list_series(frame: pd.DataFrame) -> pd.DataFrame:
     return _choose(series).sort_values(["study_id", "used"], ascending=[True, False], kind="stable")
 
 
+def used_rows(frame: pd.DataFrame, series: pd.DataFrame) -> NDArray[np.bool_]:
+    """Return (n,): the readable rows of the volumes that stand for their studies.
+
+    Args:
+        frame: the rows given to `list_series`.
+        series: the result of `list_series`.
+    """
+    used = series.loc[series["used"] == 1, "store_file"]
+    return (frame["readable"] & frame["store_file"].isin(used)).to_numpy(dtype=bool)
+
+
 def list_studies(
     frame: pd.DataFrame,
     probabilities: Floats,
@@ -89,16 +101,13 @@ def list_studies(
     label_names: Sequence[str],
     calibration: StudyCalibration | None = None,
 ) -> pd.DataFrame:
-    """Return one row per study: the largest probability of the slices of its volume.
-
-    With a calibrator, its probabilities, from the largest ones, the mean of the top three and the
-    number of readable slices.
+    """Return one row per study: what `study_probabilities` makes of the slices of its volume.
 
     Args:
         frame: the rows given to `list_series`.
         probabilities: (n, k) of these rows.
         series: the result of `list_series`.
-        prior: (k,) for studies whose slices can't be read.
+        prior: (k,) of studies, for those of which no slice can be read.
         label_names: the k labels; the last one decides the top slice.
         calibration: of studies; None for the plain rule.
 
@@ -109,8 +118,11 @@ def list_studies(
         where no slice could be read, and `no_ct`, without probabilities, where nothing of it is
         CT of a head that can be used.
     """
-    readable_places = np.flatnonzero(frame["readable"].to_numpy(dtype=bool))
-    places_of = frame.iloc[readable_places].groupby("store_file").indices
+    used = np.flatnonzero(used_rows(frame, series))
+    codes, files = pd.factorize(frame["store_file"].iloc[used])
+    values = study_probabilities(probabilities[used], codes, len(files), calibration)
+    values_of = dict(zip(files, values, strict=True))
+    places_of = frame.iloc[used].groupby("store_file").indices
     image_ids = frame["image_id"].to_numpy(dtype=object)
     num_lost = series["num_unreadable"].groupby(series["study_id"]).sum()
     sent_mm = series["coverage_mm"].groupby(series["study_id"]).max()
@@ -120,18 +132,18 @@ def list_studies(
         study = row["study_id"]
         record: dict[str, Any] = {"study_id": study, "patient_id": row["patient_id"]}
         if row["used"]:
-            places = readable_places[places_of[row["store_file"]]]
-            values = _of_study(probabilities[places], calibration)
+            places = used[places_of[row["store_file"]]]
+            p = values_of[row["store_file"]]
             record |= {name: row[name] for name in _OF_VOLUME}
             record["top_image_id"] = image_ids[places[np.argmax(probabilities[places, -1])]]
             record["reason"] = _why_partial(row, int(num_lost[study]), float(sent_mm[study]))
             record["status"] = "partial" if record["reason"] else "ok"
         else:
             is_lost = num_lost[study] > 0
-            values = prior if is_lost else np.full(len(prior), np.nan)
+            p = prior if is_lost else np.full(len(prior), np.nan)
             record |= {"num_slices": 0, "num_found": int(num_lost[study])}
             record |= {"status": "prior" if is_lost else NO_CT, "reason": row["reason"]}
-        records.append(record | dict(zip(label_names, values, strict=True)))
+        records.append(record | dict(zip(label_names, p, strict=True)))
     names = ("study_id", "patient_id", *_OF_VOLUME, *label_names, "top_image_id", "status")
     studies = pd.DataFrame(records, columns=[*names, "reason"])
     return studies.astype(dict.fromkeys(("num_slices", "num_found", "num_gaps"), "Int64"))
@@ -160,14 +172,6 @@ def _why_partial(row: Mapping[Any, Any], num_lost: int, sent_mm: float) -> str:
     if missing_mm > max(LARGEST_MISSING_MM, 2 * spacing_mm):
         reasons.append(f"{row['brain_mm']:.0f} of {sent_mm:.0f} mm of the head are in this volume")
     return "; ".join(reasons)
-
-
-def _of_study(probabilities: Floats, calibration: StudyCalibration | None) -> Floats:
-    """Return the (k,) probabilities of one study from those of its slices (n, k)."""
-    if calibration is None:
-        return np.asarray(probabilities.max(axis=0))
-    codes = np.zeros(len(probabilities), dtype=np.int64)
-    return np.asarray(calibration.apply(study_features(probabilities, codes, 1))[0])
 
 
 def _describe(frame: pd.DataFrame) -> pd.DataFrame:

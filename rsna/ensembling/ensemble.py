@@ -1,6 +1,7 @@
 """A blend of experiments from its flags: members read, fitted across folds, written, scored."""
 
 import logging
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +25,14 @@ from common.experiment import Experiment, results_folder
 from common.files import write_json, write_parquet
 from common.predictors.base import AbstractPredictor
 from common.predictors.blend import BlendPredictor
+from common.predictors.composed import mean_study_prior
 from common.scoring.kaggle_client import KaggleClient
 from common.scoring.metrics import training_prior
 from common.scoring.predictions import (
     read_predictions,
     write_predictions,
 )
+from common.scoring.study_calibration import study_prior
 from common.scoring.submission import build_submission, read_sample, write_submission
 from config import Config
 from rsna.ensembling.members import (
@@ -101,12 +104,13 @@ def make_ensemble(config: Config) -> Ensemble:
         logger.info("experiment %s in %s", experiment.id, experiment.folder)
         plan = blend_plan(config)
         fitted = cross_fit(plan, data.tables.probabilities, data.rows, nested)
-        kept = fit_blend(plan, data.tables.probabilities, data.rows)
+        names = data.task.label_names
+        kept = fit_blend(plan, data.tables.probabilities, data.rows, names)
         predictor = _predictor(data, predictors, kept, experiment, config)
         predictor.save(experiment.predictor)
         _write_tables(data, fitted, kept, experiment)
-        told = describe_members(data, plan, fitted, kept, nested)
-        write_json(experiment.blend_file, told)
+        described = describe_members(data, plan, fitted, kept, nested)
+        write_json(experiment.blend_file, described)
         metrics = write_evaluation(experiment, data.table)
         submission = None
         if sample is not None:
@@ -128,7 +132,7 @@ def make_ensemble(config: Config) -> Ensemble:
 
 
 def blend_plan(config: Config) -> BlendPlan:
-    """Returns what is to be fitted, as the flags say."""
+    """Return what is to be fitted by the flags."""
     flags = config.ensemble
     options = BlendOptions(
         flags.ens_method,
@@ -152,6 +156,11 @@ def _predictor(
     infos = [info for info in (member.info for member in data.members) if info is not None]
     priors = [prior_of(info) for info in infos]
     prior = np.mean(priors, axis=0) if priors else training_prior(data.rows.labels)
+    of_studies = mean_study_prior(predictors)
+    if of_studies is None:
+        of_studies = study_prior(data.rows.labels, data.rows.study_ids)
+    # Patient ids may be short enough to be guessed from plain digests.
+    salt = secrets.token_hex(16)
     return BlendPredictor(
         members=predictors,
         member_names=[member.name for member in data.members],
@@ -159,10 +168,13 @@ def _predictor(
         label_names=data.task.label_names,
         label_weights=data.task.label_weights,
         prior=np.asarray(prior, dtype=np.float64),
+        study_prior=of_studies,
         calibration=kept.finish,
         study_calibration=kept.studies,
         training={**data.origin(experiment, config), "iterations": None},
-        fitted_on=id_digests(data.rows.study_ids),
+        fitted_on=id_digests(data.rows.patient_ids, salt),
+        fitted_on_salt=salt,
+        fold_priors=data.fold_priors(),
     )
 
 

@@ -14,12 +14,13 @@ from common.errors import InputError
 from common.experiment import Experiment
 from common.predictors.base import AbstractPredictor
 from common.predictors.loading import load_predictor
-from common.slices.folds import folds_path, read_folds
+from common.scoring.metrics import Floats, training_prior
+from common.slices.folds import folds_path, owners, read_folds
 from common.slices.leakage import folds_digest, require_same_folds, require_unseen_features
 from common.slices.pixel_steps import PARAMETER, recorded_steps, require_same_steps
 from common.slices.table import SliceTable
 from config import Config, recorded_config
-from rsna.evaluation.scoring import predictor_info, task_of
+from rsna.evaluation.scoring import predictor_info, prior_of, task_of, used_of
 from rsna_model import build_model
 from rsna_task import CHALLENGE, Task
 
@@ -56,6 +57,14 @@ class Member:
         """The digest of the folds that it was made with; None where unknown."""
         return ((self.info or {}).get("training") or {}).get("folds_sha256")
 
+    def prior_of_fold(self, fold: int) -> Floats | None:
+        """Return the prior (k,) that it is compared with on rows of a fold; None for a table."""
+        info = self.info
+        if info is None:
+            return None
+        own = info.get("fold_priors", {}).get(str(fold))
+        return prior_of(info if own is None else {**info, "prior": own})
+
     @property
     def config(self) -> Config | None:
         """Its flags; None for a table."""
@@ -81,8 +90,21 @@ class EnsembleData:
     by_patients: bool
     test: MemberTables | None = None
 
+    def fold_priors(self) -> dict[int, Floats]:
+        """Return the prior (k,) of each fold: the mean over those that members are compared with.
+
+        Where no member knows one, the share of positives in the rows of the other folds.
+        """
+        found = {}
+        for fold in np.unique(self.tables.folds).tolist():
+            own = [member.prior_of_fold(fold) for member in self.members]
+            known = [prior for prior in own if prior is not None]
+            others = self.rows.labels[(self.tables.folds != fold) | self.by_patients]
+            found[fold] = np.mean(known, axis=0) if known else training_prior(others)
+        return found
+
     def origin(self, experiment: Experiment, config: Config) -> dict[str, Any]:
-        """Return what predictor.json says of the training of what is made of the members."""
+        """Return `training` of the predictor.json of what is made of the members."""
         return {
             "experiment_id": experiment.id,
             "dataset": config.data.data_dataset,
@@ -164,8 +186,7 @@ def read_data(
     if np.isnan(labels).all():
         raise InputError(f"{table.folder}: none of the members' rows has a label")
     _require_unseen(config, members, tables, flag, is_digest_needed=across_folds)
-    # Anonymised exports may lack patient ids: their studies are taken to be patients.
-    patients = frame["patient_id"].fillna(frame["study_id"]).to_numpy(dtype=object)
+    patients = owners(frame).to_numpy(dtype=object)
     by_patients = len(np.unique(folds)) < 2
     groups = folds
     if by_patients:
@@ -178,7 +199,8 @@ def read_data(
         groups = patient_groups(patients, NUM_GROUPS, config.general.seed)
         if len(np.unique(groups)) < 2:
             raise InputError(f"{flag}: the rows are of one patient: nothing can be fitted")
-    rows = BlendRows(labels, groups, patients, frame["study_id"].to_numpy(dtype=object))
+    used = used_of(table, table.rows_of(frame["image_id"]))
+    rows = BlendRows(labels, groups, patients, frame["study_id"].to_numpy(dtype=object), used)
     test = None
     if all(member.test.is_file() for member in members):
         test = read_members([member.test for member in members], task.label_names, all_rows=True)

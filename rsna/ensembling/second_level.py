@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from common.predictors.second_level import Level, SecondLevelPredictor, mean_of_
 from common.report import EvaluationReport
 from common.scoring.metrics import Floats, training_prior
 from common.scoring.predictions import prior_logits, write_predictions
+from common.scoring.study_calibration import study_prior
 from config import Config
 from rsna.ensembling.members import Member, find_member, read_data, recorded_data
 from rsna.evaluation.scoring import score_predictions, shown
@@ -27,7 +29,7 @@ from rsna_model import build_model
 
 logger = logging.getLogger(__name__)
 
-# What --sl_ does not say is as in the experiments below; of the other flags these are its own.
+# What --sl_ leaves open is as in the experiments below; of the other flags these are its own.
 _OWN_FLAGS = {"experiment_id", "output_dir", "data_input_folder", "seed", "n_jobs"}
 _FLAG = "--sl_experiments"
 
@@ -160,6 +162,7 @@ class SecondLevel:
             label_names=self.data.task.label_names,
             label_weights=self.data.task.label_weights,
             prior=training_prior(self.labels),
+            study_prior=study_prior(self.labels, self.data.rows.study_ids),
             training={
                 **self.data.origin(experiment, self.config),
                 "folds_sha256": self.data.members[0].folds_sha256,
@@ -170,14 +173,18 @@ class SecondLevel:
     def _write_report(self, oof: pd.DataFrame, experiment: Experiment) -> None:
         table, task, tables = self.data.table, self.data.task, self.data.tables
         prior = np.stack([self.fold_priors[fold] for fold in self.folds])
-        main = score_predictions("second level", oof, table, prior, task=task)
+        options: dict[str, Any] = {
+            "task": task,
+            "prior_of_studies": study_prior(self.labels, self.data.rows.study_ids),
+        }
+        main = score_predictions("second level", oof, table, prior, **options)
         others = [
             score_predictions(
                 f"experiment {member.name}",
                 tables.predictions(logits, task.label_names, member.name, probabilities),
                 table,
                 prior,
-                task=task,
+                **options,
             )
             for member, logits, probabilities in zip(
                 self.data.members, tables.logits, tables.probabilities, strict=True

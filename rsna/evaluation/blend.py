@@ -7,26 +7,38 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.special import expit
 
 from common.ensembling.blending import Floats, correlations
-from common.ensembling.cross_fitting import BlendPlan, CrossFitted, FittedBlend, cross_fit
+from common.ensembling.cross_fitting import (
+    BlendPlan,
+    CrossFitted,
+    FittedBlend,
+    cross_fit,
+    id_digests,
+)
 from common.errors import InputError
 from common.experiment import Experiment
 from common.files import read_parquet, write_json
+from common.predictors.blend import BlendPredictor
 from common.report import EvaluationReport
 from common.report.blend import StageSet, blend_sections
 from common.scoring.calibration import ConsistentCalibration
 from common.scoring.metrics import auc, average_precision, expected_calibration_error, log_loss
 from common.scoring.metrics import weighted_log_loss as weighted
-from common.scoring.predictions import read_predictions
+from common.scoring.study_calibration import study_rule
+from common.slices.folds import owners
+from common.slices.leakage import require_fitted_elsewhere
 from common.slices.table import SliceTable
 from common.statistics.intervals import paired_interval
 from rsna.ensembling.members import EnsembleData
 from rsna.evaluation.scoring import (
+    ScoredStudies,
     predictor_info,
-    prior_of,
+    read_experiment,
     score_predictions,
+    study_prior_of,
     task_of,
     with_all_labels,
 )
@@ -43,7 +55,7 @@ def describe_members(
     kept: FittedBlend,
     nested: Mapping[int, Floats] | None = None,
 ) -> dict[str, Any]:
-    """Returns what blend.json holds: members, weights, correlations, what each member adds.
+    """Return the content of blend.json: members, weights, correlations, what each member adds.
 
     Args:
         fitted: across folds.
@@ -53,17 +65,17 @@ def describe_members(
     names = [member.name for member in data.members]
     members, rows, task = data.tables.probabilities, data.rows, data.task
     weights = task.label_weights
-    told = expit(fitted.logits)
+    blended = expit(fitted.logits)
     of_members: dict[str, Any] = {}
     for name, p in zip(names, members, strict=True):
-        gain = paired_interval(rows.labels, told, p, rows.patient_ids, weights)
+        gain = paired_interval(rows.labels, blended, p, rows.patient_ids, weights)
         of_members[name] = summary(rows.labels, p, task) | {"blend_gains": gain}
     leave_one_out: dict[str, Any] = {}
     for number, name in enumerate(names if len(names) > 1 else []):
         others = np.delete(members, number, axis=0)
         inner = nested and {fold: np.delete(p, number, axis=0) for fold, p in nested.items()}
         without = expit(cross_fit(_slices_only(plan), others, rows, inner).logits)
-        adds = paired_interval(rows.labels, told, without, rows.patient_ids, weights)
+        adds = paired_interval(rows.labels, blended, without, rows.patient_ids, weights)
         leave_one_out[name] = {
             "weighted_log_loss": weighted(rows.labels, without, weights),
             "adds": adds,
@@ -79,6 +91,7 @@ def describe_members(
             "calibration": plan.calibration,
             "consistency": plan.consistent,
             "studies": plan.studies,
+            "study_rule": study_rule(kept.studies),
             "groups": "patients" if data.by_patients else "folds",
             "nested": nested is not None,
         },
@@ -92,15 +105,24 @@ def describe_members(
 
 
 def write_evaluation(experiment: Experiment, table: SliceTable) -> dict[str, Any]:
-    """Scores the tables of a blend, and writes metrics.json and report.html."""
+    """Score the tables of a blend, and write metrics.json and report.html."""
     info = predictor_info(experiment.folder)
     task = task_of(info)
-    told = _read_blend(experiment.blend_file)
-    frame = read_predictions(experiment.predictions_file("oof"), task.label_names)
-    main = score_predictions("blend", frame, table, prior_of(info), info["threshold"], task=task)
+    content = _read_blend(experiment.blend_file)
+    frame, prior = read_experiment(experiment.folder, "oof")
+    studies = _study_sets(experiment, task)
+    # Blends of earlier versions used the slices of all series of a study.
+    rule = content["plan"].get("study_rule", f"{studies[-1].name}, of the slices of all series")
+    last = studies[-1]
+    of_studies = ScoredStudies(
+        last.labels, last.probabilities, last.patient_ids, rule, study_prior_of(info)
+    )
+    main = score_predictions(
+        "blend", frame, table, prior, info["threshold"], task=task, studies=of_studies
+    )
     labels, patients = main.labels, frame["patient_id"].fillna(frame["study_id"]).to_numpy()
     raw = expit(frame[[f"logit_{name}" for name in task.label_names]].to_numpy(np.float64))
-    stages = _stages(told, raw, main.probabilities, experiment, task)
+    stages = _stages(content, raw, main.probabilities, experiment, task)
     metrics = dict(main.metrics)
     metrics["stages"] = {
         name: with_all_labels(summary(labels, p, task), task.label_names)
@@ -109,11 +131,10 @@ def write_evaluation(experiment: Experiment, table: SliceTable) -> dict[str, Any
     metrics["calibration_gains"] = paired_interval(
         labels, main.probabilities, raw, patients, task.label_weights
     )
-    studies = _study_sets(experiment, task)
-    metrics["study"] = _study_metrics(studies, task)
+    metrics["study"] = metrics["study"] | _study_metrics(studies, task)
     for key in ("members", "weights", "correlation", "error_correlation", "leave_one_out"):
-        metrics[key] = told[key]
-    metrics["plan"] = told["plan"]
+        metrics[key] = content[key]
+    metrics["plan"] = content["plan"]
     write_json(experiment.metrics_file, metrics)
     slice_sets = [StageSet(name, labels, p) for name, p in stages.items()]
     EvaluationReport(
@@ -121,18 +142,30 @@ def write_evaluation(experiment: Experiment, table: SliceTable) -> dict[str, Any
         subtitle=f"{info['model']['name']}; out-of-fold rows of {info['training'].get('dataset')}",
         label_names=task.label_names,
         main=replace(main, metrics=metrics),
-        facts=_facts(info, told["plan"]),
-        num_skipped={"rows that not all members predict": told["num_left_out"]}
-        if told["num_left_out"]
+        facts=_facts(info, content["plan"]),
+        num_skipped={"rows that not all members predict": content["num_left_out"]}
+        if content["num_left_out"]
         else {},
-        study_rule="Studies have a section of their own below.",
         sections=blend_sections(metrics, task.label_names, slice_sets, studies),
     ).write(experiment.report_file)
     return metrics
 
 
+def require_unfitted_patients(blend: BlendPredictor, frame: pd.DataFrame) -> None:
+    """Raise InputError where a blend would be scored on patients that it was fitted on.
+
+    Blends of earlier versions know the studies that they were fitted on: these are compared.
+
+    Args:
+        frame: the rows that are scored, of a slice table.
+    """
+    scored = owners(frame) if blend.fitted_on_salt else frame["study_id"].dropna()
+    digests = id_digests(scored.unique(), blend.fitted_on_salt)
+    require_fitted_elsewhere(blend.fitted_on, digests, "--data_dataset: the blend")
+
+
 def summary(labels: Floats, probabilities: Floats, task: Task) -> dict[str, Any]:
-    """Returns weighted log loss, and log loss, ECE, AUC and AP by label, of (n, k) arrays."""
+    """Return weighted log loss, and log loss, ECE, AUC and AP by label, of (n, k) arrays."""
     names = task.label_names
     by_label: Mapping[str, Any] = {
         "log_loss": log_loss,
@@ -147,14 +180,14 @@ def summary(labels: Floats, probabilities: Floats, task: Task) -> dict[str, Any]
 
 
 def _slices_only(plan: BlendPlan) -> BlendPlan:
-    return BlendPlan(plan.options, plan.calibration, plan.consistent, studies=False)
+    return replace(plan, studies=False)
 
 
 def _stages(
-    told: Mapping[str, Any], raw: Floats, final: Floats, experiment: Experiment, task: Task
+    content: Mapping[str, Any], raw: Floats, final: Floats, experiment: Experiment, task: Task
 ) -> dict[str, Floats]:
-    """Returns the probabilities of each stage, the last one being what was written."""
-    plan = told["plan"]
+    """Return the probabilities of each stage, the last one as written."""
+    plan = content["plan"]
     stages = {RAW: raw}
     if plan["consistency"]:
         union = ConsistentCalibration(None, task.label_names.index("any"))
@@ -173,7 +206,7 @@ def _stages(
 
 
 def _study_sets(experiment: Experiment, task: Task) -> list[StageSet]:
-    """Returns the studies' labels and probabilities, raw and, where there are any, calibrated."""
+    """Return the studies' labels and probabilities, raw and, where there are any, calibrated."""
     frame = read_parquet(experiment.predictions_file("studies"), "blend again")
     labels = frame[[f"label_{name}" for name in task.label_names]].to_numpy(np.float64)
     found = []
@@ -187,7 +220,7 @@ def _study_sets(experiment: Experiment, task: Task) -> list[StageSet]:
 
 
 def _study_metrics(studies: Sequence[StageSet], task: Task) -> dict[str, Any]:
-    """Returns the metrics of what is told of studies in the end, the others under their names."""
+    """Return the metrics of the final probabilities of studies, the others under their names."""
     by_kind = {
         each.name: with_all_labels(summary(each.labels, each.probabilities, task), task.label_names)
         for each in studies
@@ -206,7 +239,7 @@ def _study_metrics(studies: Sequence[StageSet], task: Task) -> dict[str, Any]:
 def _weights(
     label_names: Sequence[str], fitted: CrossFitted, kept: FittedBlend
 ) -> dict[str, dict[str, Any]]:
-    """Returns by label the weights (and bias) scored on each fold, and those kept for new data."""
+    """Return by label the weights (and bias) scored on each fold, and those kept for new data."""
     parts = {f"fold {group}": part for group, part in fitted.parts.items()} | {"all rows": kept}
     return {
         label: {

@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from common.ensembling.cross_fitting import id_digests
-from common.errors import InputError
 from common.experiment import Experiment, ScoredFolder
 from common.files import write_json
 from common.predictors.base import PredictOptions
@@ -19,22 +17,21 @@ from common.predictors.blend import BlendPredictor
 from common.predictors.loading import load_predictor
 from common.report import EvaluationReport, PlannedSchedule
 from common.scoring.predictions import build_predictions, write_predictions
-from common.slices.folds import FOLDS_FILE, is_in, is_pseudo, owners, read_folds
-from common.slices.leakage import require_fitted_elsewhere
+from common.slices.folds import FOLDS_FILE, is_in, owners, read_folds
 from common.slices.pixel_steps import require_same_steps
-from common.slices.series import list_series
 from common.slices.store import UnreadableSlice
 from common.slices.table import STATUS_OK, SliceTable
 from config import Config, recorded_config
 from rsna.build import build_schedule
-from rsna.evaluation.blend import write_evaluation
+from rsna.evaluation.blend import require_unfitted_patients, write_evaluation
+from rsna.evaluation.labelled import find_labelled, predict_labelled, score_labelled_studies
 from rsna.evaluation.prediction import SERIES_FILE, predict_with_progress, write_csv
 from rsna.evaluation.scoring import (
     predictor_info,
     prior_of,
     read_experiment,
     score_predictions,
-    study_labels,
+    study_prior_of,
     summary,
     task_of,
 )
@@ -56,7 +53,7 @@ class Evaluation:
 
 
 def evaluate_experiment(experiment_folder: Path, table: SliceTable) -> Evaluation:
-    """Scores the predictions that training left, and writes metrics.json and report.html.
+    """Score the predictions that training left, and writes metrics.json and report.html.
 
     The figures are those of the last (averaged) weights; those of the best checkpoint, chosen on
     the same rows, stand under `best` with `selected` true. With all folds they are of the
@@ -71,6 +68,7 @@ def evaluate_experiment(experiment_folder: Path, table: SliceTable) -> Evaluatio
     last, prior = read_experiment(experiment_folder, name)
     task = task_of(info)
     options: dict[str, Any] = {"threshold": info["threshold"], "task": task}
+    options["prior_of_studies"] = study_prior_of(info)
     main = score_predictions("last weights", last, table, prior, **options)
     metrics, others = dict(main.metrics), []
     if experiment.predictions_file(f"{name}_best").is_file():
@@ -110,27 +108,27 @@ def evaluate_on_dataset(
     name: str,
     options: PredictOptions,
 ) -> Evaluation:
-    """Predicts and scores all labelled slices of a dataset that the experiment has not seen.
+    """Predict and score all labelled slices of a dataset that the experiment has not seen.
 
-    Writes evaluations/<name>/{predictions.parquet,metrics.json,report.html}. Where studies have
-    labels and slices have none, the series that speaks for each study (`common.slices.series`) is
-    predicted, as in predict.py, and series.csv says which and why.
+    Writes evaluations/<name>/{predictions.parquet,metrics.json,report.html}. Studies are scored
+    with the probabilities that predict.py writes to studies.csv: of the used series
+    (`common.slices.series`), whose slices are predicted too where they have no label. Where studies
+    have labels and slices have none, series.csv lists the series, used or not, and why.
     """
     experiment, info = Experiment(experiment_folder), predictor_info(experiment_folder)
     predictor = load_predictor(experiment.predictor, build_model)
     require_same_steps(info["training"], table.folder)
     task = task_of(info)
-    rows, num_skipped, series = _labelled_rows(table, name, task.label_names)
-    _warn_of_shared_patients(experiment_folder, table, rows)
+    labelled = find_labelled(table, name, task.label_names)
+    _warn_of_shared_patients(experiment_folder, table, labelled.rows)
     if isinstance(predictor, BlendPredictor):
-        studies = table.frame["study_id"].iloc[rows].fillna("")
-        require_fitted_elsewhere(
-            predictor.fitted_on, id_digests(studies), "--data_dataset: the blend"
-        )
-    result = predict_with_progress(predictor, table, rows, options, f"predicting {name}")
+        require_unfitted_patients(predictor, table.frame.iloc[labelled.rows])
+    found = predict_labelled(
+        labelled, lambda rows: predict_with_progress(predictor, table, rows, options, name)
+    )
     frame = build_predictions(
-        table.frame.iloc[rows],
-        result.logits,
+        table.frame.iloc[found.rows],
+        found.logits,
         task.label_names,
         fold=None,
         experiment_id=experiment.id,
@@ -138,17 +136,19 @@ def evaluate_on_dataset(
     )
     place = experiment.evaluation(name)
     write_predictions(place.predictions_file, frame, task.label_names)
+    studies, of_studies = score_labelled_studies(labelled, found, frame, predictor)
     main = score_predictions(
-        "last weights", frame, table, prior_of(info), info["threshold"], task=task
+        "last weights", frame, table, prior_of(info), info["threshold"], task=task, studies=studies
     )
     write_json(place.metrics_file, main.metrics)
-    if series is not None:
-        write_csv(place.folder / SERIES_FILE, series)
-    if result.unreadable.any():
-        num_skipped["pixels found damaged, scored with the prior"] = int(result.unreadable.sum())
+    if labelled.by_study:
+        write_csv(place.folder / SERIES_FILE, found.series)
+    num_skipped = {**_num_unusable(table), **labelled.num_skipped, **of_studies}
+    if found.unreadable.any():
+        num_skipped["pixels found damaged, scored with the prior"] = int(found.unreadable.sum())
     report = EvaluationReport(
         title=f"Experiment {experiment.id} on {name}",
-        subtitle=f"All labelled slices of {name}",
+        subtitle=f"All labelled {'studies' if labelled.by_study else 'slices'} of {name}",
         label_names=task.label_names,
         main=main,
         facts={**_facts(info), "views": ", ".join(options.views)},
@@ -160,7 +160,7 @@ def evaluate_on_dataset(
 
 
 def _warn_of_shared_patients(experiment_folder: Path, table: SliceTable, rows: np.ndarray) -> None:
-    """Tells the log of patients that are in the dataset of the training too, where it is there."""
+    """Log a warning of patients that are in the dataset of the training too, where it is there."""
     own = recorded_config(experiment_folder).data.data_dataset
     path = table.folder.parent / own / FOLDS_FILE
     if not path.is_file():
@@ -181,39 +181,6 @@ def _warn_of_shared_patients(experiment_folder: Path, table: SliceTable, rows: n
         )
 
 
-def _labelled_rows(
-    table: SliceTable, name: str, label_names: Sequence[str]
-) -> tuple[np.ndarray, dict[str, int], pd.DataFrame | None]:
-    """Returns the rows to predict: those with a label, or of the labelled studies.
-
-    With them come the numbers of what is left out, by reason, and where studies are labelled
-    every series seen (`list_series`).
-    """
-    all_rows = np.arange(len(table))
-    has_label = ~np.isnan(table.labels(all_rows, label_names)).all(axis=1) & ~is_pseudo(table.frame)
-    skipped, series = _num_unusable(table), None
-    what = "slices without a label"
-    if not has_label.any():
-        by_study = study_labels(table, label_names)
-        if by_study is not None:
-            labelled = by_study.index[by_study.notna().any(axis=1)]
-            has_label = table.frame["study_id"].isin(labelled).to_numpy(dtype=bool)
-            what = "slices of studies without a label"
-    if (table.readable & ~has_label).any():
-        skipped[what] = int((table.readable & ~has_label).sum())
-    if what != "slices without a label":
-        series = list_series(table.frame.assign(readable=table.readable)[has_label])
-        is_used = table.frame["store_file"].isin(series.loc[series["used"] == 1, "store_file"])
-        others = table.readable & has_label & ~is_used.to_numpy(dtype=bool)
-        has_label = has_label & ~others
-        if others.any():
-            skipped["slices of series that do not speak for their study"] = int(others.sum())
-    rows = np.flatnonzero(has_label & table.readable)
-    if not len(rows):
-        raise InputError(f"--data_dataset {name}: no slice that can be read has a label")
-    return rows, skipped, series
-
-
 def _num_unusable(table: SliceTable) -> dict[str, int]:
     statuses = table.frame["status"]
     counts = statuses[statuses != STATUS_OK].value_counts()
@@ -221,7 +188,7 @@ def _num_unusable(table: SliceTable) -> dict[str, int]:
 
 
 def _num_skipped(table: SliceTable, label_names: Sequence[str]) -> dict[str, int]:
-    """Returns what the dataset holds that no score counts, by reason."""
+    """Return what the dataset holds that no score counts, by reason."""
     skipped = _num_unusable(table)
     all_rows = np.arange(len(table))
     unlabelled = np.isnan(table.labels(all_rows, label_names)).all(axis=1) & table.readable
@@ -244,7 +211,7 @@ def _fold_summary(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _facts(info: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what a page may tell of a predictor: no paths."""
+    """Return what a page may show of a predictor: no paths."""
     return {
         "model": info.get("model", {}).get("name"),
         "labels": ", ".join(info["label_names"]),
@@ -256,14 +223,14 @@ def _facts(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _neighbours(info: Mapping[str, Any]) -> str:
-    """Returns which slices make a sample; nothing where the predictor is made of others."""
+    """Return which slices make a sample; nothing where the predictor is made of others."""
     offsets_mm = info.get("offsets_mm", ())
     offsets, unit = (offsets_mm, " mm") if offsets_mm else (info.get("slice_offsets", ()), "")
     return ", ".join(f"{offset:+g}{unit}" if offset else "itself" for offset in offsets)
 
 
 def _planned_schedule(config: Config, specification: Mapping[str, Any]) -> PlannedSchedule:
-    """Returns the learning rate that the flags ask for, and the first layer's share of it."""
+    """Return the learning rate of the flags, and the first layer's share of it."""
     schedule, decay = build_schedule(config), config.optimizer.optim_layer_decay
     lowest = 1.0
     if decay != 1:
@@ -287,7 +254,7 @@ def _loss_note(config: Config) -> str:
 
 
 def _learning_records(path: Path) -> list[dict[str, Any]]:
-    """Returns the lines of metrics.jsonl; a torn last line is passed over, with a warning."""
+    """Return the lines of metrics.jsonl; a torn last line is passed over, with a warning."""
     records = []
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     for number, line in enumerate(lines, start=1):
@@ -299,7 +266,7 @@ def _learning_records(path: Path) -> list[dict[str, Any]]:
 
 
 class _ImageReader:
-    """Reads the pixels of a row of a prediction table; None where they can't be read."""
+    """Read the pixels of a row of a prediction table; None where they can't be read."""
 
     def __init__(self, table: SliceTable, image_ids: pd.Series) -> None:
         self.table = table

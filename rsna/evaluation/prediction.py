@@ -19,6 +19,7 @@ from common.predictors.base import AbstractPredictor, PredictOptions, RowLogits
 from common.predictors.loading import load_predictor
 from common.preparation import prepare_dataset
 from common.scoring.kaggle_client import KaggleClient
+from common.scoring.metrics import Floats
 from common.scoring.predictions import build_predictions, write_predictions
 from common.scoring.submission import (
     SubmissionSample,
@@ -113,14 +114,7 @@ def predict_table(
         calibration=predictor.calibration,
     )
     series = list_series(frame)
-    studies = list_studies(
-        frame,
-        predictions[list(names)].to_numpy(),
-        series,
-        predictor.prior,
-        names,
-        predictor.study_calibration,
-    )
+    studies = make_studies(predictor, frame, predictions[list(names)].to_numpy(), series)
     reasons = frame["status"].where(frame["status"] != STATUS_OK, DAMAGED)
     named = pd.DataFrame({"image_id": frame["image_id"], "reason": reasons})
     is_left_out = frame["status"].isin(NOT_WANTED) & ~frame["readable"]
@@ -138,16 +132,45 @@ def predict_table(
     )
 
 
+def make_studies(
+    predictor: AbstractPredictor, frame: pd.DataFrame, probabilities: Floats, series: pd.DataFrame
+) -> pd.DataFrame:
+    """Return the table of studies (`list_studies`) by the predictor's rule.
+
+    Args:
+        frame: rows with a bool column `readable`.
+        probabilities: (n, k) of these.
+        series: the result of `list_series` for them.
+    """
+    prior = predictor.study_prior
+    studies = list_studies(
+        frame,
+        probabilities,
+        series,
+        predictor.prior if prior is None else prior,
+        predictor.label_names,
+        predictor.study_calibration,
+    )
+    num_filled = int(studies["status"].eq("prior").sum())
+    if prior is None and num_filled:
+        logger.warning(
+            "%s can't be read and have the prior of slices, which is too low for studies: an "
+            "earlier version trained this predictor and recorded no prior of studies",
+            count(num_filled, "study"),
+        )
+    return studies
+
+
 def write_prediction(
     prediction: Prediction,
     predictor: AbstractPredictor,
     folder: Path,
     sample: SubmissionSample | None = None,
 ) -> None:
-    """Writes the tables into `folder`, and the checked submission where a sample asks for it.
+    """Write the tables into `folder`, and the checked submission where a sample asks for it.
 
-    Images that the sample asks for and the input lacks get the prior, and are listed with what
-    could not be read.
+    Images of the sample that the input lacks get the prior, and are listed with what could not be
+    read.
     """
     names = predictor.label_names
     filled = prediction.filled
@@ -197,7 +220,7 @@ def predict_with_progress(
 
 
 def count_line(table: SliceTable) -> str:
-    """Returns how many files were read, slices stored, and what was rejected, by reason."""
+    """Return how many files were read, slices stored, and what was rejected, by reason."""
     frame = table.frame
     stored = frame[table.readable]
     rejected = frame.loc[~table.readable, "status"].value_counts()
@@ -210,13 +233,13 @@ def count_line(table: SliceTable) -> str:
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
-    """Writes a table as csv, in one step."""
+    """Write a table as csv, in one step."""
     with replacing(path) as temporary:
         frame.to_csv(temporary, index=False)
 
 
 def image_rows(table: SliceTable) -> np.ndarray:
-    """Returns one row for each image that is known by its id; a readable one where there is one."""
+    """Return one row for each image that is known by its id; a readable one where there is one."""
     order = np.argsort(~table.readable, kind="stable")
     image_ids = table.frame["image_id"].iloc[order]
     return np.sort(order[(image_ids.notna() & ~image_ids.duplicated()).to_numpy()])

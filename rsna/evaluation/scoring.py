@@ -1,21 +1,54 @@
 """Scores prediction tables of the task against the labels of their dataset."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 
 from common.cli import script_command
 from common.experiment import Experiment, experiment_id_of, read_predictor_json
 from common.files import read_parquet
 from common.report import ScoredSet
-from common.scoring.metrics import DEFAULT_THRESHOLD, evaluate_slices
+from common.scoring.metrics import (
+    DEFAULT_THRESHOLD,
+    Floats,
+    auc,
+    average_precision,
+    evaluate_slices,
+    log_loss,
+    max_by_study,
+    weighted_log_loss,
+)
 from common.scoring.predictions import read_predictions
+from common.scoring.study_calibration import study_probabilities, study_rule
+from common.slices.folds import is_pseudo, owners
+from common.slices.series import list_series, used_rows
 from common.slices.table import STUDIES_FILE, SliceTable
 from common.statistics.intervals import patient_intervals
 from rsna_task import CHALLENGE, LABELS, Task, task_of_labels
+
+
+@dataclass(frozen=True)
+class ScoredStudies:
+    """Studies that are scored.
+
+    Attributes:
+        labels: (s, k) 0, 1 or NaN.
+        probabilities: (s, k).
+        patient_ids: (s,).
+        rule: how the probabilities come from those of slices.
+        prior: (k,) share of positive studies in training; None where it is not recorded.
+    """
+
+    labels: Floats
+    probabilities: Floats
+    patient_ids: NDArray[Any]
+    rule: str
+    prior: Floats | None = None
 
 
 def score_predictions(
@@ -26,22 +59,27 @@ def score_predictions(
     threshold: float = DEFAULT_THRESHOLD,
     selected: bool = False,
     task: Task = CHALLENGE,
+    studies: ScoredStudies | None = None,
+    prior_of_studies: Floats | None = None,
 ) -> ScoredSet:
-    """Returns the score of a prediction table against the labels of its dataset.
+    """Return the score of a prediction table against the labels of its dataset.
 
     Args:
         prior: (k,), or (n, k) where rows of several experiments are pooled.
         task: the labels that were predicted; in the metrics all others are None.
+        studies: of the rows; by default the largest slice of the used series among them.
+        prior_of_studies: (k,), where `studies` is not given.
     """
     names = task.label_names
-    labels = table.labels(table.rows_of(predictions["image_id"]), names).astype(np.float64)
+    rows = table.rows_of(predictions["image_id"])
+    labels = table.labels(rows, names).astype(np.float64)
+    labels[is_pseudo(table.frame.iloc[rows])] = np.nan
     probabilities = predictions[list(names)].to_numpy(dtype=np.float64)
     options: dict[str, Any] = {"label_names": names, "weights": task.label_weights, "prior": prior}
     metrics = evaluate_slices(
         labels,
         probabilities,
         predictions["study_id"],
-        study_labels=study_labels(table, names) if np.isnan(labels).all() else None,
         selected=selected,
         threshold=threshold,
         **options,
@@ -49,12 +87,88 @@ def score_predictions(
     # Anonymised exports may lack patient ids: their studies are taken to be patients.
     patients = predictions["patient_id"].fillna(predictions["study_id"])
     metrics["interval"] = patient_intervals(labels, probabilities, patients, **options)
+    if studies is None:
+        studies = studies_of_rows(table, rows, labels, probabilities, prior_of_studies)
+    metrics["num_studies"] = int(np.sum(~np.isnan(studies.labels).all(axis=1)))
+    metrics["study"] = score_studies(studies, task)
     image_ids = predictions["image_id"].astype(str).tolist()
-    return ScoredSet(name, with_all_labels(metrics, names), labels, probabilities, image_ids)
+    return ScoredSet(
+        name,
+        with_all_labels(metrics, names),
+        labels,
+        probabilities,
+        image_ids,
+        studies.labels,
+        studies.probabilities,
+    )
+
+
+def studies_of_rows(
+    table: SliceTable,
+    rows: ArrayLike,
+    labels: Floats,
+    probabilities: Floats,
+    prior: Floats | None = None,
+) -> ScoredStudies:
+    """Return the studies of slices that were predicted, by the largest slice of the used series.
+
+    Args:
+        rows: (n,) of the table; the volume of a study is chosen among them.
+        labels, probabilities: (n, k).
+        prior: (k,) of studies.
+    """
+    frame = table.frame.iloc[np.asarray(rows)]
+    ids, of_studies, _ = max_by_study(labels, probabilities, frame["study_id"])
+    used = used_of(table, rows)
+    codes = pd.Index(ids).get_indexer(pd.Index(frame["study_id"]))
+    values = study_probabilities(probabilities[used], codes[used], len(ids))
+    patients = owners(frame.drop_duplicates("study_id")).to_numpy(dtype=object)
+    return ScoredStudies(of_studies, values, patients, study_rule(None), prior)
+
+
+def used_of(table: SliceTable, rows: ArrayLike) -> NDArray[np.bool_]:
+    """Return (n,): which of the rows are of the volume that stands for its study among them."""
+    frame = table.frame.iloc[np.asarray(rows)].assign(readable=True)
+    return used_rows(frame, list_series(frame))
+
+
+def score_studies(studies: ScoredStudies, task: Task) -> dict[str, Any]:
+    """Return `study` of metrics.json, by the labels of the task."""
+    names, y, p = task.label_names, studies.labels, studies.probabilities
+    by_label: Mapping[str, Any] = {
+        "log_loss": log_loss,
+        "auc": auc,
+        "average_precision": average_precision,
+    }
+    prior = studies.prior
+    interval = patient_intervals(
+        y,
+        p,
+        studies.patient_ids,
+        label_names=names,
+        weights=task.label_weights,
+        prior=np.full(len(names), 0.5) if prior is None else prior,
+    )
+    if prior is None:
+        interval["weighted_log_loss_to_prior"] = None
+    constant = None if prior is None else np.broadcast_to(prior, y.shape)
+    return {
+        "rule": studies.rule,
+        "weighted_log_loss": weighted_log_loss(y, p, task.label_weights),
+        "prior_weighted_log_loss": (
+            None if constant is None else weighted_log_loss(y, constant, task.label_weights)
+        ),
+        **{
+            key: {name: metric(y[:, k], p[:, k]) for k, name in enumerate(names)}
+            for key, metric in by_label.items()
+        },
+        "num_positive": {name: int(np.nansum(y[:, k])) for k, name in enumerate(names)},
+        "interval": interval,
+    }
 
 
 def read_experiment(experiment_folder: Path, name: str) -> tuple[pd.DataFrame, np.ndarray]:
-    """Returns predictions/<name>.parquet of an experiment, and the prior (k,) of its training.
+    """Return predictions/<name>.parquet of an experiment, and the prior (k,) of its training.
 
     With all folds it is the prior (n, k) of the training of each row's fold.
     """
@@ -70,7 +184,7 @@ def read_experiment(experiment_folder: Path, name: str) -> tuple[pd.DataFrame, n
 
 
 def predictor_info(experiment_folder: Path) -> dict[str, Any]:
-    """Returns what predictor.json of an experiment says; InputError for labels of no task."""
+    """Return the content of an experiment's predictor.json; InputError for labels of no task."""
     folder = Experiment(experiment_folder).predictor
     info = read_predictor_json(folder)
     task_of_labels(info["label_names"], str(folder))
@@ -78,17 +192,23 @@ def predictor_info(experiment_folder: Path) -> dict[str, Any]:
 
 
 def task_of(info: Mapping[str, Any]) -> Task:
-    """Returns the task of the predictor that `predictor_info` describes."""
+    """Return the task of the predictor that `predictor_info` describes."""
     return task_of_labels(info["label_names"], "the predictor")
 
 
 def prior_of(info: Mapping[str, Any]) -> np.ndarray:
-    """Returns the prior (k,) that predictor.json gives."""
+    """Return the prior (k,) of predictor.json."""
     return np.array([info["prior"][label] for label in info["label_names"]])
 
 
+def study_prior_of(info: Mapping[str, Any]) -> np.ndarray | None:
+    """Return the prior (k,) of studies of predictor.json; None where it is not recorded."""
+    recorded = info.get("study_prior")
+    return None if not recorded else np.array([recorded[name] for name in info["label_names"]])
+
+
 def study_labels(table: SliceTable, label_names: Sequence[str] = LABELS) -> pd.DataFrame | None:
-    """Returns the labels of studies, by study id; None where the dataset has no such table."""
+    """Return the labels of studies, by study id; None where the dataset has no such table."""
     path = table.folder / STUDIES_FILE
     if not path.is_file():
         return None
@@ -97,7 +217,7 @@ def study_labels(table: SliceTable, label_names: Sequence[str] = LABELS) -> pd.D
 
 
 def with_all_labels(metrics: Any, label_names: Sequence[str]) -> Any:
-    """Returns metrics whose values by label have every label of the challenge, in its order.
+    """Return metrics whose values by label have every label of the challenge, in its order.
 
     What the predictor does not know is None: the keys of metrics.json are the same for every task.
     """
@@ -109,7 +229,7 @@ def with_all_labels(metrics: Any, label_names: Sequence[str]) -> Any:
 
 
 def summary(values: Mapping[str, Any], report: Path) -> str:
-    """Returns a short table of the metrics of an evaluation, and where its page is."""
+    """Return a short table of the metrics of an evaluation, and where its page is."""
     is_folded = "folds" in values
     lines = [score_line("out-of-fold" if is_folded else "last weights", values)]
     if "best" in values:
@@ -131,7 +251,7 @@ def summary(values: Mapping[str, Any], report: Path) -> str:
 
 
 def next_steps(experiment_folder: Path, monitor_command: str | None) -> str:
-    """Returns what a user may want to do after an evaluation, a line each."""
+    """Return what a user may want to do after an evaluation, a line each."""
     experiment_id = experiment_id_of(experiment_folder)
     output_dir = experiment_folder.parents[1 + experiment_id.count("/")]
     place = [] if output_dir == Path("output") else ["--output_dir", str(output_dir)]
@@ -147,7 +267,7 @@ def next_steps(experiment_folder: Path, monitor_command: str | None) -> str:
 
 
 def score_line(name: str, values: Mapping[str, Any]) -> str:
-    """Returns a line with the weighted log loss, and how it stands to the prior's."""
+    """Return a line with the weighted log loss, and how it stands to the prior's."""
     loss, prior = values["weighted_log_loss"], values["prior_weighted_log_loss"]
     line = f"{name:<18} weighted log loss {shown(loss, 4)}"
     if loss is None:

@@ -15,6 +15,7 @@ from common.features.store import FeatureWriter, writing_features
 from common.predictors.base import AbstractPredictor, PredictOptions, RowLogits
 from common.predictors.extraction import extract
 from common.scoring.predictions import build_predictions, write_predictions
+from common.scoring.study_calibration import study_prior
 from common.slices.leakage import STARTED_FROM, origins_of_weights
 from common.slices.pixel_steps import PARAMETER, recorded_steps
 from common.slices.table import SliceTable
@@ -58,7 +59,9 @@ class ResultWriter:
                 self.processes.from_main(lambda: self._write_fold_outputs(origin))
             self._write_predictions(network, "valid", network.state.iteration, origin)
             if self.processes.is_main:
-                self.parts.predictor(origin).save(self.experiment.predictor)
+                predictor = self.parts.predictor(origin)
+                predictor.study_prior = self._study_prior()
+                predictor.save(self.experiment.predictor)
         best = self.processes.from_main(
             lambda: load_checkpoint(best_path) if best_path.is_file() else None
         )
@@ -156,6 +159,12 @@ class ResultWriter:
             return extract(
                 predictor, self.table, rows, options, writer=writer, fold=fold, on_block=bar.update
             )
+
+    def _study_prior(self) -> np.ndarray:
+        """Return the share of positive studies (k,) among those that are trained on."""
+        rows = self.parts.data.train.rows
+        labels = self.table.labels(rows, self.parts.task.label_names)
+        return study_prior(labels, self.table.frame["study_id"].iloc[rows])
 
     def _origin(self, iteration: int) -> dict[str, Any]:
         folder = self.parts.data.train.table.folder

@@ -1,3 +1,5 @@
+import hashlib
+
 import numpy as np
 import pytest
 from scipy.special import expit, logit
@@ -14,7 +16,6 @@ from common.ensembling.cross_fitting import (
 from common.errors import InputError
 from common.scoring.metrics import weighted_log_loss
 from common.scoring.study_calibration import (
-    StudyCalibration,
     fit_study_calibration,
     study_features,
 )
@@ -34,7 +35,7 @@ def drawn(num_patients: int = 60, per_patient: int = 10, seed: int = 0):
     return members, BlendRows(labels, patient % 3, names, names)
 
 
-def test_labels_of_a_fold_change_nothing_of_what_is_said_of_it():
+def test_labels_of_a_fold_do_not_change_its_predictions():
     members, rows = drawn()
     found = cross_fit(PLAN, members, rows)
     labels = rows.labels.copy()
@@ -48,7 +49,7 @@ def test_labels_of_a_fold_change_nothing_of_what_is_said_of_it():
     np.testing.assert_array_equal(found.study_calibrated[of_fold], again.study_calibrated[of_fold])
 
 
-def test_each_fold_is_told_by_what_was_fitted_on_the_others():
+def test_each_fold_is_predicted_by_what_was_fitted_on_the_others():
     members, rows = drawn()
     found = cross_fit(PLAN, members, rows)
     scored = rows.groups == 2
@@ -86,37 +87,58 @@ def test_groups_keep_patients_whole():
     assert np.bincount(groups).tolist() == [120] * 5
 
 
-def test_study_features_are_those_of_a_plain_loop():
-    rng = np.random.default_rng(0)
-    codes = rng.permutation(np.repeat(np.arange(6), [1, 2, 3, 4, 9, 20]))
-    p = rng.random((len(codes), 2)).round(1)
-    found = study_features(p, codes, 6)
-    for study in range(6):
-        own = np.sort(p[codes == study], axis=0)[::-1]
-        np.testing.assert_array_equal(found.largest[study], own[0])
-        np.testing.assert_allclose(found.mean_top[study], own[:3].mean(axis=0))
-        assert found.num_slices[study] == len(own)
+def with_second_series(rows: BlendRows) -> BlendRows:
+    """The last three slices of each patient are of a series that is not used."""
+    used = np.arange(len(rows.labels)) % 10 < 7
+    return BlendRows(rows.labels, rows.groups, rows.patient_ids, rows.study_ids, used)
 
 
-def test_study_calibration_mends_the_largest_of_many_slices():
-    rng = np.random.default_rng(1)
-    num_studies, sizes = 600, rng.integers(5, 60, 600)
-    codes = np.repeat(np.arange(num_studies), sizes)
-    has_it = rng.random(num_studies) < 0.3
-    positive = (rng.random(len(codes)) < 0.3) & has_it[codes]
-    p = expit(rng.normal(-2.5, 1.2, len(codes)) + 2.5 * positive)[:, None]
-    labels = np.zeros((num_studies, 1))
-    np.maximum.at(labels[:, 0], codes, positive.astype(float))
-    features = study_features(p, codes, num_studies)
-    half = np.arange(num_studies) % 2 == 0
-    found = fit_study_calibration(features.of(half), labels[half])
-    again = StudyCalibration.from_json(found.to_json())
-    told = again.apply(features.of(~half))
-    np.testing.assert_array_equal(told, found.apply(features.of(~half)))
-    raw = weighted_log_loss(labels[~half], features.largest[~half], [1])
-    assert weighted_log_loss(labels[~half], told, [1]) < 0.8 * raw
-    unknown = fit_study_calibration(features, np.full((num_studies, 1), np.nan))
-    np.testing.assert_allclose(unknown.apply(features), features.largest, rtol=1e-6)
+def test_studies_are_fitted_and_scored_on_the_used_series_alone():
+    members, rows = drawn()
+    rows = with_second_series(rows)
+    found = cross_fit(PLAN, members, rows)
+    p = expit(found.logits)
+    for number, study in enumerate(found.study_ids):
+        own = rows.study_ids == study
+        np.testing.assert_array_equal(found.study_raw[number], p[own & rows.used].max(axis=0))
+        # A study's label is that of all its slices.
+        np.testing.assert_array_equal(found.study_labels[number], rows.labels[own].max(axis=0))
+    part = fit_blend(PLAN, members, rows)
+    final = expit(part.finish.apply(part.blender.apply(members)))
+    codes = np.repeat(np.arange(60), 7)
+    labels = rows.labels.reshape(60, 10, 2).max(axis=1)
+    expected = fit_study_calibration(
+        study_features(final[rows.used], codes, 60), labels, np.unique(rows.patient_ids),
+        consistent=True,
+    )  # fmt: skip
+    assert part.studies == expected
+    # A slice of the other series changes no study.
+    members[:, ~rows.used] = 0.999
+    again = cross_fit(PLAN, members, rows, {group: drawn()[0] for group in range(3)})
+    before = cross_fit(PLAN, drawn()[0], rows)
+    np.testing.assert_allclose(again.study_calibrated, before.study_calibrated)
+
+
+def test_any_is_at_least_each_subtype_of_calibrated_studies_too():
+    members, rows = drawn(200)
+    for consistent in (False, True):
+        plan = BlendPlan(BlendOptions("mean"), consistent=consistent)
+        found = cross_fit(plan, members, rows).study_calibrated
+        kept = fit_blend(plan, members, rows).studies
+        assert kept.consistent == consistent
+        assert (found[:, 1] >= found[:, 0]).all() == consistent
+
+
+def test_what_is_not_calibrated_is_named_once_and_not_for_each_fold(caplog):
+    members, rows = drawn()
+    labels = rows.labels.copy()
+    labels[:, 0] = 0
+    rows = BlendRows(labels, rows.groups, rows.patient_ids, rows.study_ids)
+    cross_fit(PLAN, members, rows)
+    assert "calibration of" not in caplog.text
+    fit_blend(PLAN, members, rows, ("epidural", "any"))
+    assert caplog.text.count("isotonic calibration of epidural") == 1
+    assert caplog.text.count("study calibration of epidural") == 1
 
 
 def test_a_paired_interval_holds_the_difference_of_the_losses():
@@ -132,6 +154,12 @@ def test_a_paired_interval_holds_the_difference_of_the_losses():
     assert same["difference"] == 0 and same["interval"] == [0, 0]
 
 
-def test_digests_tell_equal_ids_and_name_none():
+def test_digests_of_equal_ids_are_equal_under_one_salt_and_name_none():
     assert id_digests(["a", "b", "a"]) == sorted({*id_digests(["a"]), *id_digests(["b"])})
     assert "patient" not in id_digests(["patient"])[0]
+    # Plain digests are those of studies that earlier versions wrote.
+    assert id_digests(["a"]) == [hashlib.sha256(b"a").hexdigest()[:16]]
+    salted = [id_digests(["a", "b", "a"], salt) for salt in ("00ff", "00fe", "")]
+    assert len(salted[0]) == 2 and len({*salted[0], *salted[1], *salted[2]}) == 6
+    slow = hashlib.pbkdf2_hmac("sha256", b"a", bytes.fromhex("00ff"), 2000)
+    assert id_digests(["a"], "00ff") == [slow[:8].hex()]

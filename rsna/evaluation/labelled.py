@@ -1,0 +1,157 @@
+"""The labelled part of another dataset, predicted; its studies as predict.py writes them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from common.errors import InputError
+from common.predictors.base import AbstractPredictor, RowLogits
+from common.scoring.metrics import Floats, max_by_study
+from common.scoring.study_calibration import study_rule
+from common.slices.folds import is_pseudo, owners
+from common.slices.series import NO_CT, list_series, used_rows
+from common.slices.table import SliceTable
+from rsna.evaluation.prediction import image_rows, make_studies
+from rsna.evaluation.scoring import ScoredStudies, study_labels
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The labelled part of a dataset.
+
+    Attributes:
+        frame: rows of all images of the labelled studies, with a bool column `readable`, indexed
+            by their rows of the table.
+        rows: of the table, labelled slices or those of labelled studies, readable.
+        by_study: whether studies have labels and slices have none.
+        studies: labels by study id.
+        num_skipped: what is left out, by reason.
+    """
+
+    frame: pd.DataFrame
+    rows: NDArray[np.int64]
+    by_study: bool
+    studies: pd.DataFrame
+    num_skipped: dict[str, int]
+
+
+@dataclass(frozen=True)
+class PredictedRows:
+    """Predictions of the n rows that are scored.
+
+    Attributes:
+        rows: of the table, ascending.
+        logits: float32 (n, k).
+        unreadable: (n,) rows whose pixels turned out to be damaged, with the prior.
+        frame: as of `Labelled`, `readable` as it turned out.
+        series: all volumes of the labelled studies (`list_series`).
+    """
+
+    rows: NDArray[np.int64]
+    logits: NDArray[np.float32]
+    unreadable: NDArray[np.bool_]
+    frame: pd.DataFrame
+    series: pd.DataFrame
+
+
+def find_labelled(table: SliceTable, name: str, label_names: Sequence[str]) -> Labelled:
+    """Return the labelled part of a dataset; labels by a model do not count.
+
+    Raises:
+        InputError: no slice that can be read has a label, nor has its study.
+    """
+    labels = table.labels(np.arange(len(table)), label_names).astype(np.float64)
+    labels[is_pseudo(table.frame)] = np.nan
+    has_label = ~np.isnan(labels).all(axis=1)
+    study_ids = table.frame["study_id"]
+    known = has_label & study_ids.notna().to_numpy(dtype=bool)
+    ids, of_studies, _ = max_by_study(labels[known], labels[known], study_ids[known])
+    studies = pd.DataFrame(of_studies, index=ids, columns=list(label_names))
+    by_study = None if has_label.any() else study_labels(table, label_names)
+    what = "slices without a label"
+    if by_study is not None:
+        studies = by_study[by_study.notna().any(axis=1)]
+        has_label = study_ids.isin(studies.index).to_numpy(dtype=bool)
+        what = "slices of studies without a label"
+    rows = np.flatnonzero(has_label & table.readable)
+    if not len(rows):
+        raise InputError(f"--data_dataset {name}: no slice that can be read has a label")
+    images = image_rows(table)
+    images = images[study_ids.iloc[images].isin(studies.index).to_numpy(dtype=bool)]
+    frame = table.frame.iloc[images].set_index(images).assign(readable=table.readable[images])
+    num_others = int((table.readable & ~has_label).sum())
+    skipped = {what: num_others} if num_others else {}
+    return Labelled(frame, rows, by_study is not None, studies, skipped)
+
+
+def predict_labelled(
+    labelled: Labelled, predict: Callable[[NDArray[np.int64]], RowLogits]
+) -> PredictedRows:
+    """Return predictions of the labelled slices and of the used series of the labelled studies.
+
+    Where pixels turn out to be damaged another series may be used: then that is predicted too.
+
+    Args:
+        predict: returns the prediction of rows of the table.
+    """
+    frame = labelled.frame
+    own = np.empty(0, dtype=np.int64) if labelled.by_study else labelled.rows
+    parts: dict[int, tuple[NDArray[np.float32], bool]] = {}
+    while True:
+        series = list_series(frame)
+        wanted = np.union1d(own, frame.index.to_numpy()[used_rows(frame, series)])
+        missing = np.array([row for row in wanted.tolist() if row not in parts], dtype=np.int64)
+        if not len(missing):
+            break
+        result = predict(missing)
+        parts |= dict(zip(missing.tolist(), zip(result.logits, result.unreadable), strict=True))
+        damaged = frame.index.isin(missing[result.unreadable])
+        frame = frame.assign(readable=frame["readable"] & ~damaged)
+    rows = np.array(sorted(parts), dtype=np.int64)
+    logits, unreadable = zip(*(parts[row] for row in rows.tolist()), strict=True)
+    return PredictedRows(rows, np.stack(logits), np.array(unreadable), frame, series)
+
+
+def score_labelled_studies(
+    labelled: Labelled,
+    found: PredictedRows,
+    predictions: pd.DataFrame,
+    predictor: AbstractPredictor,
+) -> tuple[ScoredStudies, dict[str, int]]:
+    """Return the labelled studies with the probabilities of predict.py, and counts of what lacks.
+
+    Args:
+        predictions: the prediction table of `found.rows`.
+    """
+    names = list(predictor.label_names)
+    probabilities: Floats = np.full((len(found.frame), len(names)), np.nan)
+    places = found.frame.index.get_indexer(pd.Index(found.rows))
+    values = predictions[names].to_numpy(dtype=np.float64)
+    probabilities[places[places >= 0]] = values[places >= 0]
+    studies = make_studies(predictor, found.frame, probabilities, found.series)
+    counts = studies["status"].value_counts()
+    notes = {
+        "studies of which no slice can be read, scored with the prior of studies": "prior",
+        "studies without CT of a head": NO_CT,
+    }
+    skipped = {note: int(counts[status]) for note, status in notes.items() if status in counts}
+    scored = studies[studies["status"] != NO_CT]
+    labels = labelled.studies.reindex(scored["study_id"])[names].to_numpy(dtype=np.float64)
+    if labelled.by_study:
+        num_used = int(used_rows(found.frame, found.series).sum())
+        num_others = int(found.frame["readable"].sum()) - num_used
+        if num_others:
+            skipped["slices of series that are not used for their study"] = num_others
+    return (
+        ScoredStudies(
+            labels,
+            scored[names].to_numpy(dtype=np.float64),
+            owners(scored).to_numpy(dtype=object),
+            study_rule(predictor.study_calibration),
+            predictor.study_prior,
+        ),
+        skipped,
+    )
