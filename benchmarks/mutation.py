@@ -54,6 +54,7 @@ TESTS = {
         "common/scoring/test_metrics.py",
         "common/scoring/test_directions.py",
     ],
+    "common/scoring/shrinkage.py": ["common/scoring/test_calibration.py"],
     "common/scoring/submission.py": ["common/scoring/test_submission.py"],
     "common/slices/folds.py": [
         "common/slices/test_folds.py",
