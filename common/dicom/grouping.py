@@ -19,6 +19,8 @@ from common.dicom.order import (
     IDS,
     INSTANCE_NUMBER,
     POSITION,
+    SAME_POSITION_MM,
+    SLICE_LOCATION,
     place_slices,
     position_numbers,
 )
@@ -30,6 +32,8 @@ SPACING_TOLERANCE = 1e-3
 """Largest relative difference of the pixel spacing within a volume."""
 FEW_POSITIONS = 0.1
 """Where no more of the positions hold slices that nothing separates, only those are refused."""
+FEWEST_AT_ONE = 3
+"""So many slices that all claim one position are no passes over it: the position is not known."""
 AMBIGUOUS = "ambiguous"
 
 KINDS = {
@@ -37,6 +41,7 @@ KINDS = {
     "image_type": "image type",
     "kvp": "tube voltage",
     "slice_thickness": "slice thickness",
+    "lossy": "lossy compression",
 }
 """Columns that differ between reconstructions of one scan, with their names in notes."""
 PASSES = {
@@ -84,7 +89,7 @@ class _Grouper:
         self.texts = {
             name: headers[name].fillna("").to_numpy(dtype=object) for name in (*texts, "image_type")
         }
-        numbers = ("slice_location", "spacing_row", "spacing_column", "kvp", "slice_thickness")
+        numbers = ("slice_location", "spacing_row", "spacing_column", *list(KINDS)[2:])
         self.numbers = {
             name: headers[name].to_numpy(dtype=np.float64, na_value=np.nan)
             for name in (*numbers, *PASSES)
@@ -177,10 +182,13 @@ class _Grouper:
         num_shared = len(set(numbers[is_shared]))
         few = num_shared <= FEW_POSITIONS * placed.num_positions
         refused = is_shared if few else np.ones(len(rows), dtype=bool)
+        hold = "position holds" if num_shared == 1 else "positions hold"
         reason = (
-            f"{num_shared} positions of its series hold several slices that neither kernel, "
-            f"acquisition, time nor number tell apart"
+            f"{num_shared} {hold} several slices of its series that neither kernel, acquisition, "
+            f"time nor number tell apart"
         )
+        if placed.num_positions == 1 and len(rows) >= FEWEST_AT_ONE:
+            reason = f"all {len(rows)} slices of its series claim one position"
         self.found.refused |= dict.fromkeys(placed.rows[refused].tolist(), reason)
         return [placed.part(~refused)] if few else []
 
@@ -190,6 +198,10 @@ class _Grouper:
         normal = self._normal(rows)
         # Each by itself: the last bits are then those of SliceHeader.position_mm.
         coordinates[POSITION] = np.array([np.dot(xyz, normal) for xyz in self.positions[rows]])
+        note = ""
+        if self._is_placeholder(rows, coordinates):
+            coordinates[POSITION][:] = np.nan
+            note = "all ImagePositionPatient are equal: left out of account"
         coordinate, places, order_from = place_slices(coordinates)
         stems = [
             (name.rpartition("_")[0] if frame >= 0 else name, frame)
@@ -205,6 +217,20 @@ class _Grouper:
             coordinate=coordinate,
             series_ids=frozenset(self.texts["series_id"][rows]),
             kernel="\\".join(sorted(set(self.texts["kernel"][rows]))),
+            note="nothing tells the order of its slices" if coordinate == IDS else note,
+        )
+
+    def _is_placeholder(self, rows: np.ndarray, coordinates: dict[str, np.ndarray]) -> bool:
+        """Return whether the one position of all slices is none: zeros, or against SliceLocation.
+
+        Some exporters and anonymizers write one ImagePositionPatient into all files.
+        """
+        if len(rows) < FEWEST_AT_ONE or not np.ptp(coordinates[POSITION]) <= SAME_POSITION_MM:
+            return False
+        locations = coordinates[SLICE_LOCATION]
+        known = locations[np.isfinite(locations)]
+        return not self.positions[rows].any() or (
+            len(known) > 0 and np.ptp(known) > SAME_POSITION_MM
         )
 
     def _normal(self, rows: np.ndarray) -> np.ndarray:
@@ -229,6 +255,9 @@ class _Grouper:
                 separated = [self._separate(part) for part in parts]
                 if all(part is not None for part in separated):
                     return [_noted(part, words) for parts in separated for part in parts or ()]
+        locations = self.numbers[SLICE_LOCATION][volume.rows]
+        if numbers.max() == 0 and most >= FEWEST_AT_ONE and np.isnan(locations).all():
+            return None  # nothing but ImagePositionPatient says that it is one position
         for name, words in PASSES.items():
             passes = _passes(self.numbers[name][volume.rows], numbers)
             if passes is not None and passes.max() + 1 == most:
@@ -282,8 +311,10 @@ def _pairs(numbers: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
 
 
 def _noted(volume: Volume, words: str) -> Volume:
-    others = volume.note.removeprefix("split by ")
-    volume.note = f"split by {words}" + (f" and {others}" if others else "")
+    if volume.note.startswith("split by "):
+        words += " and " + volume.note.removeprefix("split by ")
+        volume.note = ""
+    volume.note = "; ".join(filter(None, (f"split by {words}", volume.note)))
     return volume
 
 

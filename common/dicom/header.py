@@ -22,6 +22,9 @@ POSITION_MM = (-1e5, 1e5)
 INTERCEPT_HU = (-41000.0, 41000.0)
 """32,768 for signed values stored as unsigned ones, and 8,192 as some scanners have it."""
 
+LOSSY_SYNTAXES = {f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 81)}
+"""Those that are never lossless; of the others, LossyImageCompression tells."""
+
 _ACQUISITION_TIMES = ("FrameAcquisitionDateTime", "AcquisitionTime", "AcquisitionDateTime")
 
 
@@ -33,7 +36,8 @@ class SliceHeader:
     Times are seconds of the day. is_sharp is true of reconstructions for bone or lung, None where
     nothing says so (`kernels`). left_out is the status of a slice that is sound but not asked for,
     empty elsewhere (`selection`). Names that lead to a patient or a hospital are hashes
-    (`hash_of`); accession_hash is read only where it is asked for.
+    (`hash_of`): patient_hash is of name and birth date where there is no PatientID, accession_hash
+    is read only where it is asked for.
     Lengths are mm, in the patient's coordinates: x to the left, y to the back, z to the head.
     """
 
@@ -72,6 +76,8 @@ class SliceHeader:
     temporal_position: int | None = None
     acquisition_time: float | None = None
     content_time: float | None = None
+    lossy: bool = False
+    patient_hash: str | None = None
     institution_hash: str | None = None
     accession_hash: str | None = None
     left_out: str = ""
@@ -151,10 +157,14 @@ def _frame_header(
     left_out = selection.why_left_out(dataset, frame, orientation) if sort_out else None
     institution = elements.text(dataset, "InstitutionName")
     accession = elements.text(dataset, "AccessionNumber") if with_accession else ""
+    patient_id = elements.text(dataset, "PatientID")
     return SliceHeader(
         image_id=uid if stored.num_frames == 1 else f"{uid}_{frame}",
         frame=None if stored.num_frames == 1 else frame,
-        patient_id=elements.text(dataset, "PatientID"),
+        patient_id=patient_id,
+        patient_hash=None if patient_id else _person(dataset),
+        lossy=opened.transfer_syntax in LOSSY_SYNTAXES
+        or elements.text(dataset, "LossyImageCompression") == "01",
         study_id=elements.text(dataset, "StudyInstanceUID"),
         series_id=elements.text(dataset, "SeriesInstanceUID"),
         modality=elements.text(dataset, "Modality"),
@@ -198,6 +208,12 @@ def _frame_header(
 def hash_of(text: str) -> str | None:
     """Return a hash of a text; None for an empty one."""
     return hashlib.sha256(text.encode()).hexdigest()[:16] if text else None
+
+
+def _person(dataset: Dataset) -> str | None:
+    """Return a hash of PatientName and PatientBirthDate; None without a name."""
+    name = " ".join(elements.text(dataset, "PatientName").replace("^", " ").casefold().split())
+    return hash_of(f"{name}/{elements.text(dataset, 'PatientBirthDate')}") if name else None
 
 
 def _position(dataset: Dataset, num_frames: int, frame: int) -> tuple[float, ...] | None:

@@ -2,9 +2,10 @@
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import cv2
 import numpy as np
 
-from common.dicom.plausibility import STRIDE, count_values
+from common.dicom.plausibility import LEAST_MATRIX, STRIDE, count_values
 from common.dicom.rejection import RejectedFile
 from common.windows import AIR_HU
 
@@ -25,9 +26,17 @@ MAX_IMPOSSIBLE = 0.05
 MAX_PADDING_VALUES = 256
 MAX_HIGH_VALUES = 8
 """Up to so many values above MAX_HU are padding that an unsigned type made large."""
+_CORNERS = [0, 0, -1, -1], [0, -1, 0, -1]
 WRAPPED_FROM = 4096 - 1000
 LEAST_WRAPPED = 0.01
 """Share of wrapped pixels in RSNA's files: there is air in every slice."""
+AIR_ENDS_AT = 4096 + PADDING_BELOW_HU
+"""The noise of air wraps to values from here; a slice has that, or metal up to WRAPPED_FROM."""
+NEVER_AT_CORNERS_HU = -500
+"""Equal values above this in all four corners are padding: what lies there is air, with noise.
+
+Up to MAX_HU: single values above that are padding wherever they lie.
+"""
 
 
 class Hounsfield(NamedTuple):
@@ -67,6 +76,10 @@ def to_hounsfield(stored: np.ndarray, header: "SliceHeader") -> Hounsfield:
     padding = _declared_padding(stored, header)
     _check_possible(image, offset, lowest, highest)
     counts = count_values(image, offset)
+    around = _padding_around(image, offset)
+    if around is not None:
+        counts -= count_values(image, offset, around)
+        padding = around if padding is None else padding | around
     # Passes over the pixels that would change nothing are left out.
     if highest > MAX_HU - offset:
         too_large = image > MAX_HU - offset
@@ -105,13 +118,22 @@ def _num_wrapped(stored: np.ndarray, header: "SliceHeader") -> int:
     )
     if not can_be:
         return 0
-    num_wrapped = int(np.count_nonzero(stored >= WRAPPED_FROM))
+    num_wrapped = int(np.count_nonzero(stored >= _wrapped_from(stored)))
     return num_wrapped if num_wrapped >= LEAST_WRAPPED * stored.size else 0
+
+
+def _wrapped_from(stored: np.ndarray) -> int:
+    """Return the least stored value that has wrapped: lower than in RSNA's where air is, too.
+
+    Metal is up to the value before WRAPPED_FROM there, and mostly has just that.
+    """
+    num_lower = np.count_nonzero((stored >= AIR_ENDS_AT) & (stored < WRAPPED_FROM - 1))
+    return AIR_ENDS_AT if num_lower >= LEAST_WRAPPED * stored.size else WRAPPED_FROM
 
 
 def _unwrapped(stored: np.ndarray) -> np.ndarray:
     image = stored.astype(np.int32)
-    image[image >= WRAPPED_FROM] -= 4096
+    image[image >= _wrapped_from(stored)] -= 4096
     return image
 
 
@@ -137,7 +159,22 @@ def _declared_padding(stored: np.ndarray, header: "SliceHeader") -> np.ndarray |
     ends_hu = [value * header.rescale_slope + header.rescale_intercept for value in (low, high)]
     if ends_hu[1] <= TISSUE_HU[0] or ends_hu[0] > TISSUE_HU[1]:
         return padding
-    return padding if padding[[0, 0, -1, -1], [0, -1, 0, -1]].all() else None
+    return _around(padding) if padding[_CORNERS].all() else None
+
+
+def _padding_around(image: np.ndarray, offset: float) -> np.ndarray | None:
+    """Return a mask (rows, columns) of undeclared padding around a round field of view, or None."""
+    value = image[0, 0]
+    is_unlikely = NEVER_AT_CORNERS_HU - offset < value <= MAX_HU - offset
+    if not is_unlikely or min(image.shape) < LEAST_MATRIX or (image[_CORNERS] != value).any():
+        return None
+    return _around(image == value)
+
+
+def _around(mask: np.ndarray) -> np.ndarray:
+    """Return what of a mask hangs together with a corner: tissue has some of any value."""
+    _, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
+    return mask & np.isin(labels, labels[_CORNERS])
 
 
 def _as_stored(value: int, header: "SliceHeader") -> int:

@@ -10,6 +10,7 @@ SAME_POSITION_MM = 0.05
 POSITION, INSTANCE_NUMBER, SLICE_LOCATION = "position", "instance_number", "slice_location"
 COORDINATES = (POSITION, INSTANCE_NUMBER, SLICE_LOCATION)
 """Coordinates that order slices, the best first; a value of `order_from` is one of these."""
+GAP_RATIO, GAP_REACH = 1.9, 3
 IDS = "image_id"
 """`order_from` where no coordinate is known: an order that means nothing, and is noted."""
 
@@ -41,7 +42,17 @@ def place_slices(
             break
     if best[0] == IDS:
         return IDS, best[1], np.full(len(best[1]), IDS, dtype=object)
+    if best[0] == INSTANCE_NUMBER and _run_against(best[1], coordinates[SLICE_LOCATION]):
+        return best[0], -best[1], best_sources
     return best[0], best[1], best_sources
+
+
+def _run_against(numbers: np.ndarray, locations: np.ndarray) -> bool:
+    """Return whether numbers fall where SliceLocation rises, which it mostly does to the head."""
+    known = np.isfinite(numbers) & np.isfinite(locations)
+    if known.sum() < 2 or np.ptp(numbers[known]) == 0 or np.ptp(locations[known]) == 0:
+        return False
+    return bool(np.corrcoef(numbers[known], locations[known])[0, 1] < 0)
 
 
 def _placed_in(name: str, coordinates: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -96,9 +107,10 @@ def position_numbers(places: np.ndarray) -> np.ndarray:
 def gap_starts(positions_mm: np.ndarray) -> np.ndarray:
     """Return which slices are followed by a gap where slices seem to be missing, bool (n,).
 
-    A distance counts where the distances before and after it are equal to within a tenth, and it is
-    twice as long or a higher multiple of theirs. So a change of spacing within a series is no gap,
-    and slices missing at either end, or beside another gap, are not detected.
+    A distance counts that is about twice as long, or longer, as the nearest shorter ones before
+    and after it, of up to `GAP_REACH` on either side. The first and the last have one side only:
+    they count where they are that much longer than all between them. So a change of spacing
+    within a series is no gap.
 
     Args:
         positions_mm: (n,) ascending positions; equal ones count as one, unknown ones have no gaps.
@@ -109,11 +121,14 @@ def gap_starts(positions_mm: np.ndarray) -> np.ndarray:
     if len(starts) < 4 or np.isnan(positions_mm).any():
         return found
     steps = np.diff(positions_mm[starts])
-    before, step, after = steps[:-2], steps[1:-1], steps[2:]
-    usual = (before + after) / 2
-    times = step / usual
-    is_multiple = (times > 1.9) & (np.abs(times - np.rint(times)) < 0.1 * np.rint(times))
-    is_gap = is_multiple & (np.abs(before - after) < 0.1 * usual)
+    shorter = steps[None] < steps[:, None] / GAP_RATIO
+    distance = np.arange(len(steps))[None] - np.arange(len(steps))[:, None]
+    is_before = (shorter & (distance < 0) & (distance >= -GAP_REACH)).any(axis=1)
+    is_after = (shorter & (distance > 0) & (distance <= GAP_REACH)).any(axis=1)
+    is_gap: np.ndarray = np.asarray(is_before & is_after)
+    is_longest = steps > GAP_RATIO * steps[1:-1].max()
+    is_gap[0] |= is_after[0] & is_longest[0]
+    is_gap[-1] |= is_before[-1] & is_longest[-1]
     # The last of the slices at the position before the gap.
-    found[starts[2:-1][is_gap] - 1] = True
+    found[starts[1:][is_gap] - 1] = True
     return found

@@ -20,6 +20,7 @@ from common.dicom.vocabulary import WORDS, any_of, is_in, text_of
 _NAMED_PLANE_DEG = 20.0
 _IMAGE_TYPE, _REGION = WORDS["image_type"], WORDS["region"]
 _SCOUT = any_of(WORDS["localizer"]["words"])
+_DERIVED = {what: any_of(words) for what, words in WORDS["derived"]["words"].items()}
 _HEAD, _ELSEWHERE = any_of(_REGION["head"]), any_of(_REGION["elsewhere"])
 
 
@@ -53,10 +54,15 @@ def _other_image(dataset: Dataset, frame: int) -> tuple[str, str] | None:
             return "localizer", "ImageType says localizer"
         if any(fnmatchcase(kind, pattern) for pattern in _IMAGE_TYPE["screen"]):
             return "not_ct", "ImageType says that it is a screen shot or a report"
-        if kind in _IMAGE_TYPE["derived"]:
-            return "derived", f"ImageType says {kind}: {_IMAGE_TYPE['derived'][kind]}"
-    if is_in(text_of(dataset, "SeriesDescription"), _SCOUT):
+        for pattern, what in _IMAGE_TYPE["derived"].items():
+            if fnmatchcase(kind, pattern):
+                return "derived", f"ImageType says {kind}: {what}"
+    description = text_of(dataset, "SeriesDescription")
+    if is_in(description, _SCOUT):
         return "localizer", "SeriesDescription says scout, topogram or the like"
+    for what, words in _DERIVED.items():
+        if is_in(description, words):
+            return "derived", f"SeriesDescription says {what}"
     return None
 
 

@@ -51,6 +51,8 @@ HEADER_COLUMNS = {
     "content_time": "float64",
     "selected": "boolean",
     "accession_hash": "str",
+    "patient_hash": "str",
+    "lossy": "boolean",
     "pixels": "str",
     "limit": "float64",  # the one that was exceeded, where the status is one of EXCEEDING
 }

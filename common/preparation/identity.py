@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 DUPLICATE = "duplicate"
 SAME_IMAGE = "same image as "
 _KEY = ["source_file", "frame"]
+_POSITION = ["position_x", "position_y", "position_z"]
+_SAME_PLACE = ["image_id", "patient_id", "series_id", "instance_number", *_POSITION]
 _OF_FILES = (*_KEY, "size", "mtime_ns", "reader", "status", "reason", "pixels", "limit")
 _CONTENT = [name for name in HEADER_COLUMNS if name not in _OF_FILES]
 
@@ -112,6 +114,7 @@ def mark_duplicates(index: pd.DataFrame) -> pd.DataFrame:
     """
     headers = index.copy()
     headers["note"] = pd.Series(None, headers.index, dtype="str")
+    headers = _without_lossy_copies(headers)
     usable = headers["status"].eq(STATUS_OK)
     images = headers[usable].groupby("image_id")["pixels"].nunique()
     several = images[images > 1]
@@ -129,6 +132,22 @@ def mark_duplicates(index: pd.DataFrame) -> pd.DataFrame:
             int(several.sum()),
         )
     return _without_copies(headers, headers["image_id"])
+
+
+def _without_lossy_copies(headers: pd.DataFrame) -> pd.DataFrame:
+    """Return the table without lossy copies of images that are there under the same id as well."""
+    is_usable = headers["status"].eq(STATUS_OK) & headers["image_id"].notna()
+    is_lossy = headers["lossy"].fillna(False).astype(bool)
+    if not (is_usable & is_lossy).any():
+        return headers
+    originals = headers[is_usable & ~is_lossy].drop_duplicates(_SAME_PLACE)
+    found = headers[is_usable & is_lossy][_SAME_PLACE].reset_index()
+    found = found.merge(originals[[*_SAME_PLACE, "source_file"]], on=_SAME_PLACE)
+    rows = found["index"].to_numpy()
+    headers.loc[rows, "status"] = DUPLICATE
+    headers.loc[rows, "reason"] = (SAME_IMAGE + found["source_file"].astype("str")).to_numpy()
+    headers.loc[rows, "image_id"] = None
+    return headers
 
 
 def drop_copies(headers: pd.DataFrame, files: Sequence[tuple[str, int]]) -> pd.DataFrame:

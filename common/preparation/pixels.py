@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,13 @@ import numpy as np
 import pandas as pd
 
 from common.dicom import RejectedFile
-from common.dicom.plausibility import LEAST_MATRIX, NUM_BINS, count_values, why_implausible
+from common.dicom.plausibility import (
+    LEAST_MATRIX,
+    NUM_BINS,
+    count_values,
+    why_implausible,
+    why_slices_implausible,
+)
 from common.dicom.upright import TURNS, Turn, turn_image
 from common.files import write_text
 from common.preparation.headers import INDEX_FOLDER, TRANSIENT, excess_text, is_raised
@@ -138,15 +144,13 @@ def store_series(task: SeriesTask) -> bool:
     are decoded once more before that where the head has to be found.
     """
     plan = _plan(task)
-    writer = SeriesWriter(*(task.shape if plan is None else plan.shape))
-    results: dict[int, SliceResult] = {}
-    counts = np.zeros(NUM_BINS, dtype=np.int64)
-    for source_file, frames in task.files:
-        stored = _store_file(task, plan, source_file, frames, writer, counts)
-        for (_, rank), result in zip(frames, stored):
-            results[rank] = result
+    counts = np.zeros((task.num_slices, NUM_BINS), dtype=np.int64)
+    writer, results = _store_files(task, plan, counts, {})
     is_judged = min(task.shape) >= LEAST_MATRIX
-    if is_judged and (reason := why_implausible(counts, len(writer))):
+    if is_judged and (refused := why_slices_implausible(counts)):
+        counts[:] = 0
+        writer, results = _store_files(task, plan, counts, refused)
+    if is_judged and (reason := why_implausible(counts.sum(axis=0), len(writer))):
         writer = SeriesWriter(*task.shape)
         for rank, result in results.items():
             if result.status == STATUS_OK:
@@ -241,6 +245,19 @@ def _plan(task: SeriesTask) -> SeriesPlan | None:
     return task.steps.plan(task.shape, task.spacing_mm, finder.box())
 
 
+def _store_files(
+    task: SeriesTask, plan: SeriesPlan | None, counts: np.ndarray, refused: Mapping[int, str]
+) -> tuple[SeriesWriter, dict[int, SliceResult]]:
+    """Return a writer with the slices of a series but the refused, and the results by rank."""
+    writer = SeriesWriter(*(task.shape if plan is None else plan.shape))
+    results: dict[int, SliceResult] = {}
+    for source_file, frames in task.files:
+        stored = _store_file(task, plan, source_file, frames, writer, counts, refused)
+        for (_, rank), result in zip(frames, stored):
+            results[rank] = result
+    return writer, results
+
+
 def _store_file(
     task: SeriesTask,
     plan: SeriesPlan | None,
@@ -248,10 +265,12 @@ def _store_file(
     frames: tuple[tuple[int, int], ...],
     writer: SeriesWriter,
     counts: np.ndarray,
+    refused: Mapping[int, str],
 ) -> Iterator[SliceResult]:
     """Yield the result of each of the `frames` of one file, once they are in the writer.
 
-    `counts` are added up in place: how many pixels have which HU.
+    `counts` (slices, NUM_BINS) get how many pixels have which HU, by rank; `refused` has the
+    reasons why slices are no HU, by rank.
     """
     try:
         pixels = task.reader.read_pixels(source_file)
@@ -266,13 +285,17 @@ def _store_file(
     notes = [pixels.note, turned, "" if plan is None else plan.note]
     note, num_padding = "; ".join(filter(None, notes)) or None, pixels.num_padding
     changes = (None,) * 4 if plan is None else (*plan.shape, *plan.scale)
-    for frame, _ in frames:
+    for frame, rank in frames:
+        if rank in refused:
+            yield SliceResult(IMPLAUSIBLE, refused[rank])
+            continue
         image_hu = turn_image(pixels.image_hu[frame], task.turn)
         if image_hu.shape != task.shape:
             reason = f"the pixels are {image_hu.shape}, the header says {task.shape}"
             yield SliceResult("corrupt", reason)
             continue
-        counts += count_values(image_hu) if pixels.counts is None else pixels.counts[frame]
+        counted = count_values(image_hu) if pixels.counts is None else pixels.counts[frame]
+        counts[rank] = counted
         sharpness = measure_sharpness(image_hu)
         if plan is not None:
             image_hu = plan.apply(image_hu)

@@ -55,18 +55,37 @@ def keep_selected(index: pd.DataFrame, select: Collection[str]) -> pd.DataFrame:
 
 
 def separate_patients(headers: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with a study id for each patient where several share one."""
-    num_patients = headers.groupby("study_id")["patient_id"].nunique()
+    """Return the table with a study id for each patient where several share one.
+
+    Within a study, ids that differ in case or spaces alone are one, in the spelling that sorts
+    first. Where there is no id, patients differ by name and birth date.
+    """
+    headers = _with_one_spelling(headers)
+    patients = headers["patient_id"]
+    with_id = headers.loc[patients.notna(), "study_id"]
+    patients = patients.fillna(headers["patient_hash"].mask(headers["study_id"].isin(with_id)))
+    num_patients = patients.groupby(headers["study_id"]).nunique()
     shared = num_patients[num_patients > 1]
     if shared.empty:
         return headers
-    chosen = headers["study_id"].isin(shared.index) & headers["patient_id"].notna()
-    hashes = headers.loc[chosen, "patient_id"].map(
-        lambda name: hashlib.sha256(name.encode()).hexdigest()[:8]
-    )
+    chosen = headers["study_id"].isin(shared.index) & patients.notna()
+    hashes = patients[chosen].map(lambda name: hashlib.sha256(name.encode()).hexdigest()[:8])
     headers.loc[chosen, "study_id"] = headers.loc[chosen, "study_id"] + "_" + hashes
     headers["grouping"] = pd.Series(SHARED, headers.index, dtype="str").where(chosen)
     logger.warning("%s of several patients: one study each", count(len(shared), "StudyInstanceUID"))
+    return headers
+
+
+def _with_one_spelling(headers: pd.DataFrame) -> pd.DataFrame:
+    studies = headers.groupby("study_id")["patient_id"].nunique()
+    chosen = headers["study_id"].isin(studies.index[studies > 1]) & headers["patient_id"].notna()
+    if not chosen.any():
+        return headers
+    ids = headers.loc[chosen, ["study_id", "patient_id"]]
+    folded = ids["patient_id"].str.casefold().str.split().str.join(" ")
+    first = ids["patient_id"].groupby([ids["study_id"], folded]).transform("min")
+    headers = headers.copy()
+    headers.loc[chosen, "patient_id"] = first
     return headers
 
 

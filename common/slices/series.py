@@ -289,7 +289,8 @@ def _choose(series: pd.DataFrame) -> pd.DataFrame:
     used = ~ranked.duplicated("study_id") & ~ranked["is_empty"]
     unreadable = "no slice can be read: " + ranked["statuses"].replace("", DAMAGED)
     unreadable += (": " + ranked["why"]).where(ranked["why"].fillna("") != "", "")
-    kernels = (" (kernel " + ranked["kernel"] + ")").fillna(" (by the noise between its pixels)")
+    kernels = (" (kernel " + ranked["kernel"] + ")").where(ranked["is_sharp"].notna())
+    kernels = kernels.fillna(" (by the noise between its pixels)")
     has_sharp = of_study["sharp"].transform("any")
     reasons = np.select(
         [

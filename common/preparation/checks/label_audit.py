@@ -159,11 +159,14 @@ def _of_unlike_studies(labelled: pd.DataFrame, is_positive: pd.Series) -> list[i
 
 
 def _contradicting(labels: pd.DataFrame, copies: pd.Series) -> pd.Index:
-    """Return slices of which a copy has 1 where another has 0, the most different first."""
+    """Return slices of which a copy has 1 where another has 0, the most different first.
+
+    Copies stand beside each other.
+    """
     copies = copies.dropna()
     if copies.empty:
         return copies.index
     groups = labels.loc[copies.index].groupby(copies)
     differs = groups.transform("max") > groups.transform("min")
-    numbers = differs.sum(axis=1)
-    return numbers[numbers > 0].sort_values(ascending=False, kind="stable").index
+    found = pd.DataFrame({"number": -differs.sum(axis=1), "group": copies})
+    return found[found["number"] < 0].sort_values(["number", "group"], kind="stable").index

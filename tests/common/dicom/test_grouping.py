@@ -429,8 +429,9 @@ def test_up_to_a_tenth_of_the_positions_are_refused_alone(
     of_both = [*range(3, 3 + num_doubled), *range(num_positions, num_positions + num_doubled)]
     assert sorted(found.refused) == (list(range(len(headers))) if is_all else of_both)
     assert len(found.volumes) == (not is_all)
+    shared = "1 position holds" if num_doubled == 1 else f"{num_doubled} positions hold"
     for reason in found.refused.values():
-        assert reason.startswith(f"{num_doubled} positions of its series hold several slices that")
+        assert reason.startswith(f"{shared} several slices of its series that neither")
 
 
 @pytest.mark.parametrize("known", [120.0, 0.0])
@@ -460,3 +461,44 @@ def test_three_passes_by_time_and_not_more_than_there_are_slices_at_a_position()
     headers["instance_number"] = 1.0
     found = find_volumes(headers)
     assert not found.volumes and len(found.refused) == 24
+
+
+NOWHERE = {"position_x": 0.0, "position_y": 0.0, "position_z": 0.0}
+
+
+def test_one_position_of_zeros_in_all_slices_is_none() -> None:
+    headers = table(**NOWHERE, acquisition_time=1.0).iloc[::-1].reset_index(drop=True)
+    found = find_volumes(headers)
+    assert ids(found, headers) == [names("i", range(8))]
+    assert set(found.volumes[0].order_from) == {"instance_number"}
+    assert "ImagePositionPatient" in found.volumes[0].note
+
+
+def test_one_position_against_the_slice_locations_is_none() -> None:
+    rows = [{"slice_location": 5.0 * number, "position_z": 7.0} for number in range(8)]
+    headers = table(*rows, instance_number=np.nan)
+    (volume,) = find_volumes(headers).volumes
+    assert len(volume.rows) == 8 and set(volume.order_from) == {"slice_location"}
+
+
+def test_one_position_that_nothing_confirms_is_refused() -> None:
+    """Each slice as a volume of its own would be a whole head of one slice."""
+    rows = [{"position_z": 7.0, "acquisition_time": float(number)} for number in range(8)]
+    found = find_volumes(table(*rows))
+    assert not found.volumes and len(found.refused) == 8
+    assert set(found.refused.values()) == {"all 8 slices of its series claim one position"}
+    confirmed = find_volumes(table(*rows, slice_location=7.0))
+    assert [len(volume.rows) for volume in confirmed.volumes] == [1] * 8
+
+
+def test_an_order_of_ids_is_noted_of_the_volume() -> None:
+    nothing = dict.fromkeys(("position_x", "position_y", "position_z", "instance_number"), np.nan)
+    (volume,) = find_volumes(table(**nothing)).volumes
+    assert volume.note == "nothing tells the order of its slices"
+
+
+def test_lossy_copies_under_other_ids_are_a_volume_of_their_own() -> None:
+    headers = both(table(lossy=False), table(lossy=True))
+    found = find_volumes(headers)
+    assert ids(found, headers) == [names("i", range(8)), names("j", range(8))]
+    assert found.volumes[0].note == "split by lossy compression"

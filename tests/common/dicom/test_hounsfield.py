@@ -48,20 +48,43 @@ def test_hu_equal_exact_arithmetic(
     assert found.image_hu[0].tolist() == [exact_hu(int(v), slope, intercept) for v in stored[0]]
 
 
-LIMITS_HU = (-4096, -1200, -1024, -1000, -100, 0, 3071, 3096, 4096, 10000, 31767, 31775)
+LIMITS_HU = (-4096, -1200, -1024, -1000, -100, 0, 2896, 3071, 3095, 4096, 10000, 31767, 31775)
+
+
+def from_corners(mask: list[list[bool]]) -> set[tuple[int, int]]:
+    """Pixels of a mask that a walk along its rows and columns reaches from one of its corners."""
+    last = len(mask) - 1, len(mask[0]) - 1
+    left = [(row, column) for row in (0, last[0]) for column in (0, last[1])]
+    reached: set[tuple[int, int]] = set()
+    while left:
+        row, column = left.pop()
+        inside = 0 <= row <= last[0] and 0 <= column <= last[1]
+        if inside and mask[row][column] and (row, column) not in reached:
+            reached.add((row, column))
+            left += [(row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)]
+    return reached
 
 
 def by_pixel(stored: np.ndarray, head: SliceHeader) -> tuple[list[int], int, int]:
     """The rules of `to_hounsfield` in words, one pixel after the other: HU, padding, repaired."""
     values = [int(value) for value in stored.ravel()]
+    places = [(row, column) for row in range(len(stored)) for column in range(len(stored[0]))]
+    corners = [(row, column) for row in (0, len(stored) - 1) for column in (0, len(stored[0]) - 1)]
+
+    def around(is_chosen: list[bool]) -> list[bool]:
+        reached = from_corners(np.reshape(is_chosen, stored.shape).tolist())
+        return [place in reached for place in places]
+
     slope, intercept = Fraction(head.rescale_slope), Fraction(head.rescale_intercept)
     hu = [round(value * slope + intercept) for value in values]
+    has_air_below = 100 * sum(2896 <= value < 3095 for value in values) >= len(values)
+    first = 2896 if has_air_below else 3096
+    wrapped = [value for value in values if value >= first]
     unsigned_12 = head.bits_stored == 12 and head.pixel_representation == 0
-    wrapped = [value for value in values if value >= 3096]
     if not (unsigned_12 and slope == 1 and intercept > -100 and 100 * len(wrapped) >= len(values)):
         wrapped = []
     if wrapped:
-        hu = [value - 4096 if value >= 3096 else value for value in values]
+        hu = [value - 4096 if value >= first else value for value in values]
     declared = [False] * len(values)
     if head.padding_value is not None:
         ends = [head.padding_value]
@@ -70,15 +93,19 @@ def by_pixel(stored: np.ndarray, head: SliceHeader) -> tuple[list[int], int, int
         ends = [end % span for end in ends]
         ends = [end - span if signed and end >= span // 2 else end for end in ends]
         declared = [min(ends) <= value <= max(ends) for value in values]
-        at_corners = np.reshape(declared, stored.shape)[[0, 0, -1, -1], [0, -1, 0, -1]]
         no_tissue = max(ends) * slope + intercept <= -1000 or min(ends) * slope + intercept > 3071
-        if not no_tissue and not at_corners.all():
-            declared = [False] * len(values)
+        if not no_tissue:
+            at_corners = [declared[places.index(corner)] for corner in corners]
+            declared = around(declared) if all(at_corners) else [False] * len(values)
+    at_corners = {hu[places.index(corner)] for corner in corners}
+    undeclared = [False] * len(values)
+    if min(stored.shape) >= 96 and len(at_corners) == 1 and -500 < hu[0] <= 31767:
+        undeclared = around([value == hu[0] for value in hu])
     too_large = {value for value in hu if value > 31767}
     num_padding, found = 0, []
-    for value, is_declared in zip(hu, declared):
+    for value, is_declared, is_around in zip(hu, declared, undeclared):
         is_metal = value <= 31767 or len(too_large) > 8
-        is_padding = is_declared or value < -1200 or not is_metal
+        is_padding = is_declared or is_around or value < -1200 or not is_metal
         num_padding += is_padding
         found.append(-1024 if is_padding else min(max(value, -1024), 31767))
     return found, num_padding, len(wrapped)
@@ -131,6 +158,27 @@ def test_frames_near_the_limits_equal_the_rules_pixel_by_pixel(
     found = to_hounsfield(stored, head)
     assert found.image_hu.ravel().tolist() == image_hu
     assert (found.num_padding, found.num_repaired) == (num_padding, num_repaired)
+
+
+@pytest.mark.parametrize("shape", [(96, 96), (95, 96), (96, 95), (100, 97)])
+@pytest.mark.parametrize("value", [-501, -500, -499, 0, 31767, 31768])
+@pytest.mark.parametrize("corner", [None, (0, 0), (0, -1), (-1, 0), (-1, -1)])
+def test_what_lies_around_a_round_field_is_padding(
+    shape: tuple[int, int], value: int, corner: tuple[int, int] | None
+) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.choice([value, value, value, 40], shape).astype(np.int32)
+    image[[0, 0, -1, -1], [0, -1, 0, -1]] = value
+    if corner is not None:
+        image[corner] = 41
+    head = header(bits_allocated=32, bits_stored=32)
+    found = to_hounsfield(image, head)
+    image_hu, num_padding, _ = by_pixel(image, head)
+    assert found.image_hu.ravel().tolist() == image_hu
+    assert found.num_padding == num_padding
+    is_around = image_hu != np.clip(image, -1024, 31767).ravel()
+    inside = ~np.reshape(is_around, shape)[::4, ::4]
+    assert found.counts.sum() == inside.sum()
 
 
 @pytest.mark.parametrize("num_kept", [7, 8, 9])
@@ -390,3 +438,39 @@ def test_wrapped_values_are_counted_where_they_change(tmp_path: Path) -> None:
     assert image.num_repaired == 100
     np.testing.assert_array_equal(image.image_hu[0, :5], -1000)
     np.testing.assert_array_equal(image.image_hu[0, 5:], 40)
+
+
+def round_field(outside: int, inside: int = 1040) -> np.ndarray:
+    """Noise around a value in a round field of view, and one value outside it."""
+    image = inside + np.random.default_rng(0).integers(-30, 30, (128, 128))
+    y, x = np.mgrid[-64:64, -64:64]
+    image[np.hypot(x, y) > 63] = outside
+    return image.astype(np.uint16)
+
+
+@pytest.mark.parametrize("value", [1024, 4095])
+def test_one_value_in_all_corners_is_undeclared_padding(value: int) -> None:
+    stored = round_field(value)
+    found = to_hounsfield(stored, header(pixel_representation=0, rescale_intercept=-1024.0))
+    radius = np.hypot(*np.mgrid[-64:64, -64:64])
+    expected = np.where(radius > 63, -1024, stored.astype(int) - 1024)
+    away = (radius < 55) | (radius > 63)  # at the rim, tissue of the same value goes with it
+    np.testing.assert_array_equal(found.image_hu[away], expected[away])
+    assert found.num_padding == (found.image_hu == -1024).sum()
+    assert found.counts.sum() < 1024  # padding is not judged
+
+
+def test_tissue_with_the_value_of_declared_padding_stays() -> None:
+    stored = round_field(1024)
+    fields = {"pixel_representation": 0, "rescale_intercept": -1024.0, "padding_value": 1024}
+    image_hu = to_hounsfield(stored, header(**fields)).image_hu
+    assert (image_hu[32:96, 32:96] == 0).any() and (image_hu[32:96, 32:96] > -100).all()
+    assert image_hu[0, 0] == -1024
+
+
+def test_wrapped_air_below_minus_1000_is_unwrapped() -> None:
+    hu = round_field(0).astype(int) - 1024  # air of -1024 outside
+    fields = {"bits_stored": 12, "pixel_representation": 0}
+    found = to_hounsfield((hu % 4096).astype(np.uint16), header(**fields))
+    np.testing.assert_array_equal(found.image_hu, hu)
+    assert found.num_repaired == (hu < 0).sum()

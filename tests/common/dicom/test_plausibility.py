@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from common.dicom.plausibility import count_values, why_implausible
+from common.dicom.plausibility import count_values, why_implausible, why_slices_implausible
 
 
 @pytest.fixture
@@ -60,3 +60,37 @@ def test_the_offset_counts(head: np.ndarray) -> None:
     stored = np.rint(head + 1024)
     assert why_implausible(count_values(stored, -1024)) == ""
     assert np.array_equal(count_values(stored, -1024), count_values(np.rint(head)))
+
+
+def test_dense_bone_that_wrapped_is_recognised(head: np.ndarray) -> None:
+    """Unsigned 12-bit values that are declared as signed: 1,024 HU becomes -3,072."""
+    radius = np.hypot(*np.mgrid[-128:128, -128:128])
+    dense = np.where(head > 900, head - 300 + 28 * (90 - radius), head)  # 800 to 1,080 HU
+    assert judged(dense) == ""
+    assert "bone has wrapped" in judged(np.where(dense > 1023, dense - 4096, dense))
+
+
+def test_soft_tissue_away_from_brain_is_recognised(head: np.ndarray) -> None:
+    assert "where brain is" in judged((head + 1024) * 0.9 - 1024)
+
+
+@pytest.mark.parametrize("shift", [1024, -1024])
+@pytest.mark.parametrize("bad", [[0], [4, 5], [0, 2, 4, 6, 8]])
+def test_single_slices_of_other_values_are_found(
+    head: np.ndarray, shift: int, bad: list[int]
+) -> None:
+    radius = np.hypot(*np.mgrid[-128:128, -128:128])
+    head = np.where(head > 900, head - 300, head)
+    slices = [np.where(radius < 10 * k, head, -1000) for k in range(1, 11)]  # the vertex first
+    counts = np.stack([count_values(image) for image in slices])
+    assert why_slices_implausible(counts) == {}
+    for number in bad:
+        counts[number] = count_values(slices[number], shift)
+    assert sorted(why_slices_implausible(counts)) == bad
+
+
+def test_slices_within_the_head_need_no_air(head: np.ndarray) -> None:
+    y, x = np.mgrid[-128:128, -128:128]
+    sinus = np.where(np.hypot(x, y) < 20, -990, head)
+    slices = [image[66:190, 66:190] for image in (sinus, *[head] * 9)]
+    assert why_slices_implausible(np.stack([count_values(image) for image in slices])) == {}

@@ -62,6 +62,8 @@ def test_planes_are_told_by_the_orientation(
         (["ORIGINAL", "PRIMARY", "AXIAL"], "ok"),
         (["DERIVED", "SECONDARY", "MPR"], "ok"),
         (["DERIVED", "PRIMARY", "AXIAL", "CT_SOM5 MPR"], "ok"),
+        (["DERIVED", "SECONDARY", "AXIAL", "CT_SOM5 MIP"], "derived"),
+        (["DERIVED", "SECONDARY", "OTHER", "CT_SOM7 VRT"], "derived"),
         (["ORIGINAL", "PRIMARY", "AXIAL", "CT_SOM5 SEQ"], "ok"),
         (["ORIGINAL", "PRIMARY", "OTHER", "CT_SOM5 TOP"], "localizer"),
         (["DERIVED", "SECONDARY", "OTHER", "CT_SOM5 PROT"], "not_ct"),
@@ -200,3 +202,22 @@ def test_frames_without_positions_of_their_own_have_none(tmp_path: Path) -> None
 def test_the_real_head_is_one(test_data: Path) -> None:
     for path in (test_data / "ge_head").rglob("*.dcm"):
         assert [header.left_out for header in read_headers(path, sort_out=True)] == [""]
+
+
+@pytest.mark.parametrize(
+    "description, expected",
+    [
+        ("Head MIP 10 mm", "derived"),
+        ("VRT Schaedel", "derived"),
+        ("Iodine Overlay Head", "derived"),
+        ("TTP head", "derived"),
+        ("Bone subtraction", "derived"),
+        ("Head MPR", "ok"),
+        ("HEAD AMIPAQUE NO", "ok"),
+        ("Schaedel MITTELS H31s", "ok"),
+        ("Hlava s k.l.", "contrast"),
+        ("Hlava bez k.l.", "ok"),
+    ],
+)
+def test_what_descriptions_say_of_maps_and_projections(description: str, expected: str) -> None:
+    assert status(SeriesDescription=description) == expected

@@ -5,13 +5,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from pydicom import dcmread
 
 from common.errors import InputError
 from common.preparation import prepare_dataset
+from common.preparation.checks.check import check_dataset
 from common.slices.pixel_steps import PixelSteps
 from common.slices.series import list_series, list_studies
 from common.slices.table import SliceTable
 from rsna.sources.dicom import DicomSource
+from rsna_task import SUBTYPES
 
 
 class Case:
@@ -185,3 +188,40 @@ def test_a_series_is_used_because_it_is_named(case, test_data: Path, tmp_path: P
     chosen = Case(test_data / "cases" / "18" / "in", tmp_path / "y", select={series})
     used = chosen.series[chosen.series["used"] == 1]
     assert used["reason"].str.startswith("named by --pre_select").all()
+
+
+def changed(folder: Path, source: Path, changes: dict[int, dict[str, object]]) -> Path:
+    """A copy of a folder with elements changed in some of its files, by their number."""
+    folder.mkdir(parents=True)
+    for number, path in enumerate(sorted(source.iterdir())):
+        dataset = dcmread(path)
+        for keyword, value in changes.get(number, {}).items():
+            setattr(dataset, keyword, value)
+        dataset.save_as(folder / path.name)
+    return folder
+
+
+@pytest.mark.parametrize("shift", [1024, -1024])
+def test_slices_whose_intercept_differs_are_refused_alone(
+    test_data: Path, tmp_path: Path, shift: int
+) -> None:
+    source = test_data / "cases" / "05" / "in"
+    intercept = float(dcmread(sorted(source.iterdir())[0]).RescaleIntercept)
+    wrong = {"RescaleIntercept": intercept + shift}
+    found = Case(changed(tmp_path / "in", source, {2: wrong, 5: wrong}), tmp_path / "out")
+    assert found.slices["status"].value_counts().to_dict() == {"ok": 6, "implausible_hu": 2}
+    refused = found.slices[found.slices["status"] == "implausible_hu"]
+    assert refused["store_index"].isna().all()
+    assert refused["reason"].str.contains("not in this slice").all()
+    assert found.studies["status"].tolist() == ["partial"]
+    assert check_dataset(tmp_path / "out", subtypes=SUBTYPES, union="any", n_jobs=1).findings == []
+
+
+def test_positions_that_are_all_zero_leave_the_order_to_the_numbers(
+    test_data: Path, tmp_path: Path
+) -> None:
+    source = test_data / "cases" / "05" / "in"
+    nowhere = {number: {"ImagePositionPatient": [0, 0, 0]} for number in range(8)}
+    found = Case(changed(tmp_path / "in", source, nowhere), tmp_path / "out")
+    assert found.sizes() == [8] and set(found.slices["order_from"]) == {"instance_number"}
+    assert "ImagePositionPatient" in found.series["reason"].iloc[0]

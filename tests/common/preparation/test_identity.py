@@ -4,6 +4,7 @@ import pandas as pd
 
 from common.preparation.headers import HEADER_COLUMNS
 from common.preparation.identity import mark_duplicates
+from common.preparation.volumes import separate_patients
 
 
 def header_rows(**columns: list[str | None]) -> pd.DataFrame:
@@ -57,3 +58,38 @@ def test_of_copies_the_one_in_the_larger_series_stays_whatever_its_name() -> Non
         marked = marked.set_index("source_file")
         assert marked["status"].eq("duplicate").tolist() == [name == "1" for name in marked.index]
         assert marked.loc["1", "reason"] == "same image as 2"
+
+
+def test_a_lossy_copy_under_the_same_id_is_no_other_image() -> None:
+    headers = header_rows(
+        source_file=["1", "2", "3", "4"],
+        status=["ok"] * 4,
+        reason=[None] * 4,
+        image_id=["a", "a", "b", "b"],
+        pixels=["0123456789abcdef", "fedcba9876543210"] * 2,
+        lossy=[True, False, True, False],
+        position_z=[1.0, 1.0, 2.0, 3.0],
+    )
+    marked = mark_duplicates(headers)
+    assert marked["status"].tolist() == ["duplicate", "ok", "ok", "ok"]
+    assert marked["reason"][0] == "same image as 2"
+    assert marked["image_id"].fillna("-").tolist() == ["-", "a", "b_01234567", "b_fedcba98"]
+
+
+def patients(*rows: tuple[str | None, str | None]) -> pd.DataFrame:
+    ids, hashes = zip(*rows)
+    headers = header_rows(patient_id=list(ids), patient_hash=list(hashes))
+    return separate_patients(headers.assign(study_id="s"))
+
+
+def test_spellings_of_a_patient_id_are_one_patient_within_a_study() -> None:
+    found = patients(("ab 1", None), ("AB  1", None), ("Ab 1", None))
+    assert found["patient_id"].nunique() == 1 and set(found["study_id"]) == {"s"}
+    assert patients(("ab1", None), ("ab2", None))["study_id"].nunique() == 2
+
+
+def test_without_ids_names_tell_patients_apart() -> None:
+    found = patients((None, "x"), (None, "y"))
+    assert found["study_id"].nunique() == 2 and found["patient_id"].isna().all()
+    assert set(patients((None, "x"), (None, "x"))["study_id"]) == {"s"}
+    assert set(patients(("p", None), (None, "x"))["study_id"]) == {"s"}  # one lost its id

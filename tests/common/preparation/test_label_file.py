@@ -162,3 +162,9 @@ def test_a_study_without_a_patient_is_taken_for_one(tmp_path: Path) -> None:
     folds.loc[0, "fold"] = 1 - folds.loc[0, "fold"]
     with pytest.raises(InputError, match="1 patient on both sides"):
         split_rows(table, folds, 0, ["any"])
+
+
+@pytest.mark.parametrize("columns", ["any,any", "any,Any"])
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path, columns: str) -> None:
+    with pytest.raises(InputError, match="the column any is there twice"):
+        read(tmp_path / "a.csv", f"StudyInstanceUID,{columns}", "1.2,1,0")

@@ -159,3 +159,10 @@ def test_log_check_and_report_show_the_audit(
     assert "<code>row 4</code>" in section
     text = re.sub(r'src="data:[^"]*"', "", section)
     assert not any(name in text for name in ("i4", "i17", "p0", "s0"))
+
+
+def test_contradicting_copies_stand_beside_each_other() -> None:
+    copies = NO_COPIES.copy()
+    copies[[0, 17]] = 1.0
+    copies[[1, 5]] = 2.0
+    assert kinds(clean(), copies) == {CONTRADICTING: [0, 17, 1, 5]}
