@@ -270,3 +270,43 @@ def test_an_isotonic_line_interpolates_logits():
     line = IsotonicCalibration(((0.0, 2.0),), ((float(logit(0.2)), float(logit(0.6))),))
     middle = float(expit((logit(0.2) + logit(0.6)) / 2))
     np.testing.assert_allclose(expit(line.apply([[-5.0], [1.0], [9.0]]))[:, 0], [0.2, middle, 0.6])
+
+
+@pytest.mark.parametrize(
+    ("logits", "calibrated", "is_sound"),
+    [
+        ([(0.0,)], [(1.0,)], True),
+        ([(0.0, 1.0)], [(1.0, 1.0)], True),
+        ([(0.0, 1.0)], [(1.0, 0.999)], False),  # falls
+        ([(1.0, 1.0)], [(0.0, 1.0)], False),  # two values at one place
+        ([(1.0, 0.0)], [(0.0, 1.0)], False),
+        ([(0.0, 1.0)], [(0.0, 1.0, 2.0)], False),
+        ([()], [()], False),
+        ([(0.0, 1.0)], [(0.0, 1.0)] * 2, False),
+    ],
+)
+def test_points_rise_and_never_fall(logits, calibrated, is_sound):
+    if is_sound:
+        IsotonicCalibration(tuple(logits), tuple(calibrated))
+    else:
+        with pytest.raises(AssertionError):
+            IsotonicCalibration(tuple(logits), tuple(calibrated))
+
+
+def test_labels_and_logits_of_other_shapes_and_unknown_kinds_are_refused():
+    labels, logits = drawn(50)
+    for given in (
+        ("temperature", labels, logits[:, :1]),
+        ("temperature", labels[:-1], logits),
+        ("platt", labels, logits),
+    ):
+        with pytest.raises(AssertionError):
+            fit_calibration(*given)
+
+
+def test_a_kind_that_is_read_from_a_file_is_the_same():
+    labels, logits = drawn(300)
+    for kind in ("temperature", "isotonic"):
+        found = fit_calibration(json.loads(f'"{kind}"'), labels, logits)
+        assert found == fit_calibration(kind, labels, logits)
+        assert found != Calibration((1.0,) * 2, (0.0,) * 2)
