@@ -295,13 +295,13 @@ def test_points_rise_and_never_fall(logits, calibrated, is_sound):
 
 def test_labels_and_logits_of_other_shapes_and_unknown_kinds_are_refused():
     labels, logits = drawn(50)
-    for given in (
+    for wrong in (
         ("temperature", labels, logits[:, :1]),
         ("temperature", labels[:-1], logits),
         ("platt", labels, logits),
     ):
         with pytest.raises(AssertionError):
-            fit_calibration(*given)
+            fit_calibration(*wrong)
 
 
 def test_a_kind_that_is_read_from_a_file_is_the_same():
