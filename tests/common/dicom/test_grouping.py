@@ -502,3 +502,16 @@ def test_lossy_copies_under_other_ids_are_a_volume_of_their_own() -> None:
     found = find_volumes(headers)
     assert ids(found, headers) == [names("i", range(8)), names("j", range(8))]
     assert found.volumes[0].note == "split by lossy compression"
+
+
+@pytest.mark.parametrize("num", [2, 3, 4])
+@pytest.mark.parametrize("location", [np.nan, 7.0])
+def test_two_slices_at_one_position_are_passes_and_more_are_none(num: int, location: float) -> None:
+    rows = ({"acquisition_number": float(k)} for k in range(num))
+    headers = table(*rows, position_z=5.0, slice_location=location)
+    found = find_volumes(headers)
+    if num == 2 or location == 7.0:  # SliceLocation says the same
+        assert [volume.rows.tolist() for volume in found.volumes] == [[k] for k in range(num)]
+    else:
+        reason = f"all {num} slices of its series claim one position"
+        assert found.refused == dict.fromkeys(range(num), reason) and not found.volumes

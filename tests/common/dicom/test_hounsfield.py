@@ -115,7 +115,9 @@ def by_pixel(stored: np.ndarray, head: SliceHeader) -> tuple[list[int], int, int
 def frames_near_the_limits(draw: st.DrawFn) -> tuple[np.ndarray, SliceHeader]:
     dtype = np.dtype(draw(st.sampled_from([np.int16, np.uint16])))
     slope = draw(st.sampled_from([1.0, 1.0, 0.5, 2.0]))
-    intercept = draw(st.sampled_from([-1024.0, -1000.5, -101.0, -100.0, -99.0, 0.0, 1.0, 31000.0]))
+    intercept = draw(
+        st.sampled_from([-1024.0, -1000.5, -101.0, -100.0, -99.0, 0.0, 1.0, 900.0, 31000.0])
+    )
     limits = np.iinfo(dtype)
     near = {
         int((hu - intercept) / slope) + step for hu in LIMITS_HU for step in (-2, -1, 0, 1, 2, 5)
@@ -179,6 +181,15 @@ def test_what_lies_around_a_round_field_is_padding(
     is_around = image_hu != np.clip(image, -1024, 31767).ravel()
     inside = ~np.reshape(is_around, shape)[::4, ::4]
     assert found.counts.sum() == inside.sum()
+
+
+@pytest.mark.parametrize("intercept", [-1024.0, -1.0, 0.0, 1.0, 1000.0, 31000.0])
+def test_undeclared_padding_lies_below_minus_1200_whatever_the_intercept(intercept: float) -> None:
+    stored = np.full((8, 20), 40, np.int16)
+    stored[2, :3] = np.array([-1201, -1200, -1199]) - int(intercept)
+    found = to_hounsfield(stored, header(rescale_intercept=intercept))
+    assert found.num_padding == 1
+    assert found.image_hu[2, :3].tolist() == [-1024] * 3
 
 
 @pytest.mark.parametrize("num_kept", [7, 8, 9])
