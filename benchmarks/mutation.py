@@ -6,7 +6,7 @@ alone: killed where a test fails or does not end in time, else it survived. Chan
 annotations are left out. A module has one mutant per place in its text at most.
 
     pip install cosmic-ray==8.7.0
-    python benchmarks/mutation.py --seed 13 --number 16
+    python benchmarks/mutation.py --seed 13 --number 14
 
 Prints the table and the survivors; --results keeps each outcome, and a second call with the same
 file goes on. The tests run in copies of the tree, in processes forked from one that has the large
@@ -299,7 +299,7 @@ def show(outcomes: dict[Mutant, str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=13, help="of the sample")
-    parser.add_argument("--number", type=int, default=16, help="of mutants of each module")
+    parser.add_argument("--number", type=int, default=14, help="of mutants of each module")
     parser.add_argument("--modules", nargs="+", default=list(TESTS), choices=list(TESTS))
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--results", type=Path, help="JSON lines, one per mutant, to go on from")
