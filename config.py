@@ -4,7 +4,9 @@ A flag is declared once, here: its type and rule are checked when a script start
 its help. Importing this module parses nothing and makes nothing.
 """
 
-from collections.abc import Sequence
+import logging
+import sys
+from collections.abc import Sequence, Set
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +24,10 @@ from flags.optimizer import LRFinderConfig, OptimizerConfig
 from flags.parsing import parse_flags
 from flags.prediction import PredictionConfig, SelectConfig, ViewsConfig
 from flags.preprocessing import PreprocessingConfig
+from flags.sources import command_line_names, naming_file
 from flags.training import CallbackConfig, TrainingConfig
+
+logger = logging.getLogger(__name__)
 
 # A resumed run may change these; all others stay as they were recorded.
 FREE_ON_RESUME = {
@@ -153,10 +158,29 @@ def parse_config(
     own = [GROUPS[group] for group in groups]
     # One file serves all scripts: the flags of other scripts in it are passed over.
     others = Config().flags().keys() - {item.name for kind in own for item in fields(kind)}
-    values, given = parse_flags(description, own, argv, others)
-    config = _build_config(values, groups, given)
-    refuse_unusable(config.flags())
+    argv = sys.argv[1:] if argv is None else argv
+    with naming_file(argv, Config().flags().keys() | {"config"}):
+        values, given = parse_flags(description, own, argv, others)
+        config = _build_config(values, groups, given)
+        refuse_unusable(config.flags())
+    config = _with_dev_mode(config, given & command_line_names(argv))
     warn_about_flags(config.flags(), given, groups, config.base_lr)
+    return config
+
+
+def _with_dev_mode(config: Config, asked: Set[str]) -> Config:
+    """Return the flags with the lengths of dev mode, which do not shorten what is `asked` for."""
+    general, training = config.general, config.training
+    if not general.dev_enabled or "dev_iteration_num" in config.given:
+        return config
+    for name in sorted(asked & {"tr_iteration_num", "lrf_iteration_num"}):
+        return config.with_flags(dev_iteration_num=config.flags()[name])
+    if "tr_iteration_num" in config.given and training.tr_iteration_num > config.iteration_num:
+        logger.warning(
+            "--dev_enabled 1 trains %d iterations, not the %d of the --config file",
+            config.iteration_num,
+            training.tr_iteration_num,
+        )
     return config
 
 

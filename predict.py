@@ -10,6 +10,10 @@ def main() -> None:
     """Write tables of slices, series and studies, and the submission that a sample asks for."""
     log_to_console()
     config = parse_config(__doc__ or "", GROUPS)
+    from rsna.evaluation.folders import prediction_folders
+
+    prediction_folders(config)
+    # torch takes seconds to import.
     from rsna.evaluation.prediction import predict
 
     for line in predict(config):

@@ -9,9 +9,7 @@ from torch import Tensor, nn
 
 from common.networks import FitSettings, ImageClassifierNetwork
 from common.scoring.metrics import auc, log_loss, weighted_log_loss
-from rsna_task import CHALLENGE, Task
-
-METRIC = "weighted_log_loss"
+from rsna_task import CHALLENGE, METRIC, Task
 
 # Weight of `any` in the loss by fifths of the training, where that is asked for: that of the 2019
 # framework. The metric's is 2.

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.errors import InputError
+from common.scoring.metrics import reported_names
 
 LABELS = (
     "epidural",
@@ -17,6 +18,7 @@ SUBTYPES = LABELS[:-1]
 
 # The challenge weighs `any` twice and each subtype once, and divides by their sum.
 LABEL_WEIGHTS = (1.0, 1.0, 1.0, 1.0, 1.0, 2.0)
+METRIC = "weighted_log_loss"
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,18 @@ CHALLENGE = Task(LABELS, LABEL_WEIGHTS)
 # One label: its weight cancels out, and the weighted log loss is its log loss.
 ANY_ONLY = Task(("any",), (1.0,))
 TASKS = {len(task.label_names): task for task in (CHALLENGE, ANY_ONLY)}
+
+
+def validation_metrics(task: Task, has_rates: bool = True) -> list[str]:
+    """Return the names of the metrics that a validation reports.
+
+    Args:
+        has_rates: precision, recall, F1 and the means over the labels are among them.
+    """
+    if has_rates:
+        return ["loss", METRIC, *reported_names(task.label_names)]
+    names = [f"{family}.{label}" for family in ("auc", "log_loss") for label in task.label_names]
+    return ["loss", METRIC, *names]
 
 
 def task_of_labels(label_names: Sequence[str], where: str) -> Task:

@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.levels.level_runs import Plan, Stage, prepare
 from benchmarks.levels.level_scores import measure, show
 from common.cli import log_to_console, run_script
+from rsna.sources.ct_ich import CtIchSource
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +118,7 @@ def main() -> None:
     parser.add_argument("--blend", default="weights", help="--ens_method of the blend")
     arguments = parser.parse_args()
     arguments.work, arguments.folder = arguments.work.resolve(), arguments.folder.resolve()
+    CtIchSource(arguments.folder)  # refuses it now, not after the first training
     show(run(arguments), "", arguments.n_jobs)
 
 

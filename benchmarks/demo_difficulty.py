@@ -27,6 +27,7 @@ from sklearn.preprocessing import StandardScaler
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from common.cli import run_script
 from common.scoring.metrics import log_loss, training_prior, weighted_log_loss
 from common.slices.folds import read_folds
 from common.slices.table import SliceTable
@@ -116,4 +117,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -42,7 +42,9 @@ import blosc2  # noqa: E402
 import numpy as np  # noqa: E402
 import pydicom  # noqa: E402
 
+from common.cli import run_script  # noqa: E402
 from common.dicom import quiet_pydicom  # noqa: E402
+from common.errors import InputError  # noqa: E402
 from common.preparation import prepare_dataset  # noqa: E402
 from common.preparation.workers.runner import TaskRunner  # noqa: E402
 from common.slices.table import SliceTable  # noqa: E402
@@ -73,6 +75,8 @@ def main() -> int:
     parser.add_argument("--num_pairs", type=int, default=3)
     parser.add_argument("--baseline", type=Path)
     arguments = parser.parse_args()
+    if not any(arguments.folder.glob("*")):
+        raise InputError(f"--folder {arguments.folder}: no files there: name a DICOM series")
     quiet_pydicom()
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
@@ -222,4 +226,4 @@ def cpu_ms(function: Callable[[], object], num_slices: int) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(lambda: sys.exit(main()))

@@ -31,7 +31,9 @@ import pandas as pd  # noqa: E402
 import torch  # noqa: E402
 
 from common.callbacks import Callback  # noqa: E402
+from common.cli import run_script  # noqa: E402
 from common.datasets import EpochSampler, make_loader  # noqa: E402
+from common.errors import InputError  # noqa: E402
 from common.networks import FitSettings  # noqa: E402
 from common.precision import keep_freed_memory  # noqa: E402
 from common.slices.store import write_series  # noqa: E402
@@ -246,6 +248,8 @@ def main() -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--cudnn_benchmark", type=int, choices=(0, 1), default=0)
     arguments = parser.parse_args()
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch sees no GPU here; use --device cpu")
     if arguments.slices < (arguments.warmup + 1) * arguments.batch_size:
         parser.error("--slices must be more than the batches of the warm-up hold")
     torch.backends.cudnn.benchmark = bool(arguments.cudnn_benchmark)
@@ -258,4 +262,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

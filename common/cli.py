@@ -1,13 +1,16 @@
 """Exit statuses of all scripts, and one line on stderr for errors that users can correct."""
 
 import atexit
+import contextlib
 import errno
+import json
 import logging
 import os
 import re
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,11 +149,8 @@ def status_of(main: Callable[[], None]) -> int:
     """Run `main` and return its exit status; write errors to stderr."""
     try:
         main()
-    except InputError as error:
-        _tell(f"error: {error}")
-        return EXIT_INPUT
-    except FloatingPointError as error:
-        _tell(f"error: {error}")
+    except (InputError, FloatingPointError) as error:
+        _note(_tell(f"error: {error}"))
         return EXIT_INPUT
     except PeerFailure as error:
         _tell(f"stopped by the failure of another process: {error}")
@@ -177,7 +177,7 @@ def status_of(main: Callable[[], None]) -> int:
         place = error.filename or "while writing"
         notes: list[str] = getattr(error, "__notes__", [])
         then = notes[-1] if notes else "run the same command again"
-        _tell(f"error: {what} ({place}): {advice}, then {then}")
+        _note(_tell(f"error: {what} ({place}): {advice}, then {then}"))
         return EXIT_INPUT
     except Exception:
         return _fault()
@@ -190,13 +190,30 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 def _fault() -> int:
     logger.exception("This is a fault of the program, not of your input")
+    kind, error = sys.exc_info()[:2]
+    _note(f"a fault of the program, its traceback is above: {kind and kind.__name__}: {error}")
     return EXIT_FAULT
 
 
-def _tell(line: str) -> None:
+def _tell(line: str) -> str:
+    """Write one line on stderr and return it."""
     if _launcher is not None:
         line = _with_commands(line, _launcher)
-    print(" ".join(line.split()), file=sys.stderr, flush=True)  # noqa: T201
+    line = " ".join(line.split())
+    print(line, file=sys.stderr, flush=True)  # noqa: T201
+    return line
+
+
+def _note(line: str) -> None:
+    """Leave the line where torchrun looks for the reason of a failure: it ends torchrun's output.
+
+    torch.distributed.elastic.multiprocessing.errors describes the file.
+    """
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path:
+        note = {"message": line, "extraInfo": {"timestamp": str(int(time.time()))}}
+        with contextlib.suppress(OSError):
+            Path(path).write_text(json.dumps({"message": note}), encoding="utf-8")
 
 
 def _with_commands(line: str, launcher: Launcher) -> str:

@@ -1,5 +1,7 @@
 """Counts and durations as messages show them."""
 
+from collections.abc import Mapping
+
 
 def count(number: int, noun: str) -> str:
     """Return the number with its noun: `1 slice`, `28 slices`, `2 studies`, `3 series`."""
@@ -8,6 +10,17 @@ def count(number: int, noun: str) -> str:
     if noun.endswith("y") and noun[-2] not in "aeiou":
         return f"{number} {noun[:-1]}ies"
     return f"{number} {noun}{'es' if noun.endswith(('s', 'x', 'ch', 'sh')) else 's'}"
+
+
+def line_of_counts(
+    num_files: int, num_slices: int, num_series: int, rejected: Mapping[str, int]
+) -> str:
+    """Return the counts of a preparation in one line: read, stored, rejected by reason."""
+    reasons = ", ".join(f"{number} {status}" for status, number in rejected.items())
+    return (
+        f"read {count(num_files, 'file')}, stored {count(num_slices, 'slice')} in {num_series} "
+        f"series, rejected {sum(rejected.values())}" + (f" ({reasons})" if reasons else "")
+    )
 
 
 def duration(seconds: float) -> str:

@@ -1,10 +1,12 @@
 """Flags in combination: what is refused, and what earns a warning."""
 
+import difflib
 import logging
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 from common.errors import InputError
+from rsna_task import TASKS, validation_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -166,6 +168,10 @@ EFFECTIVE_WHEN = {
     },
     "tr_amp_dtype": _needs("tr_use_amp", 1),
     "mlflow_uri": _needs("mlflow_enabled", 1),
+    "mlflow_enabled": (
+        "--dev_enabled 0",
+        lambda flags: flags["dev_enabled"] == 0 or flags["mlflow_enabled"] == 0,
+    ),
     "tensorboard_enabled": _needs("dev_enabled", 0),
     "nml_enabled": _needs("dev_enabled", 0),
     "nml_project": _needs("nml_enabled", 1),
@@ -195,12 +201,14 @@ def refuse_unusable(flags: Mapping[str, Any]) -> None:
     """Raises InputError where flags (name to value) contradict each other."""
     if flags["data_leave_out_fold"] is not None and flags["net_model"].startswith(_STUDY):
         raise InputError(
-            "--data_leave_out_fold is of slice models: a study model reads features of networks "
-            "that saw that fold"
+            "--data_leave_out_fold is of slice models: a sequence network reads features of "
+            "networks that saw that fold"
         )
     if flags["tr_resume"] and flags["experiment_id"] is None:
         raise InputError("--tr_resume 1 needs --experiment_id: say which experiment goes on")
     _refuse_study(flags)
+    if not flags["tr_resume"]:
+        _refuse_metrics(flags)
     start, num_steps = flags["optim_swa_start"], flags["tr_iteration_num"]
     if flags["optim_swa_enabled"] and start is not None and start >= num_steps:
         raise InputError(
@@ -223,6 +231,22 @@ def _refuse_study(flags: Mapping[str, Any]) -> None:
             f"--data_sampler {flags['data_sampler']}: draws slices, but --net_model {name} sees "
             f"whole series: leave the flag out"
         )
+
+
+def _refuse_metrics(flags: Mapping[str, Any]) -> None:
+    """Raise InputError where a flag names a metric that no validation reports."""
+    task, has_rates = TASKS[flags["net_num_classes"]], bool(flags["cb_metrics_enabled"])
+    known = validation_metrics(task, has_rates)
+    names = ["tr_best_metric"]
+    if flags["cb_early_stopping_patience"]:
+        names.append("cb_early_stopping_metric")
+    for name in names:
+        if flags[name] not in known:
+            near = difflib.get_close_matches(flags[name], known, 5, cutoff=0.3)
+            raise InputError(
+                f"--{name} {flags[name]}: no validation reports it; "
+                + (f"near are {', '.join(near)}" if near else f"known are {', '.join(known)}")
+            )
 
 
 def warn_about_flags(

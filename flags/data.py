@@ -49,15 +49,16 @@ class DataConfig:
     between (0: those next in the series, as also where slices have no position)."""
 
     data_features: str | None = None
-    """Study networks: the slice experiments (of --data_fold all) that they see the outputs of, such
-    as 0003 or 0003,0004."""
+    """Sequence networks: the slice experiments (of --data_fold all) that they see the outputs of,
+    such as 0003 or 0003,0004."""
     data_study_thin: float = 0.25
-    """Study, joint and volume networks: share of series of which training leaves every second slice
-    out."""
+    """Sequence, joint and volume networks: share of series of which training leaves every second
+    slice out."""
     data_study_reverse: float = 0.5
-    """Study, joint and volume networks: share of series that training sees from the other end."""
+    """Sequence, joint and volume networks: share of series that training sees from the other
+    end."""
     data_study_crop: int = 0
-    """Study, joint and volume networks: the most slices of a series in a training sample (0:
+    """Sequence, joint and volume networks: the most slices of a series in a training sample (0:
     all)."""
     data_volume_spacing: float = 0.0
     """Volume networks: pixels of this many mm on a grid of data_img_size, before the transform

@@ -19,7 +19,8 @@ class GeneralConfig:
     dev_num_studies: int = 12
     """Dev mode: the most studies that are used."""
     dev_iteration_num: int = 20
-    """Dev mode: the most iterations that are trained."""
+    """Dev mode: the most iterations that are trained; a --tr_iteration_num on the command line is
+    kept, where this flag is not given."""
     n_jobs: int = 2
     """Processes for preprocessing and for loading data (0: load in the main process)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -45,7 +45,8 @@ SCRIPTS = {
         ("--experiment_id 0001", "--experiment_id 0001 --data_dataset cq500"),
     ),
     "predict": Help(
-        "experiment_id pr_input pr_output pr_dataframe pr_submit pr_tta output_dir n_jobs device",
+        "experiment_id pr_input pr_output pr_overwrite pr_dataframe pr_submit pr_tta output_dir "
+        "n_jobs device",
         (
             "--experiment_id 0001 --pr_input input/scans --pr_output output/scans",
             "--experiment_id 0001 --pr_input input/scans.zip --pr_output output/scans --pr_tta 4",

@@ -36,21 +36,21 @@ class NetworkConfig:
     net_drop_path_rate: float = 0.0
     """Stochastic depth, for backbones that have it."""
     net_study_inputs: Literal["logits", "both"] = "logits"
-    """What a study network sees of a slice beside gaps and rank: the logits of the slice networks,
-    or their features too."""
+    """What a sequence network sees of a slice beside gaps and rank: the logits of the slice
+    networks, or their features too."""
     net_study_dim: int = 128
-    """Study networks: channels of a slice between layers."""
+    """Sequence networks: channels of a slice between layers."""
     net_study_hidden: int = 96
-    """Study networks: units of each direction of a GRU or LSTM."""
+    """Sequence networks: units of each direction of a GRU or LSTM."""
     net_study_layers: int = 2
-    """Study networks: recurrent or attention layers."""
+    """Sequence networks: recurrent or attention layers."""
     net_study_heads: int = 4
     """study-transformer: attention heads."""
     net_study_feature_drop: float = 0.5
-    """Study networks: share of the features that training leaves out, the same in all slices of a
-    series."""
+    """Sequence networks: share of the features that training leaves out, the same in all slices of
+    a series."""
     net_study_metadata: Switch = 1
-    """1: study networks see z-gap, position, rank and number of slices."""
+    """1: sequence networks see z-gap, position, rank and number of slices."""
     net_study_auxiliary: float = 1.0
     """study-first_place: weight of the loss of the first stage."""
     net_encoder_frozen: Switch = 0

@@ -7,16 +7,16 @@ stand in `__post_init__`, whichever way a value came in.
 import difflib
 import functools
 import itertools
+import math
 import re
 import sys
-from collections.abc import Sequence, Set
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence, Set
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
 from common.cli import shown_name
 from common.errors import InputError
-from common.scoring.metrics import direction_of
 from flags.help import FULL_HELP, HELP, prepare_help
 
 
@@ -42,7 +42,15 @@ def parse_flags(
     parser = build_parser(description, tuple(groups), frozenset(passed_over))
     if not set(HELP).isdisjoint(argv):
         prepare_help(parser, FULL_HELP in argv)
-    return _parse(parser, argv), frozenset(_parse(parser, argv, defaults=False))
+    rules = _rules(groups)
+    values = _parse(parser, argv, rules)
+    for name, kind in _types(groups).items():
+        value = values[name]
+        if value is None and type(None) not in get_args(kind):
+            raise InputError(f"--{name} null: must be {rules[name]}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"--{name} {value}: must be a finite number")
+    return values, frozenset(_parse(parser, argv, rules, defaults=False))
 
 
 def require(group: Any, name: str, holds: object, rule: str) -> None:
@@ -121,7 +129,9 @@ def build_parser(description: str, groups: tuple[type, ...], passed_over: frozen
     return parser
 
 
-def _parse(parser: Any, argv: list[str], defaults: bool = True) -> dict[str, Any]:
+def _parse(
+    parser: Any, argv: list[str], rules: Mapping[str, str], defaults: bool = True
+) -> dict[str, Any]:
     from argparse import ArgumentError
 
     try:
@@ -131,7 +141,7 @@ def _parse(parser: Any, argv: list[str], defaults: bool = True) -> dict[str, Any
         unknown = re.match(r"unrecognized arguments: --(\w+)", message, re.IGNORECASE)
         if unknown:
             message = _nearest(unknown[1], [option[2:] for option in parser._option_string_actions])
-        raise InputError(_flag_message(message)) from error
+        raise InputError(_flag_message(message, rules)) from error
     values = namespace.as_dict()
     values.pop("config", None)
     return {name: value for name, value in values.items() if defaults or value is not None}
@@ -144,10 +154,45 @@ def _nearest(name: str, known: Sequence[str]) -> str:
     return f"--{name} is no flag of {shown_name()}: {advice}"
 
 
-def _flag_message(message: str) -> str:
-    message = re.sub(r'Parser key "(\w+)"', r"--\1", message)
-    message = re.sub(r"<class '(\w+)'>", r"\1", message.replace("typing.Literal", "one of "))
-    return " ".join(message.replace("Expected a", "must be a value of type").split())
+_LISTS = {int: "[200,300]", float: "[0.5,1.0]", str: "[a,b]"}
+
+
+def _types(groups: Sequence[type]) -> dict[str, Any]:
+    return {name: kind for group in groups for name, kind in get_type_hints(group).items()}
+
+
+def _rules(groups: Sequence[type]) -> dict[str, str]:
+    """Return what the value of each flag must be, by its type."""
+    return {name: _rule_of(kind) for name, kind in _types(groups).items()}
+
+
+def _rule_of(kind: Any) -> str:
+    """Return a type in words; None, which is a flag left out, goes without saying."""
+    kinds = [part for part in get_args(kind) if part is not type(None)]
+    if get_origin(kind) is Literal:
+        words = [str(word) for word in kinds]
+        return " or ".join(words) if len(words) < 3 else f"one of {', '.join(words)}"
+    if get_origin(kind) is list:
+        return f"a list such as {_LISTS[kinds[0]]}"
+    if kinds:
+        return " or ".join(map(_rule_of, kinds))
+    return {int: "a whole number", float: "a number", str: "text"}[kind]
+
+
+def _flag_message(message: str, rules: Mapping[str, str]) -> str:
+    """Return a message of the parser as flag, value and rule."""
+    message = " ".join(message.split())
+    key = re.search(r'Parser key "(\w+)"', message)
+    value = re.search(r"(?:Got|Given) value: (.*)$", message)
+    if key and value and key[1] in rules:
+        return f"--{key[1]} {value[1]}: must be {rules[key[1]]}"
+    missing = re.match(r"argument --(\w+): expected one argument", message)
+    if missing:
+        return f"--{missing[1]}: needs a value: {rules.get(missing[1], 'a file')}"
+    unknown = re.match(r"unrecognized arguments: (.*)", message, re.IGNORECASE)
+    if unknown:
+        return f"{unknown[1]}: is no flag; a flag begins with -- and takes one value"
+    return re.sub(r'Parser key "(\w+)"', r"--\1", message)
 
 
 Switch = Literal[0, 1]
@@ -155,10 +200,3 @@ Switch = Literal[0, 1]
 
 def _known(group: Any, name: str, known: Sequence[str]) -> None:
     require(group, name, getattr(group, name) in known, f"one of {', '.join(known)}")
-
-
-def _metric(group: Any, name: str) -> None:
-    try:
-        direction_of(getattr(group, name))
-    except InputError as error:
-        raise InputError(f"--{name}: {error}") from error

@@ -8,7 +8,7 @@ from typing import Literal
 from common.errors import InputError
 from common.scoring.kaggle_client import COMPETITION_PATTERN
 from common.transforms.views import view_names
-from flags.parsing import at_least, matches
+from flags.parsing import Switch, at_least, matches
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,8 @@ class PredictionConfig:
     """Folder of DICOM files or zip archives, one zip archive, or a prepared dataset."""
     pr_output: str | None = None
     """Folder for the predictions."""
+    pr_overwrite: Switch = 0
+    """1: predictions that lie in --pr_output are replaced; 0: they are refused."""
     pr_dataframe: str | None = None
     """sample_submission.csv: writes submission.csv with its ids in its order."""
     pr_submit: str | None = None

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from common.errors import InputError
-from flags.parsing import Switch, _metric, at_least, between, require
+from flags.parsing import Switch, at_least, between, require
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,9 @@ class TrainingConfig:
     tr_num_best: int = 1
     """How many of the best checkpoints are kept."""
     tr_best_metric: str = "weighted_log_loss"
-    """Metric of validations of the whole fold that says which are best, such as auc.any or
-    f1.mean; whether smaller or greater is better is known by its name."""
+    """Metric of validations of the whole fold that says which are best: loss, weighted_log_loss, or
+    auc, log_loss, precision, recall or f1 of a label or of their mean, such as auc.any or f1.mean;
+    whether smaller or greater is better is known by its name."""
     tr_max_hours: float = 0.0
     """Hours after which a run saves and stops, with status 143; --tr_resume 1 goes on, with the
     same time anew (0: no limit). Leave room for one validation."""
@@ -69,8 +70,8 @@ class TrainingConfig:
     tr_sync_bn: Switch = 0
     """1: batch norm over the batches of all processes (torchrun on GPUs)."""
     tr_features: Switch = 1
-    """1: --data_fold all also writes what the networks see in slices (features/), for study models;
-    at 2048 features a slice takes about 3 KB, twice."""
+    """1: --data_fold all also writes what the networks see in slices (features/), for sequence
+    networks; at 2048 features a slice takes about 3 KB, twice."""
 
     def __post_init__(self) -> None:
         at_least(
@@ -93,7 +94,6 @@ class TrainingConfig:
             or self.tr_iteration_valid_full >= max(self.tr_iteration_valid, 1),
             f"0, or at least --tr_iteration_valid ({self.tr_iteration_valid})",
         )
-        _metric(self, "tr_best_metric")
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,6 @@ class CallbackConfig:
         at_least(self, 0, "cb_early_stopping_patience", "cb_early_stopping_min_delta")
         at_least(self, 0, "cb_outputs_num")
         at_least(self, 1, "cb_telemetry_log_every")
-        _metric(self, "cb_early_stopping_metric")
         if self.cb_telemetry_enabled and not self.cb_telemetry_module_name:
             raise InputError(
                 "--cb_telemetry_enabled 1 needs --cb_telemetry_module_name: say which module"

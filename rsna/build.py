@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from math import ceil, sqrt
+from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,6 @@ from common.datasets import (
     EpochSampler,
     GroupSampler,
     PositiveRangeSampler,
-    batches_per_epoch,
     middle_weights,
 )
 from common.distributed import Processes
@@ -41,8 +40,8 @@ from common.trackers import Tracker
 from common.transforms.device import DeviceTransform
 from config import Config
 from rsna_dataset import RSNADataset
-from rsna_network import METRIC, RSNANetwork
-from rsna_task import TASKS
+from rsna_network import RSNANetwork
+from rsna_task import METRIC, TASKS
 
 logger = logging.getLogger(__name__)
 
@@ -148,29 +147,27 @@ def make_sampler(config: Config, train: RSNADataset, num_processes: int = 1) -> 
 def log_sampler(
     config: Config, sampler: EpochSampler, train: RSNADataset, num_processes: int = 1
 ) -> None:
-    """Log the content of an epoch, counted in the first and the last one of the training.
+    """Log what the training draws, counted in its first and its last epoch.
 
     Nothing is logged of the plain sampler, which leaves nothing out.
     """
     if config.data.data_sampler is None:
         return
-    training, is_positive = config.training, _is_positive(train)
-    num_batches = batches_per_epoch(sampler.num_samples, training.tr_batch_size * num_processes)
-    steps = ceil(num_batches / training.tr_accumulation_step)
-    num_epochs = max(1, ceil(config.iteration_num / steps))
-    first, last = sampler.order(0), sampler.order(num_epochs - 1)
+    is_positive = _is_positive(train)
+    first, last = _drawn(config, sampler, num_processes)
     logger.info(
         "--data_sampler %s: an epoch has %d draws from %d training slices; in the first epoch %d "
-        "are left out and %d repeated; positive are %.1f %% of the first epoch, %.1f %% "
-        "of the last (number %d), %.1f %% of all slices",
+        "are left out and %d repeated; positive are %.1f %% of the first %d draws, %.1f %% of the "
+        "last %d, %.1f %% of all slices",
         config.data.data_sampler,
         sampler.num_samples,
         len(is_positive),
-        len(is_positive) - len(np.unique(first)),
-        len(first) - len(np.unique(first)),
+        len(is_positive) - len(np.unique(sampler.order(0))),
+        sampler.num_samples - len(np.unique(sampler.order(0))),
         100 * is_positive[first].mean(),
+        len(first),
         100 * is_positive[last].mean(),
-        num_epochs,
+        len(last),
         100 * is_positive.mean(),
     )
     drawn, share = is_positive[last].mean(), is_positive.mean()
@@ -184,6 +181,24 @@ def log_sampler(
             100 * drawn,
             100 * share,
         )
+
+
+def _drawn(
+    config: Config, sampler: EpochSampler, num_processes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices of the first and of the last draws of the training, an epoch at most."""
+    training, num_steps = config.training, config.iteration_num
+    sampler.share(training.tr_batch_size, 0, num_processes)
+    sampler.start(0)
+    ends = np.cumsum([size for size, _ in sampler.batch_sizes()])
+    per_step = training.tr_accumulation_step
+    # The end of an epoch ends a step too.
+    step_ends = np.append(ends[:-1][per_step - 1 :: per_step], ends[-1])
+    num_whole, num_left = divmod(num_steps, len(step_ends))
+    in_last = int(step_ends[num_left - 1]) if num_left else 0
+    orders = [sampler.order(epoch) for epoch in range(max(0, num_whole - 1), num_whole)]
+    last = np.concatenate([*orders, sampler.order(num_whole)[:in_last]])
+    return (sampler.order(0) if num_whole else last), last[-sampler.num_samples :]
 
 
 def _is_positive(train: RSNADataset) -> np.ndarray:

@@ -156,6 +156,14 @@ def test_a_folder_of_dicom_is_prepared_and_predicted(
     assert studies["top_image_id"].tolist() == [top]
 
     before = (output / "studies.csv").read_bytes()
+    assert run_predict(monkeypatch, root, *flags) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith(f"error: --pr_output {output}: holds predictions already")
+    assert "--pr_overwrite 1" in error
+    assert run_predict(monkeypatch, root, *flags, "--pr_overwrite", "1") == 0
+    assert (output / "studies.csv").read_bytes() == before
+    # A run that was stopped before its last table goes on with the same command.
+    (output / "studies.csv").unlink()
     assert run_predict(monkeypatch, root, *flags) == 0
     assert (output / "studies.csv").read_bytes() == before
 
@@ -232,7 +240,7 @@ def test_slices_are_prepared_as_those_it_was_trained_on(monkeypatch, capsys, roo
     assert set(slices["rows"]) == {48}
     assert set(slices["spacing_row"]) == {1.0}
     # The same folder prepared otherwise, by a predictor without steps: refused, not mixed up.
-    assert run_predict(monkeypatch, root, *folders) == 2
+    assert run_predict(monkeypatch, root, *folders, "--pr_overwrite", "1") == 2
     assert "was made with --pre_head_crop 0 --pre_spacing 1" in capsys.readouterr().err
     folders = ["--pr_input", str(root / "dataset"), "--pr_output", str(tmp_path / "out2")]
     assert run_predict(monkeypatch, tmp_path, *folders) == 2

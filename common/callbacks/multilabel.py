@@ -8,11 +8,16 @@ import numpy as np
 from scipy.special import expit
 
 from common.networks.hooks import Callback, FittedNetwork
-from common.scoring.metrics import DEFAULT_THRESHOLD, auc, confusion, confusion_rates, log_loss
+from common.scoring.metrics import (
+    DEFAULT_THRESHOLD,
+    REPORTED,
+    auc,
+    confusion,
+    confusion_rates,
+    log_loss,
+)
 
 RANK_METRICS: dict[str, Callable[..., float | None]] = {"auc": auc, "log_loss": log_loss}
-CALL_METRICS = ("precision", "recall", "f1")
-FAMILIES = (*RANK_METRICS, *CALL_METRICS)
 
 
 class MultiLabelMetrics(Callback):
@@ -49,7 +54,7 @@ class MultiLabelMetrics(Callback):
                     metrics[f"{name}.{label}"] = function(y, p)
             for name, value in call_rates(y, p, self.threshold).items():
                 metrics[f"{name}.{label}"] = value
-        for name in FAMILIES:
+        for name in REPORTED:
             values = [metrics[f"{name}.{label}"] for label in self.label_names]
             defined = [value for value in values if value is not None]
             metrics[f"{name}.mean"] = float(np.mean(defined)) if defined else None
@@ -69,8 +74,3 @@ def call_rates(
         "recall": rates["recall"],
         "f1": hits / (hits + errors) if has_positive else None,
     }
-
-
-def metric_names(label_names: Sequence[str]) -> list[str]:
-    """Return the names of all metrics that `MultiLabelMetrics` adds."""
-    return [f"{family}.{label}" for family in FAMILIES for label in (*label_names, "mean")]

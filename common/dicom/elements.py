@@ -4,12 +4,12 @@ import functools
 import math
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.tag import BaseTag, Tag
+from pydicom.tag import BaseTag
 
 from common.dicom.rejection import RejectedFile
 
@@ -34,8 +34,11 @@ FUNCTIONAL_GROUPS = {
 
 # The time of day of a TM, also in the old form with colons, or of a DT, after its date.
 _TIME = re.compile(r"^(?:\d{8}(?=\d))?(\d{2}):?(\d{2}):?(\d{2}(?:\.\d+)?)(?![\d:])")
-_PER_FRAME = Tag("PerFrameFunctionalGroupsSequence")
-_SHARED = Tag("SharedFunctionalGroupsSequence")
+_ORDER: dict[bool, Literal["little", "big"]] = {True: "little", False: "big"}
+_TEXT_VRS = ("DS", "IS", "CS", "UI", "LO", "SH", "TM")
+_MAX_PLAIN = 1024
+"""Bytes of a value that is kept."""
+_PER_FRAME, _SHARED = "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"
 
 
 def text(dataset: Dataset, keyword: str) -> str:
@@ -118,8 +121,8 @@ def find(dataset: Dataset, keyword: str, frame: int = 0) -> Any:
     group = FUNCTIONAL_GROUPS.get(keyword)
     if group is not None and _has_functional_groups(dataset):
         for source, number in (
-            ("PerFrameFunctionalGroupsSequence", frame),
-            ("SharedFunctionalGroupsSequence", 0),
+            (_PER_FRAME, frame),
+            (_SHARED, 0),
         ):
             items = _get(dataset, source)
             if not items:
@@ -135,7 +138,7 @@ def find(dataset: Dataset, keyword: str, frame: int = 0) -> Any:
 
 def _has_functional_groups(dataset: Dataset) -> bool:
     tags = dataset.keys()
-    return _PER_FRAME in tags or _SHARED in tags
+    return _tag(_PER_FRAME) in tags or _tag(_SHARED) in tags
 
 
 def _get(dataset: Dataset, keyword: str) -> Any:
@@ -149,32 +152,34 @@ def _get(dataset: Dataset, keyword: str) -> Any:
     return dataset[tag].value if plain is None else plain
 
 
-def _plain_values(raw: RawDataElement) -> list[Any] | None:
+def _plain_values(raw: RawDataElement) -> tuple[Any, ...] | None:
     """Return the values of a well-formed element, or None where pydicom has to look at it.
 
     pydicom makes objects of every value, which took a quarter of the time of preparing. These are
     the same values, as plain types; `tests/common/dicom/test_elements.py` compares them.
     """
-    vr, value = raw.VR or _vr(raw.tag), raw.value
-    if not isinstance(value, bytes) or len(value) != raw.length:
+    value = raw.value
+    if not isinstance(value, bytes) or len(value) != raw.length or len(value) > _MAX_PLAIN:
         return None
-    if vr == "US" and len(value) == 2:
-        return [int.from_bytes(value, "little" if raw.is_little_endian else "big")]
-    if (
-        vr not in ("DS", "IS", "CS", "UI", "LO", "SH", "TM")
-        or not value.isascii()
-        or b"\x1b" in value
-    ):
+    return _plain(raw.VR or _vr(raw.tag), value, raw.is_little_endian)
+
+
+# Most values of a header are those of the whole series.
+@functools.lru_cache(maxsize=4096)
+def _plain(vr: str, value: bytes, is_little_endian: bool) -> tuple[Any, ...] | None:
+    if vr in ("US", "SS") and len(value) == 2:
+        return (int.from_bytes(value, _ORDER[is_little_endian], signed=vr == "SS"),)
+    if vr not in _TEXT_VRS or not value.isascii() or b"\x1b" in value:
         return None
-    values = value.decode("ascii").rstrip(" \0").split("\\")
+    values: Sequence[Any] = value.decode("ascii").rstrip(" \0").split("\\")
     if vr in ("LO", "SH", "TM"):
-        return [item.rstrip("\0 ") for item in values]
-    if vr in ("CS", "UI"):
-        return list(values)
-    try:
-        return [float(item) if vr == "DS" else int(item) for item in values]
-    except ValueError:
-        return None
+        values = [item.rstrip("\0 ") for item in values]
+    elif vr in ("DS", "IS"):
+        try:
+            values = [float(item) if vr == "DS" else int(item) for item in values]
+        except ValueError:
+            return None
+    return tuple(item for item in values if item != "")
 
 
 @functools.cache
@@ -190,10 +195,12 @@ def _tag(keyword: str) -> BaseTag:
     return BaseTag(tag)
 
 
-def _values(value: Any) -> list[Any]:
-    """Return the values of an element as a list, without empty ones."""
+def _values(value: Any) -> Sequence[Any]:
+    """Return the values of an element, without empty ones."""
+    if type(value) is tuple:  # plain ones
+        return value
     if value is None:
-        return []
+        return ()
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
         value = [value]
     return [item for item in value if item is not None and item not in ("", b"")]

@@ -89,11 +89,13 @@ def to_hounsfield(stored: np.ndarray, header: "SliceHeader") -> Hounsfield:
     limits = np.iinfo(np.int16 if image.dtype.kind == "f" else image.dtype)
     low, high = max(AIR_HU - offset, limits.min), min(MAX_HU - offset, limits.max)
     undeclared = image < PADDING_BELOW_HU - offset if lowest < PADDING_BELOW_HU - offset else None
-    if lowest < low or highest > high:
+    is_own = lowest < low or highest > high
+    if is_own:
         image = np.clip(image, low, high)
     # Modulo 65536 where unsigned values did not fit: exact again.
     is_short = image.dtype.kind in "iu" and image.itemsize == 2
-    image_hu = (image.view(np.int16) if is_short else image.astype(np.int16)) + np.int16(offset)
+    image_hu = image.view(np.int16) if is_short else image.astype(np.int16)
+    image_hu = np.add(image_hu, np.int16(offset), out=image_hu if is_own else None)
     if padding is not None:
         np.copyto(image_hu, AIR_HU, where=padding)
     if undeclared is not None:
@@ -146,8 +148,9 @@ def _rescaled(stored: np.ndarray, header: "SliceHeader") -> tuple[np.ndarray, in
 
 
 def _declared_padding(stored: np.ndarray, header: "SliceHeader") -> np.ndarray | None:
-    """Return a mask (rows, columns) of the declared padding, or None where there is none.
+    """Return a mask (rows, columns) of the declared padding, or None where there is none to add.
 
+    Values below PADDING_BELOW_HU are padding anyway.
     A value within TISSUE_HU counts only where all four corners have it, as outside a round
     field of view: some exports declare 0 in files where 0 HU is water.
     """
@@ -155,8 +158,10 @@ def _declared_padding(stored: np.ndarray, header: "SliceHeader") -> np.ndarray |
         return None
     limit = header.padding_value if header.padding_limit is None else header.padding_limit
     low, high = sorted((_as_stored(header.padding_value, header), _as_stored(limit, header)))
-    padding = stored == low if low == high else (stored >= low) & (stored <= high)
     ends_hu = [value * header.rescale_slope + header.rescale_intercept for value in (low, high)]
+    if ends_hu[1] < PADDING_BELOW_HU - 1:
+        return None
+    padding = stored == low if low == high else (stored >= low) & (stored <= high)
     if ends_hu[1] <= TISSUE_HU[0] or ends_hu[0] > TISSUE_HU[1]:
         return padding
     return _around(padding) if padding[_CORNERS].all() else None

@@ -121,11 +121,11 @@ def gap_starts(positions_mm: np.ndarray) -> np.ndarray:
     if len(starts) < 4 or np.isnan(positions_mm).any():
         return found
     steps = np.diff(positions_mm[starts])
-    shorter = steps[None] < steps[:, None] / GAP_RATIO
-    distance = np.arange(len(steps))[None] - np.arange(len(steps))[:, None]
-    is_before = (shorter & (distance < 0) & (distance >= -GAP_REACH)).any(axis=1)
-    is_after = (shorter & (distance > 0) & (distance <= GAP_REACH)).any(axis=1)
-    is_gap: np.ndarray = np.asarray(is_before & is_after)
+    is_before, is_after = np.zeros((2, len(steps)), dtype=bool)
+    for lag in range(1, GAP_REACH + 1):
+        is_before[lag:] |= steps[:-lag] * GAP_RATIO < steps[lag:]
+        is_after[:-lag] |= steps[lag:] * GAP_RATIO < steps[:-lag]
+    is_gap = is_before & is_after
     is_longest = steps > GAP_RATIO * steps[1:-1].max()
     is_gap[0] |= is_after[0] & is_longest[0]
     is_gap[-1] |= is_before[-1] & is_longest[-1]

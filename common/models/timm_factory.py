@@ -3,6 +3,7 @@
 timm is imported when a backbone is made: its own imports take seconds and make a folder.
 """
 
+import contextlib
 import copy
 import difflib
 import importlib.util
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from common.errors import InputError
 from common.models.base import ImageModel, start_bias
 from common.models.heads import HEADS
+from common.models.hub import without_retries
 from common.models.pooling import OWN_POOLING, POOLINGS
 
 logger = logging.getLogger(__name__)
@@ -225,7 +227,8 @@ def create_backbone(
     try:
         if pretrained and name in PACKAGED_WEIGHTS and _packaged_file(name):
             return _create_packaged(name, options)
-        return timm.create_model(name, pretrained=pretrained, **options)
+        with without_retries() if pretrained else contextlib.nullcontext():
+            return timm.create_model(name, pretrained=pretrained, **options)
     except (TypeError, AssertionError) as error:
         problem = _refused_option(name, str(error), options)
         if problem is None:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from common.networks.batches import is_shared, joined, to_device, to_numpy
 from common.networks.hooks import Callback
@@ -60,7 +61,11 @@ class EvaluatedNetwork(ABC):
         """Return metrics of the weights in place over all of `data`, with the loss."""
         loss_sum, num_terms = 0.0, 0.0
         parts: list[dict[str, np.ndarray]] = []
-        for step in self._evaluate(data, self.validation_step):
+        steps = self._evaluate(data, self.validation_step)
+        # Shown on a terminal alone: a file has a line for each validation.
+        is_hidden = None if self.processes.is_main else True
+        title = "validation"
+        for step in tqdm(steps, title, len(data), leave=False, unit="batch", disable=is_hidden):
             loss_sum += float(step.loss_sum)
             num_terms += float(step.num_terms)
             parts.append(to_numpy(step.outputs))

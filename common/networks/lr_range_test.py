@@ -36,6 +36,10 @@ SMOOTHING = 0.03
 # of the first weights.
 DIVERGED = 3.0
 _RUNNING = 0.8
+# The suggestion is this share of the learning rate at which the loss is lowest (fastai's rule,
+# `lr_min / 10`). Where the loss falls fastest, the other usual choice, is often a step or two
+# before the minimum, and another place with each draw of the batches.
+SHARE_OF_LOWEST = 0.1
 # The smallest of some twenty independent means is this many of their standard deviations below the
 # largest, by chance: a fall must be larger to mean anything.
 CLEAR = 4.0
@@ -53,9 +57,9 @@ class LearningRateRange:
         start_losses: of the same batches with the weights that the test began with.
         smoothed: the difference of these two over neighbouring iterations, to both sides; the mean
             of `start_losses` is added.
-        suggestion: learning rate at which `smoothed` falls fastest per decade; None where it never
-            falls.
-        lowest: learning rate of the smallest of `smoothed`; training diverges not far above it.
+        lowest: learning rate of the smallest of `smoothed`, None where it never falls; training
+            diverges not far above it.
+        suggestion: a tenth of `lowest`; None where `smoothed` never falls.
         is_clear: False where the fall is no larger than batches differ by chance.
     """
 
@@ -63,8 +67,8 @@ class LearningRateRange:
     losses: Sequence[float]
     start_losses: Sequence[float]
     smoothed: Sequence[float]
-    suggestion: float | None
     lowest: float | None
+    suggestion: float | None
     is_clear: bool
 
 
@@ -114,7 +118,7 @@ def range_figure(found: LearningRateRange) -> "Figure":
     label = "smoothed, against the first weights"
     axes.plot(found.learning_rates, found.smoothed, color="#0072B2", label=label)
     if found.suggestion is not None:
-        label = f"suggestion {found.suggestion:.2g} (falls fastest)"
+        label = f"suggestion {found.suggestion:.2g} (a tenth of the lowest)"
         label += "" if found.is_clear else ", within the noise"
         axes.axvline(found.suggestion, color="#D55E00", linestyle="--", label=label)
     if found.lowest is not None:
@@ -204,15 +208,13 @@ def _evaluated(recorder: _Recorder) -> LearningRateRange:
     rates, losses = np.asarray(recorder.learning_rates), np.asarray(recorder.losses)
     start_losses = np.asarray(recorder.start_losses)
     change = losses - start_losses
-    suggestion = lowest = None
+    lowest = None
     smoothed, is_clear = losses, False
     if len(losses) > 2:
         width = max(1.0, SMOOTHING * recorder.num_iterations)
         smoothed = gaussian_filter1d(change, width, mode="nearest")
         end = int(smoothed.argmin())
-        slope = np.gradient(smoothed, np.log10(rates))[: end + 1]
-        if slope.min() < 0:
-            suggestion, lowest = float(rates[slope.argmin()]), float(rates[end])
+        lowest = float(rates[end]) if end else None
         # The variance of a mean with Gaussian weights of this width.
         noise = np.std((change - smoothed)[: end + 1]) / np.sqrt(2 * np.sqrt(np.pi) * width)
         is_clear = bool(smoothed[: end + 1].max() - smoothed[end] > CLEAR * noise)
@@ -222,7 +224,7 @@ def _evaluated(recorder: _Recorder) -> LearningRateRange:
         recorder.losses,
         recorder.start_losses,
         smoothed.tolist(),
-        suggestion,
         lowest,
-        is_clear and suggestion is not None,
+        None if lowest is None else SHARE_OF_LOWEST * lowest,
+        is_clear and lowest is not None,
     )

@@ -61,7 +61,7 @@ from common.slices.folds import TRAIN_SPLIT
 from common.slices.pixel_steps import NO_STEPS, PARAMETER, PixelSteps
 from common.slices.store import SliceStore
 from common.slices.table import SLICES_FILE, STATUS_OK, STORE_FOLDER, STUDIES_FILE
-from common.words import count
+from common.words import line_of_counts
 
 logger = logging.getLogger(__name__)
 
@@ -106,13 +106,7 @@ class Preparation:
 
     def line(self) -> str:
         """Return the counts in one line: read, stored, rejected by reason."""
-        num_rejected = sum(self.rejected.values())
-        rejected = ", ".join(f"{count} {status}" for status, count in self.rejected.items())
-        return (
-            f"read {count(self.num_files, 'file')}, stored {count(self.num_slices, 'slice')} in "
-            f"{self.num_series} series, rejected {num_rejected}"
-            + (f" ({rejected})" if rejected else "")
-        )
+        return line_of_counts(self.num_files, self.num_slices, self.num_series, self.rejected)
 
     def counts(self) -> dict[str, Any]:
         """Return the counts as plain types, for the manifest."""

@@ -55,10 +55,10 @@ class LabelFile:
         """
         table = read_label_table(path)
         names = {re.sub(r"[^a-z0-9]", "", str(name).lower()): str(name) for name in table}
+        columns = [str(name) for name in table]
         # A second `any` is read as `any.1`.
-        twice = [name for name in table if name.rpartition(".")[0] in table] or [
-            name for name in table if name not in names.values()
-        ]
+        twice = [name for name in columns if name.rpartition(".")[0] in columns]
+        twice += [name for name in columns if name not in names.values()]
         if twice:
             name = twice[0].rpartition(".")[0] or twice[0]
             raise InputError(f"{path}: the column {name} is there twice: remove one")

@@ -323,12 +323,13 @@ def measure_sharpness(image_hu: np.ndarray) -> float | None:
     1 where noise is white, as in reconstructions for bone; less where it was smoothed. None where
     there is hardly any brain. Every 16th row is looked at.
     """
-    rows = image_hu[::16].astype(np.int32)
-    inside = (rows >= SHARPNESS_HU[0]) & (rows <= SHARPNESS_HU[1])
+    rows = image_hu[::16]
+    inside = _is_within(rows, *SHARPNESS_HU)
     means = []
     for lag in (1, 4):
         both = inside[:, lag:] & inside[:, :-lag]
-        differences = np.abs(rows[:, lag:] - rows[:, :-lag])[both]
+        # Within the limits, differences fit 16 bits.
+        differences = np.abs((rows[:, lag:] - rows[:, :-lag])[both])
         if len(differences) < LEAST_PAIRS:
             return None
         means.append(float(differences.mean()))
@@ -337,11 +338,16 @@ def measure_sharpness(image_hu: np.ndarray) -> float | None:
 
 def measure(image_hu: np.ndarray) -> tuple[int, int, float, float]:
     """Return minimum, maximum and mean HU, and the share of pixels in the brain window."""
-    low, high = BRAIN_HU
-    in_brain = np.count_nonzero((image_hu >= low) & (image_hu <= high))
+    in_brain = np.count_nonzero(_is_within(image_hu, *BRAIN_HU))
     return (
         int(image_hu.min()),
         int(image_hu.max()),
         round(cv2.sumElems(image_hu)[0] / image_hu.size, 3),
         round(in_brain / image_hu.size, 6),
     )
+
+
+def _is_within(image_hu: np.ndarray, low: int, high: int) -> np.ndarray:
+    """Return which values of int16 lie between two, ends included: one comparison, modulo 65536."""
+    shifted = image_hu - np.int16(low) if low else image_hu
+    return shifted.view(np.uint16) <= high - low

@@ -2,15 +2,15 @@
 
 import hashlib
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from common.dicom.grouping import AMBIGUOUS, Grouping, Volume, find_volumes
+from common.dicom.grouping import AMBIGUOUS, Volume, find_volumes
 from common.dicom.order import IDS, INSTANCE_NUMBER, POSITION, SLICE_LOCATION
 from common.dicom.rejection import NOT_WANTED
-from common.dicom.upright import AS_STORED, TURNS, turn_of
+from common.dicom.upright import TURNS, turn_of
 from common.errors import InputError
 from common.slices.table import STATUS_OK
 from common.words import count
@@ -18,6 +18,7 @@ from common.words import count
 logger = logging.getLogger(__name__)
 
 NO_SPACING = "no_spacing"
+NO_SPACING_REASON = "PixelSpacing is missing, unlike in its series"
 SHARED = "its study id is that of another patient, too"
 NAMES = {INSTANCE_NUMBER: "InstanceNumber", SLICE_LOCATION: "SliceLocation"}
 VOLUME_COLUMNS = {
@@ -106,71 +107,85 @@ def arrange(
     usable = np.flatnonzero(headers["status"].eq(STATUS_OK))
     chosen = headers.iloc[usable].reset_index(drop=True)
     grouping = find_volumes(chosen, keep_ambiguous=keep_ambiguous)
-    columns = {
-        name: np.full(len(headers), -1 if kind == "int64" else np.nan, kind)
-        if kind != "str"
-        else np.full(len(headers), None, dtype=object)
-        for name, kind in VOLUME_COLUMNS.items()
-    }
-    spacings = chosen["spacing_row"].isna().to_numpy()
+    is_missing = chosen["spacing_row"].isna().to_numpy() & needs_spacing
+    volumes, without_spacing = _with_spacing(grouping.volumes, is_missing)
+    columns = _volume_columns(volumes, chosen).set_axis(usable).reindex(headers.index)
+    columns["rank"] = columns["rank"].fillna(-1)
+    headers = headers.assign(**columns.astype(VOLUME_COLUMNS))
+    _swap_sides(headers)
+    _add_notes(headers, {usable[row]: note for row, note in _notes_on_order(volumes).items()})
+    for row, reason in grouping.refused.items():
+        headers.loc[usable[row], ["status", "reason"]] = [AMBIGUOUS, reason]
+    headers.loc[usable[without_spacing], "status"] = NO_SPACING
+    headers.loc[usable[without_spacing], "reason"] = NO_SPACING_REASON
+    return headers, [int(usable[row]) for row in grouping.refused]
+
+
+def _with_spacing(
+    volumes: Sequence[Volume], is_missing: np.ndarray
+) -> tuple[list[Volume], list[int]]:
+    """Return the volumes without the slices that lack a spacing which others have, and these."""
+    lacking = [is_missing[volume.rows] for volume in volumes]
+    lacking = [own & (not own.all()) for own in lacking]
+    rejected = [row for volume, own in zip(volumes, lacking) for row in volume.rows[own].tolist()]
+    return [volume.part(~own) for volume, own in zip(volumes, lacking)], rejected
+
+
+def _volume_columns(volumes: Sequence[Volume], chosen: pd.DataFrame) -> pd.DataFrame:
+    """Return `VOLUME_COLUMNS` by usable row, null where it is in no volume."""
+    texts = {name: chosen[name].to_numpy(dtype=object) for name in ("study_id", "image_id")}
     orientations = chosen["orientation"].fillna("").to_numpy(dtype=object)
-    ids = chosen["image_id"].to_numpy(dtype=object)
-    studies = chosen["study_id"].to_numpy(dtype=object)
-    shared = (
-        chosen["grouping"].fillna("").to_numpy() if "grouping" in chosen else [""] * len(chosen)
-    )
-    swapped = np.zeros(len(headers), dtype=bool)
-    without_spacing: list[int] = []
-    notes: dict[int, str] = {}
-    for volume in grouping.volumes:
-        lacks = spacings[volume.rows]
-        if needs_spacing and lacks.any() and not lacks.all():
-            without_spacing += usable[volume.rows[lacks]].tolist()
-            volume = volume.part(~lacks)
-        rows = usable[volume.rows]
-        name = _name(volume, studies, ids)
+    shared = chosen.get("grouping", pd.Series(None, chosen.index, dtype="str")).fillna("")
+    columns = {name: np.full(len(chosen), None, dtype=object) for name in VOLUME_COLUMNS}
+    for volume in volumes:
+        rows = volume.rows
+        name = _name(volume, texts["study_id"], texts["image_id"])
+        orientation = next(filter(None, orientations[rows]), "")
+        reasons = filter(None, (shared[rows[0]], volume.note))
         columns["volume_id"][rows] = name
         columns["store_file"][rows] = f"{name}.b2nd"
         columns["rank"][rows] = np.arange(len(rows))
         columns["order_from"][rows] = volume.order_from
-        reasons = filter(None, (shared[volume.rows[0]], volume.note))
         columns["grouping"][rows] = "; ".join(reasons) or None
+        columns["turned"][rows] = TURNS[turn_of(orientation)] or None
         if volume.coordinate == POSITION:
             columns["position_mm"][rows] = volume.places
+    return pd.DataFrame(columns)
+
+
+def _notes_on_order(volumes: Sequence[Volume]) -> dict[int, str]:
+    """Return by usable row what is odd about how its place was found."""
+    notes: dict[int, str] = {}
+    for volume in volumes:
+        if volume.coordinate == POSITION:
             notes |= {
                 row: f"has no ImagePositionPatient: placed by its {NAMES[source]}"
-                for row, source in zip(rows, volume.order_from)
+                for row, source in zip(volume.rows, volume.order_from)
                 if source != POSITION
             }
-        elif volume.coordinate == IDS and len(rows) > 1:
-            notes |= dict.fromkeys(rows, "nothing tells where it lies: in the order of the ids")
-        known = [text for text in orientations[volume.rows] if text]
-        turn = turn_of(known[0]) if known else AS_STORED
-        columns["turned"][rows] = TURNS[turn] or None
-        swapped[rows] = turn[0]
-    headers = headers.assign(
-        **{n: pd.Series(v, dtype=VOLUME_COLUMNS[n]) for n, v in columns.items()}
-    )
+        elif volume.coordinate == IDS and len(volume.rows) > 1:
+            notes |= dict.fromkeys(
+                volume.rows, "nothing tells where it lies: in the order of the ids"
+            )
+    return notes
+
+
+def _swap_sides(headers: pd.DataFrame) -> None:
+    """Swap rows and columns, and their spacings, where turning the image does, in place."""
+    swapped = headers["turned"].isin([text for turn, text in TURNS.items() if turn[0]])
     for one, other in (("rows", "columns"), ("spacing_row", "spacing_column")):
-        pair = headers.loc[swapped, [one, other]].to_numpy()
-        headers.loc[swapped, [other, one]] = pair
+        headers.loc[swapped, [other, one]] = headers.loc[swapped, [one, other]].to_numpy()
+
+
+def _add_notes(headers: pd.DataFrame, notes: Mapping[int, str]) -> None:
+    """Append notes by row to the column `note`, in place."""
     before = headers["note"].loc[list(notes)].fillna("").tolist()
     headers.loc[list(notes), "note"] = [
         "; ".join(filter(None, pair)) for pair in zip(before, notes.values())
     ]
-    _reject(headers, grouping, usable)
-    headers.loc[without_spacing, "status"] = NO_SPACING
-    headers.loc[without_spacing, "reason"] = "PixelSpacing is missing, unlike in its series"
-    unclear = [int(usable[row]) for row in grouping.refused]
-    return headers, unclear
 
 
 def _name(volume: Volume, studies: np.ndarray, ids: np.ndarray) -> str:
     """Return a hash that is the same for the same slices, wherever their files lie."""
     first = min((studies[row], ids[row]) for row in volume.rows)
     return hashlib.sha256(repr(first).encode()).hexdigest()[:24]
-
-
-def _reject(headers: pd.DataFrame, grouping: Grouping, usable: np.ndarray) -> None:
-    for row, reason in grouping.refused.items():
-        headers.loc[usable[row], ["status", "reason"]] = [AMBIGUOUS, reason]

@@ -33,9 +33,10 @@ def curves_figure(labels: Floats, probabilities: Floats, label_names: Sequence[s
     left.plot([0, 1], [0, 1], color="#999999", linewidth=1, linestyle=":")
     label_axes(left, "ROC (area)", "false positive rate", "true positive rate")
     label_axes(right, "precision and recall (average precision)", "recall", "precision")
-    for axes, place in ((left, "lower right"), (right, "best")):
+    for axes in (left, right):
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
-        axes.legend(loc=place, fontsize=8)
+        # Below: precision leaves no corner free.
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3, fontsize=8)
     return drawing
 
 

@@ -320,6 +320,15 @@ def direction_of(metric: str) -> Direction:
     return DIRECTIONS[family]
 
 
+# Metrics that `common.callbacks.MultiLabelMetrics` adds for each label and for their mean.
+REPORTED = ("auc", "log_loss", "precision", "recall", "f1")
+
+
+def reported_names(label_names: Sequence[str]) -> list[str]:
+    """Return the names under which a validation reports each label, and means over the labels."""
+    return [f"{family}.{label}" for family in REPORTED for label in (*label_names, "mean")]
+
+
 def badness(metric: str, value: float) -> float:
     """Return `value` so that smaller is better, whatever the direction of the metric."""
     return value if direction_of(metric) == "min" else -value

@@ -30,16 +30,16 @@ from common.scoring.submission import (
 from common.slices.pixel_steps import require_same_steps, steps_of
 from common.slices.series import DAMAGED, list_series, list_studies
 from common.slices.table import SLICES_FILE, STATUS_OK, SliceTable
-from common.words import count
+from common.words import count, line_of_counts
 from config import Config
 from rsna.build import find_device
-from rsna.sources.dicom import DicomSource, is_archive
+from rsna.evaluation.folders import STUDIES_FILE, prediction_folders
+from rsna.sources.dicom import DicomSource
 from rsna_model import build_model
 
 logger = logging.getLogger(__name__)
 
 PREDICTIONS_FILE = "predictions.parquet"
-STUDIES_FILE = "studies.csv"
 SERIES_FILE = "series.csv"
 SUBMISSION_FILE = "submission.csv"
 FILLED_FILE = "filled_with_prior.csv"
@@ -66,7 +66,7 @@ class Prediction:
 
 def predict(config: Config) -> Iterator[str]:
     """Predict --pr_input, write the tables and the submission, and yield the lines to print."""
-    source, output = _folders(config)
+    source, output = prediction_folders(config)
     experiment = Experiment(config.experiment_folder(str(config.general.experiment_id)))
     predictor = load_predictor(experiment.predictor, build_model)
     # Refused before the work, not after it.
@@ -174,6 +174,8 @@ def write_prediction(
     """
     names = predictor.label_names
     filled = prediction.filled
+    # It comes last, and says that the others are whole.
+    (folder / STUDIES_FILE).unlink(missing_ok=True)
     if sample is not None:
         submission, missing = build_submission(
             sample, prediction.predictions, predictor.prior, names
@@ -215,21 +217,17 @@ def predict_with_progress(
     """Return the logits of rows of a slice table, and show how many slices are done."""
     num_slices = int(table.readable[rows].sum())
     total = num_slices * len(options.views) * predictor.num_networks
-    with tqdm(total=total, unit="slice", desc=title) as bar:
+    with tqdm(total=total, unit="slice", desc=title, disable=None) as bar:
         return predictor.predict_rows(table, rows, replace(options, on_batch=bar.update))
 
 
 def count_line(table: SliceTable) -> str:
-    """Return how many files were read, slices stored, and what was rejected, by reason."""
+    """Return the counts of a prepared dataset, as its preparation prints them."""
     frame = table.frame
     stored = frame[table.readable]
-    rejected = frame.loc[~table.readable, "status"].value_counts()
-    reasons = ", ".join(f"{number} {status}" for status, number in rejected.items())
-    return (
-        f"read {count(frame['source_file'].nunique(), 'file')}, stored "
-        f"{count(len(stored), 'slice')} in {stored['store_file'].nunique()} series, rejected "
-        f"{rejected.sum()}" + (f" ({reasons})" if reasons else "")
-    )
+    rejected = frame.loc[~table.readable, "status"].value_counts().to_dict()
+    num_files, num_series = frame["source_file"].nunique(), stored["store_file"].nunique()
+    return line_of_counts(num_files, len(stored), num_series, rejected)
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
@@ -243,29 +241,6 @@ def image_rows(table: SliceTable) -> np.ndarray:
     order = np.argsort(~table.readable, kind="stable")
     image_ids = table.frame["image_id"].iloc[order]
     return np.sort(order[(image_ids.notna() & ~image_ids.duplicated()).to_numpy()])
-
-
-def _folders(config: Config) -> tuple[Path, Path]:
-    """Return input and output folder; InputError where a flag is missing or can not be used."""
-    flags = config.prediction
-    if config.general.experiment_id is None:
-        raise InputError("--experiment_id is missing: say which experiment, such as 0001")
-    source = None if flags.pr_input is None else Path(flags.pr_input)
-    if source is None:
-        raise InputError("--pr_input is missing: say which folder, zip archive or prepared dataset")
-    if not (source.is_dir() or is_archive(source)):
-        raise InputError(
-            f"--pr_input {flags.pr_input}: no such folder; give one with DICOM files or zip "
-            f"archives, one zip archive, or a prepared dataset"
-        )
-    if flags.pr_output is None:
-        raise InputError("--pr_output is missing: say which folder the predictions go to")
-    output = Path(flags.pr_output)
-    if output.resolve().is_relative_to(source.resolve()):
-        raise InputError(f"--pr_output {output} lies in --pr_input: choose a folder outside it")
-    if output.exists() and not output.is_dir():
-        raise InputError(f"--pr_output {output} is a file: choose a folder")
-    return source, output
 
 
 def _open_table(

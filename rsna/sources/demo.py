@@ -78,7 +78,7 @@ def write_demo(folder: Path, parameters: DemoParameters | None = None, n_jobs: i
         leftover.unlink()
     missing = [key for key in parameters.studies() if not _record_path(folder, *key).exists()]
     logger.info("making %s in %s", count(len(missing), "phantom study"), folder)
-    with tqdm(total=len(missing), desc="phantom studies", unit="study") as bar:
+    with tqdm(total=len(missing), desc="phantom studies", unit="study", disable=None) as bar:
         for _ in _run(folder, parameters, missing, n_jobs):
             bar.update()
     _write_tables(folder, parameters)

@@ -76,7 +76,7 @@ def suggestion(result: RangeTestResult, config: Config) -> str:
     is_flat = optim.optim_scheduler in ("constant", "multistep")
     flag = "--optim_lr" if is_flat else "--optim_scheduler_max_lr"
     lines += [
-        f"The loss falls fastest at {found.suggestion:.2g} and is lowest at {found.lowest:.2g}.",
+        f"The loss is lowest at {found.lowest:.2g}; a tenth of that is well below divergence.",
         f"suggestion: --optim {optim.optim} {flag} {found.suggestion:.2g}",
     ]
     if not found.is_clear:

@@ -1,10 +1,8 @@
 """Refuse, before any work, what the flags and the data of a training do not allow."""
 
-import difflib
 from importlib.util import find_spec
 from pathlib import Path
 
-from common.callbacks.multilabel import metric_names
 from common.errors import InputError
 from common.experiment import Experiment, results_folder
 from common.precision import require_compiler
@@ -14,8 +12,6 @@ from common.slices.leakage import folds_digest, origins_of_weights, require_unse
 from config import Config, resumed_config
 from rsna.build import find_device, transforms_on_device
 from rsna.training.lengthening import require_lengthenable
-from rsna_network import METRIC
-from rsna_task import TASKS
 
 FOLD_PLACE = "{fold}"
 """In --net_weight_file: the number of the fold."""
@@ -49,7 +45,6 @@ def preflight(config: Config, results: Path | None = None) -> Config:
     elif experiment_id is not None:
         Experiment.refuse_existing(results, experiment_id)
     require_clients(config)
-    _require_metrics(config)
     device = find_device(config)
     transforms_on_device(config, device)
     if config.training.tr_compile:
@@ -136,23 +131,6 @@ def trained_folds(config: Config) -> list[int]:
             f"--data_fold 0, or make folds with preprocessing.py --pre_num_folds"
         )
     return [int(fold) for fold in known if fold != config.data.data_leave_out_fold]
-
-
-def _require_metrics(config: Config) -> None:
-    """Raise InputError where a flag names a metric that no validation reports."""
-    label_names = TASKS[config.network.net_num_classes].label_names
-    flags = {"tr_best_metric": config.training.tr_best_metric}
-    if config.callbacks.cb_early_stopping_patience:
-        flags["cb_early_stopping_metric"] = config.callbacks.cb_early_stopping_metric
-    known = ["loss", METRIC]
-    known += [f"{family}.{label}" for family in ("log_loss", "auc") for label in label_names]
-    known += metric_names(label_names) if config.callbacks.cb_metrics_enabled else []
-    for flag, metric in flags.items():
-        if metric not in known:
-            near = difflib.get_close_matches(metric, known, 5, cutoff=0.3)
-            raise InputError(
-                f"--{flag} {metric}: no validation reports it; near are {', '.join(near)}"
-            )
 
 
 def _require_checkpoint(config: Config, experiment: Experiment) -> None:

@@ -155,7 +155,7 @@ class ResultWriter:
             writing = writing_features(self.experiment.features, features, manifest)
         total = len(rows) * len(views.names)
         title = f"{what} rows, fold {fold}"
-        with writing as writer, tqdm(total=total, unit="slice", desc=title) as bar:
+        with writing as writer, tqdm(total=total, unit="slice", desc=title, disable=None) as bar:
             return extract(
                 predictor, self.table, rows, options, writer=writer, fold=fold, on_block=bar.update
             )

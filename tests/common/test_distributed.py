@@ -231,3 +231,19 @@ run_script(main)
         assert "error: no such flag" in done.stderr
         ends[num] = done.stdout
     assert ends == {"1": "written tidied up\ntaken down\n", "2": "written tidied up\n"}
+
+
+def test_the_last_lines_of_torchrun_are_the_refusal(project_root: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*torchrun, "--nproc_per_node=2", "train.py", "--tr_dropout", "2"],
+        cwd=project_root,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "--tr_dropout is no flag of train.py" in done.stderr.splitlines()[-2]
+    # No traceback of our own.
+    assert "common/cli.py" not in done.stderr

@@ -97,6 +97,41 @@ def test_pos_range_knows_when_the_training_ends(config, train):
     assert halved.num_epochs == sampler.num_epochs
 
 
+@pytest.mark.parametrize("num_steps", [1, 3, 5, 12, 30])
+@pytest.mark.parametrize(("per_step", "batch_size", "num_processes"), [(1, 4, 1), (2, 3, 2)])
+def test_the_log_counts_what_is_drawn(
+    config, train, caplog, num_steps, per_step, batch_size, num_processes
+):
+    """Against the batches that a training draws: it may end long before its first epoch does."""
+    caplog.set_level(logging.INFO)
+    flags = {"data_sampler_pos_start": 0.6, "data_sampler_pos_end": 0.1}
+    flags |= {"tr_iteration_num": num_steps, "tr_accumulation_step": per_step}
+    config = config.with_flags(data_sampler="pos_range", tr_batch_size=batch_size, **flags)
+    sampler = make_sampler(config, train, num_processes)
+    log_sampler(config, sampler, train, num_processes)
+    drawn: list[int] = []
+    epoch = 0
+    steps_left = num_steps
+    while steps_left:
+        order, place, in_step = sampler.order(epoch), 0, 0
+        sampler.start(epoch)
+        for size, _ in sampler.batch_sizes():
+            drawn += order[place : place + size].tolist()
+            place, in_step = place + size, in_step + 1
+            if in_step == per_step or place == len(order):
+                in_step, steps_left = 0, steps_left - 1
+                if not steps_left:
+                    break
+        epoch += 1
+    positive = positive_of(train)
+    first, last = drawn[: sampler.num_samples], drawn[-sampler.num_samples :]
+    told = (
+        f"positive are {100 * positive[first].mean():.1f} % of the first {len(first)} draws, "
+        f"{100 * positive[last].mean():.1f} % of the last {len(last)}, "
+    )
+    assert told in caplog.text
+
+
 def test_slices_per_study_draws_k_of_each(config, train):
     config = config.with_flags(data_sampler="slices_per_study", data_sampler_num_slices=2)
     sampler = make_sampler(config, train)

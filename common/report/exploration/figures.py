@@ -32,6 +32,10 @@ class Picture:
     def __init__(self, drawing: "Figure", dpi: int = 72) -> None:
         self._drawing, self._dpi = drawing, dpi
 
+    def __repr__(self) -> str:
+        # The text beside the PNG must be the same on every run: no address.
+        return "<Picture>"
+
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
         self._drawing.savefig(

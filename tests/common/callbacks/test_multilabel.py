@@ -5,7 +5,7 @@ from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_sco
 from sklearn.metrics import log_loss as reference_log_loss
 
 from common.callbacks import MultiLabelMetrics
-from common.callbacks.multilabel import metric_names
+from common.scoring.metrics import reported_names
 
 NAMES = ("epidural", "any")
 
@@ -33,7 +33,7 @@ def test_equal_to_scikit_learn(threshold):
         assert metrics[f"log_loss.{name}"] == pytest.approx(expected, abs=1e-12)
     assert metrics["f1.mean"] == pytest.approx(f1_score(labels, p >= threshold, average="macro"))
     assert metrics["auc.mean"] == pytest.approx(roc_auc_score(labels, p))
-    assert set(metrics) == set(metric_names(NAMES))
+    assert set(metrics) == set(reported_names(NAMES))
 
 
 def test_undefined_is_none_and_a_mean_is_of_what_is_defined():

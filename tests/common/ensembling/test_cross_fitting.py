@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
+from common.ensembling import cross_fitting
 from common.ensembling.blending import BlendOptions
 from common.ensembling.cross_fitting import (
     BlendPlan,
@@ -14,6 +15,7 @@ from common.ensembling.cross_fitting import (
     patient_groups,
 )
 from common.errors import InputError
+from common.scoring.calibration import fit_calibration
 from common.scoring.metrics import weighted_log_loss
 from common.scoring.study_calibration import (
     fit_study_calibration,
@@ -117,6 +119,26 @@ def test_studies_are_fitted_and_scored_on_the_used_series_alone():
     again = cross_fit(PLAN, members, rows, {group: drawn()[0] for group in range(3)})
     before = cross_fit(PLAN, drawn()[0], rows)
     np.testing.assert_allclose(again.study_calibrated, before.study_calibrated)
+
+
+def test_calibrators_of_a_blend_count_patients(monkeypatch):
+    """Ten patients have all studies: what 60 patients would be enough for is left out or shrunk."""
+    members, rows = drawn()
+    patients = np.array([f"p{int(name[1:]) % 10}" for name in rows.patient_ids], dtype=object)
+    codes = np.repeat(np.arange(60), 10)
+    labels = np.where(codes[:, None] % 20 < 8, rows.labels, 0)
+    rows = BlendRows(labels, rows.groups, patients, rows.study_ids)
+    part = fit_blend(BlendPlan(BlendOptions("mean"), "temperature"), members, rows)
+    raw = part.blender.apply(members)
+    expected = fit_calibration("temperature", rows.labels, raw, patients)
+    assert part.calibration == expected != fit_calibration("temperature", rows.labels, raw)
+    given = []
+    monkeypatch.setattr(
+        cross_fitting, "fit_study_calibration", lambda *arguments: given.append(arguments)
+    )
+    fit_blend(BlendPlan(BlendOptions("mean")), members, rows)
+    assert given[0][2].tolist() == patients[::10].tolist()
+    np.testing.assert_array_equal(given[0][1], labels.reshape(60, 10, 2).max(axis=1))
 
 
 def test_any_is_at_least_each_subtype_of_calibrated_studies_too():

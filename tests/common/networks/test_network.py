@@ -1,5 +1,7 @@
 import dataclasses
+import io
 import signal
+import sys
 
 import pytest
 import torch
@@ -560,3 +562,15 @@ def test_callbacks_and_averages_have_their_own_places_in_a_checkpoint():
     networks[1].callbacks[1].steps = 7
     networks[1].load_state_dict({**state, "callbacks": {}})
     assert networks[1].callbacks[1].steps == 7
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_validation_shows_its_progress_on_a_terminal_alone(monkeypatch, is_terminal):
+    class Stream(io.StringIO):
+        def isatty(self) -> bool:
+            return is_terminal
+
+    monkeypatch.setattr(sys, "stderr", Stream())
+    make_toy(FitSettings(iteration_num=1)).validate(toy_loader(ToyDataset(24), 4))
+    assert ("validation:   0%" in sys.stderr.getvalue()) == is_terminal
+    assert ("0/6" in sys.stderr.getvalue()) == is_terminal

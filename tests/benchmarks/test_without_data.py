@@ -1,0 +1,36 @@
+"""A benchmark whose data are not there ends with one line and status 2."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("ct_ich_levels.py", "none"), "no such folder"),
+        (("demo_difficulty.py",), "no dataset at input/datasets/demo"),
+        (("pooled_folds.py", "0001"), "output/results/0001"),
+        (("preprocess.py", "--folder", "none"), "--folder none: no files there"),
+    ],
+)
+def test_one_line_and_status_2(tmp_path, arguments, message):
+    script, *others = arguments
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / script), *others],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line]
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+    assert not list(tmp_path.iterdir())
