@@ -208,6 +208,12 @@ def test_the_share_ends_with_the_training(iteration_num, num_per_batch, accumula
             assert abs(drawn - wanted) <= 0.51
 
 
+def test_a_step_is_one_batch_by_default():
+    shares = IS_POSITIVE, 3, 0.4, 0.14, 40, 4
+    default, one, two = (PositiveRangeSampler(*shares, *more) for more in ((), (1,), (2,)))
+    assert default.num_epochs == one.num_epochs < two.num_epochs
+
+
 def test_groups_have_their_number_of_samples_and_more_of_the_middle():
     sampler = grouped()
     assert sampler.num_samples == 4 + 2 + 4 + 4

@@ -199,6 +199,25 @@ def test_weights_are_the_best_of_all_that_are_allowed(space, weight_sum_min, sha
     assert loss(found) <= min(map(loss, allowed)) + 1e-7
 
 
+@pytest.mark.parametrize("space", ["probability", "logit"])
+def test_a_member_that_would_help_with_a_negative_weight_has_none(space):
+    """The third is the noise of the first alone: what is best is a corner of what is allowed."""
+    rng = np.random.default_rng(4)
+    truth, noise, other = rng.normal(0, 1, (3, 2000))
+    y = (rng.random(2000) < expit(truth)).astype(float)
+    p = expit(np.stack([truth + 2 * noise, truth + 2 * other, 2 * noise], axis=1))
+    found = fit_weights(BlendOptions("weights", space=space), p, y)
+    values = logit(p) if space == "logit" else p
+
+    def loss(weight):
+        mixed = values[:, 0] * weight + values[:, 1] * (1 - weight)
+        return log_loss(y, expit(mixed) if space == "logit" else mixed)
+
+    grid = np.linspace(0, 1, 1001)
+    best = grid[np.argmin([loss(weight) for weight in grid])]
+    assert found == pytest.approx([best, 1 - best, 0], abs=2e-3)
+
+
 def test_one_member_keeps_its_weight_or_takes_the_best_allowed():
     members, labels = drawn(1, 500, 1)
     p, y = members[:, :, 0].T, labels[:, 0]

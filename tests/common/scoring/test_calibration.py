@@ -310,3 +310,29 @@ def test_a_kind_that_is_read_from_a_file_is_the_same():
         found = fit_calibration(json.loads(f'"{kind}"'), labels, logits)
         assert found == fit_calibration(kind, labels, logits)
         assert found != Calibration((1.0,) * 2, (0.0,) * 2)
+
+
+@pytest.mark.parametrize("dtype", [object, str, int])
+def test_patients_have_the_same_numbers_whatever_the_order_of_rows(dtype):
+    ids = np.array([30, 7, 30, 12, 7, 30]).astype(dtype)
+    order = np.array([3, 0, 5, 4, 1, 2])
+    numbers = shrinkage.number_patients(ids, 6)
+    np.testing.assert_array_equal(shrinkage.number_patients(ids[order], 6), numbers[order])
+    assert sorted(set(numbers)) == [0, 1, 2]
+    for one in range(6):
+        assert (numbers == numbers[one]).tolist() == (ids == ids[one]).tolist()
+    assert shrinkage.number_patients(None, 3).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("num_positive", [2, 3, 5, 12])
+def test_each_fold_of_a_fit_has_whole_patients_of_either_class(num_positive):
+    patients = np.repeat(np.random.default_rng(1).permutation(20), np.arange(1, 21))
+    labels = (patients < num_positive).astype(float)
+    folds = LabelRows(labels, labels, patients).folds()
+    num_folds = min(5, num_positive, 20 - num_positive)
+    assert set(folds) == set(range(num_folds))
+    for patient in range(20):
+        assert len(set(folds[patients == patient])) == 1
+    for value in (0, 1):
+        sizes = [len(set(patients[(folds == f) & (labels == value)])) for f in range(num_folds)]
+        assert min(sizes) >= 1 and max(sizes) - min(sizes) <= 1

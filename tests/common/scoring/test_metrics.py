@@ -199,6 +199,11 @@ def test_studies_equal_a_plain_loop(rows):
         assert probability == max(value for name, _, value in rows if name == study)
 
 
+def test_a_row_without_a_study_is_an_error():
+    with pytest.raises(AssertionError, match="study id"):
+        metrics.max_by_study([[1.0], [0.0]], [[0.5], [0.5]], ["a", None])
+
+
 @pytest.mark.parametrize("threshold", [None, 0.3])
 @pytest.mark.parametrize("prior_kind", ["none", "one", "by row"])
 def test_the_content_of_metrics_json_is_that_of_each_metric(threshold, prior_kind):
