@@ -232,13 +232,14 @@ def test_statistics_are_measured_once_for_each_average():
         with network.averaged():
             measured = network.model[1].running_mean.clone()
     assert len(read) == 2
-    # A state that is loaded has weights of its own.
-    state = {"model": {k: v.clone() for k, v in average.average.items()}, "num_updates": 8}
-    state["model"]["0.weight"] += 1
-    average.load_state_dict(state)
-    with network.averaged():
-        assert not torch.equal(network.model[1].running_mean, measured)
-    assert len(read) == 3
+    # A state that is loaded has weights of its own, whatever its number of updates.
+    for times, num_updates in enumerate((8, 0, 1), start=1):
+        state = {"model": {k: v.clone() for k, v in average.average.items()}}
+        state["model"]["0.weight"] += times
+        average.load_state_dict({**state, "num_updates": num_updates})
+        with average.in_place(network):
+            assert not torch.equal(network.model[1].running_mean, measured)
+        assert len(read) == 2 + times
 
 
 def test_a_state_comes_back_whole_and_is_no_alias():
