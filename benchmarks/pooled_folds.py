@@ -2,9 +2,9 @@
 
     python benchmarks/pooled_folds.py 0001 0002 0003
 
-prints the weighted log loss against the constant prior of each experiment's own training rows, with
-a patient-bootstrap interval, and the AUC of each label; for the last weights, and for the best
-checkpoints, which were chosen on these rows.
+prints the weighted log loss against the priors of the scored rows and of each experiment's own
+training rows, with intervals over patients, and the AUC of each label; for the last weights, and
+for the best checkpoints, which were chosen on these rows.
 """
 
 import argparse
@@ -73,8 +73,9 @@ def main() -> None:
             if area is not None and interval is not None:
                 print(f"  AUC {label:<18} {area:.3f} ({interval[0]:.3f} to {interval[1]:.3f})")
     print(
-        f"{values['num_slices']} slices of {values['interval']['num_patients']} patients; constant "
-        f"prior {values['prior_weighted_log_loss']:.4f}; * chosen on these rows: too good"
+        f"{values['num_slices']} slices of {values['interval']['num_patients']} patients; scored "
+        f"prior {values['scored_prior_weighted_log_loss']:.4f}, training prior "
+        f"{values['prior_weighted_log_loss']:.4f}; * chosen on these rows: too good"
     )
 
 

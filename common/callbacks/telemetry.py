@@ -66,19 +66,25 @@ class ActivationTelemetry(Callback):
 
 
 class _Statistics:
-    """Sums over the batches of an iteration, on the device they are on."""
+    """Mean and spread over the batches of an iteration, on the device they are on.
+
+    Squares are of deviations from the mean (Chan et al. 1979): those of the values themselves lose
+    a spread that is small beside the mean.
+    """
 
     def __init__(self) -> None:
         self.num_values = 0
-        self.sum: Tensor | float = 0.0
+        self.mean: Tensor | float = 0.0
         self.sum_of_squares: Tensor | float = 0.0
         self.largest: Tensor | None = None
 
     def add(self, activations: Tensor) -> None:
         values = activations.double() if activations.device.type == "cpu" else activations.float()
+        mean, share = values.mean(), values.numel() / (self.num_values + values.numel())
+        between = (mean - self.mean).square() * self.num_values * share
+        self.sum_of_squares = self.sum_of_squares + (values - mean).square().sum() + between
+        self.mean = self.mean + (mean - self.mean) * share
         self.num_values += values.numel()
-        self.sum = self.sum + values.sum()
-        self.sum_of_squares = self.sum_of_squares + values.square().sum()
         unit_dim = 1 if values.ndim >= 4 else values.ndim - 1
         largest = values.abs().amax([dim for dim in range(values.ndim) if dim != unit_dim])
         self.largest = largest if self.largest is None else torch.maximum(self.largest, largest)
@@ -87,11 +93,9 @@ class _Statistics:
         """Return the statistics by name; empty if the module did not run or returned no tensor."""
         if not self.num_values or self.largest is None:
             return {}
-        mean = float(self.sum) / self.num_values
-        variance = float(self.sum_of_squares) / self.num_values - mean**2
         return {
-            "activation_mean": mean,
-            "activation_std": max(variance, 0.0) ** 0.5,
+            "activation_mean": float(self.mean),
+            "activation_std": (float(self.sum_of_squares) / self.num_values) ** 0.5,
             "activation_dead_share": float((self.largest < DEAD_BELOW).double().mean()),
         }
 

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 
-from common.scoring.metrics import Floats
+from common.scoring.metrics import Floats, require_probabilities
 from common.scoring.predictions import MEMBER_FLOOR, _safe_logit, member_logits
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class Blender:
 
     def apply(self, members: ArrayLike) -> Floats:
         """Returns the logits (n, k) of the members' probabilities (m, n, k)."""
-        p = np.asarray(members, dtype=np.float64)
+        p = require_probabilities(members)
         w = np.array(self.weights, dtype=np.float64)
         assert p.shape[0] == w.shape[1] and p.shape[2] == w.shape[0], (p.shape, w.shape)
         blended = np.zeros(p.shape[1:])
@@ -100,7 +100,7 @@ class Blender:
                 # Where many rows have one value, their rank is the middle of the levels they take.
                 first = np.searchsorted(values, z, side="left").clip(0, len(scale) - 1)
                 last = (np.searchsorted(values, z, side="right") - 1).clip(0, len(scale) - 1)
-                tied = expit((scale[first] + scale[last]) / 2)
+                tied = (_LEVELS[first] + _LEVELS[last]) / 2
                 smooth = expit(np.interp(z, values, scale))
                 levels += np.where(last > first, tied, smooth)
             mean_quantiles = quantiles[:, column].mean(axis=0)
@@ -135,7 +135,7 @@ def fit_blender(options: BlendOptions, members: Floats, labels: Floats) -> Blend
         members: (m, n, k) probabilities.
         labels: (n, k) 0, 1 or NaN; only `weights` and `stacking` look at them.
     """
-    num_members, _, num_labels = members.shape
+    num_members, _, num_labels = require_probabilities(members).shape
     equal = (1 / num_members,) * num_members
     weights, bias = [equal] * num_labels, [0.0] * num_labels
     quantiles: tuple[Any, ...] = ()

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from common.scoring.metrics import Floats
+from common.scoring.metrics import Floats, require_probabilities
 from common.slices.table import SliceTable
 
 
@@ -63,12 +63,11 @@ class SliceSequences:
         self, values: ArrayLike, name: Literal["mean", "max", "std"]
     ) -> NDArray[np.floating]:
         """Returns a statistic of the values (n, k) over the series of each row."""
-        frame = pd.DataFrame(np.asarray(values))
+        frame = pd.DataFrame(np.asarray(values, dtype=np.float64))
         grouped = frame.groupby(self.series)
         if name == "std":
-            mean_of_squares = (frame**2).groupby(self.series).transform("mean")
-            variance = mean_of_squares - grouped.transform("mean") ** 2
-            return np.sqrt(np.maximum(variance.to_numpy(), 0))
+            deviations = frame - grouped.transform("mean")
+            return np.sqrt((deviations**2).groupby(self.series).transform("mean").to_numpy())
         return grouped.transform(name).to_numpy()
 
     @property
@@ -115,7 +114,7 @@ class LevelInputs:
 def level_inputs(table: SliceTable, rows: ArrayLike, logits: ArrayLike) -> LevelInputs:
     """Returns the inputs for readable rows of a table and logits (n, experiments, labels)."""
     rows = np.asarray(rows, dtype=np.int64)
-    values = np.asarray(logits, dtype=np.float32)
+    values = np.asarray(require_probabilities(logits, what="logit"), dtype=np.float32)
     assert values.ndim == 3 and len(values) == len(rows), values.shape
     fraction = table.frame["brain_fraction"].to_numpy(dtype=np.float32, na_value=np.nan)[rows]
     return LevelInputs(SliceSequences(table, rows), values, fraction)

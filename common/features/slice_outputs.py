@@ -177,13 +177,15 @@ def measure_scaling(features: Features, rows: NDArray[np.int64]) -> Scaling:
     if len(rows) > _MOST_ROWS:
         rows = rows[np.linspace(0, len(rows) - 1, _MOST_ROWS).astype(np.int64)]
     rows = np.sort(rows)
-    total, squares = np.zeros(features.dim), np.zeros(features.dim)
+    mean, squares, num_read = np.zeros(features.dim), np.zeros(features.dim), 0
     for start in range(0, len(rows), _BLOCK_ROWS):
         block = features.read(rows[start : start + _BLOCK_ROWS]).astype(np.float64)
-        total += block.sum(axis=0)
-        squares += (block**2).sum(axis=0)
-    mean = total / len(rows)
-    spread = np.sqrt(np.maximum(squares / len(rows) - mean**2, 0.0))
+        own_mean, share = block.mean(axis=0), len(block) / (num_read + len(block))
+        squares += ((block - own_mean) ** 2).sum(axis=0)
+        squares += (own_mean - mean) ** 2 * num_read * share
+        mean += (own_mean - mean) * share
+        num_read += len(block)
+    spread = np.sqrt(squares / len(rows))
     return Scaling(mean.astype(np.float32), np.maximum(spread, _LEAST_SPREAD).astype(np.float32))
 
 

@@ -15,6 +15,8 @@ from common.networks.hooks import Callback
 from common.networks.signals import StopAsked, StopRequest
 from common.networks.state import FitSettings, FitState, StepOutput
 
+_ADVICE = "lower the learning rate, or train without mixed precision"
+
 
 class EvaluatedNetwork(ABC):
     """A model on its device, and the loop that runs it over data without training.
@@ -58,7 +60,11 @@ class EvaluatedNetwork(ABC):
         return self._module(*inputs, **named_inputs)
 
     def validate(self, data: DataLoader) -> dict[str, float | None]:
-        """Return metrics of the weights in place over all of `data`, with the loss."""
+        """Return metrics of the weights in place over all of `data`, with the loss.
+
+        Raises:
+            FloatingPointError: the loss or a logit is not finite, or a metric is NaN.
+        """
         loss_sum, num_terms = 0.0, 0.0
         parts: list[dict[str, np.ndarray]] = []
         steps = self._evaluate(data, self.validation_step)
@@ -72,20 +78,30 @@ class EvaluatedNetwork(ABC):
         outputs = self._of_all_processes(parts, data)
         if is_shared(data):
             loss_sum, num_terms = self.processes.total([loss_sum, num_terms])
+        what = f"of the validation at iteration {self.state.iteration}"
         if not np.isfinite(loss_sum):
-            raise FloatingPointError(
-                f"the loss of the validation at iteration {self.state.iteration} is not finite: "
-                f"lower the learning rate, or train without mixed precision"
-            )
+            raise FloatingPointError(f"the loss {what} is not finite: {_ADVICE}")
+        _require_finite_logits(outputs, what)
         loss = loss_sum / num_terms if num_terms else None
         metrics = {"loss": loss} | self.compute_metrics(outputs)
         self._call("on_outputs", outputs, metrics)
+        undefined = [
+            name for name, value in metrics.items() if value is not None and value != value
+        ]
+        if undefined:
+            raise FloatingPointError(f"{', '.join(undefined)} {what}: NaN, which is no score")
         return metrics
 
     def predict(self, data: DataLoader) -> dict[str, np.ndarray]:
-        """Return outputs of the weights in place for all of `data`, by name, in its order."""
+        """Return outputs of the weights in place for all of `data`, by name, in its order.
+
+        Raises:
+            FloatingPointError: a logit is not finite.
+        """
         parts = [to_numpy(outputs) for outputs in self._evaluate(data, self.prediction_step)]
-        return self._of_all_processes(parts, data)
+        outputs = self._of_all_processes(parts, data)
+        _require_finite_logits(outputs, f"of the weights of iteration {self.state.iteration}")
+        return outputs
 
     def run_forward(self, data: Iterable[Any]) -> None:
         compiled, self._module = self._module, self.model  # not worth compiling anew for
@@ -135,3 +151,18 @@ class EvaluatedNetwork(ABC):
     def _call(self, hook: str, *arguments: Any) -> None:
         for callback in self.callbacks:
             getattr(callback, hook)(self, *arguments)
+
+
+def _require_finite_logits(outputs: Mapping[str, np.ndarray], what: str) -> None:
+    """Raise FloatingPointError where outputs named `logits` are NaN or infinite.
+
+    The loss may be finite all the same, as rows without a known label don't count in it.
+    """
+    logits = outputs.get("logits")
+    if logits is None or np.isfinite(logits).all():
+        return
+    bad = ~np.isfinite(logits).reshape(len(logits), -1).all(axis=1)
+    raise FloatingPointError(
+        f"the network predicted NaN or infinity for {int(bad.sum())} of {len(bad)} samples, in the "
+        f"logits {what}: {_ADVICE}"
+    )

@@ -72,13 +72,16 @@ def number(value: Any, digits: int = 3) -> str:
     return f"{value:.{digits}f}" if isinstance(value, float) else f"{value:,}"
 
 
-def _interval(interval: Sequence[float] | None, digits: int = 3) -> str:
-    return f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f}" if interval else "–"
+def _interval(interval: Sequence[float] | None, digits: int = 3, reason: str | None = None) -> str:
+    """Return an interval as people read it; a dash, and why, where there is none."""
+    if interval:
+        return f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f}"
+    return f"– ({reason})" if reason else "–"
 
 
-def _ratio(metrics: dict[str, Any]) -> float | None:
-    """Return the loss in units of the prior's."""
-    loss, prior = metrics["weighted_log_loss"], metrics["prior_weighted_log_loss"]
+def _ratio(metrics: dict[str, Any], prior_name: str = "prior") -> float | None:
+    """Return the loss in units of that of a prior: `prior` (of the training) or `scored_prior`."""
+    loss, prior = metrics["weighted_log_loss"], metrics.get(f"{prior_name}_weighted_log_loss")
     return None if loss is None or not prior else loss / prior
 
 

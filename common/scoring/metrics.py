@@ -1,7 +1,8 @@
 """Metrics of multi-label classification, in float64, computed once on a whole set.
 
 Labels are 0, 1 or NaN where unknown; a row counts for the labels it knows. What is undefined (no
-rows, or only one class where two are needed) is None, never NaN or 0.5.
+rows, or only one class where two are needed) is None, never NaN or 0.5. A probability that is NaN
+or infinite is an error, also of a row whose label is unknown (`require_probabilities`).
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from common.errors import InputError
+from common.words import count
 
 Floats = NDArray[np.float64]
 
@@ -21,15 +23,41 @@ NUM_CALIBRATION_BINS = 15
 DEFAULT_THRESHOLD = 0.5
 
 
+def require_probabilities(
+    probabilities: ArrayLike, label_names: Sequence[str] | None = None, what: str = "probability"
+) -> Floats:
+    """Return probabilities (n,) or (n, k) in float64.
+
+    Args:
+        label_names: of the k columns, for the message; their numbers by default.
+        what: the noun of a value in the message.
+
+    Raises:
+        ValueError: a value is NaN or infinite; the message says of how many rows and which labels.
+    """
+    p = np.asarray(probabilities, dtype=np.float64)
+    bad = ~np.isfinite(p)
+    if not bad.any():
+        return p
+    of = ""
+    if p.ndim > 1:
+        columns = np.flatnonzero(bad.reshape(-1, p.shape[-1]).any(axis=0)).tolist()
+        names = [label_names[k] if label_names else f"number {k}" for k in columns]
+        of = f" for {'label' if len(names) == 1 else 'labels'} {', '.join(names)}"
+    num_bad = int(np.sum(bad if p.ndim == 1 else bad.any(axis=-1)))
+    num_rows = p.size if p.ndim == 1 else p.size // p.shape[-1]
+    raise ValueError(
+        f"{num_bad} of {count(num_rows, 'row')} have a {what} that is NaN or infinite{of}"
+    )
+
+
 def row_log_losses(labels: ArrayLike, probabilities: ArrayLike) -> Floats:
     """Return the log loss of every entry, in nats, with the shape of `labels`; NaN where unknown.
 
     Probabilities are clipped to [1e-15, 1 - 1e-15] first.
     """
     y = np.asarray(labels, dtype=np.float64)
-    p = np.clip(
-        np.asarray(probabilities, dtype=np.float64), PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR
-    )
+    p = np.clip(require_probabilities(probabilities), PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
     return -(y * np.log(p) + (1 - y) * np.log1p(-p))
 
 
@@ -47,7 +75,8 @@ def weighted_log_loss(
 
     labels and probabilities are (n, k), weights (k,). None where a label has no known row.
     """
-    y, p, w = np.asarray(labels), np.asarray(probabilities), np.asarray(weights, dtype=np.float64)
+    y, w = np.asarray(labels), np.asarray(weights, dtype=np.float64)
+    p = require_probabilities(probabilities)
     assert y.shape == p.shape == (len(y), len(w)), (y.shape, p.shape, w.shape)
     losses = [log_loss(y[:, column], p[:, column]) for column in range(len(w))]
     if any(loss is None for loss in losses):
@@ -116,13 +145,18 @@ def reliability(
 def reliability_by_rank(
     labels: ArrayLike, probabilities: ArrayLike, num_bins: int
 ) -> tuple[Floats, Floats, Floats]:
-    """Return the same as `reliability` for bins of (almost) equally many rows, in rising order."""
+    """Return the same as `reliability` for bins of (almost) equally many rows, in rising order.
+
+    Rows of one probability count with the share of positives among them, whichever bins they are
+    in: their order changes nothing.
+    """
     y, p = _known(labels, probabilities)
-    bins = np.array_split(np.argsort(p, kind="stable"), min(num_bins, len(p)) or 1)
-    bins = [rows for rows in bins if len(rows)]
-    mean_probability = np.array([p[rows].mean() for rows in bins], dtype=np.float64)
-    positive_share = np.array([y[rows].mean() for rows in bins], dtype=np.float64)
-    return mean_probability, positive_share, np.array([len(rows) for rows in bins], np.float64)
+    values, value_of_row, counts = np.unique(p, return_inverse=True, return_counts=True)
+    share_of_value = np.bincount(value_of_row, weights=y, minlength=len(values)) / counts
+    rows = np.repeat(np.stack([values, share_of_value], axis=1), counts, axis=0)
+    bins = np.array_split(rows, min(num_bins, len(p))) if len(p) else []
+    means = np.array([bin.mean(axis=0) for bin in bins], dtype=np.float64).reshape(-1, 2)
+    return means[:, 0], means[:, 1], np.array([len(bin) for bin in bins], dtype=np.float64)
 
 
 def expected_calibration_error(
@@ -162,7 +196,7 @@ def confusion_rates(counts: dict[str, int]) -> dict[str, float | None]:
 
 
 def training_prior(labels: ArrayLike) -> Floats:
-    """Return the prevalence of each label over (n, k) training rows, inside [1/2n, 1 - 1/2n].
+    """Return the prevalence of each label over (n, k) rows, inside [1/2n, 1 - 1/2n].
 
     n is the number of rows that know the label; a label that no row knows has prior 0.5.
     """
@@ -187,7 +221,7 @@ def max_by_study(
     positive = _max_by_code(np.nan_to_num(y, nan=0.0), codes, len(studies))
     has_unknown = _max_by_code(np.isnan(y).astype(np.float64), codes, len(studies)) > 0
     study_labels = np.where((positive == 0) & has_unknown, np.nan, positive)
-    p = np.asarray(probabilities, dtype=np.float64)
+    p = require_probabilities(probabilities)
     return np.asarray(studies), study_labels, _max_by_code(p, codes, len(studies))
 
 
@@ -205,18 +239,23 @@ def evaluate_slices(
 ) -> dict[str, Any]:
     """Return the content of metrics.json for n slices and the studies they belong to.
 
+    prior_weighted_log_loss is that of `prior`, scored_prior_weighted_log_loss that of the
+    prevalences of these rows, less than which no constant can have.
+
     Args:
         labels: (n, k) 0, 1 or NaN.
-        probabilities: (n, k), finite.
+        probabilities: (n, k).
         prior: (k,), or (n, k) where rows of several runs are pooled, from `training_prior`.
         study_labels: indexed by study id, one column per label, for sets that label studies; by
             default a study's label is the largest of its slices'.
         selected: true where the checkpoint was chosen on these rows.
+
+    Raises:
+        ValueError: a probability is NaN or infinite.
     """
     y = np.asarray(labels, dtype=np.float64)
-    p = np.asarray(probabilities, dtype=np.float64)
+    p = require_probabilities(probabilities, label_names)
     assert y.shape == p.shape == (len(y), len(label_names)), (y.shape, p.shape)
-    assert np.isfinite(p).all(), "probabilities must be finite"
     studies, y_study, p_study = max_by_study(y, p, study_ids)
     if study_labels is not None:
         y_study = study_labels.reindex(studies)[list(label_names)].to_numpy(dtype=np.float64)
@@ -231,6 +270,9 @@ def evaluate_slices(
             None
             if prior is None
             else weighted_log_loss(y, np.broadcast_to(np.asarray(prior), y.shape), weights)
+        ),
+        "scored_prior_weighted_log_loss": weighted_log_loss(
+            y, np.broadcast_to(training_prior(y), y.shape), weights
         ),
         "log_loss": _by_label(log_loss, y, p, label_names),
         "auc": _by_label(auc, y, p, label_names),
@@ -257,7 +299,7 @@ def evaluate_slices(
 def _known(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[np.bool_], Floats]:
     y = np.asarray(labels, dtype=np.float64)
     known = ~np.isnan(y)
-    return y[known] == 1, np.asarray(probabilities, dtype=np.float64)[known]
+    return y[known] == 1, require_probabilities(probabilities)[known]
 
 
 def _counts_by_threshold(y: NDArray[np.bool_], p: Floats) -> tuple[Floats, Floats]:
@@ -330,10 +372,17 @@ def reported_names(label_names: Sequence[str]) -> list[str]:
 
 
 def badness(metric: str, value: float) -> float:
-    """Return `value` so that smaller is better, whatever the direction of the metric."""
+    """Return `value` so that smaller is better, whatever the direction of the metric.
+
+    Raises:
+        ValueError: the value is NaN, which is neither better nor worse than any other.
+    """
+    if np.isnan(value):
+        raise ValueError(f"metric {metric} is NaN: it can't be compared")
     return value if direction_of(metric) == "min" else -value
 
 
 def improves(metric: str, value: float, best: float | None, least: float = 0.0) -> bool:
     """Return whether `value` beats `best` by more than `least`; any value beats None."""
-    return best is None or badness(metric, best) - badness(metric, value) > least
+    bad = badness(metric, value)
+    return best is None or badness(metric, best) - bad > least

@@ -207,7 +207,9 @@ def _fold_metrics(experiment: Experiment) -> dict[str, dict[str, Any]]:
 
 def _fold_summary(values: Mapping[str, Any]) -> dict[str, Any]:
     names = ("weighted_log_loss", "prior_weighted_log_loss", "num_slices", "num_studies")
-    return {**{name: values[name] for name in names}, "auc": values["auc"]}
+    scored_prior = values.get("scored_prior_weighted_log_loss")
+    own = {name: values[name] for name in names}
+    return {**own, "scored_prior_weighted_log_loss": scored_prior, "auc": values["auc"]}
 
 
 def _facts(info: Mapping[str, Any]) -> dict[str, Any]:

@@ -235,8 +235,9 @@ def summary(values: Mapping[str, Any], report: Path) -> str:
     if "best" in values:
         lines.append(score_line(f"best checkpoint{'s' if is_folded else ''}*", values["best"]))
     lines += [score_line(f"  fold {fold}", part) for fold, part in values.get("folds", {}).items()]
-    prior = values["prior_weighted_log_loss"]
-    lines.append(f"{'constant prior':<18} weighted log loss {shown(prior, 4)}")
+    for name, key in (("scored prior", "scored_prior"), ("training prior", "prior")):
+        loss = shown(values.get(f"{key}_weighted_log_loss"), 4)
+        lines.append(f"{name:<18} weighted log loss {loss}")
     lines.append(f"{'label':<18} {'AUC':>6} {'AP':>6} {'ECE':>6}   per study: AUC")
     for name in (label for label in LABELS if values["confusion"][label] is not None):
         cells = [values[key][name] for key in ("auc", "average_precision", "ece")]
@@ -267,16 +268,19 @@ def next_steps(experiment_folder: Path, monitor_command: str | None) -> str:
 
 
 def score_line(name: str, values: Mapping[str, Any]) -> str:
-    """Return a line with the weighted log loss, and how it stands to the prior's."""
-    loss, prior = values["weighted_log_loss"], values["prior_weighted_log_loss"]
+    """Return a line with the weighted log loss, and how it stands to those of both priors."""
+    loss = values["weighted_log_loss"]
     line = f"{name:<18} weighted log loss {shown(loss, 4)}"
     if loss is None:
         return f"{line}, per study {shown(values['study']['weighted_log_loss'], 4)}"
-    if not prior:
-        return line
-    ratio = values.get("interval", {}).get("weighted_log_loss_to_prior")
-    spread = f" (95 % interval {ratio[0]:.2f} to {ratio[1]:.2f})" if ratio else ""
-    return f"{line}, {loss / prior:.2f} of the prior's{spread}"
+    intervals = values.get("interval", {})
+    for key, what in (("scored_prior", "scored prior's"), ("prior", "training prior's")):
+        prior = values.get(f"{key}_weighted_log_loss")
+        if prior:
+            ratio = intervals.get(f"weighted_log_loss_to_{key}")
+            spread = f" (95 % interval {ratio[0]:.2f} to {ratio[1]:.2f})" if ratio else ""
+            line += f", {loss / prior:.2f} of the {what}{spread}"
+    return line
 
 
 def shown(value: float | None, digits: int = 3) -> str:

@@ -57,3 +57,10 @@ def test_positives_that_nobody_calls_have_an_f1_of_0():
 
 def test_what_the_network_has_computed_stays():
     assert metrics_of([[1, 0]], [[0.5, 0.5]], known={"log_loss.any": 7.0})["log_loss.any"] == 7.0
+
+
+def test_a_nan_logit_is_an_error():
+    p = np.full((6, 2), 0.4)
+    p[2:4, 1] = np.nan
+    with pytest.raises(ValueError, match="2 of 6 rows have a probability that is NaN"):
+        metrics_of(np.eye(6, 2), p)

@@ -17,6 +17,7 @@ from common.callbacks import (
     OutputSaver,
     TrainingMonitor,
 )
+from common.callbacks.telemetry import _Statistics
 from common.errors import InputError
 from common.networks import FitSettings
 from common.networks.state import FitState
@@ -34,6 +35,16 @@ def lines(path):
 def fit(network, num_valid=9):
     network.fit(toy_loader(ToyDataset(16), 4), toy_loader(ToyDataset(num_valid), 4))
     return network
+
+
+def test_a_spread_that_is_small_beside_the_mean_is_kept():
+    statistics, rng = _Statistics(), np.random.default_rng(0)
+    batches = [1e6 + 1e-3 * rng.normal(size=(num, 5)) for num in (30, 7, 50)]
+    for batch in batches:
+        statistics.add(torch.tensor(batch))
+    values, joined = statistics.values(), np.concatenate(batches)
+    assert values["activation_mean"] == pytest.approx(joined.mean(), rel=1e-12)
+    assert values["activation_std"] == pytest.approx(joined.std(), rel=1e-6)
 
 
 def test_telemetry_sees_what_the_training_sees(tmp_path):

@@ -255,3 +255,42 @@ def test_correlations_are_pearsons():
     x, y = members[0, :, 1], members[2, :, 1]
     expected = np.mean((x - x.mean()) * (y - y.mean())) / (x.std() * y.std())
     assert found[1, 0, 2] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("method", ["mean", "geometric", "power", "rank"])
+def test_the_order_of_rows_changes_no_blend(method):
+    members, labels = drawn(2, 400)
+    members = np.round(members, 1)  # many equal values
+    found = blended(members, labels, method=method)
+    order = np.random.default_rng(3).permutation(400)
+    np.testing.assert_array_equal(
+        blended(members[:, order], labels[order], method=method), found[order]
+    )
+    for row in range(1, 400):
+        equal = (members[:, :, 0] == members[:, [row], 0]).all(axis=0)
+        assert np.unique(found[equal, 0]).size == 1
+
+
+def test_ranks_of_equal_values_are_their_mean_rank():
+    rng = np.random.default_rng(4)
+    members = rng.choice([0.02, 0.3, 0.9], (2, 500, 1), p=[0.5, 0.3, 0.2])
+    found = blended(members, np.zeros((500, 1)), method="rank")[:, 0]
+    ranks = [
+        [(p < value).mean() + (p == value).mean() / 2 for value in p] for p in members[:, :, 0]
+    ]
+    mean = np.mean(ranks, axis=0)
+    quantiles = [logit(np.quantile(p, mean)) for p in members[:, :, 0]]
+    np.testing.assert_allclose(logit(found), np.mean(quantiles, axis=0), atol=0.35)
+    higher = mean[:, None] > mean + 1e-9
+    assert (found[:, None] >= found - 1e-12)[higher].all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nan_of_a_member_is_an_error(method):
+    members, labels = drawn(2, 200)
+    blender = fit_blender(BlendOptions(method), members, labels)
+    members[1, 7, 1] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        blender.apply(members)
+    with pytest.raises(ValueError, match="NaN"):
+        fit_blender(BlendOptions(method), members, labels)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from tiny_dataset import make_tiny_dataset
 
-from common.ensembling.sequences import SliceSequences
+from common.ensembling.sequences import SliceSequences, level_inputs
 from common.slices.table import SliceTable
 
 
@@ -51,3 +51,22 @@ def test_statistics_are_of_each_series(table):
 def test_no_rows_make_no_sequences(table):
     sequences = SliceSequences(table, np.empty(0, dtype=np.int64))
     assert len(sequences) == 0 and sequences.shifted(np.empty((0, 2)), 1).shape == (0, 2)
+
+
+def test_a_spread_that_is_small_beside_the_mean_is_kept_in_float32(table):
+    rows = np.arange(len(table))
+    values = (1 + 1e-6 * np.random.default_rng(1).normal(size=(len(rows), 2))).astype(np.float32)
+    sequences = SliceSequences(table, rows)
+    found = sequences.series_statistic(values, "std")
+    for series in range(3):
+        chosen = sequences.series == series
+        expected = values[chosen].astype(np.float64).std(axis=0)
+        np.testing.assert_allclose(found[chosen][0], expected, rtol=1e-9)
+        assert (expected > 0).all()
+
+
+def test_nan_logits_are_no_missing_slices(table):
+    logits = np.zeros((len(table), 1, 2))
+    logits[3, 0, 1] = np.nan
+    with pytest.raises(ValueError, match=r"1 of .* logit that is NaN"):
+        level_inputs(table, np.arange(len(table)), logits)

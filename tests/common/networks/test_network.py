@@ -574,3 +574,39 @@ def test_a_validation_shows_its_progress_on_a_terminal_alone(monkeypatch, is_ter
     make_toy(FitSettings(iteration_num=1)).validate(toy_loader(ToyDataset(24), 4))
     assert ("validation:   0%" in sys.stderr.getvalue()) == is_terminal
     assert ("0/6" in sys.stderr.getvalue()) == is_terminal
+
+
+class Unlabelled(ToyNetwork):
+    """A network whose rows have no known label: its loss is finite whatever it predicts."""
+
+    def validation_step(self, batch):
+        logits = self.prediction_step(batch)["logits"]
+        return StepOutput(torch.zeros(()), 0, {"logits": logits})
+
+    def prediction_step(self, batch):
+        return {"logits": self.model(batch["x"])}
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_logits_that_are_no_numbers_are_an_error_though_no_label_is_known(bad):
+    toy = make_toy(FitSettings(iteration_num=3))
+    network = Unlabelled(toy.model, toy.settings, toy.optimizer)
+    network.state.iteration = 2
+    assert network.validate(toy_loader(ToyDataset(12), 4)) == {"loss": None}
+    with torch.no_grad():
+        network.model[2].bias.fill_(bad)
+    message = r"predicted NaN or infinity for 12 of 12 samples, .* iteration 2: lower the learning"
+    for method in (network.validate, network.predict):
+        with pytest.raises(FloatingPointError, match=message):
+            method(toy_loader(ToyDataset(12), 4))
+
+
+def test_a_metric_that_is_nan_is_no_score():
+    class Undefined(ToyNetwork):
+        def compute_metrics(self, outputs):
+            return {"auc.any": float("nan"), "auc.other": None}
+
+    toy = make_toy(FitSettings(iteration_num=3))
+    network = Undefined(toy.model, toy.settings, toy.optimizer)
+    with pytest.raises(FloatingPointError, match=r"auc\.any of the validation at iteration 0: NaN"):
+        network.validate(toy_loader(ToyDataset(12), 4))

@@ -24,9 +24,7 @@ def scored_set(num_rows: int = 120, unknown: bool = False) -> ScoredSet:
     options = {"label_names": NAMES, "weights": WEIGHTS, "prior": np.array([0.3, 0.3])}
     studies = np.arange(num_rows) // 6
     values = metrics.evaluate_slices(labels, probabilities, studies, **options)
-    values["interval"] = patient_intervals(
-        labels, probabilities, studies, num_resamples=20, **options
-    )
+    values["interval"] = patient_intervals(labels, probabilities, studies, **options)
     ids = [f"ID_{row}" for row in range(num_rows)]
     return ScoredSet("last weights", values, labels, probabilities, ids)
 

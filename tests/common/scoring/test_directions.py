@@ -35,3 +35,11 @@ def test_an_improvement_is_more_than_the_least():
 def test_an_unknown_metric_is_refused_by_name():
     with pytest.raises(InputError, match=r"metric acu\.any.*auc"):
         direction_of("acu.any")
+
+
+def test_nan_is_neither_better_nor_worse():
+    for best in (None, 0.3):
+        with pytest.raises(ValueError, match=r"auc\.any is NaN"):
+            improves("auc.any", float("nan"), best)
+    with pytest.raises(ValueError, match="loss is NaN"):
+        badness("loss", float("nan"))

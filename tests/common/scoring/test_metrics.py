@@ -416,3 +416,99 @@ def test_no_constant_beats_the_prevalence(pairs):
     own = metrics.log_loss(y, np.full(len(y), y.mean()))
     for constant in (0.01, 0.2, 0.5, 0.9, *(p for _, p in pairs[:3])):
         assert own <= metrics.log_loss(y, np.full(len(y), constant)) + 1e-12
+
+
+def test_bins_by_rank_do_not_depend_on_the_order_of_equal_values():
+    rng = np.random.default_rng(0)
+    p = rng.choice([0.1, 0.2, 0.7], 90)
+    y = (rng.random(90) < p).astype(float)
+    found = metrics.reliability_by_rank(y, p, 10)
+    ordered = np.sort(p)
+    share = np.array([y[p == value].mean() for value in ordered])
+    for place in range(10):
+        rows = slice(9 * place, 9 * place + 9)
+        assert found[0][place] == pytest.approx(ordered[rows].mean(), abs=1e-12)
+        assert found[1][place] == pytest.approx(share[rows].mean(), abs=1e-12)
+    for _ in range(5):
+        order = rng.permutation(90)
+        for one, other in zip(
+            found, metrics.reliability_by_rank(y[order], p[order], 10), strict=True
+        ):
+            np.testing.assert_array_equal(one, other)
+    sorted_rows = np.lexsort((y, p))
+    np.testing.assert_array_equal(
+        metrics.reliability_by_rank(y[sorted_rows], p[sorted_rows], 10), found
+    )
+
+
+def test_log_losses_are_of_clipped_probabilities_each_on_its_own():
+    y, p = [1, 1, 0, 0, np.nan], [0.0, 0.5, 1.0, 0.25, 0.9]
+    expected = [15 * np.log(10), np.log(2), 15 * np.log(10), -np.log(0.75), np.nan]
+    np.testing.assert_allclose(metrics.row_log_losses(y, p), expected, rtol=1e-2)
+    floor = -np.log(1e-15)
+    mean = (floor + np.log(2) - np.log1p(-(1 - 1e-15)) - np.log(0.75)) / 4
+    assert metrics.log_loss(y, p) == pytest.approx(mean, abs=1e-12)
+
+
+def test_areas_with_ties_equal_a_loop_over_pairs():
+    rng = np.random.default_rng(1)
+    y, p = rng.integers(0, 2, 60).astype(float), rng.integers(0, 5, 60) / 5
+    pairs = [(a, b) for a in p[y == 1] for b in p[y == 0]]
+    expected = sum((a > b) + 0.5 * (a == b) for a, b in pairs) / len(pairs)
+    assert metrics.auc(y, p) == pytest.approx(expected, abs=1e-12)
+
+
+def test_prior_is_over_the_rows_that_know_the_label():
+    labels = np.array([[1, 0], [np.nan, 1], [0, np.nan], [np.nan, np.nan], [0, 1], [0, 1]])
+    expected = []
+    for column in labels.T:
+        known = [value for value in column if not np.isnan(value)]
+        expected.append(sum(known) / len(known))
+    np.testing.assert_allclose(metrics.training_prior(labels), expected, atol=1e-15)
+    labels[0, 0] = 0
+    np.testing.assert_allclose(metrics.training_prior(labels)[0], 1 / 8, atol=1e-15)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_probability_that_is_no_number_is_an_error(bad):
+    labels, probabilities = random_set(5, num_rows=40)
+    probabilities[3:6, 1] = bad
+    labels[3:6, 1] = np.nan  # also where the label is unknown
+    one = labels[:, 1], probabilities[:, 1]
+    for metric in (
+        metrics.row_log_losses,
+        metrics.log_loss,
+        metrics.auc,
+        metrics.average_precision,
+        metrics.roc_curve,
+        metrics.precision_recall_curve,
+        metrics.reliability,
+        metrics.expected_calibration_error,
+        metrics.confusion,
+    ):
+        with pytest.raises(ValueError, match="3 of 40 rows have a probability that is NaN"):
+            metric(*one)
+    with pytest.raises(ValueError, match="3 of 40 rows"):
+        metrics.reliability_by_rank(*one, 10)
+    with pytest.raises(ValueError, match=r"3 of 40 rows .* for label number 1$"):
+        metrics.weighted_log_loss(labels, probabilities, WEIGHTS)
+    with pytest.raises(ValueError, match="3 of 40 rows"):
+        metrics.max_by_study(labels, probabilities, np.arange(40))
+    probabilities[0, 5] = bad
+    with pytest.raises(ValueError, match=r"4 of 40 rows .* for labels b, any$"):
+        metrics.evaluate_slices(
+            labels, probabilities, np.arange(40), label_names=NAMES, weights=WEIGHTS
+        )
+
+
+def test_the_scored_prior_is_the_best_constant_of_the_rows():
+    labels, probabilities = random_set(6)
+    labels[:50, 2] = np.nan
+    prior = np.full(6, 0.05)
+    options = {"label_names": NAMES, "weights": WEIGHTS, "prior": prior}
+    found = metrics.evaluate_slices(labels, probabilities, np.arange(200), **options)
+    shares = [np.nanmean(column) for column in labels.T]
+    losses = [-(s * np.log(s) + (1 - s) * np.log(1 - s)) for s in shares]
+    expected = np.dot(WEIGHTS, losses) / 7
+    assert found["scored_prior_weighted_log_loss"] == pytest.approx(expected, abs=1e-12)
+    assert expected < found["prior_weighted_log_loss"]

@@ -1,6 +1,5 @@
 """train.py --data_fold all: every row once, by a model that has not seen its patient."""
 
-import functools
 import json
 import os
 import shutil
@@ -17,7 +16,6 @@ from tiny_dataset import make_tiny_dataset
 
 import evaluate
 import predict
-import rsna.evaluation.scoring
 import rsna.training.folds
 import train
 from common.checkpoint import load_checkpoint
@@ -30,7 +28,6 @@ from common.report import EvaluationReport
 from common.slices.folds import read_folds
 from common.slices.leakage import folds_digest
 from common.slices.table import SliceTable
-from common.statistics.intervals import patient_intervals
 from rsna.training.training import RSNATraining
 from rsna_model import build_model
 from rsna_task import LABELS
@@ -66,13 +63,11 @@ def place(tmp_path_factory) -> Path:
 
 
 def call(main, place: Path, *flags: str) -> int:
-    """The status of a script's main in this process; pages and intervals cost seconds: little."""
+    """The status of a script's main in this process; pages cost seconds: none are drawn."""
     places = ["--data_input_folder", str(place / "input")] if main is not predict.main else []
     places += ["--output_dir", str(place / "output"), "--n_jobs", "0"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(EvaluationReport, "html", lambda self: f"page of {self.title}")
-        few = functools.partial(patient_intervals, num_resamples=10)
-        patch.setattr(rsna.evaluation.scoring, "patient_intervals", few)
         patch.setattr(sys, "argv", ["train.py", *places, *flags])
         return status_of(main)
 
