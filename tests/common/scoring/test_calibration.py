@@ -333,6 +333,9 @@ def test_each_fold_of_a_fit_has_whole_patients_of_either_class(num_positive):
     assert set(folds) == set(range(num_folds))
     for patient in range(20):
         assert len(set(folds[patients == patient])) == 1
+    order = np.random.default_rng(2).permutation(len(labels))
+    shuffled = LabelRows(labels[order], labels[order], patients[order])
+    np.testing.assert_array_equal(shuffled.folds(), folds[order])
     for value in (0, 1):
         sizes = [len(set(patients[(folds == f) & (labels == value)])) for f in range(num_folds)]
         assert min(sizes) >= 1 and max(sizes) - min(sizes) <= 1

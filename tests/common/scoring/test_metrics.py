@@ -199,6 +199,12 @@ def test_studies_equal_a_plain_loop(rows):
         assert probability == max(value for name, _, value in rows if name == study)
 
 
+def test_a_nan_of_one_label_is_counted_and_named_for_no_label():
+    message = r"^1 of 3 rows have a probability that is NaN or infinite$"
+    with pytest.raises(ValueError, match=message):
+        metrics.require_probabilities([0.5, np.nan, 1.0])
+
+
 def test_a_row_without_a_study_is_an_error():
     with pytest.raises(AssertionError, match="study id"):
         metrics.max_by_study([[1.0], [0.0]], [[0.5], [0.5]], ["a", None])
