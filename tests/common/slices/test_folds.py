@@ -227,8 +227,9 @@ def test_labels_by_a_model_are_known_by_their_source() -> None:
 
 
 def test_a_fold_is_left_out_of_numbered_folds_only() -> None:
-    folds = pd.DataFrame({"image_id": list("abcd"), "patient_id": "p", "fold": [1, 0, -1, 1]})
-    assert without_fold(folds, 1)["image_id"].tolist() == ["b", "c"]
+    fold = [1, 0, -1, 1, 3]
+    folds = pd.DataFrame({"image_id": list("abcde"), "patient_id": "p", "fold": fold})
+    assert without_fold(folds, 1)["image_id"].tolist() == ["b", "c", "e"]
     given = pd.DataFrame({"image_id": ["b", "a"], "sample_type": ["valid", "train"]})
     for table, fold in ((folds, 2), (folds, -1), (given, 0), (given, 1), (given, -1)):
         with pytest.raises(InputError, match=f"--data_leave_out_fold {fold}: "):
