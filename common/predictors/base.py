@@ -79,6 +79,7 @@ class PredictOptions:
 
 
 _DEFAULT_OPTIONS = PredictOptions()
+_NOT_FINITE = "the network gives logits that are not finite: its weights are bad"
 
 
 @dataclass(kw_only=True)
@@ -158,7 +159,10 @@ class AbstractPredictor(ABC):
                 f"a predictor of the kind {self.kind!r} has no features of slices: ask the slice "
                 f"predictors in it"
             )
-        return self._predict(table, np.asarray(rows, dtype=np.int64), options)
+        try:
+            return self._predict(table, np.asarray(rows, dtype=np.int64), options)
+        except FloatingPointError as error:  # its advice is for who trains
+            raise InputError(_NOT_FINITE) from error
 
     @abstractmethod
     def _predict(
@@ -175,7 +179,7 @@ class AbstractPredictor(ABC):
     ) -> RowLogits:
         """Return logits (n, labels) with the prior's in the rows that could not be read."""
         if not np.isfinite(logits[~unreadable]).all():
-            raise InputError("the network gives logits that are not finite: its weights are bad")
+            raise InputError(_NOT_FINITE)
         logits[unreadable] = prior_logits(self.prior, self.calibration)
         return RowLogits(logits.astype(np.float32), unreadable, features, series_logits)
 

@@ -164,6 +164,56 @@ def test_pos_range_brings_every_negative_by():
         assert IS_POSITIVE[order].sum() == sampler.num_positive(epoch)
 
 
+@pytest.mark.parametrize(
+    ("num_negative", "num_positive", "first", "last"),
+    [(86, 14, 0.4, 0.14), (86, 14, 0.14, 0.4), (20, 80, 0.5, 0.5), (50, 50, 0.3, 0.8)]
+    + [(3, 97, 0.25, 0.75), (40, 60, 0.6, 0.6), (1, 1, 0.5, 0.5), (60, 20, 0.25, 0.25)],
+)
+def test_a_range_epoch_is_as_long_as_both_kinds_allow(num_negative, num_positive, first, last):
+    is_positive = np.arange(num_negative + num_positive) < num_positive
+    sampler = PositiveRangeSampler(is_positive, 0, first, last, 10, 4)
+
+    def is_enough(length):
+        most = length * max(first, last), length * (1 - min(first, last))
+        return most[0] <= num_positive + 1e-9 and most[1] <= num_negative + 1e-9
+
+    lengths = range(num_negative + num_positive + 1)
+    assert sampler.num_samples == max(length for length in lengths if is_enough(length))
+
+
+@pytest.mark.parametrize(
+    ("iteration_num", "num_per_batch", "accumulation_step"),
+    [(40, 4, 2), (7, 4, 1), (12, 35, 1), (12, 36, 1), (9, 34, 1), (10, 5, 3), (11, 1, 35)],
+)
+def test_the_share_ends_with_the_training(iteration_num, num_per_batch, accumulation_step):
+    sampler = PositiveRangeSampler(
+        IS_POSITIVE, 3, 0.4, 0.14, iteration_num, num_per_batch, accumulation_step
+    )
+    # A plain loop over epochs, batches and steps: how many epochs the training has.
+    steps, num_left, num_batches = 0, sampler.num_samples, 0
+    while num_left > 0:
+        num_left -= num_per_batch
+        if num_left == 1 and num_per_batch > 1:  # a single one joins the batch before
+            num_left = 0
+        num_batches += 1
+        steps += num_batches % accumulation_step == 0 or num_left <= 0
+    total = iteration_num / steps * sampler.num_samples
+    wanted = drawn = 0.0
+    for epoch in range(iteration_num // steps + 3):
+        for place, index in enumerate(sampler.order(epoch).tolist()):
+            middle = epoch * sampler.num_samples + place + 0.5
+            wanted += 0.4 + (0.14 - 0.4) * min(middle / total, 1.0)
+            drawn += IS_POSITIVE[index]
+            # Half a sample by rounding; at the end of the slope the mean is not at the middle.
+            assert abs(drawn - wanted) <= 0.51
+
+
+def test_a_step_is_one_batch_by_default():
+    shares = IS_POSITIVE, 3, 0.4, 0.14, 40, 4
+    default, one, two = (PositiveRangeSampler(*shares, *more) for more in ((), (1,), (2,)))
+    assert default.num_epochs == one.num_epochs < two.num_epochs
+
+
 def test_groups_have_their_number_of_samples_and_more_of_the_middle():
     sampler = grouped()
     assert sampler.num_samples == 4 + 2 + 4 + 4

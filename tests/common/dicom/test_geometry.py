@@ -97,9 +97,9 @@ def test_equal_positions_are_ordered_by_id() -> None:
     assert ids(headers) == ["c", "a", "b"]
 
 
-def test_frames_at_one_position_are_told_apart_by_number() -> None:
+def test_frames_whose_positions_are_all_zero_are_ordered_by_number() -> None:
     headers = [header(image_id=f"u_{n}", frame=n, position=(0, 0, 0)) for n in (10, 2, 1)]
-    assert volumes_of(headers) == [[0], [1], [2]]
+    assert volumes_of(headers) == [[2, 1, 0]]
 
 
 def test_without_positions_the_instance_number_decides() -> None:

@@ -294,6 +294,175 @@ def test_the_order_of_the_table_changes_nothing() -> None:
         assert ids(find_volumes(shuffled), shuffled) == expected
 
 
+def test_parts_that_differ_in_all_of_their_geometry_are_apart() -> None:
+    other = {"frame_of_reference": "g", "orientation": "1\\0\\0\\0\\1\\0.1", "spacing_row": 0.25}
+    headers = table(*({} if k < 4 else other for k in range(8)))
+    assert ids(find_volumes(headers), headers) == [names("i", range(4)), names("i", range(4, 8))]
+
+
+def test_one_slice_of_another_series_is_a_volume_or_continues_one() -> None:
+    headers = table(*({"series_id": "a" if k < 7 else "b", "kernel": "k"} for k in range(8)))
+    assert ids(find_volumes(headers), headers) == [names("i", range(8))]
+    headers.loc[7, "kernel"] = "other"
+    found = find_volumes(headers)
+    assert ids(found, headers) == [names("i", range(7)), ["i007"]]
+    assert not found.refused and {volume.note for volume in found.volumes} == {""}
+
+
+def test_slices_that_have_to_be_kept_follow_file_and_frame() -> None:
+    files = [("a_b", 10), ("a_a", 2), ("a_b", 2), ("a_a", 10), ("a_a", 0), ("a_b", 0)]
+    rows = ({"image_id": f"{file}_{frame}", "frame": frame} for file, frame in files)
+    headers = table(*rows, position_z=5.0, instance_number=1.0)
+    expected = ["a_a_0", "a_a_2", "a_a_10", "a_b_0", "a_b_2", "a_b_10"]
+    assert ids(find_volumes(headers, keep_ambiguous=True), headers) == [expected]
+    # Ids that only look like those of frames: plain text.
+    headers = headers.assign(frame=-1)
+    found = find_volumes(headers, keep_ambiguous=True)
+    assert ids(found, headers) == [sorted(headers["image_id"])]
+
+
+def test_frames_of_two_files_follow_the_numbers_of_the_files() -> None:
+    frames = [("x", 2.0, 0), ("x", 2.0, 300), ("y", 1.0, 1), ("y", 1.0, 299), ("z", 3.0, 0)]
+    rows = (
+        {"image_id": f"{file}_{frame}", "frame": frame, "instance_number": number}
+        for file, number, frame in frames
+    )
+    headers = table(*rows, position_z=np.nan)
+    expected = ["y_1", "y_299", "x_0", "x_300", "z_0"]
+    assert ids(find_volumes(headers), headers) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("orientation", "normal"),
+    [
+        (AXIAL, (0, 0, 1)),
+        ("", (0, 0, 1)),  # unknown: that of an axial series
+        ("0\\1\\0\\0\\0\\-1", (1, 0, 0)),
+        ("1\\0\\0\\0\\0.8\\-0.6", (0, 0.6, 0.8)),
+    ],
+)
+def test_places_are_distances_along_the_normal(orientation: str, normal: tuple) -> None:
+    rng = np.random.default_rng(0)
+    positions = rng.uniform(-90, 90, (8, 3))
+    places = [sum(a * b for a, b in zip(xyz, normal)) for xyz in positions.tolist()]
+    columns = ("position_x", "position_y", "position_z")
+    headers = table(*(dict(zip(columns, xyz)) for xyz in positions), orientation=orientation)
+    volume = find_volumes(headers).volumes[0]
+    assert volume.rows.tolist() == sorted(range(8), key=lambda k: places[k])
+    assert volume.places.tolist() == pytest.approx(sorted(places))
+
+
+def test_all_slices_lie_along_the_normal_of_most_of_them() -> None:
+    # Within the tolerance of one orientation; the slices lie far to the back.
+    most, few = "1\\0\\0\\0\\1\\0", "1\\0\\0\\0\\1\\-0.009"
+    rows = ({"orientation": few if k in (0, 1, 5) else most} for k in range(8))
+    headers = table(*rows, position_y=-1000.0)
+    headers.loc[2, "orientation"] = ""
+    assert find_volumes(headers).volumes[0].places.tolist() == [5.0 * k for k in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("column", "one", "other", "is_one"),
+    [
+        ("spacing_row", 0.5, 0.5004, True),
+        ("spacing_row", 0.5, 0.4996, True),
+        ("spacing_row", 0.5, 0.5006, False),
+        ("spacing_column", 0.5, 0.5004, True),
+        ("spacing_column", 0.5, 0.4994, False),
+        ("spacing_row", 0.5, np.nan, True),
+        ("orientation", AXIAL, "1\\0\\0\\0\\1\\0.009", True),
+        ("orientation", AXIAL, "1\\0\\-0.009\\0\\1\\0", True),
+        ("orientation", AXIAL, "1\\0\\0\\0\\1\\0.011", False),
+        ("orientation", AXIAL, "1\\-0.011\\0\\0\\1\\0", False),
+        ("orientation", AXIAL, "", True),
+        ("frame_of_reference", "f", "g", False),
+        ("frame_of_reference", "f", None, True),
+        ("rows", 64, 65, False),
+        ("columns", 64, 63, False),
+    ],
+)
+def test_the_tolerances_within_a_volume(column: str, one, other, is_one: bool) -> None:
+    headers = table(*({column: other if k == 3 else one} for k in range(8)))
+    assert len(find_volumes(headers).volumes) == (1 if is_one else 2)
+
+
+@pytest.mark.parametrize("column", ["frame_of_reference", "orientation"])
+def test_what_is_unknown_in_a_series_of_two_kinds_is_of_neither(column: str) -> None:
+    kinds = {"frame_of_reference": ("f", "g"), "orientation": (AXIAL, "1\\0\\0\\0\\1\\0.1")}[column]
+    headers = table(*({column: None if k > 5 else kinds[k % 2]} for k in range(8)))
+    sizes = sorted(len(volume.rows) for volume in find_volumes(headers).volumes)
+    assert sizes == [2, 3, 3]
+    # Each series has its own: what is unknown in the second is that of its other slices.
+    headers["series_id"] = ["a", "b"] * 4
+    sizes = [len(volume.rows) for volume in find_volumes(headers).volumes]
+    assert sizes == [4, 4]
+
+
+def test_an_orientation_near_two_others_is_that_of_the_more_common_one() -> None:
+    texts = [f"1\\0\\0\\0\\1\\{number}" for number in (0.0, 0.008, 0.016)]
+    for common in (0, 2):
+        order = [common] * 5 + [1, 1] + [2 - common] * 3
+        headers = table(*({"orientation": texts[k]} for k in order))
+        sizes = sorted(len(volume.rows) for volume in find_volumes(headers).volumes)
+        assert sizes == [3, 7]
+
+
+@pytest.mark.parametrize(("patients", "num"), [(["p"], 1), (["p", "q"], 3)])
+def test_an_unknown_patient_is_that_of_the_study_where_it_has_one(patients: list, num: int) -> None:
+    known = [table(patient_id=patient, count=4) for patient in patients]
+    unknown = table(*({"position_z": 20.0 + 5 * k} for k in range(4)), patient_id=None)
+    headers = pd.concat([*known, unknown], ignore_index=True)
+    headers["image_id"] = names("i", range(len(headers)))
+    assert len(find_volumes(headers).volumes) == num
+
+
+@pytest.mark.parametrize(
+    ("num_positions", "num_doubled", "is_all"),
+    [(10, 1, False), (9, 1, True), (20, 2, False), (19, 2, True), (40, 0, False)],
+)
+def test_up_to_a_tenth_of_the_positions_are_refused_alone(
+    num_positions: int, num_doubled: int, is_all: bool
+) -> None:
+    headers = table(count=num_positions, instance_number=np.nan)
+    doubled = headers.iloc[3 : 3 + num_doubled]
+    found = find_volumes(headers := both(headers, doubled) if num_doubled else headers)
+    of_both = [*range(3, 3 + num_doubled), *range(num_positions, num_positions + num_doubled)]
+    assert sorted(found.refused) == (list(range(len(headers))) if is_all else of_both)
+    assert len(found.volumes) == (not is_all)
+    shared = "1 position holds" if num_doubled == 1 else f"{num_doubled} positions hold"
+    for reason in found.refused.values():
+        assert reason.startswith(f"{shared} several slices of its series that neither")
+
+
+@pytest.mark.parametrize("known", [120.0, 0.0])
+def test_an_unknown_tube_voltage_is_a_kind_of_its_own(known: float) -> None:
+    headers = both(table(kvp=np.nan), table(kvp=known))
+    found = find_volumes(headers)
+    assert ids(found, headers) == [names("i", range(8)), names("j", range(8))]
+    assert {volume.note for volume in found.volumes} == {"split by tube voltage"}
+
+
+def test_a_kind_that_leaves_slices_together_does_not_split() -> None:
+    # Two kernels, but both slices of the first position have the same one.
+    one, other = table(kernel="H30s", acquisition_number=1.0), table(acquisition_number=2.0)
+    other["kernel"] = ["H30s"] + ["H60s"] * 7
+    headers = both(one, other)
+    found = find_volumes(headers)
+    assert {volume.note for volume in found.volumes} == {"split by acquisition number"}
+
+
+def test_three_passes_by_time_and_not_more_than_there_are_slices_at_a_position() -> None:
+    parts = [table(content_time=100.0 * k) for k in range(3)]
+    headers = pd.concat(parts, ignore_index=True)
+    headers["image_id"] = names("i", range(24))
+    assert ids(find_volumes(headers), headers) == [names("i", range(k, k + 8)) for k in (0, 8, 16)]
+    # An unknown time tells nothing.
+    headers.loc[20, "content_time"] = np.nan
+    headers["instance_number"] = 1.0
+    found = find_volumes(headers)
+    assert not found.volumes and len(found.refused) == 24
+
+
 NOWHERE = {"position_x": 0.0, "position_y": 0.0, "position_z": 0.0}
 
 
@@ -333,3 +502,16 @@ def test_lossy_copies_under_other_ids_are_a_volume_of_their_own() -> None:
     found = find_volumes(headers)
     assert ids(found, headers) == [names("i", range(8)), names("j", range(8))]
     assert found.volumes[0].note == "split by lossy compression"
+
+
+@pytest.mark.parametrize("num", [2, 3, 4])
+@pytest.mark.parametrize("location", [np.nan, 7.0])
+def test_two_slices_at_one_position_are_passes_and_more_are_none(num: int, location: float) -> None:
+    rows = ({"acquisition_number": float(k)} for k in range(num))
+    headers = table(*rows, position_z=5.0, slice_location=location)
+    found = find_volumes(headers)
+    if num == 2 or location == 7.0:  # SliceLocation says the same
+        assert [volume.rows.tolist() for volume in found.volumes] == [[k] for k in range(num)]
+    else:
+        reason = f"all {num} slices of its series claim one position"
+        assert found.refused == dict.fromkeys(range(num), reason) and not found.volumes

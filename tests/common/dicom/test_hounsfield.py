@@ -48,6 +48,191 @@ def test_hu_equal_exact_arithmetic(
     assert found.image_hu[0].tolist() == [exact_hu(int(v), slope, intercept) for v in stored[0]]
 
 
+LIMITS_HU = (-4096, -1200, -1024, -1000, -100, 0, 2896, 3071, 3095, 4096, 10000, 31767, 31775)
+
+
+def from_corners(mask: list[list[bool]]) -> set[tuple[int, int]]:
+    """Pixels of a mask that a walk along its rows and columns reaches from one of its corners."""
+    last = len(mask) - 1, len(mask[0]) - 1
+    left = [(row, column) for row in (0, last[0]) for column in (0, last[1])]
+    reached: set[tuple[int, int]] = set()
+    while left:
+        row, column = left.pop()
+        inside = 0 <= row <= last[0] and 0 <= column <= last[1]
+        if inside and mask[row][column] and (row, column) not in reached:
+            reached.add((row, column))
+            left += [(row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)]
+    return reached
+
+
+def by_pixel(stored: np.ndarray, head: SliceHeader) -> tuple[list[int], int, int]:
+    """The rules of `to_hounsfield` in words, one pixel after the other: HU, padding, repaired."""
+    values = [int(value) for value in stored.ravel()]
+    places = [(row, column) for row in range(len(stored)) for column in range(len(stored[0]))]
+    corners = [(row, column) for row in (0, len(stored) - 1) for column in (0, len(stored[0]) - 1)]
+
+    def around(is_chosen: list[bool]) -> list[bool]:
+        reached = from_corners(np.reshape(is_chosen, stored.shape).tolist())
+        return [place in reached for place in places]
+
+    slope, intercept = Fraction(head.rescale_slope), Fraction(head.rescale_intercept)
+    hu = [round(value * slope + intercept) for value in values]
+    has_air_below = 100 * sum(2896 <= value < 3095 for value in values) >= len(values)
+    first = 2896 if has_air_below else 3096
+    wrapped = [value for value in values if value >= first]
+    unsigned_12 = head.bits_stored == 12 and head.pixel_representation == 0
+    if not (unsigned_12 and slope == 1 and intercept > -100 and 100 * len(wrapped) >= len(values)):
+        wrapped = []
+    if wrapped:
+        hu = [value - 4096 if value >= first else value for value in values]
+    declared = [False] * len(values)
+    if head.padding_value is not None:
+        ends = [head.padding_value]
+        ends += [] if head.padding_limit is None else [head.padding_limit]
+        span, signed = 2**head.bits_allocated, head.pixel_representation == 1
+        ends = [end % span for end in ends]
+        ends = [end - span if signed and end >= span // 2 else end for end in ends]
+        declared = [min(ends) <= value <= max(ends) for value in values]
+        no_tissue = max(ends) * slope + intercept <= -1000 or min(ends) * slope + intercept > 3071
+        if not no_tissue:
+            at_corners = [declared[places.index(corner)] for corner in corners]
+            declared = around(declared) if all(at_corners) else [False] * len(values)
+    at_corners = {hu[places.index(corner)] for corner in corners}
+    undeclared = [False] * len(values)
+    if min(stored.shape) >= 96 and len(at_corners) == 1 and -500 < hu[0] <= 31767:
+        undeclared = around([value == hu[0] for value in hu])
+    too_large = {value for value in hu if value > 31767}
+    num_padding, found = 0, []
+    for value, is_declared, is_around in zip(hu, declared, undeclared):
+        is_metal = value <= 31767 or len(too_large) > 8
+        is_padding = is_declared or is_around or value < -1200 or not is_metal
+        num_padding += is_padding
+        found.append(-1024 if is_padding else min(max(value, -1024), 31767))
+    return found, num_padding, len(wrapped)
+
+
+@st.composite
+def frames_near_the_limits(draw: st.DrawFn) -> tuple[np.ndarray, SliceHeader]:
+    dtype = np.dtype(draw(st.sampled_from([np.int16, np.uint16])))
+    slope = draw(st.sampled_from([1.0, 1.0, 0.5, 2.0]))
+    intercept = draw(
+        st.sampled_from([-1024.0, -1000.5, -101.0, -100.0, -99.0, 0.0, 1.0, 900.0, 31000.0])
+    )
+    limits = np.iinfo(dtype)
+    near = {
+        int((hu - intercept) / slope) + step for hu in LIMITS_HU for step in (-2, -1, 0, 1, 2, 5)
+    }
+    near |= {3095, 3096, limits.min, limits.max, limits.max - 1}
+    near = sorted(value for value in near if limits.min <= value <= limits.max)
+    few = draw(st.lists(st.sampled_from(near), min_size=1, max_size=4))
+    rng = np.random.default_rng(draw(st.integers(0, 9999)))
+    stored = rng.choice([*few, 40], (10, 13)).astype(dtype)
+    if draw(st.booleans()):
+        stored[[0, 0, -1, -1], [0, -1, 0, -1]] = few[0]
+    if draw(st.booleans()):  # a single pixel that differs: 1 of 130 is less than a hundredth
+        stored[:] = 40
+        stored.flat[: draw(st.integers(1, 2))] = few[0]
+    signed = int(dtype.kind == "i")
+    fields = {"bits_stored": draw(st.sampled_from([12, 16])), "pixel_representation": signed}
+    if draw(st.booleans()):
+        span = 65536 * draw(st.integers(-1, 1))
+        fields["padding_value"] = int(few[0]) + draw(st.integers(-1, 1)) + span
+        if draw(st.booleans()):
+            fields["padding_limit"] = int(few[-1]) + draw(st.integers(-1, 1))
+    return stored, header(rescale_slope=slope, rescale_intercept=intercept, **fields)
+
+
+@settings(max_examples=300)
+@given(frames_near_the_limits())
+def test_frames_near_the_limits_equal_the_rules_pixel_by_pixel(
+    frame: tuple[np.ndarray, SliceHeader],
+) -> None:
+    stored, head = frame
+    image_hu, num_padding, num_repaired = by_pixel(stored, head)
+    all_impossible = min(
+        round(int(v) * Fraction(head.rescale_slope) + Fraction(head.rescale_intercept))
+        for v in stored.flat
+    )
+    if all_impossible > 31767 and not num_repaired:
+        with pytest.raises(RejectedFile, match="all pixels"):
+            to_hounsfield(stored, head)
+        return
+    found = to_hounsfield(stored, head)
+    assert found.image_hu.ravel().tolist() == image_hu
+    assert (found.num_padding, found.num_repaired) == (num_padding, num_repaired)
+
+
+@pytest.mark.parametrize("shape", [(96, 96), (95, 96), (96, 95), (100, 97)])
+@pytest.mark.parametrize("value", [-501, -500, -499, 0, 31767, 31768])
+@pytest.mark.parametrize("corner", [None, (0, 0), (0, -1), (-1, 0), (-1, -1)])
+def test_what_lies_around_a_round_field_is_padding(
+    shape: tuple[int, int], value: int, corner: tuple[int, int] | None
+) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.choice([value, value, value, 40], shape).astype(np.int32)
+    image[[0, 0, -1, -1], [0, -1, 0, -1]] = value
+    if corner is not None:
+        image[corner] = 41
+    head = header(bits_allocated=32, bits_stored=32)
+    found = to_hounsfield(image, head)
+    image_hu, num_padding, _ = by_pixel(image, head)
+    assert found.image_hu.ravel().tolist() == image_hu
+    assert found.num_padding == num_padding
+    is_around = image_hu != np.clip(image, -1024, 31767).ravel()
+    inside = ~np.reshape(is_around, shape)[::4, ::4]
+    assert found.counts.sum() == inside.sum()
+
+
+@pytest.mark.parametrize("intercept", [-1024.0, -1.0, 0.0, 1.0, 1000.0, 31000.0])
+def test_undeclared_padding_lies_below_minus_1200_whatever_the_intercept(intercept: float) -> None:
+    stored = np.full((8, 20), 40, np.int16)
+    stored[2, :3] = np.array([-1201, -1200, -1199]) - int(intercept)
+    found = to_hounsfield(stored, header(rescale_intercept=intercept))
+    assert found.num_padding == 1
+    assert found.image_hu[2, :3].tolist() == [-1024] * 3
+
+
+@pytest.mark.parametrize("num_kept", [7, 8, 9])
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32])
+def test_up_to_eight_values_that_are_too_large_are_padding(dtype: type, num_kept: int) -> None:
+    stored = np.full((8, 20), 1064, dtype)
+    stored[0, 0 : 2 * num_kept : 2] = 40_000 + np.arange(num_kept)
+    found = to_hounsfield(
+        stored, header(rescale_intercept=-1024.0, pixel_representation=0, bits_allocated=32)
+    )
+    is_padding = num_kept <= 8
+    assert found.num_padding == num_kept * is_padding
+    assert found.image_hu[0, 0] == (-1024 if is_padding else 31767)
+    # Of every fourth pixel: 0, 4, 8 and so on of the row.
+    assert found.counts[-1] == (0 if is_padding else (num_kept + 1) // 2)
+
+
+@pytest.mark.parametrize(
+    ("hu", "num_values", "num_pixels", "is_refused"),
+    [
+        (-4097, 257, 410, True),
+        (-4097, 257, 409, False),  # a twentieth of 8192 is 409.6
+        (-4097, 256, 410, False),
+        (-4096, 257, 410, False),  # the first of the values is possible
+        (10001, 257, 410, True),
+        (10000, 257, 410, False),
+        (10001, 256, 410, False),
+    ],
+)
+@pytest.mark.parametrize("intercept", [-1024.0, 0.0])
+def test_the_limits_of_what_a_scanner_measures(
+    hu: int, num_values: int, num_pixels: int, is_refused: bool, intercept: float
+) -> None:
+    step = -1 if hu < 0 else 1
+    stored = np.full((64, 128), 40, np.int16)
+    stored.flat[:num_pixels] = hu + step * (np.arange(num_pixels) % num_values) - int(intercept)
+    if not is_refused:
+        to_hounsfield(stored, header(rescale_intercept=intercept))
+        return
+    with pytest.raises(RejectedFile, match="5% of the pixels hold impossible HU"):
+        to_hounsfield(stored, header(rescale_intercept=intercept))
+
+
 @pytest.mark.parametrize("intercept", [-8192.0, -1024.0, -1000.0, 0.0, 1.0, 1000.0, 30999.0])
 @pytest.mark.parametrize("dtype", [np.int16, np.uint16])
 def test_the_whole_range_of_values_is_clipped_not_wrapped(dtype: type, intercept: float) -> None:

@@ -16,6 +16,7 @@ from common.ensembling.blending import (
     fit_weights,
 )
 from common.scoring.metrics import log_loss
+from common.scoring.predictions import MEMBER_FLOOR
 
 
 def drawn(num_members: int = 3, num_rows: int = 3000, num_labels: int = 2, seed: int = 0):
@@ -128,6 +129,123 @@ def test_every_method_survives_json_and_is_finite_at_the_ends(method):
     np.testing.assert_array_equal(again.apply(members), logits)
     if method in ("weights", "stacking"):
         assert blender.weights[1] == (0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "bias"),
+    [
+        (BlendOptions("mean"), 0.0),
+        (BlendOptions("power", power=0.3), 0.0),
+        (BlendOptions("power"), 0.0),
+        (BlendOptions("weights"), 0.0),
+        (BlendOptions("weights", power=3.0), 0.0),
+        (BlendOptions("weights", space="logit"), 0.0),
+        (BlendOptions("geometric"), 0.0),
+        (BlendOptions("geometric", space="logit"), 0.0),
+        (BlendOptions("stacking"), 0.7),
+    ],
+)
+def test_a_blend_equals_its_formula_value_by_value(options, bias):
+    members, _ = drawn(3, 20)
+    members[:, 0, 0] = [0.0, 1.0, 1e-9]
+    weights = ((0.5, 0.2, 0.3), (0.1, 0.0, 0.9))
+    found = Blender(options, weights, (bias, 2 * bias)).apply(members)
+    adds_logits = options.method in ("geometric", "stacking") or options.space == "logit"
+    power = options.power if options.method == "power" else 1
+    for row in range(20):
+        for label in range(2):
+            total = 0.0
+            for member in range(3):
+                p = min(max(members[member, row, label], MEMBER_FLOOR), 1 - MEMBER_FLOOR)
+                value = np.log(p / (1 - p)) if adds_logits else p**power
+                total += weights[label][member] * value
+            if adds_logits:
+                expected = total + bias * (1 + label)
+            else:
+                mean = total ** (1 / power)
+                expected = np.log(mean / (1 - mean))
+            assert found[row, label] == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_defaults_are_a_plain_mean():
+    options = BlendOptions()
+    assert (options.method, options.power, options.space) == ("mean", 0.5, "probability")
+    assert (options.weight_sum_min, options.stack_c) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("space", ["probability", "logit"])
+@pytest.mark.parametrize("weight_sum_min", [1.0, 0.8, 0.0])
+@pytest.mark.parametrize("share", [0.2, 1.0])
+def test_weights_are_the_best_of_all_that_are_allowed(space, weight_sum_min, share):
+    """Three members of one label, some of whose positives are taken away, against a grid."""
+    members, labels = drawn(3, 400, 1, seed=3)
+    y = labels[:, 0] * (np.arange(400) % 10 < 10 * share)
+    p = members[:, :, 0].T
+    found = fit_weights(BlendOptions("weights", space=space, weight_sum_min=weight_sum_min), p, y)
+    assert (found >= 0).all()
+    assert weight_sum_min - 1e-6 <= found.sum() <= 1 + 1e-6
+    values = logit(p) if space == "logit" else p
+
+    def loss(w):
+        mixed = expit(values @ w) if space == "logit" else values @ w
+        return log_loss(y, mixed)
+
+    grid = np.linspace(0, 1, 21)
+    allowed = [
+        (a, b, c)
+        for a in grid for b in grid for c in grid
+        if weight_sum_min - 1e-9 <= a + b + c <= 1 + 1e-9
+    ]  # fmt: skip
+    assert loss(found) <= min(map(loss, allowed)) + 1e-7
+
+
+@pytest.mark.parametrize("space", ["probability", "logit"])
+def test_a_member_that_would_help_with_a_negative_weight_has_none(space):
+    """The third is the noise of the first alone: what is best is a corner of what is allowed."""
+    rng = np.random.default_rng(4)
+    truth, noise, other = rng.normal(0, 1, (3, 2000))
+    y = (rng.random(2000) < expit(truth)).astype(float)
+    p = expit(np.stack([truth + 2 * noise, truth + 2 * other, 2 * noise], axis=1))
+    found = fit_weights(BlendOptions("weights", space=space), p, y)
+    values = logit(p) if space == "logit" else p
+
+    def loss(weight):
+        mixed = values[:, 0] * weight + values[:, 1] * (1 - weight)
+        return log_loss(y, expit(mixed) if space == "logit" else mixed)
+
+    grid = np.linspace(0, 1, 1001)
+    best = grid[np.argmin([loss(weight) for weight in grid])]
+    assert found == pytest.approx([best, 1 - best, 0], abs=2e-3)
+
+
+def test_one_member_keeps_its_weight_or_takes_the_best_allowed():
+    members, labels = drawn(1, 500, 1)
+    p, y = members[:, :, 0].T, labels[:, 0]
+    assert fit_weights(BlendOptions("weights"), p, y).tolist() == [1.0]
+    rare = y * (np.arange(500) % 4 == 0)
+    found = fit_weights(BlendOptions("weights", weight_sum_min=0.2), p, rare)
+    grid = np.linspace(0.2, 1, 1601)
+    best = grid[np.argmin([log_loss(rare, w * p[:, 0]) for w in grid])]
+    assert 0.2 < best < 1 and found == pytest.approx([best], abs=2e-3)
+
+
+@pytest.mark.parametrize("method", ["weights", "stacking"])
+def test_each_label_is_fitted_on_the_rows_that_know_it(method, caplog):
+    members, labels = drawn(3, 300, 3)
+    labels[::3, 0] = np.nan
+    labels[:, 1] = np.where(np.arange(300) < 5, np.nan, 1.0)
+    options = BlendOptions(method, stack_c=0.2)
+    blender = fit_blender(options, members, labels)
+    for column in (0, 2):
+        known = ~np.isnan(labels[:, column])
+        p, y = members[:, known, column].T, labels[known, column]
+        weights, bias = fit_weights(options, p, y), 0.0
+        if method == "stacking":
+            weights, bias = fit_stack(p, y, 0.2)
+        np.testing.assert_allclose(blender.weights[column], weights, rtol=1e-9)
+        assert blender.bias[column] == pytest.approx(bias)
+    assert blender.weights[1] == (1 / 3,) * 3 and blender.bias[1] == 0.0
+    assert caplog.text.count("a label without both classes has equal weights") == 1
 
 
 def test_correlations_are_pearsons():

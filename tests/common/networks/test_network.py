@@ -8,10 +8,12 @@ import torch
 from torch import nn
 from toy import ToyDataset, ToyNetwork, make_toy, toy_loader, weights_of
 
-from common.callbacks import Callback
+from common.callbacks import Callback, StochasticWeightAverage, WeightAverage
+from common.datasets import make_loader
 from common.distributed import Processes
 from common.errors import InputError, Interrupted
-from common.networks import FitSettings, StepOutput
+from common.networks import AbstractNetwork, FitSettings, StepOutput
+from common.networks.batches import TrainingBatch
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
@@ -96,19 +98,25 @@ def test_schedule_and_validation_count_optimizer_steps():
     assert network.scheduler.get_last_lr() == [0.01 * 0.5**7]
 
 
-def test_a_gradient_that_is_not_finite_changes_no_weight():
+@pytest.mark.parametrize("iteration", [1, 2, 5])
+def test_a_gradient_that_is_not_finite_changes_no_weight(iteration):
+    seen = []
+
     class Steep(ToyNetwork):
         def training_step(self, batch):
             step = super().training_step(batch)
+            seen.append(weights_of(self).clone())
+            if len(seen) < iteration:
+                return step
             root = (step.loss_sum - step.loss_sum.detach()).sqrt()  # 0, of infinite slope
             return StepOutput(step.loss_sum + root, step.num_terms, step.outputs)
 
-    toy = make_toy(FitSettings(iteration_num=3))
+    toy = make_toy(FitSettings(iteration_num=9))
     network = Steep(toy.model, toy.settings, toy.optimizer)
-    before = weights_of(network).clone()
-    with pytest.raises(FloatingPointError, match=r"gradient is not finite at iteration 1.*sample"):
+    message = rf"gradient is not finite at iteration {iteration}\b.*sample"
+    with pytest.raises(FloatingPointError, match=message):
         network.fit(toy_loader(ToyDataset(12), 4))
-    assert torch.equal(weights_of(network), before)
+    assert torch.equal(weights_of(network), seen[-1])
 
 
 def test_a_validation_that_is_not_finite_is_no_score():
@@ -311,6 +319,249 @@ def test_mixed_precision_keeps_float32_weights_and_fp16_needs_a_gpu():
     assert 0 < difference < 0.05
     with pytest.raises(InputError, match="fp16"):
         FitSettings(iteration_num=1, amp_dtype="fp16")
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 0.3, 2.0])
+def test_values_of_a_step_equal_a_plain_loop(clip_norm):
+    """The gradient is that of the mean; it is clipped after it has become a mean."""
+    seen = []
+
+    class Watch(Callback):
+        def on_step_end(self, network):
+            seen.append(dict(network.step_values))
+
+    settings = FitSettings(iteration_num=8, clip_norm=clip_norm, accumulation_step=2)
+    network = make_toy(settings, callbacks=(Watch(),))
+    network.optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))], "lr": 0.3})
+    network.scheduler = torch.optim.lr_scheduler.StepLR(network.optimizer, 3, gamma=0.5)
+    network.fit(toy_loader(ToyDataset(14), 4))
+    plain = make_toy(FitSettings(iteration_num=8))
+    loader, expected = toy_loader(ToyDataset(14), 4), []
+    for epoch in range(4):
+        loader.sampler.start(epoch)
+        batches = list(loader)
+        for group in (batches[:2], batches[2:]):
+            x, y = (torch.cat([batch[name] for batch in group]) for name in "xy")
+            loss = ((plain.model(x).squeeze(-1) - y) ** 2).mean()
+            plain.optimizer.zero_grad()
+            loss.backward()
+            norm = torch.sqrt(sum((p.grad**2).sum() for p in plain.model.parameters()))
+            if clip_norm and norm > clip_norm:
+                for p in plain.model.parameters():
+                    p.grad *= clip_norm / norm
+            rate = 0.5 ** (len(expected) // 3)
+            plain.optimizer.param_groups[0]["lr"] = 0.01 * rate
+            plain.optimizer.step()
+            expected.append((float(loss.detach()), float(norm), 0.3 * rate))
+    found = [(v["loss"], v["gradient_norm"], v["learning_rate"]) for v in seen]
+    assert [pytest.approx(values, rel=1e-5) for values in expected] == found
+    torch.testing.assert_close(weights_of(network), weights_of(plain), rtol=1e-5, atol=1e-7)
+    for values in seen:
+        assert 0 <= values["data_wait_share"] < 1
+        assert values["samples_per_second"] > 0
+
+
+def test_the_speed_is_that_of_all_samples_of_a_step(monkeypatch):
+    """By a clock that only reading a sample (two seconds) and a batch's step (four) move."""
+    now = [0.0]
+
+    class Slow(ToyDataset):
+        def make_sample(self, index, seed):
+            now[0] += 2
+            return super().make_sample(index, seed)
+
+    class Working(ToyNetwork):
+        def training_step(self, batch):
+            now[0] += 4
+            return super().training_step(batch)
+
+    monkeypatch.setattr("common.networks.network.time.perf_counter", lambda: now[0])
+    toy = make_toy(FitSettings(iteration_num=1, accumulation_step=3))
+    network = Working(toy.model, toy.settings, toy.optimizer)
+    network.fit(toy_loader(Slow(14), 4))
+    assert network.step_values["samples_per_second"] == 12 / 36
+    assert network.step_values["data_wait_share"] == 24 / 36
+
+
+def test_a_mean_of_few_or_no_terms():
+    network = make_toy(FitSettings(iteration_num=1), optimizer=lambda p: torch.optim.SGD(p, 1.0))
+    start = weights_of(network).clone()
+
+    def total(network):
+        return sum(p.sum() for p in network.model.parameters())
+
+    network.training_step = lambda batch: StepOutput(0.5 * total(network), 0.25, {})
+    network.fit(toy_loader(ToyDataset(8), 4))
+    torch.testing.assert_close(weights_of(network), start - 2.0)
+    assert network.step_values["loss"] == pytest.approx(2.0 * float(start.sum()))
+    network = make_toy(FitSettings(iteration_num=1))
+    network.training_step = lambda batch: StepOutput(total(network) * 0, 0.0, {})
+    network.fit(toy_loader(ToyDataset(8), 4))
+    assert network.step_values["loss"] == 0 == network.step_values["gradient_norm"]
+
+
+def test_subset_and_whole_have_hooks_and_data_of_their_own():
+    seen = []
+
+    class Watch(Callback):
+        def on_metrics(self, network, metrics):
+            seen.append((network.state.iteration, "whole", metrics["loss"]))
+
+        def on_subset_metrics(self, network, metrics):
+            seen.append((network.state.iteration, "subset", metrics["loss"]))
+
+    settings = FitSettings(iteration_num=7, iteration_valid=2, iteration_valid_full=6)
+    network = make_toy(settings, callbacks=(Watch(),), optimizer=lambda p: torch.optim.SGD(p, 0))
+    whole, subset = make_loader(ToyDataset(11), 4, 0), make_loader(ToyDataset(5), 4, 0)
+    network.fit(toy_loader(ToyDataset(12), 4), whole, subset)
+    kinds = [(0, "whole"), (2, "subset"), (4, "subset"), (6, "whole"), (7, "whole")]
+    losses = {"whole": network.validate(whole)["loss"], "subset": network.validate(subset)["loss"]}
+    assert seen == [(n, kind, losses[kind]) for n, kind in kinds if n]
+    # The last state is validated already: nothing is left to do.
+    network.fit(toy_loader(ToyDataset(12), 4), whole, subset)
+    assert len(seen) == 4
+
+
+def test_a_training_that_ends_early_or_stops_for_a_callback():
+    calls = []
+
+    class Last(Callback):
+        def on_step_end(self, network):
+            if network.state.iteration == 3:
+                network.end_early() if ends else network.ask_to_stop()
+
+        def on_fit_end(self, network):
+            calls.append("end")
+
+        def on_stop(self, network):
+            calls.append("stop")
+
+    for ends in (True, False):
+        network = make_toy(FitSettings(iteration_num=9), callbacks=(Last(),))
+        assert not network.is_done
+        if ends:
+            network.fit(toy_loader(ToyDataset(8), 4))
+            assert network.is_done
+        else:
+            with pytest.raises(Interrupted):
+                network.fit(toy_loader(ToyDataset(8), 4))
+            assert not network.is_done
+        assert network.state.iteration == 3
+    assert calls == ["end", "stop"]
+
+
+def test_the_weights_come_back_after_an_error_in_a_validation():
+    calls = []
+
+    class Watch(Callback):
+        def on_validation_end(self, network):
+            calls.append(weights_of(network).clone())
+
+    network = make_toy(FitSettings(iteration_num=4), callbacks=(Watch(),))
+    average = WeightAverage(network.model, 0.9)
+    network.callbacks.insert(0, average)
+    network.fit(toy_loader(ToyDataset(8), 4))
+    raw = weights_of(network).clone()
+    with pytest.raises(OSError, match="gone"), network.averaged():
+        raise OSError("gone")
+    assert torch.equal(weights_of(network), raw)
+    assert len(calls) == 1 and not torch.equal(calls[0], raw)
+
+
+def test_a_checkpoint_that_lacks_something_is_refused_by_its_name():
+    network = make_toy(FitSettings(iteration_num=2))
+    network.fit(toy_loader(ToyDataset(8), 4))
+    state = network.state_dict()
+    assert state["scheduler"] is None
+    for name in ("model", "rng", "averages", "iteration"):
+        part = {key: value for key, value in state.items() if key != name}
+        with pytest.raises(InputError, match=f"the checkpoint lacks {name}:"):
+            make_toy(FitSettings(iteration_num=2)).load_state_dict(part)
+
+
+def test_a_batch_that_only_stands_in_has_no_gradient_and_no_terms(monkeypatch):
+    """As on a process that got none of the last samples of an epoch."""
+    dataset = ToyDataset(12)
+    alone = make_toy(FitSettings(iteration_num=3))
+    alone.fit(toy_loader(dataset, 4))
+    batches = list(toy_loader(dataset, 4))
+    large = {name: value * 100 for name, value in batches[0].items()}
+    parts = [
+        part
+        for number, batch in enumerate(batches)
+        for part in (
+            TrainingBatch(batch, 4, False, False),
+            TrainingBatch(large, 0, True, number == 2),
+        )
+    ]
+    monkeypatch.setattr("common.networks.network.training_batches", lambda *_: iter(parts))
+    network = make_toy(FitSettings(iteration_num=3, accumulation_step=2))
+    network.fit(toy_loader(dataset, 4))
+    torch.testing.assert_close(weights_of(network), weights_of(alone), rtol=0, atol=1e-14)
+    assert network.step_values["loss"] == pytest.approx(alone.step_values["loss"], rel=1e-12)
+
+
+def test_a_network_without_its_steps_cannot_be_made():
+    class NoTraining(ToyNetwork):
+        training_step = AbstractNetwork.training_step
+
+    toy = make_toy(FitSettings(iteration_num=1))
+    with pytest.raises(TypeError, match="training_step"):
+        NoTraining(toy.model, toy.settings, toy.optimizer)
+
+
+@pytest.mark.parametrize("validate_raw", [True, False])
+def test_every_average_is_validated_with_its_own_weights(validate_raw):
+    found = {}
+
+    class Watch(Callback):
+        def on_metrics(self, network, metrics):
+            found.update(metrics)
+
+    settings = FitSettings(iteration_num=4, validate_raw=validate_raw)
+    network = make_toy(settings)
+    first = WeightAverage(network.model, 0.9)
+    second = StochasticWeightAverage(network.model, 1)
+    network.callbacks = [first, second, Watch()]
+    valid = make_loader(ToyDataset(11), 4, 0)
+    network.fit(toy_loader(ToyDataset(12), 4), valid)
+    expected = {"raw_loss": network.validate(valid)["loss"]} if validate_raw else {}
+    for average, name in ((first, "loss"), (second, "swa_loss")):
+        with average.in_place(network):
+            expected[name] = network.validate(valid)["loss"]
+    found = {name: value for name, value in found.items() if name.endswith("loss")}
+    assert found == expected and len(set(found.values())) == len(found)
+    assert network.weights_name == "ema"
+
+
+def test_callbacks_and_averages_have_their_own_places_in_a_checkpoint():
+    class Counter(Callback):
+        steps = 0
+
+        def on_step_end(self, network):
+            self.steps += 1
+
+        def state_dict(self):
+            return {"steps": self.steps}
+
+        def load_state_dict(self, state):
+            self.steps = state["steps"]
+
+    networks = [make_toy(FitSettings(iteration_num=3), callbacks=(Counter(),)) for _ in range(2)]
+    for network in networks:
+        network.callbacks.insert(0, WeightAverage(network.model, 0.9))
+    networks[0].fit(toy_loader(ToyDataset(8), 4))
+    state = networks[0].state_dict()
+    average, counter = networks[0].callbacks
+    assert state["callbacks"] == {counter.name: {"steps": 3}}
+    assert list(state["averages"]) == [average.name]
+    assert state["averages"][average.name]["num_updates"] == 3
+    networks[1].load_state_dict(state)
+    assert networks[1].callbacks[1].steps == networks[1].callbacks[0].num_updates == 3
+    # A callback that the checkpoint does not know begins anew.
+    networks[1].callbacks[1].steps = 7
+    networks[1].load_state_dict({**state, "callbacks": {}})
+    assert networks[1].callbacks[1].steps == 7
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])

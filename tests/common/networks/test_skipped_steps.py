@@ -120,6 +120,29 @@ def test_skipped_steps_are_in_the_record_where_there_can_be_some(tmp_path):
         assert (network.state.num_skipped, network.state.micro_step) == (3, NUM_ITERATIONS + 3)
 
 
+def test_nothing_follows_a_skipped_step_but_the_next_one():
+    calls = []
+
+    class Record(Callback):
+        def on_step_begin(self, network):
+            calls.append("begin")
+
+        def on_iteration_end(self, network):
+            calls.append(network.state.iteration)
+
+        def on_metrics(self, network, metrics):
+            calls.append("valid")
+
+    network = make((0, 2, 3, 10), (Record(),))
+    object.__setattr__(network.settings, "iteration_valid", 4)
+    network.fit(toy_loader(ToyDataset(18), BATCH), toy_loader(ToyDataset(6), BATCH))
+    begin, twice = "begin", ["begin", "begin"]
+    assert calls == [
+        *(*twice, 1, *twice, begin, 2, begin, 3, begin, "valid", 4),
+        *(begin, 5, begin, 6, begin, 7, *twice, "valid", 8),
+    ]
+
+
 @pytest.mark.parametrize("clip_norm", [0.0, 0.5])
 def test_fifty_in_a_row_end_the_training_with_a_reason(clip_norm):
     fine = make([*range(2, 51), *range(52, 60)], clip_norm=clip_norm)  # 49, one step, 8 more

@@ -270,3 +270,72 @@ def test_an_isotonic_line_interpolates_logits():
     line = IsotonicCalibration(((0.0, 2.0),), ((float(logit(0.2)), float(logit(0.6))),))
     middle = float(expit((logit(0.2) + logit(0.6)) / 2))
     np.testing.assert_allclose(expit(line.apply([[-5.0], [1.0], [9.0]]))[:, 0], [0.2, middle, 0.6])
+
+
+@pytest.mark.parametrize(
+    ("logits", "calibrated", "is_sound"),
+    [
+        ([(0.0,)], [(1.0,)], True),
+        ([(0.0, 1.0)], [(1.0, 1.0)], True),
+        ([(0.0, 1.0)], [(1.0, 0.999)], False),  # falls
+        ([(1.0, 1.0)], [(0.0, 1.0)], False),  # two values at one place
+        ([(1.0, 0.0)], [(0.0, 1.0)], False),
+        ([(0.0, 1.0)], [(0.0, 1.0, 2.0)], False),
+        ([()], [()], False),
+        ([(0.0, 1.0)], [(0.0, 1.0)] * 2, False),
+    ],
+)
+def test_points_rise_and_never_fall(logits, calibrated, is_sound):
+    if is_sound:
+        IsotonicCalibration(tuple(logits), tuple(calibrated))
+    else:
+        with pytest.raises(AssertionError):
+            IsotonicCalibration(tuple(logits), tuple(calibrated))
+
+
+def test_labels_and_logits_of_other_shapes_and_unknown_kinds_are_refused():
+    labels, logits = drawn(50)
+    for wrong in (
+        ("temperature", labels, logits[:, :1]),
+        ("temperature", labels[:-1], logits),
+        ("platt", labels, logits),
+    ):
+        with pytest.raises(AssertionError):
+            fit_calibration(*wrong)
+
+
+def test_a_kind_that_is_read_from_a_file_is_the_same():
+    labels, logits = drawn(300)
+    for kind in ("temperature", "isotonic"):
+        found = fit_calibration(json.loads(f'"{kind}"'), labels, logits)
+        assert found == fit_calibration(kind, labels, logits)
+        assert found != Calibration((1.0,) * 2, (0.0,) * 2)
+
+
+@pytest.mark.parametrize("dtype", [object, str, int])
+def test_patients_have_the_same_numbers_whatever_the_order_of_rows(dtype):
+    ids = np.array([30, 7, 30, 12, 7, 30]).astype(dtype)
+    order = np.array([3, 0, 5, 4, 1, 2])
+    numbers = shrinkage.number_patients(ids, 6)
+    np.testing.assert_array_equal(shrinkage.number_patients(ids[order], 6), numbers[order])
+    assert sorted(set(numbers)) == [0, 1, 2]
+    for one in range(6):
+        assert (numbers == numbers[one]).tolist() == (ids == ids[one]).tolist()
+    assert shrinkage.number_patients(None, 3).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("num_positive", [2, 3, 5, 12])
+def test_each_fold_of_a_fit_has_whole_patients_of_either_class(num_positive):
+    patients = np.repeat(np.random.default_rng(1).permutation(20), np.arange(1, 21))
+    labels = (patients < num_positive).astype(float)
+    folds = LabelRows(labels, labels, patients).folds()
+    num_folds = min(5, num_positive, 20 - num_positive)
+    assert set(folds) == set(range(num_folds))
+    for patient in range(20):
+        assert len(set(folds[patients == patient])) == 1
+    order = np.random.default_rng(2).permutation(len(labels))
+    shuffled = LabelRows(labels[order], labels[order], patients[order])
+    np.testing.assert_array_equal(shuffled.folds(), folds[order])
+    for value in (0, 1):
+        sizes = [len(set(patients[(folds == f) & (labels == value)])) for f in range(num_folds)]
+        assert min(sizes) >= 1 and max(sizes) - min(sizes) <= 1

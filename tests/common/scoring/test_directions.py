@@ -23,6 +23,15 @@ def test_better_is_told_by_the_metric():
     assert sorted([0.2, 0.9, 0.5], key=lambda v: badness("auc.any", v)) == [0.9, 0.5, 0.2]
 
 
+def test_an_improvement_is_more_than_the_least():
+    assert not improves("loss", 0.25, 0.5, least=0.25)
+    assert improves("loss", 0.125, 0.5, least=0.25)
+    assert not improves("auc", 0.75, 0.5, least=0.25)
+    assert improves("auc", 0.875, 0.5, least=0.25)
+    assert improves("loss", 0.5 - 1e-9, 0.5) and not improves("auc", 0.5, 0.5)
+    assert (badness("ece", 0.25), badness("f1.any", 0.25)) == (0.25, -0.25)
+
+
 def test_an_unknown_metric_is_refused_by_name():
     with pytest.raises(InputError, match=r"metric acu\.any.*auc"):
         direction_of("acu.any")

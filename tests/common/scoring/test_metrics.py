@@ -76,6 +76,188 @@ def test_curves_and_areas_equal_sklearn(seed):
     )
 
 
+scored = st.lists(
+    st.tuples(st.sampled_from([0.0, 1.0, np.nan]), st.sampled_from([0.0, 0.2, 0.5, 0.7, 1.0])),
+    max_size=25,
+)
+
+
+@given(scored, st.sampled_from([0.0, 0.2, 0.5, 1.0]))
+def test_metrics_of_one_label_equal_plain_loops(pairs, threshold):
+    y, p = np.array(pairs, dtype=float).reshape(-1, 2).T
+    known = [(label, value) for label, value in pairs if label == label]
+    ones = [value for label, value in known if label]
+    zeros = [value for label, value in known if not label]
+    wins = [1.0 if a > b else 0.5 if a == b else 0.0 for a in ones for b in zeros]
+    expected = sum(wins) / len(wins) if wins else None
+    assert metrics.auc(y, p) == (expected if expected is None else pytest.approx(expected))
+    losses = [-np.log(max(1e-15, v)) for v in ones]
+    losses += [-np.log1p(-v) if v < 1 else -np.log1p(-(1 - 1e-15)) for v in zeros]
+    expected = sum(losses) / len(losses) if losses else None
+    assert metrics.log_loss(y, p) == (
+        expected if expected is None else pytest.approx(expected, rel=1e-12, abs=2e-15)
+    )
+
+    called = metrics.confusion(y, p, threshold)
+    of_ones, of_zeros = ([value >= threshold for value in values] for values in (ones, zeros))
+    assert called == {
+        "true_positive": of_ones.count(True),
+        "false_positive": of_zeros.count(True),
+        "false_negative": of_ones.count(False),
+        "true_negative": of_zeros.count(False),
+    }
+    shares = {
+        "accuracy": (of_ones.count(True) + of_zeros.count(False), len(known)),
+        "precision": (of_ones.count(True), sum(of_ones) + sum(of_zeros)),
+        "recall": (of_ones.count(True), len(ones)),
+        "specificity": (of_zeros.count(False), len(zeros)),
+    }
+    rates = {name: part / whole if whole else None for name, (part, whole) in shares.items()}
+    assert metrics.confusion_rates(called) == rates
+
+    # The mean, over the positives, of the precision at the value of each (ties together).
+    precisions = [sum(a >= v for a in ones) / sum(b >= v for _, b in known) for v in ones]
+    expected = sum(precisions) / len(ones) if ones else None
+    assert metrics.average_precision(y, p) == (
+        expected if expected is None else pytest.approx(expected)
+    )
+    if wins:
+        cuts = [np.inf, *sorted({value for _, value in known}, reverse=True)]
+        rates = [
+            [sum(v >= cut for v in values) / len(values) for cut in cuts]
+            for values in (zeros, ones)
+        ]
+        np.testing.assert_allclose(metrics.roc_curve(y, p), rates)
+    else:
+        assert [len(values) for values in metrics.roc_curve(y, p)] == [0, 0]
+    if not ones:
+        assert [len(values) for values in metrics.precision_recall_curve(y, p)] == [0, 0]
+
+
+def test_a_half_is_called_by_default():
+    counts = metrics.confusion([1, 1, 0, 0, 1], [0.5, 0.49, 0.5, 0.49, 0.51])
+    assert list(counts.values()) == [2, 1, 1, 1]
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 20)), max_size=40), st.sampled_from([4, 5]))
+def test_bins_are_equally_wide_and_an_edge_is_in_the_upper_one(pairs, num_bins):
+    bins: dict[int, list] = {}
+    for label, twentieths in pairs:  # exact: bins of 5 or 4 twentieths
+        number = min(twentieths * num_bins // 20, num_bins - 1)
+        bins.setdefault(number, []).append((twentieths / 20, float(label)))
+    expected = [(*np.mean(rows, axis=0).tolist(), len(rows)) for _, rows in sorted(bins.items())]
+    y, p = [label for label, _ in pairs], [twentieths / 20 for _, twentieths in pairs]
+    found = np.transpose(metrics.reliability(y, p, num_bins))
+    np.testing.assert_allclose(found, np.reshape(expected, (-1, 3)), atol=1e-12)
+    error = sum(abs(mean - share) * count for mean, share, count in expected)
+    ece = metrics.expected_calibration_error(y, p, num_bins)
+    assert ece == (pytest.approx(error / len(pairs), abs=1e-12) if pairs else None)
+
+
+def test_there_are_fifteen_bins_by_default():
+    p = (np.arange(150) + 0.5) / 150
+    assert [len(values) for values in metrics.reliability(p > 0.5, p)] == [15] * 3
+    assert metrics.expected_calibration_error(p > 0.5, p) == pytest.approx(
+        metrics.expected_calibration_error(p > 0.5, p, 15)
+    )
+
+
+@given(st.lists(st.lists(st.sampled_from([0.0, 1.0, np.nan]), min_size=2, max_size=2), max_size=9))
+def test_the_prior_equals_a_plain_loop(rows):
+    expected = []
+    for column in range(2):
+        known = [row[column] for row in rows if row[column] == row[column]]
+        share = sum(known) / len(known) if known else 0.5
+        half = 1 / (2 * len(known)) if known else 0.5
+        expected.append(min(max(share, half), 1 - half))
+    prior = metrics.training_prior(np.reshape(rows, (-1, 2)))
+    assert prior.tolist() == pytest.approx(expected)
+
+
+study_rows = st.lists(
+    st.tuples(
+        st.sampled_from("xyz"),
+        st.sampled_from([0.0, 1.0, np.nan]),
+        st.sampled_from([0.1, 0.5, 0.9]),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(study_rows)
+def test_studies_equal_a_plain_loop(rows):
+    ids, y, p = zip(*rows)
+    studies, study_labels, study_p = metrics.max_by_study(
+        np.reshape(y, (-1, 1)), np.reshape(p, (-1, 1)), ids
+    )
+    assert list(studies) == list(dict.fromkeys(ids))
+    for study, label, probability in zip(studies, study_labels[:, 0], study_p[:, 0]):
+        labels = [value for name, value, _ in rows if name == study]
+        expected = 1.0 if 1.0 in labels else 0.0 if all(v == 0 for v in labels) else np.nan
+        np.testing.assert_equal(label, expected)
+        assert probability == max(value for name, _, value in rows if name == study)
+
+
+def test_a_nan_of_one_label_is_counted_and_named_for_no_label():
+    message = r"^1 of 3 rows have a probability that is NaN or infinite$"
+    with pytest.raises(ValueError, match=message):
+        metrics.require_probabilities([0.5, np.nan, 1.0])
+
+
+def test_a_row_without_a_study_is_an_error():
+    with pytest.raises(AssertionError, match="study id"):
+        metrics.max_by_study([[1.0], [0.0]], [[0.5], [0.5]], ["a", None])
+
+
+@pytest.mark.parametrize("threshold", [None, 0.3])
+@pytest.mark.parametrize("prior_kind", ["none", "one", "by row"])
+def test_the_content_of_metrics_json_is_that_of_each_metric(threshold, prior_kind):
+    labels, probabilities = random_set(8, num_rows=120)
+    labels[::7, 2] = labels[5] = np.nan
+    labels[:30] = np.where(labels[:30] > 0, 0, labels[:30])
+    study_ids = np.repeat([f"s{k}" for k in range(24)], 5)
+    labels[5:10] = np.nan  # all of one study
+    prior = {"none": None, "one": metrics.training_prior(labels)}.get(prior_kind)
+    if prior_kind == "by row":
+        prior = np.random.default_rng(0).uniform(0.1, 0.9, labels.shape)
+    options = {} if threshold is None else {"threshold": threshold}
+    result = metrics.evaluate_slices(
+        labels, probabilities, study_ids, label_names=NAMES, weights=WEIGHTS, prior=prior,
+        selected=True, **options,
+    )  # fmt: skip
+    cut = threshold or 0.5
+    columns = list(enumerate(NAMES))
+    of_label = {
+        "log_loss": metrics.log_loss,
+        "auc": metrics.auc,
+        "average_precision": metrics.average_precision,
+        "ece": metrics.expected_calibration_error,
+        "confusion": lambda y, p: metrics.confusion(y, p, cut),
+    }
+    for key, metric in of_label.items():
+        expected = {name: metric(labels[:, k], probabilities[:, k]) for k, name in columns}
+        assert result[key] == expected, key
+    for rate in ("accuracy", "precision", "recall", "specificity"):
+        rates = {n: metrics.confusion_rates(result["confusion"][n])[rate] for n in NAMES}
+        assert result[rate] == rates
+    assert result["threshold"] == cut and result["selected"] is True
+    loss = metrics.weighted_log_loss(labels, probabilities, WEIGHTS)
+    assert result["weighted_log_loss"] == loss
+    if prior is None:
+        assert result["prior_weighted_log_loss"] is None
+    else:
+        of_prior = metrics.weighted_log_loss(labels, prior + np.zeros(labels.shape), WEIGHTS)
+        assert result["prior_weighted_log_loss"] == of_prior
+    assert (result["num_slices"], result["num_studies"]) == (115, 23)
+    _, y_study, p_study = metrics.max_by_study(labels, probabilities, study_ids)
+    for key in ("log_loss", "auc", "average_precision"):
+        expected = {name: of_label[key](y_study[:, k], p_study[:, k]) for k, name in columns}
+        assert result["study"][key] == expected, key
+    of_studies = metrics.weighted_log_loss(y_study, p_study, WEIGHTS)
+    assert result["study"]["weighted_log_loss"] == of_studies
+
+
 def test_confusion_and_rates_equal_sklearn_at_the_threshold():
     labels, probabilities = random_set(7, num_labels=1)
     y, p = labels[:, 0], probabilities[:, 0]

@@ -55,13 +55,19 @@ def test_images_without_a_prediction_get_the_prior_and_are_listed(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (["ID_a_any", "ID_a_subdural"], "1 image without all 6 labels"),
-        ([f"ID_a_{name}" for name in LABELS] * 2, "6 rows with a repeated id"),
+        (["ID_a_any", "ID_a_subdural"], "1 image without all 6 labels, the first is 'ID_a'"),
+        (
+            [f"{image}_{name}" for image in "abc" for name in LABELS if f"{image}{name}" != "bany"],
+            "1 image without all 6 labels, the first is 'b'",
+        ),
+        ([f"ID_a_{name}" for name in LABELS] * 2, f"6 rows .* the first is 'ID_a_{LABELS[0]}'"),
+        ([f"ID_a_{name}" for name in LABELS] + ["ID_b_fracture"], "'ID_b_fracture' in line 8"),
         (
             ["ID_a_fracture"],
             "must end with _ and a label that the experiment predicts, which are: epidural",
         ),
         (["nothing"], "'nothing' in line 2"),
+        (["NA"], "'NA' in line 2"),
         ([], "no id"),
     ],
 )
@@ -86,7 +92,7 @@ def test_files_that_are_no_samples_are_refused(tmp_path):
         read_sample(tmp_path / "empty.csv", LABELS)
 
 
-@pytest.mark.parametrize("wrong", ["order", "nan", "range", "count"])
+@pytest.mark.parametrize("wrong", ["order", "count", "columns", np.nan, 1.01, -0.01])
 def test_a_wrong_submission_is_not_written(tmp_path, wrong):
     sample = read_sample(sample_file(tmp_path / "sample.csv", ["ID_a", "ID_b"]), LABELS)
     submission, _ = build_submission(sample, predictions(["ID_a", "ID_b"]), PRIOR, LABELS)
@@ -94,8 +100,20 @@ def test_a_wrong_submission_is_not_written(tmp_path, wrong):
         submission = submission.iloc[::-1]
     elif wrong == "count":
         submission = submission.iloc[:-1]
+    elif wrong == "columns":
+        submission = submission[["Label", "ID"]]
     else:
-        submission.loc[3, "Label"] = np.nan if wrong == "nan" else 1.01
+        submission.loc[3, "Label"] = wrong
+        with pytest.raises(ValueError, match=r"^1 values of the submission"):
+            check_submission(submission, sample)
     with pytest.raises(ValueError, match="submission"):
         write_submission(tmp_path / "submission.csv", submission, sample)
     assert not (tmp_path / "submission.csv").exists()
+
+
+def test_certain_probabilities_are_written(tmp_path):
+    sample = read_sample(sample_file(tmp_path / "sample.csv", ["ID_a"]), LABELS)
+    submission, _ = build_submission(sample, predictions(["ID_a"]), PRIOR, LABELS)
+    submission["Label"] = [0.0, 1.0, 0.5, 0.5, 1.0, 0.0]
+    write_submission(tmp_path / "submission.csv", submission, sample)
+    assert pd.read_csv(tmp_path / "submission.csv")["Label"].tolist() == [0, 1, 0.5, 0.5, 1, 0]

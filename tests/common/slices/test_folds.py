@@ -9,7 +9,16 @@ from slice_frames import slice_frame
 
 from common.errors import InputError
 from common.preparation.fold_making import fold_report, make_folds, make_source_folds, make_split
-from common.slices.folds import folds_path, is_in, read_folds, split_rows
+from common.slices.folds import (
+    fold_numbers,
+    folds_path,
+    is_in,
+    is_pseudo,
+    owners,
+    read_folds,
+    split_rows,
+    without_fold,
+)
 from common.slices.table import SliceTable
 
 LABELS = ("rare", "common")
@@ -126,6 +135,139 @@ def test_split_takes_readable_labelled_slices_and_filters_only_training(tmp_path
     assert train_rows.dtype == valid_rows.dtype == np.int64
     with pytest.raises(InputError, match="--data_fold 3"):
         split_rows(table, folds, 3, LABELS)
+
+
+KINDS_OF_ROWS = st.fixed_dictionaries(
+    {
+        "patient": st.integers(0, 8),
+        "split": st.sampled_from(["train", "train", "train", "test", "none"]),
+        "is_stored": st.sampled_from([True, True, True, False]),
+        "keep": st.sampled_from([True, True, False]),
+        "source": st.sampled_from([None, "slices", "studies", "pseudo:0001", "pseudo:2/fold_1"]),
+        "rare": st.sampled_from([0.0, 1.0, np.nan]),
+        "common": st.sampled_from([0.0, 1.0, np.nan]),
+        "is_in_folds": st.sampled_from([True, True, True, False]),
+    }
+)
+
+
+@settings(max_examples=200)
+@given(st.lists(KINDS_OF_ROWS, min_size=1, max_size=30), st.booleans())
+def test_the_rows_of_both_sides_equal_a_plain_loop(rows: list[dict], has_many_folds: bool) -> None:
+    """Patients 0 to 2 are always trained on, the others are in the folds 0 and 1."""
+    fold_of = {p: -1 if p < 3 else (p % 2 if has_many_folds else 0) for p in range(9)}
+    frame = slice_frame(
+        image_id=[f"i{k}" for k in range(len(rows))],
+        patient_id=[f"p{row['patient']}" for row in rows],
+        split=[row["split"] for row in rows],
+        status="ok",
+        store_file="a",
+        store_index=[k if row["is_stored"] else None for k, row in enumerate(rows)],
+        rank=np.arange(len(rows)),
+        keep_for_training=[row["keep"] for row in rows],
+        label_source=[row["source"] for row in rows],
+        rare=[row["rare"] for row in rows],
+        common=[row["common"] for row in rows],
+    )
+    expected: dict[str, list[int]] = {"train": [], "valid": []}
+    listed: list[tuple[str, str, int]] = []
+    for k, row in enumerate(rows):
+        fold = fold_of[row["patient"]]
+        if not row["is_in_folds"]:
+            continue
+        listed.append((f"i{k}", f"p{row['patient']}", fold))
+        is_by_model = str(row["source"]).startswith("pseudo:")
+        num_known = sum(not np.isnan(row[name]) for name in LABELS)
+        is_labelled = num_known >= 1 if is_by_model else num_known == 2
+        if not row["is_stored"] or not is_labelled or (row["split"] != "train" and not is_by_model):
+            continue
+        if fold == 0 and not is_by_model:
+            expected["valid"].append(k)
+        elif fold != 0 and row["keep"]:
+            expected["train"].append(k)
+    folds = pd.DataFrame(listed, columns=["image_id", "patient_id", "fold"])
+    table = SliceTable(frame, Path("here"))
+    if 0 not in folds["fold"].tolist():
+        with pytest.raises(InputError, match="--data_fold 0"):
+            split_rows(table, folds, 0, LABELS)
+    elif not all(expected.values()):
+        side = "training" if not expected["train"] else "validation"
+        with pytest.raises(InputError, match=f"fold 0 of here has no {side} slices with labels"):
+            split_rows(table, folds, 0, LABELS)
+    else:
+        train, valid = split_rows(table, folds, 0, LABELS)
+        assert {"train": train.tolist(), "valid": valid.tolist()} == expected
+
+
+def test_slices_without_a_label_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    frame = patients_frame([4] * 6)
+    folds = make_folds(frame, LABELS, 2, 0)
+    split_rows(SliceTable(frame, Path()), folds, 0, LABELS)
+    assert not caplog.text
+    frame.loc[[3, 9], "rare"] = np.nan
+    split_rows(SliceTable(frame, Path()), folds, 0, LABELS)
+    assert "2 slices left out: a label is unknown" in caplog.text
+
+
+def test_a_slice_belongs_to_its_patient_or_else_to_its_study() -> None:
+    frame = pd.DataFrame({"patient_id": ["p", None, "", "q"], "study_id": ["s", "t", "u", "v"]})
+    assert owners(frame).tolist() == ["p", "t", "u", "q"]
+
+
+def test_fold_numbers_are_by_image() -> None:
+    folds = pd.DataFrame({"image_id": ["b", "a", "c"], "patient_id": "p", "fold": [2, 0, -1]})
+    assert fold_numbers(folds).to_dict() == {"b": 2, "a": 0, "c": -1}
+    given = pd.DataFrame({"image_id": ["b", "a"], "sample_type": ["valid", "train"]})
+    assert fold_numbers(given).to_dict() == {"b": 0, "a": -1}
+
+
+def test_labels_by_a_model_are_known_by_their_source() -> None:
+    sources = ["pseudo:1", None, "slices", "a pseudo:1", "pseudo:2"]
+    assert is_pseudo(pd.DataFrame({"label_source": sources})).tolist() == [True, *[False] * 3, True]
+
+
+def test_a_fold_is_left_out_of_numbered_folds_only() -> None:
+    fold = [1, 0, -1, 1, 3]
+    folds = pd.DataFrame({"image_id": list("abcde"), "patient_id": "p", "fold": fold})
+    assert without_fold(folds, 1)["image_id"].tolist() == ["b", "c", "e"]
+    given = pd.DataFrame({"image_id": ["b", "a"], "sample_type": ["valid", "train"]})
+    for table, fold in ((folds, 2), (folds, -1), (given, 0), (given, 1), (given, -1)):
+        with pytest.raises(InputError, match=f"--data_leave_out_fold {fold}: "):
+            without_fold(table, fold)
+
+
+@pytest.mark.parametrize("id_column", ["image_id", "id", "ID"])
+def test_ids_are_read_as_they_are_written(tmp_path: Path, id_column: str) -> None:
+    """Also those that a csv reader takes for numbers or for nothing."""
+    path = tmp_path / "folds.csv"
+    path.write_text(f"{id_column},other,sample_type\n007,1,train\nNA,2,valid\n,3,train\n")
+    assert read_folds(path).to_numpy().tolist() == [
+        ["007", "train"],
+        ["NA", "valid"],
+        ["", "train"],
+    ]
+    path.write_text("fold,patient_id,image_id\n0,001,007\n-1,null,NA\n12,,1e3\n")
+    folds = read_folds(path)
+    assert folds.to_numpy().tolist() == [["007", "001", 0], ["NA", "null", -1], ["1e3", "", 12]]
+    assert list(folds) == ["image_id", "patient_id", "fold"]
+    path.write_text(f"{id_column},sample_type\na,train\nb,valid\na,valid\nb,valid\n")
+    with pytest.raises(InputError, match="repeats 2 image ids"):
+        read_folds(path)
+
+
+@pytest.mark.parametrize("fold", ["-2", "1.0", "+1", "", "1 2", "--1"])
+def test_folds_are_whole_numbers_from_0_or_minus_1(tmp_path: Path, fold: str) -> None:
+    path = tmp_path / "folds.csv"
+    path.write_text(f"image_id,patient_id,fold\na,p,0\nb,q,{fold}\n")
+    with pytest.raises(InputError, match="a fold is a number from 0 on, or -1"):
+        read_folds(path)
+
+
+def test_an_id_of_another_name_has_no_numbered_folds(tmp_path: Path) -> None:
+    path = tmp_path / "folds.csv"
+    path.write_text("id,patient_id,fold\na,p,0\n")
+    with pytest.raises(InputError, match=r"it has id, patient_id, fold$"):
+        read_folds(path)
 
 
 def test_a_patient_on_both_sides_is_refused(tmp_path: Path) -> None:

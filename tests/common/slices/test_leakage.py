@@ -1,5 +1,6 @@
 """Planted leaks: each is found, counted and named, and what is sound passes."""
 
+import hashlib
 import json
 import logging
 from pathlib import Path
@@ -109,6 +110,15 @@ def test_the_digest_is_of_the_folds_and_not_of_their_order(folds):
     assert folds_digest(given) != folds_digest(given.assign(sample_type=["valid", "train"]))
 
 
+@pytest.mark.parametrize("num_rows", [1, 9_999, 10_000, 10_001, 20_003])
+def test_the_digest_is_that_of_all_sorted_lines(num_rows):
+    rows = pd.DataFrame({"image_id": [f"i{n}" for n in range(num_rows)], "fold": range(num_rows)})
+    digest = hashlib.sha256()
+    for line in sorted(f"i{number},{number}\n" for number in range(num_rows)):
+        digest.update(line.encode())
+    assert folds_digest(rows) == digest.hexdigest()
+
+
 def test_a_calibrator_fitted_on_scored_rows_is_found():
     require_fitted_elsewhere(["p0", "p1"], np.array(["p2"], dtype=object))
     with pytest.raises(InputError, match="the weights would be scored on 1 patient "):
@@ -189,6 +199,14 @@ def test_weights_that_saw_what_is_validated_are_no_start(origin, outcome, is_bef
     else:
         start()
     assert (f"{how} on the same dataset with other folds" in caplog.text) == (outcome == "warned")
+
+
+@pytest.mark.parametrize(("trained", "validated"), [(0, 1), (1, 0), (-1, 0), (2, 4)])
+def test_weights_of_a_lower_and_of_a_higher_fold_are_no_start(trained, validated):
+    origins = [{"dataset": "own", "fold": trained, "folds_sha256": "abc"}]
+    with pytest.raises(InputError, match=f"fold {validated} validates"):
+        require_unseen_start("w.pt", origins, "own", "abc", validated)
+    require_unseen_start("w.pt", [origins[0] | {"fold": validated}], "own", "abc", validated)
 
 
 def test_weights_of_which_nothing_is_recorded_may_be_started_from():

@@ -256,3 +256,21 @@ def test_nan_is_an_error_that_names_the_label():
 def test_every_kind_has_its_least_number_in_one_place():
     kinds = {LOSS, TO_PRIOR, TO_SCORED, "auc", "difference"}
     assert set(intervals_module.MIN_POSITIVE_PATIENTS) == kinds
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_the_scored_prior_of_a_label_of_one_class_is_half_a_row_from_it(value):
+    """The mean by hand; patients are left out one after the other as with any other label."""
+    y, p, patients = correlated_set(2)
+    y[:, 0] = value
+    found = intervals(y, p, patients)[TO_SCORED]
+
+    def ratio(rows):
+        scored = np.broadcast_to(metrics.training_prior(y[rows]), y[rows].shape)
+        own = metrics.weighted_log_loss(y[rows], p[rows], WEIGHTS)
+        return own / metrics.weighted_log_loss(y[rows], scored, WEIGHTS)
+
+    num_positive = sum((y[patients == patient] == 1).any() for patient in range(40))
+    half = half_width(np.log(left_out(patients, ratio)), num_positive)
+    whole = ratio(slice(None))
+    np.testing.assert_allclose(found, [whole * np.exp(-half), whole * np.exp(half)], rtol=1e-9)

@@ -244,7 +244,7 @@ def test_scans_are_evaluated_by_one_series_each(
     assert "farther from the usual" in series.loc["1.1", "reason"]
     assert "contrast" in series.loc["1.3", "reason"]
     html = (folder / "report.html").read_text()
-    assert "slices of series that do not speak for their study" in html
+    assert "slices of series that are not used for their study" in html
     assert "slices of studies without a label" in html
     assert "CQ500-CT-" not in html
 
