@@ -22,7 +22,13 @@ from flags.general import GeneralConfig, MonitorConfig, MonitorPageConfig
 from flags.network import NetworkConfig
 from flags.optimizer import LRFinderConfig, OptimizerConfig
 from flags.parsing import parse_flags
-from flags.prediction import PredictionConfig, SelectConfig, ViewsConfig
+from flags.prediction import (
+    EvaluationConfig,
+    PredictionConfig,
+    ReleaseConfig,
+    SelectConfig,
+    ViewsConfig,
+)
 from flags.preprocessing import PreprocessingConfig
 from flags.sources import command_line_names, naming_file
 from flags.training import CallbackConfig, TrainingConfig
@@ -59,6 +65,8 @@ class Config:
     prediction: PredictionConfig = field(default_factory=PredictionConfig)
     views: ViewsConfig = field(default_factory=ViewsConfig)
     select: SelectConfig = field(default_factory=SelectConfig)
+    releases: ReleaseConfig = field(default_factory=ReleaseConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     pseudo_labels: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
     lr_finder: LRFinderConfig = field(default_factory=LRFinderConfig)

@@ -12,7 +12,7 @@ from common.errors import InputError
 from common.slices.folds import (
     draw_studies,
 )
-from common.slices.table import SliceTable
+from common.slices.table import PastEnd, SliceTable
 from common.transforms import SampleTransform, load_transform
 from common.words import count
 from rsna_task import LABELS
@@ -34,9 +34,17 @@ class RSNADataset(ImageClassificationDataset):
         label_names: Sequence[str] = LABELS,
         slice_offsets: Sequence[int] = (0,),
         offsets_mm: Sequence[float] = (),
+        past_end: PastEnd = "last",
     ) -> None:
         super().__init__(
-            table, rows, transform, label_names, slice_offsets, seed, offsets_mm=offsets_mm
+            table,
+            rows,
+            transform,
+            label_names,
+            slice_offsets,
+            seed,
+            offsets_mm=offsets_mm,
+            past_end=past_end,
         )
 
 

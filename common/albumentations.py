@@ -12,7 +12,7 @@ import numpy as np
 from albumentations.core.transforms_interface import BaseTransformInitSchema
 from pydantic import Field, model_validator
 
-from common.windows import BRAIN, NETWORK_WINDOWS
+from common.windows import AIR_HU, BRAIN, NETWORK_WINDOWS
 
 _WIDTHS = tuple(window.width for window in NETWORK_WINDOWS)
 _CENTERS = tuple(window.center for window in NETWORK_WINDOWS)
@@ -166,6 +166,55 @@ class NeighborSwap(A.ImageOnlyTransform):
 
     def apply(self, img: np.ndarray, **params: Any) -> np.ndarray:
         return np.ascontiguousarray(img[:, :, ::-1]) if img.ndim == 3 else img
+
+
+class FitSize(A.ImageOnlyTransform):
+    """Crops or pads at the center to a size; shrinks the whole image where a side is too large.
+
+    It works on HU, (height, width) or (height, width, slices), and pads with air. Shrinking takes
+    the mean over areas.
+
+    Args:
+        height, width: of the result, pixels.
+        shrink_above: an image with a side of more pixels is shrunk, whatever its shape.
+        p: probability that it is applied.
+    """
+
+    class InitSchema(BaseTransformInitSchema):
+        """The checks that albumentations runs on the arguments."""
+
+        height: int = Field(ge=1)
+        width: int = Field(ge=1)
+        shrink_above: int = Field(ge=1)
+
+    def __init__(self, height: int, width: int, shrink_above: int, p: float = 1.0) -> None:
+        super().__init__(p=p)
+        self.height = height
+        self.width = width
+        self.shrink_above = shrink_above
+
+    def apply(self, img: np.ndarray, **params: Any) -> np.ndarray:
+        """Return the image, (height, width) or (height, width, slices), float32."""
+        if max(img.shape[:2]) > self.shrink_above:
+            size = (self.width, self.height)
+            slices = np.moveaxis(np.atleast_3d(img), 2, 0)
+            made = [cv2.resize(np.ascontiguousarray(s), size, interpolation=cv2.INTER_AREA)
+                    for s in slices]  # fmt: skip
+            return np.stack(made, axis=-1).reshape(self.height, self.width, *img.shape[2:])
+        fitted = np.full((self.height, self.width, *img.shape[2:]), AIR_HU, img.dtype)
+        (to_y, from_y), (to_x, from_x) = (
+            _middles(wanted, given)
+            for wanted, given in zip((self.height, self.width), img.shape[:2], strict=True)
+        )
+        fitted[to_y, to_x] = img[from_y, from_x]
+        return fitted
+
+
+def _middles(wanted: int, given: int) -> tuple[slice, slice]:
+    """Return the middle of `wanted` pixels, and that of `given` ones that goes there."""
+    size = min(wanted, given)
+    to, where = (wanted - size) // 2, (given - size) // 2
+    return slice(to, to + size), slice(where, where + size)
 
 
 def usable_windows(windows: np.ndarray) -> np.ndarray:

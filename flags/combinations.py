@@ -93,6 +93,10 @@ EFFECTIVE_WHEN = {
     "data_sampler_pos_start": _needs("data_sampler", "pos_range"),
     "data_sampler_pos_end": _needs("data_sampler", "pos_range"),
     "data_neighbor_mm": ("--data_neighbors", lambda flags: flags["data_neighbors"] > 0),
+    "data_neighbor_end": (
+        "--data_neighbors, and no --data_neighbor_mm",
+        lambda flags: flags["data_neighbors"] > 0 and not flags["data_neighbor_mm"],
+    ),
     "net_num_dropouts": (
         "--net_drop_rate and a --net_model for slices",
         lambda flags: (

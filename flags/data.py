@@ -43,7 +43,9 @@ class DataConfig:
     runs on, auto does so where it runs on one. Validation and prediction make theirs on the CPU."""
     data_neighbors: int = 0
     """Slices on each side that are channels beside the slice itself: 1 makes nine channels of three
-    windows, slice by slice. Past either end of a series its last slice is repeated."""
+    windows, slice by slice."""
+    data_neighbor_end: Literal["last", "air"] = "last"
+    """What stands for neighbours past either end of a series: its last slice again, or air."""
     data_neighbor_mm: float = 0.0
     """Neighbours are the slices nearest to this distance in mm, twice it and so on, whatever lies
     between (0: those next in the series, as also where slices have no position)."""

@@ -44,6 +44,10 @@ SCRIPTS = {
         f"experiment_id output_dir {_DATA} pr_tta n_jobs device",
         ("--experiment_id 0001", "--experiment_id 0001 --data_dataset cq500"),
     ),
+    "import_weights": Help(
+        "im_source experiment_id output_dir",
+        ("--im_source ianpan/ct-head-hemorrhage-detection", "--im_source input/release"),
+    ),
     "predict": Help(
         "experiment_id pr_input pr_output pr_overwrite pr_dataframe pr_submit pr_tta output_dir "
         "n_jobs device",

@@ -38,6 +38,36 @@ class PredictionConfig:
 
 
 @dataclass(frozen=True)
+class ReleaseConfig:
+    """A published network that becomes an experiment."""
+
+    im_source: str | None = None
+    """Folder of the release, or its address on the model hub, such as
+    ianpan/ct-head-hemorrhage-detection."""
+
+
+def _ids(value: str) -> frozenset[str]:
+    """Return the ids in a file, or separated by commas."""
+    path = Path(value)
+    text = path.read_text("utf-8") if path.is_file() else value
+    return frozenset(filter(None, (part.strip() for part in re.split(r"[,\n]", text))))
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What evaluate.py scores."""
+
+    ev_held_out: str | None = None
+    """Ids of patients or studies, separated by commas, or a file with one a line: only these are
+    scored, as those that the weights were not trained on."""
+
+    @property
+    def ids(self) -> frozenset[str] | None:
+        """The ids; None without the flag."""
+        return None if self.ev_held_out is None else _ids(self.ev_held_out)
+
+
+@dataclass(frozen=True)
 class SelectConfig:
     """Series that are used whatever the rules say."""
 
@@ -50,9 +80,7 @@ class SelectConfig:
         """The ids; none without the flag."""
         if self.pre_select is None:
             return frozenset()
-        path = Path(self.pre_select)
-        text = path.read_text("utf-8") if path.is_file() else self.pre_select
-        return frozenset(filter(None, (part.strip() for part in re.split(r"[,\n]", text))))
+        return _ids(self.pre_select)
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,9 @@ def load_data(config: Config, mean: Sequence[float], std: Sequence[float]) -> RS
     label_names = TASKS[config.network.net_num_classes].label_names
     augmented, plain, tta = find_transforms(config, mean, std)
     offsets = neighbour_offsets(config.data)
-    train = RSNADataset(table, train_rows, augmented, config.general.seed, label_names, *offsets)
+    end = config.data.data_neighbor_end
+    seed = config.general.seed
+    train = RSNADataset(table, train_rows, augmented, seed, label_names, *offsets, past_end=end)
     valid = train.with_rows(valid_rows, plain)
     return RSNAData(train, valid, training_prior(train.labels), tta)
 

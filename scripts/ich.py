@@ -30,6 +30,7 @@ COMMANDS = {
     "prepare": Command("preprocessing", "turn DICOM, or a known dataset, into a prepared dataset"),
     "train": Command("train", "train a network; prints the id of the experiment"),
     "evaluate": Command("evaluate", "write metrics and a report of an experiment"),
+    "import": Command("scripts.import_weights", "make an experiment of a published network"),
     "predict": Command("predict", "predict a folder of DICOM, a zip archive or a dataset"),
     "ensemble": Command("ensemble", "blend experiments"),
     "lr-find": Command("lr_finder", "suggest a learning rate"),

@@ -169,6 +169,34 @@ def test_labels_by_a_model_are_not_scored(experiment):
     assert metrics["num_slices"] == len(frame) - 6 and metrics["num_studies"] == 3
 
 
+def test_imported_weights_are_scored_on_what_was_held_out(
+    monkeypatch, capsys, experiment, tmp_path
+):
+    dataset = experiment.parents[2] / "input" / "datasets" / "challenge"
+    frame = make_dataset(dataset, num_patients=4).frame
+    (dataset / "manifest.json").write_text(json.dumps({"source": "rsna", "parameters": {}}))
+    imported = tmp_path / "results" / "0001"
+    shutil.copytree(experiment, imported)
+    file = imported / "predictor" / "predictor.json"
+    content = json.loads(file.read_text())
+    content["training"] = {"source": "somewhere", "trained_on": "rsna"}
+    file.write_text(json.dumps(content))
+    assert run_evaluate(monkeypatch, imported, "--data_dataset", "challenge") == 2
+    assert "trained on the data that it was made from" in capsys.readouterr().err
+    ids = tmp_path / "held_out.txt"
+    ids.write_text("secret-patient-2\nstudy3\n\n")
+    what = ("--data_dataset", "challenge", "--ev_held_out")
+    assert run_evaluate(monkeypatch, imported, *what, str(ids)) == 0
+    of_rows = frame["patient_id"].eq("secret-patient-2") | frame["study_id"].eq("study3")
+    metrics = json.loads((imported / "evaluations/challenge/metrics.json").read_text())
+    assert metrics["num_slices"] == of_rows.sum()
+    assert metrics["num_studies"] == 2
+    assert run_evaluate(monkeypatch, imported, *what, "nobody") == 2
+    assert "no slice, of those that --ev_held_out names, that can" in capsys.readouterr().err
+    # Data of others need no list.
+    assert run_evaluate(monkeypatch, imported, "--data_dataset", "other") == 0
+
+
 def test_a_dataset_of_another_pixel_size_is_refused(monkeypatch, capsys, experiment):
     dataset = experiment.parents[2] / "input" / "datasets" / "resized"
     make_dataset(dataset, num_patients=4)

@@ -24,6 +24,7 @@ from transforms.nodes import (
     rotate,
     scaled_windows,
     shift_and_scale,
+    window_ranges,
     windows,
 )
 
@@ -111,7 +112,21 @@ BEST = [
     random_crop(512),
 ]
 
+# ipan2026: the input of the published network of that name; the release says how it flips, but not
+# how strong its other augmentations are.
+IPAN_INPUT = [
+    node("common.albumentations.FitSize", height=512, width=512, shrink_above=640, p=1.0),
+]
+IPAN_WINDOWS = [
+    window_ranges([(80, 80), (200, 200), (2800, 2800)], [(40, 40), (80, 80), (600, 600)]),
+    normalize([0.5], [0.5]),
+]
+IPAN_FLIPS = [node(name, p=0.25) for name in ("HorizontalFlip", "VerticalFlip")]
+IPAN_FLIPS += [node("common.albumentations.NeighborSwap", p=0.25)]
+
 PIPELINES: dict[str, list[Node]] = {
+    "ipan2026_train": [*IPAN_INPUT, *IPAN_FLIPS, *IPAN_WINDOWS],
+    "ipan2026_valid": [*IPAN_INPUT, *IPAN_WINDOWS],
     "appian_train": APPIAN,
     "appian_valid": [resize(512), FIXED_WINDOWS, APPIAN_NORM],
     "appian_tta": APPIAN,

@@ -11,7 +11,7 @@ import torch
 from common.albumentations import usable_windows
 from common.datasets.base import AbstractDataset
 from common.slices.store import UnreadableSlice
-from common.slices.table import SliceTable
+from common.slices.table import AIR_ROW, PastEnd, SliceTable
 from common.transforms import SampleTransform
 from common.transforms.device import HostTransform
 from common.windows import AIR_HU
@@ -34,6 +34,7 @@ class ImageClassificationDataset(AbstractDataset):
         view: number of the view; each draws differently.
         offsets_mm: as many distances along the slice normal in place of `slice_offsets`, which
             then count only in series whose slices have no positions; empty: none.
+        past_end: what stands for neighbours beyond either end of a series.
     """
 
     def __init__(
@@ -46,8 +47,10 @@ class ImageClassificationDataset(AbstractDataset):
         seed: int = 0,
         view: int = 0,
         offsets_mm: Sequence[float] = (),
+        past_end: PastEnd = "last",
     ) -> None:
         super().__init__(seed + view)
+        self.past_end = past_end
         self.table = table
         self.transform = transform
         self.host_transform: HostTransform | None = None
@@ -106,9 +109,14 @@ class ImageClassificationDataset(AbstractDataset):
         own = int(self.rows[index])
         damaged: set[int] = set()
         while True:
-            rows = self.table.sample_rows(own, self.slice_offsets, self.offsets_mm, damaged)
+            rows = self.table.sample_rows(
+                own, self.slice_offsets, self.offsets_mm, damaged, self.past_end
+            )
             slices: dict[int, np.ndarray] = {}
             for row in dict.fromkeys((own, *rows)):
+                if row == AIR_ROW:
+                    slices[row] = np.full_like(slices[own], AIR_HU)
+                    continue
                 try:
                     slices[row] = self.table.image_hu(row)
                 except UnreadableSlice as error:

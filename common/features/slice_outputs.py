@@ -47,9 +47,9 @@ class Features(Protocol):
 
 
 class FeaturesInMemory:
-    """Features that have been read, or that a network has just made: float16 (n, dim)."""
+    """Features that have been read, or that a network has just made: (n, dim)."""
 
-    def __init__(self, values: NDArray[np.float16]) -> None:
+    def __init__(self, values: NDArray[np.floating]) -> None:
         self.values = values
         self.dim = values.shape[1]
 

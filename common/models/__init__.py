@@ -3,7 +3,7 @@ outputs."""
 
 from common.models.base import AbstractModel, ImageModel, SeriesModel
 from common.models.sequence import SequenceModel
-from common.models.study import build_sequence_model
+from common.models.study import build_sequence_model, build_series_model
 from common.models.timm_factory import TimmClassifier
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "SeriesModel",
     "TimmClassifier",
     "build_sequence_model",
+    "build_series_model",
 ]

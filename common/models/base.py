@@ -2,8 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -57,7 +58,15 @@ class ImageModel(AbstractModel):
 
 
 class SeriesModel(AbstractModel):
-    """A model of whole series: a dict of inputs to a dict of outputs, `logits` among them."""
+    """A model of whole series: a dict of inputs to a dict of outputs, `logits` among them.
+
+    Attributes:
+        output_names: outputs that are predictions: `logits` of slices, `series_logits` of series.
+        feature_dtype: of the features of slice networks that it was trained on.
+    """
+
+    output_names: ClassVar[tuple[str, ...]] = ("logits",)
+    feature_dtype: ClassVar[type[np.floating]] = np.float16  # as the feature store rounds them
 
     @abstractmethod
     def forward_features(self, inputs: Mapping[str, Any]) -> Tensor:

@@ -4,6 +4,8 @@ import difflib
 from typing import Any
 
 from common.errors import InputError
+from common.models.base import SeriesModel
+from common.models.pooled import PooledModel
 from common.models.sequence import RecurrentModel, SequenceModel, TransformerModel
 from common.models.two_stage import TwoStageModel
 
@@ -13,6 +15,15 @@ SEQUENCE_MODELS: dict[str, type[SequenceModel]] = {
     "study-first_place": TwoStageModel,
     "study-transformer": TransformerModel,
 }
+
+# Of published weights; not trained here.
+POOLED = "study-pooled"
+
+
+def build_series_model(specification: dict[str, Any]) -> SeriesModel:
+    """Return the network of a study predictor, trained here or imported, with random weights."""
+    is_pooled = specification["name"] == POOLED
+    return PooledModel(**specification) if is_pooled else build_sequence_model(specification)
 
 
 def build_sequence_model(specification: dict[str, Any]) -> SequenceModel:

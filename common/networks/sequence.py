@@ -42,7 +42,11 @@ class SequenceClassifierNetwork(ImageClassifierNetwork):
 
     def prediction_step(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         is_slice, outputs = batch["index"] >= 0, self._forward(batch)
-        names = ("logits", "features") if self.with_features else ("logits",)
+        if "series_logits" in outputs:  # one row per slice, as of all others
+            of_series = outputs["series_logits"][:, None]
+            outputs["series_logits"] = of_series.expand_as(outputs["logits"])
+        names = ["logits", *(["series_logits"] if "series_logits" in outputs else [])]
+        names += ["features"] if self.with_features else []
         found = {name: outputs[name][is_slice] for name in names}
         return {**found, "index": batch["index"][is_slice]}
 

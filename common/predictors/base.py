@@ -23,7 +23,7 @@ from common.experiment import FORMAT_VERSION, JSON_FILE
 from common.scoring.calibration import calibrator_from_json, calibrator_to_json
 from common.scoring.metrics import DEFAULT_THRESHOLD, Floats
 from common.scoring.predictions import Calibrator, Mean, prior_logits
-from common.scoring.study_calibration import StudyCalibration
+from common.scoring.study_calibration import StudyCalibration, study_rule
 from common.slices.table import SliceTable
 from common.transforms.views import PLAIN
 
@@ -40,13 +40,16 @@ class RowLogits:
     Attributes:
         logits: float32 (n, labels), the mean over views; the prior's where nothing could be read.
         unreadable: bool (n,): the rows that have the prior.
-        features: float16 (n, dim), the mean over views, 0 where nothing could be read; None where
+        features: float32 (n, dim), the mean over views, 0 where nothing could be read; None where
             they were not asked for.
+        series_logits: float32 (n, labels), of the series of each row, for predictors that have
+            their own; None where the series follow from their slices.
     """
 
     logits: NDArray[np.float32]
     unreadable: NDArray[np.bool_]
-    features: NDArray[np.float16] | None = None
+    features: NDArray[np.float32] | None = None
+    series_logits: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,11 @@ class AbstractPredictor(ABC):
         """Networks that see each slice, for progress."""
         return 1
 
+    @property
+    def study_rule(self) -> str:
+        """How probabilities of studies come from those of slices, in words."""
+        return study_rule(self.study_calibration)
+
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write predictor.json and what belongs to it, each in one step."""
@@ -166,13 +174,14 @@ class AbstractPredictor(ABC):
         self,
         logits: NDArray[Any],
         unreadable: NDArray[np.bool_],
-        features: NDArray[np.float16] | None = None,
+        features: NDArray[np.float32] | None = None,
+        series_logits: NDArray[np.float32] | None = None,
     ) -> RowLogits:
         """Return logits (n, labels) with the prior's in the rows that could not be read."""
         if not np.isfinite(logits[~unreadable]).all():
             raise InputError(_NOT_FINITE)
         logits[unreadable] = prior_logits(self.prior, self.calibration)
-        return RowLogits(logits.astype(np.float32), unreadable, features)
+        return RowLogits(logits.astype(np.float32), unreadable, features, series_logits)
 
     def _shared_json(self) -> dict[str, Any]:
         """Return the content of predictor.json that every kind has."""

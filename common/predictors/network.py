@@ -183,13 +183,13 @@ class FeatureMean:
         self._total[indices] += features
         self._num += 1
 
-    def result(self, readable: NDArray[np.bool_]) -> NDArray[np.float16]:
-        """Returns the mean of all views; InputError where there is none."""
+    def result(self, readable: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Return the mean of all views; InputError where there is none."""
         if self._total is None:
             raise InputError("no slice can be read: there are no features")
         mean = self._total / np.float32(self._num)
         mean[~readable] = 0
-        return mean.astype(np.float16)
+        return mean
 
 
 def _load_weights(network: nn.Module, path: Path) -> None:

@@ -20,7 +20,7 @@ from common.checkpoint import load_weights_file, save_weights
 from common.datasets import make_loader
 from common.datasets.sequence import SequenceDataset
 from common.features.slice_outputs import FeaturesInMemory, Scaling, SliceOutputs
-from common.models import SequenceModel, build_sequence_model
+from common.models import SeriesModel, build_series_model
 from common.networks.sequence import SequenceClassifierNetwork
 from common.networks.state import FitSettings
 from common.precision import keep_freed_memory
@@ -50,7 +50,7 @@ class StudyPredictor(ComposedPredictor):
     the slices. A row that is read from a damaged store is left out of its series.
 
     Attributes:
-        network: a `SequenceModel`.
+        network: of slice outputs; it may give `series_logits` of its own too.
         slice_predictors: in the order of its inputs.
         scalings: of the features of each slice predictor; None where they are not used.
         slice_views: the views of each slice predictor that its outputs in training were the mean
@@ -58,7 +58,7 @@ class StudyPredictor(ComposedPredictor):
     """
 
     kind: ClassVar[str] = "study"
-    network: SequenceModel
+    network: SeriesModel
     slice_predictors: Sequence[AbstractPredictor]
     scalings: Sequence[Scaling | None]
     slice_views: Sequence[tuple[Sequence[str], Mean]]
@@ -72,6 +72,12 @@ class StudyPredictor(ComposedPredictor):
     def parts(self) -> Mapping[str, AbstractPredictor]:
         """The slice predictors, numbered."""
         return {f"slices_{n}": predictor for n, predictor in enumerate(self.slice_predictors)}
+
+    @property
+    def study_rule(self) -> str:
+        """That of the network, where it gives logits of series and nothing calibrates them."""
+        has_own = "series_logits" in self.network.output_names and self.study_calibration is None
+        return "the network's own, of the used series" if has_own else super().study_rule
 
     def _own_json(self, folder: Path) -> dict[str, Any]:
         scalings = [
@@ -93,7 +99,7 @@ class StudyPredictor(ComposedPredictor):
         """Return the predictor in `folder`, its networks in evaluation mode on the CPU."""
         weights = checked_weights(folder, content)
         state = load_weights_file(weights)
-        network = build_sequence_model(content["model"])
+        network = build_series_model(content["model"])
         network.load_state_dict(state["network"])
         return cls(
             network=network.eval(),
@@ -111,7 +117,8 @@ class StudyPredictor(ComposedPredictor):
         self, table: SliceTable, rows: NDArray[np.int64], options: PredictOptions
     ) -> RowLogits:
         keep_freed_memory()
-        logits = np.zeros((len(table), len(self.label_names)), np.float32)
+        shape = (len(table), len(self.label_names))
+        found = {name: np.zeros(shape, np.float32) for name in self.network.output_names}
         is_read = np.zeros(len(table), dtype=bool)
         for part in _parts(table.groups_of(rows[table.readable[rows]])):
             said = [
@@ -121,9 +128,15 @@ class StudyPredictor(ComposedPredictor):
             known = np.logical_and.reduce([output.is_known for output in said])
             part = part[known[part]]
             dataset = SequenceDataset(table, part, said, ())
-            logits[dataset.rows] = self._sequence_logits(dataset, options.device)
+            for name, values in self._sequence_outputs(dataset, options.device).items():
+                found[name][dataset.rows] = values
             is_read[part] = True
-        return self._filled(logits[rows], ~is_read[rows])
+        of_series = found.get("series_logits")
+        return self._filled(
+            found["logits"][rows],
+            ~is_read[rows],
+            series_logits=None if of_series is None else of_series[rows],
+        )
 
     def _slice_outputs(
         self,
@@ -152,19 +165,19 @@ class StudyPredictor(ComposedPredictor):
         assert found.features is not None
         feature_rows = np.full(len(table), -1, np.int64)
         feature_rows[rows] = np.arange(len(rows))
-        features = FeaturesInMemory(found.features)
+        features = FeaturesInMemory(found.features.astype(self.network.feature_dtype))
         return SliceOutputs(name, logits, folds, features, feature_rows, {0: scaling})
 
-    def _sequence_logits(
+    def _sequence_outputs(
         self, dataset: SequenceDataset, device: torch.device | str
-    ) -> NDArray[np.float32]:
-        """The logits of the rows of a dataset, in their order."""
+    ) -> dict[str, NDArray[np.float32]]:
+        """Return the logits of the rows of a dataset and of their series, in their order."""
         settings = FitSettings(iteration_num=0, device=torch.device(device))
         network = SequenceClassifierNetwork(self.network, settings, self.label_weights)
         if not len(dataset):
-            return np.empty((0, len(self.label_names)), np.float32)
+            return {}
         outputs = network.predict(make_loader(dataset, _SERIES_BATCH, 0))
-        return np.asarray(outputs["logits"], np.float32)
+        return {name: outputs[name] for name in self.network.output_names}
 
 
 def _parts(groups: list[NDArray[np.int64]]) -> Iterator[NDArray[np.int64]]:

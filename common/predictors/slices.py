@@ -13,7 +13,7 @@ from common.datasets import ImageClassificationDataset
 from common.predictors.base import PredictOptions
 from common.predictors.network import NetworkPredictor
 from common.slices.store import UnreadableSlice
-from common.slices.table import SliceTable
+from common.slices.table import PastEnd, SliceTable
 from common.transforms.views import random_number
 from common.windows import AIR_HU
 
@@ -27,11 +27,13 @@ class SlicePredictor(NetworkPredictor):
     Attributes:
         offsets_mm: as many distances in mm as `slice_offsets`, which count in their place; empty:
             none.
+        past_end: what stands for neighbours beyond either end of a series.
     """
 
     kind: ClassVar[str] = "slices"
     channels_last: ClassVar[bool] = True
     offsets_mm: Sequence[float] = ()
+    past_end: PastEnd = "last"
 
     def _dataset(
         self,
@@ -50,6 +52,7 @@ class SlicePredictor(NetworkPredictor):
             options.seed,
             random_number(view),
             self.offsets_mm,
+            self.past_end,
         )
         if view == options.views[0]:
             dataset.warn_of_fallbacks("prediction")
@@ -57,11 +60,14 @@ class SlicePredictor(NetworkPredictor):
 
     @classmethod
     def _own_fields(cls, content: dict[str, Any]) -> dict[str, Any]:
-        # Folders of before there were distances lack them.
-        return {"offsets_mm": tuple(content.get("offsets_mm", ()))}
+        # Folders of earlier versions lack them.
+        return {
+            "offsets_mm": tuple(content.get("offsets_mm", ())),
+            "past_end": content.get("past_end", "last"),
+        }
 
     def _own_json(self) -> dict[str, Any]:
-        return {"offsets_mm": list(self.offsets_mm)}
+        return {"offsets_mm": list(self.offsets_mm), "past_end": self.past_end}
 
 
 class _PredictionDataset(ImageClassificationDataset):

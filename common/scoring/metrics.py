@@ -228,16 +228,14 @@ def max_by_study(
 def evaluate_slices(
     labels: ArrayLike,
     probabilities: ArrayLike,
-    study_ids: ArrayLike,
     *,
     label_names: Sequence[str],
     weights: Sequence[float],
     prior: ArrayLike | None = None,
-    study_labels: pd.DataFrame | None = None,
     selected: bool = False,
     threshold: float = DEFAULT_THRESHOLD,
 ) -> dict[str, Any]:
-    """Return the content of metrics.json for n slices and the studies they belong to.
+    """Return the content of metrics.json for n slices.
 
     prior_weighted_log_loss is that of `prior`, scored_prior_weighted_log_loss that of the
     prevalences of these rows, less than which no constant can have.
@@ -246,8 +244,6 @@ def evaluate_slices(
         labels: (n, k) 0, 1 or NaN.
         probabilities: (n, k).
         prior: (k,), or (n, k) where rows of several runs are pooled, from `training_prior`.
-        study_labels: indexed by study id, one column per label, for sets that label studies; by
-            default a study's label is the largest of its slices'.
         selected: true where the checkpoint was chosen on these rows.
 
     Raises:
@@ -256,9 +252,6 @@ def evaluate_slices(
     y = np.asarray(labels, dtype=np.float64)
     p = require_probabilities(probabilities, label_names)
     assert y.shape == p.shape == (len(y), len(label_names)), (y.shape, p.shape)
-    studies, y_study, p_study = max_by_study(y, p, study_ids)
-    if study_labels is not None:
-        y_study = study_labels.reindex(studies)[list(label_names)].to_numpy(dtype=np.float64)
     slice_counts = {
         name: confusion(y[:, column], p[:, column], threshold)
         for column, name in enumerate(label_names)
@@ -278,14 +271,7 @@ def evaluate_slices(
         "auc": _by_label(auc, y, p, label_names),
         "average_precision": _by_label(average_precision, y, p, label_names),
         "ece": _by_label(expected_calibration_error, y, p, label_names),
-        "num_slices": _num_known(y),
-        "num_studies": _num_known(y_study),
-        "study": {
-            "weighted_log_loss": weighted_log_loss(y_study, p_study, weights),
-            "log_loss": _by_label(log_loss, y_study, p_study, label_names),
-            "auc": _by_label(auc, y_study, p_study, label_names),
-            "average_precision": _by_label(average_precision, y_study, p_study, label_names),
-        },
+        "num_slices": int(np.sum(~np.isnan(y).all(axis=1))),
         "threshold": threshold,
         "confusion": slice_counts,
         **{
@@ -313,10 +299,6 @@ def _counts_by_threshold(y: NDArray[np.bool_], p: Floats) -> tuple[Floats, Float
 
 def _by_label(metric: Any, y: Floats, p: Floats, names: Sequence[str]) -> dict[str, float | None]:
     return {name: metric(y[:, column], p[:, column]) for column, name in enumerate(names)}
-
-
-def _num_known(y: Floats) -> int:
-    return int(np.sum(~np.isnan(y).all(axis=1)))
 
 
 def _max_by_code(values: Floats, codes: NDArray[np.intp], num_codes: int) -> Floats:

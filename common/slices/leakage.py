@@ -18,12 +18,16 @@ from numpy.typing import NDArray
 
 from common.errors import InputError
 from common.experiment import JSON_FILE, Experiment
+from common.slices.pixel_steps import MANIFEST_FILE
 from common.words import count
 
 logger = logging.getLogger(__name__)
 
 # Key under `training` in predictor.json: the trainings before this one.
 STARTED_FROM = "started_from"
+
+# Key there, of imported weights: the name of the source (--pre_source) that they were trained on.
+TRAINED_ON = "trained_on"
 
 Ids = Sequence[str] | pd.Series | NDArray[Any]
 
@@ -154,7 +158,7 @@ def origins_of_weights(path: Path) -> list[dict[str, Any]]:
     of_experiments = (Experiment(folder).predictor, Experiment(folder.parent).predictor)
     for place in (folder, *of_experiments):
         training = _read(place / JSON_FILE).get("training")
-        if isinstance(training, dict) and "fold" in training:
+        if isinstance(training, dict) and ("fold" in training or TRAINED_ON in training):
             return [training, *training.get(STARTED_FROM, [])]
     for place in (folder, folder.parent):
         flags = _read(Experiment(place).config_file)
@@ -206,6 +210,17 @@ def require_unseen_start(
                 how,
             )
         how = "started from weights that were trained"
+
+
+def saw_source(training: Mapping[str, Any], dataset_folder: Path) -> bool:
+    """Return whether imported weights were trained on the source that a dataset was made from.
+
+    Args:
+        training: of predictor.json.
+        dataset_folder: its manifest names the source.
+    """
+    source = _read(dataset_folder / MANIFEST_FILE).get("source")
+    return source is not None and training.get(TRAINED_ON) == source
 
 
 def warn_of_pseudo_labels(label_sources: pd.Series, prefix: str, fold: int) -> None:

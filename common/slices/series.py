@@ -100,6 +100,7 @@ def list_studies(
     prior: Floats,
     label_names: Sequence[str],
     calibration: StudyCalibration | None = None,
+    of_series: Floats | None = None,
 ) -> pd.DataFrame:
     """Return one row per study: what `study_probabilities` makes of the slices of its volume.
 
@@ -110,6 +111,7 @@ def list_studies(
         prior: (k,) of studies, for those of which no slice can be read.
         label_names: the k labels; the last one decides the top slice.
         calibration: of studies; None for the plain rule.
+        of_series: (n, k) probabilities of the series of each row, which then are the study's.
 
     Returns:
         study_id, patient_id, series_id, volume_id, num_slices, num_found, coverage_mm, num_gaps,
@@ -133,7 +135,7 @@ def list_studies(
         record: dict[str, Any] = {"study_id": study, "patient_id": row["patient_id"]}
         if row["used"]:
             places = used[places_of[row["store_file"]]]
-            p = values_of[row["store_file"]]
+            p = values_of[row["store_file"]] if of_series is None else of_series[places[0]]
             record |= {name: row[name] for name in _OF_VOLUME}
             record["top_image_id"] = image_ids[places[np.argmax(probabilities[places, -1])]]
             record["reason"] = _why_partial(row, int(num_lost[study]), float(sent_mm[study]))

@@ -6,6 +6,7 @@ position in `slices.parquet`; ids are looked up with `rows_of`.
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,9 @@ STORE_FOLDER = "store"
 STATUS_OK = "ok"
 # Positions that differ by less are taken to be as near: they come from decimal strings.
 TIE_MM = 1e-3
+# Past either end of a series a neighbour is its last slice again, or air.
+PastEnd = Literal["last", "air"]
+AIR_ROW = -1
 
 # The columns of slices.parquet that are the same for every task, in order, with their pandas
 # types; the labels follow them. Lengths are in mm, angles in degrees, pixels in HU.
@@ -163,16 +167,23 @@ class SliceTable:
         return str(self.frame["image_id"].iat[row])
 
     def neighbour_rows(
-        self, row: int, offsets: Sequence[int], without: Collection[int] = ()
+        self,
+        row: int,
+        offsets: Sequence[int],
+        without: Collection[int] = (),
+        past_end: PastEnd = "last",
     ) -> list[int]:
         """Return the rows `offsets` slices away in the group of a readable row, 0 being itself.
 
-        Past either end the last slice is repeated; unreadable slices and the rows in
+        Past either end it is the last slice, or `AIR_ROW`; unreadable slices and the rows in
         `without` are skipped.
         """
         rows = self._group_without(row, without)
         place = int(np.flatnonzero(rows == row)[0]) if len(without) else self._place_in_group(row)
-        return [int(rows[min(max(place + k, 0), len(rows) - 1)]) for k in offsets]
+        last = len(rows) - 1
+        if past_end == "air":
+            return [int(rows[place + k]) if 0 <= place + k <= last else AIR_ROW for k in offsets]
+        return [int(rows[min(max(place + k, 0), last)]) for k in offsets]
 
     def neighbour_rows_mm(
         self, row: int, offsets_mm: Sequence[float], without: Collection[int] = ()
@@ -205,6 +216,7 @@ class SliceTable:
         slice_offsets: Sequence[int],
         offsets_mm: Sequence[float] = (),
         without: Collection[int] = (),
+        past_end: PastEnd = "last",
     ) -> list[int]:
         """Return the rows of the slices that make a sample of a readable row.
 
@@ -214,10 +226,11 @@ class SliceTable:
             offsets_mm: as many distances that count in their place, but in a series in which
                 slices have no position; empty where there are none.
             without: rows to skip.
+            past_end: of `slice_offsets`; distances in mm end at the last slice.
         """
         if len(offsets_mm) and self.has_positions(np.array([row]))[0]:
             return self.neighbour_rows_mm(row, offsets_mm, without)
-        return self.neighbour_rows(row, slice_offsets, without)
+        return self.neighbour_rows(row, slice_offsets, without, past_end)
 
     def has_positions(self, rows: np.ndarray) -> np.ndarray:
         """Return for readable rows whether all slices of their group have a position, bool."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import albumentations as A
 
-from common.albumentations import DicomWindowShift, HeaderWindow, NeighborSwap
+from common.albumentations import DicomWindowShift, FitSize, HeaderWindow, NeighborSwap
 from common.errors import InputError
 
 Node = dict[str, Any]
@@ -26,7 +26,8 @@ WINDOWS = frozenset({WINDOW, "HeaderWindow"})
 # Those that are not albumentations' own.
 OWN_MODULE = "common.albumentations"
 OWN: dict[str, type] = {
-    transform.__name__: transform for transform in (DicomWindowShift, HeaderWindow, NeighborSwap)
+    transform.__name__: transform
+    for transform in (DicomWindowShift, FitSize, HeaderWindow, NeighborSwap)
 }
 NORMALIZE = "Normalize"
 
@@ -41,6 +42,7 @@ _GEOMETRIC = {
     "Crop": "fixed relative",
     "D4": "inside exact turn",
     "ElasticTransform": "",
+    "FitSize": "fixed crop",
     "GridDistortion": "",
     "HorizontalFlip": "fixed inside exact",
     "LongestMaxSize": "fixed inside relative",

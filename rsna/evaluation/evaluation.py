@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from common.errors import InputError
 from common.experiment import Experiment, ScoredFolder
 from common.files import write_json
 from common.predictors.base import PredictOptions
@@ -18,6 +20,7 @@ from common.predictors.loading import load_predictor
 from common.report import EvaluationReport, PlannedSchedule
 from common.scoring.predictions import build_predictions, write_predictions
 from common.slices.folds import FOLDS_FILE, is_in, owners, read_folds
+from common.slices.leakage import saw_source
 from common.slices.pixel_steps import require_same_steps
 from common.slices.store import UnreadableSlice
 from common.slices.table import STATUS_OK, SliceTable
@@ -107,6 +110,7 @@ def evaluate_on_dataset(
     table: SliceTable,
     name: str,
     options: PredictOptions,
+    held_out: AbstractSet[str] | None = None,
 ) -> Evaluation:
     """Predict and score all labelled slices of a dataset that the experiment has not seen.
 
@@ -114,12 +118,23 @@ def evaluate_on_dataset(
     with the probabilities that predict.py writes to studies.csv: of the used series
     (`common.slices.series`), whose slices are predicted too where they have no label. Where studies
     have labels and slices have none, series.csv lists the series, used or not, and why.
+
+    Args:
+        held_out: ids to which it is limited: of what imported weights were not trained on.
+
+    Raises:
+        InputError: nothing can be scored, or the weights saw what would be.
     """
     experiment, info = Experiment(experiment_folder), predictor_info(experiment_folder)
     predictor = load_predictor(experiment.predictor, build_model)
     require_same_steps(info["training"], table.folder)
     task = task_of(info)
-    labelled = find_labelled(table, name, task.label_names)
+    if saw_source(info["training"], table.folder) and held_out is None:
+        raise InputError(
+            f"--data_dataset {name}: the weights were trained on the data that it was made from: "
+            f"name the patients that were held out by --ev_held_out, or score other data"
+        )
+    labelled = find_labelled(table, name, task.label_names, held_out)
     _warn_of_shared_patients(experiment_folder, table, labelled.rows)
     if isinstance(predictor, BlendPredictor):
         require_unfitted_patients(predictor, table.frame.iloc[labelled.rows])

@@ -1,7 +1,9 @@
 """The labelled part of another dataset, predicted; its studies as predict.py writes them."""
 
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +12,6 @@ from numpy.typing import NDArray
 from common.errors import InputError
 from common.predictors.base import AbstractPredictor, RowLogits
 from common.scoring.metrics import Floats, max_by_study
-from common.scoring.study_calibration import study_rule
 from common.slices.folds import is_pseudo, owners
 from common.slices.series import NO_CT, list_series, used_rows
 from common.slices.table import SliceTable
@@ -45,6 +46,7 @@ class PredictedRows:
     Attributes:
         rows: of the table, ascending.
         logits: float32 (n, k).
+        series_logits: float32 (n, k), of their series, where the predictor has its own.
         unreadable: (n,) rows whose pixels turned out to be damaged, with the prior.
         frame: as of `Labelled`, `readable` as it turned out.
         series: all volumes of the labelled studies (`list_series`).
@@ -52,19 +54,33 @@ class PredictedRows:
 
     rows: NDArray[np.int64]
     logits: NDArray[np.float32]
+    series_logits: NDArray[np.float32] | None
     unreadable: NDArray[np.bool_]
     frame: pd.DataFrame
     series: pd.DataFrame
 
 
-def find_labelled(table: SliceTable, name: str, label_names: Sequence[str]) -> Labelled:
+def find_labelled(
+    table: SliceTable,
+    name: str,
+    label_names: Sequence[str],
+    held_out: AbstractSet[str] | None = None,
+) -> Labelled:
     """Return the labelled part of a dataset; labels by a model do not count.
+
+    Args:
+        held_out: ids of patients or studies to which it is limited; None for all.
 
     Raises:
         InputError: no slice that can be read has a label, nor has its study.
     """
     labels = table.labels(np.arange(len(table)), label_names).astype(np.float64)
     labels[is_pseudo(table.frame)] = np.nan
+    is_asked = np.ones(len(table), dtype=bool)
+    if held_out is not None:
+        columns = table.frame[["patient_id", "study_id"]]
+        is_asked = columns.isin(held_out).any(axis=1).to_numpy(dtype=bool)
+    labels[~is_asked] = np.nan
     has_label = ~np.isnan(labels).all(axis=1)
     study_ids = table.frame["study_id"]
     known = has_label & study_ids.notna().to_numpy(dtype=bool)
@@ -74,11 +90,13 @@ def find_labelled(table: SliceTable, name: str, label_names: Sequence[str]) -> L
     what = "slices without a label"
     if by_study is not None:
         studies = by_study[by_study.notna().any(axis=1)]
+        studies = studies[studies.index.isin(study_ids[is_asked])]
         has_label = study_ids.isin(studies.index).to_numpy(dtype=bool)
         what = "slices of studies without a label"
     rows = np.flatnonzero(has_label & table.readable)
     if not len(rows):
-        raise InputError(f"--data_dataset {name}: no slice that can be read has a label")
+        which = "" if held_out is None else ", of those that --ev_held_out names,"
+        raise InputError(f"--data_dataset {name}: no slice{which} that can be read has a label")
     images = image_rows(table)
     images = images[study_ids.iloc[images].isin(studies.index).to_numpy(dtype=bool)]
     frame = table.frame.iloc[images].set_index(images).assign(readable=table.readable[images])
@@ -99,7 +117,7 @@ def predict_labelled(
     """
     frame = labelled.frame
     own = np.empty(0, dtype=np.int64) if labelled.by_study else labelled.rows
-    parts: dict[int, tuple[NDArray[np.float32], bool]] = {}
+    parts: dict[int, tuple[NDArray[np.float32], NDArray[np.float32] | None, bool]] = {}
     while True:
         series = list_series(frame)
         wanted = np.union1d(own, frame.index.to_numpy()[used_rows(frame, series)])
@@ -107,12 +125,16 @@ def predict_labelled(
         if not len(missing):
             break
         result = predict(missing)
-        parts |= dict(zip(missing.tolist(), zip(result.logits, result.unreadable), strict=True))
+        of_series = result.series_logits
+        own_logits = [None] * len(missing) if of_series is None else of_series
+        values = zip(result.logits, own_logits, result.unreadable, strict=True)
+        parts |= dict(zip(missing.tolist(), values, strict=True))
         damaged = frame.index.isin(missing[result.unreadable])
         frame = frame.assign(readable=frame["readable"] & ~damaged)
     rows = np.array(sorted(parts), dtype=np.int64)
-    logits, unreadable = zip(*(parts[row] for row in rows.tolist()), strict=True)
-    return PredictedRows(rows, np.stack(logits), np.array(unreadable), frame, series)
+    logits, of_rows, unreadable = zip(*(parts[row] for row in rows.tolist()), strict=True)
+    own_of_series = None if of_rows[0] is None else np.stack(of_rows)
+    return PredictedRows(rows, np.stack(logits), own_of_series, np.array(unreadable), frame, series)
 
 
 def score_labelled_studies(
@@ -127,11 +149,16 @@ def score_labelled_studies(
         predictions: the prediction table of `found.rows`.
     """
     names = list(predictor.label_names)
-    probabilities: Floats = np.full((len(found.frame), len(names)), np.nan)
     places = found.frame.index.get_indexer(pd.Index(found.rows))
-    values = predictions[names].to_numpy(dtype=np.float64)
-    probabilities[places[places >= 0]] = values[places >= 0]
-    studies = make_studies(predictor, found.frame, probabilities, found.series)
+
+    def of_frame(values: NDArray[Any]) -> Floats:
+        spread: Floats = np.full((len(found.frame), len(names)), np.nan)
+        spread[places[places >= 0]] = values[places >= 0]
+        return spread
+
+    probabilities = of_frame(predictions[names].to_numpy(dtype=np.float64))
+    series_logits = None if found.series_logits is None else of_frame(found.series_logits)
+    studies = make_studies(predictor, found.frame, probabilities, found.series, series_logits)
     counts = studies["status"].value_counts()
     notes = {
         "studies of which no slice can be read, scored with the prior of studies": "prior",
@@ -150,7 +177,7 @@ def score_labelled_studies(
             labels,
             scored[names].to_numpy(dtype=np.float64),
             owners(scored).to_numpy(dtype=object),
-            study_rule(predictor.study_calibration),
+            predictor.study_rule,
             predictor.study_prior,
         ),
         skipped,

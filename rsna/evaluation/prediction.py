@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from common.cli import command_line
@@ -20,7 +21,7 @@ from common.predictors.loading import load_predictor
 from common.preparation import prepare_dataset
 from common.scoring.kaggle_client import KaggleClient
 from common.scoring.metrics import Floats
-from common.scoring.predictions import build_predictions, write_predictions
+from common.scoring.predictions import build_predictions, probabilities_of, write_predictions
 from common.scoring.submission import (
     SubmissionSample,
     build_submission,
@@ -114,7 +115,8 @@ def predict_table(
         calibration=predictor.calibration,
     )
     series = list_series(frame)
-    studies = make_studies(predictor, frame, predictions[list(names)].to_numpy(), series)
+    probabilities = predictions[list(names)].to_numpy()
+    studies = make_studies(predictor, frame, probabilities, series, result.series_logits)
     reasons = frame["status"].where(frame["status"] != STATUS_OK, DAMAGED)
     named = pd.DataFrame({"image_id": frame["image_id"], "reason": reasons})
     is_left_out = frame["status"].isin(NOT_WANTED) & ~frame["readable"]
@@ -133,7 +135,11 @@ def predict_table(
 
 
 def make_studies(
-    predictor: AbstractPredictor, frame: pd.DataFrame, probabilities: Floats, series: pd.DataFrame
+    predictor: AbstractPredictor,
+    frame: pd.DataFrame,
+    probabilities: Floats,
+    series: pd.DataFrame,
+    series_logits: ArrayLike | None = None,
 ) -> pd.DataFrame:
     """Return the table of studies (`list_studies`) by the predictor's rule.
 
@@ -141,7 +147,11 @@ def make_studies(
         frame: rows with a bool column `readable`.
         probabilities: (n, k) of these.
         series: the result of `list_series` for them.
+        series_logits: (n, k) of the series of each row, where the predictor has its own.
     """
+    of_series = None
+    if series_logits is not None and predictor.study_calibration is None:
+        of_series = probabilities_of(series_logits)
     prior = predictor.study_prior
     studies = list_studies(
         frame,
@@ -150,12 +160,13 @@ def make_studies(
         predictor.prior if prior is None else prior,
         predictor.label_names,
         predictor.study_calibration,
+        of_series,
     )
     num_filled = int(studies["status"].eq("prior").sum())
     if prior is None and num_filled:
         logger.warning(
-            "%s can't be read and have the prior of slices, which is too low for studies: an "
-            "earlier version trained this predictor and recorded no prior of studies",
+            "%s can't be read and have the prior of slices, which is too low for studies: this "
+            "predictor records none of studies",
             count(num_filled, "study"),
         )
     return studies

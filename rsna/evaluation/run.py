@@ -3,13 +3,14 @@
 import logging
 from collections.abc import Iterator
 
+from common.slices.leakage import TRAINED_ON
 from common.slices.table import SliceTable
 from config import Config, recorded_config
 from flags.general import MonitorConfig
-from flags.prediction import ViewsConfig
+from flags.prediction import EvaluationConfig, ViewsConfig
 from rsna.evaluation.evaluation import evaluate_experiment, evaluate_on_dataset
 from rsna.evaluation.prediction import predict_options
-from rsna.evaluation.scoring import next_steps
+from rsna.evaluation.scoring import next_steps, predictor_info
 from rsna.training.tracking import monitor_command, tracking
 
 logger = logging.getLogger(__name__)
@@ -17,7 +18,8 @@ logger = logging.getLogger(__name__)
 _VIEWS = set(ViewsConfig.__dataclass_fields__)
 # What an evaluation takes from its own flags where they are given; the rest is as recorded.
 _OWN = {"data_dataset", "data_input_folder", "n_jobs", "device", "dev_enabled"}
-_OWN |= set(MonitorConfig.__dataclass_fields__) | _VIEWS
+_EVALUATION = set(EvaluationConfig.__dataclass_fields__)
+_OWN |= set(MonitorConfig.__dataclass_fields__) | _VIEWS | _EVALUATION
 
 
 def evaluate(given: Config) -> Iterator[str]:
@@ -29,11 +31,12 @@ def evaluate(given: Config) -> Iterator[str]:
     own = {name: given.flags()[name] for name in given.given & _OWN}
     config = recorded.with_flags(output_dir=given.general.output_dir, **own)
     table, dataset = SliceTable.load(config.dataset_folder), config.data.data_dataset
-    if dataset != recorded.data.data_dataset:
-        evaluation = evaluate_on_dataset(folder, table, dataset, predict_options(config))
+    if dataset != recorded.data.data_dataset or TRAINED_ON in predictor_info(folder)["training"]:
+        options, held_out = predict_options(config), config.evaluation.ids
+        evaluation = evaluate_on_dataset(folder, table, dataset, options, held_out)
         yield evaluation.summary()
         return
-    for flag in sorted(given.given & _VIEWS):
+    for flag in sorted(given.given & (_VIEWS | _EVALUATION)):
         logger.warning("--%s has no effect on rows that training has predicted", flag)
     with tracking(config, folder) as tracker:
         evaluation = evaluate_experiment(folder, table)

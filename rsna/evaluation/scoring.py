@@ -79,7 +79,6 @@ def score_predictions(
     metrics = evaluate_slices(
         labels,
         probabilities,
-        predictions["study_id"],
         selected=selected,
         threshold=threshold,
         **options,

@@ -260,6 +260,7 @@ class SliceParts(TrainingParts[RSNAModel, RSNAData]):
             prior=self.data.prior,
             slice_offsets=self.data.valid.slice_offsets,
             offsets_mm=self.data.valid.offsets_mm,
+            past_end=self.data.valid.past_end,
             training=training,
         )
 

@@ -1,5 +1,6 @@
 """Refuse, before any work, what the flags and the data of a training do not allow."""
 
+import logging
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -8,10 +9,17 @@ from common.experiment import Experiment, results_folder
 from common.precision import require_compiler
 from common.requirements import install_command
 from common.slices.folds import ALWAYS_TRAINING, FOLDS_FILE, folds_path, read_folds
-from common.slices.leakage import folds_digest, origins_of_weights, require_unseen_start
+from common.slices.leakage import (
+    folds_digest,
+    origins_of_weights,
+    require_unseen_start,
+    saw_source,
+)
 from config import Config, resumed_config
 from rsna.build import find_device, transforms_on_device
 from rsna.training.lengthening import require_lengthenable
+
+logger = logging.getLogger(__name__)
 
 FOLD_PLACE = "{fold}"
 """In --net_weight_file: the number of the fold."""
@@ -96,6 +104,12 @@ def require_unseen_weights(config: Config) -> None:
     if not Path(name).is_file():
         raise InputError(f"--net_weight_file {name}: no such file")
     origins, dataset = origins_of_weights(Path(name)), config.data.data_dataset
+    if any(saw_source(origin, config.dataset_folder) for origin in origins):
+        logger.warning(
+            "--net_weight_file %s: its training, published by others, may have seen the patients "
+            "that are validated, and scores may be too good",
+            name,
+        )
     if origins:
         require_unseen_start(name, origins, dataset, digest_of_folds(config), fold)
 

@@ -166,6 +166,8 @@ class SeriesParts(WholeSeriesParts[SeriesModel, SeriesData], Generic[SeriesModel
             raise InputError(
                 "--data_neighbor_mm: networks over series take neighbours by number: leave it out"
             )
+        if self.config.data.data_neighbor_end != "last":
+            raise InputError("--data_neighbor_end: networks over series take the last slice again")
         return offsets
 
     def _load_data(self) -> SeriesData:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.albumentations import DicomWindowShift, HeaderWindow, NeighborSwap
+from common.albumentations import DicomWindowShift, FitSize, HeaderWindow, NeighborSwap
 
 ARRAY = np.random.default_rng(0).integers(-1024, 3000, (40, 30)).astype(np.int16)
 
@@ -164,3 +164,27 @@ def test_own_transforms_serialise_under_their_module_path(transform: A.BasicTran
     node = document["transform"]["transforms"][0]
     assert node["__class_fullname__"] == f"common.albumentations.{type(transform).__name__}"
     assert A.to_dict(A.from_dict(document)) == document
+
+
+@pytest.mark.parametrize("shape", [(5, 9), (9, 5), (6, 6), (7, 8), (3, 2), (8, 8)])
+@pytest.mark.parametrize("num_slices", [None, 3])
+def test_fit_size_keeps_the_middle(shape, num_slices):
+    """Pixel by pixel, by a plain loop; the odd pixel is lost, or padded, at the end."""
+    full = shape if num_slices is None else (*shape, num_slices)
+    image = np.random.default_rng(0).normal(30, 9, full).astype(np.float32)
+    fitted = FitSize(6, 6, shrink_above=20)(image=image)["image"]
+    assert fitted.shape == (6, 6, *full[2:])
+    starts = [(given - 6) // 2 if given > 6 else -((6 - given) // 2) for given in shape]
+    for y in range(6):
+        for x in range(6):
+            from_y, from_x = y + starts[0], x + starts[1]
+            inside = 0 <= from_y < shape[0] and 0 <= from_x < shape[1]
+            expected = image[from_y, from_x] if inside else -1024
+            np.testing.assert_array_equal(fitted[y, x], expected)
+
+
+def test_fit_size_shrinks_what_is_too_large_by_areas():
+    image = np.random.default_rng(0).normal(30, 9, (24, 12, 2)).astype(np.float32)
+    fitted = FitSize(6, 6, shrink_above=23)(image=image)["image"]
+    np.testing.assert_allclose(fitted, image.reshape(6, 4, 6, 2, 2).mean(axis=(1, 3)), rtol=1e-5)
+    assert FitSize(6, 6, shrink_above=24)(image=image)["image"][0, 0, 0] == image[9, 3, 0]

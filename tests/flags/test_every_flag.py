@@ -43,6 +43,7 @@ CHANGED = {
     "data_transform_device": "auto",
     "data_neighbors": 1,
     "data_neighbor_mm": 5.0,
+    "data_neighbor_end": "air",
     "data_features": "0003,0004",
     "data_study_thin": 0.5,
     "data_study_reverse": 0.0,

@@ -64,6 +64,16 @@ def test_channels_are_the_slice_below_the_slice_and_the_one_above(table: SliceTa
     assert np.array_equal(before_unreadable, stacked(table, "p0r0_3", "p0r0_4", "p0r0_4"))
 
 
+def test_air_past_the_ends_where_it_is_asked_for(table: SliceTable) -> None:
+    rows = rows_of(table, "p2r0_0", "p2r0_3", "p0r0_4")
+    first, middle, before_unreadable = images_of(dataset_of(table, rows, past_end="air"))
+    air = np.zeros_like(first[:3])  # the lower end of each window
+    assert np.array_equal(first, np.concatenate([air, stacked(table, "p2r0_0", "p2r0_1")]))
+    assert np.array_equal(middle, stacked(table, "p2r0_2", "p2r0_3", "p2r0_4"))
+    below_and_self = stacked(table, "p0r0_3", "p0r0_4")
+    assert np.array_equal(before_unreadable, np.concatenate([below_and_self, air]))
+
+
 def test_distances_count_where_slices_have_positions(table: SliceTable, caplog: Any) -> None:
     frame = table.frame.copy()
     frame.loc[frame["store_file"] == "p3r0.b2nd", "position_mm"] = None

@@ -23,7 +23,10 @@ def scored_set(num_rows: int = 120, unknown: bool = False) -> ScoredSet:
     probabilities = rng.random((num_rows, 2))
     options = {"label_names": NAMES, "weights": WEIGHTS, "prior": np.array([0.3, 0.3])}
     studies = np.arange(num_rows) // 6
-    values = metrics.evaluate_slices(labels, probabilities, studies, **options)
+    values = metrics.evaluate_slices(labels, probabilities, **options)
+    _, y_study, p_study = metrics.max_by_study(labels, probabilities, studies)
+    values["num_studies"] = len(y_study)
+    values["study"] = metrics.evaluate_slices(y_study, p_study, **options)
     values["interval"] = patient_intervals(labels, probabilities, studies, **options)
     ids = [f"ID_{row}" for row in range(num_rows)]
     return ScoredSet("last weights", values, labels, probabilities, ids)

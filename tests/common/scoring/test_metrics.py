@@ -1,5 +1,4 @@
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -216,14 +215,13 @@ def test_the_content_of_metrics_json_is_that_of_each_metric(threshold, prior_kin
     labels, probabilities = random_set(8, num_rows=120)
     labels[::7, 2] = labels[5] = np.nan
     labels[:30] = np.where(labels[:30] > 0, 0, labels[:30])
-    study_ids = np.repeat([f"s{k}" for k in range(24)], 5)
-    labels[5:10] = np.nan  # all of one study
+    labels[5:10] = np.nan
     prior = {"none": None, "one": metrics.training_prior(labels)}.get(prior_kind)
     if prior_kind == "by row":
         prior = np.random.default_rng(0).uniform(0.1, 0.9, labels.shape)
     options = {} if threshold is None else {"threshold": threshold}
     result = metrics.evaluate_slices(
-        labels, probabilities, study_ids, label_names=NAMES, weights=WEIGHTS, prior=prior,
+        labels, probabilities, label_names=NAMES, weights=WEIGHTS, prior=prior,
         selected=True, **options,
     )  # fmt: skip
     cut = threshold or 0.5
@@ -249,13 +247,7 @@ def test_the_content_of_metrics_json_is_that_of_each_metric(threshold, prior_kin
     else:
         of_prior = metrics.weighted_log_loss(labels, prior + np.zeros(labels.shape), WEIGHTS)
         assert result["prior_weighted_log_loss"] == of_prior
-    assert (result["num_slices"], result["num_studies"]) == (115, 23)
-    _, y_study, p_study = metrics.max_by_study(labels, probabilities, study_ids)
-    for key in ("log_loss", "auc", "average_precision"):
-        expected = {name: of_label[key](y_study[:, k], p_study[:, k]) for k, name in columns}
-        assert result["study"][key] == expected, key
-    of_studies = metrics.weighted_log_loss(y_study, p_study, WEIGHTS)
-    assert result["study"]["weighted_log_loss"] == of_studies
+    assert result["num_slices"] == 115
 
 
 def test_confusion_and_rates_equal_sklearn_at_the_threshold():
@@ -343,54 +335,33 @@ def test_a_study_takes_the_largest_of_its_slices():
 
 def test_evaluate_slices_has_every_key_of_the_contract():
     labels, probabilities = random_set(2)
-    study_ids = np.repeat(np.arange(20), 10).astype(str)
     result = metrics.evaluate_slices(
         labels,
         probabilities,
-        study_ids,
         label_names=NAMES,
         weights=WEIGHTS,
         prior=metrics.training_prior(labels),
     )
     assert result["num_slices"] == 200
-    assert result["num_studies"] == 20
     assert result["selected"] is False
     for key in ("log_loss", "auc", "average_precision", "ece"):
         assert list(result[key]) == list(NAMES)
-    expected = pd.DataFrame(probabilities).groupby(study_ids).max().to_numpy()
-    y_study = pd.DataFrame(labels).groupby(study_ids).max().to_numpy()
-    assert result["study"]["weighted_log_loss"] == pytest.approx(
-        metrics.weighted_log_loss(y_study, expected, WEIGHTS), abs=1e-12
-    )
-    assert set(result["study"]) >= {"weighted_log_loss", "auc"}
     assert result["prior_weighted_log_loss"] < np.log(2)
 
 
-def test_sets_that_label_studies_have_study_metrics_only():
+def test_slices_without_labels_have_no_scores():
     _, probabilities = random_set(4, num_rows=30)
-    study_ids = np.repeat(["x", "y", "z"], 10)
-    study_labels = pd.DataFrame(
-        np.eye(3, 6), index=pd.Index(["z", "x", "y"], name="study_id"), columns=list(NAMES)
-    )
     result = metrics.evaluate_slices(
         np.full((30, 6), np.nan),
         probabilities,
-        study_ids,
         label_names=NAMES,
         weights=WEIGHTS,
         prior=np.full(6, 0.1),
-        study_labels=study_labels,
     )
     assert result["weighted_log_loss"] is None
     assert result["prior_weighted_log_loss"] is None
     assert set(result["auc"].values()) == {None}
     assert result["num_slices"] == 0
-    assert result["num_studies"] == 3
-    y_study = np.array([np.eye(3, 6)[1], np.eye(3, 6)[2], np.eye(3, 6)[0]])
-    p_study = probabilities.reshape(3, 10, 6).max(axis=1)
-    assert result["study"]["weighted_log_loss"] == pytest.approx(
-        metrics.weighted_log_loss(y_study, p_study, WEIGHTS)
-    )
 
 
 probability = st.floats(0, 1)
@@ -502,9 +473,7 @@ def test_a_probability_that_is_no_number_is_an_error(bad):
         metrics.max_by_study(labels, probabilities, np.arange(40))
     probabilities[0, 5] = bad
     with pytest.raises(ValueError, match=r"4 of 40 rows .* for labels b, any$"):
-        metrics.evaluate_slices(
-            labels, probabilities, np.arange(40), label_names=NAMES, weights=WEIGHTS
-        )
+        metrics.evaluate_slices(labels, probabilities, label_names=NAMES, weights=WEIGHTS)
 
 
 def test_the_scored_prior_is_the_best_constant_of_the_rows():
@@ -512,7 +481,7 @@ def test_the_scored_prior_is_the_best_constant_of_the_rows():
     labels[:50, 2] = np.nan
     prior = np.full(6, 0.05)
     options = {"label_names": NAMES, "weights": WEIGHTS, "prior": prior}
-    found = metrics.evaluate_slices(labels, probabilities, np.arange(200), **options)
+    found = metrics.evaluate_slices(labels, probabilities, **options)
     shares = [np.nanmean(column) for column in labels.T]
     losses = [-(s * np.log(s) + (1 - s) * np.log(1 - s)) for s in shares]
     expected = np.dot(WEIGHTS, losses) / 7

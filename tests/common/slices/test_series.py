@@ -87,6 +87,18 @@ def test_a_study_says_the_largest_of_its_used_series():
     assert study["patient_id"] == "patient of s"
 
 
+def test_a_network_of_series_speaks_for_the_used_one():
+    frame = table(series("s", "whole", 20, 5.0), series("s", "part", 3, 5.0))
+    of_series = np.where(frame["series_id"].eq("whole").to_numpy()[:, None], [0.2, 0.7], 0.9)
+    values = np.random.default_rng(0).random((len(frame), 2))
+    listed = list_series(frame)
+    study = list_studies(frame, values, listed, PRIOR, NAMES, of_series=of_series).iloc[0]
+    assert (study["bleed"], study["any"]) == (0.2, 0.7)
+    frame["readable"] = False
+    lost = list_studies(frame, values, list_series(frame), PRIOR, NAMES, of_series=of_series)
+    assert lost["any"].tolist() == [PRIOR[-1]]
+
+
 def test_unreadable_slices_are_counted_and_say_nothing():
     frame = table(series("s", "a", 10, 5.0), series("t", "b", 3, 5.0))
     missing = frame["image_id"].isin(["a_2", "a_3", "b_0", "b_1", "b_2"])

@@ -34,6 +34,7 @@ def test_neighbours_keep_rank_order_repeat_edges_and_pass_over_unreadable(tmp_pa
     assert table.neighbour_rows(5, (-2, -1, 0, 1, 2)) == [2, 2, 5, 0, 0]
     assert table.neighbour_rows(0, (-1, 0, 1)) == [5, 0, 0]
     assert table.neighbour_rows(4, (-1, 0, 1)) == [1, 4, 4]
+    assert table.neighbour_rows(5, (-2, -1, 0, 1, 2), past_end="air") == [-1, 2, 5, 0, -1]
     assert table.group_rows(0).tolist() == [2, 5, 0]
 
 

@@ -16,6 +16,7 @@ SHAPE = (96, 64)
 LIMITED = {
     "CenterCrop": {"height": 32, "width": 48},
     "RandomCrop": {"height": 32, "width": 48},
+    "FitSize": {"height": 40, "width": 40, "shrink_above": 80},
     "Crop": {"x_min": 1, "y_min": 2, "x_max": 40, "y_max": 60},
     "LongestMaxSize": {"max_size": 50},
     "SmallestMaxSize": {"max_size": 50},

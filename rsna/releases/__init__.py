@@ -1,0 +1,1 @@
+"""Published networks that become experiments of this project."""
