@@ -362,7 +362,13 @@ def _locked(dataset_folder: Path) -> Iterator[None]:
             raise InputError(
                 f"{dataset_folder} is being prepared by another process: wait for its end"
             ) from error
-        yield
+        try:
+            yield
+        finally:
+            if [path.name for path in dataset_folder.iterdir()] == [LOCK_FILE]:  # it was refused
+                Path(file.name).unlink()
+                with contextlib.suppress(OSError):  # another process has begun there
+                    dataset_folder.rmdir()
 
 
 @contextlib.contextmanager

@@ -85,7 +85,7 @@ def check_store(slices: pd.DataFrame, folder: Path, runner: TaskRunner) -> Store
             num_bytes += result.num_bytes
             for kind, place in result.faults:
                 of_file = place < 0 or kind not in _OF_SLICES
-                faults[kind].append(name if of_file else ids[todo[name][place]])
+                faults[kind].append(name if of_file else f"{ids[todo[name][place]]} in {name}")
                 if kind in ("open", "crash"):
                     unreadable.add(name)
             progress.update(len(outcome.task.indices))

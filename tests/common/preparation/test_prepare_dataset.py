@@ -271,6 +271,13 @@ def test_a_folder_that_can_not_be_made_is_an_input_error(tmp_path: Path) -> None
             prepare_dicom(tmp_path / "in", folder)
 
 
+def test_a_refused_run_leaves_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    with pytest.raises(InputError):
+        prepare_dicom(tmp_path / "in", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
     write_series_files(tmp_path / "in")
     errors: list[BaseException] = []

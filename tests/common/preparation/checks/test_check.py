@@ -17,6 +17,7 @@ from common.preparation import prepare_dataset
 from common.preparation.checks.check import Checked, check_dataset
 from common.preparation.manifest import table_hashes
 from common.slices.store import SeriesWriter, SliceStore
+from common.slices.table import SliceTable
 from preprocessing import main
 from rsna.sources.rsna import RSNASource
 from rsna_task import LABELS, SUBTYPES
@@ -308,7 +309,9 @@ def test_each_fault_is_found_and_named(name: str, dataset: Path) -> None:
 def test_a_finding_tells_what_how_many_the_first_and_what_to_do(dataset: Path) -> None:
     edit(lambda frame: frame.assign(hu_mean=frame["hu_mean"] + 1))(dataset)
     (found,) = check(dataset).findings
-    first = ", ".join(f"ID_00000000{index}" for index in range(3))
+    files = SliceTable.load(dataset).frame.set_index("image_id")["store_file"]
+    ids = [f"ID_00000000{index}" for index in range(3)]
+    first = ", ".join(f"{name} in {files[name]}" for name in ids)
     assert found.count == 15
     assert f": 15 (first {first}): delete these files of store/ and run" in found.line()
 
