@@ -72,6 +72,15 @@ def number(value: Any, digits: int = 3) -> str:
     return f"{value:.{digits}f}" if isinstance(value, float) else f"{value:,}"
 
 
+def _within(value: float | None, interval: Sequence[float] | None, digits: int = 3) -> str:
+    """Return a value with its interval behind it, where it has one."""
+    return (
+        f"{number(value, digits)} ({_interval(interval, digits)})"
+        if interval
+        else number(value, digits)
+    )
+
+
 def _interval(interval: Sequence[float] | None, digits: int = 3, reason: str | None = None) -> str:
     """Return an interval as people read it; a dash, and why, where there is none."""
     if interval:
@@ -94,6 +103,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "interval": _interval, "ratio": _ratio}
+    environment.filters["within"] = _within
     return environment
 
 
