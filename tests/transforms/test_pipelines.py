@@ -14,6 +14,8 @@ from common.transforms.catalog import name_of
 
 FOLDER = Path(__file__).resolve().parents[2] / "transforms"
 SIZES = {
+    "ipan2026_train": 512,
+    "ipan2026_valid": 512,
     "train_intermediate": 512,
     "train_complex": 512,
     "train_complex_norm": 512,
@@ -41,9 +43,16 @@ SIZES = {
 }
 # One channel a slice, in the window of its header; the others have three windows.
 OF_HEADER = ("takmanman", "first_place")
-NORMALIZED = ("appian", "rsna_hemorrhage", "train_intermediate", "validate_simple", "test_simple")
-# The system that turns heads upside down, and asks the same of its views.
-TURNED = "efficientnet_d4"
+NORMALIZED = (
+    "ipan2026",
+    "appian",
+    "rsna_hemorrhage",
+    "train_intermediate",
+    "validate_simple",
+    "test_simple",
+)
+# The systems that turn heads upside down, or flip them.
+TURNED = ("efficientnet_d4", "ipan2026")
 DETERMINISTIC = {
     "validate_simple",
     "valid_simple_512",
