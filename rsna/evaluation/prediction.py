@@ -78,7 +78,8 @@ def predict(config: Config) -> Iterator[str]:
     table = _open_table(config, source, output, predictor.training)
     prediction = predict_table(predictor, table, predict_options(config))
     write_prediction(prediction, predictor, output, sample)
-    yield f"{len(prediction.predictions)} slices and {len(prediction.studies)} studies: {output}"
+    num_slices, num_studies = len(prediction.predictions), len(prediction.studies)
+    yield f"{count(num_slices, 'slice')} and {count(num_studies, 'study')}: {output}"
     for lost, what in ((prediction.filled, "can't be read"), (prediction.left_out, "left out")):
         if len(lost):
             yield f"{count(len(lost), 'slice')} {what}"
