@@ -154,9 +154,21 @@ def test_studies_are_scored_by_the_used_series(experiment):
     study = scored.metrics["study"]
     assert study["prior_weighted_log_loss"] == pytest.approx(expected)
     assert study["num_positive"] == dict(zip(LABELS, y.sum(axis=0)))
-    unknown = score_predictions("", frame, table, np.full(6, 0.3)).metrics["study"]
+    # More patients, so that all other intervals are there.
+    table = make_dataset(table.folder.with_name("many"), num_patients=16)
+    rows = table.frame[table.readable]
+    # An empty id is as good as none.
+    rows = rows.assign(
+        patient_id=rows["patient_id"].mask(rows["series_id"].isin(["p3r0", "p4r0"]), "")
+    )
+    frame = build_predictions(rows, np.full((len(rows), 6), -1.0), LABELS, None, "x")
+    metrics = score_predictions("", frame, table, np.full(6, 0.3)).metrics
+    assert metrics["interval"]["num_patients"] == 16
+    unknown = metrics["study"]
     assert unknown["prior_weighted_log_loss"] is None
+    assert unknown["interval"]["weighted_log_loss"] is not None
     assert unknown["interval"]["weighted_log_loss_to_prior"] is None
+    assert "no prior" in unknown["interval"]["reason"]["weighted_log_loss_to_prior"]
 
 
 def test_labels_by_a_model_are_not_scored(experiment):
