@@ -256,9 +256,7 @@ def _weights(
 
 
 def _matrices(values: Floats, task: Task) -> dict[str, Any]:
-    known = ~np.isnan(values).any(axis=(0, 2))
-    found = correlations(values[:, known])
-    return {name: found[k].tolist() for k, name in enumerate(task.label_names)}
+    return dict(zip(task.label_names, correlations(values).tolist(), strict=True))
 
 
 def _read_blend(path: Path) -> dict[str, Any]:
