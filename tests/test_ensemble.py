@@ -217,6 +217,7 @@ def test_evaluate_scores_the_studies_that_predict_writes(
         assert metrics["log_loss"][name] == pytest.approx(loss, rel=1e-5)
     assert (studies["any"] >= studies[list(LABELS)].max(axis=1) - 1e-12).all()
     assert metrics["rule"].startswith("calibrated") and "at least" in metrics["rule"]
+    assert ">None<" not in (blended / "evaluations" / "other" / "report.html").read_text()
     # The study that can't be read has the prior of studies.
     info = json.loads((blended / "predictor" / "predictor.json").read_text())
     filled = studies[studies["status"] == "prior"][list(LABELS)].to_numpy()[0]
@@ -253,7 +254,17 @@ def test_a_blend_is_not_scored_on_patients_that_it_was_fitted_on(
     assert run(monkeypatch, root, evaluate, *flags) == 2
     assert "8 patients that it was fitted on" in capsys.readouterr().err
     info = json.loads((stacked / "predictor" / "predictor.json").read_text())
-    assert len(info["fitted_on"]) == 9 and "secret" not in json.dumps(info)
+    digests = [id_digests([f"{name}{n}" for n in range(9)], info["fitted_on_salt"])
+               for name in ("secret-patient-", "study")]  # fmt: skip
+    assert info["fitted_on"] == sorted(digests[0] + digests[1])
+    assert "secret" not in json.dumps(info)
+    # An export without patient ids is known by its studies.
+    folder = elsewhere(root, "anonymous")
+    frame = pd.read_parquet(folder / "slices.parquet")
+    frame.assign(patient_id=None).to_parquet(folder / "slices.parquet")
+    flags = ["--experiment_id", "stacked", "--data_dataset", "anonymous"]
+    assert run(monkeypatch, root, evaluate, *flags) == 2
+    assert "8 patients that it was fitted on" in capsys.readouterr().err
     studies = [f"study{number}" for number in range(9)]
     old = {"fitted_on": id_digests(studies), "fitted_on_salt": ""}
     with_study_calibration(stacked, "oldguard", **old)

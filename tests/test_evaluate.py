@@ -137,6 +137,32 @@ def test_a_dataset_that_labels_studies_gets_study_metrics(monkeypatch, experimen
     assert "Calls at" not in page and "<h2>Each label</h2>" not in page
 
 
+def test_labels_may_be_partly_unknown(monkeypatch, experiment):
+    """A slice counts for the labels that it has, and so does its study."""
+    dataset = experiment.parents[2] / "input" / "datasets" / "partly"
+    frame = make_dataset(dataset, num_patients=12).frame
+    unknown = np.random.default_rng(0).random((len(frame), len(LABELS))) < 0.2
+    unknown[:, LABELS.index("any")] = False
+    frame[list(LABELS)] = frame[list(LABELS)].mask(unknown)
+    frame.to_parquet(dataset / "slices.parquet")
+    assert run_evaluate(monkeypatch, experiment, "--data_dataset", "partly") == 0
+    place = experiment / "evaluations" / "partly"
+    metrics = json.loads((place / "metrics.json").read_text())
+    predictions = pd.read_parquet(place / "predictions.parquet").set_index("image_id")
+    largest = predictions[predictions["series_id"] != "p1r1"].groupby("study_id")[[*LABELS]].max()
+    truth = frame.set_index("image_id")
+    for name in LABELS:
+        y = truth.loc[predictions.index, name]
+        loss = log_loss(y.dropna(), predictions[name][y.notna()], labels=[0, 1])
+        assert metrics["log_loss"][name] == pytest.approx(loss)
+        of_studies = truth.groupby("study_id")[name].agg(
+            lambda y: 1 if (y == 1).any() else np.nan if y.isna().any() else 0
+        )
+        known = of_studies.dropna()
+        loss = log_loss(known, largest.loc[known.index, name], labels=[0, 1])
+        assert metrics["study"]["log_loss"][name] == pytest.approx(loss)
+
+
 def test_studies_are_scored_by_the_used_series(experiment):
     """The second series of study 1 counts for slices, and not for its study."""
     table = SliceTable.load(experiment.parents[2] / "input" / "datasets" / "other")
@@ -154,9 +180,21 @@ def test_studies_are_scored_by_the_used_series(experiment):
     study = scored.metrics["study"]
     assert study["prior_weighted_log_loss"] == pytest.approx(expected)
     assert study["num_positive"] == dict(zip(LABELS, y.sum(axis=0)))
-    unknown = score_predictions("", frame, table, np.full(6, 0.3)).metrics["study"]
+    # More patients, so that all other intervals are there.
+    table = make_dataset(table.folder.with_name("many"), num_patients=16)
+    rows = table.frame[table.readable]
+    # An empty id is as good as none.
+    rows = rows.assign(
+        patient_id=rows["patient_id"].mask(rows["series_id"].isin(["p3r0", "p4r0"]), "")
+    )
+    frame = build_predictions(rows, np.full((len(rows), 6), -1.0), LABELS, None, "x")
+    metrics = score_predictions("", frame, table, np.full(6, 0.3)).metrics
+    assert metrics["interval"]["num_patients"] == 16
+    unknown = metrics["study"]
     assert unknown["prior_weighted_log_loss"] is None
+    assert unknown["interval"]["weighted_log_loss"] is not None
     assert unknown["interval"]["weighted_log_loss_to_prior"] is None
+    assert "no prior" in unknown["interval"]["reason"]["weighted_log_loss_to_prior"]
 
 
 def test_labels_by_a_model_are_not_scored(experiment):

@@ -239,15 +239,18 @@ def fit_stack(probabilities: Floats, labels: Floats, stack_c: float) -> tuple[Fl
 
 
 def correlations(members: Floats) -> Floats:
-    """Returns the Pearson correlations (k, m, m) of the members' values (m, n, k), NaN if constant.
+    """Return the Pearson correlations (k, m, m) of the members' values (m, n, k).
 
-    Of the probabilities they say how alike members are, of probability - label how alike their
-    errors.
+    A label's are over the rows that know it, NaN where these are fewer than two or a member is
+    constant. Of the probabilities they say how alike members are, of probability - label how alike
+    their errors.
     """
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.stack(
-            [
-                np.atleast_2d(np.corrcoef(members[:, :, column]))
-                for column in range(members.shape[2])
-            ]
-        )
+    num_members, _, num_labels = members.shape
+    found = np.full((num_labels, num_members, num_members), np.nan)
+    for column in range(num_labels):
+        values = members[:, :, column]
+        values = values[:, ~np.isnan(values).any(axis=0)]
+        if values.shape[1] > 1:
+            with np.errstate(invalid="ignore", divide="ignore"):
+                found[column] = np.corrcoef(values)
+    return found

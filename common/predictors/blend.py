@@ -1,6 +1,6 @@
 """A predictor made of other predictors: their probabilities are blended, then calibrated.
 
-predictor.json   kind `blend`: the blend, calibrators, and digests of the patients fitted on
+predictor.json   kind `blend`: the blend, calibrators, digests of patients and studies fitted on
 member_<i>/      the members, each a predictor folder that stands alone
 """
 
@@ -40,7 +40,8 @@ class BlendPredictor(ComposedPredictor):
             blended, and then nothing can be predicted.
         member_names: what each is called.
         blender: makes one logit of the members' probabilities.
-        fitted_on: digests of the patients that weights and calibrators were fitted on.
+        fitted_on: digests of the patients, and of their studies, that weights and calibrators were
+            fitted on.
         fitted_on_salt: of these digests; empty where an earlier version wrote the folder, and then
             they are of studies.
         fold_priors: the prior (k,) of each fold, mean over the members.

@@ -68,7 +68,10 @@ class LabelRows:
         num_folds = min(NUM_FOLDS, self.num_rarer)
         codes, patients = pd.factorize(self.patients, sort=True)
         positives = np.bincount(codes, weights=self.labels)
-        order = np.argsort(-positives, kind="stable")
+        negatives = np.bincount(codes) - positives
+        # Patients of both classes come in the middle: so those of either follow each other, and
+        # are dealt to every fold.
+        order = np.lexsort((-positives, (negatives > 0) * 1 - (positives > 0)))
         fold_of = np.empty(len(patients), dtype=np.int64)
         fold_of[order] = np.arange(len(patients)) % num_folds
         return fold_of[codes]

@@ -15,12 +15,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 from scipy.stats import t as student_t
 
-from common.scoring.metrics import (
-    PROBABILITY_FLOOR,
-    Floats,
-    require_probabilities,
-    row_log_losses,
-)
+from common.scoring.metrics import Floats, require_probabilities, row_log_losses
 from common.words import count
 
 Interval = list[float]
@@ -34,7 +29,8 @@ MIN_POSITIVE_PATIENTS = {
     "difference": 2,
 }
 LEVEL = 0.95
-_LARGEST_LOSS = -float(np.log(PROBABILITY_FLOOR))
+# Of a certain prediction that is wrong: a 1 is clipped to a little nearer to 1 than a 0 to 0.
+_LARGEST_LOSS = float(row_log_losses([1, 0], [0, 1]).max())
 
 
 class NoInterval(Exception):

@@ -172,7 +172,7 @@ def _predictor(
         calibration=kept.finish,
         study_calibration=kept.studies,
         training={**data.origin(experiment, config), "iterations": None},
-        fitted_on=id_digests(data.rows.patient_ids, salt),
+        fitted_on=id_digests([*data.rows.patient_ids, *data.rows.study_ids], salt),
         fitted_on_salt=salt,
         fold_priors=data.fold_priors(),
     )

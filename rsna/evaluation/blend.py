@@ -120,7 +120,7 @@ def write_evaluation(experiment: Experiment, table: SliceTable) -> dict[str, Any
     main = score_predictions(
         "blend", frame, table, prior, info["threshold"], task=task, studies=of_studies
     )
-    labels, patients = main.labels, frame["patient_id"].fillna(frame["study_id"]).to_numpy()
+    labels, patients = main.labels, owners(frame).to_numpy(dtype=object)
     raw = expit(frame[[f"logit_{name}" for name in task.label_names]].to_numpy(np.float64))
     stages = _stages(content, raw, main.probabilities, experiment, task)
     metrics = dict(main.metrics)
@@ -154,14 +154,16 @@ def write_evaluation(experiment: Experiment, table: SliceTable) -> dict[str, Any
 def require_unfitted_patients(blend: BlendPredictor, frame: pd.DataFrame) -> None:
     """Raise InputError where a blend would be scored on patients that it was fitted on.
 
-    Blends of earlier versions know the studies that they were fitted on: these are compared.
+    Studies are compared too, as either data may lack the ids of patients; blends of earlier
+    versions know nothing else.
 
     Args:
         frame: the rows that are scored, of a slice table.
     """
-    scored = owners(frame) if blend.fitted_on_salt else frame["study_id"].dropna()
-    digests = id_digests(scored.unique(), blend.fitted_on_salt)
-    require_fitted_elsewhere(blend.fitted_on, digests, "--data_dataset: the blend")
+    salt, studies = blend.fitted_on_salt, frame["study_id"].dropna()
+    for scored in (owners(frame), studies) if salt else (studies,):
+        digests = id_digests(scored.unique(), salt)
+        require_fitted_elsewhere(blend.fitted_on, digests, "--data_dataset: the blend")
 
 
 def summary(labels: Floats, probabilities: Floats, task: Task) -> dict[str, Any]:
@@ -214,7 +216,7 @@ def _study_sets(experiment: Experiment, task: Task) -> list[StageSet]:
         columns = [f"{kind}_{name}" for name in task.label_names]
         if columns[0] in frame:
             values = frame[columns].to_numpy(np.float64)
-            patients = frame["patient_id"].fillna(frame["study_id"]).to_numpy()
+            patients = owners(frame).to_numpy(dtype=object)
             found.append(StageSet(kind, labels, values, patients))
     return found
 
@@ -254,9 +256,7 @@ def _weights(
 
 
 def _matrices(values: Floats, task: Task) -> dict[str, Any]:
-    known = ~np.isnan(values).any(axis=(0, 2))
-    found = correlations(values[:, known])
-    return {name: found[k].tolist() for k, name in enumerate(task.label_names)}
+    return dict(zip(task.label_names, correlations(values).tolist(), strict=True))
 
 
 def _read_blend(path: Path) -> dict[str, Any]:

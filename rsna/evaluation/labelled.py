@@ -84,7 +84,8 @@ def find_labelled(
     has_label = ~np.isnan(labels).all(axis=1)
     study_ids = table.frame["study_id"]
     known = has_label & study_ids.notna().to_numpy(dtype=bool)
-    ids, of_studies, _ = max_by_study(labels[known], labels[known], study_ids[known])
+    nothing = np.zeros((int(known.sum()), len(label_names)))
+    ids, of_studies, _ = max_by_study(labels[known], nothing, study_ids[known])
     studies = pd.DataFrame(of_studies, index=ids, columns=list(label_names))
     by_study = None if has_label.any() else study_labels(table, label_names)
     what = "slices without a label"

@@ -83,9 +83,7 @@ def score_predictions(
         threshold=threshold,
         **options,
     )
-    # Anonymised exports may lack patient ids: their studies are taken to be patients.
-    patients = predictions["patient_id"].fillna(predictions["study_id"])
-    metrics["interval"] = patient_intervals(labels, probabilities, patients, **options)
+    metrics["interval"] = patient_intervals(labels, probabilities, owners(predictions), **options)
     if studies is None:
         studies = studies_of_rows(table, rows, labels, probabilities, prior_of_studies)
     metrics["num_studies"] = int(np.sum(~np.isnan(studies.labels).all(axis=1)))
@@ -150,6 +148,7 @@ def score_studies(studies: ScoredStudies, task: Task) -> dict[str, Any]:
     )
     if prior is None:
         interval["weighted_log_loss_to_prior"] = None
+        interval["reason"]["weighted_log_loss_to_prior"] = "no prior of studies is recorded"
     constant = None if prior is None else np.broadcast_to(prior, y.shape)
     return {
         "rule": studies.rule,

@@ -257,6 +257,17 @@ def test_correlations_are_pearsons():
     assert found[1, 0, 2] == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.filterwarnings("error")
+def test_correlations_are_over_the_rows_that_know_the_label():
+    members, labels = drawn(3, num_labels=3)
+    labels[::3, 0], labels[:, 1], labels[1:, 2] = np.nan, np.nan, np.nan
+    found = correlations(members - labels)
+    known = ~np.isnan(labels[:, 0])
+    np.testing.assert_allclose(found[0], np.corrcoef(members[:, known, 0] - labels[known, 0]))
+    assert np.isnan(found[1:]).all()
+    assert correlations(members[:1]).shape == (3, 1, 1)
+
+
 @pytest.mark.parametrize("method", ["mean", "geometric", "power", "rank"])
 def test_the_order_of_rows_changes_no_blend(method):
     members, labels = drawn(2, 400)

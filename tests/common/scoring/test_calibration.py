@@ -339,3 +339,21 @@ def test_each_fold_of_a_fit_has_whole_patients_of_either_class(num_positive):
     for value in (0, 1):
         sizes = [len(set(patients[(folds == f) & (labels == value)])) for f in range(num_folds)]
         assert min(sizes) >= 1 and max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_each_fold_has_patients_of_either_class_also_where_patients_have_both(seed):
+    """Patients of positive rows alone used to come between the few that have negative ones."""
+    rng = np.random.default_rng(seed)
+    kinds = rng.choice(3, 12, p=[0.2, 0.3, 0.5])  # negative rows, both, positive rows alone
+    kinds[:3] = 1, 2, 1
+    sizes = rng.integers(2, 6, 12)
+    patients = np.repeat(np.arange(12), sizes)
+    labels = np.concatenate([np.arange(n) < (0, n - 1, n)[k] for k, n in zip(kinds, sizes)])
+    rows = LabelRows(labels.astype(float), rng.normal(0, 2, len(labels)), patients)
+    folds = rows.folds()
+    for value in (0, 1):
+        assert set(folds[labels == value]) == set(range(min(5, rows.num_rarer)))
+    for kind in calibration.CALIBRATORS:
+        fitted = fit_calibration(kind, labels[:, None], rows.logits[:, None], patients)
+        assert np.isfinite(fitted.apply(rows.logits[:, None])).all()

@@ -233,7 +233,17 @@ def test_a_loss_that_one_patient_makes_has_no_end_below_the_largest_loss():
     p[patients == 0] = 1 - p[patients == 0]
     low, high = intervals(y, p, patients)[LOSS]
     assert 0 <= low < 0.05
-    assert high == pytest.approx(15 * np.log(10))
+    assert high == pytest.approx(-np.log1p(-(1 - 1e-15)))
+
+
+def test_the_worst_of_all_predictions_is_within_its_interval():
+    """1 is clipped a little nearer to 1 than 0 to 0, so that a certain false alarm costs most."""
+    y, _, patients = with_positive_patients(6)
+    found = intervals(y, 1 - y, patients)
+    loss = metrics.weighted_log_loss(y, 1 - y, WEIGHTS)
+    prior = metrics.weighted_log_loss(y, np.broadcast_to([0.3, 0.4], y.shape), WEIGHTS)
+    for (low, high), value in ((found[LOSS], loss), (found[TO_PRIOR], loss / prior)):
+        assert low <= value <= high
 
 
 def test_a_constant_that_is_the_prior_has_the_ratio_1():
