@@ -145,9 +145,8 @@ def fit_if_it_helps(
     least = float(stdtrit(rows.num_rarer - 1, CONFIDENCE)) * error
     if gain <= least:
         return None, (
-            f"on patients that it was not fitted on it gains {gain:.4f} nats, which its standard "
-            f"error of {error:.4f} doesn't tell from none ({rows.num_rarer} patients of the rarer "
-            f"class)"
+            f"on patients that it was not fitted on the log loss changes by {-gain:+.4f} (standard "
+            f"error {error:.4f}, {rows.num_rarer} patients of the rarer class)"
         )
     return fit(rows), ""
 
