@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from common.files import write_bytes
-from common.words import count
+from common.words import count, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def load_checkpoint(path: Path, flag: str = "checkpoint") -> dict[str, Any]:
     try:
         state = _load_sound(path)
     except InputError as error:
-        raise InputError(f"{flag} {path}: {error}: {_way_out(path)}") from error
+        raise InputError(f"{flag} {path}: {error}: {_way_out(path, flag)}") from error
     if state.get("format_version", 0) > FORMAT_VERSION:
         raise InputError(f"{flag} {path}: written by a newer version: update the program")
     return state
@@ -85,9 +85,8 @@ def load_weights_file(path: Path) -> dict[str, Any]:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         # A file that ends too early is an OSError for torch.
-        reason = (str(error).strip().splitlines() or ["unknown"])[0][:200]
         raise InputError(
-            f"cut off, damaged or not a checkpoint that can be read safely ({reason})"
+            f"cut off, damaged or not a checkpoint that can be read safely ({first_line(error)})"
         ) from error
     if not isinstance(state, dict):
         raise InputError(f"holds a {type(state).__name__}, not a dict of tensors")
@@ -128,20 +127,28 @@ def _digests(path: Path) -> tuple[str | None, str | None]:
     return comment[len(_MARK) :].decode("ascii", "replace"), digest.hexdigest()
 
 
-def _way_out(damaged: Path) -> str:
-    """Return what to do about a damaged checkpoint: the newest sound one beside it, if any."""
-    sound: list[tuple[int, str]] = []
-    for path in damaged.parent.glob("*.pt"):
+def newest_sound(folder: Path, besides: str) -> tuple[int, Path] | None:
+    """Return iteration and path of the newest checkpoint to go on from, but that named `besides`;
+    None where there is none.
+    """
+    sound: list[tuple[int, Path]] = []
+    for path in folder.glob("*.pt"):
         with contextlib.suppress(InputError, OSError):
-            if path.name != damaged.name and "optimizer" in (state := _load_sound(path)):
-                sound.append((int(state["iteration"]), str(path)))
-    if not sound:
+            if path.name != besides and "optimizer" in (state := _load_sound(path)):
+                sound.append((int(state["iteration"]), path))
+    return max(sound, default=None)
+
+
+def _way_out(damaged: Path, flag: str) -> str:
+    """Return what to do about a damaged checkpoint: the newest sound one beside it, if any."""
+    sound = newest_sound(damaged.parent, besides=damaged.name)
+    if sound is None:
         return "restore it from a copy, or train anew"
-    iteration, name = max(sound)
-    return (
-        f"the newest sound one there is {name}, of iteration {iteration}: copy it to "
-        f"{damaged.name} and run the same command again"
-    )
+    iteration, path = sound
+    found = f"the newest sound one there is {path}, of iteration {iteration}: "
+    if flag.startswith("--"):
+        return f"{found}give that one"
+    return f"{found}copy it to {damaged.name} and run the same command again"
 
 
 def inference_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:

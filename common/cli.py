@@ -28,6 +28,7 @@ NOISY_LIBRARIES = ("numexpr", "distributed", "alembic", "mlflow", "httpx", "matp
 # to do then, where that is not the same command again.
 OUTSIDE_FAULTS = {
     errno.ENOSPC: ("the disk is full", "free some space"),
+    errno.EFBIG: ("the file is larger than the disk or ulimit -f allows", "raise the limit"),
     errno.EDQUOT: ("the disk quota is used up", "free some space"),
     errno.EACCES: ("permission denied", "allow it or choose another folder"),
     errno.EPERM: ("not permitted", "allow it or choose another folder"),

@@ -31,3 +31,12 @@ def duration(seconds: float) -> str:
         return f"{round(seconds)} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def first_line(error: BaseException | str, most: int = 160) -> str:
+    """Return the first line of an error; a longer one than `most` ends with a sentence or word."""
+    line = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
+    if len(line) <= most:
+        return line
+    sentence, end, _ = line[:most].rpartition(". ")
+    return sentence if end else f"{line[:most].rpartition(' ')[0] or line[:most]} ..."

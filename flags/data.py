@@ -69,7 +69,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         between(self, 0, 10, "data_neighbors")
         between(self, 0, 100, "data_neighbor_mm")
-        at_least(self, 0, "data_img_size", "data_study_crop")
+        between(self, 0, 4096, "data_img_size")
+        at_least(self, 0, "data_study_crop")
         between(self, 0, 1, "data_study_thin", "data_study_reverse")
         rule = "ids of experiments with commas between them, such as 0003,0004"
         matches(self, r"[A-Za-z0-9_-]+(,[A-Za-z0-9_-]+)*", rule, "data_features")

@@ -56,7 +56,8 @@ def parse_flags(
 def require(group: Any, name: str, holds: object, rule: str) -> None:
     """Raises InputError with the flag, its value and the rule, unless the rule holds."""
     if not holds:
-        raise InputError(f"--{name} {getattr(group, name)}: must be {rule}")
+        value = getattr(group, name)
+        raise InputError(f"--{name} {EMPTY if value == '' else value}: must be {rule}")
 
 
 def at_least(group: Any, lowest: float, *names: str) -> None:
@@ -138,7 +139,7 @@ def _parse(
         namespace = parser.parse_args(argv, defaults=defaults)
     except ArgumentError as error:
         message = str(error)
-        unknown = re.match(r"unrecognized arguments: --(\w+)", message, re.IGNORECASE)
+        unknown = re.match(r"unrecognized arguments: --([\w-]+)", message, re.IGNORECASE)
         if unknown:
             message = _nearest(unknown[1], [option[2:] for option in parser._option_string_actions])
         raise InputError(_flag_message(message, rules)) from error
@@ -149,7 +150,7 @@ def _parse(
 
 def _nearest(name: str, known: Sequence[str]) -> str:
     """Return the message for a flag that there is not, with the known flag nearest to it."""
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1)
     advice = f"did you mean --{near[0]}?" if near else f"{FULL_HELP} shows those there are"
     return f"--{name} is no flag of {shown_name()}: {advice}"
 
@@ -183,9 +184,9 @@ def _flag_message(message: str, rules: Mapping[str, str]) -> str:
     """Return a message of the parser as flag, value and rule."""
     message = " ".join(message.split())
     key = re.search(r'Parser key "(\w+)"', message)
-    value = re.search(r"(?:Got|Given) value: (.*)$", message)
+    value = re.search(r"(?:Got|Given) value: ?(.*)$", message)
     if key and value and key[1] in rules:
-        return f"--{key[1]} {value[1]}: must be {rules[key[1]]}"
+        return f"--{key[1]} {value[1] or EMPTY}: must be {rules[key[1]]}"
     missing = re.match(r"argument --(\w+): expected one argument", message)
     if missing:
         return f"--{missing[1]}: needs a value: {rules.get(missing[1], 'a file')}"
@@ -195,6 +196,7 @@ def _flag_message(message: str, rules: Mapping[str, str]) -> str:
     return re.sub(r'Parser key "(\w+)"', r"--\1", message)
 
 
+EMPTY = '""'
 Switch = Literal[0, 1]
 
 

@@ -11,6 +11,7 @@ import yaml
 
 from common.errors import InputError
 from flags.help import FULL_HELP
+from flags.parsing import EMPTY
 
 _ADVICE = "write lines of `flag: value`"
 
@@ -35,7 +36,7 @@ def read_sources(argv: Sequence[str], known: Collection[str]) -> dict[str, Sourc
     """
     text = "\n".join(argv)
     sources = {}
-    for file in re.findall(r"^--config[=\n](.+)$", text, re.MULTILINE):
+    for file in re.findall(r"^--config[=\n](.*)$", text, re.MULTILINE):
         for name, value in _flags_in(file).items():
             if name not in known:
                 near = difflib.get_close_matches(str(name), known, n=1)
@@ -73,7 +74,7 @@ def _flags_in(file: str) -> dict[Any, Any]:
     except UnicodeDecodeError as error:
         raise InputError(f"--config {file}: is no text: {_ADVICE}") from error
     except OSError as error:
-        raise InputError(f"--config {file}: {error.strerror}: name a YAML file") from error
+        raise InputError(f"--config {file or EMPTY}: {error.strerror}: name a YAML file") from error
     if not isinstance(flags, dict):
         raise InputError(f"--config {file}: holds no flags: {_ADVICE}")
     return flags

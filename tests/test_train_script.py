@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from small_disk import files_up_to
 from tiny_dataset import make_tiny_dataset
 from train_script import FLAGS, assert_equal_results, results, run, start
 
@@ -178,6 +179,16 @@ def test_a_full_disk_ends_with_what_to_do(place, capsys, monkeypatch, num_saved,
         assert line.endswith("then run the same command again")
     assert not [path for path in folder.rglob("*") if path.name.endswith(".tmp")]
     assert all(load_checkpoint(path) for path in folder.rglob("*.pt"))
+
+
+def test_a_file_beyond_the_limit_of_the_system_is_no_fault_of_the_program(tmp_path, capsys):
+    def write() -> None:
+        with files_up_to(1000):
+            (tmp_path / "large").write_bytes(bytes(2000))
+
+    assert status_of(write) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: the file is larger than") and "raise the limit, then" in line
 
 
 def test_a_folder_whose_flags_do_not_fit_on_the_disk_is_not_kept(tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from common.models.base import ImageModel, start_bias
 from common.models.heads import HEADS
 from common.models.hub import without_retries
 from common.models.pooling import OWN_POOLING, POOLINGS
+from common.words import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ class TimmClassifier(ImageModel):
         except (AssertionError, RuntimeError, ValueError) as error:
             raise InputError(
                 f"--net_model {name}: does not take images of {size[0]} x {size[1]} pixels "
-                f"({_first_line(error)}): choose another --data_img_size, such as "
+                f"({first_line(error)}): choose another --data_img_size, such as "
                 f"{usual[-1]}"
             ) from error
         self.backbone.train(training)
@@ -239,7 +240,7 @@ def create_backbone(
             raise
         raise InputError(
             f"--net_pretrained 1: the ImageNet weights of {name} can't be had "
-            f"({_first_line(error)}): connect to the model hub once, give --net_weight_file, "
+            f"({first_line(error)}): connect to the model hub once, give --net_weight_file, "
             f"or start from random weights with --net_pretrained 0"
         ) from error
 
@@ -264,7 +265,7 @@ def _refused_option(name: str, error: str, options: dict[str, Any]) -> str | Non
         height, width = options["img_size"]
         return (
             f"--net_model {name}: does not take images of {height} x {width} pixels "
-            f"({_first_line_of(error)}): choose another --data_img_size"
+            f"({first_line(error)}): choose another --data_img_size"
         )
     return None
 
@@ -311,11 +312,3 @@ def _create_packaged(name: str, options: dict[str, Any]) -> nn.Module:
     overlay = {"state_dict": dict(zip(names, tensors, strict=True)), "hf_hub_id": None}
     logger.info("ImageNet weights of %s from the package %s", name, PACKAGED_WEIGHTS[name])
     return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
-
-
-def _first_line(error: BaseException) -> str:
-    return _first_line_of(str(error)) or type(error).__name__
-
-
-def _first_line_of(text: str) -> str:
-    return (text.strip().splitlines() or [""])[0][:160]

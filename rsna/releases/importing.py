@@ -5,14 +5,13 @@ from pathlib import Path
 
 from common.errors import InputError
 from common.experiment import Experiment, results_folder
+from common.models.hub import without_retries
 from common.slices.leakage import TRAINED_ON
+from common.words import first_line
 from config import Config
 from rsna.releases import ipan2026
 
 logger = logging.getLogger(__name__)
-
-# Seconds without an answer from the hub until the import is refused.
-_HUB_TIMEOUT = 5.0
 
 
 def import_release(config: Config) -> Experiment:
@@ -56,14 +55,10 @@ def _release_folder(source: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(
-            snapshot_download(
-                source, allow_patterns=list(ipan2026.FILES), etag_timeout=_HUB_TIMEOUT
-            )
-        )
+        with without_retries():
+            return Path(snapshot_download(source, allow_patterns=list(ipan2026.FILES)))
     except (OSError, ValueError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise InputError(
-            f"--im_source {source}: can't be had from the model hub ({reason}): connect to it, or "
-            f"give a folder with {', '.join(ipan2026.FILES)}"
+            f"--im_source {source}: can't be had from the model hub ({first_line(error)}): "
+            f"connect to it, or give a folder with {', '.join(ipan2026.FILES)}"
         ) from error

@@ -18,7 +18,6 @@ from common.networks import FitSettings
 from common.predictors.base import AbstractPredictor
 from common.predictors.slices import SlicePredictor
 from common.transforms.device import DeviceTransform
-from common.words import count
 from config import Config
 from rsna.build import build_averages, build_network, log_sampler, make_sampler
 from rsna.build import transforms_on_device as are_transforms_on_device
@@ -209,7 +208,9 @@ class SliceParts(TrainingParts[RSNAModel, RSNAData]):
         sampler = make_sampler(self.config, self.data.train, self.settings.processes.num)
         batch_size = self.config.training.tr_batch_size
         if min(batch_size, sampler.num_samples) == 1:
-            what = f"--tr_batch_size {batch_size} with {count(sampler.num_samples, 'slice')}"
+            what = "--tr_batch_size 1"
+            if batch_size > 1:
+                what = f"--data_dataset {self.config.data.data_dataset} with 1 slice to train on"
             require_variance(self.model, self.config, what)
         return sampler
 

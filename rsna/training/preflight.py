@@ -4,6 +4,7 @@ import logging
 from importlib.util import find_spec
 from pathlib import Path
 
+from common.checkpoint import newest_sound
 from common.errors import InputError
 from common.experiment import Experiment, results_folder
 from common.precision import require_compiler
@@ -149,7 +150,15 @@ def trained_folds(config: Config) -> list[int]:
 
 def _require_checkpoint(config: Config, experiment: Experiment) -> None:
     """Raise InputError where a training of one fold has nothing to go on from."""
-    if config.data.data_fold != "all" and not experiment.last_checkpoint.is_file():
+    last = experiment.last_checkpoint
+    if config.data.data_fold == "all" or last.is_file():
+        return
+    sound = newest_sound(last.parent, besides=last.name)
+    if sound is None:
         raise InputError(
             f"--tr_resume 1: experiment {experiment.id} has no checkpoint yet: start a new one"
         )
+    raise InputError(
+        f"--tr_resume 1: {last} is missing: copy {sound[1]}, of iteration {sound[0]} and the "
+        f"newest sound one there, to that name and run the same command again"
+    )

@@ -157,6 +157,8 @@ def test_what_damage_is_and_which_checkpoint_is_the_newest_sound_one(tmp_path):
         (tmp_path / "last.pt").write_bytes(content)
         with pytest.raises(InputError, match=rf"last\.pt: {reason}.*{offer}"):
             load_checkpoint(tmp_path / "last.pt")
+    with pytest.raises(InputError, match=r"iteration_8\.pt, of iteration 8: give that one$"):
+        load_checkpoint(tmp_path / "last.pt", "--net_weight_file")
     (tmp_path / "iteration_8.pt").write_bytes(changed)
     with pytest.raises(InputError, match=r"is .*_5\.pt|best\.pt, of iteration 5: copy it"):
         load_checkpoint(tmp_path / "last.pt")

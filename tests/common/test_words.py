@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.words import count, duration
+from common.words import count, duration, first_line
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,18 @@ def test_nouns_agree_with_their_number(number: int, noun: str, text: str) -> Non
 )
 def test_durations_have_a_unit_that_suits_them(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("no file\nhere"), "no file"),
+        (ValueError(), "ValueError"),
+        (ValueError("It is damaged. Fetch it anew."), "It is damaged"),
+        (ValueError("words that do not end here"), "words that do not ..."),
+        (ValueError("x" * 30), f"{'x' * 20} ..."),
+        ("The text", "The text"),
+    ],
+)
+def test_a_reason_is_cut_at_a_sentence_or_word(error, line):
+    assert first_line(error, most=20) == line

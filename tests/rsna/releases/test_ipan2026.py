@@ -6,6 +6,8 @@ are needed.
 
 import importlib.util
 import json
+import socket
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -266,3 +268,20 @@ def test_a_folder_without_a_file_of_the_release(tmp_path):
     config = Config().with_flags(im_source=str(tmp_path), output_dir=str(tmp_path / "output"))
     with pytest.raises(InputError, match=r"--im_source.*config\.json is missing"):
         import_release(config)
+
+
+def test_a_silent_hub_is_refused_within_5_s(tmp_path: Path, monkeypatch) -> None:
+    from huggingface_hub import constants, snapshot_download  # its imports are not measured
+
+    assert snapshot_download
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    config = Config().with_flags(im_source="some/release", output_dir=str(tmp_path / "output"))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        started = time.monotonic()
+        with pytest.raises(InputError, match=r"--im_source some/release: can't be had"):
+            import_release(config)
+        assert time.monotonic() - started < 5
+    assert not (tmp_path / "output").exists()

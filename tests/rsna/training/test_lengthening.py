@@ -1,5 +1,7 @@
 """A finished training goes on where that changes nothing that is done; else the reason is given."""
 
+import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -76,12 +78,27 @@ def test_a_lengthened_training_is_one_of_that_length(tmp_path: Path, monkeypatch
     assert trained(*again, "--tr_iteration_num", "6") == 2
     assert "can only be lengthened" in capsys.readouterr().err.splitlines()[-1]
     assert trained(*again, "--tr_iteration_num", "12") == 0
-    whole, parts = (
-        load_checkpoint(results(tmp_path, name) / "checkpoints" / "last.pt")
-        for name in ("whole", "parts")
-    )
-    assert parts["iteration"] == 12
-    for name, value in whole["model"].items():
-        assert torch.equal(parts["model"][name], value), name
+
+    def assert_alike() -> None:
+        whole, parts = (
+            load_checkpoint(results(tmp_path, name) / "checkpoints" / "last.pt")
+            for name in ("whole", "parts")
+        )
+        assert parts["iteration"] == 12
+        for name, value in whole["model"].items():
+            assert torch.equal(parts["model"][name], value), name
+
+    assert_alike()
     # Its record has the new length: resumed once more, it is done.
     assert trained(*again) == 0
+    # Without last.pt it goes on from the checkpoint that the message names.
+    folder = results(tmp_path, "parts") / "checkpoints"
+    (folder / "last.pt").unlink()
+    capsys.readouterr()
+    assert trained(*again) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    found = re.search(r"last\.pt is missing: copy (\S+\.pt), of iteration \d+ and the new", message)
+    assert found, message
+    shutil.copy(found[1], folder / "last.pt")
+    assert trained(*again) == 0
+    assert_alike()

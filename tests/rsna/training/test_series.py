@@ -55,6 +55,7 @@ MODELS = {"joint": "joint-test_resnet", "volume": "volume-resnet10"}
 def place(tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("series")
     make_tiny_dataset(place / "input" / "datasets" / "tiny", num_patients=6, num_slices=5)
+    make_tiny_dataset(place / "input" / "datasets" / "single", num_patients=2, num_slices=1)
     return place
 
 
@@ -199,7 +200,11 @@ def test_layer_decay_and_subset_validation(place):
         ),
         (
             {"net_model": "test_efficientnet", "tr_batch_size": 1},
-            "--tr_batch_size 1 with 15 slices",
+            "--tr_batch_size 1: batches of one, but batch norm of test_efficientnet",
+        ),
+        (
+            {"net_model": "test_efficientnet", "tr_batch_size": 4, "data_dataset": "single"},
+            "--data_dataset single with 1 slice to train on: batches of one",
         ),
         (
             {"net_model": "joint-test_efficientnet", "net_encoder_slices": 1},
