@@ -110,9 +110,19 @@ def test_it_serves_the_run_until_it_is_interrupted(tmp_path):
     kind = backend._client.get_experiment_by_name("head-ct").tags["mlflow.experimentKind"]
     assert kind == "custom_model_development"
     command = [sys.executable, "-m", "scripts.monitor", "--output_dir", str(tmp_path)]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with contextlib.ExitStack() as stack:
+        process = stack.enter_context(
+            subprocess.Popen(
+                command,
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                # Tests that a shell runs in the background inherit that it is ignored.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            )
+        )
+        stack.callback(process.kill)
         lines = []
         for line in process.stdout:
             lines.append(line)
