@@ -4,6 +4,7 @@ No sample occurs twice in an epoch: both draws would be the same image, since au
 on (seed, epoch, sample). A sample that is left out of one epoch occurs in a later one.
 """
 
+from abc import ABC, abstractmethod
 from math import ceil, floor
 
 import numpy as np
@@ -17,7 +18,7 @@ Indices = NDArray[np.int64]
 _NEGATIVE, _POSITIVE = 0, 1
 
 
-class _TwoKindsSampler(EpochSampler):
+class _TwoKindsSampler(EpochSampler, ABC):
     """Positive and negative samples, each dealt from a shuffled pack.
 
     A pack is dealt from the top, epoch after epoch, until the epoch in which all have occurred; it
@@ -36,11 +37,13 @@ class _TwoKindsSampler(EpochSampler):
                 )
         super().__init__(self._epoch_length(), seed)
 
+    @abstractmethod
     def _epoch_length(self) -> int:
-        raise NotImplementedError
+        """Return the samples of an epoch."""
 
+    @abstractmethod
     def num_positive(self, epoch: int) -> int:
-        raise NotImplementedError
+        """Return how many of an epoch are positive."""
 
     def _dealt(self, kind: int, epoch: int) -> Indices:
         """Return the samples of a kind in an epoch, in the order in which they were shuffled."""

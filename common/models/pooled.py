@@ -137,4 +137,5 @@ class PooledModel(SeriesModel):
             seen[row, :count] = chosen
             distances = (torch.arange(length)[:, None] - chosen).abs()
             nearest[row, :length] = distances.argmin(dim=1)
-        return tuple(part.to(lengths.device) for part in (seen, counts, nearest))  # type: ignore[return-value]
+        device = lengths.device
+        return seen.to(device), counts.to(device), nearest.to(device)

@@ -25,7 +25,6 @@ from common.predictors.blend import BlendPredictor
 from common.report import EvaluationReport
 from common.report.blend import StageSet, blend_sections
 from common.scoring.calibration import ConsistentCalibration
-from common.scoring.metrics import auc, average_precision, expected_calibration_error, log_loss
 from common.scoring.metrics import weighted_log_loss as weighted
 from common.scoring.study_calibration import study_rule
 from common.slices.folds import owners
@@ -35,6 +34,7 @@ from common.statistics.intervals import paired_interval
 from rsna.ensembling.members import EnsembleData
 from rsna.evaluation.scoring import (
     ScoredStudies,
+    label_scores,
     predictor_info,
     read_experiment,
     score_predictions,
@@ -69,7 +69,7 @@ def describe_members(
     of_members: dict[str, Any] = {}
     for name, p in zip(names, members, strict=True):
         gain = paired_interval(rows.labels, blended, p, rows.patient_ids, weights)
-        of_members[name] = summary(rows.labels, p, task) | {"blend_gains": gain}
+        of_members[name] = label_scores(rows.labels, p, task) | {"blend_gains": gain}
     leave_one_out: dict[str, Any] = {}
     for number, name in enumerate(names if len(names) > 1 else []):
         others = np.delete(members, number, axis=0)
@@ -125,7 +125,7 @@ def write_evaluation(experiment: Experiment, table: SliceTable) -> dict[str, Any
     stages = _stages(content, raw, main.probabilities, experiment, task)
     metrics = dict(main.metrics)
     metrics["stages"] = {
-        name: with_all_labels(summary(labels, p, task), task.label_names)
+        name: with_all_labels(label_scores(labels, p, task), task.label_names)
         for name, p in stages.items()
     }
     metrics["calibration_gains"] = paired_interval(
@@ -164,21 +164,6 @@ def require_unfitted_patients(blend: BlendPredictor, frame: pd.DataFrame) -> Non
     for scored in (owners(frame), studies) if salt else (studies,):
         digests = id_digests(scored.unique(), salt)
         require_fitted_elsewhere(blend.fitted_on, digests, "--data_dataset: the blend")
-
-
-def summary(labels: Floats, probabilities: Floats, task: Task) -> dict[str, Any]:
-    """Return weighted log loss, and log loss, ECE, AUC and AP by label, of (n, k) arrays."""
-    names = task.label_names
-    by_label: Mapping[str, Any] = {
-        "log_loss": log_loss,
-        "ece": expected_calibration_error,
-        "auc": auc,
-        "average_precision": average_precision,
-    }
-    return {"weighted_log_loss": weighted(labels, probabilities, task.label_weights)} | {
-        key: {name: metric(labels[:, k], probabilities[:, k]) for k, name in enumerate(names)}
-        for key, metric in by_label.items()
-    }
 
 
 def _slices_only(plan: BlendPlan) -> BlendPlan:
@@ -224,7 +209,9 @@ def _study_sets(experiment: Experiment, task: Task) -> list[StageSet]:
 def _study_metrics(studies: Sequence[StageSet], task: Task) -> dict[str, Any]:
     """Return the metrics of the final probabilities of studies, the others under their names."""
     by_kind = {
-        each.name: with_all_labels(summary(each.labels, each.probabilities, task), task.label_names)
+        each.name: with_all_labels(
+            label_scores(each.labels, each.probabilities, task), task.label_names
+        )
         for each in studies
     }
     last = studies[-1]

@@ -144,7 +144,7 @@ def score_labelled_studies(
     predictions: pd.DataFrame,
     predictor: AbstractPredictor,
 ) -> tuple[ScoredStudies, dict[str, int]]:
-    """Return the labelled studies with the probabilities of predict.py, and counts of what lacks.
+    """Return the labelled studies as predict.py writes them, and how many are special, by reason.
 
     Args:
         predictions: the prediction table of `found.rows`.

@@ -19,6 +19,7 @@ from common.scoring.metrics import (
     auc,
     average_precision,
     evaluate_slices,
+    expected_calibration_error,
     log_loss,
     max_by_study,
     weighted_log_loss,
@@ -132,11 +133,6 @@ def used_of(table: SliceTable, rows: ArrayLike) -> NDArray[np.bool_]:
 def score_studies(studies: ScoredStudies, task: Task) -> dict[str, Any]:
     """Return `study` of metrics.json, by the labels of the task."""
     names, y, p = task.label_names, studies.labels, studies.probabilities
-    by_label: Mapping[str, Any] = {
-        "log_loss": log_loss,
-        "auc": auc,
-        "average_precision": average_precision,
-    }
     prior = studies.prior
     interval = patient_intervals(
         y,
@@ -152,16 +148,27 @@ def score_studies(studies: ScoredStudies, task: Task) -> dict[str, Any]:
     constant = None if prior is None else np.broadcast_to(prior, y.shape)
     return {
         "rule": studies.rule,
-        "weighted_log_loss": weighted_log_loss(y, p, task.label_weights),
+        **label_scores(y, p, task),
         "prior_weighted_log_loss": (
             None if constant is None else weighted_log_loss(y, constant, task.label_weights)
         ),
-        **{
-            key: {name: metric(y[:, k], p[:, k]) for k, name in enumerate(names)}
-            for key, metric in by_label.items()
-        },
         "num_positive": {name: int(np.nansum(y[:, k])) for k, name in enumerate(names)},
         "interval": interval,
+    }
+
+
+def label_scores(labels: Floats, probabilities: Floats, task: Task) -> dict[str, Any]:
+    """Return weighted log loss, and log loss, ECE, AUC and AP by label, of (n, k) arrays."""
+    names = task.label_names
+    by_label: Mapping[str, Any] = {
+        "log_loss": log_loss,
+        "ece": expected_calibration_error,
+        "auc": auc,
+        "average_precision": average_precision,
+    }
+    return {"weighted_log_loss": weighted_log_loss(labels, probabilities, task.label_weights)} | {
+        key: {name: metric(labels[:, k], probabilities[:, k]) for k, name in enumerate(names)}
+        for key, metric in by_label.items()
     }
 
 
