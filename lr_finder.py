@@ -10,6 +10,10 @@ def main() -> None:
     """Writes the plot and its figures, and prints a suggestion on stdout."""
     log_to_console()
     config = parse_config(__doc__ or "", GROUPS)
+    from common.slices.table import require_dataset
+
+    require_dataset(config.dataset_folder)  # before torch is imported
+
     from rsna.training.lr_finder import RSNALearningRateFinder, suggestion
 
     result = RSNALearningRateFinder(config).find()

@@ -10,6 +10,11 @@ def main() -> None:
     """Trains, and prints the id of the experiment on stdout; all else goes to stderr."""
     log_to_console()
     config = parse_config(__doc__ or "", GROUPS)
+    from common.slices.table import require_dataset
+
+    if not config.training.tr_resume:
+        require_dataset(config.dataset_folder)  # before torch is imported
+
     from rsna.training.folds import make_training
 
     training = make_training(config)

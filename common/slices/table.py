@@ -134,10 +134,7 @@ class SliceTable:
     def load(cls, dataset_folder: Path) -> "SliceTable":
         """Return the table of a prepared dataset; raise InputError where there is none."""
         path = Path(dataset_folder) / SLICES_FILE
-        if not path.is_file():
-            raise InputError(
-                f"no dataset at {dataset_folder} (no {SLICES_FILE}): run preprocessing.py first"
-            )
+        require_dataset(path.parent)
         try:
             frame = pd.read_parquet(path)
         except (OSError, ValueError) as error:
@@ -315,3 +312,9 @@ class SliceTable:
     def _group_bounds(self, row: int) -> tuple[int, int]:
         group = self._group_of(row)
         return int(self._starts[group]), int(self._starts[group + 1])
+
+
+def require_dataset(folder: Path) -> None:
+    """Raise InputError where the folder holds no prepared dataset."""
+    if not (folder / SLICES_FILE).is_file():
+        raise InputError(f"no dataset at {folder} (no {SLICES_FILE}): run preprocessing.py first")
