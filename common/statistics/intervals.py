@@ -9,32 +9,33 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import brentq
-from scipy.stats import norm
-from scipy.stats import t as student_t
+from numpy.typing import ArrayLike
 
 from common.scoring.metrics import Floats, require_probabilities, row_log_losses
-from common.words import count
-
-Interval = list[float]
+from common.statistics.areas import LEAST_PATIENTS, area_influence, area_interval
+from common.statistics.estimates import (
+    LEVEL,
+    Codes,
+    Interval,
+    NoInterval,
+    effective_freedom,
+    number_patients,
+    or_reason,
+    require_patients,
+    sum_by_patient,
+    t_quantile,
+)
 
 # An interval needs this many patients with a positive row; an AUC as many with a negative one too.
 MIN_POSITIVE_PATIENTS = {
-    "auc": 2,
+    "auc": LEAST_PATIENTS,
     "weighted_log_loss": 5,
     "weighted_log_loss_to_prior": 5,
     "weighted_log_loss_to_scored_prior": 5,
     "difference": 2,
 }
-LEVEL = 0.95
 # Of a certain prediction that is wrong: a 1 is clipped to a little nearer to 1 than a 0 to 0.
 _LARGEST_LOSS = float(row_log_losses([1, 0], [0, 1]).max())
-
-
-class NoInterval(Exception):
-    """There is no interval; the message says why."""
 
 
 def patient_intervals(
@@ -69,19 +70,19 @@ def patient_intervals(
     """
     y = np.asarray(labels, dtype=np.float64)
     p = require_probabilities(probabilities, label_names)
-    codes, num_patients = _patients(patient_ids)
+    codes, num_patients = number_patients(patient_ids)
     patients = y, codes, num_patients, weights
     own = _mean_losses(row_log_losses(y, p), *patients)
     constant = _mean_losses(row_log_losses(y, np.broadcast_to(prior, y.shape)), *patients)
     made: dict[str, Any] = {
-        "weighted_log_loss": _or_reason(_loss_interval, own, level),
-        "weighted_log_loss_to_prior": _or_reason(_ratio_interval, own, constant, level),
-        "weighted_log_loss_to_scored_prior": _or_reason(
+        "weighted_log_loss": or_reason(_loss_interval, own, level),
+        "weighted_log_loss_to_prior": or_reason(_ratio_interval, own, constant, level),
+        "weighted_log_loss_to_scored_prior": or_reason(
             _ratio_interval, own, _scored_prior_losses(*patients), level
         ),
     }
     areas = {
-        name: _or_reason(_auc_interval, y[:, column], p[:, column], codes, level)
+        name: or_reason(_auc_interval, y[:, column], p[:, column], codes, level)
         for column, name in enumerate(label_names)
     }
     intervals, reasons = (
@@ -123,10 +124,10 @@ def paired_interval(
         ValueError: a probability is NaN or infinite.
     """
     y = np.asarray(labels, dtype=np.float64)
-    codes, num_patients = _patients(patient_ids)
+    codes, num_patients = number_patients(patient_ids)
     extra = row_log_losses(y, others) - row_log_losses(y, probabilities)
     losses = _mean_losses(extra, y, codes, num_patients, weights)
-    interval, reason = _or_reason(_difference_interval, losses, level)
+    interval, reason = or_reason(_difference_interval, losses, level)
     return {
         "difference": None if np.isnan(losses.mean) else losses.mean,
         "interval": interval,
@@ -145,7 +146,7 @@ class _Losses:
 
     def require(self, kind: str) -> None:
         """Raise NoInterval where there are too few patients for an interval of this kind."""
-        _require_patients(kind, self.num_positive, "positive patient")
+        require_patients(self.num_positive, MIN_POSITIVE_PATIENTS[kind], "positive patient")
         if not np.isfinite(self.mean):
             raise NoInterval("a label has no known row")
         if not np.isfinite(self.without_each).all():
@@ -155,7 +156,7 @@ class _Losses:
 def _mean_losses(
     losses: Floats,
     labels: Floats,
-    codes: NDArray[np.intp],
+    codes: Codes,
     num_patients: int,
     weights: Sequence[float],
 ) -> _Losses:
@@ -165,7 +166,7 @@ def _mean_losses(
 
 
 def _scored_prior_losses(
-    labels: Floats, codes: NDArray[np.intp], num_patients: int, weights: Sequence[float]
+    labels: Floats, codes: Codes, num_patients: int, weights: Sequence[float]
 ) -> _Losses:
     """Return the losses of the prevalences of the rows themselves, found anew without each one."""
 
@@ -182,7 +183,7 @@ def _leave_out(
     loss: Callable[[Floats, Floats], Floats],
     sums: Floats,
     labels: Floats,
-    codes: NDArray[np.intp],
+    codes: Codes,
     weights: Sequence[float],
 ) -> _Losses:
     """Return what `loss` makes of sums and of counts of known rows, both by label.
@@ -226,18 +227,15 @@ def _difference_interval(losses: _Losses, level: float) -> Interval:
 def _half_width(without_each: Floats, num_positive: int, level: float) -> float:
     """Return half the width of an interval, from the value without each of the patients.
 
-    It is t times the jackknife's standard error. A few patients make most of a loss, and of its
-    variance: as many equal ones as have the same (sum d^2)^2 / sum d^4 of their deviations d count
-    in the degrees of freedom, but no more than there are positive patients.
+    It is t times the jackknife's standard error.
     """
     deviations = without_each - without_each.mean()
     scale = np.abs(deviations).max()
     if scale == 0:
         return 0.0
-    squares = (deviations / scale) ** 2
-    num_effective = squares.sum() ** 2 / np.sum(squares**2)
-    error = scale * np.sqrt((len(squares) - 1) / len(squares) * squares.sum())
-    return float(_quantile(min(num_effective, num_positive) - 1, level) * error)
+    squares = np.sum((deviations / scale) ** 2)
+    error = scale * np.sqrt((len(deviations) - 1) / len(deviations) * squares)
+    return float(t_quantile(effective_freedom(deviations, num_positive), level) * error)
 
 
 def _times_exp(value: float, half_width: float, largest: float) -> Interval:
@@ -247,99 +245,9 @@ def _times_exp(value: float, half_width: float, largest: float) -> Interval:
     return [value / factor, min(value * factor, largest)]
 
 
-def _auc_interval(
-    labels: Floats, probabilities: Floats, codes: NDArray[np.intp], level: float
-) -> Interval:
-    """Return a score interval of one label's AUC.
-
-    It holds every area A that is no further from the estimate than the larger of two distances: t
-    times DeLong's standard error over patients, and z times the error which an area A has by Hanley
-    and McNeil with as many patients as weigh like those seen (Kish). The first one alone is too
-    small where all positive patients seen happen to rank high.
-
-    Sources: Obuchowski, Biometrics 1997, 567-578; Newcombe, Statistics in Medicine 2006, 559-573,
-    method 5; Kish, Survey Sampling, 1965, 8.2.
-    """
-    is_positive, is_negative = labels == 1, labels == 0
-    p_positive, p_negative = probabilities[is_positive], probabilities[is_negative]
-    num_patients = int(codes.max()) + 1 if len(codes) else 0
-    positives, negatives = (
-        np.bincount(codes[rows], minlength=num_patients).astype(np.float64)
-        for rows in (is_positive, is_negative)
-    )
-    num_positive, num_negative = int(np.sum(positives > 0)), int(np.sum(negatives > 0))
-    _require_patients("auc", num_positive, "positive patient")
-    _require_patients("auc", num_negative, "negative patient")
-    won = _share_below(p_positive, p_negative)
-    lost = 1 - _share_below(p_negative, p_positive)
-    area = float(won.mean())
-    # The share of each patient in the deviation of the area.
-    by_positives = np.bincount(codes[is_positive], won - area, num_patients) / positives.sum()
-    by_negatives = np.bincount(codes[is_negative], lost - area, num_patients) / negatives.sum()
-    num_known = int(np.sum(positives + negatives > 0))
-    variance = (
-        num_positive / (num_positive - 1) * np.sum(by_positives**2)
-        + num_negative / (num_negative - 1) * np.sum(by_negatives**2)
-        + 2 * num_known / (num_known - 1) * np.sum(by_positives * by_negatives)
-    )
-    distance = _quantile(min(num_positive, num_negative) - 1, level) * np.sqrt(max(variance, 0.0))
-    sizes = _kish(positives), _kish(negatives)
-    low = _lowest_area(area, float(distance), sizes, level)
-    return [low, 1 - _lowest_area(1 - area, float(distance), sizes, level)]
+def _auc_interval(labels: Floats, probabilities: Floats, codes: Codes, level: float) -> Interval:
+    return area_interval(area_influence(labels, probabilities, codes), level)
 
 
-def _share_below(values: Floats, others: Floats) -> Floats:
-    """Return for each value the share of `others` below it, those equal to it counted half."""
-    ordered = np.sort(others)
-    below = np.searchsorted(ordered, values, side="left")
-    return (below + np.searchsorted(ordered, values, side="right")) / (2 * len(others))
-
-
-def _kish(sizes: Floats) -> float:
-    """Return how many groups of one size weigh like groups of these sizes."""
-    return float(sizes.sum() ** 2 / np.sum(sizes**2))
-
-
-def _lowest_area(area: float, distance: float, sizes: tuple[float, float], level: float) -> float:
-    """Return the least A within `distance` of `area`, or within z times the error that A has."""
-    num_positive, num_negative = sizes
-    others = (num_positive + num_negative) / 2 - 1
-    z = float(norm.ppf((1 + level) / 2))
-
-    def excess(a: float) -> float:
-        alike = 1 + others * ((1 - a) / (2 - a) + a / (1 + a))
-        variance = a * (1 - a) * alike / (num_positive * num_negative)
-        return (area - a) ** 2 - max(distance**2, z**2 * variance)
-
-    # At 1 the model has no variance, so that nothing would be left to look for.
-    return float(brentq(excess, 0.0, min(area, 1 - 1e-9))) if excess(0.0) > 0 else 0.0
-
-
-def _patients(patient_ids: ArrayLike) -> tuple[NDArray[np.intp], int]:
-    codes, patients = pd.factorize(np.asarray(patient_ids))
-    assert (codes >= 0).all(), "every row needs a patient id"
-    return codes, len(patients)
-
-
-def _sums(values: Floats, codes: NDArray[np.intp], num_patients: int) -> Floats:
-    columns = [np.bincount(codes, column, num_patients) for column in values.T]
-    return np.stack(columns, axis=1)
-
-
-def _quantile(freedom: float, level: float) -> float:
-    """Return the quantile of Student's t, finite also where there is next to no freedom."""
-    return float(student_t.ppf((1 + level) / 2, max(freedom, 0.1)))
-
-
-def _require_patients(kind: str, number: int, noun: str) -> None:
-    least = MIN_POSITIVE_PATIENTS[kind]
-    if number < least:
-        raise NoInterval(f"{count(number, noun)}, at least {least} needed")
-
-
-def _or_reason(make: Any, *arguments: Any) -> tuple[Interval | None, str | None]:
-    """Return the interval that `make` returns, or why there is none."""
-    try:
-        return make(*arguments), None
-    except NoInterval as reason:
-        return None, str(reason)
+def _sums(values: Floats, codes: Codes, num_patients: int) -> Floats:
+    return np.stack([sum_by_patient(column, codes, num_patients) for column in values.T], axis=1)
