@@ -185,7 +185,7 @@ class HeadFinder:
         """
         if not self._found:
             return None
-        row_mm, column_mm = _known(self.spacing_mm)
+        row_mm, column_mm = known_spacing(self.spacing_mm)
         margin_rows, margin_columns = round(MARGIN_MM / row_mm), round(MARGIN_MM / column_mm)
         tops, bottoms, lefts, rights = zip(*self._found)
         return (
@@ -204,7 +204,7 @@ def head_mask(
     That is the largest connected part above HEAD_HU, its cavities included, once all that is
     thinner than OPENING_MM is gone. A head rest that the head touches broadly stays.
     """
-    row_mm, column_mm = _known(spacing_mm)
+    row_mm, column_mm = known_spacing(spacing_mm)
     tissue = (image_hu > HEAD_HU).astype(np.uint8)
     size = [max(1, round(OPENING_MM / mm)) | 1 for mm in (column_mm, row_mm)]
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, size)
@@ -251,7 +251,8 @@ def require_same_steps(training: Mapping[str, Any], dataset_folder: Path) -> Non
         )
 
 
-def _known(spacing_mm: tuple[float | None, float | None]) -> tuple[float, float]:
+def known_spacing(spacing_mm: tuple[float | None, float | None]) -> tuple[float, float]:
+    """Return the pixel spacing, the usual one where it is unknown."""
     return spacing_mm[0] or USUAL_SPACING_MM, spacing_mm[1] or USUAL_SPACING_MM
 
 
