@@ -24,7 +24,7 @@ from scipy.special import ndtr
 
 from common.windows import AIR_HU
 
-USUAL_FIELD_MM = 230.0
+USUAL_FIELD_MM = 250.0
 """Taken for the larger side of a slice whose pixel spacing is unknown."""
 NOMINAL_GAP_MM = 5.0
 """Taken for the distance of slices without positions."""

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from albumentations.core.transforms_interface import BaseTransformInitSchema
 
-from common.slices.skull import skull_mask
+from common.slices.regions import skull_mask
 from common.transforms.physics import Limits, known_spacing_mm, limits_type
 from common.windows import AIR_HU
 

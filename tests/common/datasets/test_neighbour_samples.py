@@ -158,7 +158,7 @@ def test_transforms_in_mm_know_the_spacing_of_their_slice(
         dataset.host_transform = None
     with caplog.at_level(logging.WARNING):
         dataset.warn_of_fallbacks("training")
-    assert "training: 1 of 2 slices lack a pixel spacing: 230 mm is taken" in caplog.text
+    assert "training: 1 of 2 slices lack a pixel spacing: 250 mm is taken" in caplog.text
     alone = dataset_of(table, rows, transform_in_mm(), slice_offsets=(0,)).count_fallbacks()
     assert alone["neighbours in their sample: SliceThickness has no effect"] == 2
 

@@ -200,7 +200,7 @@ def test_a_field_that_is_one_value_draws_nothing() -> None:
 
 
 def test_an_unknown_spacing_is_the_usual_one() -> None:
-    transform = transform_of(node("FieldOfView", field_mm_range=[230, 230]), WIDE)
+    transform = transform_of(node("FieldOfView", field_mm_range=[250, 250]), WIDE)
     plain = transform_of(WIDE)
     for unknown in (None, (np.nan, np.nan, np.nan), (0.0, 0.0, 0.0)):
         made = transform(head()[0], 0, None, unknown)
