@@ -1,9 +1,9 @@
-"""Predicts a folder of DICOM files, or a prepared dataset, with a trained experiment."""
+"""Predicts a folder of DICOM files, or a prepared dataset, with an experiment or a predictor."""
 
 from common.cli import log_to_console, run_script
 from config import parse_config
 
-GROUPS = ("general", "prediction", "views", "select")
+GROUPS = ("general", "predictor", "prediction", "views", "select")
 
 
 def main() -> None:

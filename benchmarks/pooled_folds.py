@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from common.cli import run_script
 from common.errors import InputError
+from common.experiment import Experiment
 from common.report import ScoredSet
 from common.scoring.predictions import check_predictions
 from common.slices.table import SliceTable
@@ -35,7 +36,7 @@ from rsna_task import LABELS
 def pool(folders: list[Path], table: SliceTable, name: str, selected: bool) -> ScoredSet:
     """Return the score of predictions/<name>.parquet of all folders together."""
     read = [read_experiment(folder, name) for folder in folders]
-    tasks = {task_of(predictor_info(folder)) for folder in folders}
+    tasks = {task_of(predictor_info(Experiment(folder))) for folder in folders}
     if len(tasks) > 1:
         raise InputError("these experiments predict different labels: pool those of one kind")
     task = tasks.pop()
