@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from common.errors import InputError
@@ -77,6 +79,8 @@ def load_weights_file(path: Path) -> dict[str, Any]:
         InputError: it can't be read; the message is the reason alone.
     """
     try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's own message advises to load it unsafely.
@@ -84,7 +88,7 @@ def load_weights_file(path: Path) -> dict[str, Any]:
             "not a checkpoint that can be read safely (it is no torch file, or holds more than "
             "tensors and plain types)"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, SafetensorError) as error:
         # A file that ends too early is an OSError for torch.
         raise InputError(
             f"cut off, damaged or not a checkpoint that can be read safely ({first_line(error)})"
@@ -174,7 +178,7 @@ def load_weights(model: nn.Module, path: Path, flag: str = "--net_weight_file") 
     """
     path = weights_file(path)
     weights = inference_weights(load_checkpoint(path, flag))
-    weights = {_without_prefix(name): value for name, value in weights.items()}
+    weights = {unwrapped_name(name): value for name, value in weights.items()}
     own = model.state_dict()
     problems = [f"missing {name}" for name in own if name not in weights]
     problems += [f"unexpected {name}" for name in weights if name not in own]
@@ -204,8 +208,8 @@ def _architecture(path: Path) -> str:
     return f" ({model.get('name')}, {described})"
 
 
-def _without_prefix(name: str) -> str:
-    """Remove the prefixes that wrappers for many devices and compilation add to names."""
+def unwrapped_name(name: str) -> str:
+    """Return a name without what wrappers for many devices and compilation put before it."""
     for prefix in ("module.", "_orig_mod."):
         name = name.removeprefix(prefix)
     return name

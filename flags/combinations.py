@@ -23,27 +23,46 @@ def _needs_model(*prefixes: str) -> tuple[str, Callable[[dict[str, Any]], bool]]
     return f"--net_model {words}", lambda flags: flags["net_model"].startswith(prefixes)
 
 
-_STUDY = "study-"
+_STUDY, _LINEAR = "study-", "study-linear"
+
+
+def _has_encoder(flags: Mapping[str, Any]) -> bool:
+    return flags["net_model"].startswith(_STUDY) and flags["net_encoder"] is not None
+
+
 _FROM_IMAGES = (
-    f"a --net_model that sees images, not {_STUDY}...",
-    lambda flags: not flags["net_model"].startswith(_STUDY),
+    f"a --net_model that sees images, not {_STUDY}..., or --net_encoder",
+    lambda flags: not flags["net_model"].startswith(_STUDY) or _has_encoder(flags),
 )
 _JOINT, _VOLUME = "joint-", "volume-"
 _FROM_BACKBONE = (
     f"a --net_model with a slice network, not {_STUDY}... or {_VOLUME}...",
     lambda flags: not flags["net_model"].startswith((_STUDY, _VOLUME)),
 )
+_FROM_ENCODER = (
+    f"a --net_model with a slice network, not {_STUDY}... or {_VOLUME}..., or --net_encoder",
+    lambda flags: not flags["net_model"].startswith((_STUDY, _VOLUME)) or _has_encoder(flags),
+)
+_FROM_OUTPUTS = (
+    f"--net_model {_STUDY}... without --net_encoder",
+    lambda flags: flags["net_model"].startswith(_STUDY) and flags["net_encoder"] is None,
+)
 _FROM_FEATURES = (
-    f"--net_model {_JOINT}..., or {_STUDY}... and --net_study_inputs both",
+    f"--net_model {_JOINT}..., or {_STUDY}... and --net_study_inputs both or --net_encoder",
     lambda flags: (
         flags["net_model"].startswith(_JOINT)
+        or _has_encoder(flags)
         or (flags["net_model"].startswith(_STUDY) and flags["net_study_inputs"] == "both")
     ),
+)
+_FROM_LAYERS = (
+    f"--net_model {_STUDY}... or {_JOINT}..., but {_LINEAR}",
+    lambda flags: flags["net_model"].startswith((_STUDY, _JOINT)) and flags["net_model"] != _LINEAR,
 )
 _IMAGE_FLAGS = (
     *("data_train_transform", "data_valid_transform", "data_test_transform", "data_img_size"),
 )
-_SLICE_FLAGS = ("net_pooling", "net_head", "data_neighbors")
+_ENCODER_FLAGS = ("net_pretrained", "net_pooling", "data_neighbors")
 _STUDY_FLAGS = ("data_features", "net_study_inputs")
 _SERIES_FLAGS = ("data_study_thin", "data_study_reverse", "data_study_crop")
 _SEQUENCE_FLAGS = ("net_study_dim", "net_study_layers", "net_study_metadata")
@@ -79,11 +98,12 @@ EFFECTIVE_WHEN = {
     "pre_export_folder": _needs("pre_export", "npy", "png"),
     "pre_export_windows": _needs("pre_export", "png"),
     **dict.fromkeys(_IMAGE_FLAGS, _FROM_IMAGES),
-    **dict.fromkeys(_SLICE_FLAGS, _FROM_BACKBONE),
-    **dict.fromkeys(("net_pretrained", "net_drop_path_rate", "tr_sync_bn"), _FROM_BACKBONE),
-    **dict.fromkeys(_STUDY_FLAGS, _needs_model(_STUDY)),
+    **dict.fromkeys(_ENCODER_FLAGS, _FROM_ENCODER),
+    **dict.fromkeys(("net_head", "net_drop_path_rate", "tr_sync_bn"), _FROM_BACKBONE),
+    **dict.fromkeys(_STUDY_FLAGS, _FROM_OUTPUTS),
+    "net_encoder": _needs_model(_STUDY),
     **dict.fromkeys(_SERIES_FLAGS, _needs_model(_STUDY, _JOINT, _VOLUME)),
-    **dict.fromkeys(_SEQUENCE_FLAGS, _needs_model(_STUDY, _JOINT)),
+    **dict.fromkeys(_SEQUENCE_FLAGS, _FROM_LAYERS),
     **dict.fromkeys(_JOINT_FLAGS, _needs_model(_JOINT)),
     **dict.fromkeys(_VOLUME_FLAGS, _needs_model(_VOLUME)),
     "net_study_hidden": _needs_model("study-bigru", "study-lstm", "study-first_place"),
@@ -225,11 +245,15 @@ def _refuse_study(flags: Mapping[str, Any]) -> None:
     name = flags["net_model"]
     if not name.startswith((_STUDY, _JOINT, _VOLUME)) or flags["tr_resume"]:
         return
-    if name.startswith(_STUDY) and flags["data_features"] is None:
-        raise InputError(
-            f"--net_model {name} needs --data_features: say which slice experiments it sees the "
-            f"outputs of, such as 0003"
-        )
+    if name.startswith(_STUDY):
+        if (flags["data_features"] is None) == (flags["net_encoder"] is None):
+            raise InputError(
+                f"--net_model {name} needs --data_features or --net_encoder, and not both: say "
+                f"which slice experiments it sees the outputs of, such as 0003, or which frozen "
+                f"encoder, such as tf_efficientnet_lite0"
+            )
+        if name == _LINEAR and not _FROM_FEATURES[1](flags):
+            raise InputError(f"--net_model {name} needs features: give --net_study_inputs both")
     if flags["data_sampler"] is not None:
         raise InputError(
             f"--data_sampler {flags['data_sampler']}: draws slices, but --net_model {name} sees "

@@ -11,16 +11,20 @@ class NetworkConfig:
     """Which network is trained, and from which weights."""
 
     net_model: str = "tf_efficientnet_lite0"
-    """rsna-<family>-<variant>, such as rsna-seresnext-50.32.4d, or the name of any timm model; or
-    study-bigru, study-lstm, study-first_place, study-transformer over the outputs of slice
-    experiments (--data_features); or joint-<slice network>, a slice network and a transformer over
-    the series trained as one; or volume-resnet10, volume-resnet18, in 3D."""
+    """rsna-<family>-<variant>, such as rsna-seresnext-50.32.4d, the name of any timm model,
+    hf-hub:<owner>/<name>, or a folder in the hub's layout (config.json beside the weights); or
+    study-linear, study-bigru, study-lstm, study-first_place, study-transformer over the outputs of
+    slice experiments (--data_features) or a frozen encoder (--net_encoder); or
+    joint-<slice network>, a slice network and a transformer over the series trained as one; or
+    volume-resnet10, volume-resnet18, in 3D."""
     net_pretrained: Switch = 1
-    """1: start from ImageNet weights; 0: from random ones."""
+    """1: start from the weights that the name stands for, of ImageNet for most; 0: from random
+    ones."""
     net_weight_file: str | None = None
-    """Checkpoint, plain state dict or folder of a predictor to start from. With --data_fold all,
-    {fold} in it stands for the number of each fold. Weights whose training, as recorded in their
-    experiment's folder, saw what is validated are refused."""
+    """Checkpoint, plain state dict, .safetensors or folder of a predictor to start from: of a
+    network trained here, or of its encoder under any prefix. With --data_fold all, {fold} in it
+    stands for the number of each fold. Weights whose training, as recorded in their experiment's
+    folder, saw what is validated are refused."""
     net_num_classes: int = 6
     """6: the labels of the challenge; 1: any hemorrhage alone."""
     net_drop_rate: float = 0.2
@@ -53,6 +57,10 @@ class NetworkConfig:
     """1: sequence networks see z-gap, position, rank and number of slices."""
     net_study_auxiliary: float = 1.0
     """study-first_place: weight of the loss of the first stage."""
+    net_encoder: str | None = None
+    """Sequence networks, study-linear: the encoder whose features they see, named as --net_model
+    names one, with the weights of --net_weight_file if given. It stays as it is; its features are
+    stored once for a dataset and used again."""
     net_encoder_frozen: Switch = 0
     """1: the slice network of a joint one stays as --net_weight_file has it; only the transformer
     learns."""

@@ -82,7 +82,7 @@ def test_training_starts_at_the_prior():
 def test_packaged_imagenet_weights_are_loaded_in_order():
     model = timm_factory.create_backbone("tf_efficientnet_lite0", 3, pretrained=True)
     source = torch.load(
-        timm_factory._packaged_file("tf_efficientnet_lite0"), map_location="cpu", weights_only=True
+        timm_factory.packaged_file("tf_efficientnet_lite0"), map_location="cpu", weights_only=True
     )
     state = model.state_dict()
     assert torch.equal(state["conv_stem.weight"], next(iter(source.values())))

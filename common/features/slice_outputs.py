@@ -172,6 +172,32 @@ def load_slice_outputs(
     return SliceOutputs(name, logits, folds, near, feature_rows, scaling, digest)
 
 
+def outputs_of_encoder(
+    features: FeatureTable,
+    table: SliceTable,
+    rows: NDArray[np.int64],
+    trained: NDArray[np.int64],
+    fold: int,
+    num_labels: int,
+) -> SliceOutputs:
+    """Return the features of a frozen encoder as outputs of a slice network whose logits are 0.
+
+    Args:
+        features: of all of `rows`.
+        table: the dataset.
+        rows: of the table, those that have features.
+        trained: of the table, those that are trained on; their features are measured for scaling.
+        fold: that is validated.
+    """
+    logits = np.full((len(table), num_labels), np.nan, np.float32)
+    folds, feature_rows = np.full((2, len(table)), -1, np.int64)
+    logits[rows], folds[rows], feature_rows[rows] = 0, fold, np.arange(len(rows))
+    stored = features.rows_of(table.frame["image_id"].to_numpy(dtype=object)[rows])
+    near = _near(_MeanOfViews(features, stored[:, None]), len(rows))
+    scaling = {fold: measure_scaling(near, feature_rows[trained])}
+    return SliceOutputs("encoder", logits, folds, near, feature_rows, scaling)
+
+
 def measure_scaling(features: Features, rows: NDArray[np.int64]) -> Scaling:
     """Returns mean and spread of features over rows, of evenly spaced ones where there are many."""
     if len(rows) > _MOST_ROWS:

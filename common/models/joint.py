@@ -55,6 +55,10 @@ class JointModel(SeriesModel):
             checkpointing=checkpointing,
         )
         self.encoder = TimmClassifier(**encoder, pretrained=pretrained)
+        # Of an encoder of the hub or a folder: what makes it again without these.
+        resolved = {name: self.encoder.specification.get(name) for name in ("name", "config")}
+        self.specification["encoder"] |= {n: value for n, value in resolved.items() if value}
+        self.specification["name"] = f"joint-{resolved['name']}"
         self.mean, self.std = self.encoder.mean, self.encoder.std
         dim = self.encoder.classifier.in_features
         num_labels = self.encoder.classifier.out_features

@@ -146,6 +146,30 @@ class _EncodedModel(SequenceModel):
         return self.head(self.dropout(self.norm(features)))
 
 
+class LinearModel(SequenceModel):
+    """A linear layer on the features of each slice alone, added to the slice networks' logits.
+
+    Args:
+        name: study-linear.
+        options: see `SequenceModel`; there are features.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        chosen = self.specification
+        self.feature_drop = nn.Dropout1d(chosen["feature_drop"])
+        self.head = nn.Linear(sum(chosen["feature_dims"]), chosen["num_labels"])
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward_features(self, inputs: Mapping[str, Any]) -> Tensor:
+        features = torch.cat(list(inputs["features"]), dim=-1)
+        return self.feature_drop(features.transpose(1, 2)).transpose(1, 2)
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        return self.head(self.dropout(features))
+
+
 class RecurrentModel(_EncodedModel):
     """GRUs or LSTMs in both directions, each layer added to what it was given.
 

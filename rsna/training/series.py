@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.callbacks import Callback
-from common.checkpoint import inference_weights, load_checkpoint, load_weights
+from common.checkpoint import load_weights
 from common.datasets import EpochSampler, make_loader
 from common.datasets.series import SeriesAugmentation
 from common.datasets.series_images import SeriesImageDataset
 from common.errors import InputError
-from common.experiment import weights_file
+from common.models.encoders import read_weight_file
 from common.models.joint import JointModel
 from common.models.volume import VolumeModel
 from common.networks import FitSettings
@@ -38,7 +38,14 @@ from config import Config
 from flags.network import NetworkConfig
 from rsna.build import build_network
 from rsna.data import find_transforms, fold_rows, image_shape, neighbour_offsets
-from rsna.training.parts import Model, TrainingParts, require_variance, synchronized
+from rsna.training.parts import (
+    Model,
+    TrainingParts,
+    load_start,
+    record_of_start,
+    require_variance,
+    synchronized,
+)
 from rsna_model import ALIASES
 from rsna_network import RSNANetwork
 
@@ -235,10 +242,12 @@ class JointParts(SeriesParts[JointModel]):
             self.config, len(self.task.label_names), bool(flags.net_pretrained) and is_fresh
         )
         if flags.net_weight_file is not None and not self.is_resumed:
-            path = weights_file(Path(flags.net_weight_file))
-            names = inference_weights(load_checkpoint(path, "--net_weight_file"))
-            is_whole = any(name.startswith("encoder.") for name in names)
-            load_weights(model if is_whole else model.encoder, path)
+            path = Path(flags.net_weight_file)
+            is_whole = "feature_norm.weight" in read_weight_file(path, "--net_weight_file")
+            if is_whole:
+                load_weights(model, path)
+            else:
+                self.starts_at_prior = not load_start(model.encoder, path)
             logger.info("weights of %s loaded", "the whole network" if is_whole else "the encoder")
         elif flags.net_encoder_frozen and not self.is_resumed:
             logger.warning(
@@ -249,6 +258,10 @@ class JointParts(SeriesParts[JointModel]):
             require_variance(model.encoder, self.config, "--net_encoder_slices 1")
         model.encoder = synchronized(model.encoder, self.config, self.settings)
         return model
+
+    def weights_record(self) -> dict[str, Any] | None:
+        flags = self.config.network
+        return record_of_start(flags, flags.net_model.removeprefix(PREFIX), self.model.encoder)
 
     def _gathers_statistics(self) -> bool:
         return not self.config.network.net_encoder_frozen

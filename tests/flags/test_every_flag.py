@@ -66,6 +66,7 @@ CHANGED = {
     "net_study_feature_drop": 0.2,
     "net_study_metadata": 0,
     "net_study_auxiliary": 0.5,
+    "net_encoder": "test_resnet",
     "net_encoder_frozen": 1,
     "net_encoder_slices": 4,
     "net_encoder_checkpoint": 1,
