@@ -14,7 +14,8 @@ class NetworkConfig:
     """rsna-<family>-<variant>, such as rsna-seresnext-50.32.4d, or the name of any timm model; or
     study-bigru, study-lstm, study-first_place, study-transformer over the outputs of slice
     experiments (--data_features); or joint-<slice network>, a slice network and a transformer over
-    the series trained as one; or volume-resnet10, volume-resnet18, in 3D."""
+    the series trained as one; or bag-<slice network>, a slice network that learns from labels of
+    studies, of slices, or of both; or volume-resnet10, volume-resnet18, in 3D."""
     net_pretrained: Switch = 1
     """1: start from ImageNet weights; 0: from random ones."""
     net_weight_file: str | None = None
@@ -54,13 +55,18 @@ class NetworkConfig:
     net_study_auxiliary: float = 1.0
     """study-first_place: weight of the loss of the first stage."""
     net_encoder_frozen: Switch = 0
-    """1: the slice network of a joint one stays as --net_weight_file has it; only the transformer
-    learns."""
+    """1: the slice network of a joint or bag one stays as --net_weight_file has it; only what is on
+    top of it learns."""
     net_encoder_slices: int = 0
-    """Joint networks: slices that go through the slice network at once (0: all of a batch)."""
+    """Joint and bag networks: slices that go through the slice network at once (0: all of a
+    batch)."""
     net_encoder_checkpoint: Switch = 0
-    """1: joint networks compute activations of the slice network again for the gradient: less
-    memory, slower steps. Batch-norm statistics are then updated twice a step."""
+    """1: joint and bag networks compute activations of the slice network again for the gradient:
+    less memory, slower steps. Batch-norm statistics are then updated twice a step."""
+    net_bag_pooling: Literal["max", "lse", "attention"] = "attention"
+    """Bag networks: how the logits of slices make that of their study: the largest; log-sum-exp,
+    between the largest and the mean; or their mean weighted by attention, which learns whom to
+    weigh."""
     net_volume_width: int = 32
     """Volume networks: channels of the first of four stages; each next one has twice as many."""
     net_volume_mm: float = 5.0
