@@ -3,6 +3,7 @@
 from typing import Any
 
 from common.models import AbstractModel, TimmClassifier
+from common.models.bag import BagModel
 from common.models.joint import JointModel
 from common.models.volume import VolumeModel
 from rsna_task import LABELS
@@ -53,6 +54,8 @@ class RSNAModel(TimmClassifier):
 def build_model(specification: dict[str, Any]) -> AbstractModel:
     """Return the architecture that a network's `specification` describes, with random weights."""
     name = str(specification["name"])
+    if name.startswith("bag-"):
+        return BagModel(**specification)
     if name.startswith("joint-"):
         return JointModel(**specification)
     if name.startswith("volume-"):

@@ -8,12 +8,27 @@ from scipy.special import expit
 from torch import Tensor, nn
 
 from common.networks import FitSettings, ImageClassifierNetwork
-from common.scoring.metrics import auc, log_loss, weighted_log_loss
+from common.scoring.metrics import auc, log_loss, majority, weighted_log_loss
 from rsna_task import CHALLENGE, METRIC, Task
 
 # Weight of `any` in the loss by fifths of the training, where that is asked for: that of the 2019
 # framework. The metric's is 2.
 ANY_WEIGHTS = (2.6, 2.4, 2.2, 2.0, 1.0)
+
+
+def study_metrics(outputs: Mapping[str, np.ndarray], task: Task) -> dict[str, float | None]:
+    """Return log loss and AUC of studies, as `study_<name>`, from the outputs of a network of bags.
+
+    Args:
+        outputs: per slice the `sample`, and its `series_logits` and `series_labels`.
+    """
+    first = np.unique(outputs["sample"], return_index=True)[1]
+    labels = majority(outputs["series_labels"][first])
+    p = expit(outputs["series_logits"][first].astype(np.float64))
+    metrics = {f"study_{METRIC}": weighted_log_loss(labels, p, task.label_weights)}
+    for column, name in enumerate(task.label_names):
+        metrics[f"study_auc.{name}"] = auc(labels[:, column], p[:, column])
+    return metrics
 
 
 class RSNANetwork(ImageClassifierNetwork):
@@ -46,8 +61,12 @@ class RSNANetwork(ImageClassifierNetwork):
         return weights
 
     def compute_metrics(self, outputs: Mapping[str, np.ndarray]) -> dict[str, float | None]:
-        """Return the challenge's weighted log loss over all slices; log loss and AUC per label."""
-        labels, probabilities = outputs["labels"], expit(outputs["logits"].astype(np.float64))
+        """Return the challenge's weighted log loss over all slices; log loss and AUC per label.
+
+        Labels that are shares of raters count by their majority.
+        """
+        labels = majority(outputs["labels"])
+        probabilities = expit(outputs["logits"].astype(np.float64))
         metrics = {METRIC: weighted_log_loss(labels, probabilities, self.task.label_weights)}
         for column, name in enumerate(self.task.label_names):
             metrics[f"log_loss.{name}"] = log_loss(labels[:, column], probabilities[:, column])

@@ -40,12 +40,16 @@ ANY_ONLY = Task(("any",), (1.0,))
 TASKS = {len(task.label_names): task for task in (CHALLENGE, ANY_ONLY)}
 
 
-def validation_metrics(task: Task, has_rates: bool = True) -> list[str]:
+def validation_metrics(task: Task, has_rates: bool = True, has_studies: bool = False) -> list[str]:
     """Return the names of the metrics that a validation reports.
 
     Args:
         has_rates: precision, recall, F1 and the means over the labels are among them.
+        has_studies: those of studies too.
     """
+    if has_studies:
+        of_studies = [f"study_auc.{label}" for label in task.label_names]
+        return [*validation_metrics(task, has_rates), f"study_{METRIC}", *of_studies]
     if has_rates:
         return ["loss", METRIC, *reported_names(task.label_names)]
     names = [f"{family}.{label}" for family in ("auc", "log_loss") for label in task.label_names]

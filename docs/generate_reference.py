@@ -31,7 +31,7 @@ from common.errors import CheckFailed, InputError  # noqa: E402
 from common.features import store as features  # noqa: E402
 from common.files import write_text  # noqa: E402
 from common.preparation import headers, identity, tables  # noqa: E402
-from common.scoring.predictions import ID_COLUMNS, build_predictions  # noqa: E402
+from common.scoring.predictions import ID_COLUMNS, SERIES_LOGIT, build_predictions  # noqa: E402
 from common.slices import folds, series  # noqa: E402
 from common.slices.table import SLICE_COLUMNS, STATUS_OK  # noqa: E402
 from rsna_task import LABELS  # noqa: E402
@@ -163,7 +163,9 @@ def columns_of_tables() -> dict[str, dict[str, str]]:
     frame = frame.assign(rows=1, columns=1, brain_fraction=1.0, reason="")
     frame = frame.assign(**dict.fromkeys(LABELS, 0.0))
     logits = np.zeros((1, len(LABELS)), dtype=np.float32)
-    predictions = build_predictions(frame, logits, LABELS, fold=0, experiment_id="a")
+    predictions = build_predictions(
+        frame, logits, LABELS, fold=0, experiment_id="a", series_logits=logits
+    )
     listed = series.list_series(frame)
     prior = np.zeros(len(LABELS))
     studies = series.list_studies(
@@ -188,7 +190,8 @@ def _types(frame: pd.DataFrame) -> dict[str, str]:
 def _with_label_names(columns: Mapping[str, str]) -> dict[str, str]:
     """Return the columns in which one stands for those of all labels."""
     stands_for = {label: "<label>" for label in LABELS}
-    stands_for |= {f"logit_{label}": "logit_<label>" for label in LABELS}
+    for kind in ("logit_", SERIES_LOGIT):
+        stands_for |= {f"{kind}{label}": f"{kind}<label>" for label in LABELS}
     return {stands_for.get(name, name): kind for name, kind in columns.items()}
 
 

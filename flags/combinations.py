@@ -34,7 +34,7 @@ _FROM_IMAGES = (
     f"a --net_model that sees images, not {_STUDY}..., or --net_encoder",
     lambda flags: not flags["net_model"].startswith(_STUDY) or _has_encoder(flags),
 )
-_JOINT, _VOLUME = "joint-", "volume-"
+_JOINT, _BAG, _VOLUME = "joint-", "bag-", "volume-"
 _FROM_BACKBONE = (
     f"a --net_model with a slice network, not {_STUDY}... or {_VOLUME}...",
     lambda flags: not flags["net_model"].startswith((_STUDY, _VOLUME)),
@@ -66,7 +66,7 @@ _ENCODER_FLAGS = ("net_pretrained", "net_pooling", "data_neighbors")
 _STUDY_FLAGS = ("data_features", "net_study_inputs")
 _SERIES_FLAGS = ("data_study_thin", "data_study_reverse", "data_study_crop")
 _SEQUENCE_FLAGS = ("net_study_dim", "net_study_layers", "net_study_metadata")
-_JOINT_FLAGS = ("net_encoder_frozen", "net_encoder_slices", "net_encoder_checkpoint")
+_WHOLE_FLAGS = ("net_encoder_frozen", "net_encoder_slices", "net_encoder_checkpoint")
 _VOLUME_FLAGS = ("net_volume_width", "net_volume_mm", "data_volume_spacing")
 
 
@@ -84,7 +84,10 @@ EFFECTIVE_WHEN = {
     "pre_brain_min": _needs("pre_source", "demo", "rsna", "ct_ich"),
     **{
         name: _needs("pre_check", 0)
-        for name in ("pre_source", "pre_folder", "pre_drop_overlap", "pre_labels", "pre_remove")
+        for name in (
+            *("pre_source", "pre_folder", "pre_drop_overlap", "pre_labels", "pre_remove"),
+            "pre_train_studies",
+        )
     },
     "pre_fold_by": _needs("pre_check", 0),
     "pre_valid_fraction": _needs("pre_check", 0),
@@ -104,7 +107,8 @@ EFFECTIVE_WHEN = {
     "net_encoder": _needs_model(_STUDY),
     **dict.fromkeys(_SERIES_FLAGS, _needs_model(_STUDY, _JOINT, _VOLUME)),
     **dict.fromkeys(_SEQUENCE_FLAGS, _FROM_LAYERS),
-    **dict.fromkeys(_JOINT_FLAGS, _needs_model(_JOINT)),
+    **dict.fromkeys(_WHOLE_FLAGS, _needs_model(_JOINT, _BAG)),
+    **dict.fromkeys(("net_bag_pooling", "data_bag_slices"), _needs_model(_BAG)),
     **dict.fromkeys(_VOLUME_FLAGS, _needs_model(_VOLUME)),
     "net_study_hidden": _needs_model("study-bigru", "study-lstm", "study-first_place"),
     "net_study_heads": _needs_model("study-transformer", _JOINT),
@@ -121,7 +125,7 @@ EFFECTIVE_WHEN = {
         "--net_drop_rate and a --net_model for slices",
         lambda flags: (
             flags["net_drop_rate"] > 0
-            and not flags["net_model"].startswith((_STUDY, _JOINT, _VOLUME))
+            and not flags["net_model"].startswith((_STUDY, _JOINT, _BAG, _VOLUME))
         ),
     ),
     "data_sampler_num_slices": _needs("data_sampler", "slices_per_study"),
@@ -243,7 +247,7 @@ def refuse_unusable(flags: Mapping[str, Any]) -> None:
 
 def _refuse_study(flags: Mapping[str, Any]) -> None:
     name = flags["net_model"]
-    if not name.startswith((_STUDY, _JOINT, _VOLUME)) or flags["tr_resume"]:
+    if not name.startswith((_STUDY, _JOINT, _BAG, _VOLUME)) or flags["tr_resume"]:
         return
     if name.startswith(_STUDY):
         if (flags["data_features"] is None) == (flags["net_encoder"] is None):
@@ -264,7 +268,7 @@ def _refuse_study(flags: Mapping[str, Any]) -> None:
 def _refuse_metrics(flags: Mapping[str, Any]) -> None:
     """Raise InputError where a flag names a metric that no validation reports."""
     task, has_rates = TASKS[flags["net_num_classes"]], bool(flags["cb_metrics_enabled"])
-    known = validation_metrics(task, has_rates)
+    known = validation_metrics(task, has_rates, flags["net_model"].startswith(_BAG))
     names = ["tr_best_metric"]
     if flags["cb_early_stopping_patience"]:
         names.append("cb_early_stopping_metric")

@@ -62,6 +62,9 @@ class DataConfig:
     data_study_crop: int = 0
     """Sequence, joint and volume networks: the most slices of a series in a training sample (0:
     all)."""
+    data_bag_slices: int = 32
+    """Bag networks: the most slices of a series in a training sample, evenly spaced from a place
+    that is drawn (0: all)."""
     data_volume_spacing: float = 0.0
     """Volume networks: pixels of this many mm on a grid of data_img_size, before the transform
     (0: pixels as they are)."""
@@ -70,7 +73,7 @@ class DataConfig:
         between(self, 0, 10, "data_neighbors")
         between(self, 0, 100, "data_neighbor_mm")
         between(self, 0, 4096, "data_img_size")
-        at_least(self, 0, "data_study_crop")
+        at_least(self, 0, "data_study_crop", "data_bag_slices")
         between(self, 0, 1, "data_study_thin", "data_study_reverse")
         rule = "ids of experiments with commas between them, such as 0003,0004"
         matches(self, r"[A-Za-z0-9_-]+(,[A-Za-z0-9_-]+)*", rule, "data_features")

@@ -16,7 +16,8 @@ class NetworkConfig:
     study-linear, study-bigru, study-lstm, study-first_place, study-transformer over the outputs of
     slice experiments (--data_features) or a frozen encoder (--net_encoder); or
     joint-<slice network>, a slice network and a transformer over the series trained as one; or
-    volume-resnet10, volume-resnet18, in 3D."""
+    bag-<slice network>, a slice network that learns from labels of studies, of slices, or of both;
+    or volume-resnet10, volume-resnet18, in 3D."""
     net_pretrained: Switch = 1
     """1: start from the weights that the name stands for, of ImageNet for most; 0: from random
     ones."""
@@ -62,13 +63,18 @@ class NetworkConfig:
     names one, with the weights of --net_weight_file if given. It stays as it is; its features are
     stored once for a dataset and used again."""
     net_encoder_frozen: Switch = 0
-    """1: the slice network of a joint one stays as --net_weight_file has it; only the transformer
-    learns."""
+    """1: the slice network of a joint or bag one stays as --net_weight_file has it; only what is on
+    top of it learns."""
     net_encoder_slices: int = 0
-    """Joint networks: slices that go through the slice network at once (0: all of a batch)."""
+    """Joint and bag networks: slices that go through the slice network at once (0: all of a
+    batch)."""
     net_encoder_checkpoint: Switch = 0
-    """1: joint networks compute activations of the slice network again for the gradient: less
-    memory, slower steps. Batch-norm statistics are then updated twice a step."""
+    """1: joint and bag networks compute activations of the slice network again for the gradient:
+    less memory, slower steps. Batch-norm statistics are then updated twice a step."""
+    net_bag_pooling: Literal["max", "lse", "attention"] = "attention"
+    """Bag networks: how the logits of slices make that of their study: the largest; log-sum-exp,
+    between the largest and the mean; or their mean weighted by attention, which learns whom to
+    weigh."""
     net_volume_width: int = 32
     """Volume networks: channels of the first of four stages; each next one has twice as many."""
     net_volume_mm: float = 5.0

@@ -32,7 +32,11 @@ class PreprocessingConfig:
     of keeping them as they were stored: such files may lie on a disk that is not mounted."""
     pre_labels: str | None = None
     """csv file of labels for pre_source dicom: a column SOPInstanceUID, StudyInstanceUID,
-    AccessionNumber or PatientID, and any of the six labels (0, 1 or empty)."""
+    AccessionNumber or PatientID, and any of the six labels (empty, or from 0 to 1: the share of
+    raters that see it). Or one file of slices and one of studies, with a comma between them."""
+    pre_train_studies: Switch = 0
+    """1: studies that are labelled as a whole are trained on, by networks bag-... (split train, and
+    folds); 0: they are evaluated on (split test)."""
     pre_address: str | None = None
     """Address of a Dask scheduler whose workers do the work, such as tcp://host:8786, in place of
     n_jobs processes of this machine. docs/how_to/preprocessing_cluster.md lists what they need."""

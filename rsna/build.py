@@ -119,7 +119,7 @@ def checkpoint_saver(config: Config, experiment: Experiment) -> CheckpointSaver:
 def make_sampler(config: Config, train: RSNADataset, num_processes: int = 1) -> EpochSampler:
     """Return the sampler that the flags name; a slice is positive where any of its labels is.
 
-    A label that is a probability (`common.ensembling.pseudo_labels`) counts from 0.5 on.
+    A label that is a share of raters, or a probability by a model, counts above 0.5.
 
     Raises:
         InputError: the sampler needs positive and negative slices, and there are none.
@@ -202,8 +202,7 @@ def _drawn(
 
 
 def _is_positive(train: RSNADataset) -> np.ndarray:
-    # Labels by a model may be probabilities.
-    return np.asarray((train.labels >= 0.5).any(axis=1))
+    return np.asarray((train.labels > 0.5).any(axis=1))
 
 
 def _odds(share: float) -> float:

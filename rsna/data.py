@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common.errors import InputError
-from common.scoring.metrics import training_prior
+from common.scoring.metrics import majority, training_prior
 from common.slices.copies import require_unseen_pixels
 from common.slices.folds import PSEUDO, folds_path, read_folds, split_rows, without_fold
 from common.slices.leakage import warn_of_pseudo_labels
@@ -53,11 +54,16 @@ def load_data(config: Config, mean: Sequence[float], std: Sequence[float]) -> RS
     seed = config.general.seed
     train = RSNADataset(table, train_rows, augmented, seed, label_names, *offsets, past_end=end)
     valid = train.with_rows(valid_rows, plain)
-    return RSNAData(train, valid, training_prior(train.labels), tta)
+    return RSNAData(train, valid, training_prior(majority(train.labels)), tta)
 
 
-def fold_rows(config: Config, table: SliceTable) -> tuple[np.ndarray, np.ndarray]:
+def fold_rows(
+    config: Config, table: SliceTable, of_studies: NDArray[np.bool_] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows to train on and those to validate on, dev mode considered.
+
+    Args:
+        of_studies: as of `split_rows`.
 
     Raises:
         InputError: no such fold, or one without slices on a side.
@@ -69,7 +75,7 @@ def fold_rows(config: Config, table: SliceTable) -> tuple[np.ndarray, np.ndarray
     if config.data.data_leave_out_fold is not None:
         folds = without_fold(folds, config.data.data_leave_out_fold)
     label_names = TASKS[config.network.net_num_classes].label_names
-    train_rows, valid_rows = split_rows(table, folds, fold, label_names)
+    train_rows, valid_rows = split_rows(table, folds, fold, label_names, of_studies)
     require_unseen_pixels(table, train_rows, valid_rows, fold)
     warn_of_pseudo_labels(table.frame["label_source"].iloc[train_rows], PSEUDO, fold)
     if config.general.dev_enabled:

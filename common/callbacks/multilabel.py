@@ -15,6 +15,7 @@ from common.scoring.metrics import (
     confusion,
     confusion_rates,
     log_loss,
+    majority,
 )
 
 RANK_METRICS: dict[str, Callable[..., float | None]] = {"auc": auc, "log_loss": log_loss}
@@ -29,7 +30,7 @@ class MultiLabelMetrics(Callback):
     has computed itself stay.
 
     The outputs of a validation must hold `logits` and `labels`, both (samples, labels), the labels
-    0, 1 or NaN.
+    0, 1 or NaN, or shares of raters, which count by their majority.
 
     Args:
         threshold: least probability at which a label counts as predicted.
@@ -45,7 +46,7 @@ class MultiLabelMetrics(Callback):
         outputs: Mapping[str, np.ndarray],
         metrics: dict[str, float | None],
     ) -> None:
-        labels, logits = outputs["labels"], outputs["logits"].astype(np.float64)
+        labels, logits = majority(outputs["labels"]), outputs["logits"].astype(np.float64)
         probabilities = expit(logits)
         for column, label in enumerate(self.label_names):
             y, p = labels[:, column], probabilities[:, column]

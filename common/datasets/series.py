@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -30,11 +31,14 @@ class SeriesAugmentation:
         thin: how often every second slice is left out, as if slices were twice as thick.
         reverse: how often the series is seen from its other end: positions fall, gaps are negative.
         crop: the most slices of a sample, a window of the series; 0: all.
+        spread: the most slices of a sample, evenly spaced over the series from a drawn place on, so
+            that each slice is as likely as any other; 0: all.
     """
 
     thin: float = 0.0
     reverse: float = 0.0
     crop: int = 0
+    spread: int = 0
 
     def draw(self, num_slices: int, seed: int) -> tuple[NDArray[np.int64], slice]:
         """Return the slices of the series in the order they are seen, and the window on them."""
@@ -46,6 +50,9 @@ class SeriesAugmentation:
             places = places[phase::2]
         if reverses:
             places = places[::-1]
+        if self.spread and len(places) > self.spread:
+            step = len(places) / self.spread
+            places = places[((np.arange(self.spread) + shift) * step).astype(np.int64)]
         size = min(self.crop, len(places)) if self.crop else len(places)
         start = int(shift * (len(places) - size + 1))
         return places, slice(start, start + size)
@@ -78,10 +85,13 @@ class AbstractSeriesDataset(AbstractDataset):
         groups: rows of each series in anatomical order, those that are context only included.
         rows: rows that count in loss and metrics.
         label_names: label columns of the table; none for prediction.
+        study_labels: by store file, the labels of series as a whole: those of the study that the
+            series stands for (`common.slices.study_labels`); None where none is known.
 
     Attributes:
         rows: those given, series by series in anatomical order.
         labels: float32 (rows, labels), NaN where unknown.
+        series_labels: float32 (series, labels), NaN where unknown.
     """
 
     # Padding value by the name of a tensor in a sample.
@@ -100,6 +110,7 @@ class AbstractSeriesDataset(AbstractDataset):
         label_names: Sequence[str],
         augmentation: SeriesAugmentation | None,
         seed: int,
+        study_labels: pd.DataFrame | None = None,
     ) -> None:
         super().__init__(seed)
         self.table = table
@@ -113,6 +124,12 @@ class AbstractSeriesDataset(AbstractDataset):
         self.rows = self._rows[is_counted]
         self._index = np.where(is_counted, np.cumsum(is_counted) - 1, -1)
         self.labels = table.labels(self.rows, self.label_names)
+        self.study_labels = study_labels
+        self.series_labels = np.full((len(groups), len(self.label_names)), np.nan, np.float32)
+        if study_labels is not None:
+            files = table.frame["store_file"].iloc[[int(group[0]) for group in groups]]
+            of_groups = study_labels.reindex(files)[list(label_names)]
+            self.series_labels = of_groups.to_numpy(np.float32)
         self.image_ids = table.frame["image_id"].to_numpy(dtype=object)[self.rows]
         self._positions_mm = table.frame["position_mm"].to_numpy(np.float64)[self._rows]
 
@@ -151,6 +168,7 @@ class AbstractSeriesDataset(AbstractDataset):
         }
         batch["lengths"] = torch.tensor([len(sample["index"]) for sample in samples])
         batch["sample"] = torch.tensor([sample["sample"] for sample in samples])
+        batch["series_labels"] = torch.from_numpy(self.series_labels[batch["sample"].numpy()])
         return batch
 
     def _draw(self, index: int, seed: int) -> SampleSlices:

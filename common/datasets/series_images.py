@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
@@ -53,8 +54,10 @@ class SeriesImageDataset(AbstractSeriesDataset):
         seed: int = 0,
         view: int = 0,
         skips_damaged: bool = False,
+        study_labels: pd.DataFrame | None = None,
     ) -> None:
-        super().__init__(table, table.groups_of(rows), rows, label_names, augmentation, seed + view)
+        groups = table.groups_of(rows)
+        super().__init__(table, groups, rows, label_names, augmentation, seed + view, study_labels)
         self.transform = transform
         self.slice_offsets = tuple(slice_offsets)
         self.steps = steps
@@ -72,6 +75,7 @@ class SeriesImageDataset(AbstractSeriesDataset):
             slice_offsets=self.slice_offsets,
             steps=self.steps,
             seed=self.seed,
+            study_labels=self.study_labels,
         )
 
     def make_sample(self, index: int, seed: int) -> dict[str, Any]:

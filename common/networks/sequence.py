@@ -16,6 +16,10 @@ class SequenceClassifierNetwork(ImageClassifierNetwork):
     and slices that are context only are none, so accumulated and uneven batches stay exact. The
     outputs of a step have one row per such slice; `features` are among them if asked for.
 
+    Where the model gives `series_logits`, a series with a label of its own (`series_labels`) is one
+    more term, beside those of its slices: a batch may hold series of both kinds. The outputs then
+    have `series_logits` and `series_labels`, and `sample`, the series of each slice.
+
     Args:
         auxiliary_weight: of the loss of `auxiliary` logits, in training only.
         options: see `ImageClassifierNetwork`; `sample_ids` name the series.
@@ -30,7 +34,7 @@ class SequenceClassifierNetwork(ImageClassifierNetwork):
     def training_step(self, batch: Mapping[str, Tensor]) -> StepOutput:
         """Return the weighted loss of the smoothed labels, with that of auxiliary logits."""
         outputs, is_slice = self._forward(batch), batch["index"] >= 0
-        step = self._slice_loss(batch, outputs["logits"], is_slice, self.label_smoothing)
+        step = self._loss_of_all(batch, outputs, is_slice, self.label_smoothing)
         if "auxiliary" not in outputs or not self.auxiliary_weight:
             return step
         other = self._slice_loss(batch, outputs["auxiliary"], is_slice, self.label_smoothing)
@@ -38,7 +42,7 @@ class SequenceClassifierNetwork(ImageClassifierNetwork):
         return StepOutput(loss_sum, step.num_terms, step.outputs)
 
     def validation_step(self, batch: Mapping[str, Tensor]) -> StepOutput:
-        return self._slice_loss(batch, self._forward(batch)["logits"], batch["index"] >= 0, 0.0)
+        return self._loss_of_all(batch, self._forward(batch), batch["index"] >= 0, 0.0)
 
     def prediction_step(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         is_slice, outputs = batch["index"] >= 0, self._forward(batch)
@@ -57,6 +61,29 @@ class SequenceClassifierNetwork(ImageClassifierNetwork):
 
     def _forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         return self.forward({name: batch[name] for name in self.inputs})
+
+    def _loss_of_all(
+        self,
+        batch: Mapping[str, Tensor],
+        outputs: Mapping[str, Tensor],
+        is_slice: Tensor,
+        smoothing: float,
+    ) -> StepOutput:
+        """Return the loss of slices and, where the model gives their logits, of series."""
+        step = self._slice_loss(batch, outputs["logits"], is_slice, smoothing)
+        if "series_logits" not in outputs:
+            return step
+        logits, labels = outputs["series_logits"], batch["series_labels"]
+        of_series = self._loss_of(logits, labels, batch["sample"], smoothing)
+        num_slices = is_slice.sum(dim=1)
+        found = {"series_logits": logits.detach(), "series_labels": labels}
+        found["sample"] = batch["sample"]
+        repeated = {name: v.repeat_interleave(num_slices, dim=0) for name, v in found.items()}
+        return StepOutput(
+            step.loss_sum + of_series.loss_sum,
+            step.num_terms + of_series.num_terms,
+            {**step.outputs, **repeated},
+        )
 
     def _slice_loss(
         self, batch: Mapping[str, Tensor], logits: Tensor, is_slice: Tensor, smoothing: float

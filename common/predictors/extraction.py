@@ -43,16 +43,19 @@ def extract(
     ordered = table.anatomical_order(wanted)
     image_ids = table.frame["image_id"].to_numpy(dtype=object)
     logits = np.empty((len(table), len(predictor.label_names)), np.float32)
+    of_series: np.ndarray | None = None
     unreadable = np.ones(len(table), dtype=bool)
     for start in range(0, len(ordered), BLOCK_ROWS):
         block = ordered[start : start + BLOCK_ROWS]
-        parts = []
+        parts, own_parts = [], []
         for view in options.views:
             # A block that holds nothing readable has no features either.
             with_features = writer is not None and bool(table.readable[block].any())
             of_view = replace(options, views=(view,), with_features=with_features)
             result = predictor.predict_rows(table, block, of_view)
             parts.append(result.logits)
+            if result.series_logits is not None:
+                own_parts.append(result.series_logits)
             unreadable[block] = result.unreadable
             seen = ~result.unreadable
             if writer is not None and result.features is not None and seen.any():
@@ -60,4 +63,8 @@ def extract(
             if on_block is not None:
                 on_block(len(block))
         logits[block] = mean_logits(parts, options.mean)
-    return RowLogits(logits[wanted], unreadable[wanted])
+        if own_parts:
+            of_series = np.empty_like(logits) if of_series is None else of_series
+            of_series[block] = mean_logits(own_parts, options.mean)
+    own = None if of_series is None else of_series[wanted]
+    return RowLogits(logits[wanted], unreadable[wanted], series_logits=own)

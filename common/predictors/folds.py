@@ -27,7 +27,7 @@ from common.scoring.predictions import LogitMean, Mean
 from common.slices.table import SliceTable
 
 # What all members agree on and readers of predictor.json look for, beside what all predictors have.
-_SHARED = ("model", "slice_offsets", "offsets_mm")
+_SHARED = ("model", "slice_offsets", "offsets_mm", "study_rule")
 
 
 @dataclass
@@ -58,6 +58,12 @@ class FoldsPredictor(ComposedPredictor):
             assert tuple(member.label_names) == self.label_names, "folds differ in labels"
         self.prior = np.mean([member.prior for member in self.members.values()], axis=0)
         self.study_prior = mean_study_prior(self.members.values())
+
+    @property
+    def study_rule(self) -> str:
+        """That of its members, whose own logits of series it averages, unless it calibrates."""
+        first = next(iter(self.members.values()))
+        return super().study_rule if self.study_calibration is not None else first.study_rule
 
     @property
     def parts(self) -> Mapping[str, AbstractPredictor]:
@@ -93,8 +99,13 @@ class FoldsPredictor(ComposedPredictor):
         self, table: SliceTable, rows: NDArray[np.int64], options: PredictOptions
     ) -> RowLogits:
         results, unreadable = self._predict_parts(table, rows, options)
-        total = LogitMean(self.mean)
+        total, of_series = LogitMean(self.mean), LogitMean(self.mean)
         for member, result in zip(self.members.values(), results, strict=True):
             calibration = member.calibration
             total.add(calibration.apply(result.logits) if calibration else result.logits)
-        return self._filled(total.result(), unreadable)
+            if result.series_logits is not None:
+                of_series.add(result.series_logits)
+        own = None
+        if all(result.series_logits is not None for result in results):
+            own = of_series.result().astype(np.float32)
+        return self._filled(total.result(), unreadable, series_logits=own)

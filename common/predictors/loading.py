@@ -10,7 +10,7 @@ from common.predictors.blend import BlendPredictor
 from common.predictors.folds import FoldsPredictor
 from common.predictors.second_level import SecondLevelPredictor
 from common.predictors.sequence import StudyPredictor
-from common.predictors.series import JointPredictor, VolumePredictor
+from common.predictors.series import BagPredictor, JointPredictor, VolumePredictor
 from common.predictors.slices import SlicePredictor
 
 # By kind in predictor.json; a folder without a kind is of the first one.
@@ -20,6 +20,7 @@ PREDICTORS: dict[str, type[AbstractPredictor]] = {
         SlicePredictor,
         JointPredictor,
         VolumePredictor,
+        BagPredictor,
         StudyPredictor,
         FoldsPredictor,
         BlendPredictor,

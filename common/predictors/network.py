@@ -139,8 +139,11 @@ class NetworkPredictor(AbstractPredictor):
         asked, places = np.unique(rows, return_inverse=True)
         left = rows[table.readable[rows]]
         total, features = LogitMean(options.mean), FeatureMean(len(asked))
+        of_series = LogitMean(options.mean)
+        has_series = "series_logits" in getattr(self.network, "output_names", ())
         for view, transform in views:
             logits = np.zeros((len(asked), len(self.label_names)))
+            series_logits = np.zeros_like(logits)
             if len(left):
                 dataset = self._dataset(table, left, transform, view, options)
                 batch_size = self._batch_size(options.batch_size)
@@ -152,10 +155,14 @@ class NetworkPredictor(AbstractPredictor):
                 logits[found] = outputs["logits"][was_read]
                 if options.with_features:
                     features.add(found, outputs["features"][was_read])
+                if has_series:
+                    series_logits[found] = outputs["series_logits"][was_read]
             total.add(logits)
+            of_series.add(series_logits)
         is_read = np.isin(asked, left)
         of_rows = features.result(is_read)[places] if options.with_features else None
-        return self._filled(total.result()[places], ~is_read[places], of_rows)
+        own = of_series.result()[places].astype(np.float32) if has_series else None
+        return self._filled(total.result()[places], ~is_read[places], of_rows, own)
 
     def _view_transform(self, view: str) -> Any:
         """Return what makes the images of a view; InputError where this predictor has none."""

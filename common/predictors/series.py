@@ -18,6 +18,8 @@ from common.slices.pixel_steps import NO_STEPS, PixelSteps
 from common.slices.table import SliceTable
 from common.transforms.views import random_number
 
+STUDY_RULE = "study_rule"
+"""Key in predictor.json of networks with a pool: how studies come from their slices."""
 # A series is taken to have this many slices where a batch is given in slices.
 USUAL_NUM_SLICES = 32
 
@@ -80,6 +82,27 @@ class VolumePredictor(SeriesPredictor):
     kind: ClassVar[str] = "volume"
 
 
+class BagPredictor(SeriesPredictor):
+    """A slice network with a pool that makes logits of a series of those of its slices."""
+
+    kind: ClassVar[str] = "bag"
+
+    @property
+    def study_rule(self) -> str:
+        """The pooling that was trained, unless studies are calibrated."""
+        if self.study_calibration is not None:
+            return super().study_rule
+        return pooled_rule(self.model["pooling"])
+
+    def _own_json(self) -> dict[str, Any]:
+        return {**super()._own_json(), STUDY_RULE: self.study_rule}
+
+
 def series_per_batch(num_slices: int) -> int:
     """Returns how many series make a batch of about so many slices."""
     return max(1, num_slices // USUAL_NUM_SLICES)
+
+
+def pooled_rule(pooling: str) -> str:
+    """Return in words how a pool makes probabilities of studies."""
+    return f"{pooling} over the slices of the used series, as trained"

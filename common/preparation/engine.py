@@ -31,7 +31,7 @@ from common.preparation.identity import (
     with_pixel_hashes,
 )
 from common.preparation.kept import kept_rows, remove_stale, set_aside
-from common.preparation.label_file import LabelFile
+from common.preparation.label_file import LabelFile, LabelFiles, with_split
 from common.preparation.label_tables import require_labels
 from common.preparation.manifest import check_same_source, write_manifest
 from common.preparation.overlap import Overlap, find_overlap
@@ -51,10 +51,7 @@ from common.preparation.splits import (
     mark_brain_range,
     write_folds,
 )
-from common.preparation.tables import (
-    slices_table,
-    studies_table,
-)
+from common.preparation.tables import by_majority, slices_table, studies_table
 from common.preparation.volumes import arrange, keep_selected, separate_patients
 from common.preparation.workers.runner import Limits, TaskRunner
 from common.slices.folds import TRAIN_SPLIT
@@ -141,7 +138,8 @@ def prepare_dataset(
     address: str | None = None,
     limits: Limits = DEFAULT_LIMITS,
     runner: TaskRunner | None = None,
-    label_file: LabelFile | None = None,
+    label_file: LabelFile | LabelFiles | None = None,
+    train_studies: bool = False,
 ) -> Preparation:
     """Make or complete a dataset folder, and return what was counted.
 
@@ -166,6 +164,7 @@ def prepare_dataset(
         limits: what a series, or the header of a file, may take; not with `n_jobs` 0.
         runner: processes that are there already, in place of the three above; it stays open.
         label_file: labels in place of those of the source; labelled slices are trained on.
+        train_studies: studies that are labelled as a whole are trained on too, not tested on.
 
     Raises:
         InputError: nothing to read or nothing usable, a folder of other data or in use, too
@@ -194,6 +193,8 @@ def prepare_dataset(
             parameters["brain_min"] = brain_min
         if label_file is not None:
             parameters["labels"] = f"label file, by {label_file.key}"
+        if train_studies:
+            parameters["train_studies"] = True
         versions = {name: version(name) for name in _LIBRARIES}
         write_manifest(dataset_folder, source, parameters, versions, None)
         if not (dataset_folder / INDEX_FOLDER).exists():
@@ -206,11 +207,17 @@ def prepare_dataset(
             matched = label_file.match(headers)
             labels, study_labels = matched.of_slices, matched.of_studies
             splits, sources = matched.splits(headers, splits), matched.sources
+        if train_studies:
+            if study_labels is None:
+                raise InputError("--pre_train_studies 1: no studies are labelled: leave it out")
+            splits = with_split(splits, headers, study_labels, "study_id", TRAIN_SPLIT)
         require_labels(headers, labels, study_labels)
         plan.check(headers.assign(split=headers["source_file"].map(splits)), sources)
         results = _store_missing(headers, source, dataset_folder, runner, steps)
         headers = headers.sort_values(ROW_ORDER, ignore_index=True)
-        slices = slices_table(headers, splits, results, source.label_names, labels, kept)
+        slices = slices_table(
+            headers, splits, results, source.label_names, labels, kept, study_labels
+        )
         if brain_min:
             outside = mark_brain_range(slices, brain_min)
             slices["keep_for_training"] &= ~outside
@@ -224,16 +231,17 @@ def prepare_dataset(
             slices["keep_for_training"] &= ~concerned
             overlap = replace(overlap, num_kept=0)
         prepared = replace(prepared, overlap=overlap)
+        studies = studies_table(slices, source.label_names, study_labels)
         if num_folds is not None and slices["split"].eq(TRAIN_SPLIT).any():
+            balanced = by_majority(slices, studies, source.label_names)
             report, deviation, fold_sources = write_folds(
-                plan, slices, source.label_names, dataset_folder, sources
+                plan, balanced, source.label_names, dataset_folder, sources
             )
             prepared = replace(
                 prepared, folds=report, fold_deviation=deviation, fold_sources=fold_sources
             )
             in_folds = log_fold_copies(slices, dataset_folder, drop_overlap)
             slices["keep_for_training"] &= ~(in_folds & drop_overlap)
-        studies = studies_table(slices, source.label_names, study_labels)
         write_parquet(dataset_folder / STUDIES_FILE, studies)
         write_parquet(dataset_folder / SLICES_FILE, slices)
         write_manifest(dataset_folder, source, parameters, versions, prepared.counts())

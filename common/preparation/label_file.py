@@ -50,8 +50,8 @@ class LabelFile:
         A file without a column for `union` has it from the subtypes, where they decide it.
 
         Raises:
-            InputError: no id column or no label, an empty id, a value that is not 0, 1 or empty,
-                or an id that is listed again with something else.
+            InputError: no id column or no label, an empty id, a value that is neither empty nor a
+                number from 0 to 1, or an id that is listed again with something else.
         """
         table = read_label_table(path)
         names = {re.sub(r"[^a-z0-9]", "", str(name).lower()): str(name) for name in table}
@@ -70,7 +70,7 @@ class LabelFile:
         ids = table[column]
         if ids.eq("").any():
             raise InputError(f"{path}, line {ids.eq('').idxmax()}: {column} is empty")
-        labels = label_values(table, [names[name] for name in present], path)
+        labels = label_values(table, [names[name] for name in present], path, soft=True)
         labels = labels.set_axis(present, axis=1).reindex(columns=[*subtypes, union])
         if union not in present:
             labels[union] = _union(labels[list(subtypes)])
@@ -121,12 +121,45 @@ class LabelFile:
 
 
 @dataclass(frozen=True)
+class LabelFiles:
+    """A label file of slices and one of studies, used as one."""
+
+    of_slices: LabelFile
+    of_studies: LabelFile
+
+    @classmethod
+    def of(cls, files: Sequence[LabelFile]) -> "LabelFile | LabelFiles | None":
+        """Return the files as one; InputError where they label slices twice, or studies twice."""
+        if len(files) < 2:
+            return files[0] if files else None
+        kinds = {file.is_of_slices: file for file in files}
+        if len(files) != len(kinds):
+            raise InputError(
+                "--pre_labels: several files of one kind: give one of slices (SOPInstanceUID) and "
+                "one of studies"
+            )
+        return cls(kinds[True], kinds[False])
+
+    @property
+    def key(self) -> str:
+        """What the ids are, of both."""
+        return f"{self.of_slices.key} and {self.of_studies.key}"
+
+    def match(self, headers: pd.DataFrame) -> "MatchedLabels":
+        """Return the labels of both; see `LabelFile.match`."""
+        slices, studies = self.of_slices.match(headers), self.of_studies.match(headers)
+        sources = pd.concat([slices.sources, studies.sources])
+        sources = sources[~sources.index.duplicated()]
+        return MatchedLabels(slices.of_slices, studies.of_studies, sources)
+
+
+@dataclass(frozen=True)
 class MatchedLabels:
-    """The labels of a label file by the ids of a dataset.
+    """The labels of label files by the ids of a dataset.
 
     Attributes:
-        of_slices: image_id and labels; None where studies are labelled.
-        of_studies: study_id and labels; None where slices are labelled.
+        of_slices: image_id and labels; None where no slices are labelled.
+        of_studies: study_id and labels; None where no studies are labelled.
         sources: the hospital by image_id, where the file names it.
     """
 
@@ -137,17 +170,26 @@ class MatchedLabels:
     def splits(self, headers: pd.DataFrame, splits: pd.Series) -> pd.Series:
         """Return the split by source_file, changed where files are labelled.
 
-        Files with labelled slices are trained on (`train`); those of labelled studies can only
-        be evaluated on (`test`).
+        Files with labelled slices are trained on (`train`); others of labelled studies are
+        evaluated on (`test`).
         """
-        key, table, split = "image_id", self.of_slices, TRAIN_SPLIT
-        if table is None:
-            key, table, split = "study_id", self.of_studies, TEST_SPLIT
-        assert table is not None
-        names = [name for name in table if name != key]
-        known = table.loc[table[names].notna().any(axis=1), key]
-        files = headers.loc[headers[key].isin(known), "source_file"]
-        return splits.mask(splits.index.isin(files), split)
+        splits = with_split(splits, headers, self.of_studies, "study_id", TEST_SPLIT)
+        return with_split(splits, headers, self.of_slices, "image_id", TRAIN_SPLIT)
+
+
+def with_split(
+    splits: pd.Series, headers: pd.DataFrame, labels: pd.DataFrame | None, key: str, split: str
+) -> pd.Series:
+    """Return the split by source_file, changed for the files with a known label.
+
+    Args:
+        labels: `key`, the id, and labels; None for none.
+    """
+    if labels is None:
+        return splits
+    known = labels.loc[labels.drop(columns=key).notna().any(axis=1), key]
+    files = headers.loc[headers[key].isin(known), "source_file"]
+    return splits.mask(splits.index.isin(files), split)
 
 
 def _id_column(names: dict[str, str], path: Path) -> tuple[str, str]:
@@ -163,7 +205,7 @@ def _id_column(names: dict[str, str], path: Path) -> tuple[str, str]:
 
 
 def _union(labels: pd.DataFrame) -> pd.Series:
-    """Return 1 where a label is 1, 0 where all are 0, else NaN; float32."""
+    """Return the largest, unknown where a label is, unless another is 1; float32."""
     largest = labels.max(axis=1)
     return largest.mask(labels.isna().any(axis=1) & (largest != 1)).astype("float32")
 

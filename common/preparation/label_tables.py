@@ -12,7 +12,7 @@ from common.words import count
 
 logger = logging.getLogger(__name__)
 
-_LABELS = ("", "0", "1", "0.0", "1.0")
+_READS = (0.0, 1.0)
 
 
 def read_label_table(path: Path) -> pd.DataFrame:
@@ -37,21 +37,30 @@ def read_label_table(path: Path) -> pd.DataFrame:
     return table[~is_blank]
 
 
-def label_values(table: pd.DataFrame, columns: Sequence[str], path: Path) -> pd.DataFrame:
+def label_values(
+    table: pd.DataFrame, columns: Sequence[str], path: Path, soft: bool = False
+) -> pd.DataFrame:
     """Return columns of a label table as float32: 0, 1, or NaN where a cell is empty.
+
+    Args:
+        soft: take any number from 0 to 1, the share of raters that see it.
 
     Raises:
         InputError: another value; the message names its line.
     """
+    found = {}
     for name in columns:
-        wrong = table.loc[~table[name].isin(_LABELS), name]
+        values = pd.to_numeric(table[name].where(table[name] != ""), errors="coerce")
+        allowed = values.between(0, 1) if soft else values.isin(_READS)
+        wrong = table.loc[~allowed & (table[name] != ""), name]
         if len(wrong):
+            rule = "a number from 0 to 1" if soft else "0, 1"
             raise InputError(
-                f"{path}, line {wrong.index[0]}: {name} is {wrong.iloc[0]!r}, but a label is 0, 1 "
-                f"or empty"
+                f"{path}, line {wrong.index[0]}: {name} is {wrong.iloc[0]!r}, but a label is "
+                f"{rule} or empty"
             )
-    texts = table[list(columns)]
-    return texts.where(texts != "").astype("float32")
+        found[name] = values.astype("float32")
+    return pd.DataFrame(found, index=table.index)
 
 
 def whole_numbers(table: pd.DataFrame, column: str, path: Path) -> pd.Series:

@@ -140,7 +140,7 @@ def mark_brain_range(slices: pd.DataFrame, least: float) -> pd.Series:
 
 def log_marked(marked: pd.Series, slices: pd.DataFrame, label: str) -> None:
     """Log how many slices are marked, and how many of them are positive."""
-    positive = int((marked & (slices[label] == 1)).sum())
+    positive = int((marked & (slices[label] > 0.5)).sum())
     level = logging.WARNING if positive else logging.INFO
     share = 100 * float(np.mean(marked[slices["split"] == TRAIN_SPLIT])) if marked.any() else 0.0
     logger.log(

@@ -9,15 +9,15 @@ import pandas as pd
 from common.dicom.order import gap_starts
 from common.preparation.headers import CRASHED
 from common.preparation.pixels import SliceResult
+from common.scoring.metrics import majority
 from common.slices.folds import TRAIN_SPLIT
+from common.slices.study_labels import LABELS_OF_SLICES, LABELS_OF_STUDY
 from common.slices.table import SLICE_COLUMNS
 from common.words import count
 
 logger = logging.getLogger(__name__)
 
 GAP_NOTE = "slices seem to be missing after it"
-LABELS_OF_SLICES = "slices"
-LABELS_OF_STUDY = "study"
 
 
 def slices_table(
@@ -27,6 +27,7 @@ def slices_table(
     label_names: Sequence[str],
     labels: pd.DataFrame | None,
     kept: pd.DataFrame | None = None,
+    study_labels: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Return the table of slices with the columns of `SLICE_COLUMNS` and the labels.
 
@@ -38,6 +39,7 @@ def slices_table(
         label_names: the labels of the task.
         labels: image_id and these, as `Source.labels` returns them.
         kept: rows of an earlier table that stay; their labels are looked up again.
+        study_labels: study_id of studies that are labelled as a whole: their slices lack nothing.
     """
     frame = headers.drop(columns=["size", "mtime_ns", "reader", "frame", "num_frames"])
     frame["split"] = frame["source_file"].map(splits)
@@ -50,7 +52,7 @@ def slices_table(
     if kept is not None and len(kept):
         frame = _with_kept(frame, kept)
     frame["keep_for_training"] = True
-    frame = _with_labels(frame, label_names, labels)
+    frame = _with_labels(frame, label_names, labels, study_labels)
     types = SLICE_COLUMNS | dict.fromkeys(label_names, "float32")
     return frame[list(types)].astype(types)
 
@@ -60,8 +62,8 @@ def studies_table(
 ) -> pd.DataFrame:
     """Return study_id, patient_id, labels and label_source of every study with a slice.
 
-    A label of a study is 1 where one of its slices has it, 0 where all slices are known not to,
-    unless studies are labelled.
+    A label of a study is the largest of its slices', unknown where one of them is, unless another
+    has it by majority; where studies are labelled, it is theirs.
 
     Args:
         slices: the slice table.
@@ -73,9 +75,21 @@ def studies_table(
     if given is not None:
         given = given.set_index("study_id")
         given = given.loc[given.index.isin(studies.index), names]
+        _warn_of_contradictions(studies.loc[given.index, names], given)
         studies.loc[given.index, names] = given.astype("float32")
         studies.loc[given.index, "label_source"] = LABELS_OF_STUDY
     return studies.reset_index()[["study_id", "patient_id", *names, "label_source"]]
+
+
+def _warn_of_contradictions(derived: pd.DataFrame, given: pd.DataFrame) -> None:
+    differs = (majority(derived) - majority(given)) != 0
+    num = int((differs & derived.notna().to_numpy() & given.notna().to_numpy()).any(axis=1).sum())
+    if num:
+        logger.warning(
+            "%s whose label contradicts those of their slices by majority: both are trained on, "
+            "and the label of the study is scored",
+            count(num, "study"),
+        )
 
 
 def studies_of_slices(slices: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
@@ -84,9 +98,21 @@ def studies_of_slices(slices: pd.DataFrame, names: Sequence[str]) -> pd.DataFram
     by_study = slices[slices["study_id"].notna()].groupby("study_id")
     labels = by_study[names].max()
     unknown = slices[names].isna().groupby(slices["study_id"]).any()
-    labels = labels.mask(unknown & (labels != 1)).astype("float32")
+    labels = labels.mask(unknown & ~(labels > 0.5)).astype("float32")
     studies = by_study[["patient_id"]].first().join(labels)
     return studies.assign(label_source=_label_source(studies, names))
+
+
+def by_majority(slices: pd.DataFrame, studies: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Return the slices with labels by majority; unknown ones are those given to their study.
+
+    A slice of a positive study then counts as positive: for balance between folds, not for scores.
+    """
+    given = studies[studies["label_source"].eq(LABELS_OF_STUDY)].set_index("study_id")[list(names)]
+    of_studies = given.reindex(slices["study_id"]).to_numpy(dtype="float32")
+    own = slices[list(names)].to_numpy(dtype="float32")
+    hard = majority(np.where(np.isnan(own), of_studies, own)).astype("float32")
+    return slices.assign(**{name: hard[:, k] for k, name in enumerate(names)})
 
 
 def _with_kept(frame: pd.DataFrame, kept: pd.DataFrame) -> pd.DataFrame:
@@ -139,7 +165,10 @@ def _add_note(frame: pd.DataFrame, chosen: pd.Series, note: pd.Series | str) -> 
 
 
 def _with_labels(
-    frame: pd.DataFrame, label_names: Sequence[str], labels: pd.DataFrame | None
+    frame: pd.DataFrame,
+    label_names: Sequence[str],
+    labels: pd.DataFrame | None,
+    study_labels: pd.DataFrame | None,
 ) -> pd.DataFrame:
     names = list(label_names)
     if labels is None:
@@ -151,6 +180,8 @@ def _with_labels(
     frame = frame.merge(labels.dropna(subset=["image_id"]), on="image_id", how="left")
     frame = frame.assign(label_source=_label_source(frame, names))
     is_known = frame["split"].eq(TRAIN_SPLIT) & frame["image_id"].notna()
+    if study_labels is not None:
+        is_known &= ~frame["study_id"].isin(study_labels["study_id"])
     num_unlabelled = int((is_known & frame["label_source"].isna()).sum())
     if num_unlabelled:
         logger.warning("%s without all labels", count(num_unlabelled, "training image"))

@@ -1,8 +1,9 @@
 """Metrics of multi-label classification, in float64, computed once on a whole set.
 
-Labels are 0, 1 or NaN where unknown; a row counts for the labels it knows. What is undefined (no
-rows, or only one class where two are needed) is None, never NaN or 0.5. A probability that is NaN
-or infinite is an error, also of a row whose label is unknown (`require_probabilities`).
+Labels are 0, 1 or NaN where unknown; a row counts for the labels it knows. Shares of raters are
+scored against their `majority`. What is undefined (no rows, or only one class where two are needed)
+is None, never NaN or 0.5. A probability that is NaN or infinite is an error, also of a row whose
+label is unknown (`require_probabilities`).
 """
 
 from collections.abc import Sequence
@@ -49,6 +50,12 @@ def require_probabilities(
     raise ValueError(
         f"{num_bad} of {count(num_rows, 'row')} have a {what} that is NaN or infinite{of}"
     )
+
+
+def majority(labels: ArrayLike) -> Floats:
+    """Return labels by majority: 1 above 0.5, 0 below, NaN at 0.5, a tie, and where unknown."""
+    y = np.asarray(labels, dtype=np.float64)
+    return np.where(y > 0.5, 1.0, np.where(y < 0.5, 0.0, np.nan))
 
 
 def row_log_losses(labels: ArrayLike, probabilities: ArrayLike) -> Floats:
@@ -326,6 +333,8 @@ DIRECTIONS: dict[str, Direction] = {
     "f1": "max",
     "accuracy": "max",
     "specificity": "max",
+    "study_weighted_log_loss": "min",
+    "study_auc": "max",
 }
 
 

@@ -17,6 +17,8 @@ from common.words import count
 
 ID_COLUMNS = ("image_id", "patient_id", "study_id", "series_id")
 MEAN_VIEW = "mean"
+SERIES_LOGIT = "series_logit_"
+"""Start of the columns of what a network says of the series of a slice."""
 
 
 class Calibrator(Protocol):
@@ -67,11 +69,15 @@ def build_predictions(
     experiment_id: str,
     view: str = MEAN_VIEW,
     calibration: Calibrator | None = None,
+    series_logits: ArrayLike | None = None,
 ) -> pd.DataFrame:
     """Return the prediction table of the n slices `frame_rows` with logits (n, k).
 
     The `logit_<label>` columns are the network's own, before calibration, in float32; the
     probabilities are calibrated, in float64.
+
+    Args:
+        series_logits: (n, k) of the series of each slice, where the network has its own.
     """
     values = np.asarray(logits, dtype=np.float32)
     assert values.shape == (len(frame_rows), len(label_names)), values.shape
@@ -84,7 +90,19 @@ def build_predictions(
         columns[name] = probabilities[:, column]
     for column, name in enumerate(label_names):
         columns[f"logit_{name}"] = values[:, column]
+    if series_logits is not None:
+        of_series = np.asarray(series_logits, dtype=np.float32)
+        for column, name in enumerate(label_names):
+            columns[f"{SERIES_LOGIT}{name}"] = of_series[:, column]
     return pd.DataFrame(columns)
+
+
+def series_probabilities(frame: pd.DataFrame, label_names: Sequence[str]) -> Floats | None:
+    """Return (n, k) of the series of each row of a prediction table; None where it has none."""
+    names = [f"{SERIES_LOGIT}{name}" for name in label_names]
+    if not set(names) <= set(frame):
+        return None
+    return probabilities_of(frame[names].to_numpy(dtype=np.float64))
 
 
 def check_predictions(frame: pd.DataFrame, label_names: Sequence[str], where: str) -> None:
@@ -105,7 +123,8 @@ def check_predictions(frame: pd.DataFrame, label_names: Sequence[str], where: st
         raise InputError(
             f"{where}: {count(int(outside.sum()), 'row')} with a probability outside [0, 1]"
         )
-    logits = frame[[f"logit_{name}" for name in label_names]].to_numpy(dtype=np.float64)
+    names = [f"{kind}{name}" for kind in ("logit_", SERIES_LOGIT) for name in label_names]
+    logits = frame[[name for name in names if name in frame]].to_numpy(dtype=np.float64)
     if not np.isfinite(logits).all():
         raise InputError(f"{where}: a logit is not finite")
 

@@ -25,6 +25,7 @@ ALWAYS_TRAINING = -1
 TRAIN_SPLIT, TEST_SPLIT = "train", "test"
 PSEUDO = "pseudo:"
 """Start of label_source where a model made the labels (`ensembling.pseudo_labels`)."""
+OF_STUDIES = "; if its studies have some, give --net_model bag-<slice network>"
 
 
 def owners(frame: pd.DataFrame) -> pd.Series:
@@ -89,7 +90,11 @@ def read_folds(path: Path) -> pd.DataFrame:
 
 
 def split_rows(
-    table: SliceTable, folds: pd.DataFrame, fold: int, label_names: Sequence[str] = ()
+    table: SliceTable,
+    folds: pd.DataFrame,
+    fold: int,
+    label_names: Sequence[str] = (),
+    of_studies: NDArray[np.bool_] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the training rows and the validation rows of a fold, int64 and ascending.
 
@@ -100,6 +105,8 @@ def split_rows(
     Args:
         folds: what `read_folds` returned.
         label_names: labels that must be known.
+        of_studies: (rows,) those that count although their own labels are unknown, because that of
+            their study is known; None: none.
 
     Raises:
         InputError: no such fold, an empty side, or patients on both sides.
@@ -116,6 +123,8 @@ def split_rows(
     is_unlabelled = is_unknown.any(axis=1)
     if by_model.any():
         is_unlabelled &= ~by_model | is_unknown.all(axis=1)
+    if of_studies is not None:
+        is_unlabelled &= ~of_studies
     num_unlabelled = int((usable & is_unlabelled).sum())
     if num_unlabelled:
         logger.warning("%s left out: a label is unknown", count(num_unlabelled, "slice"))
@@ -126,7 +135,10 @@ def split_rows(
     require_disjoint_patients(patients[train_side], patients[valid_side], f"fold {fold}")
     for name, rows in (("training", is_train), ("validation", is_valid)):
         if not rows.any():
-            raise InputError(f"fold {fold} of {table.folder} has no {name} slices with labels")
+            raise InputError(
+                f"fold {fold} of {table.folder} has no {name} slices with labels"
+                + ("" if of_studies is not None else OF_STUDIES)
+            )
     return np.flatnonzero(is_train), np.flatnonzero(is_valid)
 
 
@@ -195,7 +207,7 @@ def draw_studies(
 
     Args:
         study_ids: (n,).
-        labels: (n, k) 0, 1 or NaN where unknown, which counts as absent.
+        labels: (n, k) in [0, 1], positive above 0.5; NaN where unknown, which counts as absent.
         num_studies: size of the subset; all rows are in it where there are no more studies.
         seed: of the draw.
     """
@@ -205,7 +217,7 @@ def draw_studies(
         return np.ones(len(names), dtype=bool)
     y = np.nan_to_num(np.asarray(labels, dtype=np.float64), nan=0.0)
     positive = np.zeros((len(studies), y.shape[1]), dtype=bool)
-    np.logical_or.at(positive, codes, y == 1)
+    np.logical_or.at(positive, codes, y > 0.5)
     order = np.random.default_rng(seed).permutation(len(studies))
     chosen: list[int] = []
     counts = positive.sum(axis=0)

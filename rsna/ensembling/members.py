@@ -14,7 +14,7 @@ from common.errors import InputError
 from common.experiment import Experiment, PredictorHome, find_predictor
 from common.predictors.base import AbstractPredictor
 from common.predictors.loading import load_predictor
-from common.scoring.metrics import Floats, training_prior
+from common.scoring.metrics import Floats, majority, training_prior
 from common.slices.folds import FOLDS_FILE, fold_numbers, folds_path, owners, read_folds
 from common.slices.leakage import folds_digest, require_same_folds, require_unseen_features
 from common.slices.pixel_steps import PARAMETER, recorded_steps, require_same_steps
@@ -217,7 +217,7 @@ def read_data(
     for info in infos:
         require_same_steps(info["training"], table.folder)
     frame, folds = tables.frame, tables.folds
-    labels = table.labels(table.rows_of(frame["image_id"]), task.label_names).astype(np.float64)
+    labels = majority(table.labels(table.rows_of(frame["image_id"]), task.label_names))
     if np.isnan(labels).all():
         raise InputError(f"{table.folder}: none of the members' rows has a label")
     rows_of_table = table.rows_of(frame["image_id"])

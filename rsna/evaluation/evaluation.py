@@ -16,6 +16,7 @@ from common.files import write_json
 from common.predictors.base import PredictOptions
 from common.predictors.blend import BlendPredictor
 from common.predictors.loading import load_predictor
+from common.predictors.series import STUDY_RULE
 from common.report import EvaluationReport, PlannedSchedule
 from common.scoring.predictions import build_predictions, write_predictions
 from common.slices.leakage import ENCODER
@@ -71,7 +72,7 @@ def evaluate_experiment(experiment_folder: Path, table: SliceTable) -> Evaluatio
     last, prior = read_experiment(experiment_folder, name)
     task = task_of(info)
     options: dict[str, Any] = {"threshold": info["threshold"], "task": task}
-    options["prior_of_studies"] = study_prior_of(info)
+    options |= {"prior_of_studies": study_prior_of(info), "rule_of_studies": info.get(STUDY_RULE)}
     main = score_predictions("last weights", last, table, prior, **options)
     metrics, others = dict(main.metrics), []
     if experiment.predictions_file(f"{name}_best").is_file():

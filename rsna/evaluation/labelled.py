@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from common.errors import InputError
 from common.predictors.base import AbstractPredictor, RowLogits
-from common.scoring.metrics import Floats, max_by_study
+from common.scoring.metrics import Floats, majority
 from common.slices.folds import is_pseudo, owners
 from common.slices.series import NO_CT, list_series, used_rows
+from common.slices.study_labels import LABELS_OF_STUDY, labels_by_study, read_study_labels
 from common.slices.table import SliceTable
 from rsna.evaluation.prediction import image_rows, make_studies
-from rsna.evaluation.scoring import ScoredStudies, study_labels
+from rsna.evaluation.scoring import ScoredStudies
 
 
 @dataclass(frozen=True)
@@ -26,17 +27,22 @@ class Labelled:
     Attributes:
         frame: rows of all images of the labelled studies, with a bool column `readable`, indexed
             by their rows of the table.
-        rows: of the table, labelled slices or those of labelled studies, readable.
-        by_study: whether studies have labels and slices have none.
-        studies: labels by study id.
+        rows: of the table, labelled slices and those of studies labelled as a whole, readable.
+        own: those of them that are labelled themselves.
+        studies: labels by study id, by majority.
         num_skipped: what is left out, by reason.
     """
 
     frame: pd.DataFrame
     rows: NDArray[np.int64]
-    by_study: bool
+    own: NDArray[np.int64]
     studies: pd.DataFrame
     num_skipped: dict[str, int]
+
+    @property
+    def by_study(self) -> bool:
+        """Whether studies have labels and slices have none."""
+        return not len(self.own)
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ def find_labelled(
     Raises:
         InputError: no slice that can be read has a label, nor has its study.
     """
-    labels = table.labels(np.arange(len(table)), label_names).astype(np.float64)
+    labels = majority(table.labels(np.arange(len(table)), label_names))
     labels[is_pseudo(table.frame)] = np.nan
     is_asked = np.ones(len(table), dtype=bool)
     if held_out is not None:
@@ -84,16 +90,15 @@ def find_labelled(
     has_label = ~np.isnan(labels).all(axis=1)
     study_ids = table.frame["study_id"]
     known = has_label & study_ids.notna().to_numpy(dtype=bool)
-    nothing = np.zeros((int(known.sum()), len(label_names)))
-    ids, of_studies, _ = max_by_study(labels[known], nothing, study_ids[known])
+    given = read_study_labels(table, label_names, (LABELS_OF_STUDY,))
+    if given is not None:
+        given = given[given.notna().any(axis=1)]
+        known |= study_ids.isin(given.index).to_numpy(dtype=bool) & is_asked
+    ids, of_studies = labels_by_study(table, label_names, labels[known], study_ids[known])
     studies = pd.DataFrame(of_studies, index=ids, columns=list(label_names))
-    by_study = None if has_label.any() else study_labels(table, label_names)
-    what = "slices without a label"
-    if by_study is not None:
-        studies = by_study[by_study.notna().any(axis=1)]
-        studies = studies[studies.index.isin(study_ids[is_asked])]
-        has_label = study_ids.isin(studies.index).to_numpy(dtype=bool)
-        what = "slices of studies without a label"
+    own = np.flatnonzero(has_label & table.readable)
+    what = "slices without a label" if has_label.any() else "slices of studies without a label"
+    has_label |= known
     rows = np.flatnonzero(has_label & table.readable)
     if not len(rows):
         which = "" if held_out is None else ", of those that --ev_held_out names,"
@@ -103,7 +108,7 @@ def find_labelled(
     frame = table.frame.iloc[images].set_index(images).assign(readable=table.readable[images])
     num_others = int((table.readable & ~has_label).sum())
     skipped = {what: num_others} if num_others else {}
-    return Labelled(frame, rows, by_study is not None, studies, skipped)
+    return Labelled(frame, rows, own, studies, skipped)
 
 
 def predict_labelled(
@@ -117,7 +122,7 @@ def predict_labelled(
         predict: returns the prediction of rows of the table.
     """
     frame = labelled.frame
-    own = np.empty(0, dtype=np.int64) if labelled.by_study else labelled.rows
+    own = labelled.own
     parts: dict[int, tuple[NDArray[np.float32], NDArray[np.float32] | None, bool]] = {}
     while True:
         series = list_series(frame)

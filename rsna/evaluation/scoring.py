@@ -16,7 +16,6 @@ from common.experiment import (
     experiment_id_of,
     read_predictor_json,
 )
-from common.files import read_parquet
 from common.report import ScoredSet
 from common.scoring.metrics import (
     DEFAULT_THRESHOLD,
@@ -26,14 +25,15 @@ from common.scoring.metrics import (
     evaluate_slices,
     expected_calibration_error,
     log_loss,
-    max_by_study,
+    majority,
     weighted_log_loss,
 )
-from common.scoring.predictions import read_predictions
+from common.scoring.predictions import read_predictions, series_probabilities
 from common.scoring.study_calibration import study_probabilities, study_rule
 from common.slices.folds import is_pseudo, owners
 from common.slices.series import list_series, used_rows
-from common.slices.table import STUDIES_FILE, SliceTable
+from common.slices.study_labels import labels_by_study
+from common.slices.table import SliceTable
 from common.statistics.intervals import patient_intervals
 from rsna_task import CHALLENGE, LABELS, Task, task_of_labels
 
@@ -67,18 +67,20 @@ def score_predictions(
     task: Task = CHALLENGE,
     studies: ScoredStudies | None = None,
     prior_of_studies: Floats | None = None,
+    rule_of_studies: str | None = None,
 ) -> ScoredSet:
     """Return the score of a prediction table against the labels of its dataset.
 
     Args:
         prior: (k,), or (n, k) where rows of several experiments are pooled.
         task: the labels that were predicted; in the metrics all others are None.
-        studies: of the rows; by default the largest slice of the used series among them.
-        prior_of_studies: (k,), where `studies` is not given.
+        studies: of the rows; by default those of `studies_of_rows`.
+        prior_of_studies, rule_of_studies: where `studies` is not given: (k,), and the words for how
+            the network makes the logits of series in the table.
     """
     names = task.label_names
     rows = table.rows_of(predictions["image_id"])
-    labels = table.labels(rows, names).astype(np.float64)
+    labels = majority(table.labels(rows, names))
     labels[is_pseudo(table.frame.iloc[rows])] = np.nan
     probabilities = predictions[list(names)].to_numpy(dtype=np.float64)
     options: dict[str, Any] = {"label_names": names, "weights": task.label_weights, "prior": prior}
@@ -91,7 +93,10 @@ def score_predictions(
     )
     metrics["interval"] = patient_intervals(labels, probabilities, owners(predictions), **options)
     if studies is None:
-        studies = studies_of_rows(table, rows, labels, probabilities, prior_of_studies)
+        of_series = series_probabilities(predictions, names)
+        studies = studies_of_rows(
+            table, rows, labels, probabilities, names, prior_of_studies, of_series, rule_of_studies
+        )
     metrics["num_studies"] = int(np.sum(~np.isnan(studies.labels).all(axis=1)))
     metrics["study"] = score_studies(studies, task)
     image_ids = predictions["image_id"].astype(str).tolist()
@@ -111,22 +116,34 @@ def studies_of_rows(
     rows: ArrayLike,
     labels: Floats,
     probabilities: Floats,
+    label_names: Sequence[str],
     prior: Floats | None = None,
+    of_series: Floats | None = None,
+    rule: str | None = None,
 ) -> ScoredStudies:
-    """Return the studies of slices that were predicted, by the largest slice of the used series.
+    """Return the studies of slices that were predicted.
+
+    Their probabilities are those of the used series where the network has its own, else the largest
+    slice of it.
 
     Args:
         rows: (n,) of the table; the volume of a study is chosen among them.
         labels, probabilities: (n, k).
         prior: (k,) of studies.
+        of_series: (n, k) probabilities of the series of each row, by the network.
+        rule: how it makes them, in words.
     """
     frame = table.frame.iloc[np.asarray(rows)]
-    ids, of_studies, _ = max_by_study(labels, probabilities, frame["study_id"])
+    ids, of_studies = labels_by_study(table, label_names, labels, frame["study_id"])
     used = used_of(table, rows)
     codes = pd.Index(ids).get_indexer(pd.Index(frame["study_id"]))
-    values = study_probabilities(probabilities[used], codes[used], len(ids))
     patients = owners(frame.drop_duplicates("study_id")).to_numpy(dtype=object)
-    return ScoredStudies(of_studies, values, patients, study_rule(None), prior)
+    if of_series is None:
+        values, rule = study_probabilities(probabilities[used], codes[used], len(ids)), None
+    else:
+        values = np.empty((len(ids), len(label_names)))
+        values[codes[used]] = of_series[used]
+    return ScoredStudies(of_studies, values, patients, rule or study_rule(None), prior)
 
 
 def used_of(table: SliceTable, rows: ArrayLike) -> NDArray[np.bool_]:
@@ -214,15 +231,6 @@ def study_prior_of(info: Mapping[str, Any]) -> np.ndarray | None:
     """Return the prior (k,) of studies of predictor.json; None where it is not recorded."""
     recorded = info.get("study_prior")
     return None if not recorded else np.array([recorded[name] for name in info["label_names"]])
-
-
-def study_labels(table: SliceTable, label_names: Sequence[str] = LABELS) -> pd.DataFrame | None:
-    """Return the labels of studies, by study id; None where the dataset has no such table."""
-    path = table.folder / STUDIES_FILE
-    if not path.is_file():
-        return None
-    studies = read_parquet(path, "run preprocessing.py again")
-    return studies.set_index("study_id")[list(label_names)]
 
 
 def with_all_labels(metrics: Any, label_names: Sequence[str]) -> Any:

@@ -7,7 +7,7 @@ from common.cli import command_line
 from common.errors import InputError
 from common.preparation import Limits, Preparation, prepare_dataset
 from common.preparation.checks.check import check_dataset
-from common.preparation.label_file import ACCESSION, LabelFile
+from common.preparation.label_file import ACCESSION, LabelFile, LabelFiles
 from common.slices.pixel_steps import PixelSteps
 from config import Config
 from rsna.preparation.exploration import explore, is_only_explored
@@ -37,9 +37,8 @@ def _prepare(config: Config) -> Preparation:
     if flags.pre_address is not None:
         # Workers run in folders of their own.
         folder, dataset_folder = folder.resolve(), dataset_folder.resolve()
-    label_file = None
-    if flags.pre_labels is not None:
-        label_file = LabelFile.read(Path(flags.pre_labels), SUBTYPES, "any")
+    files = [LabelFile.read(path, SUBTYPES, "any") for path in _label_paths(flags.pre_labels)]
+    label_file = LabelFiles.of(files)
     return prepare_dataset(
         _source(config, folder, label_file),
         dataset_folder,
@@ -59,10 +58,20 @@ def _prepare(config: Config) -> Preparation:
         address=flags.pre_address,
         limits=Limits(flags.pre_series_timeout_s, flags.pre_series_memory_mb),
         label_file=label_file,
+        train_studies=bool(flags.pre_train_studies),
     )
 
 
-def _source(config: Config, folder: Path, label_file: LabelFile | None) -> AbstractSource:
+def _label_paths(given: str | None) -> list[Path]:
+    """Return the files of --pre_labels: one, or several with commas between them."""
+    if given is None:
+        return []
+    return [Path(given)] if Path(given).is_file() else [Path(name) for name in given.split(",")]
+
+
+def _source(
+    config: Config, folder: Path, label_file: LabelFile | LabelFiles | None
+) -> AbstractSource:
     name = config.preprocessing.pre_source
     if label_file is None:
         return make_source(name, folder, config.general.n_jobs)
@@ -71,7 +80,7 @@ def _source(config: Config, folder: Path, label_file: LabelFile | None) -> Abstr
             f"--pre_labels: --pre_source {name} has labels of its own; leave the flag out, or give "
             f"--pre_source {DicomSource.name}"
         )
-    return DicomSource(folder, with_accession=label_file.key == ACCESSION)
+    return DicomSource(folder, with_accession=ACCESSION in label_file.key)
 
 
 def _source_folder(config: Config) -> Path:

@@ -13,11 +13,12 @@ from common.experiment import Experiment, PredictorHome
 from common.preparation.merging import Labelled, Merged, merge_dataset
 from common.scoring.predictions import MEAN_VIEW, read_predictions
 from common.slices.folds import PSEUDO, TEST_SPLIT
+from common.slices.study_labels import read_study_labels
 from common.slices.table import SliceTable
 from common.words import count
 from config import Config
 from flags.ensemble import PseudoLabelConfig
-from rsna.evaluation.scoring import predictor_info, study_labels, task_of
+from rsna.evaluation.scoring import predictor_info, task_of
 from rsna_task import LABELS
 
 logger = logging.getLogger(__name__)
@@ -135,7 +136,7 @@ def _table_path(flags: PseudoLabelConfig, home: PredictorHome, source: str) -> P
 
 def _of_studies(table: SliceTable, rows: np.ndarray) -> Any:
     """Return the labels (n, k) of the studies of rows, NaN where unknown."""
-    by_study = study_labels(table)
+    by_study = read_study_labels(table, LABELS)
     if by_study is None:
         raise InputError(f"--pl_use_studies 1: {table.folder} has no labels of studies")
     ids = table.frame["study_id"].iloc[rows]

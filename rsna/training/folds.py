@@ -15,6 +15,7 @@ from common.slices.table import SliceTable
 from config import Config, resumed_config
 from rsna.build import find_device
 from rsna.evaluation.evaluation import evaluate_experiment
+from rsna.evaluation.scoring import shown
 from rsna.training.fold_tables import assemble
 from rsna.training.kinds import build_parts, parts_class
 from rsna.training.parts import TrainingParts
@@ -135,8 +136,11 @@ class RSNAFoldsTraining:
         with tracking(config, own.folder) as tracker:
             evaluation = evaluate_experiment(own.folder, self._table)
             tracker.start()
-        loss = evaluation.metrics["weighted_log_loss"]
-        logger.info("fold %d: weighted log loss %.4f", fold, loss)
+        metrics = evaluation.metrics
+        of_studies = metrics["weighted_log_loss"] is None
+        loss = (metrics["study"] if of_studies else metrics)["weighted_log_loss"]
+        what = "weighted log loss of studies" if of_studies else "weighted log loss"
+        logger.info("fold %d: %s %s", fold, what, shown(loss, 4))
 
     def _finish(self, experiment: Experiment) -> None:
         assemble(experiment, self.folds, self.config)

@@ -7,6 +7,8 @@ from common.precision import set_precision
 from common.seeding import seed_everything
 from config import Config
 from rsna.build import fit_settings
+from rsna.training.bag import PREFIX as BAG
+from rsna.training.bag import BagParts
 from rsna.training.frozen import FrozenParts
 from rsna.training.parts import SliceParts, TrainingParts
 from rsna.training.sequence import SequenceParts
@@ -18,6 +20,7 @@ logger = logging.getLogger(__name__)
 PARTS: dict[str, type[TrainingParts]] = {
     "study-": SequenceParts,
     "joint-": JointParts,
+    BAG: BagParts,
     "volume-": VolumeParts,
 }
 

@@ -14,10 +14,11 @@ from common.experiment import Experiment
 from common.features.store import FeatureWriter, writing_features
 from common.predictors.base import AbstractPredictor, PredictOptions, RowLogits
 from common.predictors.extraction import extract
+from common.scoring.metrics import training_prior
 from common.scoring.predictions import build_predictions, write_predictions
-from common.scoring.study_calibration import study_prior
 from common.slices.leakage import ENCODER, STARTED_FROM, origins_of_weights
 from common.slices.pixel_steps import PARAMETER, recorded_steps
+from common.slices.study_labels import labels_by_study
 from common.slices.table import SliceTable
 from config import Config
 from rsna.evaluation.prediction import image_rows
@@ -75,23 +76,26 @@ class ResultWriter:
         """Write predictions of the weights in place, those to predict with after `iteration`."""
         valid, fold = self.parts.data.valid, self.config.data.data_fold
         if len(self.config.views.names) > 1:
-            logits = self.processes.from_main(lambda: self._logits_of_views(name, origin))
+            result = self.processes.from_main(lambda: self._logits_of_views(name, origin))
+            logits, of_series = result.logits, result.series_logits
         else:
             if self.latest.iteration == iteration:
                 outputs = self.latest.outputs
             else:
                 outputs = network.predict(self.parts.valid_loader())
             assert np.array_equal(outputs["index"], np.arange(len(valid.rows)))
-            logits = outputs["logits"]
+            logits, of_series = outputs["logits"], outputs.get("series_logits")
         if not self.processes.is_main:
             return
         assert isinstance(fold, int)
         labels = self.parts.task.label_names
         rows = valid.table.frame.iloc[valid.rows]
-        frame = build_predictions(rows, logits, labels, fold, self.experiment.id)
+        frame = build_predictions(
+            rows, logits, labels, fold, self.experiment.id, series_logits=of_series
+        )
         write_predictions(self.experiment.predictions_file(name), frame, labels)
 
-    def _logits_of_views(self, name: str, origin: dict[str, Any]) -> np.ndarray:
+    def _logits_of_views(self, name: str, origin: dict[str, Any]) -> RowLogits:
         """Return the mean logits of the validation rows over the views that the flags name."""
         if name not in self._of_views:
             rows = self.parts.data.valid.rows
@@ -99,7 +103,7 @@ class ResultWriter:
         result = self._of_views.pop(name)
         if result.unreadable.any():
             logger.warning("damaged slices that have the prior: %d", result.unreadable.sum())
-        return result.logits
+        return result
 
     def _write_fold_outputs(self, origin: dict[str, Any]) -> None:
         """Write features/oof.* of the validation rows and the test outputs, for one of all folds.
@@ -162,9 +166,10 @@ class ResultWriter:
 
     def _study_prior(self) -> np.ndarray:
         """Return the share of positive studies (k,) among those that are trained on."""
-        rows = self.parts.data.train.rows
-        labels = self.table.labels(rows, self.parts.task.label_names)
-        return study_prior(labels, self.table.frame["study_id"].iloc[rows])
+        train, names = self.parts.data.train, self.parts.task.label_names
+        labels = self.table.labels(train.rows, names)
+        study_ids = self.table.frame["study_id"].iloc[train.rows]
+        return training_prior(labels_by_study(self.table, names, labels, study_ids)[1])
 
     def _origin(self, iteration: int) -> dict[str, Any]:
         folder = self.parts.data.train.table.folder

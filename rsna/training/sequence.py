@@ -24,7 +24,7 @@ from common.networks import SequenceClassifierNetwork
 from common.predictors.base import AbstractPredictor
 from common.predictors.loading import load_predictor
 from common.predictors.sequence import StudyPredictor
-from common.scoring.metrics import training_prior
+from common.scoring.metrics import majority, training_prior
 from common.scoring.predictions import Mean
 from common.slices.folds import folds_path, owners, read_folds
 from common.slices.leakage import require_disjoint_patients, require_unseen_features
@@ -158,7 +158,7 @@ class SequenceParts(WholeSeriesParts[SequenceModel, SeriesSides]):
         what = (self.outputs, self.task.label_names)
         train = SequenceDataset(self.table, train_rows, *what, self._augmentation(), seed)
         valid = SequenceDataset(self.table, valid_rows, *what, seed=seed)
-        return SeriesSides(train, valid, training_prior(train.labels))
+        return SeriesSides(train, valid, training_prior(majority(train.labels)))
 
     def seen_values(self) -> np.ndarray:
         """Return the labels, and the logits of the slice networks."""

@@ -5,9 +5,10 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from common.callbacks import Callback
@@ -16,7 +17,8 @@ from common.datasets import EpochSampler, make_loader
 from common.datasets.series import SeriesAugmentation
 from common.datasets.series_images import SeriesImageDataset
 from common.errors import InputError
-from common.models.encoders import read_weight_file
+from common.models.bag import BagModel
+from common.models.encoders import is_whole_network, read_weight_file
 from common.models.joint import JointModel
 from common.models.volume import VolumeModel
 from common.networks import FitSettings
@@ -28,7 +30,7 @@ from common.predictors.series import (
     VolumePredictor,
     series_per_batch,
 )
-from common.scoring.metrics import training_prior
+from common.scoring.metrics import majority, training_prior
 from common.slices.folds import draw_studies
 from common.slices.pixel_steps import NO_STEPS, PixelSteps
 from common.slices.table import SliceTable
@@ -151,7 +153,7 @@ class SeriesData(SeriesSides):
     tta_transform: SampleTransform
 
 
-SeriesModel = TypeVar("SeriesModel", JointModel, VolumeModel)
+SeriesModel = TypeVar("SeriesModel", JointModel, BagModel, VolumeModel)
 
 
 class SeriesParts(WholeSeriesParts[SeriesModel, SeriesData], Generic[SeriesModel]):
@@ -181,7 +183,8 @@ class SeriesParts(WholeSeriesParts[SeriesModel, SeriesData], Generic[SeriesModel
     def _load_data(self) -> SeriesData:
         config, seed = self.config, self.config.general.seed
         table = SliceTable.load(config.dataset_folder)
-        train_rows, valid_rows = fold_rows(config, table)
+        study_labels, of_studies = self._study_labels(table)
+        train_rows, valid_rows = fold_rows(config, table, of_studies)
         names = self.task.label_names
         offsets = self._slice_offsets()
         transforms = find_transforms(config, self.model.mean, self.model.std, len(offsets))
@@ -189,13 +192,20 @@ class SeriesParts(WholeSeriesParts[SeriesModel, SeriesData], Generic[SeriesModel
             "slice_offsets": offsets,
             "steps": self._pixel_steps(),
             "seed": seed,
+            "study_labels": study_labels,
         }
         train = SeriesImageDataset(
             table, train_rows, transforms[0], names, self._augmentation(), **options
         )
         valid = SeriesImageDataset(table, valid_rows, transforms[1], names, **options)
-        prior = training_prior(train.labels)
+        prior = training_prior(majority(train.labels))
         return SeriesData(train, valid, prior, transforms[1], transforms[2])
+
+    def _study_labels(self, table: SliceTable) -> tuple[pd.DataFrame | None, Any]:
+        """Return the labels of studies that are trained on, as `SeriesImageDataset` takes them, and
+        which rows count for them; None: none.
+        """
+        return None, None
 
     def _split_transform(self) -> None:
         logger.warning("--data_transform_device has no effect on networks that see whole series")
@@ -226,24 +236,26 @@ class SeriesParts(WholeSeriesParts[SeriesModel, SeriesData], Generic[SeriesModel
         )
 
 
-class JointParts(SeriesParts[JointModel]):
-    """The parts of a training of `joint-<slice network>`: encoder and transformer as one network.
+class EncoderParts(SeriesParts[SeriesModel], Generic[SeriesModel]):
+    """The parts of a training of `<prefix><slice network>`: a slice network with more on top.
 
     --net_weight_file takes the weights of a slice experiment for the encoder, or those of a whole
-    joint network.
+    network of the kind.
     """
 
-    predictor_class: ClassVar[type[SeriesPredictor]] = JointPredictor
+    @abstractmethod
+    def _new_model(self, pretrained: bool) -> SeriesModel:
+        """Return the network that the flags name, with its first weights."""
 
-    def _create_model(self) -> JointModel:
+    def _create_model(self) -> SeriesModel:
         flags = self.config.network
         is_fresh = not self.is_resumed and flags.net_weight_file is None
-        model = create_joint_model(
-            self.config, len(self.task.label_names), bool(flags.net_pretrained) and is_fresh
-        )
+        model: Any = self._new_model(bool(flags.net_pretrained) and is_fresh)
         if flags.net_weight_file is not None and not self.is_resumed:
             path = Path(flags.net_weight_file)
-            is_whole = "feature_norm.weight" in read_weight_file(path, "--net_weight_file")
+            names = read_weight_file(path, "--net_weight_file")
+            inner = [name.removeprefix("encoder.") for name in names if name.startswith("encoder.")]
+            is_whole = is_whole_network(dict.fromkeys(inner))
             if is_whole:
                 load_weights(model, path)
             else:
@@ -257,14 +269,23 @@ class JointParts(SeriesParts[JointModel]):
         if flags.net_encoder_slices == 1 and not flags.net_encoder_frozen:
             require_variance(model.encoder, self.config, "--net_encoder_slices 1")
         model.encoder = synchronized(model.encoder, self.config, self.settings)
-        return model
+        return cast(SeriesModel, model)
 
     def weights_record(self) -> dict[str, Any] | None:
         flags = self.config.network
-        return record_of_start(flags, flags.net_model.removeprefix(PREFIX), self.model.encoder)
+        return record_of_start(flags, flags.net_model.partition("-")[2], self.model.encoder)
 
     def _gathers_statistics(self) -> bool:
         return not self.config.network.net_encoder_frozen
+
+
+class JointParts(EncoderParts[JointModel]):
+    """The parts of a training of `joint-<slice network>`: encoder and transformer as one."""
+
+    predictor_class: ClassVar[type[SeriesPredictor]] = JointPredictor
+
+    def _new_model(self, pretrained: bool) -> JointModel:
+        return create_joint_model(self.config, len(self.task.label_names), pretrained)
 
 
 def sequence_options(flags: NetworkConfig) -> dict[str, Any]:
@@ -279,14 +300,14 @@ def sequence_options(flags: NetworkConfig) -> dict[str, Any]:
     }
 
 
-def create_joint_model(config: Config, num_labels: int, pretrained: bool) -> JointModel:
-    """Return the network that the flags name."""
+def encoder_options(config: Config, prefix: str, num_labels: int) -> dict[str, Any]:
+    """Return the arguments of `SliceEncoderModel` that the flags name."""
     flags = config.network
-    backbone = flags.net_model.removeprefix(PREFIX)
+    backbone = flags.net_model.removeprefix(prefix)
     backbone = ALIASES.get(backbone, backbone)
-    return JointModel(
-        f"{PREFIX}{backbone}",
-        encoder={
+    return {
+        "name": f"{prefix}{backbone}",
+        "encoder": {
             "name": backbone,
             "num_classes": num_labels,
             "in_chans": image_shape(config)[0],
@@ -295,10 +316,17 @@ def create_joint_model(config: Config, num_labels: int, pretrained: bool) -> Joi
             "drop_rate": flags.net_drop_rate,
             "drop_path_rate": flags.net_drop_path_rate,
         },
-        sequence=sequence_options(flags),
-        frozen=bool(flags.net_encoder_frozen),
-        chunk=flags.net_encoder_slices,
-        checkpointing=bool(flags.net_encoder_checkpoint),
+        "frozen": bool(flags.net_encoder_frozen),
+        "chunk": flags.net_encoder_slices,
+        "checkpointing": bool(flags.net_encoder_checkpoint),
+    }
+
+
+def create_joint_model(config: Config, num_labels: int, pretrained: bool) -> JointModel:
+    """Return the network that the flags name."""
+    return JointModel(
+        **encoder_options(config, PREFIX, num_labels),
+        sequence=sequence_options(config.network),
         pretrained=pretrained,
     )
 

@@ -79,7 +79,7 @@ def check_range(slices: pd.DataFrame) -> list[Finding]:
 def check_labels(
     slices: pd.DataFrame, studies: pd.DataFrame | None, subtypes: Sequence[str], union: str
 ) -> list[Finding]:
-    """Find labels that are not 0 or 1, missing where others are known, or at odds with `union`.
+    """Find labels outside 0 to 1, missing where others are known, or at odds with `union`.
 
     Args:
         slices, studies: the tables; studies may be missing.
@@ -89,19 +89,21 @@ def check_labels(
     names = [*subtypes, union]
     ids, values = slices["image_id"], slices[names].to_numpy(np.float64, na_value=np.nan)
     by_model = is_pseudo(slices)
-    allowed = np.isnan(values) | np.isin(values, (0, 1))
-    # A model's labels may be probabilities.
-    allowed |= by_model[:, None] & (values >= 0) & (values <= 1)
+    # Shares of raters, or probabilities by a model.
+    allowed = np.isnan(values) | ((values >= 0) & (values <= 1))
     odd = ids[~allowed.all(axis=1)]
     unlike = ids[_disagrees(values, is_strict=True)]
     unknown = np.isnan(values).any(axis=1)
     in_training = (slices["split"].eq(TRAIN_SPLIT) & slices["status"].eq(STATUS_OK)).to_numpy(bool)
     in_training = in_training & ~by_model
+    if studies is not None:  # what is known of their study is enough for some networks
+        whole = studies.loc[studies["label_source"].eq(LABELS_OF_STUDY), "study_id"]
+        unknown &= ~slices["study_id"].isin(whole).to_numpy(dtype=bool)
     lacking = ids[in_training & unknown]
     if not (in_training & ~unknown).any():
         lacking = lacking[:0]
     found = [
-        *finding("label_value", "slices with a label that is not 0 or 1", odd, RUN_AGAIN),
+        *finding("label_value", "slices with a label outside 0 to 1", odd, RUN_AGAIN),
         *finding(
             "union",
             f"slices whose {union} is not the largest of the others",
@@ -201,10 +203,10 @@ def _disagrees(values: np.ndarray, is_strict: bool) -> np.ndarray:
     Where not `is_strict`, it may be 1 although all others are 0.
     """
     others, union = values[:, :-1], values[:, -1]
-    positive = (others == 1).any(axis=1)
-    disagrees = positive & (union == 0)
-    if is_strict:
-        disagrees |= (others == 0).all(axis=1) & (union == 1)
+    positive = (others > 0.5).any(axis=1)
+    disagrees = positive & (union < 0.5)
+    if is_strict:  # shares of raters for two others may add up to a majority for the union
+        disagrees |= (others == 0).all(axis=1) & (union > 0.5)
     return disagrees
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from common.scoring.metrics import majority
 from common.slices.copies import identical_pixels
 from common.slices.folds import is_pseudo
 from common.slices.store import SliceStore
@@ -64,8 +65,8 @@ def audit_labels(
 ) -> list[AuditFinding]:
     """Return what is odd about the labels of slices, a finding per kind; nothing where all is well.
 
-    Labels by a model are left out. A slice whose labels are not all known has no part in what
-    needs them.
+    Labels by a model are left out; shares of raters count by their majority. A slice whose labels
+    are not all known has no part in what needs them.
 
     Args:
         slices: the slice table, numbered from 0.
@@ -107,6 +108,10 @@ def _found(
     labelled: pd.DataFrame, subtypes: list[str], union: str, copies: pd.Series
 ) -> Iterator[tuple[str, Iterable[int]]]:
     """Yield each kind with its rows, the worst first."""
+    names = [*subtypes, union]
+    # Shares of raters for two subtypes may add up to a majority for the union.
+    all_absent = labelled[subtypes].eq(0).all(axis=1)
+    labelled = labelled.assign(**dict(zip(names, majority(labelled[names]).T, strict=True)))
     is_positive = labelled[union] == 1
     largest = labelled[subtypes].max(axis=1)
     brain = labelled["brain_fraction"].astype("float64")
@@ -117,8 +122,7 @@ def _found(
     yield "hardly_brain", hardly.sort_values(kind="stable").index
     all_set = labelled[[*subtypes, union]].eq(1).all(axis=1)
     yield "all_labels", share[all_set].sort_values(kind="stable").index
-    all_known = labelled[subtypes].notna().all(axis=1)
-    yield "union_alone", labelled.index[is_positive & all_known & (largest == 0)]
+    yield "union_alone", labelled.index[is_positive & all_absent]
     yield "union_missing", labelled.index[(labelled[union] == 0) & (largest == 1)]
     yield "unlike_studies", _of_unlike_studies(labelled, is_positive)
     yield CONTRADICTING, _contradicting(labelled[[*subtypes, union]], copies[labelled.index])

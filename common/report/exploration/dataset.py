@@ -9,6 +9,7 @@ import pandas as pd
 
 from common.errors import InputError
 from common.preparation.manifest import MANIFEST_FILE
+from common.scoring.metrics import majority
 from common.slices.folds import FOLDS_FILE, read_folds
 from common.slices.table import STUDIES_FILE, SliceTable
 
@@ -41,7 +42,8 @@ class ExploredDataset:
     ) -> "ExploredDataset":
         """Returns the dataset of a prepared folder; InputError where there is none.
 
-        Labels that the dataset does not have are unknown everywhere.
+        Labels that the dataset does not have are unknown everywhere; those that are shares of
+        raters count by their majority.
         """
         folder = Path(folder)
         table = SliceTable.load(folder)
@@ -50,6 +52,7 @@ class ExploredDataset:
             for name in label_names:
                 if name not in frame:
                     frame[name] = pd.Series(float("nan"), index=frame.index, dtype="float32")
+                frame[name] = majority(frame[name].astype("float32")).astype("float32")
         has_folds = (folder / FOLDS_FILE).is_file()
         return cls(
             name=folder.resolve().name,

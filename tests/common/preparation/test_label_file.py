@@ -10,7 +10,8 @@ from prepared import write_series_files
 from common.dicom.header import hash_of
 from common.errors import InputError
 from common.preparation import prepare_dataset
-from common.preparation.label_file import ACCESSION, LabelFile
+from common.preparation.checks.check import check_dataset
+from common.preparation.label_file import ACCESSION, LabelFile, LabelFiles
 from common.slices.folds import read_folds, split_rows
 from common.slices.table import SliceTable
 from rsna.sources.dicom import DicomSource
@@ -168,3 +169,76 @@ def test_a_study_without_a_patient_is_taken_for_one(tmp_path: Path) -> None:
 def test_a_column_that_is_there_twice_is_refused(tmp_path: Path, columns: str) -> None:
     with pytest.raises(InputError, match="the column any is there twice"):
         read(tmp_path / "a.csv", f"StudyInstanceUID,{columns}", "1.2,1,0")
+
+
+@pytest.mark.parametrize("value", ["-0.1", "1.01", "nan", "yes", "inf", "0,5"])
+def test_a_label_outside_0_to_1_is_refused_by_its_line(tmp_path: Path, value: str) -> None:
+    rows = ["SOPInstanceUID,any,subdural", "1.0.0,0.5,1", f'1.0.1,"{value}",0']
+    with pytest.raises(InputError, match=r"a\.csv, line 3: any is '.*from 0 to 1 or empty"):
+        read(tmp_path / "a.csv", *rows)
+
+
+def two_files(tmp_path: Path) -> LabelFiles:
+    """Patients 0 and 1 have labelled slices, 2 and 3 labelled studies, all shares of raters."""
+    header = "any,epidural,intraparenchymal,intraventricular,subarachnoid,subdural"
+    values = "{0},{0},0,0,0,0"
+    rows = [f"1.{p}.{i}," + values.format((i % 2) * 0.75) for p in range(2) for i in range(4)]
+    slices = read(tmp_path / "slices.csv", f"SOPInstanceUID,{header}", *rows)
+    rows = ["1.2.0," + values.format(1 / 3), "1.3.0," + values.format(2 / 3)]
+    studies = read(tmp_path / "studies.csv", f"StudyInstanceUID,{header}", *rows)
+    both = LabelFiles.of([slices, studies])
+    assert isinstance(both, LabelFiles)
+    return both
+
+
+def test_slices_of_some_and_studies_of_others_are_trained_on(tmp_path: Path, caplog) -> None:
+    write_tree(tmp_path / "in")
+    both = two_files(tmp_path)
+    source = DicomSource(tmp_path / "in")
+    options = {"n_jobs": 0, "label_file": both, "num_folds": 2}
+    prepare_dataset(source, tmp_path / "out", train_studies=True, **options)
+    table = SliceTable.load(tmp_path / "out")
+    assert set(table.frame["split"]) == {"train"}
+    assert "without all labels" not in caplog.text
+    assert table.frame.set_index("image_id").loc["1.0.1", "any"] == 0.75
+    assert table.frame.loc[table.frame["study_id"] == "1.2.0", "any"].isna().all()
+    studies = pd.read_parquet(tmp_path / "out" / "studies.parquet").set_index("study_id")
+    assert studies["any"].tolist() == pytest.approx([0.75, 0.75, 1 / 3, 2 / 3])
+    assert studies["label_source"].tolist() == ["slices", "slices", "study", "study"]
+    # Both folds have one patient of each kind of majority.
+    folds = read_folds(tmp_path / "out" / "folds.csv")
+    patients = folds.drop_duplicates("patient_id").set_index("patient_id")["fold"]
+    assert sorted(patients.value_counts()) == [2, 2]
+    checked = check_dataset(tmp_path / "out", subtypes=SUBTYPES, union="any", n_jobs=0)
+    checked.raise_findings()
+    # Without the flag, studies labelled as a whole are for evaluation.
+    prepare_dataset(source, tmp_path / "test", **options)
+    splits = SliceTable.load(tmp_path / "test").frame.groupby("patient_id")["split"].first()
+    assert splits.tolist() == ["train", "train", "test", "test"]
+
+
+def test_two_files_of_one_kind_are_refused(tmp_path: Path) -> None:
+    one = read(tmp_path / "a.csv", "PatientID,any", "a,1")
+    with pytest.raises(InputError, match="several files of one kind"):
+        LabelFiles.of([one, one])
+    assert LabelFiles.of([one]) is one and LabelFiles.of([]) is None
+
+
+def test_studies_that_contradict_their_slices_are_counted(tmp_path: Path, caplog) -> None:
+    write_tree(tmp_path / "in")
+    slices = read(tmp_path / "a.csv", "SOPInstanceUID,any", *(f"1.0.{i},1" for i in range(4)))
+    studies = read(tmp_path / "b.csv", "StudyInstanceUID,any", "1.0.0,0.25", "1.1.0,0")
+    prepare_dataset(
+        DicomSource(tmp_path / "in"),
+        tmp_path / "out",
+        n_jobs=0,
+        label_file=LabelFiles.of([slices, studies]),
+    )
+    assert "1 study whose label contradicts those of their slices" in caplog.text
+
+
+def test_nothing_to_train_on_without_labelled_studies(tmp_path: Path) -> None:
+    write_tree(tmp_path / "in")
+    labels = read(tmp_path / "a.csv", "SOPInstanceUID,any", "1.0.0,1")
+    with pytest.raises(InputError, match="--pre_train_studies 1: no studies are labelled"):
+        prepare(tmp_path, labels, train_studies=True)

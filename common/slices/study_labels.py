@@ -1,0 +1,73 @@
+"""Labels of whole studies: what is known of them, and the volume that stands for each."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from common.files import read_parquet
+from common.scoring.metrics import Floats, majority, max_by_study
+from common.slices.series import list_series
+from common.slices.table import STUDIES_FILE, SliceTable
+
+LABELS_OF_SLICES = "slices"
+LABELS_OF_STUDY = "study"
+"""In label_source of studies.parquet: the label follows from its slices, or was given."""
+
+
+def read_study_labels(
+    table: SliceTable,
+    label_names: Sequence[str],
+    sources: Sequence[str] | None = None,
+) -> pd.DataFrame | None:
+    """Return the labels of studies as they are, by study id; None where there is no such table.
+
+    Args:
+        sources: only those whose label_source is one of these; None for all, as without a column.
+    """
+    path = table.folder / STUDIES_FILE
+    if not path.is_file():
+        return None
+    studies = read_parquet(path, "run preprocessing.py again")
+    if sources is not None and "label_source" in studies:
+        studies = studies[studies["label_source"].isin(list(sources))]
+    return studies.set_index("study_id")[list(label_names)]
+
+
+def labels_of_volumes(table: SliceTable, label_names: Sequence[str]) -> pd.DataFrame:
+    """Return the labels of studies by the store file of the volume that stands for each.
+
+    Studies without a known label are left out, and so are those that a model labelled.
+    """
+    names = list(label_names)
+    studies = read_study_labels(table, names, (LABELS_OF_SLICES, LABELS_OF_STUDY))
+    if studies is None:
+        return pd.DataFrame(columns=names, dtype="float32")
+    studies = studies[studies.notna().any(axis=1)]
+    frame = table.frame[table.frame["study_id"].isin(studies.index)]
+    series = list_series(frame.assign(readable=table.readable[frame.index]))
+    used = series[series["used"] == 1].set_index("store_file")["study_id"]
+    return studies.reindex(used).set_axis(used.index)
+
+
+def labels_by_study(
+    table: SliceTable, label_names: Sequence[str], labels: ArrayLike, study_ids: ArrayLike
+) -> tuple[NDArray[Any], Floats]:
+    """Return study ids (s,), in order of appearance, and their labels (s, k), by majority.
+
+    A label that was given to a study as a whole is that; any other is the largest of the slices'
+    (`max_by_study`).
+
+    Args:
+        labels: (n, k) of slices.
+        study_ids: (n,).
+    """
+    y = majority(labels)
+    ids, of_studies, _ = max_by_study(y, np.zeros(y.shape), study_ids)
+    given = read_study_labels(table, label_names, (LABELS_OF_STUDY,))
+    if given is None:
+        return ids, of_studies
+    own = majority(given.reindex(pd.Index(ids)))
+    return ids, np.where(np.isnan(own), of_studies, own)

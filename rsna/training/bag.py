@@ -1,0 +1,94 @@
+"""Parts of a training of a slice network on labels of studies, of slices, or of both."""
+
+import logging
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from common.datasets.series import SeriesAugmentation
+from common.errors import InputError
+from common.models.bag import BagModel
+from common.predictors.series import BagPredictor, SeriesPredictor
+from common.scoring.metrics import majority, training_prior
+from common.slices.study_labels import labels_of_volumes
+from common.slices.table import SliceTable
+from common.words import count
+from rsna.training.series import (
+    EncoderParts,
+    RSNASeriesNetwork,
+    SeriesData,
+    encoder_options,
+)
+from rsna_network import RSNANetwork, study_metrics
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "bag-"
+
+
+class RSNABagNetwork(RSNASeriesNetwork):
+    """Slices and their studies, validated both."""
+
+    def compute_metrics(self, outputs: Any) -> dict[str, float | None]:
+        """Return the metrics of slices and, as `study_<name>`, those of studies."""
+        return super().compute_metrics(outputs) | study_metrics(outputs, self.task)
+
+
+class BagParts(EncoderParts[BagModel]):
+    """The parts of a training of `bag-<slice network>`.
+
+    A sample is a series: of at most --data_bag_slices slices in training, of all in validation and
+    prediction. A slice with labels is a term of the loss, and so is a study with labels.
+    """
+
+    network_class: ClassVar[type[RSNANetwork]] = RSNABagNetwork
+    predictor_class: ClassVar[type[SeriesPredictor]] = BagPredictor
+
+    def _new_model(self, pretrained: bool) -> BagModel:
+        return BagModel(
+            **encoder_options(self.config, PREFIX, len(self.task.label_names)),
+            pooling=self.config.network.net_bag_pooling,
+            pretrained=pretrained,
+        )
+
+    def _augmentation(self) -> SeriesAugmentation:
+        return SeriesAugmentation(spread=self.config.data.data_bag_slices)
+
+    def _study_labels(self, table: SliceTable) -> tuple[pd.DataFrame, Any]:
+        labels = labels_of_volumes(table, self.task.label_names)
+        if labels.empty:
+            raise InputError(
+                f"--net_model {self.config.network.net_model}: no study of --data_dataset "
+                f"{self.config.data.data_dataset} has labels: give labels of studies by "
+                f"--pre_labels and --pre_train_studies 1"
+            )
+        return labels, table.frame["store_file"].isin(labels.index).to_numpy(dtype=bool)
+
+    def _load_data(self) -> SeriesData:
+        """Return the data; the prior of a label that no slice has is the share of studies."""
+        data = super()._load_data()
+        of_slices, of_studies = data.train.labels, data.train.series_labels
+        is_unknown = np.isnan(of_slices).all(axis=0)
+        prior = np.where(is_unknown, training_prior(majority(of_studies)), data.prior)
+        return replace(data, prior=prior)
+
+    def log(self) -> None:
+        """Log what the base logs, and the terms of the loss by kind."""
+        super().log()
+        for side, dataset in (("training", self.data.train), ("validation", self.data.valid)):
+            num_slices, num_series = (
+                int((~np.isnan(labels)).any(axis=1).sum())
+                for labels in (dataset.labels, dataset.series_labels)
+            )
+            logger.info(
+                "%s: labels of %s and of %s",
+                side,
+                count(num_slices, "slice"),
+                count(num_series, "study"),
+            )
+
+    def seen_values(self) -> np.ndarray:
+        train = self.data.train
+        return np.concatenate([train.labels.ravel(), train.series_labels.ravel()])
