@@ -272,8 +272,8 @@ class EncoderParts(SeriesParts[SeriesModel], Generic[SeriesModel]):
         return cast(SeriesModel, model)
 
     def weights_record(self) -> dict[str, Any] | None:
-        flags = self.config.network
-        return record_of_start(flags, flags.net_model.partition("-")[2], self.model.encoder)
+        flags, model = self.config.network, cast(Any, self.model)
+        return record_of_start(flags, flags.net_model.partition("-")[2], model.encoder)
 
     def _gathers_statistics(self) -> bool:
         return not self.config.network.net_encoder_frozen
