@@ -37,7 +37,7 @@ from common.statistics.intervals import paired_interval, patient_intervals
 from rsna.evaluation.scoring import read_experiment
 from rsna_task import LABEL_WEIGHTS, LABELS
 
-RANDOM = "random:"
+RANDOM, CT_ICH = "random:", "ct_ich"
 HEADS = {
     "linear": ("study-linear",),
     # As small as tens of series allow.
@@ -143,6 +143,9 @@ def main() -> None:
     encoders = arguments.encoders or default_encoders()
     if len(set(encoders)) < len(encoders) or not encoders:
         raise InputError(f"encoders: name each once, and one at least; given are {encoders}")
+    dataset = arguments.work / "input" / "datasets" / arguments.dataset
+    if arguments.dataset == CT_ICH and not arguments.folder and not dataset.is_dir():
+        raise InputError("--dataset ct_ich needs --folder: with Patients_CT/ and its csv files")
     started, work = time.perf_counter(), arguments.work.resolve()
     (work / "input").mkdir(parents=True, exist_ok=True)
     source = ("--pre_folder", str(arguments.folder.resolve())) if arguments.folder else ()

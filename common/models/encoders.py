@@ -58,7 +58,7 @@ def find_encoder(name: str, flag: str = "--net_model") -> tuple[str, dict[str, A
     """
     if name.startswith(HUB):
         return _read_config(_hub_file(name, CONFIG_FILE, flag), name, flag)
-    if name.startswith(FOLDER) or Path(name).is_dir():
+    if _is_folder(name):
         return _read_config(_folder_of(name) / CONFIG_FILE, name, flag)
     require_architecture(name, flag)
     return name, None
@@ -204,7 +204,7 @@ def encoder_record(name: str, backbone: Any, weight_file: Path | None = None) ->
     if weight_file is not None:
         source, licence = f"file {weight_file.name}", _licence_beside(weight_file.parent)
         own = {"sha256": _sha256(weight_file) if weight_file.is_file() else None}
-    elif name.startswith(FOLDER) or Path(name).is_dir():
+    elif _is_folder(name):
         source = f"folder {_folder_of(name).resolve().name}"
         licence = licence or _licence_beside(_folder_of(name))
     elif name.startswith(HUB):
@@ -215,6 +215,12 @@ def encoder_record(name: str, backbone: Any, weight_file: Path | None = None) ->
         licence = None if package["License"] in (None, "UNKNOWN") else package["License"]
     shown = {key: config.get(key) for key in ("architecture", "tag", "origin_url", "mean", "std")}
     return {"source": source, "licence": licence, **shown, **own}
+
+
+def _is_folder(name: str) -> bool:
+    import timm
+
+    return name.startswith(FOLDER) or (Path(name).is_dir() and not timm.is_model(name))
 
 
 def _folder_of(name: str) -> Path:

@@ -21,6 +21,8 @@ from common.models.study import SEQUENCE_MODELS, build_sequence_model
 
 DIMS = [7, 5]
 NAMES = list(SEQUENCE_MODELS)
+# study-linear sees a slice alone, and nothing but features and logits.
+OF_SERIES = [name for name in NAMES if name != "study-linear"]
 
 
 def build(name, **changes):
@@ -92,7 +94,7 @@ def test_in_training_a_padded_batch_gives_what_each_study_gives_alone(name):
         torch.testing.assert_close(found, model(alone)["logits"][0], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_SERIES)
 def test_untrained_network_says_what_the_slice_networks_say(name):
     model = build_sequence_model({"name": name, "num_labels": 3, "num_networks": 2, "dim": 16})
     inputs = random_sequences([6], [], 6)[0]
@@ -101,7 +103,20 @@ def test_untrained_network_says_what_the_slice_networks_say(name):
     torch.testing.assert_close(logits, mean)
 
 
-@pytest.mark.parametrize("name", NAMES)
+def test_a_linear_head_is_a_matrix_and_a_bias_for_each_slice():
+    model = build("study-linear").eval()
+    inputs = random_sequences([4], DIMS, 6)[0]
+    found = model(inputs)["logits"][0]
+    state = {name: value.numpy() for name, value in model.state_dict().items()}
+    for slice_number in range(4):
+        features = torch.cat([values[0, slice_number] for values in inputs["features"]]).numpy()
+        expected = state["head.weight"] @ features + state["head.bias"]
+        expected += state["skip.weight"] @ inputs["logits"][0, slice_number].numpy()
+        expected += state["skip.bias"]
+        torch.testing.assert_close(found[slice_number], torch.tensor(expected))
+
+
+@pytest.mark.parametrize("name", OF_SERIES)
 def test_a_slice_sees_its_neighbours_and_every_input_matters(name):
     model = build(name).eval()
     inputs = random_sequences([9], DIMS, 6)[0]

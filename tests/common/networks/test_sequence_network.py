@@ -50,7 +50,8 @@ def random_dataset(folder, lengths, seed=0, **options):
     return SequenceDataset(table, rows, [outputs], LABELS, **options)
 
 
-@pytest.mark.parametrize("name", list(SEQUENCE_MODELS))
+# study-linear has nothing to learn from without features.
+@pytest.mark.parametrize("name", [name for name in SEQUENCE_MODELS if name != "study-linear"])
 def test_loss_is_that_of_the_slices_whatever_the_batches(name, tmp_path):
     dataset = random_dataset(tmp_path, [9, 3, 14, 1, 6])
     network = make_network(name)

@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.models._hub import save_for_hf
 from tiny_dataset import make_tiny_dataset
 
 import evaluate
@@ -20,6 +21,7 @@ import predict
 import train
 from common.checkpoint import load_checkpoint
 from common.cli import status_of
+from common.predictors.base import PredictOptions
 from common.predictors.loading import load_predictor
 from common.slices.table import SliceTable
 from rsna_model import build_model
@@ -178,3 +180,29 @@ def test_a_linear_head_needs_features(place, monkeypatch, capsys):
     flags = {name: value for name, value in FLAGS.items() if name != "net_encoder"}
     assert run(monkeypatch, place, train, "refused2", **flags, data_features="0001") == 2
     assert "--net_model study-linear needs features" in capsys.readouterr().err
+
+
+def test_a_slice_network_of_a_folder_stands_alone_bit_for_bit(place, monkeypatch, capsys):
+    """Trained on, with three slices as channels and a mean and std of its own."""
+    source = timm.create_model("test_resnet", num_classes=3)
+    source.pretrained_cfg.update(mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7), license="mit")
+    save_for_hf(source, place / "enc", safe_serialization=True)
+    flags = {**FLAGS, "net_model": place / "enc", "net_pretrained": 1, "data_neighbors": 1}
+    del flags["net_encoder"]
+    assert run(monkeypatch, place, train, "folder", **flags) == 0, capsys.readouterr().err
+    shutil.rmtree(place / "enc")
+    folder = results(place, "folder")
+    content = json.loads((folder / "predictor" / "predictor.json").read_text())
+    assert "0.1" in json.dumps(content["transform"]) and str(place) not in json.dumps(content)
+    record = content["training"]["encoder"]
+    assert (record["source"], record["licence"]) == ("folder enc", "mit")
+    assert run(monkeypatch, place, evaluate, "folder") == 0
+    assert "folder enc, licence: mit" in (folder / "report.html").read_text()
+    predictor = load_predictor(folder / "predictor", build_model)
+    assert predictor.transform.pipeline.normalization.mean[:3] == (0.1, 0.2, 0.3)
+    table = SliceTable.load(place / "input" / "datasets" / "tiny")
+    valid = pd.read_parquet(folder / "predictions" / "valid.parquet")
+    rows = table.rows_of(valid["image_id"])
+    found = predictor.predict_rows(table, rows, PredictOptions(batch_size=8))
+    columns = [f"logit_{label}" for label in LABELS]
+    np.testing.assert_array_equal(found.logits, valid[columns].to_numpy(np.float32))
