@@ -11,6 +11,13 @@ from common.dicom.vocabulary import WORDS, any_of, text_of
 
 Reading = Literal["with", "without", "both"]
 
+_TEXTS = ("SeriesDescription", "ProtocolName", "StudyDescription")
+ELEMENTS = (
+    *_TEXTS, "ContrastBolusAgent", "ContrastBolusRoute", "ContrastBolusAgentAdministered",
+    "ContrastBolusAgentSequence", "ContrastBolusVolume",
+)  # fmt: skip
+"""All that is read here."""
+
 _W, _AGENT = WORDS["contrast"], WORDS["agent"]
 _WEIGHTS: dict[str, int] = _W["weights"]
 
@@ -55,8 +62,22 @@ def read_contrast(text: str) -> Reading | None:
 
 def why_contrast(dataset: Dataset, frame: int) -> str | None:
     """Return why contrast medium is to be expected in a slice; None where it is not."""
+    votes = _votes(dataset, frame)
+    if sum(weight for weight, _ in votes) < _WEIGHTS["enough"]:
+        return None
+    return max(votes, key=lambda vote: vote[0])[1]
+
+
+def is_contrast_given(dataset: Dataset, frame: int) -> bool | None:
+    """Return whether contrast medium is to be expected; None where nothing decides it."""
+    total = sum(weight for weight, _ in _votes(dataset, frame))
+    return True if total >= _WEIGHTS["enough"] else False if total < 0 else None
+
+
+def _votes(dataset: Dataset, frame: int) -> list[tuple[int, str]]:
+    """Return the votes of all elements that speak of contrast medium, each with a reason."""
     votes: list[tuple[int, str]] = []
-    for keyword in ("SeriesDescription", "ProtocolName", "StudyDescription"):
+    for keyword in _TEXTS:
         reading, weight = read_contrast(text_of(dataset, keyword)), _WEIGHTS[keyword]
         if reading == "both" and keyword == "SeriesDescription":
             reason = f"{keyword} says with and without contrast medium"
@@ -64,10 +85,7 @@ def why_contrast(dataset: Dataset, frame: int) -> str | None:
         elif reading in ("with", "without"):
             reason = f"{keyword} says contrast medium, angiography or perfusion"
             votes.append((weight if reading == "with" else -weight, reason))
-    votes += _bolus_votes(dataset, frame)
-    if sum(weight for weight, _ in votes) < _WEIGHTS["enough"]:
-        return None
-    return max(votes, key=lambda vote: vote[0])[1]
+    return votes + _bolus_votes(dataset, frame)
 
 
 def _bolus_votes(dataset: Dataset, frame: int) -> list[tuple[int, str]]:

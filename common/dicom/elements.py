@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException
 from pydicom.tag import BaseTag
 
 from common.dicom.rejection import RejectedFile
@@ -25,6 +26,7 @@ FUNCTIONAL_GROUPS = {
     "FrameType": "CTImageFrameTypeSequence",
     "ContrastBolusAgentAdministered": "ContrastBolusUsageSequence",
     "SliceThickness": "PixelMeasuresSequence",
+    "SpacingBetweenSlices": "PixelMeasuresSequence",
     "ConvolutionKernel": "CTReconstructionSequence",
     "KVP": "CTXRayDetailsSequence",
     "TemporalPositionIndex": "FrameContentSequence",
@@ -91,10 +93,10 @@ def numbers(dataset: Dataset, keyword: str, count: int, frame: int = 0) -> tuple
 
 def first_number(dataset: Dataset, keyword: str, frame: int = 0) -> float | None:
     """Return the first value of an element that only display uses; None where it is no number."""
-    values = _values(find(dataset, keyword, frame))
     try:
+        values = _values(find(dataset, keyword, frame))
         value = float(values[0]) if values else math.nan
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, NotImplementedError, BytesLengthException):
         return None
     return value if math.isfinite(value) else None
 
@@ -134,6 +136,19 @@ def find(dataset: Dataset, keyword: str, frame: int = 0) -> Any:
             if value is not None:
                 return value
     return _get(dataset, keyword)
+
+
+def raw_values(dataset: Dataset, keywords: Sequence[str]) -> tuple[Any, ...] | None:
+    """Return what tells elements apart that pydicom has not converted yet, to keep results by.
+
+    None where an element may differ by frame, or is no plain value.
+    """
+    elements = [dataset.keys().mapping.get(_tag(keyword)) for keyword in keywords]  # type: ignore[attr-defined]
+    if _has_functional_groups(dataset):
+        return None
+    if not all(element is None or isinstance(element, RawDataElement) for element in elements):
+        return None
+    return tuple(element and (element.VR, element.value) for element in elements)
 
 
 def _has_functional_groups(dataset: Dataset) -> bool:

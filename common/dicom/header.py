@@ -10,6 +10,7 @@ from pydicom.dataset import Dataset
 
 from common.dicom import elements, geometry, selection
 from common.dicom.checks import StoredImage, check_image
+from common.dicom.description import describe
 from common.dicom.kernels import is_sharp
 from common.dicom.part10 import OpenFile, open_dicom
 from common.dicom.rejection import RejectedFile
@@ -33,11 +34,12 @@ class SliceHeader:
     """One slice of one file, in DICOM's own terms; None where an element is absent.
 
     image_id is the SOPInstanceUID, with `_<frame>` in multi-frame files; patient_id may be empty.
-    Times are seconds of the day. is_sharp is true of reconstructions for bone or lung, None where
-    nothing says so (`kernels`). left_out is the status of a slice that is sound but not asked for,
-    empty elsewhere (`selection`). Names that lead to a patient or a hospital are hashes
-    (`hash_of`): patient_hash is of name and birth date where there is no PatientID, accession_hash
-    is read only where it is asked for.
+    What `description` reads is there for subgroups: age_decade is 90 above 89, contrast None where
+    nothing speaks of it. Times are seconds of the day. is_sharp is true of reconstructions for bone
+    or lung, None where nothing says so (`kernels`). left_out is the status of a slice that is sound
+    but not asked for, empty elsewhere (`selection`). Names that lead to a patient or a hospital are
+    hashes (`hash_of`): patient_hash is of name and birth date where there is no PatientID,
+    accession_hash is read only where it is asked for.
     Lengths are mm, in the patient's coordinates: x to the left, y to the back, z to the head.
     """
 
@@ -80,6 +82,12 @@ class SliceHeader:
     patient_hash: str | None = None
     institution_hash: str | None = None
     accession_hash: str | None = None
+    spacing_between_slices: float | None = None
+    manufacturer: str | None = None
+    model: str | None = None
+    age_decade: int | None = None
+    sex: str | None = None
+    contrast: bool | None = None
     left_out: str = ""
     left_out_reason: str = ""
 
@@ -202,6 +210,7 @@ def _frame_header(
         accession_hash=hash_of(accession),
         left_out=left_out[0] if left_out else "",
         left_out_reason=left_out[1] if left_out else "",
+        **describe(dataset, frame),
     )
 
 

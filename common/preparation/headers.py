@@ -43,9 +43,8 @@ HEADER_COLUMNS = {
     "position_z": "float64",
     "instance_number": "float64",
     "slice_location": "float64",
-    "slice_thickness": "float64",
+    "spacing_between_slices": "float64",
     "image_type": "str",
-    "kvp": "float64",
     "temporal_position": "float64",
     "acquisition_time": "float64",
     "content_time": "float64",
@@ -66,6 +65,8 @@ HEADER_COLUMNS |= {
         "patient_id",
         "study_id",
         "series_id",
+        "slice_thickness",
+        "kvp",
         "kernel",
         "is_sharp",
         "acquisition_number",
@@ -81,6 +82,11 @@ HEADER_COLUMNS |= {
         "rescale_intercept",
         "window_center",
         "window_width",
+        "manufacturer",
+        "model",
+        "age_decade",
+        "sex",
+        "contrast",
     )
 }
 # Those of them that a SliceHeader has, as a field or as a property.
@@ -89,7 +95,9 @@ _OF_HEADER = [
     for name in HEADER_COLUMNS
     if name in SliceHeader.__dataclass_fields__ or hasattr(SliceHeader, name)
 ]
+_FRAME_KEY = ["source_file", "size", "mtime_ns", "frame"]
 _POSITION = ("position_x", "position_y", "position_z")
+_EARLIER = ", fewer elements"
 _FILES_PER_TASK = 64
 _SECONDS_PER_SHARD = 20.0
 
@@ -146,11 +154,18 @@ def _refused(files: pd.DataFrame) -> pd.DataFrame:
 
 
 def read_shards(index_folder: Path) -> pd.DataFrame:
-    """Return all headers that were kept; a damaged file of them is left out with a warning."""
+    """Return all headers that were kept; a damaged file of them is left out with a warning.
+
+    Those of an earlier version, which read less of a header, are marked in `reader`.
+    """
     shards = [_header_frame([])]
     for path in sorted(index_folder.glob("headers*.parquet")):
         try:
-            shards.append(pd.read_parquet(path, columns=list(HEADER_COLUMNS)))
+            shard = pd.read_parquet(path)
+            if not set(HEADER_COLUMNS) <= set(shard):
+                shard = shard.reindex(columns=list(HEADER_COLUMNS))
+                shard["reader"] = shard["reader"].astype("str") + _EARLIER
+            shards.append(shard[list(HEADER_COLUMNS)].astype(HEADER_COLUMNS))
         except (OSError, ValueError) as error:
             logger.warning("%s can't be read, its headers are read again: %s", path.name, error)
     return pd.concat(shards, ignore_index=True).astype(HEADER_COLUMNS)
@@ -271,11 +286,16 @@ def _known_headers(
 ) -> pd.DataFrame:
     """Return the kept headers of files that have not changed."""
     known = read_shards(index_folder)
+    earlier = known[known["reader"] == reader.version + _EARLIER]
     known = known[(known["reader"] == reader.version) & ~known["status"].isin(TRANSIENT)]
     for status in EXCEEDING:
         again = [is_raised(status, limit, limits) for limit in known["limit"]]
         known = known[~(known["status"].eq(status) & pd.Series(again, known.index, dtype=bool))]
-    known = known.drop_duplicates(["source_file", "size", "mtime_ns", "frame"], keep="last")
+    known = known.drop_duplicates(_FRAME_KEY, keep="last")
+    if earlier["pixels"].notna().any():  # pixels need not be decoded again
+        hashes = earlier.dropna(subset="pixels").drop_duplicates(_FRAME_KEY)
+        before = known[_FRAME_KEY].merge(hashes[[*_FRAME_KEY, "pixels"]], how="left")
+        known["pixels"] = known["pixels"].fillna(before["pixels"].set_axis(known.index))
     known = known.merge(files[["source_file", "size", "mtime_ns"]], how="inner")
     return known.sort_values(["source_file", "frame"], ignore_index=True)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from common.dicom.header import SPACING_MM
 from common.dicom.order import gap_starts
 from common.preparation.headers import CRASHED
 from common.preparation.pixels import SliceResult
@@ -17,6 +18,8 @@ from common.words import count
 
 logger = logging.getLogger(__name__)
 
+PLAUSIBLE = {"spacing_slice": SPACING_MM, "slice_thickness": SPACING_MM, "kvp": (20.0, 500.0)}
+"""Limits of what describes a slice (mm, kV): 0 and other values beyond them are unknown."""
 GAP_NOTE = "slices seem to be missing after it"
 
 
@@ -46,6 +49,7 @@ def slices_table(
     ranked = frame["rank"] >= 0
     frame["num_slices"] = frame.groupby("store_file")["rank"].transform("size").where(ranked)
     _add_results(frame, results)
+    _drop_implausible(frame)
     _add_note(frame, frame["note"].notna() & frame["store_index"].notna(), frame["note"])
     _note_gaps(frame)
     frame["rank"] = frame["rank"].where(ranked)
@@ -144,6 +148,16 @@ def _add_results(frame: pd.DataFrame, results: dict[str, list[SliceResult] | Non
         frame[spacing] *= pd.to_numeric(frame.pop(f"scale_{size}")).fillna(1.0)
     without_pixels = frame["store_index"].isna()
     frame["store_file"] = frame["store_file"].mask(without_pixels)
+
+
+def _drop_implausible(frame: pd.DataFrame) -> None:
+    """Make what describes a slice null where it is implausible, in place.
+
+    Where no positions tell how far slices are apart, their headers do.
+    """
+    frame["spacing_slice"] = frame["spacing_slice"].fillna(frame["spacing_between_slices"])
+    for name, limits in PLAUSIBLE.items():
+        frame[name] = frame[name].where(frame[name].between(*limits))
 
 
 def _note_gaps(frame: pd.DataFrame) -> None:

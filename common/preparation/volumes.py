@@ -26,6 +26,7 @@ VOLUME_COLUMNS = {
     "store_file": "str",
     "rank": "int64",
     "position_mm": "float64",
+    "spacing_slice": "float64",
     "order_from": "str",
     "turned": "str",
     "grouping": "str",
@@ -150,6 +151,7 @@ def _volume_columns(volumes: Sequence[Volume], chosen: pd.DataFrame) -> pd.DataF
         columns["turned"][rows] = TURNS[turn_of(orientation)] or None
         if volume.coordinate == POSITION:
             columns["position_mm"][rows] = volume.places
+            columns["spacing_slice"][rows] = volume.step
     return pd.DataFrame(columns)
 
 

@@ -52,12 +52,20 @@ SLICE_COLUMNS = {
     "spacing_row": "float64",
     "spacing_column": "float64",
     "tilt_deg": "float64",
+    "spacing_slice": "float64",
+    "slice_thickness": "float64",
+    "kvp": "float64",
+    "manufacturer": "str",
+    "model": "str",
     "kernel": "str",
     "is_sharp": "boolean",
     "acquisition_number": "float64",
     "sharpness": "float64",
     "selected": "boolean",
     "institution_hash": "str",
+    "age_decade": "Int32",
+    "sex": "str",
+    "contrast": "boolean",
     "bits_stored": "Int32",
     "pixel_representation": "Int32",
     "rescale_slope": "float64",
@@ -77,7 +85,8 @@ SLICE_COLUMNS = {
 # Those that datasets of earlier versions lack, and that nothing needs.
 ADDED_COLUMNS = (
     "frame_of_reference", "volume_id", "grouping", "order_from", "turned", "kernel", "is_sharp",
-    "acquisition_number", "sharpness", "selected", "institution_hash",
+    "acquisition_number", "sharpness", "selected", "institution_hash", "spacing_slice",
+    "slice_thickness", "kvp", "manufacturer", "model", "age_decade", "sex", "contrast",
 )  # fmt: skip
 
 
