@@ -1,5 +1,6 @@
 """Regions of a slice: the head, the hull of its skull, and the cavity in it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -58,7 +59,7 @@ def head_mask(
         bone = np.bincount(labels[image_hu > BONE_HU], minlength=count)[1:]
         least = np.array([_LEAST_HEAD_MM2, _LEAST_BONE_MM2]) / (row_mm * column_mm)
         is_head |= (areas >= least[0]) & (bone >= least[1])
-    head = np.isin(labels, 1 + np.flatnonzero(is_head)).astype(np.uint8)
+    head = np.concatenate([[False], is_head]).astype(np.uint8)[labels]
     outlines, _ = cv2.findContours(head, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     filled = cv2.drawContours(head, outlines, -1, 1, cv2.FILLED)
     # Restore skin, nose and ears that the opening removed.
@@ -157,8 +158,9 @@ def _bone(image_hu: np.ndarray, head: np.ndarray, pixel_mm2: float) -> np.ndarra
     """Return the bone of the head, bool, without small parts; None where there is none."""
     bone = ((image_hu > BONE_HU) & head).astype(np.uint8)
     _, labels, statistics, _ = cv2.connectedComponentsWithStats(bone, connectivity=8)
-    kept = np.flatnonzero(statistics[:, cv2.CC_STAT_AREA] * pixel_mm2 >= _LEAST_BONE_MM2)
-    found = np.isin(labels, kept[kept > 0])
+    is_kept = np.asarray(statistics[:, cv2.CC_STAT_AREA] * pixel_mm2 >= _LEAST_BONE_MM2)
+    is_kept[0] = False
+    found = np.asarray(is_kept[labels])
     return found if found.any() else None
 
 
@@ -170,12 +172,10 @@ def _hull(bone: np.ndarray) -> np.ndarray:
 
 def _without_bone(bone: np.ndarray, head: np.ndarray, pixel_mm: tuple[float, float]) -> np.ndarray:
     """Return the head without its scalp, in the directions in which bone is missing, bool."""
-    y, x = (np.arange(n, dtype=np.float32) for n in bone.shape)
-    places = np.argwhere(head)
-    center = (places.min(0) + places.max(0)) / 2
-    angle = np.degrees(np.arctan2((y - center[0])[:, None], (x - center[1])[None]))
-    sector = np.floor_divide(angle, _SECTOR_DEG).astype(np.int64) % (360 // _SECTOR_DEG)
-    has_bone = np.asarray(np.bincount(sector[bone], minlength=360 // _SECTOR_DEG) > 0)
+    ends = [np.flatnonzero(head.any(axis))[[0, -1]] for axis in (1, 0)]
+    center = [end.mean() for end in ends]
+    in_bone = _sectors(np.nonzero(bone), center)
+    has_bone = np.asarray(np.bincount(in_bone, minlength=360 // _SECTOR_DEG) > 0)
     width = _GAP_DEG // _SECTOR_DEG
     # A direction lies in a gap if some run of `width` directions that holds it has no bone.
     windows = np.stack([np.roll(has_bone, -k) for k in range(width)])
@@ -185,7 +185,15 @@ def _without_bone(bone: np.ndarray, head: np.ndarray, pixel_mm: tuple[float, flo
         return np.zeros_like(head)
     kernel = _disk(2 * _SCALP_MM, pixel_mm)
     inner = cv2.erode(head.astype(np.uint8), kernel, borderValue=0).astype(bool)
-    return inner & is_gap[sector]
+    places = np.nonzero(inner)
+    inner[places] = is_gap[_sectors(places, center)]
+    return inner
+
+
+def _sectors(places: tuple[np.ndarray, ...], center: Sequence[float]) -> np.ndarray:
+    """Return in which direction from the center each of (rows, columns) lies, int64."""
+    angle = np.degrees(np.arctan2(places[0] - center[0], places[1] - center[1]))
+    return np.floor_divide(angle, _SECTOR_DEG).astype(np.int64) % (360 // _SECTOR_DEG)
 
 
 def known_spacing(spacing_mm: tuple[float | None, float | None]) -> tuple[float, float]:
