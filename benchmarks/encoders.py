@@ -9,7 +9,7 @@ head, paired by patient.
     python benchmarks/encoders.py --dataset ct_ich --folder <CT-ICH> [encoder ...]
     python benchmarks/encoders.py --dataset demo
 
-Prints a table for each head and, as its last line, JSON.
+Prints a table and, as its last line, JSON.
 """
 
 import argparse
@@ -99,17 +99,15 @@ def measure(encoders: list[str], plan: Plan, dataset_folder: Path) -> dict[str, 
 
 
 def show(found: dict[str, dict[str, Any]]) -> None:
+    columns = ("head", "encoder", "weighted log loss", "of the prior", "AUC of any")
+    print(f"| {' | '.join(columns)} | loss more than the first |\n|{'---|' * 6}")
     for head, rows in found.items():
-        print(f"\n{head} head\n")
-        print(
-            "| encoder | weighted log loss | of the prior | AUC of any | loss more than the first |"
-        )
-        print("|---|---|---|---|---|")
         for number, (encoder, row) in enumerate(rows.items()):
             own, paired = row["interval"], row["more_than_first"]
             difference = _with(paired["difference"], paired["interval"], "+") if number else "-"
             print(
-                f"| `{encoder}` | {_with(row['weighted_log_loss'], own['weighted_log_loss'])} | "
+                f"| {head} | `{encoder}` | "
+                f"{_with(row['weighted_log_loss'], own['weighted_log_loss'])} | "
                 f"{_with(row['to_prior'], own['weighted_log_loss_to_prior'])} | "
                 f"{_with(row['auc_any'], own['auc']['any'])} | {difference} |"
             )

@@ -206,3 +206,24 @@ def test_a_slice_network_of_a_folder_stands_alone_bit_for_bit(place, monkeypatch
     found = predictor.predict_rows(table, rows, PredictOptions(batch_size=8))
     columns = [f"logit_{label}" for label in LABELS]
     np.testing.assert_array_equal(found.logits, valid[columns].to_numpy(np.float32))
+
+
+def test_a_slice_experiment_of_ones_own_is_an_encoder_for_its_folds(
+    place, monkeypatch, capsys, caplog
+):
+    flags = {**FLAGS, "net_model": "test_resnet"}
+    del flags["net_encoder"]
+    assert run(monkeypatch, place, train, "slices", **flags, data_fold="all") == 0
+    own = f"{results(place, 'slices')}/fold_{{fold}}/predictor/model.pt"
+    capsys.readouterr()
+    other = {**FLAGS, "net_weight_file": own.format(fold=1)}
+    assert run(monkeypatch, place, train, "leak", **other) == 2
+    assert "it has seen the patients that fold 0 validates" in capsys.readouterr().err
+    caplog.set_level(logging.INFO)
+    right = {**FLAGS, "net_weight_file": own}
+    assert run(monkeypatch, place, train, "head", **right, data_fold="all") == 0
+    assert caplog.text.count(EXTRACTED) == 2
+    weights = load_checkpoint(Path(own.format(fold=1)))
+    frozen = results(place, "head") / "fold_1" / "predictor" / "slices_0" / "model.pt"
+    for name, value in load_checkpoint(frozen).items():
+        assert torch.equal(value, weights[name]) or name.startswith("classifier")
