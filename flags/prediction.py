@@ -37,6 +37,9 @@ class PredictionConfig:
     """Folder for the predictions."""
     pr_overwrite: Switch = 0
     """1: predictions that lie in --pr_output are replaced; 0: they are refused."""
+    pr_pages: int = 50
+    """Most studies that get a page with all their slices, study_<number>.html: those with the
+    highest probability of any (0: no pages and no index.html)."""
     pr_dataframe: str | None = None
     """sample_submission.csv: writes submission.csv with its ids in its order."""
     pr_submit: str | None = None
@@ -44,6 +47,7 @@ class PredictionConfig:
     as rsna-intracranial-hemorrhage-detection (none: it is only written)."""
 
     def __post_init__(self) -> None:
+        at_least(self, 0, "pr_pages")
         rule = "the competition's name as in its address: small letters, digits and -"
         matches(self, COMPETITION_PATTERN, rule, "pr_submit")
         if self.pr_submit is not None and self.pr_dataframe is None:

@@ -1,3 +1,4 @@
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -73,6 +74,52 @@ def test_a_prepared_dataset_gets_a_prediction_of_every_slice(monkeypatch, capsys
     assert capsys.readouterr().out.splitlines()[-1] == (
         "read 33 files, stored 32 slices in 6 series, rejected 1 (1 truncated)"
     )
+
+
+def test_studies_get_pages_that_only_numbers_name(monkeypatch, capsys, root, tmp_path):
+    (tmp_path / "study_99.html").write_text("of an earlier prediction")
+    (tmp_path / ".study_1.html.0a.tmp").write_text("half a page")
+    assert predict_dataset(monkeypatch, root, tmp_path, "--pr_pages", "3") == 0
+    studies = pd.read_csv(tmp_path / "studies.csv")
+    assert studies["number"].tolist() == [1, 2, 3, 4, 5]
+    ranked = studies.sort_values("any", ascending=False, kind="stable")
+    printed = capsys.readouterr().out.splitlines()
+    lines = [line for line in printed if re.match(r"study \d+: ", line)]
+    assert [int(line.split()[1][:-1]) for line in lines] == ranked["number"].tolist()
+    assert f"any {ranked['any'].iloc[0]:.3f}" in lines[0]
+    pages = sorted(path.name for path in tmp_path.glob("*.html"))
+    assert pages == sorted(["index.html", *(f"study_{n}.html" for n in ranked["number"][:3])])
+    assert not list(tmp_path.glob(".*.tmp"))
+    index = (tmp_path / "index.html").read_text()
+    assert re.findall(r'href="study_(\d+).html"', index) == [str(n) for n in ranked["number"][:3]]
+    ids = {*studies["study_id"], *studies["patient_id"], *studies["series_id"]}
+    ids |= set(studies["top_image_id"])
+    for text in (*printed, *(path.read_text() for path in tmp_path.glob("*.html"))):
+        assert not [name for name in ids if name in text.replace(str(tmp_path), "")]
+    again = ("--pr_pages", "0", "--pr_overwrite", "1")
+    assert predict_dataset(monkeypatch, root, tmp_path, *again) == 0
+    assert not list(tmp_path.glob("*.html"))
+
+
+def test_a_run_that_ends_among_its_pages_goes_on(monkeypatch, root, tmp_path):
+    from rsna.evaluation import study_pages
+
+    whole, calls = study_pages.stored_study_html, []
+
+    def failing(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return whole(*arguments, **options)
+
+    monkeypatch.setattr(study_pages, "stored_study_html", failing)
+    assert predict_dataset(monkeypatch, root, tmp_path) == 130
+    names = {path.name for path in tmp_path.iterdir()}
+    assert "studies.csv" not in names and "index.html" not in names
+    assert sum(name.endswith(".html") for name in names) == 1
+    monkeypatch.setattr(study_pages, "stored_study_html", whole)
+    assert predict_dataset(monkeypatch, root, tmp_path) == 0
+    assert len(list(tmp_path.glob("study_*.html"))) == 5
 
 
 def test_the_submission_has_every_id_asked_for(monkeypatch, root, tmp_path):

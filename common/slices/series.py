@@ -116,7 +116,8 @@ def list_studies(
 
     Returns:
         study_id, patient_id, series_id, volume_id, num_slices, num_found, coverage_mm, num_gaps,
-        the labels, top_image_id, status and reason. The status is `ok` for a study that was seen
+        the labels, top_image_id, status, reason, and number, the place in this table from 1, by
+        which pages name studies. The status is `ok` for a study that was seen
         whole, `partial` where it was predicted from less than the head that was sent, `prior`
         where no slice could be read, and `no_ct`, without probabilities, where nothing of it is
         CT of a head that can be used.
@@ -150,6 +151,7 @@ def list_studies(
         records.append(record | dict(zip(label_names, p, strict=True)))
     names = ("study_id", "patient_id", *_OF_VOLUME, *label_names, "top_image_id", "status")
     studies = pd.DataFrame(records, columns=[*names, "reason"])
+    studies["number"] = np.arange(1, len(studies) + 1)
     return studies.astype(dict.fromkeys(("num_slices", "num_found", "num_gaps"), "Int64"))
 
 

@@ -34,6 +34,7 @@ from common.words import count, line_of_counts
 from config import Config
 from rsna.build import find_device
 from rsna.evaluation.folders import STUDIES_FILE, prediction_folders
+from rsna.evaluation.study_pages import INDEX_FILE, study_lines, write_study_pages
 from rsna.sources.dicom import DicomSource
 from rsna_model import build_model
 
@@ -76,9 +77,21 @@ def predict(config: Config) -> Iterator[str]:
     make_folder(output)
     table = _open_table(config, source, output, predictor.training)
     prediction = predict_table(predictor, table, predict_options(config))
+    (output / STUDIES_FILE).unlink(missing_ok=True)  # it comes last, and says that all is there
+    write_study_pages(
+        table,
+        prediction.predictions,
+        prediction.studies,
+        predictor.label_names,
+        output,
+        config.prediction.pr_pages,
+    )
     write_prediction(prediction, predictor, output, sample)
     num_slices, num_studies = len(prediction.predictions), len(prediction.studies)
     yield f"{count(num_slices, 'slice')} and {count(num_studies, 'study')}: {output}"
+    yield from study_lines(prediction.studies, predictor.label_names)
+    if config.prediction.pr_pages:
+        yield f"pages: {output / INDEX_FILE}"
     for lost, what in ((prediction.filled, "can't be read"), (prediction.left_out, "left out")):
         if len(lost):
             yield f"{count(len(lost), 'slice')} {what}"
@@ -183,8 +196,6 @@ def write_prediction(
     """
     names = predictor.label_names
     filled = prediction.filled
-    # It comes last, and says that the others are whole.
-    (folder / STUDIES_FILE).unlink(missing_ok=True)
     if sample is not None:
         submission, missing = build_submission(
             sample, prediction.predictions, predictor.prior, names
