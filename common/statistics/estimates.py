@@ -1,4 +1,4 @@
-"""What all statistics share: a value with its interval, and how a value depends on each patient.
+"""Shared by all statistics: a value with its interval, and how a value depends on each patient.
 
 The patients are a sample, and all rows of each come along: a study, or a slice.
 """

@@ -103,9 +103,10 @@ def rate(
 def effective_number(is_found: Bools, codes: Codes, num_patients: int) -> float:
     """Return how many studies of different patients say as much about a share.
 
-    The design effect is the variance of the share over patients (of a ratio of sums) by the
-    binomial one. At least 1; at most that of studies which are all alike within a patient (Kish),
-    taken also where all studies are found, or none, and nothing can be estimated.
+    At most all, at least as many as if studies of a patient were equal (Kish): so many where all
+    studies are found, or none, as nothing can be estimated there. Else the mean of that and of the
+    number by the estimated design effect, the variance of the share over patients by the binomial
+    one: alone it is too uncertain where few patients have several studies.
 
     Source: Rao and Scott, Biometrics 1992, 577-585.
     """
@@ -116,9 +117,8 @@ def effective_number(is_found: Bools, codes: Codes, num_patients: int) -> float:
         return alike
     deviations = sum_by_patient(is_found, codes, num_patients) - share * sizes
     variance = num_patients / (num_patients - 1) * float(deviations @ deviations) / number**2
-    if not variance:
-        return float(number)
-    return float(np.clip(share * (1 - share) / variance, alike, number))
+    estimated = share * (1 - share) / variance if variance else np.inf
+    return float((alike + np.clip(estimated, alike, number)) / 2)
 
 
 def weighted_sum(

@@ -47,6 +47,8 @@ def _influence(value: float, by_row: Floats, labels: Floats, codes: Codes) -> In
 
 
 def _mean_loss(losses: Floats, labels: Floats, codes: Codes) -> Influence:
+    if not len(losses):
+        raise NoInterval("no study with a known label")
     mean = float(losses.mean())
     return _influence(mean, (losses - mean) / len(losses), labels, codes)
 
@@ -146,7 +148,10 @@ def _fit(features: Floats, offset: Floats, labels: Floats) -> tuple[Floats, Floa
             by_row = np.linalg.solve(information, (features * (labels - fitted)[:, None]).T)
         except np.linalg.LinAlgError:
             raise NoInterval("the recalibration has no finite fit") from None
-        beta = beta + by_row.sum(axis=1)
+        step = by_row.sum(axis=1)
+        beta = beta + step
+    if not np.abs(step).max() <= 1e-8 * max(1.0, float(np.abs(beta).max())):
+        raise NoInterval("the recalibration has no finite fit")
     return beta, by_row
 
 

@@ -52,7 +52,9 @@ def test_studies_of_a_patient_count_by_the_design_effect():
     number = len(np.unique(owners))
     effect = number / (number - 1) * squares / total**2 / (share * (1 - share) / total)
     mine = rates.rate(found, owners)
-    assert 1 < effect < 4 and mine.num_effective == pytest.approx(total / effect, rel=1e-12)
+    kish = total**2 / sum(np.sum(owners == each) ** 2 for each in np.unique(owners))
+    assert kish < total / effect < total
+    assert mine.num_effective == pytest.approx((total / effect + kish) / 2, rel=1e-12)
     alone = rates.rate(found, np.arange(total))
     assert mine.value == alone.value and mine.low < alone.low and alone.high < mine.high
 
@@ -67,7 +69,7 @@ def test_studies_that_are_all_alike_say_as_much_as_their_patients():
     one = rates.rate([True, False, True], [5, 5, 5])
     assert one.num_effective == 1
     opposed = rates.rate(np.arange(24) % 2 == 0, np.arange(24) // 2)
-    assert opposed.num_effective == 24
+    assert opposed.num_effective == (24 + 12) / 2
 
 
 def test_an_operating_point_has_the_rates_of_scikit_learn():

@@ -240,6 +240,17 @@ def test_a_log_loss_has_nearly_the_interval_of_leaving_patients_out():
     assert [found.low, found.high] == pytest.approx(expected, rel=5e-3)
 
 
+@pytest.mark.parametrize("name", SCORES)
+def test_no_known_label_is_no_error(name):
+    for number in (0, 3):
+        unknown = np.full(number, np.nan)
+        found = score(name, unknown, np.full(number, 0.5), np.arange(number))
+        assert found.value is None and found.reason.startswith(("no ", "0 positive"))
+    if SCORES[name].better:
+        both = {"a": np.full(3, 0.5), "b": np.full(3, 0.4)}
+        assert compare(name, unknown, both, np.arange(3))["b"].value is None
+
+
 def test_nan_is_refused():
     labels, p, patients = studies(12)
     p[4] = np.nan
