@@ -195,6 +195,23 @@ def test_what_was_trained_on_is_known_of_a_folder(monkeypatch, capsys, root):
         assert "trained on the data that it was made from" in told
 
 
+def test_an_experiment_that_started_from_weights_that_saw_the_source_is_marked(
+    monkeypatch, caplog, root, tmp_path
+):
+    dataset = root / "input" / "datasets" / "own"
+    (dataset / "manifest.json").write_text(json.dumps({"source": "rsna", "parameters": {}}))
+    later = root / "output" / "results" / "0002"
+    shutil.copytree(root / "output" / "results" / "0001", later)
+    path = later / "predictor" / "predictor.json"
+    for started_from, is_marked in (([], False), ([{"trained_on": "rsna"}], True)):
+        content = json.loads(path.read_text())
+        content["training"]["started_from"] = started_from
+        path.write_text(json.dumps(content))
+        assert run(monkeypatch, root, evaluate, "--experiment_id", "0002") == 0
+        assert ("saw the source of these rows" in (later / "report.html").read_text()) == is_marked
+    assert "saw the source" in caplog.text
+
+
 def test_a_predictor_is_a_member_by_its_evaluation(monkeypatch, capsys, root):
     dataset = root / "input" / "datasets" / "mine"
     table = SliceTable.load(dataset)
