@@ -62,9 +62,8 @@ SCRIPTS = {
         ("--im_source ianpan/ct-head-hemorrhage-detection", "--im_source input/release"),
     ),
     "predict": Help(
-        "experiment_id pr_predictor pr_input pr_output pr_overwrite pr_pages pr_dataframe pr_submit "
-        "pr_tta "
-        "output_dir n_jobs device",
+        "experiment_id pr_predictor pr_input pr_output pr_overwrite pr_pages pr_dataframe "
+        "pr_submit pr_tta output_dir n_jobs device",
         (
             "--experiment_id 0001 --pr_input input/scans --pr_output output/scans",
             "--experiment_id 0001 --pr_input input/scans.zip --pr_output output/scans --pr_tta 4",
