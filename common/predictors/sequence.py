@@ -35,6 +35,7 @@ from common.predictors.base import (
 )
 from common.predictors.composed import ComposedPredictor
 from common.scoring.predictions import Mean
+from common.scoring.study_calibration import OWN_OF_SERIES
 from common.slices.table import SliceTable
 
 # Slices whose features are held at once: 160 MB of 2048 features.
@@ -77,7 +78,7 @@ class StudyPredictor(ComposedPredictor):
     def study_rule(self) -> str:
         """That of the network, where it gives logits of series and nothing calibrates them."""
         has_own = "series_logits" in self.network.output_names and self.study_calibration is None
-        return "the network's own, of the used series" if has_own else super().study_rule
+        return OWN_OF_SERIES if has_own else super().study_rule
 
     def _own_json(self, folder: Path) -> dict[str, Any]:
         scalings = [
