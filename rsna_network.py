@@ -8,7 +8,7 @@ from scipy.special import expit
 from torch import Tensor, nn
 
 from common.networks import FitSettings, ImageClassifierNetwork
-from common.scoring.metrics import auc, log_loss, majority, weighted_log_loss
+from common.scoring.metrics import OF_STUDIES, auc, log_loss, majority, weighted_log_loss
 from rsna_task import CHALLENGE, METRIC, Task
 
 # Weight of `any` in the loss by fifths of the training, where that is asked for: that of the 2019
@@ -25,9 +25,9 @@ def study_metrics(outputs: Mapping[str, np.ndarray], task: Task) -> dict[str, fl
     first = np.unique(outputs["sample"], return_index=True)[1]
     labels = majority(outputs["series_labels"][first])
     p = expit(outputs["series_logits"][first].astype(np.float64))
-    metrics = {f"study_{METRIC}": weighted_log_loss(labels, p, task.label_weights)}
+    metrics = {f"{OF_STUDIES}{METRIC}": weighted_log_loss(labels, p, task.label_weights)}
     for column, name in enumerate(task.label_names):
-        metrics[f"study_auc.{name}"] = auc(labels[:, column], p[:, column])
+        metrics[f"{OF_STUDIES}auc.{name}"] = auc(labels[:, column], p[:, column])
     return metrics
 
 

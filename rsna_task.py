@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.errors import InputError
-from common.scoring.metrics import reported_names
+from common.scoring.metrics import OF_STUDIES, reported_names
 
 LABELS = (
     "epidural",
@@ -48,8 +48,8 @@ def validation_metrics(task: Task, has_rates: bool = True, has_studies: bool = F
         has_studies: those of studies too.
     """
     if has_studies:
-        of_studies = [f"study_auc.{label}" for label in task.label_names]
-        return [*validation_metrics(task, has_rates), f"study_{METRIC}", *of_studies]
+        of_studies = [f"{OF_STUDIES}auc.{label}" for label in task.label_names]
+        return [*validation_metrics(task, has_rates), f"{OF_STUDIES}{METRIC}", *of_studies]
     if has_rates:
         return ["loss", METRIC, *reported_names(task.label_names)]
     names = [f"{family}.{label}" for family in ("auc", "log_loss") for label in task.label_names]

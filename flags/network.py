@@ -71,7 +71,7 @@ class NetworkConfig:
     net_encoder_checkpoint: Switch = 0
     """1: joint and bag networks compute activations of the slice network again for the gradient:
     less memory, slower steps. Batch-norm statistics are then updated twice a step."""
-    net_bag_pooling: Literal["max", "lse", "attention"] = "attention"
+    net_bag_pooling: Literal["max", "lse", "attention"] = "lse"
     """Bag networks: how the logits of slices make that of their study: the largest; log-sum-exp,
     between the largest and the mean; or their mean weighted by attention, which learns whom to
     weigh."""

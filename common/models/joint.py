@@ -13,6 +13,9 @@ from common.models.masked import step_mask
 from common.models.sequence import TransformerModel
 from common.models.timm_factory import TimmClassifier
 
+# Slices that go through an encoder at once where nothing is trained.
+MOST_AT_ONCE = 64
+
 
 class SliceEncoderModel(SeriesModel):
     """The base of networks that see the images of series by a slice network, their encoder.
@@ -83,7 +86,10 @@ class SliceEncoderModel(SeriesModel):
 
     def _encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features (n, dim) and logits (n, labels) of slices, chunk by chunk."""
-        chunks = images.split(_chunk_sizes(len(images), self.specification["chunk"]))
+        chunk = self.specification["chunk"]
+        if not self.training:  # a thin series may have hundreds
+            chunk = min(chunk or MOST_AT_ONCE, MOST_AT_ONCE)
+        chunks = images.split(_chunk_sizes(len(images), chunk))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.specification["frozen"]):
             features = [self._features_of(chunk) for chunk in chunks]
             joined = torch.cat(features)

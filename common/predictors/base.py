@@ -127,9 +127,18 @@ class AbstractPredictor(ABC):
         return 1
 
     @property
+    def series_rule(self) -> str | None:
+        """How series get logits of their own, in words; None where they have none."""
+        return None
+
+    @property
     def study_rule(self) -> str:
-        """How probabilities of studies come from those of slices, in words."""
-        return study_rule(self.study_calibration)
+        """How probabilities of studies come about, in words."""
+        if self.series_rule is None:
+            return study_rule(self.study_calibration)
+        if self.study_calibration is None:
+            return self.series_rule
+        return f"{self.series_rule}, calibrated together with its largest slices"
 
     @abstractmethod
     def save(self, folder: Path) -> None:

@@ -60,10 +60,9 @@ class FoldsPredictor(ComposedPredictor):
         self.study_prior = mean_study_prior(self.members.values())
 
     @property
-    def study_rule(self) -> str:
-        """That of its members, whose own logits of series it averages, unless it calibrates."""
-        first = next(iter(self.members.values()))
-        return super().study_rule if self.study_calibration is not None else first.study_rule
+    def series_rule(self) -> str | None:
+        """That of its members, whose own logits of series it averages."""
+        return next(iter(self.members.values())).series_rule
 
     @property
     def parts(self) -> Mapping[str, AbstractPredictor]:

@@ -35,6 +35,7 @@ from common.predictors.base import (
 )
 from common.predictors.composed import ComposedPredictor
 from common.scoring.predictions import Mean
+from common.scoring.study_calibration import OWN_OF_SERIES
 from common.slices.table import SliceTable
 
 # Slices whose features are held at once: 160 MB of 2048 features.
@@ -74,13 +75,9 @@ class StudyPredictor(ComposedPredictor):
         return {f"slices_{n}": predictor for n, predictor in enumerate(self.slice_predictors)}
 
     @property
-    def study_rule(self) -> str:
-        """That of the network where it gives logits of series, calibrated or not."""
-        if "series_logits" not in self.network.output_names:
-            return super().study_rule
-        own = "the network's own, of the used series"
-        calibrated = self.study_calibration is not None
-        return f"{own}, calibrated together with its largest slices" if calibrated else own
+    def series_rule(self) -> str | None:
+        """The network's own, where it gives logits of series."""
+        return OWN_OF_SERIES if "series_logits" in self.network.output_names else None
 
     def _own_json(self, folder: Path) -> dict[str, Any]:
         scalings = [

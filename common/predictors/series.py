@@ -88,10 +88,8 @@ class BagPredictor(SeriesPredictor):
     kind: ClassVar[str] = "bag"
 
     @property
-    def study_rule(self) -> str:
-        """The pooling that was trained, unless studies are calibrated."""
-        if self.study_calibration is not None:
-            return super().study_rule
+    def series_rule(self) -> str:
+        """The pooling that was trained."""
         return pooled_rule(self.model["pooling"])
 
     def _own_json(self) -> dict[str, Any]:

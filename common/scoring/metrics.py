@@ -320,7 +320,8 @@ def _ratio(numerator: int, denominator: int) -> float | None:
 
 Direction = Literal["min", "max"]
 
-# By the name before the first dot: `auc.subdural` is an `auc`.
+# By the name before the first dot: `auc.subdural` is an `auc`, and so is `study_auc.subdural`.
+OF_STUDIES = "study_"
 DIRECTIONS: dict[str, Direction] = {
     "loss": "min",
     "weighted_log_loss": "min",
@@ -333,8 +334,6 @@ DIRECTIONS: dict[str, Direction] = {
     "f1": "max",
     "accuracy": "max",
     "specificity": "max",
-    "study_weighted_log_loss": "min",
-    "study_auc": "max",
 }
 
 
@@ -344,7 +343,7 @@ def direction_of(metric: str) -> Direction:
     Raises:
         InputError: the table does not have the metric.
     """
-    family = metric.split(".")[0]
+    family = metric.split(".")[0].removeprefix(OF_STUDIES)
     if family not in DIRECTIONS:
         raise InputError(
             f"metric {metric}: which way it is better is not known; known are "

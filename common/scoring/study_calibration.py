@@ -148,6 +148,7 @@ class StudyCalibration:
 
 
 LARGEST = "largest slice of the used series"
+OWN_OF_SERIES = "the network's own, of the used series"
 
 
 def study_rule(calibration: StudyCalibration | None) -> str:

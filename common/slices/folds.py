@@ -25,7 +25,7 @@ ALWAYS_TRAINING = -1
 TRAIN_SPLIT, TEST_SPLIT = "train", "test"
 PSEUDO = "pseudo:"
 """Start of label_source where a model made the labels (`ensembling.pseudo_labels`)."""
-OF_STUDIES = "; if its studies have some, give --net_model bag-<slice network>"
+_IF_STUDIES = "; if its studies have some, give --net_model bag-<slice network>"
 
 
 def owners(frame: pd.DataFrame) -> pd.Series:
@@ -137,7 +137,7 @@ def split_rows(
         if not rows.any():
             raise InputError(
                 f"fold {fold} of {table.folder} has no {name} slices with labels"
-                + ("" if of_studies is not None else OF_STUDIES)
+                + ("" if of_studies is not None else _IF_STUDIES)
             )
     return np.flatnonzero(is_train), np.flatnonzero(is_valid)
 

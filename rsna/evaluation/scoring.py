@@ -29,7 +29,11 @@ from common.scoring.metrics import (
     weighted_log_loss,
 )
 from common.scoring.predictions import read_predictions, series_probabilities
-from common.scoring.study_calibration import study_probabilities, study_rule
+from common.scoring.study_calibration import (
+    OWN_OF_SERIES,
+    study_probabilities,
+    study_rule,
+)
 from common.slices.folds import is_pseudo, owners
 from common.slices.series import list_series, used_rows
 from common.slices.study_labels import labels_by_study
@@ -139,11 +143,11 @@ def studies_of_rows(
     codes = pd.Index(ids).get_indexer(pd.Index(frame["study_id"]))
     patients = owners(frame.drop_duplicates("study_id")).to_numpy(dtype=object)
     if of_series is None:
-        values, rule = study_probabilities(probabilities[used], codes[used], len(ids)), None
-    else:
-        values = np.empty((len(ids), len(label_names)))
-        values[codes[used]] = of_series[used]
-    return ScoredStudies(of_studies, values, patients, rule or study_rule(None), prior)
+        values = study_probabilities(probabilities[used], codes[used], len(ids))
+        return ScoredStudies(of_studies, values, patients, study_rule(None), prior)
+    values = np.full((len(ids), len(label_names)), np.nan)
+    values[codes[used]] = of_series[used]
+    return ScoredStudies(of_studies, values, patients, rule or OWN_OF_SERIES, prior)
 
 
 def used_of(table: SliceTable, rows: ArrayLike) -> NDArray[np.bool_]:

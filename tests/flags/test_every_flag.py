@@ -71,7 +71,7 @@ CHANGED = {
     "net_encoder_frozen": 1,
     "net_encoder_slices": 4,
     "net_encoder_checkpoint": 1,
-    "net_bag_pooling": "lse",
+    "net_bag_pooling": "max",
     "net_volume_width": 16,
     "net_volume_mm": 4.0,
     "optim": "sgd",

@@ -11,6 +11,8 @@ def test_every_direction_is_the_right_one():
     assert {name for name in DIRECTIONS if DIRECTIONS[name] == "min"} == SMALLER
     for name in ("auc", "average_precision", "precision", "recall", "f1"):
         assert direction_of(f"{name}.subdural") == direction_of(f"{name}.mean") == "max"
+        assert direction_of(f"study_{name}.any") == "max"
+    assert direction_of("study_weighted_log_loss") == "min"
 
 
 def test_better_is_told_by_the_metric():
