@@ -27,6 +27,7 @@ from flags.prediction import (
     PredictionConfig,
     ReleaseConfig,
     SelectConfig,
+    ValidationConfig,
     ViewsConfig,
 )
 from flags.preprocessing import PreprocessingConfig
@@ -67,6 +68,7 @@ class Config:
     select: SelectConfig = field(default_factory=SelectConfig)
     releases: ReleaseConfig = field(default_factory=ReleaseConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     pseudo_labels: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
     lr_finder: LRFinderConfig = field(default_factory=LRFinderConfig)

@@ -44,6 +44,15 @@ SCRIPTS = {
         f"experiment_id output_dir {_DATA} pr_tta n_jobs device",
         ("--experiment_id 0001", "--experiment_id 0001 --data_dataset cq500"),
     ),
+    "validate": Help(
+        "experiment_id ev_datasets ev_protocol ev_held_out data_input_folder output_dir pr_tta "
+        "n_jobs device",
+        (
+            "--experiment_id 0001 --ev_datasets cq500,ct_ich",
+            "--experiment_id 0001 --ev_datasets cq500,ct_ich --ev_protocol protocol.yaml",
+            "--experiment_id 0001 --ev_protocol protocol.yaml",
+        ),
+    ),
     "import_weights": Help(
         "im_source experiment_id output_dir",
         ("--im_source ianpan/ct-head-hemorrhage-detection", "--im_source input/release"),

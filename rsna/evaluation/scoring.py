@@ -41,6 +41,7 @@ class ScoredStudies:
         labels: (s, k) 0, 1 or NaN.
         probabilities: (s, k).
         patient_ids: (s,).
+        study_ids: (s,).
         rule: how the probabilities come from those of slices.
         prior: (k,) share of positive studies in training; None where it is not recorded.
     """
@@ -48,6 +49,7 @@ class ScoredStudies:
     labels: Floats
     probabilities: Floats
     patient_ids: NDArray[Any]
+    study_ids: Sequence[str]
     rule: str
     prior: Floats | None = None
 
@@ -98,6 +100,7 @@ def score_predictions(
         image_ids,
         studies.labels,
         studies.probabilities,
+        studies.study_ids,
     )
 
 
@@ -121,7 +124,7 @@ def studies_of_rows(
     codes = pd.Index(ids).get_indexer(pd.Index(frame["study_id"]))
     values = study_probabilities(probabilities[used], codes[used], len(ids))
     patients = owners(frame.drop_duplicates("study_id")).to_numpy(dtype=object)
-    return ScoredStudies(of_studies, values, patients, study_rule(None), prior)
+    return ScoredStudies(of_studies, values, patients, list(ids), study_rule(None), prior)
 
 
 def used_of(table: SliceTable, rows: ArrayLike) -> NDArray[np.bool_]:
