@@ -87,7 +87,8 @@ def validate(given: Config) -> Iterator[str]:
         protocol=json.dumps(protocol, indent=2),
     )
     write_text(place / PAGE_FILE, page)
-    yield frame.set_index("dataset").T.to_string(na_rep="-", float_format=lambda x: f"{x:.4g}")
+    shown = frame.set_index("dataset").T
+    yield shown.where(shown.notna(), "-").to_string(float_format=lambda x: f"{x:.4g}")
     yield f"protocol {digest}"
     yield f"page: {place / PAGE_FILE}"
 

@@ -91,7 +91,7 @@ def test_odd_files_add_up(test_data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_ct_ich_adds_up(test_data: Path, tmp_path: Path) -> None:
-    prepare_dataset(CtIchSource(test_data / "ct_ich"), tmp_path / "ct_ich")
+    prepare_dataset(CtIchSource(test_data / "ct_ich"), tmp_path / "ct_ich", n_jobs=0)
     table = SliceTable.load(tmp_path / "ct_ich")
     of_studies = table.frame.groupby("study_id")[list(LABELS)].max()
     scored = of_studies.iloc[:40]
