@@ -29,6 +29,7 @@ from flags.prediction import (
     PredictorConfig,
     ReleaseConfig,
     SelectConfig,
+    ValidationConfig,
     ViewsConfig,
 )
 from flags.preprocessing import PreprocessingConfig
@@ -71,6 +72,7 @@ class Config:
     releases: ReleaseConfig = field(default_factory=ReleaseConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     pseudo_labels: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
     lr_finder: LRFinderConfig = field(default_factory=LRFinderConfig)

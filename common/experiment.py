@@ -43,6 +43,11 @@ class ScoredFolder:
         """The page."""
         return self.folder / "report.html"
 
+    @property
+    def flow_file(self) -> Path:
+        """Drawing of what was scored, and why the rest was not."""
+        return self.folder / "flow.svg"
+
 
 class Evaluated(ScoredFolder):
     """The folder of an experiment evaluated on another dataset."""
@@ -78,7 +83,17 @@ class PredictorHome(ScoredFolder):
 
     def evaluation(self, dataset: str) -> Evaluated:
         """Folder of the evaluation on another dataset."""
-        return Evaluated(self.folder / "evaluations" / dataset)
+        return Evaluated(self.evaluations / dataset)
+
+    @property
+    def evaluations(self) -> Path:
+        """Folder of the evaluations on other datasets, and of the table of a validation."""
+        return self.folder / "evaluations"
+
+    @property
+    def config_file(self) -> Path:
+        """All flags as resolved; a predictor alone has none."""
+        return self.folder / "config.yaml"
 
 
 class Experiment(PredictorHome):
@@ -104,11 +119,6 @@ class Experiment(PredictorHome):
     def exists(self) -> bool:
         """Whether there is such an experiment, finished or not."""
         return self.config_file.is_file()
-
-    @property
-    def config_file(self) -> Path:
-        """All flags as resolved."""
-        return self.folder / "config.yaml"
 
     @property
     def checkpoints(self) -> Path:
@@ -245,6 +255,12 @@ class Experiment(PredictorHome):
             finally:
                 root.removeHandler(handler)
                 handler.close()
+
+
+def evaluations_of(folder: Path) -> dict[str, Evaluated]:
+    """Return the evaluations on other datasets in an experiment's folder, by dataset."""
+    files = sorted((folder / "evaluations").glob("*/metrics.json"))
+    return {path.parent.name: Evaluated(path.parent) for path in files}
 
 
 def results_folder(output_dir: str | Path) -> Path:

@@ -1,6 +1,7 @@
 """Files that are either whole or absent: written to a temporary name, then moved into place."""
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -115,6 +116,12 @@ def read_csv(path: Path, **options: Any) -> pd.DataFrame:
             return pd.read_csv(path, index_col=False, **options)
     except (OSError, ValueError, pd.errors.ParserWarning) as error:
         raise InputError(f"{path}: not a readable csv file ({error})") from error
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def without_nan(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """Packages that are needed, and those that only some flags need: how to install them."""
 
-from importlib.metadata import PackageNotFoundError, requires
+import tomllib
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 DISTRIBUTION = "head-ct-hemorrhage"
@@ -34,6 +35,14 @@ def required_packages() -> list[str]:
     file = ROOT / "requirements.txt"
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else _listed()
     return [line for line in lines if not line.startswith("#") and "extra ==" not in line]
+
+
+def program_version() -> str:
+    """Return the version: of the checkout that this file lies in, or of the installed package."""
+    project = ROOT / "pyproject.toml"
+    if project.is_file():
+        return str(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"])
+    return version(DISTRIBUTION)
 
 
 def _listed() -> list[str]:

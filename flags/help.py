@@ -57,6 +57,15 @@ SCRIPTS = {
             "--pr_predictor input/net --data_dataset mine --ev_held_out thirty.txt",
         ),
     ),
+    "validate": Help(
+        "experiment_id ev_datasets ev_protocol ev_held_out data_input_folder output_dir pr_tta "
+        "n_jobs device",
+        (
+            "--experiment_id 0001 --ev_datasets cq500,ct_ich",
+            "--experiment_id 0001 --ev_datasets cq500,ct_ich --ev_protocol protocol.yaml",
+            "--experiment_id 0001 --ev_protocol protocol.yaml",
+        ),
+    ),
     "import_weights": Help(
         "im_source experiment_id output_dir",
         ("--im_source ianpan/ct-head-hemorrhage-detection", "--im_source input/release"),

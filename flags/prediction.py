@@ -8,7 +8,7 @@ from typing import Literal
 from common.errors import InputError
 from common.scoring.kaggle_client import COMPETITION_PATTERN
 from common.transforms.views import view_names
-from flags.parsing import Switch, at_least, matches
+from flags.parsing import Switch, at_least, matches, require
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,28 @@ class EvaluationConfig:
     def ids(self) -> frozenset[str] | None:
         """The ids; None without the flag."""
         return None if self.ev_held_out is None else _ids(self.ev_held_out)
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """What scripts/validate.py scores."""
+
+    ev_datasets: str | None = None
+    """Datasets with commas between them, such as cq500,ct_ich."""
+    ev_protocol: str | None = None
+    """File of a frozen protocol: where there is none it is written and nothing is scored; else a
+    run that differs from it, or data that have changed since, are refused."""
+
+    def __post_init__(self) -> None:
+        rule = "names of datasets with commas between them, such as cq500,ct_ich"
+        matches(self, r"[\w.-]+(,[\w.-]+)*", rule, "ev_datasets")
+        different = len(set(self.names)) == len(self.names)
+        require(self, "ev_datasets", different, "each dataset once")
+
+    @property
+    def names(self) -> list[str]:
+        """The datasets; none without the flag."""
+        return [] if self.ev_datasets is None else self.ev_datasets.split(",")
 
 
 @dataclass(frozen=True)

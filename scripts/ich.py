@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from common.cli import EXIT_INPUT, Launcher, launch_by, run_script
 from common.errors import InputError
-from common.requirements import DISTRIBUTION
+from common.requirements import program_version
 
 ONLY_LINUX = "only Linux is supported: on Windows use WSL 2, on macOS a Linux container"
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,6 +30,7 @@ COMMANDS = {
     "prepare": Command("preprocessing", "turn DICOM, or a known dataset, into a prepared dataset"),
     "train": Command("train", "train a network; prints the id of the experiment"),
     "evaluate": Command("evaluate", "write metrics and a report of an experiment"),
+    "validate": Command("scripts.validate", "score several datasets by a frozen protocol"),
     "import": Command("scripts.import_weights", "make an experiment of a published network"),
     "calibrate": Command("scripts.calibrate", "fit a predictor's calibration to your own labels"),
     "predict": Command("predict", "predict a folder of DICOM, a zip archive or a dataset"),
@@ -53,7 +54,7 @@ def main() -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
     elif arguments[0] == "--version":
-        print(f"ich {version()}")
+        print(f"ich {program_version()}")
     elif arguments[0] in COMMANDS:
         run_command(arguments[0])
     else:
@@ -93,18 +94,6 @@ def usage() -> str:
             f"{shown} --version the version. Data are read from ./input, results go to ./output.",
         ]
     )
-
-
-def version() -> str:
-    """Return the version: of the checkout that this file lies in, or of the installed package."""
-    project = ROOT / "pyproject.toml"
-    if project.is_file():
-        import tomllib
-
-        return str(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"])
-    from importlib.metadata import version as version_of
-
-    return version_of(DISTRIBUTION)
 
 
 def shown_command() -> tuple[str, ...]:

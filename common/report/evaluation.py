@@ -43,6 +43,7 @@ class ScoredSet:
         labels, probabilities: float64 (n, k).
         image_ids: of the n rows.
         study_labels, study_probabilities: float64 (s, k).
+        study_ids: of the s studies.
     """
 
     name: str
@@ -52,6 +53,7 @@ class ScoredSet:
     image_ids: Sequence[str]
     study_labels: Floats = field(default_factory=lambda: np.empty((0, 0)))
     study_probabilities: Floats = field(default_factory=lambda: np.empty((0, 0)))
+    study_ids: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class EvaluationReport:
         folds: the metrics of each fold by its name, where the rows are out-of-fold ones.
         facts: what was evaluated, by name; no paths and no patient data.
         num_skipped: rows left out or filled, by reason.
+        flow: from files to scored studies (`common.report.flow`).
         learning_records: lines of metrics.jsonl; empty where there are none.
         loss_note: what training minimised, in a sentence.
         schedule: of the learning rate; None where it is not known.
@@ -84,6 +87,7 @@ class EvaluationReport:
     folds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     num_skipped: Mapping[str, int] = field(default_factory=dict)
+    flow: Markup = field(default_factory=Markup)
     learning_records: Sequence[Mapping[str, Any]] = ()
     loss_note: str = ""
     schedule: PlannedSchedule | None = None

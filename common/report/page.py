@@ -53,7 +53,12 @@ def figure(drawing: "Figure", description: str) -> Markup:
     """Return a matplotlib figure as an inline SVG image."""
     buffer = io.BytesIO()
     drawing.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
-    uri = _data_uri(buffer.getvalue(), "svg+xml")
+    return svg_figure(buffer.getvalue(), description)
+
+
+def svg_figure(drawing: bytes, description: str) -> Markup:
+    """Return an SVG as an inline image."""
+    uri = _data_uri(drawing, "svg+xml")
     return Markup('<figure><img src="{}" alt="{}"></figure>').format(uri, description)
 
 
@@ -98,7 +103,7 @@ def _ratio(metrics: dict[str, Any], prior_name: str = "prior") -> float | None:
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
+        autoescape=lambda name: not (name or "").endswith(".jinja"),
         trim_blocks=True,
         lstrip_blocks=True,
     )

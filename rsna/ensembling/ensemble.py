@@ -44,6 +44,7 @@ from rsna.ensembling.members import (
 )
 from rsna.ensembling.nested import nested_members
 from rsna.evaluation.blend import describe_members, write_evaluation
+from rsna.evaluation.model_card import write_card
 from rsna.evaluation.prediction import SUBMISSION_FILE
 from rsna.evaluation.scoring import prior_of, shown
 
@@ -108,6 +109,7 @@ def make_ensemble(config: Config) -> Ensemble:
         kept = fit_blend(plan, data.tables.probabilities, data.rows, names)
         predictor = _predictor(data, predictors, kept, experiment, config)
         predictor.save(experiment.predictor)
+        write_card(experiment, data.table, new=True)
         _write_tables(data, fitted, kept, experiment)
         described = describe_members(data, plan, fitted, kept, nested)
         write_json(experiment.blend_file, described)

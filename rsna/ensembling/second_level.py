@@ -24,6 +24,8 @@ from common.scoring.predictions import prior_logits, write_predictions
 from common.scoring.study_calibration import study_prior
 from config import Config
 from rsna.ensembling.members import Member, find_member, read_data, recorded_data
+from rsna.evaluation.flow import write_flow
+from rsna.evaluation.model_card import weights_digest, write_card
 from rsna.evaluation.scoring import score_predictions, shown
 from rsna_model import build_model
 
@@ -195,6 +197,9 @@ class SecondLevel:
             for member, scored in zip(self.data.members, others)
         }
         metrics = {**main.metrics, "members": losses}
+        why_not = "not predicted out of fold"
+        metrics["flow"], flow = write_flow(experiment, main, table, task, why_not)
+        metrics["weights_sha256"] = weights_digest(experiment.predictor)
         write_json(experiment.metrics_file, metrics)
         EvaluationReport(
             title=f"Experiment {experiment.id}",
@@ -207,7 +212,9 @@ class SecondLevel:
                 "experiments below": ", ".join(losses),
                 "folds": len(self.fold_priors),
             },
+            flow=flow,
         ).write(experiment.report_file)
+        write_card(experiment, table, new=True)
         logger.info(
             "weighted log loss %s; below: %s",
             shown(metrics["weighted_log_loss"], 4),

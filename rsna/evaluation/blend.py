@@ -28,6 +28,8 @@ from common.slices.folds import owners
 from common.slices.table import SliceTable
 from common.statistics.intervals import paired_interval
 from rsna.ensembling.members import EnsembleData
+from rsna.evaluation.flow import write_flow
+from rsna.evaluation.model_card import weights_digest, write_card
 from rsna.evaluation.scoring import (
     ScoredStudies,
     label_scores,
@@ -109,9 +111,10 @@ def write_evaluation(experiment: Experiment, table: SliceTable) -> dict[str, Any
     studies = _study_sets(experiment, task)
     # Blends of earlier versions used the slices of all series of a study.
     rule = content["plan"].get("study_rule", f"{studies[-1].name}, of the slices of all series")
-    last = studies[-1]
+    last, where = studies[-1], experiment.predictions_file("studies")
+    ids = read_parquet(where, "blend again", columns=["study_id"])["study_id"].tolist()
     of_studies = ScoredStudies(
-        last.labels, last.probabilities, last.patient_ids, rule, study_prior_of(info)
+        last.labels, last.probabilities, last.patient_ids, ids, rule, study_prior_of(info)
     )
     main = score_predictions(
         "blend", frame, table, prior, info["threshold"], task=task, studies=of_studies
@@ -131,6 +134,10 @@ def write_evaluation(experiment: Experiment, table: SliceTable) -> dict[str, Any
     for key in ("members", "weights", "correlation", "error_correlation", "leave_one_out"):
         metrics[key] = content[key]
     metrics["plan"] = content["plan"]
+    metrics["flow"], flow = write_flow(
+        experiment, main, table, task, "not predicted out of fold by every member"
+    )
+    metrics["weights_sha256"] = weights_digest(experiment.predictor)
     write_json(experiment.metrics_file, metrics)
     slice_sets = [StageSet(name, labels, p) for name, p in stages.items()]
     EvaluationReport(
@@ -142,8 +149,10 @@ def write_evaluation(experiment: Experiment, table: SliceTable) -> dict[str, Any
         num_skipped={"rows that not all members predict": content["num_left_out"]}
         if content["num_left_out"]
         else {},
+        flow=flow,
         sections=blend_sections(metrics, task.label_names, slice_sets, studies),
     ).write(experiment.report_file)
+    write_card(experiment, table)
     return metrics
 
 

@@ -26,6 +26,7 @@ from common.words import count
 from config import Config
 from rsna.evaluation.folders import calibration_target
 from rsna.evaluation.labelled import Labelled, PredictedRows, find_labelled, predict_labelled
+from rsna.evaluation.model_card import write_card
 from rsna.evaluation.prediction import predict_options, predict_with_progress
 from rsna.evaluation.scoring import predictor_info, shown, task_of
 from rsna.evaluation.unseen import require_unseen_rows, require_unseen_source
@@ -78,6 +79,7 @@ def calibrate(config: Config) -> Iterator[str]:
     }
     with replacing_folder(target) as temporary:
         predictor.save(temporary)
+    write_card(PredictorHome(target), new=True)
     yield from _lines(predictor.calibrated_on)
     yield f"calibrated predictor: {target}"
 

@@ -26,7 +26,9 @@ from common.slices.table import STATUS_OK, SliceTable
 from config import Config, recorded_config
 from rsna.build import build_schedule
 from rsna.evaluation.blend import write_evaluation
+from rsna.evaluation.flow import write_flow
 from rsna.evaluation.labelled import find_labelled, predict_labelled, score_labelled_studies
+from rsna.evaluation.model_card import weights_digest, write_card
 from rsna.evaluation.prediction import SERIES_FILE, predict_with_progress, write_csv
 from rsna.evaluation.scoring import (
     predictor_info,
@@ -83,6 +85,9 @@ def evaluate_experiment(experiment_folder: Path, table: SliceTable) -> Evaluatio
     folds = _fold_metrics(experiment) if is_folded else {}
     if is_folded:
         metrics["folds"] = {fold: _fold_summary(values) for fold, values in folds.items()}
+    which = "out-of-fold rows" if is_folded else f"validation rows (fold {config.data.data_fold})"
+    metrics["flow"], flow = write_flow(experiment, main, table, task, f"not among the {which}")
+    metrics["weights_sha256"] = weights_digest(experiment.predictor)
     write_json(experiment.metrics_file, metrics)
     dataset = config.data.data_dataset
     report = EvaluationReport(
@@ -97,12 +102,14 @@ def evaluate_experiment(experiment_folder: Path, table: SliceTable) -> Evaluatio
         others=others,
         facts=_facts(info) | source_note(experiment, table),
         num_skipped=_num_skipped(table, task.label_names),
+        flow=flow,
         learning_records=_learning_records(experiment.metrics_log),
         loss_note=_loss_note(config),
         schedule=None if is_folded else _planned_schedule(config, info["model"]),
         read_image_hu=_ImageReader(table, last["image_id"]),
     )
     report.write(experiment.report_file)
+    write_card(experiment, table)
     return Evaluation(metrics, experiment)
 
 
@@ -112,6 +119,7 @@ def evaluate_on_dataset(
     name: str,
     options: PredictOptions,
     held_out: AbstractSet[str] | None = None,
+    protocol: str | None = None,
 ) -> Evaluation:
     """Predict and score all labelled slices of a dataset that the predictor has not seen.
 
@@ -122,6 +130,7 @@ def evaluate_on_dataset(
 
     Args:
         held_out: ids to which it is limited: of what imported weights were not trained on.
+        protocol: the hash of the protocol that it follows (`rsna.evaluation.protocol`).
 
     Raises:
         InputError: nothing can be scored, or the weights or a calibration saw what would be.
@@ -150,7 +159,11 @@ def evaluate_on_dataset(
     main = score_predictions(
         "last weights", frame, table, prior_of(info), info["threshold"], task=task, studies=studies
     )
-    write_json(place.metrics_file, main.metrics)
+    why_not = "not scored" if held_out is None else "not named by --ev_held_out"
+    stages, flow = write_flow(place, main, table, task, why_not)
+    metrics = {**main.metrics, "flow": stages, "protocol": protocol}
+    metrics["weights_sha256"] = weights_digest(home.predictor)
+    write_json(place.metrics_file, metrics)
     if labelled.by_study:
         write_csv(place.folder / SERIES_FILE, found.series)
     num_skipped = {**_num_unusable(table), **labelled.num_skipped, **of_studies}
@@ -161,12 +174,14 @@ def evaluate_on_dataset(
         subtitle=f"All labelled {'studies' if labelled.by_study else 'slices'} of {name}",
         label_names=task.label_names,
         main=main,
-        facts={**_facts(info), "views": ", ".join(options.views)},
+        facts={**_facts(info), "views": ", ".join(options.views), "protocol": protocol},
         num_skipped=num_skipped,
+        flow=flow,
         read_image_hu=_ImageReader(table, frame["image_id"]),
     )
     report.write(place.report_file)
-    return Evaluation(dict(main.metrics), place)
+    write_card(home)
+    return Evaluation(metrics, place)
 
 
 def _num_unusable(table: SliceTable) -> dict[str, int]:

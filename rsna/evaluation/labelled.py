@@ -183,6 +183,7 @@ def score_labelled_studies(
             labels,
             scored[names].to_numpy(dtype=np.float64),
             owners(scored).to_numpy(dtype=object),
+            scored["study_id"].tolist(),
             predictor.study_rule,
             predictor.study_prior,
         ),

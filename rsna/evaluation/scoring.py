@@ -50,6 +50,7 @@ class ScoredStudies:
         labels: (s, k) 0, 1 or NaN.
         probabilities: (s, k).
         patient_ids: (s,).
+        study_ids: (s,).
         rule: how the probabilities come from those of slices.
         prior: (k,) share of positive studies in training; None where it is not recorded.
     """
@@ -57,6 +58,7 @@ class ScoredStudies:
     labels: Floats
     probabilities: Floats
     patient_ids: NDArray[Any]
+    study_ids: Sequence[str]
     rule: str
     prior: Floats | None = None
 
@@ -112,6 +114,7 @@ def score_predictions(
         image_ids,
         studies.labels,
         studies.probabilities,
+        studies.study_ids,
     )
 
 
@@ -143,11 +146,14 @@ def studies_of_rows(
     codes = pd.Index(ids).get_indexer(pd.Index(frame["study_id"]))
     patients = owners(frame.drop_duplicates("study_id")).to_numpy(dtype=object)
     if of_series is None:
-        values = study_probabilities(probabilities[used], codes[used], len(ids))
-        return ScoredStudies(of_studies, values, patients, study_rule(None), prior)
-    values = np.full((len(ids), len(label_names)), np.nan)
-    values[codes[used]] = of_series[used]
-    return ScoredStudies(of_studies, values, patients, rule or OWN_OF_SERIES, prior)
+        values, rule = (
+            study_probabilities(probabilities[used], codes[used], len(ids)),
+            study_rule(None),
+        )
+    else:
+        values = np.full((len(ids), len(label_names)), np.nan)
+        values[codes[used]] = of_series[used]
+    return ScoredStudies(of_studies, values, patients, list(ids), rule or OWN_OF_SERIES, prior)
 
 
 def used_of(table: SliceTable, rows: ArrayLike) -> NDArray[np.bool_]:

@@ -9,6 +9,7 @@ from common.models.hub import without_retries
 from common.slices.leakage import TRAINED_ON
 from common.words import first_line
 from config import Config
+from rsna.evaluation.model_card import write_card
 from rsna.releases import ipan2026
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ def import_release(config: Config) -> Experiment:
     for part in (predictor, *predictor.slice_predictors):
         part.training["experiment_id"] = experiment.id
     predictor.save(experiment.predictor)
+    write_card(experiment, new=True)
     logger.info("%s: licence %s", ipan2026.ORIGIN["source"], ipan2026.ORIGIN["licence"])
     return experiment
 

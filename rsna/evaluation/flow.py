@@ -1,0 +1,41 @@
+"""The flow of an evaluation: which files, volumes and studies of a dataset were scored."""
+
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from common.experiment import ScoredFolder
+from common.files import write_text
+from common.report import ScoredSet
+from common.report.flow import ScoredIds, flow_svg, study_flow
+from common.report.page import svg_figure
+from common.slices.folds import is_pseudo
+from common.slices.study_labels import LABELS_OF_SLICES, LABELS_OF_STUDY, read_study_labels
+from common.slices.table import SliceTable
+from rsna_task import Task
+
+
+def write_flow(
+    place: ScoredFolder, main: ScoredSet, table: SliceTable, task: Task, why_not: str
+) -> tuple[list[dict[str, Any]], Markup]:
+    """Write the drawing of the flow; return its stages, which metrics.json has, and the figure.
+
+    Args:
+        main: what was scored.
+        why_not: why labelled studies are not scored.
+    """
+    names = task.label_names
+    labels = table.labels(np.arange(len(table)), names)
+    is_labelled = ~np.isnan(labels).all(axis=1) & ~is_pseudo(table.frame)
+    labelled = set(table.frame["study_id"][is_labelled].dropna())
+    of_studies = read_study_labels(table, names, (LABELS_OF_SLICES, LABELS_OF_STUDY))
+    if of_studies is not None:
+        labelled |= set(of_studies.index[of_studies.notna().any(axis=1)])
+    is_scored = ~np.isnan(main.study_labels).all(axis=1)
+    ids = np.asarray(main.study_ids, dtype=object)[is_scored].tolist()
+    scored = ScoredIds(ids, main.study_labels[is_scored], labelled, why_not)
+    stages = study_flow(table, scored, names)
+    drawing = str(flow_svg(stages))
+    write_text(place.flow_file, drawing)
+    return stages, svg_figure(drawing.encode(), "from files to scored studies")

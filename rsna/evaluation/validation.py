@@ -1,0 +1,153 @@
+"""scripts/validate.py: a predictor on several datasets, by one protocol, in one table."""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from common.errors import InputError
+from common.experiment import Experiment, PredictorHome
+from common.files import write_text
+from common.report.page import frame_table, render
+from common.requirements import program_version
+from common.slices.pixel_steps import require_same_steps
+from common.slices.table import SliceTable
+from config import Config, recorded_config
+from flags.prediction import EvaluationConfig, ViewsConfig
+from rsna.evaluation.evaluation import evaluate_on_dataset
+from rsna.evaluation.labelled import find_labelled
+from rsna.evaluation.model_card import file_hashes
+from rsna.evaluation.prediction import predict_options, write_csv
+from rsna.evaluation.protocol import (
+    differences,
+    digests,
+    hash_of,
+    read_protocol,
+    write_protocol,
+)
+from rsna.evaluation.scoring import predictor_info, task_of
+from rsna.evaluation.unseen import require_unseen_rows, require_unseen_source
+
+logger = logging.getLogger(__name__)
+
+_WHERE = {"data_input_folder", "n_jobs", "device"}
+_HELD_OUT = "ev_held_out"
+# Ids of patients stay out of the file: of these their number and the hashes of their slices.
+_KEPT = (set(EvaluationConfig.__dataclass_fields__) - {_HELD_OUT}) | {"ev_datasets"}
+_KEPT |= set(ViewsConfig.__dataclass_fields__)
+PROTOCOL_FILE, TABLE_FILE, PAGE_FILE = "protocol.yaml", "validation.csv", "validation.html"
+
+
+def validate(given: Config) -> Iterator[str]:
+    """Score a predictor on every dataset of --ev_datasets, and yield the lines to print.
+
+    With --ev_protocol and no such file, the protocol is written and nothing is scored.
+
+    Raises:
+        InputError: a flag is missing, a dataset can't be scored, or what would be done is not what
+            the protocol says.
+    """
+    home = given.predictor_home()
+    named = given.validation.ev_protocol
+    path = None if named is None else Path(named)
+    frozen = None if path is None or not path.is_file() else read_protocol(path)
+    own = {name: given.flags()[name] for name in given.given & (_WHERE | _KEPT | {_HELD_OUT})}
+    chosen = {**({} if frozen is None else frozen["flags"]), **own}
+    recorded = recorded_config(home.folder) if isinstance(home, Experiment) else given
+    config = recorded.with_flags(**chosen, output_dir=given.general.output_dir)
+    protocol = make_protocol(config, home)
+    digest = hash_of(protocol)
+    if frozen is not None and (found := differences(protocol, frozen)):
+        raise InputError(
+            f"--ev_protocol {path}: this run is another one ({'; '.join(found)}): leave out what "
+            f"differs or restore it, or name a new file to freeze another protocol"
+        )
+    if path is not None and frozen is None:
+        write_protocol(path, protocol)
+        yield f"protocol {digest}: {path}"
+        yield "nothing was scored: the same command scores by it"
+        return
+    options, records = predict_options(config), []
+    for name in config.validation.names:
+        table = SliceTable.load(config.named_dataset_folder(name))
+        held_out = config.evaluation.ids
+        evaluation = evaluate_on_dataset(home, table, name, options, held_out, digest)
+        records.append({"dataset": name, **row_of(evaluation.metrics)})
+    place = home.evaluations
+    write_protocol(place / PROTOCOL_FILE, protocol)
+    frame = pd.DataFrame(records)
+    write_csv(place / TABLE_FILE, frame.assign(protocol=digest))
+    page = render(
+        "validation.html",
+        title=f"{home.title} on {len(frame)} datasets",
+        subtitle=f"By protocol {digest}",
+        table=frame_table(frame.set_index("dataset").T),
+        protocol=json.dumps(protocol, indent=2),
+    )
+    write_text(place / PAGE_FILE, page)
+    shown = frame.set_index("dataset").T
+    yield shown.where(shown.notna(), "-").to_string(float_format=lambda x: f"{x:.4g}")
+    yield f"protocol {digest}"
+    yield f"page: {place / PAGE_FILE}"
+
+
+def make_protocol(config: Config, home: PredictorHome) -> dict[str, Any]:
+    """Return what would be scored and how; InputError where a dataset can't be scored."""
+    if not config.validation.names:
+        raise InputError("--ev_datasets is missing: say which datasets, such as a,b,c")
+    info = predictor_info(home)
+    datasets: dict[str, Any] = {}
+    for name in config.validation.names:
+        table = SliceTable.load(config.named_dataset_folder(name))
+        require_same_steps(info["training"], table.folder)
+        require_unseen_source(home, table, name, config.evaluation.ids)
+        labelled = find_labelled(table, name, task_of(info).label_names, config.evaluation.ids)
+        require_unseen_rows(home, table, labelled.rows, name)
+        datasets[name] = digests(table, labelled)
+    held_out = config.evaluation.ids
+    return {
+        "program": program_version(),
+        "flags": {name: config.flags()[name] for name in sorted(_KEPT)},
+        "seed": config.general.seed,
+        "num_held_out_ids": None if held_out is None else len(held_out),
+        "inclusion": "all slices and studies with a label, of volumes that can be read",
+        "predictor": hash_of(file_hashes(home.predictor)),
+        "label_names": list(info["label_names"]),
+        "threshold": info["threshold"],
+        "endpoints": list(row_of(None)),
+        "datasets": datasets,
+    }
+
+
+def row_of(metrics: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the columns of the table by name, of metrics.json; of None all are None."""
+
+    def get(key: str) -> Any:
+        value: Any = metrics
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        return value
+
+    def ends(name: str, key: str) -> dict[str, Any]:
+        low, high = get(key) or (None, None)
+        return {f"{name}_low": low, f"{name}_high": high}
+
+    num_studies, num_positive = get("num_studies"), get("study.num_positive.any")
+    loss, prior = get("weighted_log_loss"), get("scored_prior_weighted_log_loss")
+    return {
+        "num_studies": num_studies,
+        "num_slices": get("num_slices"),
+        "num_positive_studies": num_positive,
+        "prevalence": num_positive / num_studies if num_studies else None,
+        "weighted_log_loss": loss,
+        **ends("weighted_log_loss", "interval.weighted_log_loss"),
+        "of_scored_prior": loss / prior if loss is not None and prior else None,
+        **ends("of_scored_prior", "interval.weighted_log_loss_to_scored_prior"),
+        "study_weighted_log_loss": get("study.weighted_log_loss"),
+        **ends("study_weighted_log_loss", "study.interval.weighted_log_loss"),
+        "study_auc_any": get("study.auc.any"),
+        **ends("study_auc_any", "study.interval.auc.any"),
+    }
