@@ -13,6 +13,7 @@ from common.experiment import Experiment, PredictorHome
 from common.files import write_text
 from common.report.page import frame_table, render
 from common.requirements import program_version
+from common.slices.leakage import TRAINED_ON
 from common.slices.pixel_steps import require_same_steps
 from common.slices.table import SliceTable
 from config import Config, recorded_config
@@ -101,6 +102,11 @@ def make_protocol(config: Config, home: PredictorHome) -> dict[str, Any]:
     info = predictor_info(home)
     datasets: dict[str, Any] = {}
     for name in config.validation.names:
+        if name == info["training"].get("dataset") and TRAINED_ON not in info["training"]:
+            raise InputError(
+                f"--ev_datasets {name}: the experiment was trained on it: evaluate.py scores its "
+                f"own rows; name other data"
+            )
         table = SliceTable.load(config.named_dataset_folder(name))
         require_same_steps(info["training"], table.folder)
         require_unseen_source(home, table, name, config.evaluation.ids)
