@@ -19,9 +19,8 @@ class Help(NamedTuple):
 _DATA = "data_dataset data_input_folder"
 _TRAIN = Help(
     f"{_DATA} data_fold data_train_transform data_sampler data_neighbors net_model net_pretrained "
-    "net_encoder optim optim_scheduler optim_scheduler_max_lr tr_iteration_num tr_batch_size "
-    "tr_use_amp tr_resume pr_tta tensorboard_enabled experiment_id output_dir n_jobs device "
-    "dev_enabled",
+    "optim optim_scheduler optim_scheduler_max_lr tr_iteration_num tr_batch_size tr_use_amp "
+    "tr_resume pr_tta tensorboard_enabled experiment_id output_dir n_jobs device dev_enabled",
     (
         "--dev_enabled 1",
         "--data_dataset ct_ich --data_fold all --net_model resnet18",

@@ -231,7 +231,7 @@ TINY = ("--data_dataset", "tiny", "--net_model", "test_efficientnet", "--net_pre
 @pytest.mark.parametrize(
     ("flags", "word"),
     [
-        (("--experiment_id", "whole"), "--experiment_id whole exists"),
+        ((*TINY, "--experiment_id", "whole"), "--experiment_id whole exists"),
         (("--experiment_id", "whole", "--tr_resume", "1", "--seed", "9"), "--seed 9"),
         (("--experiment_id", "never", "--tr_resume", "1"), "no experiment at"),
         ((*TINY, "--data_dataset", "absent"), "absent"),

@@ -25,7 +25,7 @@ from common.features.store import FeatureTable
 from common.predictors.base import PredictOptions
 from common.predictors.loading import load_predictor
 from common.report import EvaluationReport
-from common.slices.folds import read_folds
+from common.slices.folds import FOLDS_FILE, read_folds
 from common.slices.leakage import folds_digest
 from common.slices.table import SliceTable
 from rsna.training.training import RSNATraining
@@ -198,7 +198,10 @@ def test_it_evaluates_and_predicts_as_any_experiment(place, whole, capsys, caplo
     out = capsys.readouterr().out
     assert out.startswith("out-of-fold ") and "best checkpoints*" in out and "  fold 1 " in out
     assert call(evaluate.main, place, "--experiment_id", "whole/fold_1") == 0
-    shutil.copytree(place / "input" / "datasets" / "tiny", place / "input" / "datasets" / "other")
+    # The same patients under another name, without the folds that would prove it.
+    datasets = place / "input" / "datasets"
+    no_folds = shutil.ignore_patterns(FOLDS_FILE)
+    shutil.copytree(datasets / "tiny", datasets / "other", ignore=no_folds)
     flags = ("--experiment_id", "whole", "--data_dataset", "other", "--pr_tta_views", "flip_lr")
     assert call(evaluate.main, place, *flags) == 0
     assert (whole / "evaluations" / "other" / "metrics.json").is_file()
@@ -293,7 +296,7 @@ def test_views_are_averaged_in_tables_and_kept_apart_in_features(place, whole, t
     [
         (("--data_dataset", "given"), "dataset_given_fold_0.csv gives the split of one fold"),
         (("--data_dataset", "fraction"), "--pre_valid_fraction"),
-        (("--data_dataset", "absent"), "no folds at"),
+        (("--data_dataset", "absent"), "no dataset at"),
         (("--data_dataset", "tiny", "--net_model", "no_such"), "--net_model no_such"),
         (("--data_dataset", "tiny", "--experiment_id", "whole"), "--experiment_id whole exists"),
         (
