@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from common.errors import InputError
@@ -76,6 +78,8 @@ def load_weights_file(path: Path) -> dict[str, Any]:
         InputError: it can't be read; the message is the reason alone.
     """
     try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's own message advises to load it unsafely.
@@ -83,7 +87,7 @@ def load_weights_file(path: Path) -> dict[str, Any]:
             "not a checkpoint that can be read safely (it is no torch file, or holds more than "
             "tensors and plain types)"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, SafetensorError) as error:
         # A file that ends too early is an OSError for torch.
         raise InputError(
             f"cut off, damaged or not a checkpoint that can be read safely ({first_line(error)})"

@@ -218,10 +218,10 @@ class AbstractPredictor(ABC):
 
 def checked_weights(folder: Path, content: Mapping[str, Any]) -> Path:
     """Return the weights file of a predictor; InputError unless it is what was written."""
-    weights = folder / WEIGHTS_FILE
+    weights = folder / content.get("weights", WEIGHTS_FILE)
     if not weights.is_file():
         raise InputError(f"{weights} is missing: copy the whole predictor folder")
-    if _sha256(weights) != content["weights_sha256"]:
+    if file_sha256(weights) != content["weights_sha256"]:
         raise InputError(
             f"{weights} is damaged, or not the file that {JSON_FILE} was written for: copy the "
             f"whole predictor folder again, or let its experiment write it (--tr_resume 1)"
@@ -229,6 +229,7 @@ def checked_weights(folder: Path, content: Mapping[str, Any]) -> Path:
     return weights
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

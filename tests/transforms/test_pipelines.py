@@ -32,6 +32,7 @@ SIZES = {
     "valid_small": 192,
     "train_levels": 64,
     "tta_small": 192,
+    **{f"ct_ich_{use}": 192 for use in ("train", "valid")},
     **{f"appian_{use}": 512 for use in ("train", "valid", "tta")},
     **{f"takmanman_{use}": 200 for use in ("train", "valid", "tta")},
     **{f"rsna_hemorrhage_{use}": 410 for use in ("train", "valid", "tta")},
