@@ -1,19 +1,20 @@
-"""Measure each part of recipes/ct_ich.sh, and how its networks travel to another source.
+"""Measure what could be added to recipes/ct_ich.sh, and how networks travel to another source.
 
     python benchmarks/ct_ich_ablation.py <folder of CT-ICH>
 
-Trains, on folds 0 and 1 of CT-ICH, networks to which one group of settings after the other is
-added; folds 2 to 4 are left for the confirmation. Prints the scores of each, of slices and of
-studies, with intervals over patients, and what it gains on the one before. Then what travels:
-networks of phantoms alone scored on all 60 patients, and one of patients alone scored on phantoms,
-as they are, and with a temperature fitted to patients of the network's own source or to the other
-network on its foreign source. Stages that are done are skipped.
+Trains, on folds 0 and 1 of CT-ICH, the network of the recipe and networks with one group of
+settings more; folds 2 to 4 are left for the confirmation. Prints the scores of each, of slices and
+of studies, with intervals over patients, and what it gains on that of the recipe. Then what
+travels: networks of phantoms alone scored on all 60 patients, and one of patients alone scored on
+phantoms, as they are, and with a temperature fitted to patients of the network's own source, or to
+another network on the source that was foreign to it. Stages that are done are skipped.
 """
 
 import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.levels.level_runs import Plan, Stage, prepare, run_command, run_stages
 from benchmarks.pooled_folds import pool
 from common.cli import log_to_console, run_script
+from common.errors import InputError
 from common.experiment import Experiment
 from common.scoring.metrics import Floats, weighted_log_loss
 from common.scoring.predictions import read_predictions
@@ -44,73 +46,107 @@ from rsna_task import CHALLENGE, LABELS
 
 DEMO, PATIENTS, MIXED = "demo", "ct_ich", "ct_ich_demo"
 FOLDS = (0, 1)
-INPUT = ("--data_neighbors", 1, "--data_valid_transform", "ct_ich_valid")
-INPUT += ("--data_test_transform", "ct_ich_train")
-PLAIN = (*INPUT, "--data_train_transform", "ct_ich_train")
-PHYSICS = (*INPUT, "--data_train_transform", "ct_ich_physics")
+THREE = ("--data_neighbors", 1, "--data_train_transform", "ct_ich_train")
+THREE += ("--data_valid_transform", "ct_ich_valid", "--data_test_transform", "ct_ich_train")
+PHYSICS = ("--data_train_transform", "ct_ich_physics")
 GENTLE = ("--optim_scheduler_max_lr", 3e-4, "--net_drop_rate", 0.3, "--net_drop_path_rate", 0.1)
-# Name -> start, dataset, flags: each adds a group to the one before.
-STEPS: Mapping[str, tuple[str, str, tuple[object, ...]]] = {
-    "one": ("start_one", PATIENTS, ("--tr_iteration_num", 300)),
-    "three": ("start_three", PATIENTS, (*PLAIN, "--tr_iteration_num", 300)),
-    "mixed": ("start_three", MIXED, (*PLAIN, "--tr_iteration_num", 350)),
-    "physics": ("start_three", MIXED, (*PHYSICS, "--tr_iteration_num", 350)),
-}
-TITLES = {
-    "one": "one slice; brain, subdural and soft windows; from phantoms",
-    "three": "+ three slices, bone window",
-    "mixed": "+ phantoms beside the patients",
-    "physics": "+ augmentation by the physics of CT",
-}
-STARTS: Mapping[str, tuple[object, ...]] = {
-    "start_one": ("--tr_iteration_num", 260),
-    "start_three": (*PLAIN, "--tr_iteration_num", 320),
-    "start_physics": (*PHYSICS, "--tr_iteration_num", 320),
-}
 ALONE = "alone"
 
 
-def plan(work: Path) -> list[Stage]:
-    stages = [Plan(work, DEMO).train(name, *flags, fold="0") for name, flags in STARTS.items()]
-    weights = {name: stage.folder / "predictor" / "model.pt" for name, stage in zip(STARTS, stages)}
-    for name, (start, dataset, flags) in STEPS.items():
-        begin = ("--net_weight_file", weights[start], *GENTLE)
+@dataclass(frozen=True)
+class Step:
+    """A configuration: its title, where it starts, what it is trained on, and its flags."""
+
+    title: str
+    start: str
+    dataset: str
+    flags: tuple[object, ...]
+
+
+STEPS = {
+    "one": Step("of the recipe: one slice", "start_one", PATIENTS, ("--tr_iteration_num", 300)),
+    "three": Step(
+        "three slices, bone window", "start_three", PATIENTS, (*THREE, "--tr_iteration_num", 300)
+    ),
+    "mixed": Step(
+        "the same, and 7 slices of phantoms beside 10 of patients",
+        "start_three",
+        MIXED,
+        (*THREE, "--tr_iteration_num", 350),
+    ),
+    "physics": Step(
+        "one slice, augmentation by the physics of CT",
+        "start_one",
+        PATIENTS,
+        (*PHYSICS, "--tr_iteration_num", 300),
+    ),
+}
+STARTS: Mapping[str, tuple[object, ...]] = {
+    "start_one": ("--tr_iteration_num", 260),
+    "start_three": (*THREE, "--tr_iteration_num", 320),
+    "start_physics": (*PHYSICS, "--tr_iteration_num", 260),
+}
+# Which networks of phantoms each step lets travel.
+TRAVELS = {
+    "one": "start_one",
+    "three": "start_three",
+    "mixed": "start_three",
+    "physics": "start_physics",
+}
+
+
+def plan(work: Path, steps: Sequence[str]) -> list[Stage]:
+    """Return the stages of some steps, and of the networks that travel."""
+    wanted = {STEPS[name].start for name in steps} | set(travelling(steps))
+    starts = {
+        name: Plan(work, DEMO).train(name, *flags, fold="0")
+        for name, flags in STARTS.items()
+        if name in wanted
+    }
+    stages = list(starts.values())
+    for name in steps:
+        step = STEPS[name]
+        weights = starts[step.start].folder / "predictor" / "model.pt"
+        flags = ("--net_weight_file", weights, *GENTLE, *step.flags)
+        own = Plan(work, step.dataset)
         for fold in FOLDS:
-            own = Plan(work, dataset)
-            stages.append(
-                own.train(f"{name}-{fold}", *begin, *flags, needs=[start], fold=str(fold))
-            )
-    alone = Plan(work, PATIENTS).train(ALONE, *PLAIN, "--tr_iteration_num", 300, fold="0")
+            stages.append(own.train(f"{name}-{fold}", *flags, needs=[step.start], fold=str(fold)))
+    alone = Plan(work, PATIENTS).train(ALONE, "--tr_iteration_num", 300, fold="0")
     return [*stages, alone]
 
 
-def show_steps(work: Path, table: SliceTable) -> None:
-    """Print the scores of each step on the folds, and what it gains on the one before."""
-    before = None
-    for name in STEPS:
+def travelling(steps: Sequence[str]) -> list[str]:
+    """Return the networks of phantoms that are scored on patients."""
+    return list(dict.fromkeys(["start_one", *(TRAVELS[name] for name in steps)]))
+
+
+def show_steps(work: Path, table: SliceTable, steps: Sequence[str]) -> None:
+    """Print the scores of steps on the folds, and what each gains on the first."""
+    first = None
+    for name in steps:
         folders = [_folder(work, f"{name}-{fold}") for fold in FOLDS]
         scored = pool(folders, table, "valid", selected=False)
-        print(f"\n{TITLES[name]}", *score_lines("slices", scored.metrics), sep="\n")
+        print(f"\n{STEPS[name].title}", *score_lines("slices", scored.metrics), sep="\n")
         rows = table.rows_of(np.array(scored.image_ids))
         order = np.argsort(rows)
         patients = owners(table.frame.iloc[rows[order]]).to_numpy(dtype=object)
         probabilities, labels = scored.probabilities[order], scored.labels[order]
-        if before is not None:
-            weights = CHALLENGE.label_weights
-            gain = paired_interval(labels, probabilities, before, patients, weights)
-            print(f"gain {gain['difference']:+.4f}{_bounds(gain['interval'])} in log loss")
-        before = probabilities
+        if first is None:
+            first = probabilities
+            continue
+        gain = paired_interval(labels, probabilities, first, patients, CHALLENGE.label_weights)
+        print(f"gain {gain['difference']:+.4f}{_bounds(gain['interval'])} in weighted log loss")
 
 
 def _bounds(interval: Sequence[float] | None) -> str:
     return f" ({interval[0]:+.4f} to {interval[1]:+.4f})" if interval else ""
 
 
-def show_travel(work: Path) -> None:
+def show_travel(work: Path, names: Sequence[str]) -> None:
     """Print how networks score on a source that they never saw, and what a temperature changes."""
     input_folder = work / "input" / "datasets"
     tables = {name: SliceTable.load(input_folder / name) for name in (DEMO, PATIENTS)}
-    foreign = {name: PATIENTS for name in STARTS} | {ALONE: DEMO}
+    foreign = dict.fromkeys(names, PATIENTS) | {ALONE: DEMO}
     for name, dataset in foreign.items():
         if not _experiment(work, name).evaluation(dataset).metrics_file.is_file():
             run_command(
@@ -119,10 +155,10 @@ def show_travel(work: Path) -> None:
                 *("--data_input_folder", work / "input", "--output_dir", work / "output"),
             )
     read = {name: _read(work, name, tables[foreign[name]], foreign[name]) for name in foreign}
-    own = {ALONE: PATIENTS} | {name: DEMO for name in STARTS}
+    own = dict.fromkeys(names, DEMO) | {ALONE: PATIENTS}
     for name, dataset in foreign.items():
         inside = _read(work, name, tables[own[name]], None)
-        other = read["start_three" if name == ALONE else ALONE]
+        other = read["start_one" if name == ALONE else ALONE]
         print(f"\n{name}: trained on {own[name]}, scored on {dataset}")
         for title, fitted_on in (("as it is", None), ("own source", inside), ("across", other)):
             temperature = 1.0 if fitted_on is None else fit_temperature(*fitted_on[1:])
@@ -171,7 +207,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="with Patients_CT/ and hemorrhage_diagnosis.csv")
     parser.add_argument("--work", type=Path, default=Path("output/ct_ich_ablation"))
     parser.add_argument("--n_jobs", type=int, default=os.cpu_count() or 1, help="processes at once")
+    parser.add_argument("--steps", default=",".join(STEPS), help="the first is compared with")
     flags = parser.parse_args()
+    steps = flags.steps.split(",")
+    if unknown := sorted(set(steps) - STEPS.keys()):
+        raise InputError(f"--steps {unknown[0]}: must be among {', '.join(STEPS)}")
     work, folder = flags.work.resolve(), flags.folder.resolve()
     CtIchSource(folder)  # refuses it now, not after the first training
     prepare(work / "input", DEMO, flags.n_jobs)
@@ -182,10 +222,10 @@ def main() -> None:
             *("--pl_labels", "given", "--pl_num_patients", 27, "--pl_name", MIXED),
             *("--data_input_folder", work / "input"),
         )
-    run_stages(plan(work), flags.n_jobs, work / "logs")
-    show_steps(work, SliceTable.load(work / "input" / "datasets" / PATIENTS))
-    show_travel(work)
-    print(f"\n{len(STEPS)} configurations on folds {', '.join(map(str, FOLDS))} of {PATIENTS}")
+    run_stages(plan(work, steps), flags.n_jobs, work / "logs")
+    show_steps(work, SliceTable.load(work / "input" / "datasets" / PATIENTS), steps)
+    print(f"\n{len(steps)} configurations on folds {', '.join(map(str, FOLDS))} of {PATIENTS}")
+    show_travel(work, travelling(steps))
 
 
 if __name__ == "__main__":

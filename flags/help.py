@@ -32,8 +32,8 @@ SCRIPTS = {
     "demo": Help(_TRAIN.flags, ("", "--dev_enabled 1", "--net_model resnet18")),
     "preprocessing": Help(
         f"pre_source pre_folder pre_labels {_DATA} pre_num_folds pre_fold_by pre_valid_fraction "
-        "pre_head_crop pre_spacing pre_size pre_brain_min pre_check pre_report pre_export "
-        "pre_export_folder pre_address n_jobs",
+        "pre_head_crop pre_brain_crop pre_spacing pre_size pre_brain_min pre_check pre_report "
+        "pre_export pre_export_folder pre_address n_jobs",
         (
             "--pre_source demo",
             "--pre_source dicom --pre_folder input/scans --data_dataset own --n_jobs 8",

@@ -52,6 +52,9 @@ class PreprocessingConfig:
     their series with this share of pixels from 0 to 80 HU, such as 0.05 (0: none)."""
     pre_head_crop: Switch = 0
     """1: set what is not head to air, and cut each series to the box of its head."""
+    pre_brain_crop: Switch = 0
+    """1: set all outside the skull to air (scalp, head rest), and cut each series to the box of its
+    brain and the bone around it; in place of pre_head_crop."""
     pre_spacing: float = 0.0
     """Resample slices to this pixel spacing in mm (0: as they are)."""
     pre_size: int = 0
@@ -69,6 +72,8 @@ class PreprocessingConfig:
     def __post_init__(self) -> None:
         at_least(self, 2, "pre_num_folds")
         require(self, "pre_brain_min", 0 <= self.pre_brain_min < 1, "at least 0, less than 1")
+        is_one = not (self.pre_head_crop and self.pre_brain_crop)
+        require(self, "pre_brain_crop", is_one, "0 with --pre_head_crop 1: give one of both")
         usable = self.pre_spacing == 0 or 0.1 <= self.pre_spacing <= 5
         require(self, "pre_spacing", usable, "0, or from 0.1 to 5 mm")
         usable = self.pre_size == 0 or 32 <= self.pre_size <= 2048

@@ -2,8 +2,8 @@
 
     python recipes/all_patients.py input/datasets/ct_ich_all ct_ich
 
-ct_ich_all is the demo, with folds, and all of ct_ich (scripts/pseudo_label.py --pl_labels given). Of
-the demo, fold 0 is validated on and the rest is left out: what is trained is of ct_ich alone.
+ct_ich_all is the demo, with folds, and all of ct_ich (scripts.pseudo_label --pl_labels given): of
+the demo, fold 0 is validated on, the rest is left out, and what is trained is of ct_ich alone.
 """
 
 import argparse

@@ -15,6 +15,8 @@ sys.path.insert(0, str(FOLDER.parent))
 from common.files import write_json  # noqa: E402
 from common.transforms import SampleTransform  # noqa: E402
 from transforms.nodes import (  # noqa: E402
+    CT_MILD,
+    CT_STRONG,
     DISTORT,
     FIXED_WINDOWS,
     GREY_NOISE,
@@ -23,10 +25,12 @@ from transforms.nodes import (  # noqa: E402
     SHIFTED_WINDOWS,
     Node,
     affine,
+    field_of_view,
     node,
     noise,
     normalize,
     random_crop,
+    removed_scalp,
     resize,
     rotate,
     shift_and_scale,
@@ -96,6 +100,23 @@ PIPELINES: dict[str, list[Node]] = {
     ],
     "valid_small": [resize(192, area=True), FIXED_WINDOWS],
     "train_levels": [resize(64, area=True), MIRROR, FIXED_WINDOWS],
+    "ct_physics": [
+        removed_scalp(0.3),
+        resize(256, area=True),
+        MIRROR,
+        affine(p=0.8, shift=0.06, scale=0.12, degrees=20, border_mode=cv2.BORDER_CONSTANT),
+        *CT_MILD,
+        SHIFTED_WINDOWS,
+    ],
+    "ct_physics_strong": [
+        removed_scalp(0.5),
+        resize(256, area=True),
+        MIRROR,
+        field_of_view((190, 270), 0.8),
+        affine(p=0.8, shift=0.06, scale=0.05, degrees=20, border_mode=cv2.BORDER_CONSTANT),
+        *CT_STRONG,
+        SHIFTED_WINDOWS,
+    ],
     "tta_small": [
         resize(192, area=True),
         MIRROR,

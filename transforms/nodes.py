@@ -178,6 +178,52 @@ def middle(size: int) -> Node:
     )
 
 
+def field_of_view(field_mm: tuple[float, float], p: float) -> Node:
+    """Return a field of view in mm, with air outside the slice."""
+    return node(
+        "FieldOfView",
+        field_mm_range=list(field_mm),
+        border_mode=cv2.BORDER_CONSTANT,
+        fill=AIR_HU,
+        p=p,
+    )
+
+
+def removed_scalp(p: float) -> Node:
+    """Return the skull and what lies in it alone, as often as p."""
+    return node("ScalpRemoval", p=p)
+
+
+def scanner(
+    p: float,
+    tilt: float,
+    thickness_mm: tuple[float, float],
+    kernel: tuple[float, float],
+    noise_hu: tuple[float, float],
+    offset_hu: float,
+    slope: float,
+    cup_hu: tuple[float, float],
+) -> list[Node]:
+    """Return another scanner: tilt, thickness, kernel, dose, calibration, each as often as p."""
+    ranges: dict[str, dict[str, Sequence[float]]] = {
+        "GantryTilt": {"degrees_range": (-tilt, tilt)},
+        "SliceThickness": {"thickness_mm_range": thickness_mm},
+        "KernelSharpness": {"change_range": kernel, "width_mm_range": (0.3, 0.6)},
+        "DoseNoise": {"std_hu_range": noise_hu, "cutoff_range": (0.6, 1.2)},
+        "Calibration": {
+            "offset_hu_range": (-offset_hu, offset_hu),
+            "slope_range": (1 - slope, 1 + slope),
+            "cup_hu_range": cup_hu,
+        },
+    }
+    return [
+        node(name, **{key: list(limits) for key, limits in of_name.items()}, p=p)
+        for name, of_name in ranges.items()
+    ]
+
+
+CT_MILD = scanner(0.3, 5, (2.5, 7.5), (-0.7, 0.5), (1, 5), 3, 0.03, (-1, 3))
+CT_STRONG = scanner(0.6, 15, (2.5, 10), (-1, 1), (2, 8), 5, 0.05, (-2, 5))
 MIRROR = node("HorizontalFlip", p=0.5)
 DISTORT = node(
     "GridDistortion",

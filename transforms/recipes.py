@@ -8,6 +8,7 @@ that the pretrained weights want.
 import cv2
 
 from transforms.nodes import (
+    CT_MILD,
     DISTORT,
     FIXED_WINDOWS,
     GREY_NOISE,
@@ -21,6 +22,7 @@ from transforms.nodes import (
     noise,
     normalize,
     random_crop,
+    removed_scalp,
     resize,
     rotate,
     scaled_windows,
@@ -143,7 +145,18 @@ CT_ICH_VALID = [
     windows((0, 0, 0), 0, CT_ICH_WIDTHS, CT_ICH_CENTERS),
 ]
 
+# train_small, and mild changes of the scanner.
+CT_ICH_PHYSICS = [
+    removed_scalp(0.3),
+    resize(192, area=True),
+    MIRROR,
+    affine(p=0.8, shift=0.06, scale=0.12, degrees=20, border_mode=cv2.BORDER_CONSTANT),
+    *CT_MILD,
+    SHIFTED_WINDOWS,
+]
+
 PIPELINES: dict[str, list[Node]] = {
+    "ct_ich_physics": CT_ICH_PHYSICS,
     "ct_ich_train": CT_ICH_TRAIN,
     "ct_ich_valid": CT_ICH_VALID,
     "ipan2026_train": [*IPAN_INPUT, *IPAN_FLIPS, *IPAN_WINDOWS],

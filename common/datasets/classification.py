@@ -14,6 +14,7 @@ from common.slices.store import UnreadableSlice
 from common.slices.table import AIR_ROW, PastEnd, SliceTable
 from common.transforms import SampleTransform
 from common.transforms.device import HostTransform
+from common.transforms.physics import USUAL_FIELD_MM
 from common.windows import AIR_HU
 
 logger = logging.getLogger(__name__)
@@ -59,13 +60,20 @@ class ImageClassificationDataset(AbstractDataset):
         self.offsets_mm = tuple(offsets_mm)
         assert len(self.offsets_mm) in (0, len(self.slice_offsets))
         self.rows = np.asarray(rows, dtype=np.int64)
-        self.image_ids, self.labels, self.header_windows = self._known_of(self.rows)
+        known = self._known_of(self.rows)
+        self.image_ids, self.labels, self.header_windows, self.spacings_mm = known
 
-    def _known_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _known_of(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
         frame = self.table.frame
         image_ids = frame["image_id"].to_numpy(dtype=object)[rows]
         labels = frame[list(self.label_names)].to_numpy(np.float32, na_value=np.nan)
-        return image_ids, labels[rows], self.table.header_windows(rows)
+        spacings_mm = self.table.spacings_mm(rows)
+        if len(self.offsets_mm) > 1:  # of the nearest slices, which may lie farther apart
+            step_mm = np.abs(np.diff(self.offsets_mm)).mean()
+            spacings_mm[:, 2] = np.fmax(spacings_mm[:, 2], step_mm)
+        elif len(self.slice_offsets) > 1:
+            spacings_mm[:, 2] *= np.abs(np.diff(self.slice_offsets)).mean()
+        return image_ids, labels[rows], self.table.header_windows(rows), spacings_mm
 
     def with_rows(
         self, rows: Sequence[int] | np.ndarray, transform: SampleTransform | None = None
@@ -78,7 +86,8 @@ class ImageClassificationDataset(AbstractDataset):
         other.host_transform = None
         other.transform = self.transform if transform is None else transform
         other.rows = np.asarray(rows, dtype=np.int64)
-        other.image_ids, other.labels, other.header_windows = self._known_of(other.rows)
+        known = self._known_of(other.rows)
+        other.image_ids, other.labels, other.header_windows, other.spacings_mm = known
         return other
 
     def __len__(self) -> int:
@@ -89,13 +98,13 @@ class ImageClassificationDataset(AbstractDataset):
 
     def make_sample(self, index: int, seed: int) -> dict[str, Any]:
         slices = self.slices_hu(index)
-        window = self.header_windows[index]
+        window, spacing_mm = self.header_windows[index], self.spacings_mm[index]
         others = {"labels": torch.from_numpy(self.labels[index]), "index": index}
         if self.host_transform is not None:
             image_hu = slices[0][None] if len(slices) == 1 else np.stack(slices)
-            image, draws = self.host_transform(image_hu, seed, window)
+            image, draws = self.host_transform(image_hu, seed, window, spacing_mm)
             return {"image": torch.from_numpy(image), "draws": draws, **others}
-        image = self.transform(np.stack(slices, axis=-1), seed, window)
+        image = self.transform(np.stack(slices, axis=-1), seed, window, spacing_mm)
         return {"image": torch.from_numpy(image), **others}
 
     def slices_hu(self, index: int) -> list[np.ndarray]:
@@ -142,6 +151,14 @@ class ImageClassificationDataset(AbstractDataset):
             center, width = fallback
             unnamed = int((~usable_windows(self.header_windows)).sum())
             counts[f"a window in their header: {center:g}/{width:g} (center/width)"] = unnamed
+        in_mm = self.transform.transforms_in_mm
+        if in_mm:
+            unknown = int(np.isnan(self.spacings_mm[:, :2]).any(axis=1).sum())
+            counts[f"a pixel spacing: {USUAL_FIELD_MM:g} mm is taken for their larger side"] = (
+                unknown
+            )
+        if "SliceThickness" in in_mm and len(self.slice_offsets) == 1:
+            counts["neighbours in their sample: SliceThickness has no effect"] = len(self)
         return {what: count for what, count in counts.items() if count}
 
     def warn_of_fallbacks(self, side: str) -> None:

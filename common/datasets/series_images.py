@@ -9,15 +9,16 @@ import torch
 from numpy.typing import NDArray
 
 from common.datasets.series import AbstractSeriesDataset, SeriesAugmentation
-from common.slices.pixel_steps import NO_STEPS, PixelSteps
+from common.slices.pixel_steps import NO_STEPS, PixelSteps, SeriesPlan
 from common.slices.store import UnreadableSlice
 from common.slices.table import SliceTable
 from common.windows import AIR_HU
 
 logger = logging.getLogger(__name__)
 
-# HU (rows, columns, slices), a seed, the header's window -> float32 (channels, rows, columns).
-ImageTransform = Callable[[np.ndarray, int, np.ndarray], np.ndarray]
+# HU (rows, columns, slices), a seed, the header's window, the distance of rows, columns and slices
+# in mm -> float32 (channels, rows, columns).
+ImageTransform = Callable[[np.ndarray, int, np.ndarray, np.ndarray], np.ndarray]
 
 
 class SeriesImageDataset(AbstractSeriesDataset):
@@ -59,8 +60,7 @@ class SeriesImageDataset(AbstractSeriesDataset):
         self.steps = steps
         self.skips_damaged = skips_damaged
         self._header_windows = table.header_windows(self._rows)
-        spacing = table.frame[["spacing_row", "spacing_column"]]
-        self._spacing_mm = spacing.to_numpy(np.float64, na_value=np.nan)[self._rows]
+        self._spacings_mm = table.spacings_mm(self._rows)
 
     def with_rows(self, rows: NDArray[np.int64], transform: ImageTransform) -> "SeriesImageDataset":
         """Return the series that hold some rows, with another transform and no augmentation."""
@@ -95,7 +95,7 @@ class SeriesImageDataset(AbstractSeriesDataset):
         for number, place in enumerate(places):
             try:
                 image_hu = self._image_hu(int(place))
-                images.append(self.transform(image_hu, seed, self._header_windows[place]))
+                images.append(self._transformed(image_hu, int(place), seed))
             except UnreadableSlice as error:
                 if not self.skips_damaged:
                     raise
@@ -109,16 +109,25 @@ class SeriesImageDataset(AbstractSeriesDataset):
         size = self.table.frame.loc[int(self._rows[place]), ["rows", "columns"]]
         shape = [self.steps.size] * 2 if self.steps.size else size.to_numpy(np.int64).tolist()
         air_hu = np.full((*shape, len(self.slice_offsets)), AIR_HU, dtype=np.int16)
-        return self.transform(air_hu, seed, self._header_windows[place])[None]
+        return self._transformed(air_hu, place, seed)[None]
+
+    def _transformed(self, image_hu: np.ndarray, place: int, seed: int) -> np.ndarray:
+        spacing_mm = self._spacings_mm[place].copy()
+        if self.steps:
+            size = self.table.frame.loc[int(self._rows[place]), ["rows", "columns"]]
+            spacing_mm[:2] *= self._plan(place, tuple(size.to_numpy(np.int64).tolist())).scale
+        return self.transform(image_hu, seed, self._header_windows[place], spacing_mm)
+
+    def _plan(self, place: int, shape: tuple[int, int]) -> SeriesPlan:
+        row_mm, column_mm = self._spacings_mm[place, :2].tolist()
+        return self.steps.plan(shape, (_known(row_mm), _known(column_mm)))
 
     def _image_hu(self, place: int) -> np.ndarray:
         """Return a slice and its neighbours, int16 HU (rows, columns, slices)."""
         rows = self.table.neighbour_rows(int(self._rows[place]), self.slice_offsets)
         slices = [self.table.image_hu(row) for row in rows]
         if self.steps:
-            row_mm, column_mm = self._spacing_mm[place].tolist()
-            spacing = (_known(row_mm), _known(column_mm))
-            plan = self.steps.plan((slices[0].shape[0], slices[0].shape[1]), spacing)
+            plan = self._plan(place, (slices[0].shape[0], slices[0].shape[1]))
             slices = [plan.apply(image_hu) for image_hu in slices]
         return np.stack(slices, axis=-1)
 

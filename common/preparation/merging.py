@@ -119,7 +119,7 @@ def merge_dataset(
     if not is_own and recorded_steps(base) != recorded_steps(added.folder):
         raise InputError(
             f"{added.folder} was prepared with other pixel steps than {base}: prepare it with the "
-            f"same --pre_head_crop, --pre_spacing and --pre_size"
+            f"same --pre_head_crop, --pre_brain_crop, --pre_spacing and --pre_size"
         )
     slices = pd.read_parquet(base / SLICES_FILE)
     folds = _read_folds(base)

@@ -233,8 +233,8 @@ def _plan(task: SeriesTask) -> SeriesPlan | None:
     """Return the steps for the slices of a series; None where they stay as they are."""
     if not task.steps:
         return None
-    finder = HeadFinder(task.spacing_mm)
-    for source_file, frames in task.files if task.steps.head_crop else ():
+    finder = HeadFinder(task.spacing_mm, task.steps.region or "head")
+    for source_file, frames in task.files if task.steps.region else ():
         # Faults of a file are reported when it is stored.
         with contextlib.suppress(RejectedFile, MemoryError):
             image_hu = task.reader.read_pixels(source_file).image_hu

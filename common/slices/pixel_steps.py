@@ -1,4 +1,4 @@
-"""Optional steps that change stored pixels: head mask and crop, pixel spacing, size.
+"""Optional steps that change stored pixels: head or brain mask and crop, pixel spacing, size.
 
 They belong to a dataset (its manifest has them) and to whatever was trained on it: predictions on
 other slices need the same steps.
@@ -8,30 +8,26 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 
 from common.errors import InputError
+from common.slices.regions import cavity_mask, head_mask, known_spacing, skull_mask
 from common.windows import AIR_HU
 
 MANIFEST_FILE = "manifest.json"
 PARAMETER = "pixels"
 """Key of the steps in the manifest's parameters, and in `training` of a predictor."""
 
-HEAD_HU = -200
-"""Above it lies tissue, below it air and the foam of head rests; fat is about -100."""
-OPENING_MM = 7.0
-"""Parts thinner than this are not of the head: shells of tables, straps, tubes."""
 MARGIN_MM = 5.0
-USUAL_SPACING_MM = 0.5
-"""Taken for the widths above where the pixel spacing is unknown."""
-# Below that it may be a bit of a table in a slice above the head.
-_LEAST_HEAD_MM2 = 400.0
+BONE_MARGIN_MM = 10.0
+"""Around a brain: so much of the skull is kept."""
 _MAX_PIXELS = 4096
 
 Box = tuple[int, int, int, int]
+Region = Literal["head", "brain"]
 
 
 @dataclass(frozen=True)
@@ -43,23 +39,35 @@ class PixelSteps:
         spacing_mm: resample to square pixels of this size; 0 leaves them.
         size: rows and columns. Pads to a square with air and resizes it; with a spacing, pads or
             cuts around the middle instead, so that the spacing holds. 0 leaves them.
+        brain_crop: in place of head_crop: set everything outside the skull to air, and cut a series
+            to the box of its brain and the bone around it.
     """
 
     head_crop: bool = False
     spacing_mm: float = 0.0
     size: int = 0
+    brain_crop: bool = False
 
     def __bool__(self) -> bool:
-        return (self.head_crop, self.spacing_mm, self.size) != (False, 0, 0)
+        return (self.head_crop, self.spacing_mm, self.size, self.brain_crop) != (False, 0, 0, False)
+
+    @property
+    def region(self) -> Region | None:
+        """The part of a slice that is kept; None keeps all."""
+        return "brain" if self.brain_crop else "head" if self.head_crop else None
 
     def parameters(self) -> dict[str, Any]:
-        return asdict(self) if self else {}
+        """Return the steps for a manifest; names of store files depend on them."""
+        known = asdict(self) if self else {}
+        if not self.brain_crop:  # as before there was one
+            known.pop("brain_crop", None)
+        return known
 
     def flags(self) -> str:
         """Return the flags of preprocessing.py that ask for the steps."""
         return (
             f"--pre_head_crop {int(self.head_crop)} --pre_spacing {self.spacing_mm:g} "
-            f"--pre_size {self.size}"
+            f"--pre_size {self.size}" + " --pre_brain_crop 1" * self.brain_crop
         )
 
     def plan(
@@ -76,8 +84,8 @@ class PixelSteps:
             box: of the head (`HeadFinder.box`); None cuts nothing.
         """
         notes = []
-        if self.head_crop and box is None:
-            notes.append("no head found: not cropped")
+        if self.region and box is None:
+            notes.append(f"no {self.region} found: not cropped")
         cut = box or (0, shape[0], 0, shape[1])
         inner = (cut[1] - cut[0], cut[3] - cut[2])
         resampled = inner
@@ -102,7 +110,7 @@ class PixelSteps:
             canvas = (max(resampled), max(resampled))
         final = (self.size, self.size) if self.size else canvas
         return SeriesPlan(
-            head_mask=self.head_crop and box is not None,
+            region=self.region if box is not None else None,
             cut=cut,
             resampled=resampled,
             canvas=canvas,
@@ -120,14 +128,14 @@ class SeriesPlan:
     """The steps for the slices of one series: mask, cut, resample, pad or cut, resize.
 
     Attributes:
-        head_mask: whether what is not head becomes air.
+        region: all else becomes air; None keeps all.
         cut: first and last row (exclusive), first and last column.
         resampled, canvas, shape: rows and columns after each of the later steps.
         spacing_mm: of the slices as they come.
         note: what could not be done, or empty.
     """
 
-    head_mask: bool
+    region: Region | None
     cut: Box
     resampled: tuple[int, int]
     canvas: tuple[int, int]
@@ -147,8 +155,9 @@ class SeriesPlan:
 
     def apply(self, image_hu: np.ndarray) -> np.ndarray:
         """Return a slice, int16 HU (rows, columns), as it is stored: int16 HU of `shape`."""
-        if self.head_mask:
-            mask = head_mask(image_hu, self.spacing_mm)
+        if self.region:
+            find = skull_mask if self.region == "brain" else head_mask
+            mask = find(image_hu, self.spacing_mm)
             if mask is not None:
                 image_hu = np.where(mask, image_hu, np.int16(AIR_HU))
         top, bottom, left, right = self.cut
@@ -158,35 +167,39 @@ class SeriesPlan:
 
 @dataclass
 class HeadFinder:
-    """Finds the box that holds the head in all slices of a series.
+    """Finds the box that holds the head, or the brain, in all slices of a series.
 
     Args:
         spacing_mm: their pixel spacing along a column and along a row, where it is known.
+        region: head or brain.
     """
 
     spacing_mm: tuple[float | None, float | None]
+    region: Region = "head"
     _found: list[Box] = field(default_factory=list)
     _shape: tuple[int, int] = (0, 0)
 
     def add(self, image_hu: np.ndarray) -> None:
         """Take a slice, int16 HU (rows, columns), into account."""
         self._shape = (image_hu.shape[0], image_hu.shape[1])
-        mask = head_mask(image_hu, self.spacing_mm)
+        find = cavity_mask if self.region == "brain" else head_mask
+        mask = find(image_hu, self.spacing_mm)
         if mask is not None:
             rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
             ends = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
             self._found.append(ends)
 
     def box(self) -> Box | None:
-        """Return rows and columns that hold the head with a margin; None where none was found.
+        """Return rows and columns that hold the region with a margin; None where none was found.
 
         No slice is skipped: a broad table without a head above it widens the box, which does no
         harm, but nothing of a head is ever cut.
         """
         if not self._found:
             return None
-        row_mm, column_mm = _known(self.spacing_mm)
-        margin_rows, margin_columns = round(MARGIN_MM / row_mm), round(MARGIN_MM / column_mm)
+        row_mm, column_mm = known_spacing(self.spacing_mm)
+        margin_mm = BONE_MARGIN_MM if self.region == "brain" else MARGIN_MM
+        margin_rows, margin_columns = round(margin_mm / row_mm), round(margin_mm / column_mm)
         tops, bottoms, lefts, rights = zip(*self._found)
         return (
             max(0, min(tops) - margin_rows),
@@ -194,32 +207,6 @@ class HeadFinder:
             max(0, min(lefts) - margin_columns),
             min(self._shape[1], max(rights) + margin_columns),
         )
-
-
-def head_mask(
-    image_hu: np.ndarray, spacing_mm: tuple[float | None, float | None]
-) -> np.ndarray | None:
-    """Return which pixels of a slice belong to the head, bool; None where there is none.
-
-    That is the largest connected part above HEAD_HU, its cavities included, once all that is
-    thinner than OPENING_MM is gone. A head rest that the head touches broadly stays.
-    """
-    row_mm, column_mm = _known(spacing_mm)
-    tissue = (image_hu > HEAD_HU).astype(np.uint8)
-    size = [max(1, round(OPENING_MM / mm)) | 1 for mm in (column_mm, row_mm)]
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, size)
-    opened = cv2.morphologyEx(tissue, cv2.MORPH_OPEN, kernel, borderValue=0)
-    count, labels, statistics, _ = cv2.connectedComponentsWithStats(opened, connectivity=4)
-    if count < 2:
-        return None
-    areas = statistics[1:, cv2.CC_STAT_AREA]
-    if areas.max() * row_mm * column_mm < _LEAST_HEAD_MM2:
-        return None
-    largest = (labels == 1 + int(areas.argmax())).astype(np.uint8)
-    outlines, _ = cv2.findContours(largest, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    filled = cv2.drawContours(largest, outlines, -1, 1, cv2.FILLED)
-    # Restore skin, nose and ears that the opening removed.
-    return cv2.dilate(filled, kernel).astype(bool)
 
 
 def recorded_steps(dataset_folder: Path) -> PixelSteps:
@@ -249,10 +236,6 @@ def require_same_steps(training: Mapping[str, Any], dataset_folder: Path) -> Non
             f"{dataset_folder} was prepared with {found.flags()}, and this predictor was trained "
             f"on slices prepared with {wanted.flags()}: prepare the data with the latter"
         )
-
-
-def _known(spacing_mm: tuple[float | None, float | None]) -> tuple[float, float]:
-    return spacing_mm[0] or USUAL_SPACING_MM, spacing_mm[1] or USUAL_SPACING_MM
 
 
 def _resized(image_hu: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -129,6 +129,7 @@ class SliceTable:
         self._groups[readable_rows] = codes
         self._row_of_image_id: pd.Series | None = None
         self._groups_with_positions: np.ndarray | None = None
+        self._gaps_mm: np.ndarray | None = None
 
     @classmethod
     def load(cls, dataset_folder: Path) -> "SliceTable":
@@ -247,6 +248,21 @@ class SliceTable:
         """
         columns = self.frame[["window_center", "window_width"]].iloc[rows]
         return columns.to_numpy(dtype=np.float64, na_value=np.nan)
+
+    def spacings_mm(self, rows: np.ndarray) -> np.ndarray:
+        """Return how far pixel rows, pixel columns and slices lie apart, mm, float64 (rows, 3).
+
+        NaN where unknown. Of slices it is the median of their group; a slice alone has none.
+        """
+        if self._gaps_mm is None:
+            gaps_mm = np.abs(np.diff(self._positions_mm[self._order]))
+            groups = self._groups[self._order]
+            is_within = groups[1:] == groups[:-1]
+            medians = pd.Series(gaps_mm[is_within]).groupby(groups[1:][is_within]).median()
+            self._gaps_mm = medians.reindex(range(len(self._group_files))).to_numpy(np.float64)
+        of_pixels = self.frame[["spacing_row", "spacing_column"]].iloc[rows]
+        of_slices = np.where(self._groups[rows] < 0, np.nan, self._gaps_mm[self._groups[rows]])
+        return np.column_stack([of_pixels.to_numpy(np.float64, na_value=np.nan), of_slices])
 
     def group_rows(self, row: int) -> np.ndarray:
         start, stop = self._group_bounds(row)

@@ -15,19 +15,25 @@ import albumentations as A
 
 from common.albumentations import DicomWindowShift, FitSize, HeaderWindow, NeighborSwap
 from common.errors import InputError
+from common.transforms import physics
+from common.transforms.view_field import FieldOfView, ScalpRemoval
 
 Node = dict[str, Any]
 
 NAME_KEY = "__class_fullname__"
 WINDOW = "DicomWindowShift"
 SWAP = "NeighborSwap"
+FIELD = "FieldOfView"
+NOISE = "DoseNoise"
 # Make [0, 1] of HU; a pipeline has one of them.
 WINDOWS = frozenset({WINDOW, "HeaderWindow"})
 # Those that are not albumentations' own.
-OWN_MODULE = "common.albumentations"
 OWN: dict[str, type] = {
     transform.__name__: transform
-    for transform in (DicomWindowShift, FitSize, HeaderWindow, NeighborSwap)
+    for transform in (
+        *(DicomWindowShift, FieldOfView, FitSize, HeaderWindow, NeighborSwap, ScalpRemoval),
+        *physics.SCANNER,
+    )
 }
 NORMALIZE = "Normalize"
 
@@ -35,36 +41,46 @@ NORMALIZE = "Normalize"
 # fixed: draws nothing beyond whether it is applied; inside: never looks outside the image by more
 # than the half pixel of a resize; exact: copies pixels without weighing neighbours; resample, crop:
 # makes the size that it names; relative: makes a size that depends on the one it gets; turn: may
-# swap height and width.
+# swap height and width; whole: shows all of the image in other pixels; zoom: changes how large a
+# pixel is by what only its draw tells.
 _GEOMETRIC = {
-    "Affine": "",
+    "Affine": "zoom",
     "CenterCrop": "fixed inside exact crop",
     "Crop": "fixed relative",
     "D4": "inside exact turn",
     "ElasticTransform": "",
+    FIELD: "zoom",
     "FitSize": "fixed crop",
     "GridDistortion": "",
     "HorizontalFlip": "fixed inside exact",
-    "LongestMaxSize": "fixed inside relative",
+    "LongestMaxSize": "fixed inside relative whole",
     SWAP: "fixed exact",
     "OpticalDistortion": "",
     "Pad": "fixed exact relative",
     "PadIfNeeded": "fixed exact relative",
     "Perspective": "",
     "RandomCrop": "inside exact crop",
-    "RandomResizedCrop": "inside resample",
+    "RandomResizedCrop": "inside resample zoom",
     "RandomRotate90": "inside exact turn",
-    "RandomScale": "inside relative",
-    "RandomSizedCrop": "inside resample",
-    "Resize": "fixed inside resample",
+    "RandomScale": "inside relative whole",
+    "RandomSizedCrop": "inside resample zoom",
+    "Resize": "fixed inside resample whole",
     "Rotate": "",
-    "SafeRotate": "",
-    "ShiftScaleRotate": "",
-    "SmallestMaxSize": "fixed inside relative",
+    "SafeRotate": "zoom",
+    "ScalpRemoval": "fixed exact",
+    "ShiftScaleRotate": "zoom",
+    "SmallestMaxSize": "fixed inside relative whole",
     "Transpose": "fixed inside exact turn",
     "VerticalFlip": "fixed inside exact",
 }
 GEOMETRIC = frozenset(_GEOMETRIC)
+# Change HU as a scanner would, behind the geometry.
+SCANNER_CLASSES: dict[str, type[physics.ScannerTransform]] = {
+    transform.__name__: transform for transform in physics.SCANNER
+}
+SCANNER = frozenset(SCANNER_CLASSES)
+# Depend on how far pixels and slices lie apart.
+IN_MM = SCANNER | {FIELD, "ScalpRemoval"}
 # Change values, and are defined on [0, 1] for any number of channels.
 INTENSITY = frozenset(
     {
@@ -202,5 +218,8 @@ def is_random(node: Node) -> bool:
         )
     if name in WINDOWS:
         return False
+    if name in IN_MM and name not in with_trait("fixed"):
+        ranges = [value for key, value in node.items() if key.endswith("_range")]
+        return p != 0 and (p != 1 or name == NOISE or any(low != high for low, high in ranges))
     places_at_random = "random" in (node.get("position"), node.get("pad_position"))
     return p != 0 and (p != 1 or name not in with_trait("fixed") or places_at_random)

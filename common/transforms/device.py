@@ -19,6 +19,8 @@ from common.transforms.catalog import Node, name_of
 from common.transforms.draw import HeaderWindow, Recorder, random_state
 from common.transforms.host import HostStages
 from common.transforms.matrices import averages_areas
+from common.transforms.physics import Spacing, known_spacing_mm
+from common.transforms.physics_device import scanned
 from common.transforms.pipeline import Pipeline
 from common.transforms.plan import Layout, plan_device
 from common.transforms.warp import AxisStep, MatrixStep, Step, coordinates, simplified
@@ -32,11 +34,16 @@ class HostTransform:
         self._arguments = (pipeline, where)
         plan = plan_device(pipeline)
         self._stages = HostStages(pipeline, where, len(plan.host)) if plan.host else None
+        self._is_in_mm = pipeline.is_in_mm
         self._recorder = Recorder((*plan.geometry, *plan.rest), where)
         self._layout = Layout(plan, pipeline)
 
     def __call__(
-        self, image_hu: np.ndarray, seed: int, header_window: HeaderWindow = None
+        self,
+        image_hu: np.ndarray,
+        seed: int,
+        header_window: HeaderWindow = None,
+        spacing_mm: Spacing = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return an image and the row of its draws, float64.
 
@@ -48,13 +55,15 @@ class HostTransform:
         """
         generator, py = random_state(seed)
         py.random()  # Compose draws whether it runs at all
-        image = image_hu
+        image, known = image_hu, None
+        if self._is_in_mm:
+            known = known_spacing_mm(spacing_mm, image_hu.shape[1:])
         if self._stages is not None:
             image = image_hu[0] if len(image_hu) == 1 else np.moveaxis(image_hu, 0, 2)
             image = np.ascontiguousarray(image, np.float32)
-            image = self._stages(image, generator, py, header_window)
+            image, known = self._stages(image, generator, py, header_window, known)
         shape = image.shape[1:] if len(image) == 1 else (*image.shape[1:], len(image))
-        record = self._recorder.draw(shape, generator, py, header_window)
+        record = self._recorder.draw(shape, generator, py, header_window, known)
         return image, self._layout.row(record, shape[:2], seed)[0]
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -234,6 +243,7 @@ def _with_gamma(images: Tensor, leaf: Node, row: np.ndarray, seeds: Sequence[int
 
 _TRANSFORMS = {
     **dict.fromkeys(catalog.WINDOWS, _windowed),
+    **dict.fromkeys(catalog.SCANNER, scanned),
     "CoarseDropout": _with_holes,
     "GaussNoise": _with_noise,
     "RandomBrightnessContrast": _with_contrast,

@@ -21,6 +21,8 @@ from common.transforms.catalog import Node
 Record = dict[int, dict[str, Any]]
 # (center, width) in HU, or an array of both, NaN where a header names none.
 HeaderWindow = Sequence[float] | np.ndarray | None
+# How far rows, columns and slices lie apart.
+SpacingMm = tuple[float, float, float]
 
 
 class Recorder:
@@ -30,6 +32,7 @@ class Recorder:
         self._transforms = [catalog.build(node, where) for node in nodes]
         self.leaves: list[Any] = leaves_of(self._transforms)
         self._record: Record = {}
+        self.spacing_mm: SpacingMm | None = None
         for position, leaf in enumerate(self.leaves):
             _leave_out_the_image(leaf)
             leaf.apply_with_params = functools.partial(self._note, position)
@@ -40,23 +43,34 @@ class Recorder:
         generator: np.random.Generator,
         py: Any,
         header_window: HeaderWindow = None,
+        spacing_mm: SpacingMm | None = None,
     ) -> Record:
         """Return the parameters of each leaf that is applied, by its place in `leaves`.
 
         Args:
             shape: of the image that goes in.
             generator, py: the random state, which goes on from here.
+            spacing_mm: how far its rows, columns and slices lie apart; `self.spacing_mm` says so of
+                the image that comes out.
         """
         self._record = {}
-        data = {"image": _blank(shape), "header_window": header_window}
+        data: dict[str, Any] = {
+            "image": _blank(shape),
+            "header_window": header_window,
+            "spacing_mm": spacing_mm,
+        }
         for transform in self._transforms:
             transform.set_random_state(generator, py)
             data = transform(**data)
+        self.spacing_mm = data["spacing_mm"]
         return self._record
 
     def _note(self, position: int, params: dict[str, Any], **data: Any) -> dict[str, Any]:
         self._record[position] = params
         data["image"] = _blank(_shape_after(self.leaves[position], params))
+        if "mapping" in params and data["spacing_mm"] is not None:
+            matrix = params["mapping"][0]
+            data["spacing_mm"] = matrices.spacing_after(matrix, data["spacing_mm"])
         return data
 
 

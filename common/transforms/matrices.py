@@ -70,6 +70,20 @@ def box_of(name: str, params: Mapping[str, Any], shape: Shape) -> tuple[int, int
     return left, top, right - left, bottom - top
 
 
+def spacing_after(
+    matrix: np.ndarray, spacing_mm: tuple[float, float, float]
+) -> tuple[float, float, float]:
+    """Return how far rows, columns and slices lie apart behind a transform, mm.
+
+    Args:
+        matrix: of the transform, output to input.
+        spacing_mm: the same before it.
+    """
+    step_mm = matrix[:2, :2] * [[spacing_mm[1]], [spacing_mm[0]]]
+    column_mm, row_mm = np.hypot(*step_mm).tolist()
+    return row_mm, column_mm, spacing_mm[2]
+
+
 def _matrix(*rows: tuple[float, float, float]) -> np.ndarray:
     return np.array([*rows, (0.0, 0.0, 1.0)])
 
@@ -171,10 +185,15 @@ def _rotated(params: Any, transform: Any, shape: Shape) -> tuple[np.ndarray, Sha
     return matrix @ _matrix((1, 0, left), (0, 1, top)), size
 
 
+def _zoomed(params: Any, transform: Any, shape: Shape) -> tuple[np.ndarray, Shape]:
+    return params["source"], shape
+
+
 _MATRICES: dict[str, Callable[[Any, Any, Shape], tuple[np.ndarray, Shape]]] = {
     "Affine": _affine,
     "CenterCrop": _cropped,
     "D4": _d4,
+    "FieldOfView": _zoomed,
     "HorizontalFlip": _mirrored,
     "LongestMaxSize": _rescaled,
     "Pad": _padded,

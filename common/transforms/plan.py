@@ -37,7 +37,7 @@ class Plan:
     Attributes:
         host: run one by one on the CPU.
         geometry: composed into one resampling.
-        rest: windows and what comes after them, without the normalization.
+        rest: all that comes after the geometry, without the normalization.
     """
 
     host: tuple[Node, ...]
@@ -55,13 +55,16 @@ def plan_device(pipeline: Pipeline) -> Plan:
 
 
 def plan_host(pipeline: Pipeline) -> Plan:
-    """Return what is composed on the CPU: nothing where at most one resampling is left over."""
+    """Return what is composed on the CPU: nothing where at most one resampling is left over.
+
+    But with transforms in mm, all that can be: matrices tell how large a pixel becomes.
+    """
     geometry = pipeline.geometry
     start = len(geometry)
     while start and _is_composed(pipeline, start - 1):
         start -= 1
-    rest = (pipeline.window, *pipeline.intensity)
-    if max(map(len, _runs(geometry[start:])), default=0) < 2:
+    rest = pipeline.nodes[len(geometry) :]
+    if not pipeline.is_in_mm and max(map(len, _runs(geometry[start:])), default=0) < 2:
         return Plan(geometry, (), rest)
     return Plan(geometry[:start], geometry[start:], rest)
 
@@ -81,7 +84,11 @@ def _is_known(pipeline: Pipeline, position: int) -> bool:
     node = pipeline.nodes[position]
     if position < len(pipeline.geometry):
         return _is_composed(pipeline, position)
-    return works_on_channels(node)
+    return works_on_channels(node) or (_is_of_scanner(node) and not _repeats(node))
+
+
+def _is_of_scanner(node: Node) -> bool:
+    return all(name_of(leaf) in catalog.SCANNER for leaf in leaves(node))
 
 
 def works_on_channels(node: Node) -> bool:
@@ -101,7 +108,9 @@ def _is_composed(pipeline: Pipeline, position: int) -> bool:
     if any(name_of(leaf) == matrices.GRID for leaf in inside):
         return before is not None and before == sizes.output_size(geometry[: position + 1])
     if any(matrices.averages_areas(leaf) for leaf in inside):
-        return inside[0] is node and node["p"] == 1 and (before is not None or position == 0)
+        # Behind what runs on the CPU, images come as they are, each with a size of its own.
+        is_first = position == 0 or not _is_composed(pipeline, position - 1)
+        return inside[0] is node and node["p"] == 1 and (before is not None or is_first)
     return True
 
 
@@ -225,6 +234,8 @@ def _rest_length(leaf: Node) -> int:
     name = name_of(leaf)
     if name in catalog.WINDOWS:
         return 2 * catalog.num_windows(leaf)
+    if name in catalog.SCANNER:
+        return 1 + len(catalog.SCANNER_CLASSES[name].numbers)
     if name == "CoarseDropout":
         return 4 * int(leaf["num_holes_range"][1])
     return {"GaussNoise": 3, "RandomBrightnessContrast": 3, "RandomGamma": 2}[name]
@@ -235,6 +246,8 @@ def _write_rest(row: np.ndarray, leaf: Node, params: dict[str, Any]) -> None:
     name = name_of(leaf)
     if name in catalog.WINDOWS:
         row[:] = (*params["widths"], *params["centers"])
+    elif name in catalog.SCANNER:
+        row[:] = (1, *(params[number] for number in catalog.SCANNER_CLASSES[name].numbers))
     elif name == "CoarseDropout":
         holes = params["holes"].ravel()
         row[: len(holes)] = holes

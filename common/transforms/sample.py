@@ -14,6 +14,7 @@ from common.transforms import catalog, sizes
 from common.transforms.device import DeviceTransform, HostTransform
 from common.transforms.draw import HeaderWindow, random_state
 from common.transforms.host import HostStages
+from common.transforms.physics import Spacing, known_spacing_mm
 from common.transforms.pipeline import Pipeline, checked_normalization, parse_pipeline
 
 
@@ -34,7 +35,7 @@ def load_transform(path: Path) -> "SampleTransform":
 
 
 class SampleTransform:
-    """Makes a network's input of the slices of one sample: geometry, windows, intensity.
+    """Makes a network's input of the slices of one sample: geometry, scanner, windows, intensity.
 
     All slices of a sample are moved alike and seen through the same windows. What is drawn depends
     on the seed of the call alone.
@@ -55,7 +56,11 @@ class SampleTransform:
         return copy.deepcopy(self.pipeline.to_dict())
 
     def __call__(
-        self, image_hu: np.ndarray, seed: int, header_window: HeaderWindow = None
+        self,
+        image_hu: np.ndarray,
+        seed: int,
+        header_window: HeaderWindow = None,
+        spacing_mm: Spacing = None,
     ) -> np.ndarray:
         """Return float32 (channels, height, width), channels = slices * windows, slice-major.
 
@@ -64,6 +69,8 @@ class SampleTransform:
             seed: not negative; the same seed gives the same image, bit by bit.
             header_window: (center, width) that the header of the slice names, HU, for pipelines
                 with `HeaderWindow`.
+            spacing_mm: how far rows, columns and slices lie apart, NaN where unknown, for pipelines
+                with transforms in mm.
 
         Raises:
             ValueError: mean and std are not for this number of channels.
@@ -75,7 +82,9 @@ class SampleTransform:
         # so that their draws are all equal.
         generator, py = random_state(seed)
         py.random()  # A.Compose draws whether it runs; DeviceTransform's draws are the same ones.
-        return self._normalized(self._stages(image, generator, py, header_window))
+        known = known_spacing_mm(spacing_mm, image.shape) if self.pipeline.is_in_mm else None
+        channels, _ = self._stages(image, generator, py, header_window, known)
+        return self._normalized(channels)
 
     def _normalized(self, channels: np.ndarray) -> np.ndarray:
         normalization = self.pipeline.normalization
@@ -145,6 +154,12 @@ class SampleTransform:
         if catalog.name_of(window) == catalog.WINDOW:
             return None
         return window["fallback_center"], window["fallback_width"]
+
+    @property
+    def transforms_in_mm(self) -> list[str]:
+        """The names of the transforms that need to know how far pixels or slices lie apart."""
+        inside = [leaf for node in self.pipeline.nodes for leaf in catalog.leaves(node)]
+        return [name for name in map(catalog.name_of, inside) if name in catalog.IN_MM]
 
     @property
     def output_size(self) -> tuple[int, int] | None:

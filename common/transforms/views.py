@@ -53,6 +53,8 @@ _VIEWS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
     "crop_center": _crop(0.5, 0.5),
 }
 VIEWS = tuple(_VIEWS)
+# Their rows were columns.
+_TURNED = ("rot90", "rot270", "transpose", "transverse")
 SETS = {
     "flip": ("flip_lr",),
     "d4": ("flip_lr", "flip_ud", "rot90", "rot180", "rot270", "transpose", "transverse"),
@@ -104,9 +106,17 @@ class ViewTransform:
         image_hu: NDArray[Any],
         seed: int,
         header_window: Sequence[float] | NDArray[Any] | None = None,
+        spacing_mm: Sequence[float] | NDArray[Any] | None = None,
     ) -> NDArray[Any]:
-        return self.transform(apply_view(self.view, image_hu), seed, header_window)
+        if spacing_mm is not None and self.view in _TURNED:
+            row, column, gap = spacing_mm
+            spacing_mm = (column, row, gap)
+        return self.transform(apply_view(self.view, image_hu), seed, header_window, spacing_mm)
 
     @property
     def header_fallback(self) -> tuple[float, float] | None:
         return self.transform.header_fallback
+
+    @property
+    def transforms_in_mm(self) -> list[str]:
+        return self.transform.transforms_in_mm

@@ -51,7 +51,9 @@ def _prepare(config: Config) -> Preparation:
         drop_overlap=bool(flags.pre_drop_overlap),
         remove=bool(flags.pre_remove),
         resume_command=command_line(),
-        steps=PixelSteps(bool(flags.pre_head_crop), flags.pre_spacing, flags.pre_size),
+        steps=PixelSteps(
+            bool(flags.pre_head_crop), flags.pre_spacing, flags.pre_size, bool(flags.pre_brain_crop)
+        ),
         brain_min=flags.pre_brain_min,
         select=config.select.ids,
         address=flags.pre_address,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import loader, train_gpu
+from benchmarks import loader, train_gpu, transforms
 from benchmarks.loader import make_ways, write_sources
 from common.transforms import load_transform
 
@@ -41,6 +41,14 @@ def test_loader(run: Any) -> None:
     for rates in figures["samples_per_second"].values():
         assert set(rates) == {"0", "2"} and all(rate > 0 for rate in rates.values())
     assert figures["ratio_cpu"] > 0 and figures["ratio_device"] > 0
+
+
+def test_transforms(run: Any) -> None:
+    table, figures = run(transforms, "--size", "48", "--repeats", "1")
+    of_pipelines, alone = figures["pipelines"], figures["alone, windows included"]
+    assert set(of_pipelines) == set(transforms.PIPELINES) and "DoseNoise" in alone
+    for name, both in (of_pipelines | alone).items():
+        assert name in table and len(both) == 2 and min(both) > 0
 
 
 def test_all_ways_of_the_loader_show_the_same_image(tmp_path: Path) -> None:

@@ -122,6 +122,47 @@ def test_header_windows_are_those_of_the_samples_own_slice(
     assert "validation: 1 of 2 slices lack a window in their header: 40/80" in caplog.text
 
 
+def transform_in_mm() -> SampleTransform:
+    nodes = [
+        {"__class_fullname__": "Resize", "height": 32, "width": 32, "p": 1.0},
+        {"__class_fullname__": "FieldOfView", "p": 1.0},
+        {"__class_fullname__": "SliceThickness", "p": 1.0},
+        {"__class_fullname__": "Calibration", "p": 1.0},
+    ]
+    compose = {"__class_fullname__": "Compose", "p": 1.0, "transforms": nodes}
+    return SampleTransform.from_dict({"__version__": "2.0.8", "transform": compose})
+
+
+@pytest.mark.parametrize(
+    ("offsets", "offsets_mm", "gap_mm"),
+    [((-1, 0, 1), (), 5.0), ((-2, 0, 2), (), 10.0), ((-1, 0, 1), (-12, 0, 12), 12.0)],
+)
+def test_transforms_in_mm_know_the_spacing_of_their_slice(
+    table: SliceTable, offsets: Any, offsets_mm: Any, gap_mm: float, caplog: Any
+) -> None:
+    frame = table.frame.copy()
+    rows = rows_of(table, "p2r0_3", "p2r0_4")
+    frame.loc[rows[0], ["spacing_row", "spacing_column"]] = (4.0, 5.0)
+    frame.loc[rows[1], ["spacing_row", "spacing_column"]] = None
+    table = SliceTable(frame, table.folder)
+    options = {"slice_offsets": offsets, "offsets_mm": offsets_mm}
+    dataset = dataset_of(table, rows, transform_in_mm(), **options)
+    nan = float("nan")
+    for index, spacing in enumerate([(4.0, 5.0, gap_mm), (nan, nan, gap_mm)]):
+        slices = np.stack(dataset.slices_hu(index), axis=-1)
+        expected = transform_in_mm()(slices, 7, None, spacing)
+        assert np.array_equal(dataset.make_sample(index, 7)["image"], expected)
+        dataset.host_transform = dataset.transform.host_part()
+        _, draws = dataset.host_transform(np.moveaxis(slices, 2, 0), 7, None, spacing)
+        assert np.array_equal(dataset.make_sample(index, 7)["draws"], draws)
+        dataset.host_transform = None
+    with caplog.at_level(logging.WARNING):
+        dataset.warn_of_fallbacks("training")
+    assert "training: 1 of 2 slices lack a pixel spacing: 250 mm is taken" in caplog.text
+    alone = dataset_of(table, rows, transform_in_mm(), slice_offsets=(0,)).count_fallbacks()
+    assert alone["neighbours in their sample: SliceThickness has no effect"] == 2
+
+
 def test_other_rows_are_made_alike(table: SliceTable) -> None:
     rows = rows_of(table, "p2r0_3", "p3r0_1")
     dataset = dataset_of(table, rows[:1], seed=4, offsets_mm=(-5.0, 0.0, 5.0))

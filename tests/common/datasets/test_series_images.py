@@ -87,16 +87,19 @@ def test_pixels_come_on_a_grid_in_mm(table):
     frame = table.frame.copy()
     frame[["spacing_row", "spacing_column"]] = 2.0
     table = SliceTable(frame, table.folder)
-    seen = []
+    seen, spacings = [], []
 
-    def transform(image_hu: np.ndarray, seed: int, header_window: np.ndarray) -> np.ndarray:
+    def transform(
+        image_hu: np.ndarray, seed: int, header_window: np.ndarray, spacing_mm: np.ndarray
+    ) -> np.ndarray:
         seen.append(image_hu.shape)
+        spacings.append(spacing_mm[:2].tolist())
         return image_hu.transpose(2, 0, 1).astype(np.float32)
 
     steps = PixelSteps(spacing_mm=1.0, size=60)
     series = SeriesImageDataset(table, np.arange(5), transform, LABELS, steps=steps)
     image = series[0]["images"][0, 0]
-    assert set(seen) == {(60, 60, 1)}
+    assert set(seen) == {(60, 60, 1)} and spacings == [[1.0, 1.0]] * len(spacings)
     # 24 pixels of 2 mm are 48 of 1 mm; around them is air
     assert (image[:6] == -1024).all() and (image[7:-7, 7:-7] > -100).all()
 

@@ -13,7 +13,7 @@ from common.errors import InputError
 from common.preparation import prepare_dataset
 from common.preparation.splits import mark_brain_range
 from common.slices.folds import read_folds, split_rows
-from common.slices.pixel_steps import PixelSteps
+from common.slices.pixel_steps import PixelSteps, recorded_steps
 from common.slices.table import SliceTable
 from config import Config
 from rsna.sources.dicom import DicomSource
@@ -76,6 +76,29 @@ def test_a_series_is_cut_to_one_box(tmp_path: Path) -> None:
         assert list(image.shape) == size
         assert (image == 40).sum() == (np.hypot(rows - 60, columns - 64) <= radius).sum()
         assert image.max() == 40  # the table is gone
+
+
+def test_a_series_is_cut_to_its_brain_and_says_so(tmp_path: Path) -> None:
+    rows, columns = np.mgrid[:128, :128]
+    radius = np.hypot(rows - 60, columns - 64)
+    for index, size in enumerate((30, 40, 35)):
+        pixels = np.zeros((128, 128), np.uint16)
+        pixels[radius <= size + 10] = 940  # scalp
+        pixels[radius <= size + 4] = 2024
+        pixels[radius <= size] = 1064
+        pixels[120:126] = 1100
+        write_ct(tmp_path / "in" / f"{index}.dcm", pixels, SOPInstanceUID=f"1.{index}",
+                 ImagePositionPatient=[0, 0, 5 * index])  # fmt: skip
+    steps = PixelSteps(brain_crop=True)
+    prepare(tmp_path / "in", tmp_path / "out", steps=steps)
+    table = SliceTable.load(tmp_path / "out")
+    assert recorded_steps(tmp_path / "out") == steps
+    size = table.frame.loc[0, ["rows", "columns"]].astype(int).tolist()
+    assert np.abs(np.subtract(size, 81 + 40)).max() <= 3  # 10 mm around it
+    for row, radius_of in enumerate((30, 40, 35)):
+        image = table.image_hu(row)
+        assert (image == 40).sum() == (radius <= radius_of).sum()
+        assert (image == -84).mean() < 0.06 and not (image == 76).any()
 
 
 def test_a_dataset_is_never_a_mixture_and_comes_out_the_same_after_a_kill(tmp_path: Path) -> None:

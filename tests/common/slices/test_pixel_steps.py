@@ -14,6 +14,7 @@ from common.slices.pixel_steps import (
     head_mask,
     recorded_steps,
     require_same_steps,
+    steps_of,
 )
 
 SPACING = (0.5, 0.5)
@@ -181,3 +182,33 @@ def test_other_steps_than_a_predictor_s_are_refused(tmp_path: Path) -> None:
     require_same_steps(trained, tmp_path)
     with pytest.raises(InputError, match="was prepared with --pre_head_crop 1"):
         require_same_steps({}, tmp_path)
+
+
+def test_a_brain_crop_is_said_and_older_records_stay_as_they_were() -> None:
+    brain = PixelSteps(size=64, brain_crop=True)
+    assert brain and brain.flags().endswith("--pre_size 64 --pre_brain_crop 1")
+    assert brain.parameters() == {
+        "head_crop": False, "spacing_mm": 0.0, "size": 64, "brain_crop": True,
+    }  # fmt: skip
+    assert steps_of({"pixels": brain.parameters()}) == brain
+    assert "brain_crop" not in PixelSteps(head_crop=True).parameters()
+    assert "brain" not in PixelSteps(head_crop=True).flags()
+    plan = brain.plan((64, 64), SPACING, None)
+    assert plan.region is None and plan.note == "no brain found: not cropped"
+
+
+def test_a_brain_crop_leaves_the_skull() -> None:
+    image = head()
+    image[is_head(axes=(80, 60)) & ~is_head()] = -80  # a scalp
+    finder = HeadFinder(SPACING, "brain")
+    finder.add(image)
+    plan = PixelSteps(brain_crop=True).plan((200, 240), SPACING, finder.box())
+    top, bottom, left, right = plan.cut
+    # 90 % of 70 and 50 pixels are inside the bone, and 10 mm more.
+    expected = (100 - 63 - 20, 100 + 63 + 21, 120 - 45 - 20, 120 + 45 + 21)
+    assert np.abs(np.subtract((top, bottom, left, right), expected)).max() <= 3
+    stored, cut = plan.apply(image), image[top:bottom, left:right]
+    inside = is_head(axes=(63, 45))[top:bottom, left:right]
+    assert np.array_equal(stored[inside], cut[inside])
+    assert ((stored == 1000) == (cut == 1000)).mean() > 0.99
+    assert (stored == -80).mean() < 0.02 and (image == -80).mean() > 0.05

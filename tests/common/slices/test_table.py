@@ -212,3 +212,19 @@ def test_windows_of_headers(tmp_path: Path) -> None:
     table.frame["window_width"] = [80.0, None, 100.0, 80.0, None, 80.0, None]
     windows = table.header_windows(np.array([2, 1, 4]))
     np.testing.assert_array_equal(windows, [[30, 100], [np.nan, np.nan], [40, np.nan]])
+
+
+def test_spacings_are_the_headers_and_the_median_of_a_group(tmp_path: Path) -> None:
+    frame = small_table(tmp_path).frame.iloc[[0] * 6].reset_index(drop=True)
+    frame = frame.assign(
+        status="ok",
+        store_file=["a", "b", "a", "a", "a", "c"],
+        store_index=range(6),
+        rank=[3, 0, 2, 0, 1, 0],
+        position_mm=[-25.0, 1.0, -15.0, 0.0, -5.0, 3.0],
+        spacing_row=[0.5, 0.4, np.nan, 0.5, 0.5, 0.5],
+        spacing_column=[0.6, 0.4, np.nan, 0.6, 0.6, 0.6],
+    )
+    spacings = SliceTable(frame, tmp_path).spacings_mm(np.array([1, 2, 3]))
+    nan = np.nan
+    np.testing.assert_array_equal(spacings, [[0.4, 0.4, nan], [nan, nan, 10], [0.5, 0.6, 10]])

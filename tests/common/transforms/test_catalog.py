@@ -10,7 +10,7 @@ import pytest
 
 from common.errors import InputError
 from common.transforms import SampleTransform, catalog
-from common.transforms.catalog import GEOMETRIC, INTENSITY
+from common.transforms.catalog import GEOMETRIC, INTENSITY, SCANNER
 
 SHAPE = (96, 64)
 LIMITED = {
@@ -35,6 +35,11 @@ LIMITED = {
     "GaussNoise": {"std_range": [0.02, 0.03]},
     "RandomBrightnessContrast": {"brightness_limit": [0.1, 0.2]},
     "RandomGamma": {"gamma_limit": [120, 130]},
+    "FieldOfView": {"field_mm_range": [180, 200]},
+    "KernelSharpness": {"change_range": [-1.0, -0.5], "width_mm_range": [2.0, 3.0]},
+    "DoseNoise": {"std_hu_range": [20, 30]},
+    "GantryTilt": {"degrees_range": [20, 30]},
+    "Calibration": {"offset_hu_range": [5, 8]},
     "MultiplicativeNoise": {"multiplier": [0.8, 0.9]},
 }
 
@@ -44,6 +49,7 @@ def smooth_head() -> np.ndarray:
     y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
     head = np.where(((y - 50) / 34) ** 2 + ((x - 28) / 22) ** 2 < 1, 35.0, -1024.0)
     head[30:38, 20:30] = 70
+    head[70:76, 20:40] = 1000  # of the skull
     head += np.random.default_rng(0).normal(0, 4, SHAPE)
     return np.stack([head, head, head], axis=2).astype(np.float32)
 
@@ -51,7 +57,7 @@ def smooth_head() -> np.ndarray:
 def pipeline(name: str, p: float, **arguments: Any) -> SampleTransform:
     node = {"__class_fullname__": name, **LIMITED.get(name, {}), "p": p, **arguments}
     window = {"__class_fullname__": "common.albumentations.DicomWindowShift"}
-    nodes = [node, window] if name in GEOMETRIC else [window, node]
+    nodes = [node, window] if name in GEOMETRIC | SCANNER else [window, node]
     compose = {"__class_fullname__": "Compose", "transforms": nodes}
     return SampleTransform.from_dict({"__version__": "2.0.8", "transform": compose}, "test.json")
 
@@ -59,12 +65,15 @@ def pipeline(name: str, p: float, **arguments: Any) -> SampleTransform:
 UNCHANGED = pipeline("HorizontalFlip", 0.0)(smooth_head(), 0)
 
 
-@pytest.mark.parametrize("name", sorted(GEOMETRIC | INTENSITY))
+@pytest.mark.parametrize("name", sorted(GEOMETRIC | SCANNER | INTENSITY))
 def test_identity(name: str) -> None:
     assert np.array_equal(pipeline(name, 0.0)(smooth_head(), 3), UNCHANGED)
 
 
-@pytest.mark.parametrize("name", sorted(GEOMETRIC - {catalog.SWAP} | INTENSITY))
+UNSEEN = {catalog.SWAP, "SliceThickness"}  # what they do to equal slices
+
+
+@pytest.mark.parametrize("name", sorted((GEOMETRIC | SCANNER | INTENSITY) - UNSEEN))
 def test_effect(name: str) -> None:
     transform = pipeline(name, 1.0)
     images = [transform(smooth_head(), seed) for seed in range(8)]
@@ -72,12 +81,12 @@ def test_effect(name: str) -> None:
     for image in images:
         assert image.dtype == np.float32 and image.flags.c_contiguous and len(image) == 9
         assert np.isfinite(image).all() and image.min() >= 0 and image.max() <= 1
-        if name in GEOMETRIC:
+        if name in (GEOMETRIC | SCANNER) - {catalog.NOISE}:
             # The slices are equal, and are moved alike.
             assert np.array_equal(image[:3], image[3:6]) and np.array_equal(image[:3], image[6:])
 
 
-@pytest.mark.parametrize("name", sorted(GEOMETRIC))
+@pytest.mark.parametrize("name", sorted(GEOMETRIC | SCANNER))
 def test_constant(name: str) -> None:
     """Air stays air: nothing but air is filled in."""
     image = pipeline(name, 1.0)(np.full(SHAPE, -1024, np.int16), 5)
@@ -94,7 +103,7 @@ def test_bone_is_never_filled_with_water(name: str, num_slices: int) -> None:
         assert np.isclose(image[2::3], 150 / 380, atol=0.003).mean() < 0.005
 
 
-@pytest.mark.parametrize("name", sorted(GEOMETRIC | INTENSITY))
+@pytest.mark.parametrize("name", sorted(GEOMETRIC | SCANNER | INTENSITY))
 def test_bad_argument(name: str) -> None:
     with pytest.raises(InputError, match=rf"test\.json.*{name}.*max_holes"):
         pipeline(name, 1.0, max_holes=8)
@@ -102,7 +111,7 @@ def test_bad_argument(name: str) -> None:
         pipeline(name, 7.0)
 
 
-@pytest.mark.parametrize("name", sorted(GEOMETRIC | INTENSITY))
+@pytest.mark.parametrize("name", sorted(GEOMETRIC | SCANNER | INTENSITY))
 def test_what_albumentations_itself_saves_is_read(name: str) -> None:
     """`A.save` writes more than was given: defaults, arguments for masks, settings of Compose."""
     ours = pipeline(name, 1.0)

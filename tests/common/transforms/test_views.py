@@ -11,7 +11,7 @@ from common.predictors.base import PredictOptions
 from common.predictors.slices import SlicePredictor
 from common.scoring.predictions import mean_logits
 from common.slices.table import SliceTable
-from common.transforms.views import VIEWS, apply_view, view_names
+from common.transforms.views import VIEWS, ViewTransform, apply_view, view_names
 
 SAMPLE = np.arange(24 * 16 * 3, dtype=np.int16).reshape(24, 16, 3)
 BY_NUMPY = {
@@ -94,6 +94,20 @@ def test_a_view_is_made_of_the_hu_before_the_transform(table, view):
         expected = predictor.network(image[None])[0].numpy()
     found = predictor.predict_rows(table, [row], PredictOptions(views=(view,))).logits[0]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("view", sorted(VIEWS))
+def test_rows_of_a_turned_view_lie_as_far_apart_as_its_columns_did(view: str) -> None:
+    seen = []
+
+    def transform(image_hu: np.ndarray, *known: object) -> np.ndarray:
+        seen.append((image_hu.shape, known))
+        return image_hu
+
+    ViewTransform(view, transform)(SAMPLE, 4, None, (1.0, 2.0, 5.0))
+    [(shape, known)] = seen
+    is_turned = shape[0] < shape[1]
+    assert known == (4, None, (2.0, 1.0, 5.0) if is_turned else (1.0, 2.0, 5.0))
 
 
 def test_swap_needs_neighbours(table):
