@@ -33,11 +33,10 @@ CARD = """# Model card: hemorrhage on head CT, from 60 patients and phantoms
 
 Research software, not a medical device.
 
-**What it is.** One EfficientNet-Lite0 on three neighbouring slices in brain, subdural and bone
-windows; its predictions smoothed along the series, and calibrated out of fold. Made by
-`recipes/ct_ich.sh`.
+**What it is.** One network ({model}) that sees one slice in three windows; its predictions are
+smoothed along the series, and calibrated out of fold. Made by `recipes/ct_ich.sh`.
 
-**What it learned from.** Phantom heads of this project, and {patients} patients ({slices} slices)
+**What it learned from.** Phantom heads of this project, then {patients} patients ({slices} slices)
 of CT-ICH (Hssayeni et al., PhysioNet 2019; Data 2020, 5(1):14, doi 10.3390/data5010014), licence
 CC BY 4.0, here with faces removed and recompressed as JPEG. The weights are passed on under CC BY
 4.0 with this credit. They began as ImageNet weights of timm (Apache 2.0).
@@ -94,6 +93,7 @@ def make_release(blend: Path, network: Path, folder: Path) -> None:
     positive = scored.metrics["study"]["num_positive"]
     rare = [f"{name}, {num} patients" for name, num in positive.items() if num < 10]
     text = CARD.format(
+        model=whole.model["name"],
         patients=scored.metrics["interval"]["num_patients"],
         slices=scored.metrics["num_slices"],
         confirmed="\n".join(f"    {line}" for line in score_lines("slices", confirmed.metrics)),

@@ -42,6 +42,8 @@ def write_shipped(predictor: AbstractPredictor, folder: Path) -> str:
         raise InputError(f"{found[0]} holds weights that float16 can't hold: they are not shipped")
     with replacing(inner / HALF_FILE) as temporary:
         save_file({name: value.contiguous() for name, value in half.items()}, temporary)
+        # It is written for its owner alone, and is to be read by all, as the rest of the folder.
+        temporary.chmod(found[0].stat().st_mode)
     sha256 = file_sha256(inner / HALF_FILE)
     content = read_predictor_json(inner)
     write_json(inner / JSON_FILE, {**content, "weights": HALF_FILE, "weights_sha256": sha256})
