@@ -14,7 +14,7 @@ from typing import Any, cast
 import yaml
 
 from common.errors import InputError
-from common.experiment import Experiment, results_folder
+from common.experiment import Experiment, PredictorHome, find_predictor, results_folder
 from flags.combinations import refuse_unusable, warn_about_flags
 from flags.data import DataConfig
 from flags.ensemble import EnsembleConfig, PseudoLabelConfig, SecondLevelConfig
@@ -23,8 +23,10 @@ from flags.network import NetworkConfig
 from flags.optimizer import LRFinderConfig, OptimizerConfig
 from flags.parsing import parse_flags
 from flags.prediction import (
+    CalibrationConfig,
     EvaluationConfig,
     PredictionConfig,
+    PredictorConfig,
     ReleaseConfig,
     SelectConfig,
     ViewsConfig,
@@ -62,11 +64,13 @@ class Config:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    predictor: PredictorConfig = field(default_factory=PredictorConfig)
     prediction: PredictionConfig = field(default_factory=PredictionConfig)
     views: ViewsConfig = field(default_factory=ViewsConfig)
     select: SelectConfig = field(default_factory=SelectConfig)
     releases: ReleaseConfig = field(default_factory=ReleaseConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     pseudo_labels: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
     lr_finder: LRFinderConfig = field(default_factory=LRFinderConfig)
@@ -97,6 +101,31 @@ class Config:
                 f"train one, or say where it is with --output_dir"
             )
         return folder
+
+    def predictor_home(self, *, recorded: bool = True) -> PredictorHome:
+        """What --experiment_id or --pr_predictor names.
+
+        Args:
+            recorded: whether an experiment must have its config.yaml.
+
+        Raises:
+            InputError: none or both are given, or there is nothing there.
+        """
+        folder, name = self.predictor.pr_predictor, self.general.experiment_id
+        if folder is None:
+            if name is None:
+                raise InputError(
+                    "--experiment_id is missing: say which experiment, such as 0001, or which "
+                    "predictor by --pr_predictor <folder>"
+                )
+            return Experiment(
+                self.existing_experiment_folder() if recorded else self.experiment_folder(name)
+            )
+        if name is not None:
+            raise InputError(
+                f"--pr_predictor {folder} and --experiment_id {name}: give one of the two"
+            )
+        return find_predictor(Path(folder))
 
     @property
     def is_one_of_all_folds(self) -> bool:

@@ -1,9 +1,9 @@
-"""Evaluates an experiment on its validation rows, or on another dataset (--data_dataset)."""
+"""Evaluates an experiment on its validation rows, or it or a predictor on --data_dataset."""
 
 from common.cli import log_to_console, run_script
 from config import parse_config
 
-GROUPS = ("general", "data", "views", "evaluation", "monitor")
+GROUPS = ("general", "predictor", "data", "views", "evaluation", "monitor")
 
 
 def main() -> None:

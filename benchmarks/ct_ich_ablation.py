@@ -164,7 +164,7 @@ def show_travel(work: Path, names: Sequence[str]) -> None:
             temperature = 1.0 if fitted_on is None else fit_temperature(*fitted_on[1:])
             frame, _, logits = read[name]
             frame = frame.assign(**dict(zip(LABELS, expit(logits / temperature).T)))
-            info = predictor_info(_folder(work, name))
+            info = predictor_info(_experiment(work, name))
             scored = score_predictions(
                 title, frame, tables[dataset], prior_of(info), prior_of_studies=study_prior_of(info)
             )

@@ -53,7 +53,7 @@ def pool(
         folds: only rows of these; None for all.
     """
     read = [read_experiment(folder, name) for folder in folders]
-    infos = [predictor_info(folder) for folder in folders]
+    infos = [predictor_info(Experiment(folder)) for folder in folders]
     tasks = {task_of(info) for info in infos}
     if len(tasks) > 1:
         raise InputError("these experiments predict different labels: pool those of one kind")
@@ -88,7 +88,7 @@ def pool(
 
 def _blended_studies(folder: Path, predictions: pd.DataFrame) -> ScoredStudies:
     """Return the studies of the rows as the blend calibrated them, out of fold."""
-    info = predictor_info(folder)
+    info = predictor_info(Experiment(folder))
     final = study_sets(Experiment(folder), task_of(info))[-1]
     own = pd.Series(final.patient_ids).isin(predictions["patient_id"]).to_numpy()
     return ScoredStudies(

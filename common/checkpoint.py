@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from common.errors import InputError
+from common.experiment import JSON_FILE, read_predictor_json, weights_file
 from common.files import write_bytes
 from common.words import count, first_line
 
@@ -170,11 +171,12 @@ def inference_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, path: Path, flag: str = "--net_weight_file") -> None:
-    """Load the weights of a checkpoint or a plain state dict into `model`.
+    """Load the weights of a checkpoint, a plain state dict or a predictor folder into `model`.
 
     Raises:
         InputError: keys or shapes differ; all of them are listed, and nothing is loaded.
     """
+    path = weights_file(path)
     weights = inference_weights(load_checkpoint(path, flag))
     weights = {_without_prefix(name): value for name, value in weights.items()}
     own = model.state_dict()
@@ -190,10 +192,20 @@ def load_weights(model: nn.Module, path: Path, flag: str = "--net_weight_file") 
             logger.error("%s: %s", path.name, problem)
         shown = "; ".join(problems[:5]) + ("; ... (all are in the log)" if problems[5:] else "")
         raise InputError(
-            f"{flag} {path}: does not match the network of --net_model and --net_num_classes in "
-            f"{count(len(problems), 'key')}: {shown}"
+            f"{flag} {path}{_architecture(path)}: does not match the network of --net_model and "
+            f"--net_num_classes in {count(len(problems), 'key')}: {shown}"
         )
     model.load_state_dict(weights)
+
+
+def _architecture(path: Path) -> str:
+    """Return what predictor.json beside the weights says of their network, if there is one."""
+    if not (path.parent / JSON_FILE).is_file():
+        return ""
+    model = read_predictor_json(path.parent).get("model", {})
+    known = {name: model[name] for name in ("in_chans", "num_classes", "head") if name in model}
+    described = ", ".join(f"{name} {value}" for name, value in known.items())
+    return f" ({model.get('name')}, {described})"
 
 
 def _without_prefix(name: str) -> str:

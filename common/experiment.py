@@ -18,7 +18,7 @@ from common.files import write_text
 logger = logging.getLogger(__name__)
 
 PREDICTOR_FOLDER = "predictor"
-JSON_FILE = "predictor.json"
+JSON_FILE, WEIGHTS_FILE = "predictor.json", "model.pt"
 FORMAT_VERSION = 1
 """Version of predictor.json."""
 
@@ -53,7 +53,35 @@ class Evaluated(ScoredFolder):
         return self.folder / "predictions.parquet"
 
 
-class Experiment(ScoredFolder):
+class PredictorHome(ScoredFolder):
+    """A predictor, and the folder that its evaluations on other datasets go to: here its own."""
+
+    @property
+    def id(self) -> str:
+        """What it is called on pages and in messages."""
+        return self.folder.resolve().name
+
+    @property
+    def title(self) -> str:
+        """The id, with what it is of."""
+        return f"Predictor {self.id}"
+
+    @property
+    def predictor(self) -> Path:
+        """Folder of the weights with all that is needed to use them."""
+        return self.folder
+
+    @property
+    def has_predictor(self) -> bool:
+        """Whether there is one: an experiment has it once it has been trained to its end."""
+        return (self.predictor / JSON_FILE).is_file()
+
+    def evaluation(self, dataset: str) -> Evaluated:
+        """Folder of the evaluation on another dataset."""
+        return Evaluated(self.folder / "evaluations" / dataset)
+
+
+class Experiment(PredictorHome):
     """A folder in results/ that one process at a time writes to.
 
     It owns the names of all files in it: no other module joins them.
@@ -66,6 +94,11 @@ class Experiment(ScoredFolder):
     def id(self) -> str:
         """The id, such as 0001, or 0001/fold_2 for one of all folds."""
         return experiment_id_of(self.folder)
+
+    @property
+    def title(self) -> str:
+        """The id, with what it is of."""
+        return f"Experiment {self.id}"
 
     @property
     def exists(self) -> bool:
@@ -102,10 +135,6 @@ class Experiment(ScoredFolder):
         of_all_folds = self.predictions_file("oof")
         return of_all_folds if of_all_folds.is_file() else self.predictions_file("valid")
 
-    def evaluation(self, dataset: str) -> Evaluated:
-        """Folder of the evaluation on another dataset."""
-        return Evaluated(self.folder / "evaluations" / dataset)
-
     @property
     def features(self) -> Path:
         """Folder of the features of slices."""
@@ -119,11 +148,6 @@ class Experiment(ScoredFolder):
     def predictor(self) -> Path:
         """Folder of the weights with all that is needed to use them."""
         return self.folder / PREDICTOR_FOLDER
-
-    @property
-    def has_predictor(self) -> bool:
-        """Whether it has been trained to its end."""
-        return (self.predictor / JSON_FILE).is_file()
 
     def predictor_of(self, fold: int) -> Path:
         """Folder of the predictor of one fold, in an experiment of all folds or of this one."""
@@ -269,6 +293,47 @@ def _take(results: Path, experiment_id: str | None) -> Path:
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
             return folder
+
+
+def find_predictor(folder: Path, flag: str = "--pr_predictor") -> PredictorHome:
+    """Return the predictor in a folder; of an experiment, or of its predictor/, the experiment.
+
+    Raises:
+        InputError: there is none; it names the flag.
+    """
+    inside = Experiment(folder)
+    if inside.exists and inside.has_predictor:
+        return inside
+    above = Experiment(folder.resolve().parent)
+    if (folder / JSON_FILE).is_file():
+        is_own = above.exists and folder.resolve() == above.predictor
+        return above if is_own else PredictorHome(folder)
+    if not folder.is_dir():
+        raise InputError(f"{flag} {folder}: no such folder: give one that holds {JSON_FILE}")
+    if inside.has_predictor:
+        return PredictorHome(inside.predictor)
+    reason = "an experiment that is not trained to its end" if inside.exists else f"no {JSON_FILE}"
+    raise InputError(
+        f"{flag} {folder}: {reason}: give a predictor folder, such as output/results/0001/predictor"
+    )
+
+
+def weights_file(path: Path) -> Path:
+    """Return the file of weights that a path names: itself, or that in a predictor folder.
+
+    Raises:
+        InputError: a folder that holds no network.
+    """
+    if not path.is_dir():
+        return path
+    folder = find_predictor(path, "--net_weight_file").predictor
+    parts = sorted(part.parent for part in folder.glob(f"*/**/{WEIGHTS_FILE}"))
+    if parts:
+        raise InputError(
+            f"--net_weight_file {path}: is made of several networks: give the folder of one, such "
+            f"as {parts[0]}"
+        )
+    return folder / WEIGHTS_FILE
 
 
 def read_predictor_json(folder: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import shutil
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -30,6 +31,26 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `folder`; move it there when the block succeeds.
+
+    What was there is removed after that; a failed block leaves it as it was.
+    """
+    make_folder(folder.parent)
+    hidden = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
+    temporary, old = hidden.with_suffix(".tmp"), hidden.with_suffix(".old")
+    temporary.mkdir()
+    try:
+        yield temporary
+        if folder.exists():
+            os.rename(folder, old)
+        os.rename(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def make_folder(folder: Path) -> None:

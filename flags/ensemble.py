@@ -14,7 +14,8 @@ class EnsembleConfig:
 
     ens_experiments: str | None = None
     """Members, separated by commas: ids of experiments with predictions/oof.parquet (or, of one
-    fold, valid.parquet), such as 0003,0004, or paths of such tables (test.parquet beside them)."""
+    fold, valid.parquet), such as 0003,0004, or paths of such tables (test.parquet beside them), or
+    of predictors that evaluate.py has evaluated on --data_dataset."""
     ens_method: Literal["mean", "geometric", "rank", "power", "weights", "stacking"] = "mean"
     """mean of probabilities; geometric: of the odds; rank: of ranks, as a probability again; power:
     (mean of p^a)^(1/a); weights: the best ones per label; stacking: logistic regression per label

@@ -41,16 +41,28 @@ SCRIPTS = {
         ),
     ),
     "evaluate": Help(
-        f"experiment_id output_dir {_DATA} pr_tta n_jobs device",
-        ("--experiment_id 0001", "--experiment_id 0001 --data_dataset cq500"),
+        f"experiment_id pr_predictor output_dir {_DATA} ev_held_out pr_tta n_jobs device",
+        (
+            "--experiment_id 0001",
+            "--experiment_id 0001 --data_dataset cq500",
+            "--pr_predictor input/net --data_dataset cq500",
+        ),
+    ),
+    "calibrate": Help(
+        f"experiment_id pr_predictor output_dir {_DATA} ev_held_out cal_overwrite pr_tta n_jobs "
+        "device",
+        (
+            "--experiment_id 0001 --data_dataset mine",
+            "--pr_predictor input/net --data_dataset mine --ev_held_out thirty.txt",
+        ),
     ),
     "import_weights": Help(
         "im_source experiment_id output_dir",
         ("--im_source ianpan/ct-head-hemorrhage-detection", "--im_source input/release"),
     ),
     "predict": Help(
-        "experiment_id pr_input pr_output pr_overwrite pr_dataframe pr_submit pr_tta output_dir "
-        "n_jobs device",
+        "experiment_id pr_predictor pr_input pr_output pr_overwrite pr_dataframe pr_submit pr_tta "
+        "output_dir n_jobs device",
         (
             "--experiment_id 0001 --pr_input input/scans --pr_output output/scans",
             "--experiment_id 0001 --pr_input input/scans.zip --pr_output output/scans --pr_tta 4",
@@ -75,8 +87,8 @@ SCRIPTS = {
         ("--sl_experiments 0003", "--sl_experiments 0003,0004 --sl_method boosting"),
     ),
     "pseudo_label": Help(
-        "pl_name pl_source pl_predictions pl_labels pl_positive pl_negative pl_use_studies "
-        f"{_DATA}",
+        "experiment_id pr_predictor pl_name pl_source pl_predictions pl_labels pl_positive "
+        f"pl_negative pl_use_studies {_DATA}",
         ("--pl_name more --pl_source unlabelled --pl_predictions output/p/predictions.parquet",),
     ),
     "resend": Help(

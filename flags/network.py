@@ -18,9 +18,9 @@ class NetworkConfig:
     net_pretrained: Switch = 1
     """1: start from ImageNet weights; 0: from random ones."""
     net_weight_file: str | None = None
-    """Checkpoint or plain state dict to start from. With --data_fold all, {fold} in it stands for
-    the number of each fold. Weights whose training, as recorded in their experiment's folder, saw
-    what is validated are refused."""
+    """Checkpoint, plain state dict or folder of a predictor to start from. With --data_fold all,
+    {fold} in it stands for the number of each fold. Weights whose training, as recorded in their
+    experiment's folder, saw what is validated are refused."""
     net_num_classes: int = 6
     """6: the labels of the challenge; 1: any hemorrhage alone."""
     net_drop_rate: float = 0.2

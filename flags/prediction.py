@@ -12,6 +12,22 @@ from flags.parsing import Switch, at_least, matches
 
 
 @dataclass(frozen=True)
+class PredictorConfig:
+    """A predictor in place of an experiment."""
+
+    pr_predictor: str | None = None
+    """Folder of a predictor, with its predictor.json, in place of --experiment_id."""
+
+
+@dataclass(frozen=True)
+class CalibrationConfig:
+    """What scripts/calibrate.py writes."""
+
+    cal_overwrite: Switch = 0
+    """1: a calibrated predictor that is there already is replaced; 0: it is refused."""
+
+
+@dataclass(frozen=True)
 class PredictionConfig:
     """What predict.py reads and writes."""
 
@@ -55,11 +71,11 @@ def _ids(value: str) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """What evaluate.py scores."""
+    """What evaluate.py scores, and scripts/calibrate.py fits to."""
 
     ev_held_out: str | None = None
     """Ids of patients or studies, separated by commas, or a file with one a line: only these are
-    scored, as those that the weights were not trained on."""
+    scored, or calibrated on, as those that the weights were not trained on."""
 
     @property
     def ids(self) -> frozenset[str] | None:

@@ -26,7 +26,8 @@ from common.slices.leakage import TRAINED_ON
 from common.slices.pixel_steps import PARAMETER
 from common.slices.table import SliceTable
 from rsna.evaluation.scoring import score_lines
-from rsna.releases.shipped import CARD_FILE, write_shipped
+from rsna.releases.shipped import CARD_FILE
+from rsna.releases.writing import write_half
 from rsna_model import build_model
 
 CARD = """# Model card: hemorrhage on head CT, from 60 patients and phantoms
@@ -89,7 +90,7 @@ def make_release(blend: Path, network: Path, folder: Path) -> None:
     level_part = replace(level, **shared, members=[network_part], fold_priors={})
     names = {"member_names": ["one network, smoothed"], "fitted_on": (), "fitted_on_salt": ""}
     made = replace(final, **shared, **names, members=[level_part], fold_priors={})
-    sha256 = write_shipped(made, folder)
+    sha256 = write_half(made, folder)
     positive = scored.metrics["study"]["num_positive"]
     rare = [f"{name}, {num} patients" for name, num in positive.items() if num < 10]
     text = CARD.format(

@@ -31,6 +31,7 @@ COMMANDS = {
     "train": Command("train", "train a network; prints the id of the experiment"),
     "evaluate": Command("evaluate", "write metrics and a report of an experiment"),
     "import": Command("scripts.import_weights", "make an experiment of a published network"),
+    "calibrate": Command("scripts.calibrate", "fit a predictor's calibration to your own labels"),
     "predict": Command("predict", "predict a folder of DICOM, a zip archive or a dataset"),
     "ensemble": Command("ensemble", "blend experiments"),
     "lr-find": Command("lr_finder", "suggest a learning rate"),

@@ -3,7 +3,7 @@
 from common.cli import log_to_console, run_script
 from config import parse_config
 
-GROUPS = ("general", "data", "pseudo_labels")
+GROUPS = ("general", "predictor", "data", "pseudo_labels")
 
 
 def main() -> None:

@@ -14,10 +14,10 @@ import ensemble
 import evaluate
 import predict
 from common.cli import status_of
-from common.ensembling.cross_fitting import id_digests
 from common.predictors.loading import load_predictor
 from common.scoring.metrics import weighted_log_loss
 from common.scoring.predictions import probabilities_of
+from common.slices.leakage import id_digests
 from common.slices.table import SliceTable
 from config import recorded_config
 from rsna_model import RSNAModel, build_model

@@ -58,7 +58,11 @@ class MemberTables:
 
 
 def read_members(
-    paths: Sequence[Path], label_names: Sequence[str], *, all_rows: bool = False
+    paths: Sequence[Path],
+    label_names: Sequence[str],
+    *,
+    all_rows: bool = False,
+    folds: Sequence[pd.Series | None] = (),
 ) -> MemberTables:
     """Return the rows that all members' tables have, in the order of the first one.
 
@@ -66,25 +70,28 @@ def read_members(
 
     Args:
         all_rows: whether it is an error that a table lacks rows of another.
+        folds: of each table, for one of a model that was trained on none of its rows, the fold of
+            each image id, which rows must have; None where the table knows its folds.
 
     Raises:
         InputError: no table, no row in common, rows missing where all are wanted, or rows that
             are of different folds in two tables.
     """
     values = [list(label_names), [f"logit_{name}" for name in label_names]]
-    first = _read(paths[0], label_names)
+    given = list(folds) or [None] * len(paths)
+    first = _read(paths[0], label_names, given[0])
     index = pd.Index(first["image_id"])
-    frame, folds = first[list(ID_COLUMNS)], _folds(first)
+    frame, of_rows = first[list(ID_COLUMNS)], _folds(first)
     columns = [[first[names].to_numpy() for names in values]]
     common, others = np.ones(len(frame), dtype=bool), 0
     del first
-    for path in paths[1:]:
-        table = _read(path, label_names)
+    for path, own_folds in zip(paths[1:], given[1:], strict=True):
+        table = _read(path, label_names, own_folds)
         rows = _places(index, table["image_id"])
         found = rows >= 0
         others += len(table) - int(found.sum())
         common &= found
-        if (_folds(table)[rows[found]] != folds[found]).any():
+        if (_folds(table)[rows[found]] != of_rows[found]).any():
             raise InputError(
                 f"{path}: rows are of other folds than in {paths[0]}: all members must be of one "
                 f"fold table, so that none is scored on patients it was trained on"
@@ -98,17 +105,20 @@ def read_members(
         )
     if num_left_out:
         logger.warning("%d rows that not all members predict are left out", num_left_out)
-        frame, folds = frame[common].reset_index(drop=True), folds[common]
+        frame, of_rows = frame[common].reset_index(drop=True), of_rows[common]
         columns = [[part[common] for part in parts] for parts in columns]
     probabilities, logits = (np.stack(parts) for parts in zip(*columns, strict=True))
     return MemberTables(
-        frame, folds, probabilities.astype(np.float64), logits.astype(np.float32), num_left_out
+        frame, of_rows, probabilities.astype(np.float64), logits.astype(np.float32), num_left_out
     )
 
 
-def _read(path: Path, label_names: Sequence[str]) -> pd.DataFrame:
+def _read(path: Path, label_names: Sequence[str], folds: pd.Series | None) -> pd.DataFrame:
     frame = read_predictions(path, label_names)
     frame = frame[frame["view"] == MEAN_VIEW]
+    if folds is not None:
+        own = frame["image_id"].map(folds)
+        frame = frame.assign(fold=own.astype("Int64"))[own.notna() & (own >= 0)]
     if frame.empty:
         raise InputError(f"{path}: no row of the view {MEAN_VIEW}")
     return frame.reset_index(drop=True)

@@ -9,9 +9,8 @@ on the scored fold, so its labels reach the weights by that way. `fitting_member
 come in that saw neither fold.
 """
 
-import hashlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -205,26 +204,6 @@ def patient_groups(patient_ids: NDArray[np.object_], num_groups: int, seed: int)
     group_of = np.empty(len(patients), dtype=np.int64)
     group_of[order] = np.arange(len(patients)) % num_groups
     return group_of[codes]
-
-
-# Digests of salted ids are slow to make, as patient ids are short enough to be tried one by one:
-# 20,000 patients take half a minute.
-_DIGEST_ROUNDS = 2000
-
-
-def id_digests(ids: Iterable[Any], salt: str = "") -> list[str]:
-    """Return short digests of ids, sorted, each once; equal ids have equal ones under one salt.
-
-    Args:
-        salt: hexadecimal digits; none for the plain digests of study UIDs of earlier versions.
-    """
-    unique = {str(name).encode() for name in ids}
-    if not salt:
-        return sorted(hashlib.sha256(name).hexdigest()[:16] for name in unique)
-    key = bytes.fromhex(salt)
-    return sorted(
-        hashlib.pbkdf2_hmac("sha256", name, key, _DIGEST_ROUNDS, 8).hex() for name in unique
-    )
 
 
 @dataclass(frozen=True)

@@ -19,15 +19,13 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from common.errors import InputError
-from common.experiment import FORMAT_VERSION, JSON_FILE
+from common.experiment import FORMAT_VERSION, JSON_FILE, WEIGHTS_FILE
 from common.scoring.calibration import calibrator_from_json, calibrator_to_json
 from common.scoring.metrics import DEFAULT_THRESHOLD, Floats
 from common.scoring.predictions import Calibrator, Mean, prior_logits
 from common.scoring.study_calibration import StudyCalibration, study_rule
 from common.slices.table import SliceTable
 from common.transforms.views import PLAIN
-
-WEIGHTS_FILE = "model.pt"
 
 BuildModel = Callable[[dict[str, Any]], nn.Module]
 LoadPart = Callable[[Path], "AbstractPredictor"]
@@ -101,6 +99,12 @@ class AbstractPredictor(ABC):
         study_calibration: makes probabilities of studies of those of slices; None for the largest.
         threshold: from which probability on a label is called present.
         training: where it comes from (experiment, dataset, fold, ...); plain types.
+        fitted_on: digests of the patients, and of their studies, that blends and calibrators were
+            fitted on.
+        fitted_on_salt: of these digests; empty where an earlier version wrote a blend, and then
+            they are of studies.
+        calibrated_on: whose labels its calibrators were fitted to, and what that gains
+            (`rsna.evaluation.calibrating`); None for those that its own experiment fitted.
     """
 
     kind: ClassVar[str]
@@ -113,6 +117,9 @@ class AbstractPredictor(ABC):
     study_calibration: StudyCalibration | None = None
     threshold: float = DEFAULT_THRESHOLD
     training: dict[str, Any] = field(default_factory=dict)
+    fitted_on: Sequence[str] = ()
+    fitted_on_salt: str = ""
+    calibrated_on: dict[str, Any] | None = None
 
     @property
     def num_networks(self) -> int:
@@ -193,8 +200,12 @@ class AbstractPredictor(ABC):
             "prior": self._by_label(self.prior),
             "study_prior": None if self.study_prior is None else self._by_label(self.study_prior),
             "calibration": calibrator_to_json(self.calibration),
+            "study_calibration": self.study_calibration and self.study_calibration.to_json(),
             "threshold": self.threshold,
             "training": self.training,
+            "fitted_on": list(self.fitted_on),
+            "fitted_on_salt": self.fitted_on_salt,
+            "calibrated_on": self.calibrated_on,
         }
 
     def _by_label(self, values: Floats) -> dict[str, float]:
@@ -211,6 +222,11 @@ class AbstractPredictor(ABC):
             "prior": np.array([content["prior"][name] for name in names]),
             "study_prior": of_studies and np.array([of_studies[name] for name in names]),
             "calibration": calibrator_from_json(content["calibration"]),
+            # Folders of earlier versions lack these; blends had the first three.
+            "study_calibration": StudyCalibration.from_json(content.get("study_calibration")),
+            "fitted_on": tuple(content.get("fitted_on", ())),
+            "fitted_on_salt": content.get("fitted_on_salt", ""),
+            "calibrated_on": content.get("calibrated_on"),
             "threshold": content["threshold"],
             "training": content["training"],
         }

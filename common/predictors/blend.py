@@ -24,7 +24,6 @@ from common.predictors.base import (
 from common.predictors.composed import ComposedPredictor
 from common.scoring.metrics import Floats
 from common.scoring.predictions import probabilities_of
-from common.scoring.study_calibration import StudyCalibration
 from common.slices.table import SliceTable
 
 
@@ -40,10 +39,6 @@ class BlendPredictor(ComposedPredictor):
             blended, and then nothing can be predicted.
         member_names: what each is called.
         blender: makes one logit of the members' probabilities.
-        fitted_on: digests of the patients, and of their studies, that weights and calibrators were
-            fitted on.
-        fitted_on_salt: of these digests; empty where an earlier version wrote the folder, and then
-            they are of studies.
         fold_priors: the prior (k,) of each fold, mean over the members.
     """
 
@@ -51,8 +46,6 @@ class BlendPredictor(ComposedPredictor):
     members: Sequence[AbstractPredictor]
     member_names: Sequence[str]
     blender: Blender
-    fitted_on: Sequence[str] = ()
-    fitted_on_salt: str = ""
     fold_priors: Mapping[int, Floats] = field(default_factory=dict)
 
     @property
@@ -67,9 +60,6 @@ class BlendPredictor(ComposedPredictor):
             "num_members": len(self.members),
             "member_names": list(self.member_names),
             "blend": self.blender.to_json(),
-            "study_calibration": self.study_calibration and self.study_calibration.to_json(),
-            "fitted_on": list(self.fitted_on),
-            "fitted_on_salt": self.fitted_on_salt,
             "fold_priors": {str(f): self._by_label(prior) for f, prior in self.fold_priors.items()},
         }
 
@@ -87,13 +77,10 @@ class BlendPredictor(ComposedPredictor):
             members=[load(folder / f"member_{n}") for n in range(content["num_members"])],
             member_names=tuple(content["member_names"]),
             blender=Blender.from_json(content["blend"]),
-            fitted_on=tuple(content["fitted_on"]),
-            fitted_on_salt=content.get("fitted_on_salt", ""),
             fold_priors={
                 int(fold): np.array([prior[name] for name in content["label_names"]])
                 for fold, prior in content.get("fold_priors", {}).items()
             },
-            study_calibration=StudyCalibration.from_json(content["study_calibration"]),
             **cls._shared_fields(content),
         )
 

@@ -85,7 +85,8 @@ class FoldsPredictor(ComposedPredictor):
             if list(member.label_names) != content["label_names"]:
                 raise InputError(f"{folder / f'fold_{fold}'} has other labels than {JSON_FILE}")
         shared = cls._shared_fields(content)
-        own = {name: shared[name] for name in ("calibration", "threshold", "training")}
+        of_members = ("label_names", "label_weights", "prior", "study_prior")
+        own = {name: value for name, value in shared.items() if name not in of_members}
         return cls(members, content["mean"], **own)
 
     def _predict(

@@ -75,9 +75,12 @@ class StudyPredictor(ComposedPredictor):
 
     @property
     def study_rule(self) -> str:
-        """That of the network, where it gives logits of series and nothing calibrates them."""
-        has_own = "series_logits" in self.network.output_names and self.study_calibration is None
-        return "the network's own, of the used series" if has_own else super().study_rule
+        """That of the network where it gives logits of series, calibrated or not."""
+        if "series_logits" not in self.network.output_names:
+            return super().study_rule
+        own = "the network's own, of the used series"
+        calibrated = self.study_calibration is not None
+        return f"{own}, calibrated together with its largest slices" if calibrated else own
 
     def _own_json(self, folder: Path) -> dict[str, Any]:
         scalings = [

@@ -104,6 +104,7 @@ def fit_calibration(
     logits: ArrayLike,
     patient_ids: ArrayLike | None = None,
     label_names: Sequence[str] = (),
+    shared: bool = False,
 ) -> Calibrator:
     """Return the calibrator of a kind (`CALIBRATORS`), fitted to rows.
 
@@ -118,23 +119,52 @@ def fit_calibration(
         patient_ids: (n,); None where each row is a patient of its own.
         label_names: (k,) for a warning of each label that stays as it is; without them there is
             none.
+        shared: fit one slope and bias to all labels together first (`fit_shared_line`), which the
+            fit of each label is then shrunk towards; of `temperature`.
     """
     y, z = np.asarray(labels, dtype=np.float64), np.asarray(logits, dtype=np.float64)
     assert y.shape == z.shape and kind in CALIBRATORS, (y.shape, z.shape, kind)
     patients = number_patients(patient_ids, len(y))
+    first = fit_shared_line(y, z, patients) if shared else _UNCHANGED
+    z = apply_line(first, z)
     lines: list[Line] = []
     points: list[Steps] = []
     for column in range(y.shape[1]):
         known = ~np.isnan(y[:, column])
         rows = LabelRows(y[known, column], z[known, column], patients[known])
-        line, steps, note = _fit_label(kind, rows)
+        line, steps, note = _fit_label(kind, rows, _kept(first))
         if label_names and note:
             logger.warning("%s calibration of %s: %s", kind, label_names[column], note)
         lines.append(line)
         points.append(steps)
     if kind == "isotonic":
         return IsotonicCalibration(tuple(x for x, _ in points), tuple(y for _, y in points))
+    lines = [(slope * first[0], slope * first[1] + bias) for slope, bias in lines]
     return Calibration(tuple(1 / slope for slope, _ in lines), tuple(bias for _, bias in lines))
+
+
+def fit_shared_line(labels: Floats, logits: Floats, patients: NDArray[np.int64]) -> Line:
+    """Return one slope and bias for all labels, (1, 0) where they do not help other patients.
+
+    A rare label knows little by itself of a network that is too sure of all of them.
+
+    Args:
+        labels, logits: (n, k).
+        patients: (n,) numbers.
+    """
+    known = ~np.isnan(labels)
+    of_cells = np.broadcast_to(patients[:, None], labels.shape)[known]
+    line, _ = fit_if_it_helps(
+        LabelRows(labels[known], logits[known], of_cells),
+        _fit_temperature,
+        _apply_line,
+    )
+    return line or _UNCHANGED
+
+
+def apply_line(line: Line, logits: Floats) -> Floats:
+    """Return logits times a slope plus a bias."""
+    return line[0] * logits + line[1]
 
 
 def calibrator_to_json(calibrator: Calibrator | None) -> dict[str, Any] | None:
@@ -163,9 +193,13 @@ def calibrator_from_json(content: dict[str, Any] | None) -> Calibrator | None:
     return Calibration(tuple(content["temperature"]), tuple(content["bias"]))
 
 
-def _fit_label(kind: str, rows: LabelRows) -> tuple[Line, Steps, str]:
+def _kept(first: Line) -> str:
+    """Return in words what a label keeps whose own fit does not help."""
+    return "left as it is" if first == _UNCHANGED else "left at the line of all labels"
+
+
+def _fit_label(kind: str, rows: LabelRows, instead: str) -> tuple[Line, Steps, str]:
     """Return what is fitted to a label, as a line and as steps, and what to warn of."""
-    instead = "left as it is"
     if kind == "isotonic":
         steps, reason = fit_if_it_helps(rows, _fit_isotonic, _apply_steps)
         if steps is not None:
@@ -191,7 +225,7 @@ def _fit_temperature(rows: LabelRows) -> Line:
 
 
 def _apply_line(line: Line, rows: LabelRows) -> Floats:
-    return line[0] * rows.logits + line[1]
+    return apply_line(line, rows.logits)
 
 
 def _fit_isotonic(rows: LabelRows) -> Steps:

@@ -8,12 +8,14 @@ errs upward. A calibrator per label corrects it.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
+from common.scoring.calibration import fit_shared_line
 from common.scoring.metrics import Floats, max_by_study, training_prior
 from common.scoring.predictions import member_logits
 from common.scoring.shrinkage import (
@@ -29,7 +31,8 @@ NUM_TOP = 3
 # Standard deviation of the normal prior of coefficients of standardised features, around those of
 # the largest probability alone: benchmarks/calibration.py measures it.
 _SPREADS = (0.5, 0.5, 0.5, 2.0)
-_UNCHANGED: tuple[tuple[float, ...], float] = (1.0, 0.0, 0.0), 0.0
+_Fitted = tuple[tuple[float, ...], float]
+_UNCHANGED: _Fitted = (1.0, 0.0, 0.0), 0.0
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class StudyFeatures:
     """Features of s studies, from the probabilities of their slices.
 
     Attributes:
-        largest, mean_top: (s, k) probabilities.
+        largest, mean_top: (s, k) probabilities; `largest` is that of the series, where a network
+            gives its own.
         num_slices: (s,).
     """
 
@@ -60,12 +64,18 @@ class StudyFeatures:
         return StudyFeatures(self.largest[chosen], self.mean_top[chosen], self.num_slices[chosen])
 
 
-def study_features(probabilities: ArrayLike, codes: ArrayLike, num_studies: int) -> StudyFeatures:
+def study_features(
+    probabilities: ArrayLike,
+    codes: ArrayLike,
+    num_studies: int,
+    of_series: ArrayLike | None = None,
+) -> StudyFeatures:
     """Return the features of studies, each with at least one slice.
 
     Args:
         probabilities: (n, k) of slices.
         codes: (n,) which study each slice belongs to, from 0.
+        of_series: (n, k) probabilities of each slice's series, where a network gives its own.
     """
     p, of_study = np.asarray(probabilities, dtype=np.float64), np.asarray(codes)
     counts = np.bincount(of_study, minlength=num_studies)
@@ -81,6 +91,8 @@ def study_features(probabilities: ArrayLike, codes: ArrayLike, num_studies: int)
             has_it = counts > place
             mean_top[has_it, column] += falling[starts[has_it] + place]
         mean_top[:, column] /= num_top
+    if of_series is not None:
+        largest[of_study] = of_series
     return StudyFeatures(largest, mean_top, counts)
 
 
@@ -148,14 +160,15 @@ def study_probabilities(
     codes: ArrayLike,
     num_studies: int,
     calibration: StudyCalibration | None = None,
+    of_series: ArrayLike | None = None,
 ) -> Floats:
     """Return the probabilities (s, k) of studies from those of the slices of their used volume.
 
     Args:
-        probabilities, codes, num_studies: as of `study_features`.
+        probabilities, codes, num_studies, of_series: as of `study_features`.
         calibration: None for the largest probability.
     """
-    features = study_features(probabilities, codes, num_studies)
+    features = study_features(probabilities, codes, num_studies, of_series)
     return features.largest if calibration is None else calibration.apply(features)
 
 
@@ -176,6 +189,7 @@ def fit_study_calibration(
     patient_ids: ArrayLike | None = None,
     label_names: Sequence[str] = (),
     consistent: bool = False,
+    shared: bool = False,
 ) -> StudyCalibration:
     """Return the calibrator fitted to studies with labels (s, k) of 0, 1 or NaN.
 
@@ -187,32 +201,39 @@ def fit_study_calibration(
         label_names: (k,) for a warning of each label that keeps the largest probability; without
             them there is none.
         consistent: as of `StudyCalibration`.
+        shared: fit one slope and bias of the largest probability to all labels together first,
+            which the fit of each label is then shrunk towards.
     """
     patients = number_patients(patient_ids, len(labels))
+    slope, bias = _UNCHANGED[0][0], _UNCHANGED[1]
+    if shared:
+        slope, bias = fit_shared_line(labels, member_logits(features.largest), patients)
+    start = (slope, 0.0, 0.0), bias
+    kept = "the largest slice" if start == _UNCHANGED else "the line of all labels"
     fitted = []
     for column in range(labels.shape[1]):
         known = ~np.isnan(labels[:, column])
         x = features.matrix(column)[known]
-        rows = LabelRows(labels[known, column], x[:, 0], patients[known], x)
-        found, reason = fit_if_it_helps(rows, _fit_label, _apply)
+        rows = LabelRows(labels[known, column], slope * x[:, 0] + bias, patients[known], x)
+        found, reason = fit_if_it_helps(rows, partial(_fit_label, start=start), _apply)
         if label_names and reason:
             name = label_names[column]
-            logger.warning("study calibration of %s: the largest slice is kept: %s", name, reason)
-        fitted.append(found or _UNCHANGED)
+            logger.warning("study calibration of %s: %s is kept: %s", name, kept, reason)
+        fitted.append(found or start)
     return StudyCalibration(tuple(w for w, _ in fitted), tuple(b for _, b in fitted), consistent)
 
 
-def _fit_label(rows: LabelRows) -> tuple[tuple[float, ...], float]:
-    """Return the coefficients (3) and the bias of one label."""
+def _fit_label(rows: LabelRows, start: _Fitted) -> _Fitted:
+    """Return the coefficients (3) and the bias of one label, shrunk towards `start`."""
     assert rows.features is not None
     center, scale = rows.features.mean(axis=0), rows.features.std(axis=0)
     scale[scale < 1e-9] = 1.0
     x = np.column_stack([(rows.features - center) / scale, np.ones(len(rows.labels))])
     w = shrunk_logistic(rows.labels, rows.logits, x, rows.share, _SPREADS)
     weights = w[:-1] / scale
-    bias = float(w[-1] - np.dot(weights, center))
-    return tuple((weights + _UNCHANGED[0]).tolist()), bias
+    bias = float(w[-1] - np.dot(weights, center)) + start[1]
+    return tuple((weights + start[0]).tolist()), bias
 
 
-def _apply(fitted: tuple[tuple[float, ...], float], rows: LabelRows) -> Floats:
+def _apply(fitted: _Fitted, rows: LabelRows) -> Floats:
     return np.asarray(rows.features @ np.array(fitted[0]) + fitted[1])

@@ -7,7 +7,7 @@ its patient. Messages count patients and rows, and name none.
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import yaml
 from numpy.typing import NDArray
 
 from common.errors import InputError
-from common.experiment import JSON_FILE, Experiment
+from common.experiment import JSON_FILE, Experiment, weights_file
 from common.slices.pixel_steps import MANIFEST_FILE
 from common.words import count
 
@@ -145,6 +145,48 @@ def require_fitted_elsewhere(
         )
 
 
+# Digests of salted ids are slow to make, as patient ids are short enough to be tried one by one:
+# 20,000 patients take half a minute.
+_DIGEST_ROUNDS = 2000
+
+
+def id_digests(ids: Iterable[Any], salt: str = "") -> list[str]:
+    """Return short digests of ids, sorted, each once; equal ids have equal ones under one salt.
+
+    Args:
+        salt: hexadecimal digits; none for the plain digests of study UIDs of earlier versions.
+    """
+    unique = {str(name).encode() for name in ids}
+    if not salt:
+        return sorted(hashlib.sha256(name).hexdigest()[:16] for name in unique)
+    key = bytes.fromhex(salt)
+    return sorted(
+        hashlib.pbkdf2_hmac("sha256", name, key, _DIGEST_ROUNDS, 8).hex() for name in unique
+    )
+
+
+def recorded_predictors(folder: Path) -> list[dict[str, Any]]:
+    """Return the content of predictor.json of a predictor, first, and of all predictors in it."""
+    if not (folder / JSON_FILE).is_file():
+        return []
+    inside = sorted(folder.glob(f"*/**/{JSON_FILE}"))
+    return [_read(path) for path in (folder / JSON_FILE, *inside)]
+
+
+def origins_of_predictor(folder: Path) -> list[dict[str, Any]]:
+    """Return what is recorded of the trainings of a predictor, of those in it, and before each.
+
+    That of the predictor itself is first. Blends, second levels and calibrated predictors have
+    those of all their networks.
+    """
+    found = []
+    for content in recorded_predictors(folder):
+        training = content.get("training")
+        if isinstance(training, dict):
+            found += [training, *training.get(STARTED_FROM, [])]
+    return found
+
+
 def origins_of_weights(path: Path) -> list[dict[str, Any]]:
     """Return what is recorded of the training that made a file of weights, and of those before it.
 
@@ -154,12 +196,12 @@ def origins_of_weights(path: Path) -> list[dict[str, Any]]:
     `<experiment>/checkpoints/best.pt`, `<experiment>/predictor/fold_2/model.pt`. A training that
     has not ended has its flags alone: its folds are unknown.
     """
-    folder = path.resolve().parent
+    folder = weights_file(path).resolve().parent
     of_experiments = (Experiment(folder).predictor, Experiment(folder.parent).predictor)
     for place in (folder, *of_experiments):
-        training = _read(place / JSON_FILE).get("training")
-        if isinstance(training, dict) and ("fold" in training or TRAINED_ON in training):
-            return [training, *training.get(STARTED_FROM, [])]
+        origins = origins_of_predictor(place)
+        if origins and ("fold" in origins[0] or TRAINED_ON in origins[0]):
+            return origins
     for place in (folder, folder.parent):
         flags = _read(Experiment(place).config_file)
         if "data_fold" in flags:

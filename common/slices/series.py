@@ -111,7 +111,8 @@ def list_studies(
         prior: (k,) of studies, for those of which no slice can be read.
         label_names: the k labels; the last one decides the top slice.
         calibration: of studies; None for the plain rule.
-        of_series: (n, k) probabilities of the series of each row, which then are the study's.
+        of_series: (n, k) probabilities of the series of each row, where a network gives its own:
+            they stand for the largest slice.
 
     Returns:
         study_id, patient_id, series_id, volume_id, num_slices, num_found, coverage_mm, num_gaps,
@@ -122,7 +123,8 @@ def list_studies(
     """
     used = np.flatnonzero(used_rows(frame, series))
     codes, files = pd.factorize(frame["store_file"].iloc[used])
-    values = study_probabilities(probabilities[used], codes, len(files), calibration)
+    own = None if of_series is None else of_series[used]
+    values = study_probabilities(probabilities[used], codes, len(files), calibration, own)
     values_of = dict(zip(files, values, strict=True))
     places_of = frame.iloc[used].groupby("store_file").indices
     image_ids = frame["image_id"].to_numpy(dtype=object)
@@ -135,7 +137,7 @@ def list_studies(
         record: dict[str, Any] = {"study_id": study, "patient_id": row["patient_id"]}
         if row["used"]:
             places = used[places_of[row["store_file"]]]
-            p = values_of[row["store_file"]] if of_series is None else of_series[places[0]]
+            p = values_of[row["store_file"]]
             record |= {name: row[name] for name in _OF_VOLUME}
             record["top_image_id"] = image_ids[places[np.argmax(probabilities[places, -1])]]
             record["reason"] = _why_partial(row, int(num_lost[study]), float(sent_mm[study]))

@@ -18,7 +18,6 @@ from common.ensembling.cross_fitting import (
     FittedBlend,
     cross_fit,
     fit_blend,
-    id_digests,
 )
 from common.errors import InputError
 from common.experiment import Experiment, results_folder
@@ -34,6 +33,7 @@ from common.scoring.predictions import (
 )
 from common.scoring.study_calibration import study_prior
 from common.scoring.submission import build_submission, read_sample, write_submission
+from common.slices.leakage import id_digests
 from config import Config
 from rsna.ensembling.members import (
     EnsembleData,

@@ -11,16 +11,17 @@ import numpy as np
 from common.ensembling.blend_tables import MemberTables, read_members
 from common.ensembling.cross_fitting import BlendRows, patient_groups
 from common.errors import InputError
-from common.experiment import Experiment
+from common.experiment import Experiment, PredictorHome, find_predictor
 from common.predictors.base import AbstractPredictor
 from common.predictors.loading import load_predictor
 from common.scoring.metrics import Floats, training_prior
-from common.slices.folds import folds_path, owners, read_folds
+from common.slices.folds import FOLDS_FILE, fold_numbers, folds_path, owners, read_folds
 from common.slices.leakage import folds_digest, require_same_folds, require_unseen_features
 from common.slices.pixel_steps import PARAMETER, recorded_steps, require_same_steps
 from common.slices.table import SliceTable
 from config import Config, recorded_config
 from rsna.evaluation.scoring import predictor_info, prior_of, task_of, used_of
+from rsna.evaluation.unseen import require_unseen_rows
 from rsna_model import build_model
 from rsna_task import CHALLENGE, Task
 
@@ -32,29 +33,39 @@ NUM_GROUPS = 5
 
 @dataclass(frozen=True)
 class Member:
-    """One of the experiments, or prediction tables, that something is made of.
+    """One of the experiments, predictors or prediction tables that something is made of.
 
     Attributes:
-        name: an experiment id, or the path of a table.
+        name: an experiment id, or the path of a predictor or of a table.
         oof: its out-of-fold (or, of one fold, validation) predictions.
-        experiment: None for a table.
+        home: None for a table.
+        is_evaluated: whether these are of an evaluation on the dataset, which the predictor has
+            not been trained on; then the rows are of the folds of the dataset.
     """
 
     name: str
     oof: Path
     test: Path
-    experiment: Experiment | None = None
+    home: PredictorHome | None = None
+    is_evaluated: bool = False
+
+    @property
+    def experiment(self) -> Experiment | None:
+        """The experiment, where the predictions are of its own training."""
+        return self.home if isinstance(self.home, Experiment) and not self.is_evaluated else None
 
     @property
     def info(self) -> dict[str, Any] | None:
         """The content of its predictor.json; None where it has none."""
-        if self.experiment is None or not self.experiment.has_predictor:
+        if self.home is None or not self.home.has_predictor:
             return None
-        return predictor_info(self.experiment.folder)
+        return predictor_info(self.home)
 
     @property
     def folds_sha256(self) -> str | None:
         """The digest of the folds that it was made with; None where unknown."""
+        if self.is_evaluated:
+            return None
         return ((self.info or {}).get("training") or {}).get("folds_sha256")
 
     def prior_of_fold(self, fold: int) -> Floats | None:
@@ -114,25 +125,41 @@ class EnsembleData:
 
 
 def find_member(config: Config, name: str, flag: str = "--ens_experiments") -> Member:
-    """Return the member of this name; InputError, naming the flag, where there is none."""
+    """Return the member of this name; InputError, naming the flag, where there is none.
+
+    A predictor folder, or an experiment that has no out-of-fold predictions of its own, as imported
+    weights, is a member of blends by its evaluation on --data_dataset.
+    """
     if name.endswith(".parquet"):
         path = Path(name)
         if not path.is_file():
             raise InputError(f"{flag} {name}: no such prediction table")
         return Member(name, path, path.with_stem("test"))
-    experiment = Experiment(config.experiment_folder(name))
-    if not experiment.exists:
+    home: PredictorHome = Experiment(config.experiment_folder(name))
+    if not Experiment(home.folder).exists:
+        if not Path(name).is_dir():
+            raise InputError(
+                f"{flag} {name}: no experiment at {home.folder}; say where it is with "
+                f"--output_dir, or give the folder of a predictor"
+            )
+        home = find_predictor(Path(name), flag)
+    if isinstance(home, Experiment):
+        oof = home.out_of_fold_file
+        if oof.is_file():
+            return Member(name, oof, home.predictions_file("test"), home)
+    reason = f"{flag} {name}: {home.folder} has neither predictions/oof.parquet nor valid.parquet"
+    if flag != "--ens_experiments" or not home.has_predictor:
+        raise InputError(f"{reason}: train it to its end")
+    dataset = config.data.data_dataset
+    place = home.evaluation(dataset)
+    if "data_dataset" not in config.given or not place.predictions_file.is_file():
+        # The weights of a blend are fitted on predictions of patients that no member has seen.
         raise InputError(
-            f"{flag} {name}: no experiment at {experiment.folder}; say where it is with "
-            f"--output_dir"
+            f"{reason}: give --data_dataset, which it was not trained on, and first evaluate.py "
+            f"--pr_predictor {home.predictor} --data_dataset <the same>"
         )
-    oof = experiment.out_of_fold_file
-    if not oof.is_file():
-        raise InputError(
-            f"{flag} {name}: {experiment.folder} has neither predictions/oof.parquet nor "
-            f"valid.parquet: train it to its end"
-        )
-    return Member(name, oof, experiment.predictions_file("test"), experiment)
+    none = place.predictions_file.with_stem("test")
+    return Member(name, place.predictions_file, none, home, is_evaluated=True)
 
 
 def recorded_data(
@@ -177,14 +204,26 @@ def read_data(
     if len(tasks) > 1:
         raise InputError(f"{flag}: members predict different labels: give those of one task")
     task = tasks.pop() if tasks else CHALLENGE
-    tables = read_members([m.oof for m in members], task.label_names, all_rows=across_folds)
     table = SliceTable.load(config.dataset_folder)
+    own_folds = None
+    if any(member.is_evaluated for member in members):
+        own_folds = fold_numbers(read_folds(config.dataset_folder / FOLDS_FILE))
+    tables = read_members(
+        [member.oof for member in members],
+        task.label_names,
+        all_rows=across_folds,
+        folds=[own_folds if member.is_evaluated else None for member in members],
+    )
     for info in infos:
         require_same_steps(info["training"], table.folder)
     frame, folds = tables.frame, tables.folds
     labels = table.labels(table.rows_of(frame["image_id"]), task.label_names).astype(np.float64)
     if np.isnan(labels).all():
         raise InputError(f"{table.folder}: none of the members' rows has a label")
+    rows_of_table = table.rows_of(frame["image_id"])
+    for member in members:
+        if member.is_evaluated and member.home is not None:
+            require_unseen_rows(member.home, table, rows_of_table, config.data.data_dataset)
     _require_unseen(config, members, tables, flag, is_digest_needed=across_folds)
     patients = owners(frame).to_numpy(dtype=object)
     by_patients = len(np.unique(folds)) < 2
@@ -244,5 +283,5 @@ def load_members(members: Sequence[Member]) -> list[AbstractPredictor]:
     if lacking:
         logger.warning("no predictor for new data: %s: no predictor.json", ", ".join(lacking))
         return []
-    experiments = [member.experiment for member in members if member.experiment is not None]
-    return [load_predictor(experiment.predictor, build_model) for experiment in experiments]
+    homes = [member.home for member in members if member.home is not None]
+    return [load_predictor(home.predictor, build_model) for home in homes]

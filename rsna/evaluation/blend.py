@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from scipy.special import expit
 
 from common.ensembling.blending import Floats, correlations
@@ -16,19 +15,16 @@ from common.ensembling.cross_fitting import (
     CrossFitted,
     FittedBlend,
     cross_fit,
-    id_digests,
 )
 from common.errors import InputError
 from common.experiment import Experiment
 from common.files import read_parquet, write_json
-from common.predictors.blend import BlendPredictor
 from common.report import EvaluationReport
 from common.report.blend import StageSet, blend_sections
 from common.scoring.calibration import ConsistentCalibration
 from common.scoring.metrics import weighted_log_loss as weighted
 from common.scoring.study_calibration import study_rule
 from common.slices.folds import owners
-from common.slices.leakage import require_fitted_elsewhere
 from common.slices.table import SliceTable
 from common.statistics.intervals import paired_interval
 from rsna.ensembling.members import EnsembleData
@@ -106,7 +102,7 @@ def describe_members(
 
 def write_evaluation(experiment: Experiment, table: SliceTable) -> dict[str, Any]:
     """Score the tables of a blend, and write metrics.json and report.html."""
-    info = predictor_info(experiment.folder)
+    info = predictor_info(experiment)
     task = task_of(info)
     content = _read_blend(experiment.blend_file)
     frame, prior = read_experiment(experiment.folder, "oof")
@@ -149,21 +145,6 @@ def write_evaluation(experiment: Experiment, table: SliceTable) -> dict[str, Any
         sections=blend_sections(metrics, task.label_names, slice_sets, studies),
     ).write(experiment.report_file)
     return metrics
-
-
-def require_unfitted_patients(blend: BlendPredictor, frame: pd.DataFrame) -> None:
-    """Raise InputError where a blend would be scored on patients that it was fitted on.
-
-    Studies are compared too, as either data may lack the ids of patients; blends of earlier
-    versions know nothing else.
-
-    Args:
-        frame: the rows that are scored, of a slice table.
-    """
-    salt, studies = blend.fitted_on_salt, frame["study_id"].dropna()
-    for scored in (owners(frame), studies) if salt else (studies,):
-        digests = id_digests(scored.unique(), salt)
-        require_fitted_elsewhere(blend.fitted_on, digests, "--data_dataset: the blend")
 
 
 def _slices_only(plan: BlendPlan) -> BlendPlan:

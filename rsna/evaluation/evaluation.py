@@ -11,22 +11,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from common.errors import InputError
-from common.experiment import Experiment, ScoredFolder
+from common.experiment import Experiment, PredictorHome, ScoredFolder
 from common.files import write_json
 from common.predictors.base import PredictOptions
 from common.predictors.blend import BlendPredictor
 from common.predictors.loading import load_predictor
 from common.report import EvaluationReport, PlannedSchedule
 from common.scoring.predictions import build_predictions, write_predictions
-from common.slices.folds import FOLDS_FILE, is_in, owners, read_folds
-from common.slices.leakage import saw_source
 from common.slices.pixel_steps import require_same_steps
 from common.slices.store import UnreadableSlice
 from common.slices.table import STATUS_OK, SliceTable
 from config import Config, recorded_config
 from rsna.build import build_schedule
-from rsna.evaluation.blend import require_unfitted_patients, write_evaluation
+from rsna.evaluation.blend import write_evaluation
 from rsna.evaluation.labelled import find_labelled, predict_labelled, score_labelled_studies
 from rsna.evaluation.prediction import SERIES_FILE, predict_with_progress, write_csv
 from rsna.evaluation.scoring import (
@@ -38,6 +35,7 @@ from rsna.evaluation.scoring import (
     summary,
     task_of,
 )
+from rsna.evaluation.unseen import require_unseen_rows, require_unseen_source, source_note
 from rsna_model import build_model
 
 logger = logging.getLogger(__name__)
@@ -62,7 +60,8 @@ def evaluate_experiment(experiment_folder: Path, table: SliceTable) -> Evaluatio
     the same rows, stand under `best` with `selected` true. With all folds they are of the
     out-of-fold predictions, and `folds` has the main figures of each fold.
     """
-    experiment, info = Experiment(experiment_folder), predictor_info(experiment_folder)
+    experiment = Experiment(experiment_folder)
+    info = predictor_info(experiment)
     if info.get("kind") == BlendPredictor.kind:
         return Evaluation(write_evaluation(experiment, table), experiment)
     config = recorded_config(experiment_folder)
@@ -85,7 +84,7 @@ def evaluate_experiment(experiment_folder: Path, table: SliceTable) -> Evaluatio
     write_json(experiment.metrics_file, metrics)
     dataset = config.data.data_dataset
     report = EvaluationReport(
-        title=f"Experiment {experiment.id}",
+        title=experiment.title,
         subtitle=f"Out-of-fold rows of {dataset}: each predicted by the fold that did not train on "
         f"its patient"
         if is_folded
@@ -94,7 +93,7 @@ def evaluate_experiment(experiment_folder: Path, table: SliceTable) -> Evaluatio
         label_names=task.label_names,
         main=main,
         others=others,
-        facts=_facts(info),
+        facts=_facts(info) | source_note(experiment, table),
         num_skipped=_num_skipped(table, task.label_names),
         learning_records=_learning_records(experiment.metrics_log),
         loss_note=_loss_note(config),
@@ -106,13 +105,13 @@ def evaluate_experiment(experiment_folder: Path, table: SliceTable) -> Evaluatio
 
 
 def evaluate_on_dataset(
-    experiment_folder: Path,
+    home: PredictorHome,
     table: SliceTable,
     name: str,
     options: PredictOptions,
     held_out: AbstractSet[str] | None = None,
 ) -> Evaluation:
-    """Predict and score all labelled slices of a dataset that the experiment has not seen.
+    """Predict and score all labelled slices of a dataset that the predictor has not seen.
 
     Writes evaluations/<name>/{predictions.parquet,metrics.json,report.html}. Studies are scored
     with the probabilities that predict.py writes to studies.csv: of the used series
@@ -123,21 +122,15 @@ def evaluate_on_dataset(
         held_out: ids to which it is limited: of what imported weights were not trained on.
 
     Raises:
-        InputError: nothing can be scored, or the weights saw what would be.
+        InputError: nothing can be scored, or the weights or a calibration saw what would be.
     """
-    experiment, info = Experiment(experiment_folder), predictor_info(experiment_folder)
-    predictor = load_predictor(experiment.predictor, build_model)
+    info = predictor_info(home)
+    predictor = load_predictor(home.predictor, build_model)
     require_same_steps(info["training"], table.folder)
     task = task_of(info)
-    if saw_source(info["training"], table.folder) and held_out is None:
-        raise InputError(
-            f"--data_dataset {name}: the weights were trained on the data that it was made from: "
-            f"name the patients that were held out by --ev_held_out, or score other data"
-        )
+    require_unseen_source(home, table, name, held_out)
     labelled = find_labelled(table, name, task.label_names, held_out)
-    _warn_of_shared_patients(experiment_folder, table, labelled.rows)
-    if isinstance(predictor, BlendPredictor):
-        require_unfitted_patients(predictor, table.frame.iloc[labelled.rows])
+    require_unseen_rows(home, table, labelled.rows, name)
     found = predict_labelled(
         labelled, lambda rows: predict_with_progress(predictor, table, rows, options, name)
     )
@@ -146,10 +139,10 @@ def evaluate_on_dataset(
         found.logits,
         task.label_names,
         fold=None,
-        experiment_id=experiment.id,
+        experiment_id=home.id,
         calibration=predictor.calibration,
     )
-    place = experiment.evaluation(name)
+    place = home.evaluation(name)
     write_predictions(place.predictions_file, frame, task.label_names)
     studies, of_studies = score_labelled_studies(labelled, found, frame, predictor)
     main = score_predictions(
@@ -162,7 +155,7 @@ def evaluate_on_dataset(
     if found.unreadable.any():
         num_skipped["pixels found damaged, scored with the prior"] = int(found.unreadable.sum())
     report = EvaluationReport(
-        title=f"Experiment {experiment.id} on {name}",
+        title=f"{home.title} on {name}",
         subtitle=f"All labelled {'studies' if labelled.by_study else 'slices'} of {name}",
         label_names=task.label_names,
         main=main,
@@ -172,28 +165,6 @@ def evaluate_on_dataset(
     )
     report.write(place.report_file)
     return Evaluation(dict(main.metrics), place)
-
-
-def _warn_of_shared_patients(experiment_folder: Path, table: SliceTable, rows: np.ndarray) -> None:
-    """Log a warning of patients that are in the dataset of the training too, where it is there."""
-    own = recorded_config(experiment_folder).data.data_dataset
-    path = table.folder.parent / own / FOLDS_FILE
-    if not path.is_file():
-        return
-    folds, frame = read_folds(path), table.frame.iloc[rows]
-    num_images = int(is_in(frame["image_id"], folds["image_id"]).sum())
-    num_patients = 0
-    if "patient_id" in folds:
-        patients = owners(frame)
-        num_patients = patients[is_in(patients, folds["patient_id"])].nunique()
-    if num_images or num_patients:
-        logger.warning(
-            "--data_dataset: %d patients and %d images are, by their ids, in the dataset %s too, "
-            "which the experiment was trained on: scores are too good",
-            num_patients,
-            num_images,
-            own,
-        )
 
 
 def _num_unusable(table: SliceTable) -> dict[str, int]:
@@ -233,10 +204,17 @@ def _facts(info: Mapping[str, Any]) -> dict[str, Any]:
         "model": info.get("model", {}).get("name"),
         "labels": ", ".join(info["label_names"]),
         "neighbouring slices": _neighbours(info),
-        "calibration": "per label" if info["calibration"] else "none",
+        "calibration": _calibration(info),
         **{name: info["training"].get(name) for name in ("dataset", "fold", "iterations")},
         "prior": ", ".join(f"{name} {share:.4f}" for name, share in info["prior"].items()),
     }
+
+
+def _calibration(info: Mapping[str, Any]) -> str:
+    local = info.get("calibrated_on")
+    if local:
+        return f"on {local['dataset']}: {local['num_patients']} patients, not among those scored"
+    return "per label" if info["calibration"] else "none"
 
 
 def _neighbours(info: Mapping[str, Any]) -> str:

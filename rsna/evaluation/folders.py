@@ -1,8 +1,9 @@
-"""Input and output folder of predict.py: refused before torch is imported."""
+"""Folders of predict.py and scripts/calibrate.py: refused before torch is imported."""
 
 from pathlib import Path
 
 from common.errors import InputError
+from common.experiment import read_predictor_json
 from config import Config
 from rsna.sources.dicom import is_archive
 
@@ -13,8 +14,7 @@ STUDIES_FILE = "studies.csv"
 def prediction_folders(config: Config) -> tuple[Path, Path]:
     """Return input and output folder; InputError where a flag is missing or can not be used."""
     flags = config.prediction
-    if config.general.experiment_id is None:
-        raise InputError("--experiment_id is missing: say which experiment, such as 0001")
+    config.predictor_home(recorded=False)
     source = None if flags.pr_input is None else Path(flags.pr_input)
     if source is None:
         raise InputError("--pr_input is missing: say which folder, zip archive or prepared dataset")
@@ -36,3 +36,22 @@ def prediction_folders(config: Config) -> tuple[Path, Path]:
             f"--pr_overwrite 1 to replace them"
         )
     return source, output
+
+
+def calibration_target(config: Config) -> Path:
+    """Return where the calibrated predictor goes: beside the old one, with the dataset's name.
+
+    Raises:
+        InputError: a flag is missing or can not be used.
+    """
+    home, name = config.predictor_home(), config.data.data_dataset
+    if "data_dataset" not in config.given:
+        raise InputError("--data_dataset is missing: say which labelled dataset to calibrate on")
+    read_predictor_json(home.predictor)
+    old = home.predictor.resolve()
+    target = old.with_name(f"{old.name}_{name}")
+    if target.exists() and not config.calibration.cal_overwrite:
+        raise InputError(
+            f"{target} exists: predict with it, or give --cal_overwrite 1 to replace it"
+        )
+    return target

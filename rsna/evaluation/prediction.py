@@ -14,7 +14,6 @@ from tqdm import tqdm
 from common.cli import command_line
 from common.dicom.rejection import NOT_WANTED
 from common.errors import InputError
-from common.experiment import Experiment
 from common.files import make_folder, replacing
 from common.predictors.base import AbstractPredictor, PredictOptions, RowLogits
 from common.predictors.loading import load_predictor
@@ -68,8 +67,8 @@ class Prediction:
 def predict(config: Config) -> Iterator[str]:
     """Predict --pr_input, write the tables and the submission, and yield the lines to print."""
     source, output = prediction_folders(config)
-    experiment = Experiment(config.experiment_folder(str(config.general.experiment_id)))
-    predictor = load_predictor(experiment.predictor, build_model)
+    home = config.predictor_home(recorded=False)
+    predictor = load_predictor(home.predictor, build_model)
     # Refused before the work, not after it.
     asked_for, competition = config.prediction.pr_dataframe, config.prediction.pr_submit
     sample = read_sample(Path(asked_for), predictor.label_names) if asked_for is not None else None
@@ -84,7 +83,7 @@ def predict(config: Config) -> Iterator[str]:
         if len(lost):
             yield f"{count(len(lost), 'slice')} {what}"
     if client is not None:
-        message = f"experiment {config.general.experiment_id}"
+        message = home.title.lower()
         yield f"{client.competition}: {client.submit(output / SUBMISSION_FILE, message)}"
     yield count_line(table)
 
@@ -150,9 +149,7 @@ def make_studies(
         series: the result of `list_series` for them.
         series_logits: (n, k) of the series of each row, where the predictor has its own.
     """
-    of_series = None
-    if series_logits is not None and predictor.study_calibration is None:
-        of_series = probabilities_of(series_logits)
+    of_series = None if series_logits is None else probabilities_of(series_logits)
     prior = predictor.study_prior
     studies = list_studies(
         frame,

@@ -3,6 +3,8 @@
 import logging
 from collections.abc import Iterator
 
+from common.errors import InputError
+from common.experiment import Experiment
 from common.slices.leakage import TRAINED_ON
 from common.slices.table import SliceTable
 from config import Config, recorded_config
@@ -23,23 +25,29 @@ _OWN |= set(MonitorConfig.__dataclass_fields__) | _VIEWS | _EVALUATION
 
 
 def evaluate(given: Config) -> Iterator[str]:
-    """Evaluate the experiment that --experiment_id names, and yield the lines to print."""
-    folder = given.existing_experiment_folder()
-    recorded = recorded_config(folder)
-    for name in sorted(given.given - _OWN - {"experiment_id", "output_dir"}):
+    """Evaluate what --experiment_id or --pr_predictor names, and yield the lines to print."""
+    home = given.predictor_home()
+    recorded = recorded_config(home.folder) if isinstance(home, Experiment) else None
+    for name in sorted(given.given - _OWN - {"experiment_id", "pr_predictor", "output_dir"}):
         logger.warning("--%s has no effect: the experiment has its own", name)
+    if recorded is None and "data_dataset" not in given.given:
+        raise InputError(
+            "--data_dataset is missing: a predictor alone has no validation rows: say which "
+            "labelled dataset to score it on"
+        )
     own = {name: given.flags()[name] for name in given.given & _OWN}
-    config = recorded.with_flags(output_dir=given.general.output_dir, **own)
+    config = (recorded or given).with_flags(output_dir=given.general.output_dir, **own)
     table, dataset = SliceTable.load(config.dataset_folder), config.data.data_dataset
-    if dataset != recorded.data.data_dataset or TRAINED_ON in predictor_info(folder)["training"]:
+    is_other = recorded is None or dataset != recorded.data.data_dataset
+    if is_other or TRAINED_ON in predictor_info(home)["training"]:
         options, held_out = predict_options(config), config.evaluation.ids
-        evaluation = evaluate_on_dataset(folder, table, dataset, options, held_out)
+        evaluation = evaluate_on_dataset(home, table, dataset, options, held_out)
         yield evaluation.summary()
         return
     for flag in sorted(given.given & (_VIEWS | _EVALUATION)):
         logger.warning("--%s has no effect on rows that training has predicted", flag)
-    with tracking(config, folder) as tracker:
-        evaluation = evaluate_experiment(folder, table)
+    with tracking(config, home.folder) as tracker:
+        evaluation = evaluate_experiment(home.folder, table)
         tracker.start()
     yield evaluation.summary()
-    yield next_steps(folder, monitor_command(config, folder))
+    yield next_steps(home.folder, monitor_command(config, home.folder))

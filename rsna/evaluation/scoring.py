@@ -10,7 +10,12 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from common.cli import script_command
-from common.experiment import Experiment, experiment_id_of, read_predictor_json
+from common.experiment import (
+    Experiment,
+    PredictorHome,
+    experiment_id_of,
+    read_predictor_json,
+)
 from common.files import read_parquet
 from common.report import ScoredSet
 from common.scoring.metrics import (
@@ -183,8 +188,8 @@ def read_experiment(experiment_folder: Path, name: str) -> tuple[pd.DataFrame, n
 
     With all folds it is the prior (n, k) of the training of each row's fold.
     """
-    info = predictor_info(experiment_folder)
-    path = Experiment(experiment_folder).predictions_file(name)
+    experiment = Experiment(experiment_folder)
+    info, path = predictor_info(experiment), experiment.predictions_file(name)
     frame = read_predictions(path, info["label_names"])
     if not info.get("fold_priors") or frame["fold"].isna().any():
         return frame, prior_of(info)
@@ -194,11 +199,10 @@ def read_experiment(experiment_folder: Path, name: str) -> tuple[pd.DataFrame, n
     return frame, np.array([priors[int(fold)] for fold in folds])[codes]
 
 
-def predictor_info(experiment_folder: Path) -> dict[str, Any]:
-    """Return the content of an experiment's predictor.json; InputError for labels of no task."""
-    folder = Experiment(experiment_folder).predictor
-    info = read_predictor_json(folder)
-    task_of_labels(info["label_names"], str(folder))
+def predictor_info(home: PredictorHome) -> dict[str, Any]:
+    """Return the content of predictor.json; InputError for labels of no task."""
+    info = read_predictor_json(home.predictor)
+    task_of_labels(info["label_names"], str(home.predictor))
     return info
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from common.ensembling.pseudo_labels import pseudo_labels, rows_to_use
 from common.errors import InputError
-from common.experiment import Experiment
+from common.experiment import Experiment, PredictorHome
 from common.preparation.merging import Labelled, Merged, merge_dataset
 from common.scoring.predictions import MEAN_VIEW, read_predictions
 from common.slices.folds import PSEUDO, TEST_SPLIT, owners
@@ -48,6 +48,7 @@ def make_pseudo_dataset(config: Config) -> tuple[Path, Merged]:
         "dataset": base.name,
         "source": source.name,
         "experiment_id": config.general.experiment_id,
+        "predictor": None if flags.pl_labels == GIVEN else config.predictor_home().id,
         **{name: value for name, value in config.flags().items() if name.startswith("pl_")},
     }
     # A path of the user's has no place in a dataset folder that may be passed on.
@@ -94,16 +95,15 @@ def _given(table: SliceTable, config: Config) -> Labelled:
 
 def _predicted(config: Config, table: SliceTable) -> Labelled:
     """Return the slices that an experiment is sure of."""
-    flags, name = config.pseudo_labels, config.general.experiment_id
-    experiment = Experiment(config.existing_experiment_folder())
-    names = task_of(predictor_info(experiment.folder)).label_names
+    flags, home = config.pseudo_labels, config.predictor_home()
+    names = task_of(predictor_info(home)).label_names
     if len(names) < len(LABELS) and not flags.pl_partial:
         raise InputError(
-            f"--experiment_id {name} predicts {', '.join(names)} alone, so that positive slices "
+            f"{home.title} predicts {', '.join(names)} alone, so that positive slices "
             f"would be left out and negative ones not: give --pl_partial 1, or an experiment that "
             f"predicts all labels"
         )
-    path = _table_path(flags, experiment, table.folder.name)
+    path = _table_path(flags, home, table.folder.name)
     frame = read_predictions(path, names)
     frame = frame[frame["view"] == MEAN_VIEW]
     rows = table.rows_of(frame["image_id"])
@@ -127,18 +127,18 @@ def _predicted(config: Config, table: SliceTable) -> Labelled:
     used = rows_to_use(labels, bool(flags.pl_partial))
     logger.info("%d of %s above the thresholds", used.sum(), count(len(used), "slice"))
     ids = frame["image_id"].to_numpy(dtype=object)[used]
-    return Labelled(table.folder, ids, labels[used], f"{PSEUDO}{name}")
+    return Labelled(table.folder, ids, labels[used], f"{PSEUDO}{home.id}")
 
 
-def _table_path(flags: PseudoLabelConfig, experiment: Experiment, source: str) -> Path:
+def _table_path(flags: PseudoLabelConfig, home: PredictorHome, source: str) -> Path:
     if flags.pl_predictions is not None:
         return Path(flags.pl_predictions)
-    if flags.pl_source is None:
-        return experiment.predictions_file("test")
-    path = experiment.evaluation(source).predictions_file
+    if flags.pl_source is None and isinstance(home, Experiment):
+        return home.predictions_file("test")
+    path = home.evaluation(source).predictions_file
     if not path.is_file():
         raise InputError(
-            f"--pl_source {source}: {experiment.id} has not predicted it: run predict.py on that "
+            f"--pl_source {source}: {home.title} has not predicted it: run predict.py on that "
             f"dataset, and give its predictions.parquet by --pl_predictions"
         )
     return path

@@ -1,51 +1,28 @@
-"""The predictor that comes with the program, and how one is written small enough for that."""
+"""The predictor that comes with the program."""
 
+import logging
 from pathlib import Path
 
-import torch
-from safetensors.torch import save_file
+from common.experiment import JSON_FILE
+from config import Config
 
-from common.errors import InputError
-from common.experiment import JSON_FILE, read_predictor_json
-from common.files import replacing, write_json
-from common.predictors.base import WEIGHTS_FILE, AbstractPredictor, file_sha256
+logger = logging.getLogger(__name__)
 
 CT_ICH = Path(__file__).resolve().parent / "ct_ich"
 CARD_FILE = "model_card.md"
-HALF_FILE = "model.safetensors"
 
 
-def shipped_predictor() -> Path:
-    """Return the folder of the predictor that comes with the program; InputError without one."""
-    if not (CT_ICH / JSON_FILE).is_file():
-        raise InputError(
-            f"{CT_ICH} holds no predictor: name an experiment (--experiment_id), or install the "
-            f"program again"
-        )
-    return CT_ICH
+def with_predictor(config: Config) -> Config:
+    """Return the flags, with the predictor that comes with the program where they name none.
 
-
-def write_shipped(predictor: AbstractPredictor, folder: Path) -> str:
-    """Write a predictor of one network with float16 weights; return their SHA-256.
-
-    Raises:
-        InputError: the predictor holds several networks, or a weight that float16 can't hold.
+    Without one in the program they are as they were.
     """
-    predictor.save(folder)
-    found = sorted(folder.rglob(WEIGHTS_FILE))
-    if len(found) != 1:
-        raise InputError(f"{folder}: {len(found)} networks: only a predictor of one is shipped")
-    inner = found[0].parent
-    weights = torch.load(found[0], map_location="cpu", weights_only=True)
-    half = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
-    if not all(bool(v.isfinite().all()) for v in half.values()):
-        raise InputError(f"{found[0]} holds weights that float16 can't hold: they are not shipped")
-    with replacing(inner / HALF_FILE) as temporary:
-        save_file({name: value.contiguous() for name, value in half.items()}, temporary)
-        # It is written for its owner alone, and is to be read by all, as the rest of the folder.
-        temporary.chmod(found[0].stat().st_mode)
-    sha256 = file_sha256(inner / HALF_FILE)
-    content = read_predictor_json(inner)
-    write_json(inner / JSON_FILE, {**content, "weights": HALF_FILE, "weights_sha256": sha256})
-    found[0].unlink()
-    return sha256
+    is_named = config.general.experiment_id is not None or config.predictor.pr_predictor is not None
+    if is_named or not (CT_ICH / JSON_FILE).is_file():
+        return config
+    logger.warning(
+        "neither --experiment_id nor --pr_predictor: predicts with the network that comes with the "
+        "program, trained on 60 patients; read %s before you use a number",
+        CT_ICH / CARD_FILE,
+    )
+    return config.with_flags(pr_predictor=str(CT_ICH))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from common.checkpoint import newest_sound
 from common.errors import InputError
-from common.experiment import Experiment, results_folder
+from common.experiment import Experiment, results_folder, weights_file
 from common.precision import require_compiler
 from common.requirements import install_command
 from common.slices.folds import ALWAYS_TRAINING, FOLDS_FILE, folds_path, read_folds
@@ -102,7 +102,7 @@ def require_unseen_weights(config: Config) -> None:
     name, fold = config.network.net_weight_file, config.data.data_fold
     if name is None or not isinstance(fold, int):
         return
-    if not Path(name).is_file():
+    if not weights_file(Path(name)).is_file():
         raise InputError(f"--net_weight_file {name}: no such file")
     origins, dataset = origins_of_weights(Path(name)), config.data.data_dataset
     if any(saw_source(origin, config.dataset_folder) for origin in origins):

@@ -84,7 +84,7 @@ class SequenceParts(WholeSeriesParts[SequenceModel, SeriesSides]):
             )
         outputs = []
         for experiment_folder in self._slice_experiments():
-            info = predictor_info(experiment_folder)
+            info = predictor_info(Experiment(experiment_folder))
             name, dataset = experiment_folder.name, info["training"].get("dataset")
             if dataset != config.data.data_dataset:
                 raise InputError(

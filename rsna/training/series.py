@@ -16,6 +16,7 @@ from common.datasets import EpochSampler, make_loader
 from common.datasets.series import SeriesAugmentation
 from common.datasets.series_images import SeriesImageDataset
 from common.errors import InputError
+from common.experiment import weights_file
 from common.models.joint import JointModel
 from common.models.volume import VolumeModel
 from common.networks import FitSettings
@@ -234,7 +235,7 @@ class JointParts(SeriesParts[JointModel]):
             self.config, len(self.task.label_names), bool(flags.net_pretrained) and is_fresh
         )
         if flags.net_weight_file is not None and not self.is_resumed:
-            path = Path(flags.net_weight_file)
+            path = weights_file(Path(flags.net_weight_file))
             names = inference_weights(load_checkpoint(path, "--net_weight_file"))
             is_whole = any(name.startswith("encoder.") for name in names)
             load_weights(model if is_whole else model.encoder, path)

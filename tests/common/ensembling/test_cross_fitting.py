@@ -11,7 +11,6 @@ from common.ensembling.cross_fitting import (
     BlendRows,
     cross_fit,
     fit_blend,
-    id_digests,
     patient_groups,
 )
 from common.errors import InputError
@@ -21,6 +20,7 @@ from common.scoring.study_calibration import (
     fit_study_calibration,
     study_features,
 )
+from common.slices.leakage import id_digests
 from common.statistics.intervals import paired_interval
 
 PLAN = BlendPlan(BlendOptions("stacking"), "isotonic", consistent=True)

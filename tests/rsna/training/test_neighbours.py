@@ -14,6 +14,7 @@ import torch
 from tiny_dataset import make_tiny_dataset
 
 from common.errors import InputError
+from common.experiment import Experiment
 from common.predictors.base import PredictOptions
 from common.predictors.loading import load_predictor
 from common.slices.table import SliceTable
@@ -92,7 +93,7 @@ def test_evaluation_on_another_dataset_sees_the_neighbours(place: Path) -> None:
     flags = ["--data_neighbors", "1", "--data_neighbor_mm", "5"]
     folder = RSNATraining(config_of(place, *flags)).run().folder
     other = SliceTable.load(place / "input" / "datasets" / "other")
-    evaluation = evaluate_on_dataset(folder, other, "other", PredictOptions())
+    evaluation = evaluate_on_dataset(Experiment(folder), other, "other", PredictOptions())
     assert evaluation.metrics["num_slices"] == len(other)
     assert "-5 mm, itself, +5 mm" in evaluation.place.report_file.read_text()
     predictor = load_predictor(folder / "predictor", build_model)

@@ -1,0 +1,168 @@
+"""Calibration of a predictor to the labels of another place, and its gain there.
+
+Slices and studies are calibrated to raw logits: first one slope and bias for all labels, as a few
+studies say little of a rare one, then each label by itself. All of it is shrunk, and kept only
+where it helps patients that it was not fitted on (`common.scoring.shrinkage`). What it gains is
+measured across groups of patients: those that are scored are in no fit, nor in the choice of what
+is kept.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from common.errors import InputError
+from common.scoring.calibration import ConsistentCalibration, fit_calibration
+from common.scoring.metrics import Floats, training_prior, weighted_log_loss
+from common.scoring.predictions import Calibrator
+from common.scoring.study_calibration import (
+    StudyCalibration,
+    StudyFeatures,
+    fit_study_calibration,
+    study_features,
+)
+from common.statistics.intervals import paired_interval, patient_intervals
+
+NUM_GROUPS = 10
+
+
+@dataclass(frozen=True)
+class LocalData:
+    """Raw predictions of n slices of s studies, and the labels known of them.
+
+    Attributes:
+        logits: (n, k).
+        labels: (n, k) 0, 1 or NaN; all NaN where studies alone have labels.
+        patients: (n,).
+        codes: (n,) the study of each slice, from 0.
+        used: (n,) of the volume that stands for its study; one of each study at least.
+        study_labels: (s, k) 0, 1 or NaN.
+        study_patients: (s,).
+        series_logits: (n, k) of the series of each slice, where the predictor has its own.
+        consistent: raise the last label to the largest of the others, after calibrating.
+    """
+
+    logits: Floats
+    labels: Floats
+    patients: NDArray[Any]
+    codes: NDArray[np.int64]
+    used: NDArray[np.bool_]
+    study_labels: Floats
+    study_patients: NDArray[Any]
+    series_logits: Floats | None = None
+    consistent: bool = False
+
+    @property
+    def labels_slices(self) -> bool:
+        """Whether any slice has a label."""
+        return not bool(np.isnan(self.labels).all())
+
+    def features(self, slices: Calibrator | None) -> StudyFeatures:
+        """Return the features of the studies, from slices as they are calibrated."""
+        logits = self.logits if slices is None else slices.apply(self.logits)
+        series = None if self.series_logits is None else expit(self.series_logits[self.used])
+        p, codes = expit(logits[self.used]), self.codes[self.used]
+        return study_features(p, codes, len(self.study_labels), series)
+
+
+@dataclass(frozen=True)
+class LocalCalibration:
+    """Fitted calibrators: of slices, None where none has a label, and of studies."""
+
+    slices: Calibrator | None
+    studies: StudyCalibration
+
+
+def fit_local(
+    data: LocalData, fitted_on: NDArray[Any] | None = None, label_names: Sequence[str] = ()
+) -> LocalCalibration:
+    """Return calibrators fitted to the labels of some patients.
+
+    Args:
+        fitted_on: ids of the patients; None for all.
+        label_names: (k,) for a warning of each label that stays as it is; without them none.
+    """
+    rows, studies = (
+        np.ones(len(ids), dtype=bool) if fitted_on is None else np.isin(ids, fitted_on)
+        for ids in (data.patients, data.study_patients)
+    )
+    slices = None
+    if data.labels_slices:
+        known = rows & ~np.isnan(data.labels).all(axis=1)
+        slices = fit_calibration(
+            "temperature",
+            data.labels[known],
+            data.logits[known],
+            data.patients[known],
+            label_names,
+            shared=True,
+        )
+        slices = ConsistentCalibration(slices) if data.consistent else slices
+    of_studies = fit_study_calibration(
+        data.features(slices).of(studies),
+        data.study_labels[studies],
+        data.study_patients[studies],
+        label_names,
+        data.consistent,
+        shared=True,
+    )
+    return LocalCalibration(slices, of_studies)
+
+
+def cross_fit_local(data: LocalData, seed: int) -> tuple[Floats, Floats]:
+    """Return probabilities of slices (n, k) and of studies (s, k), fitted on other patients.
+
+    Raises:
+        InputError: all are of one patient.
+    """
+    patients = pd.unique(np.concatenate([data.patients, data.study_patients]))
+    if len(patients) < 2:
+        raise InputError("all that has a label is of one patient: nothing can be fitted and scored")
+    order = np.random.default_rng(seed).permutation(np.sort(patients.astype(str)))
+    slices = np.full(data.logits.shape, np.nan)
+    studies = np.full(data.study_labels.shape, np.nan)
+    for scored in np.array_split(order, min(NUM_GROUPS, len(order))):
+        fitted = fit_local(data, np.setdiff1d(order, scored))
+        rows = np.isin(data.patients, scored)
+        logits = data.logits[rows]
+        slices[rows] = expit(logits if fitted.slices is None else fitted.slices.apply(logits))
+        chosen = np.isin(data.study_patients, scored)
+        studies[chosen] = fitted.studies.apply(data.features(fitted.slices).of(chosen))
+    return slices, studies
+
+
+def score_local(
+    data: LocalData, label_names: Sequence[str], weights: Sequence[float], seed: int
+) -> dict[str, Any]:
+    """Return the scores of raw and of cross-fitted probabilities of `slices` and `studies`.
+
+    Each has raw and calibrated, with weighted_log_loss, its ratio to_scored_prior and intervals,
+    and gain, what calibration takes off the loss (`paired_interval`).
+    """
+    slices, studies = cross_fit_local(data, seed)
+    parts = {"studies": (data.study_labels, data.features(None).largest, studies)}
+    ids = {"studies": data.study_patients, "slices": data.patients}
+    if data.labels_slices:
+        parts = {"slices": (data.labels, expit(data.logits), slices), **parts}
+    found: dict[str, Any] = {}
+    for name, (y, raw, calibrated) in parts.items():
+        prior = training_prior(y)
+        of_prior = weighted_log_loss(y, np.broadcast_to(prior, y.shape), weights)
+        own: dict[str, Any] = {"scored_prior_weighted_log_loss": of_prior}
+        for stage, p in (("raw", raw), ("calibrated", calibrated)):
+            intervals = patient_intervals(
+                y, p, ids[name], label_names=label_names, weights=weights, prior=prior
+            )
+            own[stage] = {
+                "weighted_log_loss": weighted_log_loss(y, p, weights),
+                "interval": intervals["weighted_log_loss"],
+                "to_scored_prior": intervals["weighted_log_loss_to_scored_prior"],
+            }
+        own["gain"] = paired_interval(y, calibrated, raw, ids[name], weights)
+        found[name] = own
+    return found
