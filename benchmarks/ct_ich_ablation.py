@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
@@ -134,16 +135,14 @@ def show_steps(work: Path, table: SliceTable, steps: Sequence[str]) -> None:
         if first is None:
             first = probabilities
             continue
-        gain = paired_interval(labels, probabilities, first, patients, CHALLENGE.label_weights)
-        print(f"gain {gain['difference']:+.4f}{_bounds(gain['interval'])} in weighted log loss")
-
-
-def _bounds(interval: Sequence[float] | None) -> str:
-    return f" ({interval[0]:+.4f} to {interval[1]:+.4f})" if interval else ""
+        _show_gain(labels, probabilities, first, patients)
 
 
 def show_travel(work: Path, names: Sequence[str]) -> None:
-    """Print how networks score on a source that they never saw, and what a temperature changes."""
+    """Print how networks score on a source that they never saw, and what a temperature changes.
+
+    What they gain is on the first of them, as it is, on the same slices.
+    """
     input_folder = work / "input" / "datasets"
     tables = {name: SliceTable.load(input_folder / name) for name in (DEMO, PATIENTS)}
     foreign = dict.fromkeys(names, PATIENTS) | {ALONE: DEMO}
@@ -156,20 +155,37 @@ def show_travel(work: Path, names: Sequence[str]) -> None:
             )
     read = {name: _read(work, name, tables[foreign[name]], foreign[name]) for name in foreign}
     own = dict.fromkeys(names, DEMO) | {ALONE: PATIENTS}
+    first: dict[str, Floats] = {}
     for name, dataset in foreign.items():
         inside = _read(work, name, tables[own[name]], None)
         other = read["start_one" if name == ALONE else ALONE]
         print(f"\n{name}: trained on {own[name]}, scored on {dataset}")
         for title, fitted_on in (("as it is", None), ("own source", inside), ("across", other)):
             temperature = 1.0 if fitted_on is None else fit_temperature(*fitted_on[1:])
-            frame, _, logits = read[name]
-            frame = frame.assign(**dict(zip(LABELS, expit(logits / temperature).T)))
-            info = predictor_info(_experiment(work, name))
-            scored = score_predictions(
-                title, frame, tables[dataset], prior_of(info), prior_of_studies=study_prior_of(info)
-            )
             print(f"temperature {temperature:.2f} ({title})")
-            print(*score_lines("slices", scored.metrics), sep="\n")
+            probabilities = expit(read[name][2] / temperature)
+            _show_foreign(_experiment(work, name), read[name][0], probabilities, tables[dataset])
+            reference = first.setdefault(dataset, probabilities)
+            if reference is not probabilities:
+                patients = owners(read[name][0]).to_numpy(dtype=object)
+                _show_gain(read[name][1], probabilities, reference, patients)
+
+
+def _show_foreign(
+    experiment: Experiment, frame: pd.DataFrame, probabilities: Floats, table: SliceTable
+) -> None:
+    """Print the scores of probabilities (n, k) that take the place of those of a table."""
+    info = predictor_info(experiment)
+    frame = frame.assign(**dict(zip(LABELS, probabilities.T)))
+    options: dict[str, Any] = {"prior_of_studies": study_prior_of(info)}
+    scored = score_predictions("", frame, table, prior_of(info), **options)
+    print(*score_lines("slices", scored.metrics), sep="\n")
+
+
+def _show_gain(labels: Floats, probabilities: Floats, first: Floats, patients: Any) -> None:
+    gain = paired_interval(labels, probabilities, first, patients, CHALLENGE.label_weights)
+    low, high = gain["interval"] or (np.nan, np.nan)
+    print(f"gain {gain['difference']:+.4f} ({low:+.4f} to {high:+.4f}) in weighted log loss")
 
 
 def fit_temperature(labels: Floats, logits: Floats) -> float:

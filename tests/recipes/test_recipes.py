@@ -352,6 +352,28 @@ def test_a_tiny_recipe_runs_from_dicom_to_submission(
     assert {path: path.stat().st_mtime_ns for path in predictors} == predictors
 
 
+def test_all_patients_that_came_in_are_trained_on_and_one_fold_is_validated(
+    monkeypatch, tmp_path: Path
+) -> None:
+    script = load_module(FOLDER / "all_patients.py")
+    source = [None, None, "slices", "given:mine", "given:mine", "given:other"]
+    ids = [f"i{number}" for number in range(6)]
+    pd.DataFrame({"image_id": ids, "label_source": source}).to_parquet(tmp_path / "slices.parquet")
+    folds = pd.DataFrame({"image_id": ids, "patient_id": ids, "fold": [0, 1, 0, -1, -1, -1]})
+    folds.to_csv(tmp_path / "folds.csv", index=False)
+    monkeypatch.setattr(sys, "argv", ["all_patients.py", str(tmp_path), "mine"])
+    script.main()
+    written = pd.read_csv(tmp_path / f"dataset_{tmp_path.name}_fold_0.csv")
+    assert written.set_index("image_id")["sample_type"].to_dict() == {
+        "i3": "train",
+        "i4": "train",
+        "i0": "valid",
+        "i2": "valid",
+    }
+    with pytest.raises(InputError, match="labelled by nobody"):
+        script.split(tmp_path, "nobody")
+
+
 @pytest.mark.long
 def test_the_tiny_recipe_of_ct_ich_ends_with_scores_and_a_release(
     small_demo: Path, test_data: Path, tmp_path: Path
