@@ -9,8 +9,9 @@ the same command.
 
     python benchmarks/ct_ich_levels.py <folder of CT-ICH>
 
-Prints the table and, as its last line, JSON: level -> mean and patient-bootstrap interval of the
-weighted log loss and of its ratio to the pooled prior, step -> those of the gain.
+Prints the table and, as one line, JSON: level -> mean and patient-bootstrap interval of the
+weighted log loss and of its ratio to the pooled prior, step -> those of the gain. Then, for each
+level, what `pooled_folds.py` prints of it: slices and studies, both priors, the AUC of any.
 """
 
 import argparse
@@ -25,7 +26,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.levels.level_runs import Plan, Stage, prepare
 from benchmarks.levels.level_scores import measure, show
+from benchmarks.pooled_folds import report
 from common.cli import log_to_console, run_script
+from common.slices.table import SliceTable
 from rsna.sources.ct_ich import CtIchSource
 
 logger = logging.getLogger(__name__)
@@ -120,6 +123,11 @@ def main() -> None:
     arguments.work, arguments.folder = arguments.work.resolve(), arguments.folder.resolve()
     CtIchSource(arguments.folder)  # refuses it now, not after the first training
     show(run(arguments), "", arguments.n_jobs)
+    own = Plan(arguments.work, DATASET)
+    table = SliceTable.load(arguments.work / "input" / "datasets" / DATASET)
+    for level, name in LEVELS.items():
+        print(f"\n{level}")
+        report([own.output_dir / "results" / own.id_of(name)], table)
 
 
 if __name__ == "__main__":

@@ -194,6 +194,7 @@ EFFECTIVE_WHEN = {
         name: _needs("pl_labels", "hard", "soft")
         for name in ("pl_predictions", "pl_positive", "pl_negative", "pl_partial", "pl_use_studies")
     },
+    "pl_num_patients": _needs("pl_labels", "given"),
     "tr_amp_dtype": _needs("tr_use_amp", 1),
     "mlflow_uri": _needs("mlflow_enabled", 1),
     "mlflow_enabled": (

@@ -68,6 +68,9 @@ class PseudoLabelConfig:
     evaluations/<source>/predictions.parquet)."""
     pl_labels: Literal["hard", "soft", "given"] = "hard"
     """hard: 0 and 1; soft: probabilities; given: no model, the labels that pl_source has."""
+    pl_num_patients: int = 0
+    """given: so many patients of pl_source, drawn by --seed (0: all), so that they do not outweigh
+    those of data_dataset."""
     pl_positive: list[float] = field(default_factory=lambda: [0.9])
     """Probability from which on a label is sure: one number, or one for each label, such as
     [0.5,0.9,0.9,0.9,0.9,0.9]."""
@@ -84,6 +87,7 @@ class PseudoLabelConfig:
             values = getattr(self, name)
             inside = bool(values) and all(0 <= value <= 1 for value in values)
             require(self, name, inside, "numbers from 0 to 1")
+        at_least(self, 0, "pl_num_patients")
         names_folder(self, "pl_name")
 
 

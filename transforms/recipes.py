@@ -8,6 +8,7 @@ that the pretrained weights want.
 import cv2
 
 from transforms.nodes import (
+    CT_MILD,
     DISTORT,
     FIXED_WINDOWS,
     GREY_NOISE,
@@ -18,8 +19,10 @@ from transforms.nodes import (
     affine,
     middle,
     node,
+    noise,
     normalize,
     random_crop,
+    removed_scalp,
     resize,
     rotate,
     scaled_windows,
@@ -124,7 +127,38 @@ IPAN_WINDOWS = [
 IPAN_FLIPS = [node(name, p=0.25) for name in ("HorizontalFlip", "VerticalFlip")]
 IPAN_FLIPS += [node("common.albumentations.NeighborSwap", p=0.25)]
 
+# ct_ich: the bone window in place of the soft one, which shows little that the others do not.
+CT_ICH_WIDTHS, CT_ICH_CENTERS = (80, 200, 2800), (40, 80, 600)
+CT_ICH_TRAIN = [
+    resize(192, area=True),
+    MIRROR,
+    SWAP,
+    affine(p=0.8, shift=0.06, scale=0.12, degrees=20, border_mode=cv2.BORDER_CONSTANT),
+    window_ranges(
+        [(75, 85), (190, 210), (2600, 3000)],
+        [(35, 45), (75, 85), (550, 650)],
+    ),
+    noise((0.005, 0.02), p=0.3, per_channel=False),
+]
+CT_ICH_VALID = [
+    resize(192, area=True),
+    windows((0, 0, 0), 0, CT_ICH_WIDTHS, CT_ICH_CENTERS),
+]
+
+# train_small, and mild changes of the scanner.
+CT_ICH_PHYSICS = [
+    removed_scalp(0.3),
+    resize(192, area=True),
+    MIRROR,
+    affine(p=0.8, shift=0.06, scale=0.12, degrees=20, border_mode=cv2.BORDER_CONSTANT),
+    *CT_MILD,
+    SHIFTED_WINDOWS,
+]
+
 PIPELINES: dict[str, list[Node]] = {
+    "ct_ich_physics": CT_ICH_PHYSICS,
+    "ct_ich_train": CT_ICH_TRAIN,
+    "ct_ich_valid": CT_ICH_VALID,
     "ipan2026_train": [*IPAN_INPUT, *IPAN_FLIPS, *IPAN_WINDOWS],
     "ipan2026_valid": [*IPAN_INPUT, *IPAN_WINDOWS],
     "appian_train": APPIAN,

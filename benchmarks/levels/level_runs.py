@@ -130,10 +130,15 @@ def prepare(input_folder: Path, dataset: str, n_jobs: int, *flags: str) -> None:
         return
     places = ("--data_dataset", dataset, "--data_input_folder", str(input_folder))
     source = ("--pre_source", dataset, "--n_jobs", str(n_jobs))
-    command = [sys.executable, "preprocessing.py", *source, *places, *flags]
-    result = subprocess.run(command, cwd=ROOT, stdout=sys.stderr, check=False)
+    run_command("preprocessing.py", *source, *places, *flags)
+
+
+def run_command(*command: object) -> None:
+    """Run a script of the project with these arguments; InputError where it fails."""
+    words = [sys.executable, *map(str, command)]
+    result = subprocess.run(words, cwd=ROOT, stdout=sys.stderr, check=False)
     if result.returncode:
-        raise InputError(f"preparing {dataset} ended with status {result.returncode}: see above")
+        raise InputError(f"`{' '.join(words)}` ended with status {result.returncode}: see above")
 
 
 def run_stages(stages: Sequence[Stage], num_at_once: int, log_folder: Path) -> float:

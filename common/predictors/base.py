@@ -243,7 +243,7 @@ class AbstractPredictor(ABC):
 
 def checked_weights(folder: Path, content: Mapping[str, Any]) -> Path:
     """Return the weights file of a predictor; InputError unless it is what was written."""
-    weights = folder / WEIGHTS_FILE
+    weights = folder / content.get("weights", WEIGHTS_FILE)
     if not weights.is_file():
         raise InputError(f"{weights} is missing: copy the whole predictor folder")
     if file_sha256(weights) != content["weights_sha256"]:

@@ -108,7 +108,7 @@ def write_evaluation(experiment: Experiment, table: SliceTable) -> dict[str, Any
     task = task_of(info)
     content = _read_blend(experiment.blend_file)
     frame, prior = read_experiment(experiment.folder, "oof")
-    studies = _study_sets(experiment, task)
+    studies = study_sets(experiment, task)
     # Blends of earlier versions used the slices of all series of a study.
     rule = content["plan"].get("study_rule", f"{studies[-1].name}, of the slices of all series")
     last, where = studies[-1], experiment.predictions_file("studies")
@@ -182,7 +182,7 @@ def _stages(
     return stages
 
 
-def _study_sets(experiment: Experiment, task: Task) -> list[StageSet]:
+def study_sets(experiment: Experiment, task: Task) -> list[StageSet]:
     """Return the studies' labels and probabilities, raw and, where there are any, calibrated."""
     frame = read_parquet(experiment.predictions_file("studies"), "blend again")
     labels = frame[[f"label_{name}" for name in task.label_names]].to_numpy(np.float64)

@@ -26,6 +26,7 @@ from common.scoring.metrics import (
     expected_calibration_error,
     log_loss,
     majority,
+    training_prior,
     weighted_log_loss,
 )
 from common.scoring.predictions import read_predictions, series_probabilities
@@ -38,8 +39,10 @@ from common.slices.folds import is_pseudo, owners
 from common.slices.series import list_series, used_rows
 from common.slices.study_labels import labels_by_study
 from common.slices.table import SliceTable
-from common.statistics.intervals import patient_intervals
+from common.statistics.intervals import LEVEL, patient_intervals
 from rsna_task import CHALLENGE, LABELS, Task, task_of_labels
+
+ANY = LABELS[-1]
 
 
 @dataclass(frozen=True)
@@ -184,6 +187,9 @@ def score_studies(studies: ScoredStudies, task: Task) -> dict[str, Any]:
         "prior_weighted_log_loss": (
             None if constant is None else weighted_log_loss(y, constant, task.label_weights)
         ),
+        "scored_prior_weighted_log_loss": weighted_log_loss(
+            y, np.broadcast_to(training_prior(y), y.shape), task.label_weights
+        ),
         "num_positive": {name: int(np.nansum(y[:, k])) for k, name in enumerate(names)},
         "interval": interval,
     }
@@ -258,9 +264,9 @@ def with_all_labels(metrics: Any, label_names: Sequence[str]) -> Any:
 def summary(values: Mapping[str, Any], report: Path) -> str:
     """Return a short table of the metrics of an evaluation, and where its page is."""
     is_folded = "folds" in values
-    lines = [score_line("out-of-fold" if is_folded else "last weights", values)]
+    lines = score_lines("out-of-fold" if is_folded else "last weights", values)
     if "best" in values:
-        lines.append(score_line(f"best checkpoint{'s' if is_folded else ''}*", values["best"]))
+        lines += score_lines(f"best checkpoint{'s' if is_folded else ''}*", values["best"])
     lines += [score_line(f"  fold {fold}", part) for fold, part in values.get("folds", {}).items()]
     for name, key in (("scored prior", "scored_prior"), ("training prior", "prior")):
         loss = shown(values.get(f"{key}_weighted_log_loss"), 4)
@@ -271,7 +277,10 @@ def summary(values: Mapping[str, Any], report: Path) -> str:
         cells.append(values["study"]["auc"][name])
         auc, precision, ece, study = (shown(cell) for cell in cells)
         lines.append(f"{name:<18} {auc:>6} {precision:>6} {ece:>6} {study:>17}")
-    lines.append(f"{values['num_slices']} slices, {values['num_studies']} studies")
+    lines.append(
+        f"{values['num_slices']} slices, {values['num_studies']} studies; in brackets: intervals "
+        f"of {LEVEL:.0%} over patients"
+    )
     if "best" in values:
         lines.append("* chosen on these rows: its score is too good")
     lines.append(f"report: {report}")
@@ -295,19 +304,34 @@ def next_steps(experiment_folder: Path, monitor_command: str | None) -> str:
 
 
 def score_line(name: str, values: Mapping[str, Any]) -> str:
-    """Return a line with the weighted log loss, and how it stands to those of both priors."""
+    """Return a line with weighted log loss, its ratio to both priors and AUC of any.
+
+    Args:
+        values: metrics of slices, or `study` in them; each score is followed by its interval.
+    """
     loss = values["weighted_log_loss"]
-    line = f"{name:<18} weighted log loss {shown(loss, 4)}"
-    if loss is None:
-        return f"{line}, per study {shown(values['study']['weighted_log_loss'], 4)}"
-    intervals = values.get("interval", {})
+    if loss is None and "study" in values:
+        return f"{name:<18} weighted log loss -"
+    of, areas = values.get("interval", {}), values.get("auc", {})
+    line = f"{name:<18} weighted log loss {shown(loss, 4)}{_spread(of.get('weighted_log_loss'), 3)}"
     for key, what in (("scored_prior", "scored prior's"), ("prior", "training prior's")):
         prior = values.get(f"{key}_weighted_log_loss")
-        if prior:
-            ratio = intervals.get(f"weighted_log_loss_to_{key}")
-            spread = f" (95 % interval {ratio[0]:.2f} to {ratio[1]:.2f})" if ratio else ""
-            line += f", {loss / prior:.2f} of the {what}{spread}"
-    return line
+        if prior and loss is not None:
+            spread = _spread(of.get(f"weighted_log_loss_to_{key}"), 2)
+            line += f", {loss / prior:.2f}{spread} of the {what}"
+    area = areas.get(ANY)
+    if area is None:
+        return line
+    return f"{line}, AUC of any {area:.3f}{_spread(of.get('auc', {}).get(ANY), 3)}"
+
+
+def score_lines(name: str, values: Mapping[str, Any]) -> list[str]:
+    """Return the lines of slices and of studies, from the metrics of an evaluation."""
+    return [score_line(name, values), score_line("  studies", values["study"])]
+
+
+def _spread(interval: Sequence[float] | None, digits: int) -> str:
+    return f" ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})" if interval else ""
 
 
 def shown(value: float | None, digits: int = 3) -> str:

@@ -12,7 +12,7 @@ from common.errors import InputError
 from common.experiment import Experiment, PredictorHome
 from common.preparation.merging import Labelled, Merged, merge_dataset
 from common.scoring.predictions import MEAN_VIEW, read_predictions
-from common.slices.folds import PSEUDO, TEST_SPLIT
+from common.slices.folds import PSEUDO, TEST_SPLIT, owners
 from common.slices.study_labels import read_study_labels
 from common.slices.table import SliceTable
 from common.words import count
@@ -43,7 +43,8 @@ def make_pseudo_dataset(config: Config) -> tuple[Path, Merged]:
     source = base if flags.pl_source is None else config.named_dataset_folder(flags.pl_source)
     table = SliceTable.load(source)
     SliceTable.load(base)
-    added = _given(table) if flags.pl_labels == GIVEN else _predicted(config, table)
+    is_given = flags.pl_labels == GIVEN
+    added = _given(table, config) if is_given else _predicted(config, table)
     note = {
         "dataset": base.name,
         "source": source.name,
@@ -70,10 +71,20 @@ def thresholds(flags: PseudoLabelConfig, num_labels: int) -> list[list[float]]:
     return found
 
 
-def _given(table: SliceTable) -> Labelled:
-    """Return the slices of a dataset that have labels of their own."""
+def _given(table: SliceTable, config: Config) -> Labelled:
+    """Return the slices of a dataset, or of some of its patients, that have labels of their own."""
     labels = table.labels(np.arange(len(table)), LABELS)
     chosen = table.readable & ~np.isnan(labels).any(axis=1)
+    patients, num = owners(table.frame), config.pseudo_labels.pl_num_patients
+    if num:
+        known = np.sort(patients[chosen].unique())
+        if num > len(known):
+            raise InputError(
+                f"--pl_num_patients {num}: {table.folder} has {count(len(known), 'patient')} with "
+                f"labels: ask for fewer"
+            )
+        drawn = np.random.default_rng(config.general.seed).choice(known, num, replace=False)
+        chosen &= patients.isin(drawn).to_numpy(dtype=bool)
     if not chosen.any():
         raise InputError(
             f"--pl_labels given: no slice of {table.folder} has all labels: let a model label "

@@ -158,21 +158,43 @@ def test_slices_of_another_dataset_come_with_their_series(monkeypatch, capsys, r
     assert (folds.set_index("image_id")["fold"].reindex(frame["image_id"]).dropna() == -1).all()
 
 
-def test_given_labels_come_with_their_own_source(monkeypatch, root):
+@pytest.fixture(scope="module")
+def labelled(root) -> Path:
+    """The other dataset, with labels of its own."""
     table = SliceTable.load(datasets(root) / "other")
     frame = table.frame.assign(**dict.fromkeys(LABELS, 0.0), label_source="slices")
-    labelled = datasets(root) / "labelled"
-    labelled.mkdir()
-    frame.to_parquet(labelled / "slices.parquet")
+    folder = datasets(root) / "labelled"
+    folder.mkdir()
+    frame.to_parquet(folder / "slices.parquet")
     for name in ("store", "manifest.json"):
-        (labelled / name).symlink_to(table.folder / name)
-    flags = ["--pl_labels", "given", "--pl_source", "labelled"]
+        (folder / name).symlink_to(table.folder / name)
+    return folder
+
+
+def test_given_labels_come_with_their_own_source(monkeypatch, root, labelled):
+    flags = ["--pl_labels", "given", "--pl_source", labelled.name]
     assert run(monkeypatch, root, "given", *flags) == 0
     merged = SliceTable.load(datasets(root) / "given")
     assert sound(merged.folder) == []
     assert merged.frame["label_source"].eq("given:labelled").sum() == 8
     train, _ = split_rows(merged, read_folds(merged.folder / "folds.csv"), 0, LABELS)
     assert merged.frame["label_source"].iloc[train].eq("given:labelled").sum() == 8
+
+
+def test_given_labels_of_some_patients_are_drawn_by_the_seed(monkeypatch, capsys, root, labelled):
+    flags = ["--pl_labels", "given", "--pl_source", labelled.name, "--pl_num_patients"]
+    drawn = []
+    for number, seed in enumerate((1, 1, *range(2, 9))):
+        name = f"some{number}"
+        assert run(monkeypatch, root, name, *flags, "1", "--seed", str(seed)) == 0
+        frame = SliceTable.load(datasets(root) / name).frame
+        own = frame[frame["label_source"].eq("given:labelled")]
+        # All slices of the patient come in.
+        assert len(own) == 4 and own["patient_id"].nunique() == 1
+        drawn.append(own["patient_id"].iloc[0])
+    assert drawn[0] == drawn[1] and len(set(drawn)) == 2
+    assert run(monkeypatch, root, "many", *flags, "3") == 2
+    assert "--pl_num_patients 3" in capsys.readouterr().err
 
 
 def test_a_patient_who_is_validated_on_does_not_come_in(monkeypatch, capsys, root):

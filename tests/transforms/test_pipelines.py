@@ -32,6 +32,7 @@ SIZES = {
     "valid_small": 192,
     "train_levels": 64,
     "tta_small": 192,
+    **{f"ct_ich_{use}": 192 for use in ("train", "valid", "physics")},
     "ct_physics": 256,
     "ct_physics_strong": 256,
     **{f"appian_{use}": 512 for use in ("train", "valid", "tta")},
