@@ -9,10 +9,9 @@ GROUPS = ("general", "predictor", "prediction", "views", "select")
 def main() -> None:
     """Write tables of slices, series and studies, and the submission that a sample asks for."""
     log_to_console()
+    config = parse_config(__doc__ or "", GROUPS)
     from rsna.evaluation.folders import prediction_folders
-    from rsna.releases.shipped import with_predictor
 
-    config = with_predictor(parse_config(__doc__ or "", GROUPS))
     prediction_folders(config)
     # torch takes seconds to import.
     from rsna.evaluation.prediction import predict

@@ -87,18 +87,13 @@ STARTS: Mapping[str, tuple[object, ...]] = {
     "start_three": (*THREE, "--tr_iteration_num", 320),
     "start_physics": (*PHYSICS, "--tr_iteration_num", 260),
 }
-# Which networks of phantoms each step lets travel.
-TRAVELS = {
-    "one": "start_one",
-    "three": "start_three",
-    "mixed": "start_three",
-    "physics": "start_physics",
-}
 
 
 def plan(work: Path, steps: Sequence[str]) -> list[Stage]:
     """Return the stages of some steps, and of the networks that travel."""
-    wanted = {STEPS[name].start for name in steps} | set(travelling(steps))
+    wanted = {"start_one", *(STEPS[name].start for name in steps)}
+    if "physics" in steps:
+        wanted.add("start_physics")
     starts = {
         name: Plan(work, DEMO).train(name, *flags, fold="0")
         for name, flags in STARTS.items()
@@ -114,11 +109,6 @@ def plan(work: Path, steps: Sequence[str]) -> list[Stage]:
             stages.append(own.train(f"{name}-{fold}", *flags, needs=[step.start], fold=str(fold)))
     alone = Plan(work, PATIENTS).train(ALONE, "--tr_iteration_num", 300, fold="0")
     return [*stages, alone]
-
-
-def travelling(steps: Sequence[str]) -> list[str]:
-    """Return the networks of phantoms that are scored on patients."""
-    return list(dict.fromkeys(["start_one", *(TRAVELS[name] for name in steps)]))
 
 
 def show_steps(work: Path, table: SliceTable, steps: Sequence[str]) -> None:
@@ -138,13 +128,16 @@ def show_steps(work: Path, table: SliceTable, steps: Sequence[str]) -> None:
         _show_gain(labels, probabilities, first, patients)
 
 
-def show_travel(work: Path, names: Sequence[str]) -> None:
+def show_travel(work: Path) -> None:
     """Print how networks score on a source that they never saw, and what a temperature changes.
+
+    Networks of phantoms are those that were trained.
 
     What they gain is on the first of them, as it is, on the same slices.
     """
     input_folder = work / "input" / "datasets"
     tables = {name: SliceTable.load(input_folder / name) for name in (DEMO, PATIENTS)}
+    names = [name for name in STARTS if _experiment(work, name).has_predictor]
     foreign = dict.fromkeys(names, PATIENTS) | {ALONE: DEMO}
     for name, dataset in foreign.items():
         if not _experiment(work, name).evaluation(dataset).metrics_file.is_file():
@@ -241,7 +234,7 @@ def main() -> None:
     run_stages(plan(work, steps), flags.n_jobs, work / "logs")
     show_steps(work, SliceTable.load(work / "input" / "datasets" / PATIENTS), steps)
     print(f"\n{len(steps)} configurations on folds {', '.join(map(str, FOLDS))} of {PATIENTS}")
-    show_travel(work, travelling(steps))
+    show_travel(work)
 
 
 if __name__ == "__main__":

@@ -26,8 +26,7 @@ from common.slices.leakage import TRAINED_ON
 from common.slices.pixel_steps import PARAMETER
 from common.slices.table import SliceTable
 from rsna.evaluation.scoring import score_lines
-from rsna.releases.shipped import CARD_FILE
-from rsna.releases.writing import write_half
+from rsna.releases.writing import CARD_FILE, write_half
 from rsna_model import build_model
 
 CARD = """# Model card: hemorrhage on head CT, from 60 patients and phantoms
@@ -44,7 +43,7 @@ CC BY 4.0, here with faces removed and recompressed as JPEG. The weights are pas
 
 **How well the recipe does**, out of fold: on patients of the same hospital that the scored networks
 had not seen. Folds 2 to 4 had no part in choosing the settings. In brackets: intervals of 95 % over
-patients. The network shipped here saw all patients and has no score of its own.
+patients. The network here saw all patients and has no score of its own.
 
 Folds 2 to 4:
 

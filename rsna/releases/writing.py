@@ -10,7 +10,7 @@ from common.experiment import JSON_FILE, WEIGHTS_FILE, read_predictor_json
 from common.files import file_sha256, replacing, write_json
 from common.predictors.base import AbstractPredictor
 
-HALF_FILE = "model.safetensors"
+CARD_FILE, HALF_FILE = "model_card.md", "model.safetensors"
 
 
 def write_half(predictor: AbstractPredictor, folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""A predictor small enough to come with the program: what it says, and what is refused."""
+"""A predictor small enough to be passed on: what it says, and what is refused."""
 
 import shutil
 from pathlib import Path
@@ -15,8 +15,6 @@ from common.predictors.blend import BlendPredictor
 from common.predictors.loading import load_predictor
 from common.predictors.second_level import SecondLevelPredictor
 from common.scoring.predictions import Calibration
-from config import Config
-from rsna.releases import shipped
 from rsna.releases.writing import write_half
 from rsna_model import RSNAModel, build_model
 from rsna_task import LABEL_WEIGHTS, LABELS
@@ -75,30 +73,14 @@ def test_other_bytes_are_refused(released: Path, tmp_path: Path) -> None:
         load_predictor(folder, build_model)
 
 
-def test_several_networks_are_not_shipped(tmp_path: Path) -> None:
+def test_several_networks_are_not_passed_on(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="2 networks"):
         write_half(make_blend(2), tmp_path / "two")
 
 
-def test_weights_beyond_float16_are_not_shipped(tmp_path: Path) -> None:
+def test_weights_beyond_float16_are_not_passed_on(tmp_path: Path) -> None:
     blend = make_blend()
     with torch.no_grad():
         next(blend.members[0].members[0].network.parameters()).fill_(1e6)
     with pytest.raises(InputError, match="float16"):
         write_half(blend, tmp_path / "large")
-
-
-def test_it_stands_in_where_no_predictor_is_named(monkeypatch, caplog, released: Path) -> None:
-    monkeypatch.setattr(shipped, "CT_ICH", released)
-    with caplog.at_level("WARNING"):
-        found = shipped.with_predictor(Config())
-    assert found.predictor.pr_predictor == str(released)
-    assert "60 patients" in caplog.text
-    for flags in ({"experiment_id": "0001"}, {"pr_predictor": "folder"}):
-        named = Config().with_flags(**flags)
-        assert shipped.with_predictor(named) == named
-
-
-def test_without_one_in_the_program_the_flags_stay(monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(shipped, "CT_ICH", tmp_path)
-    assert shipped.with_predictor(Config()) == Config()
