@@ -6,7 +6,6 @@
 Whoever predicts loads this folder and needs nothing of the training run that wrote it.
 """
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from common.errors import InputError
-from common.experiment import FORMAT_VERSION, JSON_FILE, WEIGHTS_FILE
+from common.experiment import COPY_AGAIN, FORMAT_VERSION, JSON_FILE, WEIGHTS_FILE
+from common.files import sha256
 from common.scoring.calibration import calibrator_from_json, calibrator_to_json
 from common.scoring.metrics import DEFAULT_THRESHOLD, Floats
 from common.scoring.predictions import Calibrator, Mean, prior_logits
@@ -237,14 +237,9 @@ def checked_weights(folder: Path, content: Mapping[str, Any]) -> Path:
     weights = folder / WEIGHTS_FILE
     if not weights.is_file():
         raise InputError(f"{weights} is missing: copy the whole predictor folder")
-    if _sha256(weights) != content["weights_sha256"]:
+    if sha256(weights) != content["weights_sha256"]:
         raise InputError(
-            f"{weights} is damaged, or not the file that {JSON_FILE} was written for: copy the "
-            f"whole predictor folder again, or let its experiment write it (--tr_resume 1)"
+            f"{weights} is damaged, or not the file that {JSON_FILE} was written for: "
+            f"{COPY_AGAIN}, or let its experiment write it (--tr_resume 1)"
         )
     return weights
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

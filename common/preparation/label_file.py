@@ -142,7 +142,7 @@ class LabelFiles:
 
     @property
     def key(self) -> str:
-        """What the ids are, of both."""
+        """Which ids they are, of both."""
         return f"{self.of_slices.key} and {self.of_studies.key}"
 
     def match(self, headers: pd.DataFrame) -> "MatchedLabels":

@@ -200,6 +200,9 @@ def test_it_evaluates_and_predicts_as_any_experiment(place, whole, capsys, caplo
     assert call(evaluate.main, place, "--experiment_id", "whole/fold_1") == 0
     shutil.copytree(place / "input" / "datasets" / "tiny", place / "input" / "datasets" / "other")
     flags = ("--experiment_id", "whole", "--data_dataset", "other", "--pr_tta_views", "flip_lr")
+    assert call(evaluate.main, place, *flags) == 2  # the same folds under another name
+    assert "was trained on 6 patients of it" in capsys.readouterr().err
+    (place / "input" / "datasets" / "other" / "folds.csv").unlink()
     assert call(evaluate.main, place, *flags) == 0
     assert (whole / "evaluations" / "other" / "metrics.json").is_file()
     assert "6 patients and 24 images are, by their ids, in the dataset tiny too" in caplog.text
@@ -293,7 +296,7 @@ def test_views_are_averaged_in_tables_and_kept_apart_in_features(place, whole, t
     [
         (("--data_dataset", "given"), "dataset_given_fold_0.csv gives the split of one fold"),
         (("--data_dataset", "fraction"), "--pre_valid_fraction"),
-        (("--data_dataset", "absent"), "no folds at"),
+        (("--data_dataset", "absent"), "no dataset at"),
         (("--data_dataset", "tiny", "--net_model", "no_such"), "--net_model no_such"),
         (("--data_dataset", "tiny", "--experiment_id", "whole"), "--experiment_id whole exists"),
         (
