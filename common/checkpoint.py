@@ -6,7 +6,7 @@ import io
 import logging
 import pickle
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -188,14 +188,20 @@ def load_weights(model: nn.Module, path: Path, flag: str = "--net_weight_file") 
         if name in weights and _shape(weights[name]) != _shape(own[name])
     ]
     if problems:
-        for problem in problems:
-            logger.error("%s: %s", path.name, problem)
-        shown = "; ".join(problems[:5]) + ("; ... (all are in the log)" if problems[5:] else "")
-        raise InputError(
+        raise misfit(
             f"{flag} {path}{_architecture(path)}: does not match the network of --net_model and "
-            f"--net_num_classes in {count(len(problems), 'key')}: {shown}"
+            f"--net_num_classes in {count(len(problems), 'key')}",
+            problems,
         )
     model.load_state_dict(weights)
+
+
+def misfit(what: str, problems: Sequence[str]) -> InputError:
+    """Return the error about weights that do not fit, with the first problems; log all."""
+    for problem in problems:
+        logger.error("%s", problem)
+    shown = "; ".join(problems[:5]) + ("; ... (all are in the log)" if problems[5:] else "")
+    return InputError(f"{what}: {shown}")
 
 
 def _architecture(path: Path) -> str:

@@ -21,6 +21,7 @@ PREDICTOR_FOLDER = "predictor"
 JSON_FILE, WEIGHTS_FILE = "predictor.json", "model.pt"
 FORMAT_VERSION = 1
 """Version of predictor.json."""
+COPY_AGAIN = "copy the whole predictor folder again"
 
 
 class ScoredFolder:

@@ -41,8 +41,8 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     What was there is removed after that; a failed block leaves it as it was.
     """
     make_folder(folder.parent)
-    hidden = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
-    temporary, old = hidden.with_suffix(".tmp"), hidden.with_suffix(".old")
+    hidden = f".{folder.name}.{uuid.uuid4().hex[:8]}"
+    temporary, old = folder.with_name(f"{hidden}.tmp"), folder.with_name(f"{hidden}.old")
     temporary.mkdir()
     try:
         yield temporary
@@ -50,8 +50,10 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
             os.rename(folder, old)
         os.rename(temporary, folder)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        if old.exists() and not folder.exists():
+            os.rename(old, folder)
+        for left in (temporary, old):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def make_folder(folder: Path) -> None:

@@ -7,7 +7,6 @@ the weights. timm is imported late: see `common.models.timm_factory`.
 import contextlib
 import dataclasses
 import difflib
-import hashlib
 import importlib.metadata
 import importlib.util
 import json
@@ -21,9 +20,10 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from common.checkpoint import inference_weights, load_checkpoint, unwrapped_name
+from common.checkpoint import inference_weights, load_checkpoint, misfit, unwrapped_name
 from common.errors import InputError
 from common.experiment import weights_file
+from common.files import file_sha256
 from common.models.hub import without_retries
 from common.words import count, first_line
 
@@ -148,13 +148,8 @@ def load_encoder(
         converted = _converted(backbone, named)
         named = named if _problems(own, converted, stems) else converted
     if problems := _problems(own, named, stems):
-        for problem in problems:
-            logger.error("%s: %s", where, problem)
-        shown = "; ".join(problems[:5]) + ("; ... (all are in the log)" if problems[5:] else "")
-        raise InputError(
-            f"{where}: does not hold the encoder of the network: "
-            f"{count(len(problems), 'tensor')} do not fit: {shown}"
-        )
+        what = f"{count(len(problems), 'tensor')} do not fit"
+        raise misfit(f"{where}: does not hold the encoder of the network: {what}", problems)
     left += [f"{prefix}{name}" for name in named if name not in own]
     if left:
         logger.warning(
@@ -203,7 +198,7 @@ def encoder_record(name: str, backbone: Any, weight_file: Path | None = None) ->
     source = f"https://huggingface.co/{hub_id}" if hub_id else config.get("url")
     if weight_file is not None:
         source, licence = f"file {weight_file.name}", _licence_beside(weight_file.parent)
-        own = {"sha256": _sha256(weight_file) if weight_file.is_file() else None}
+        own = {"sha256": file_sha256(weight_file) if weight_file.is_file() else None}
     elif _is_folder(name):
         source = f"folder {_folder_of(name).resolve().name}"
         licence = licence or _licence_beside(_folder_of(name))
@@ -255,7 +250,7 @@ def _read_config(path: Path, name: str, flag: str) -> tuple[str, dict[str, Any]]
         config, architecture, arguments = load_model_config_from_path(path.parent)
         known = {field.name for field in dataclasses.fields(PretrainedCfg)} - {*_LEFT_OUT}
         config = {key: config[key] for key in sorted(known & config.keys())}
-        base = architecture.split(".")[0]
+        base, arguments = architecture.split(".")[0], dict(arguments or {})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{flag} {name}: {CONFIG_FILE} is not a configuration of timm ({first_line(error)}): "
@@ -319,6 +314,8 @@ def _problems(own: Mapping[str, Any], named: Mapping[str, Any], stems: Sequence[
                 wanted[1] = shape[1]
             if shape != wanted:
                 found.append(f"{name} has shape {tuple(shape)} instead of {tuple(value.shape)}")
+            elif value.is_floating_point() and not named[name].is_floating_point():
+                found.append(f"{name} holds {named[name].dtype}, as if it were quantised")
     return found
 
 
@@ -354,8 +351,3 @@ def _licence_on_hub(name: str) -> str | None:
     except InputError as error:
         logger.info("%s: its licence is not known", error)
         return None
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

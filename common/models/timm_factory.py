@@ -4,6 +4,7 @@ timm is imported when a backbone is made: its own imports take seconds and make 
 """
 
 import copy
+import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from common.errors import InputError
 from common.models.base import ImageModel, start_bias
 from common.models.encoders import (
     PACKAGED_WEIGHTS,
+    WEIGHTS_FILES,
     find_encoder,
     load_encoder,
     packaged_file,
@@ -244,6 +246,13 @@ def create_backbone(
     require_architecture(name)
     options: dict[str, Any] = {"num_classes": 0, "in_chans": in_chans}
     if config:
+        # Such as checkpoint_path: another file, which nobody has asked for.
+        foreign = inspect.signature(timm.create_model).parameters.keys() & config["model_args"]
+        if foreign:
+            raise InputError(
+                f"--net_model {name}: model_args of its configuration has {', '.join(foreign)}, "
+                f"which makes no part of a network: remove it"
+            )
         weights = _pretrained_config(name, config).to_dict()
         options = {**config["model_args"], "pretrained_cfg": weights, **options}
     if drop_path_rate:
@@ -307,8 +316,7 @@ def find_weights(name: str) -> str | None:
     config = get_pretrained_cfg(name)
     places: list[Any] = []
     if config is not None and config.hf_hub_id:
-        files = ("model.safetensors", "pytorch_model.bin")
-        places = [try_to_load_from_cache(config.hf_hub_id, file) for file in files]
+        places = [try_to_load_from_cache(config.hf_hub_id, file) for file in WEIGHTS_FILES]
     if config is not None and config.url:
         name = Path(str(config.url)).name
         places.append(f"{torch.hub.get_dir()}/checkpoints/{name}")

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from common.errors import InputError
-from common.experiment import FORMAT_VERSION, JSON_FILE, WEIGHTS_FILE
+from common.experiment import COPY_AGAIN, FORMAT_VERSION, JSON_FILE, WEIGHTS_FILE
 from common.files import file_sha256
 from common.scoring.calibration import calibrator_from_json, calibrator_to_json
 from common.scoring.metrics import DEFAULT_THRESHOLD, Floats
@@ -248,7 +248,7 @@ def checked_weights(folder: Path, content: Mapping[str, Any]) -> Path:
         raise InputError(f"{weights} is missing: copy the whole predictor folder")
     if file_sha256(weights) != content["weights_sha256"]:
         raise InputError(
-            f"{weights} is damaged, or not the file that {JSON_FILE} was written for: copy the "
-            f"whole predictor folder again, or let its experiment write it (--tr_resume 1)"
+            f"{weights} is damaged, or not the file that {JSON_FILE} was written for: "
+            f"{COPY_AGAIN}, or let its experiment write it (--tr_resume 1)"
         )
     return weights

@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from common.errors import InputError
-from common.experiment import JSON_FILE, read_predictor_json
+from common.experiment import COPY_AGAIN, JSON_FILE, read_predictor_json
 from common.predictors.base import AbstractPredictor, BuildModel
 from common.predictors.blend import BlendPredictor
 from common.predictors.folds import FoldsPredictor
@@ -12,6 +12,7 @@ from common.predictors.second_level import SecondLevelPredictor
 from common.predictors.sequence import StudyPredictor
 from common.predictors.series import BagPredictor, JointPredictor, VolumePredictor
 from common.predictors.slices import SlicePredictor
+from common.words import first_line
 
 # By kind in predictor.json; a folder without a kind is of the first one.
 PREDICTORS: dict[str, type[AbstractPredictor]] = {
@@ -40,11 +41,19 @@ def load_predictor(folder: Path, build_model: BuildModel) -> AbstractPredictor:
         InputError: the folder is no predictor, is damaged, or is of another version.
     """
     content = read_predictor_json(folder)
-    kind = content.get("kind", SlicePredictor.kind)
+    kind = str(content.get("kind", SlicePredictor.kind))
     if kind not in PREDICTORS:
         raise InputError(
             f"{folder / JSON_FILE} is a predictor of the kind {kind!r}: predict with the version "
             f"that wrote it"
         )
     load_part = partial(load_predictor, build_model=build_model)
-    return PREDICTORS[kind].from_folder(folder, content, build_model, load_part)
+    try:
+        return PREDICTORS[kind].from_folder(folder, content, build_model, load_part)
+    except InputError:
+        raise
+    except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__} {first_line(error)}"
+        raise InputError(
+            f"{folder / JSON_FILE} is not as this program writes it ({what}): {COPY_AGAIN}"
+        ) from error

@@ -26,7 +26,7 @@ from common.features.store import FeatureTable, writing_features
 from common.files import make_folder
 from common.models import TimmClassifier
 from common.predictors.base import PredictOptions, RowLogits
-from common.predictors.extraction import extract
+from common.predictors.extraction import BLOCK_ROWS, extract
 from common.predictors.slices import SlicePredictor
 from common.slices.table import STORE_FOLDER, SliceTable
 from common.transforms.views import PLAIN
@@ -39,7 +39,7 @@ NAME = "encoder"
 # Of slices.parquet, what decides which pixels a sample has.
 _COLUMNS = (
     *("image_id", "store_file", "store_index", "position_mm", "rank", "rows", "columns"),
-    *("window_center", "window_width"),
+    *("window_center", "window_width", "spacing_row", "spacing_column"),
 )
 
 
@@ -91,7 +91,7 @@ class EncoderPredictor(SlicePredictor):
         make_folder(own)
         with open(own / ".lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if (own / f"{NAME}.parquet").is_file():
+            if (own / f"{NAME}.parquet").is_file() and _are_sound(own):
                 logger.info(
                     "features of the encoder: %s, kept in %s", count(len(rows), "slice"), own
                 )
@@ -140,3 +140,15 @@ class EncoderPredictor(SlicePredictor):
             "past_end": self.past_end,
             "pixels_sha256": pixels.hexdigest(),
         }
+
+
+def _are_sound(folder: Path) -> bool:
+    """Return whether kept features can be read, and log a warning where they can't."""
+    try:
+        stored = FeatureTable.load(folder, NAME)
+        for rows in np.array_split(np.arange(len(stored)), len(stored) // BLOCK_ROWS + 1):
+            stored.read(rows)
+    except InputError as error:
+        logger.warning("%s; extracted anew", error)
+        return False
+    return True

@@ -27,6 +27,7 @@ from common.slices.folds import (
     owners,
     read_folds,
 )
+from common.slices.leakage import MERGED, dataset_sources
 from common.slices.pixel_steps import recorded_steps
 from common.slices.table import (
     SLICE_COLUMNS,
@@ -39,7 +40,6 @@ from common.words import count
 
 logger = logging.getLogger(__name__)
 
-SOURCE = "merged"
 UNUSED_SPLIT = "none"
 
 
@@ -142,7 +142,7 @@ def merge_dataset(
         write_parquet(temporary / STUDIES_FILE, studies)
         write_text(temporary / FOLDS_FILE, new_folds.to_csv(index=False))
         num_linked, num_copied = _share_store(slices, [base, added.folder], temporary)
-        _write_manifest(temporary, base, slices, note)
+        _write_manifest(temporary, base, added.folder, slices, note)
         _move(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -293,7 +293,9 @@ def _move(temporary: Path, target: Path) -> None:
         ) from error
 
 
-def _write_manifest(folder: Path, base: Path, slices: pd.DataFrame, note: dict[str, Any]) -> None:
+def _write_manifest(
+    folder: Path, base: Path, added: Path, slices: pd.DataFrame, note: dict[str, Any]
+) -> None:
     manifest = read_manifest(base)
     by_status = {str(k): int(v) for k, v in slices["status"].value_counts().items()}
     counts = manifest["counts"] | {
@@ -303,7 +305,8 @@ def _write_manifest(folder: Path, base: Path, slices: pd.DataFrame, note: dict[s
         "num_padding": int(slices["num_padding"].fillna(0).sum()),
     }
     content = {
-        "source": SOURCE,
+        "source": MERGED,
+        "sources": sorted({*dataset_sources(base), *dataset_sources(added)}),
         "folder": str(base.resolve()),
         "complete": True,
         "parameters": manifest["parameters"] | {"merged": note},

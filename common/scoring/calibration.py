@@ -143,6 +143,26 @@ def fit_calibration(
     return Calibration(tuple(1 / slope for slope, _ in lines), tuple(bias for _, bias in lines))
 
 
+def composed(first: Calibrator | None, second: Calibration) -> Calibrator:
+    """Return the calibrator that does what `first` does, None for nothing, and then `second`.
+
+    One that makes labels consistent does so after both.
+    """
+    if first is None:
+        return second
+    if isinstance(first, ConsistentCalibration):
+        return ConsistentCalibration(composed(first.inner, second), first.union)
+    lines = list(zip(second.temperature, second.bias, strict=True))
+    if isinstance(first, IsotonicCalibration):
+        points = zip(first.calibrated, lines, strict=True)
+        moved = [tuple(y / t + b for y in values) for values, (t, b) in points]
+        return IsotonicCalibration(first.logits, tuple(moved))
+    assert isinstance(first, Calibration)
+    temperature = [t1 * t2 for t1, t2 in zip(first.temperature, second.temperature, strict=True)]
+    bias = [b1 / t + b for b1, (t, b) in zip(first.bias, lines, strict=True)]
+    return Calibration(tuple(temperature), tuple(bias))
+
+
 def fit_shared_line(labels: Floats, logits: Floats, patients: NDArray[np.int64]) -> Line:
     """Return one slope and bias for all labels, (1, 0) where they do not help other patients.
 

@@ -1,10 +1,10 @@
 """Calibration of a predictor to the labels of another place, and its gain there.
 
-Slices and studies are calibrated to raw logits: first one slope and bias for all labels, as a few
-studies say little of a rare one, then each label by itself. All of it is shrunk, and kept only
-where it helps patients that it was not fitted on (`common.scoring.shrinkage`). What it gains is
-measured across groups of patients: those that are scored are in no fit, nor in the choice of what
-is kept.
+Slices and studies are calibrated on top of what the predictor has: first one slope and bias for all
+labels, as a few studies say little of a rare one, then each label by itself. All of it is shrunk,
+and kept only where it helps patients that it was not fitted on (`common.scoring.shrinkage`): labels
+that say little leave a predictor as it was. What it gains is measured across groups of patients:
+those that are scored are in no fit, nor in the choice of what is kept.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from common.errors import InputError
-from common.scoring.calibration import ConsistentCalibration, fit_calibration
+from common.scoring.calibration import ConsistentCalibration, composed, fit_calibration
 from common.scoring.metrics import Floats, training_prior, weighted_log_loss
-from common.scoring.predictions import Calibrator
+from common.scoring.predictions import Calibration, Calibrator, probabilities_of
 from common.scoring.study_calibration import (
     StudyCalibration,
     StudyFeatures,
@@ -33,10 +33,10 @@ NUM_GROUPS = 10
 
 @dataclass(frozen=True)
 class LocalData:
-    """Raw predictions of n slices of s studies, and the labels known of them.
+    """Predictions of n slices of s studies, and the labels known of them.
 
     Attributes:
-        logits: (n, k).
+        logits: (n, k), not calibrated.
         labels: (n, k) 0, 1 or NaN; all NaN where studies alone have labels.
         patients: (n,).
         codes: (n,) the study of each slice, from 0.
@@ -44,7 +44,7 @@ class LocalData:
         study_labels: (s, k) 0, 1 or NaN.
         study_patients: (s,).
         series_logits: (n, k) of the series of each slice, where the predictor has its own.
-        consistent: raise the last label to the largest of the others, after calibrating.
+        calibration, study_calibration: what the predictor has before.
     """
 
     logits: Floats
@@ -55,7 +55,8 @@ class LocalData:
     study_labels: Floats
     study_patients: NDArray[Any]
     series_logits: Floats | None = None
-    consistent: bool = False
+    calibration: Calibrator | None = None
+    study_calibration: StudyCalibration | None = None
 
     @property
     def labels_slices(self) -> bool:
@@ -64,15 +65,21 @@ class LocalData:
 
     def features(self, slices: Calibrator | None) -> StudyFeatures:
         """Return the features of the studies, from slices as they are calibrated."""
-        logits = self.logits if slices is None else slices.apply(self.logits)
         series = None if self.series_logits is None else expit(self.series_logits[self.used])
-        p, codes = expit(logits[self.used]), self.codes[self.used]
+        p, codes = probabilities_of(self.logits[self.used], slices), self.codes[self.used]
         return study_features(p, codes, len(self.study_labels), series)
+
+    @property
+    def before(self) -> tuple[Floats, Floats]:
+        """Probabilities of slices (n, k) and of studies (s, k) as the predictor has them."""
+        features, rule = self.features(self.calibration), self.study_calibration
+        studies = features.largest if rule is None else rule.apply(features)
+        return probabilities_of(self.logits, self.calibration), studies
 
 
 @dataclass(frozen=True)
 class LocalCalibration:
-    """Fitted calibrators: of slices, None where none has a label, and of studies."""
+    """Calibrators: of slices, as it was where none has a label, and of studies."""
 
     slices: Calibrator | None
     studies: StudyCalibration
@@ -91,25 +98,30 @@ def fit_local(
         np.ones(len(ids), dtype=bool) if fitted_on is None else np.isin(ids, fitted_on)
         for ids in (data.patients, data.study_patients)
     )
-    slices = None
+    slices, old = data.calibration, data.study_calibration
+    consistent = isinstance(slices, ConsistentCalibration)
     if data.labels_slices:
+        inner = slices.inner if isinstance(slices, ConsistentCalibration) else slices
         known = rows & ~np.isnan(data.labels).all(axis=1)
-        slices = fit_calibration(
+        logits = data.logits[known]
+        line = fit_calibration(
             "temperature",
             data.labels[known],
-            data.logits[known],
+            logits if inner is None else inner.apply(logits),
             data.patients[known],
             label_names,
             shared=True,
         )
-        slices = ConsistentCalibration(slices) if data.consistent else slices
+        assert isinstance(line, Calibration)
+        slices = composed(slices, line)
     of_studies = fit_study_calibration(
         data.features(slices).of(studies),
         data.study_labels[studies],
         data.study_patients[studies],
         label_names,
-        data.consistent,
+        old.consistent if old else consistent,
         shared=True,
+        before=old,
     )
     return LocalCalibration(slices, of_studies)
 
@@ -129,8 +141,7 @@ def cross_fit_local(data: LocalData, seed: int) -> tuple[Floats, Floats]:
     for scored in np.array_split(order, min(NUM_GROUPS, len(order))):
         fitted = fit_local(data, np.setdiff1d(order, scored))
         rows = np.isin(data.patients, scored)
-        logits = data.logits[rows]
-        slices[rows] = expit(logits if fitted.slices is None else fitted.slices.apply(logits))
+        slices[rows] = probabilities_of(data.logits[rows], fitted.slices)
         chosen = np.isin(data.study_patients, scored)
         studies[chosen] = fitted.studies.apply(data.features(fitted.slices).of(chosen))
     return slices, studies
@@ -139,22 +150,23 @@ def cross_fit_local(data: LocalData, seed: int) -> tuple[Floats, Floats]:
 def score_local(
     data: LocalData, label_names: Sequence[str], weights: Sequence[float], seed: int
 ) -> dict[str, Any]:
-    """Return the scores of raw and of cross-fitted probabilities of `slices` and `studies`.
+    """Return the scores of probabilities of `slices` and `studies`, before and cross-fitted.
 
-    Each has raw and calibrated, with weighted_log_loss, its ratio to_scored_prior and intervals,
+    Each has before and calibrated, with weighted_log_loss, its ratio to_scored_prior and intervals,
     and gain, what calibration takes off the loss (`paired_interval`).
     """
     slices, studies = cross_fit_local(data, seed)
-    parts = {"studies": (data.study_labels, data.features(None).largest, studies)}
+    before, before_of_studies = data.before
+    parts = {"studies": (data.study_labels, before_of_studies, studies)}
     ids = {"studies": data.study_patients, "slices": data.patients}
     if data.labels_slices:
-        parts = {"slices": (data.labels, expit(data.logits), slices), **parts}
+        parts = {"slices": (data.labels, before, slices), **parts}
     found: dict[str, Any] = {}
-    for name, (y, raw, calibrated) in parts.items():
+    for name, (y, before, calibrated) in parts.items():
         prior = training_prior(y)
         of_prior = weighted_log_loss(y, np.broadcast_to(prior, y.shape), weights)
         own: dict[str, Any] = {"scored_prior_weighted_log_loss": of_prior}
-        for stage, p in (("raw", raw), ("calibrated", calibrated)):
+        for stage, p in (("before", before), ("calibrated", calibrated)):
             intervals = patient_intervals(
                 y, p, ids[name], label_names=label_names, weights=weights, prior=prior
             )
@@ -163,6 +175,6 @@ def score_local(
                 "interval": intervals["weighted_log_loss"],
                 "to_scored_prior": intervals["weighted_log_loss_to_scored_prior"],
             }
-        own["gain"] = paired_interval(y, calibrated, raw, ids[name], weights)
+        own["gain"] = paired_interval(y, calibrated, before, ids[name], weights)
         found[name] = own
     return found

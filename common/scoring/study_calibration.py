@@ -191,6 +191,7 @@ def fit_study_calibration(
     label_names: Sequence[str] = (),
     consistent: bool = False,
     shared: bool = False,
+    before: StudyCalibration | None = None,
 ) -> StudyCalibration:
     """Return the calibrator fitted to studies with labels (s, k) of 0, 1 or NaN.
 
@@ -202,20 +203,24 @@ def fit_study_calibration(
         label_names: (k,) for a warning of each label that keeps the largest probability; without
             them there is none.
         consistent: as of `StudyCalibration`.
-        shared: fit one slope and bias of the largest probability to all labels together first,
-            which the fit of each label is then shrunk towards.
+        shared: fit one slope and bias to all labels together first, which the fit of each label is
+            then shrunk towards.
+        before: what the fits start from and are shrunk towards; None for the largest probability.
     """
-    patients = number_patients(patient_ids, len(labels))
-    slope, bias = _UNCHANGED[0][0], _UNCHANGED[1]
+    patients, columns = number_patients(patient_ids, len(labels)), range(labels.shape[1])
+    x = [features.matrix(column) for column in columns]
+    first = [(before.coefficients[k], before.bias[k]) if before else _UNCHANGED for k in columns]
+    kept = "what there was" if before else "the largest slice"
     if shared:
-        slope, bias = fit_shared_line(labels, member_logits(features.largest), patients)
-    start = (slope, 0.0, 0.0), bias
-    kept = "the largest slice" if start == _UNCHANGED else "the line of all labels"
+        logits = np.column_stack([_linear(one, own) for one, own in zip(first, x, strict=True)])
+        slope, bias = line = fit_shared_line(labels, logits, patients)
+        first = [(tuple(slope * c for c in w), slope * b + bias) for w, b in first]
+        kept = kept if line == (1, 0) else "the line of all labels"
     fitted = []
-    for column in range(labels.shape[1]):
+    for column, start in enumerate(first):
         known = ~np.isnan(labels[:, column])
-        x = features.matrix(column)[known]
-        rows = LabelRows(labels[known, column], slope * x[:, 0] + bias, patients[known], x)
+        own = x[column][known]
+        rows = LabelRows(labels[known, column], _linear(start, own), patients[known], own)
         found, reason = fit_if_it_helps(rows, partial(_fit_label, start=start), _apply)
         if label_names and reason:
             name = label_names[column]
@@ -237,4 +242,9 @@ def _fit_label(rows: LabelRows, start: _Fitted) -> _Fitted:
 
 
 def _apply(fitted: _Fitted, rows: LabelRows) -> Floats:
-    return np.asarray(rows.features @ np.array(fitted[0]) + fitted[1])
+    assert rows.features is not None
+    return _linear(fitted, rows.features)
+
+
+def _linear(fitted: _Fitted, features: Floats) -> Floats:
+    return np.asarray(features @ np.array(fitted[0]) + fitted[1])

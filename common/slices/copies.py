@@ -1,5 +1,7 @@
 """Slices of identical pixels, whatever their ids: found by the checksums of the store."""
 
+import contextlib
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -38,6 +40,22 @@ def identical_pixels(slices: pd.DataFrame, store: SliceStore) -> pd.Series:
     if len(found):
         group_of.loc[found.index] = found.groupby(list(found)).ngroup().astype("float64")
     return group_of
+
+
+def pixel_names(table: SliceTable, study_ids: pd.Series) -> list[str]:
+    """Return a name for the pixels of each study, whatever its ids: of its slice with most brain.
+
+    Studies whose slices are blank, or were not measured, have none.
+    """
+    frame = table.frame[table.readable & table.frame["study_id"].isin(study_ids)]
+    frame = frame[(frame["hu_min"] < frame["hu_max"]).fillna(False)]
+    frame = frame.sort_values(_MEASURES[::-1]).drop_duplicates("study_id", keep="last")
+    names = []
+    for store_file, index, *measures in frame[["store_file", "store_index", *_MEASURES]].values:
+        with contextlib.suppress(UnreadableSlice, IndexError):
+            checksum = table.store.checksums(str(store_file))[int(index)]
+            names.append(" ".join(map(str, (*measures, checksum))))
+    return names
 
 
 def leaking_copies(

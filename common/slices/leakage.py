@@ -32,6 +32,10 @@ TRAINED_ON = "trained_on"
 # Key there: source and licence of the weights of others that the training started from.
 ENCODER = "encoder"
 
+# The source of a dataset that was made of others; `sources` in its manifest has theirs.
+MERGED = "merged"
+
+
 Ids = Sequence[str] | pd.Series | NDArray[Any]
 
 
@@ -258,14 +262,22 @@ def require_unseen_start(
 
 
 def saw_source(training: Mapping[str, Any], dataset_folder: Path) -> bool:
-    """Return whether imported weights were trained on the source that a dataset was made from.
+    """Return whether imported weights were trained on a source that a dataset was made from.
 
     Args:
         training: of predictor.json.
-        dataset_folder: its manifest names the source.
+        dataset_folder: its manifest names the sources.
     """
-    source = _read(dataset_folder / MANIFEST_FILE).get("source")
-    return source is not None and training.get(TRAINED_ON) == source
+    return training.get(TRAINED_ON) in dataset_sources(dataset_folder)
+
+
+def dataset_sources(folder: Path) -> list[str]:
+    """Return the sources (--pre_source) that a dataset was made from, also by way of others."""
+    manifest = _read(folder / MANIFEST_FILE)
+    if manifest.get("source") != MERGED:
+        return [str(manifest["source"])] if manifest.get("source") else []
+    # Merged datasets of earlier versions name their base alone.
+    return list(manifest.get("sources") or dataset_sources(Path(str(manifest.get("folder")))))
 
 
 def warn_of_pseudo_labels(label_sources: pd.Series, prefix: str, fold: int) -> None:

@@ -5,7 +5,7 @@ other slices need the same steps.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from common.errors import InputError
-from common.slices.regions import cavity_mask, head_mask, known_spacing, skull_mask
+from common.slices.regions import head_mask, known_spacing, skull_and_cavity, skull_mask
 from common.windows import AIR_HU
 
 MANIFEST_FILE = "manifest.json"
@@ -24,6 +24,9 @@ PARAMETER = "pixels"
 MARGIN_MM = 5.0
 BONE_MARGIN_MM = 10.0
 """Around a brain: so much of the skull is kept."""
+_LEAST_BRAIN_MM = 100.0
+"""A series whose cavities make a box with a shorter side shows no whole brain: a few slices of the
+base, say, whose cavity may be the cerebellum alone."""
 _MAX_PIXELS = 4096
 
 Box = tuple[int, int, int, int]
@@ -177,36 +180,57 @@ class HeadFinder:
     spacing_mm: tuple[float | None, float | None]
     region: Region = "head"
     _found: list[Box] = field(default_factory=list)
+    _skulls: list[Box] = field(default_factory=list)
     _shape: tuple[int, int] = (0, 0)
 
     def add(self, image_hu: np.ndarray) -> None:
         """Take a slice, int16 HU (rows, columns), into account."""
         self._shape = (image_hu.shape[0], image_hu.shape[1])
-        find = cavity_mask if self.region == "brain" else head_mask
-        mask = find(image_hu, self.spacing_mm)
-        if mask is not None:
-            rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-            ends = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
-            self._found.append(ends)
+        if self.region == "head":
+            self._found += _box_of(head_mask(image_hu, self.spacing_mm))
+            return
+        skull, cavity = skull_and_cavity(image_hu, self.spacing_mm)
+        self._skulls += _box_of(skull)
+        self._found += _box_of(cavity)
 
     def box(self) -> Box | None:
         """Return rows and columns that hold the region with a margin; None where none was found.
 
         No slice is skipped: a broad table without a head above it widens the box, which does no
-        harm, but nothing of a head is ever cut.
+        harm, but nothing of a head is ever cut. Where no slice shows a whole brain, the box is that
+        of the skull.
         """
-        if not self._found:
-            return None
         row_mm, column_mm = known_spacing(self.spacing_mm)
-        margin_mm = BONE_MARGIN_MM if self.region == "brain" else MARGIN_MM
-        margin_rows, margin_columns = round(margin_mm / row_mm), round(margin_mm / column_mm)
-        tops, bottoms, lefts, rights = zip(*self._found)
+        found, margin_mm = _union(self._found), MARGIN_MM
+        if self.region == "brain":
+            margin_mm = BONE_MARGIN_MM
+            sides = found and ((found[1] - found[0]) * row_mm, (found[3] - found[2]) * column_mm)
+            if not sides or min(sides) < _LEAST_BRAIN_MM:
+                found = _union(self._skulls)
+        if found is None:
+            return None
+        rows, columns = round(margin_mm / row_mm), round(margin_mm / column_mm)
         return (
-            max(0, min(tops) - margin_rows),
-            min(self._shape[0], max(bottoms) + margin_rows),
-            max(0, min(lefts) - margin_columns),
-            min(self._shape[1], max(rights) + margin_columns),
+            max(0, found[0] - rows),
+            min(self._shape[0], found[1] + rows),
+            max(0, found[2] - columns),
+            min(self._shape[1], found[3] + columns),
         )
+
+
+def _box_of(mask: np.ndarray | None) -> list[Box]:
+    """Return the box of a mask; none where it is empty."""
+    if mask is None or not mask.any():
+        return []
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return [(int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1)]
+
+
+def _union(boxes: Sequence[Box]) -> Box | None:
+    if not boxes:
+        return None
+    tops, bottoms, lefts, rights = zip(*boxes)
+    return min(tops), max(bottoms), min(lefts), max(rights)
 
 
 def recorded_steps(dataset_folder: Path) -> PixelSteps:

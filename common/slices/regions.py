@@ -78,21 +78,20 @@ def skull_mask(
         image_hu: (rows, columns), HU.
         spacing_mm: pixel spacing along a column and along a row, where it is known.
     """
-    found = _Skull.find(image_hu, spacing_mm)
-    return None if found is None else found.whole(found.inside)
+    return skull_and_cavity(image_hu, spacing_mm)[0]
 
 
-def cavity_mask(
+def skull_and_cavity(
     image_hu: np.ndarray, spacing_mm: tuple[float | None, float | None]
-) -> np.ndarray | None:
-    """Return which pixels of a slice lie in the cavity of its skull, bool; None where it has none.
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Return the `skull_mask` of a slice, and which pixels lie in its cavity; None where none do.
 
-    That is the largest part inside the skull (`skull_mask`) that is neither bone nor air, once
-    all that is thinner than 12 mm is gone. Below the base it may be a part of face or neck.
+    The cavity is the largest part inside the skull that is neither bone nor air, once all that is
+    thinner than 12 mm is gone. At the base it may be a part of the brain alone, of face or neck.
     """
     found = _Skull.find(image_hu, spacing_mm)
     if found is None:
-        return None
+        return None, None
     soft = (found.inside & ~found.bone & (found.image_hu > _SOFT_HU)).astype(np.uint8)
     opened = cv2.morphologyEx(
         soft, cv2.MORPH_OPEN, _disk(_CAVITY_MM, found.pixel_mm), borderValue=0
@@ -101,8 +100,8 @@ def cavity_mask(
     areas = statistics[:, cv2.CC_STAT_AREA].copy()
     areas[0] = 0
     if areas.max() * found.pixel_mm[0] * found.pixel_mm[1] < _LEAST_CAVITY_MM2:
-        return None
-    return found.whole(labels == int(areas.argmax()))
+        return found.whole(found.inside), None
+    return found.whole(found.inside), found.whole(labels == int(areas.argmax()))
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ class FieldOfView(A.ImageOnlyTransform):
     both ends and p = 1 it draws nothing, and brings the slices of all scanners to one scale.
 
     Args:
-        field_mm_range: larger side of the image, mm; of head CT it is 200 to 250 as a rule.
+        field_mm_range: each side of the image, mm, so that a square image gets square pixels
+            whatever came; of head CT it is 200 to 250 as a rule.
         border_mode, fill: as of albumentations' Affine.
         p: probability that it is applied.
     """
@@ -51,11 +52,10 @@ class FieldOfView(A.ImageOnlyTransform):
     ) -> dict[str, Any]:
         height, width = params["shape"][:2]
         row_mm, column_mm, _ = known_spacing_mm(data.get("spacing_mm"), params["shape"])
-        zoom = self.py_random.uniform(*self.field_mm_range) / max(
-            row_mm * height, column_mm * width
-        )
-        left, top = ((length - 1) / 2 * (1 - zoom) for length in (width, height))
-        return {"source": np.array([(zoom, 0, left), (0, zoom, top), (0, 0, 1.0)])}
+        field_mm = self.py_random.uniform(*self.field_mm_range)
+        across, down = field_mm / (column_mm * width), field_mm / (row_mm * height)
+        left, top = (width - 1) / 2 * (1 - across), (height - 1) / 2 * (1 - down)
+        return {"source": np.array([(across, 0, left), (0, down, top), (0, 0, 1.0)])}
 
     def apply(self, img: np.ndarray, source: np.ndarray, **params: Any) -> np.ndarray:
         """Return the image, float32 of the same shape."""

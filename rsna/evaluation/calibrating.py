@@ -1,10 +1,10 @@
 """scripts/calibrate.py: a predictor calibrated to local labels, as a new predictor folder."""
 
 import hashlib
+import itertools
 import logging
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,9 @@ import numpy as np
 
 from common.errors import InputError
 from common.experiment import JSON_FILE, PredictorHome
-from common.files import replacing_folder
+from common.files import make_folder, replacing_folder
 from common.predictors.base import AbstractPredictor
 from common.predictors.loading import load_predictor
-from common.scoring.calibration import ConsistentCalibration
 from common.scoring.local_calibration import LocalData, fit_local, score_local
 from common.slices.folds import owners
 from common.slices.leakage import id_digests
@@ -29,7 +28,7 @@ from rsna.evaluation.labelled import Labelled, PredictedRows, find_labelled, pre
 from rsna.evaluation.model_card import write_card
 from rsna.evaluation.prediction import predict_options, predict_with_progress
 from rsna.evaluation.scoring import predictor_info, shown, task_of
-from rsna.evaluation.unseen import require_unseen_rows, require_unseen_source
+from rsna.evaluation.unseen import fitted_ids, require_unseen_rows, require_unseen_source
 from rsna_model import build_model
 
 logger = logging.getLogger(__name__)
@@ -38,8 +37,8 @@ logger = logging.getLogger(__name__)
 def calibrate(config: Config) -> Iterator[str]:
     """Fit a predictor's calibration to a labelled dataset; write it, and yield lines to print.
 
-    Slices and studies are calibrated, or, where studies alone have labels, studies alone; then
-    slices keep the calibration that they have.
+    Slices and studies are calibrated, or, where studies alone have labels, studies alone; on top of
+    the calibration that they have.
 
     Raises:
         InputError: flags that can't be used, nothing to fit to, or patients that the predictor was
@@ -55,18 +54,15 @@ def calibrate(config: Config) -> Iterator[str]:
     require_unseen_rows(home, table, labelled.rows, name)
     if predictor.fitted_on and not predictor.fitted_on_salt:
         raise InputError(f"{home.title} is a blend of an earlier version: blend again")
-    consistent = isinstance(predictor.calibration, ConsistentCalibration)
-    _drop_calibration(predictor, labelled, home)
+    make_folder(target.parent)
     options = predict_options(config)
     found = predict_labelled(
         labelled, lambda rows: predict_with_progress(predictor, table, rows, options, name)
     )
-    data = replace(_local_data(table, labelled, found, predictor), consistent=consistent)
+    data = _local_data(table, labelled, found, predictor)
     scores = score_local(data, task.label_names, task.label_weights, config.general.seed)
     fitted = fit_local(data, label_names=task.label_names)
-    if fitted.slices is not None:
-        predictor.calibration = fitted.slices
-    predictor.study_calibration = fitted.studies
+    predictor.calibration, predictor.study_calibration = fitted.slices, fitted.studies
     _record(predictor, table, labelled.rows)
     patients = np.union1d(data.patients.astype(str), data.study_patients.astype(str))
     predictor.calibrated_on = {
@@ -76,28 +72,13 @@ def calibrate(config: Config) -> Iterator[str]:
         "num_studies": len(data.study_labels),
         "num_slices": int((~np.isnan(data.labels).all(axis=1)).sum()),
         "scores": scores,
+        "on_top_of": predictor.calibrated_on,
     }
     with replacing_folder(target) as temporary:
         predictor.save(temporary)
     write_card(PredictorHome(target), new=True)
     yield from _lines(predictor.calibrated_on)
     yield f"calibrated predictor: {target}"
-
-
-def _drop_calibration(
-    predictor: AbstractPredictor, labelled: Labelled, home: PredictorHome
-) -> None:
-    """Take off the calibrations that are fitted anew, and say so."""
-    old = []
-    if predictor.calibration is not None and not labelled.by_study:
-        predictor.calibration = None
-        old.append("slices")
-    if predictor.study_calibration is not None:
-        predictor.study_calibration = None
-        old.append("studies")
-    if old:
-        what = " and ".join(old)
-        logger.warning("the calibration of %s that %s has is replaced", what, home.title)
 
 
 def _local_data(
@@ -117,32 +98,26 @@ def _local_data(
     rows = found.rows[kept]
     frame = table.frame.iloc[rows]
     codes, ids = frame["study_id"].factorize()
-    labels = np.full((len(rows), len(names)), np.nan)
-    if not labelled.by_study:
-        is_labelled = np.isin(rows, labelled.rows)
-        labels[is_labelled] = table.labels(rows[is_labelled], names)
-    logits = found.logits[kept].astype(np.float64)
-    if predictor.calibration is not None:
-        logits = predictor.calibration.apply(logits)
     own = found.series_logits
     return LocalData(
-        logits,
-        labels,
+        found.logits[kept].astype(np.float64),
+        labelled.labels[rows],
         owners(frame).to_numpy(dtype=object).astype(str),
         codes,
         np.isin(rows, used),
         labelled.studies.reindex(ids)[names].to_numpy(dtype=np.float64),
         owners(frame.drop_duplicates("study_id")).to_numpy(dtype=object).astype(str),
         None if own is None else own[kept].astype(np.float64),
+        predictor.calibration,
+        predictor.study_calibration,
     )
 
 
 def _record(predictor: AbstractPredictor, table: SliceTable, rows: np.ndarray) -> None:
     """Record digests of the patients and studies that were fitted on, beside those of a blend."""
-    frame = table.frame.iloc[rows]
     # Patient ids may be short enough to be guessed from plain digests.
     predictor.fitted_on_salt = predictor.fitted_on_salt or secrets.token_hex(16)
-    ids = [*owners(frame).unique(), *frame["study_id"].dropna().unique()]
+    ids = itertools.chain.from_iterable(fitted_ids(table, rows).values())
     own = id_digests(ids, predictor.fitted_on_salt)
     predictor.fitted_on = sorted({*predictor.fitted_on, *own})
 
@@ -160,7 +135,7 @@ def _lines(record: Mapping[str, Any]) -> Iterator[str]:
     num = count(record["num_patients"], "patient")
     yield f"{num}, {count(record['num_studies'], 'study')} of {record['dataset']}:"
     for name, part in record["scores"].items():
-        for stage in ("raw", "calibrated"):
+        for stage in ("before", "calibrated"):
             own, prior = part[stage], part["scored_prior_weighted_log_loss"]
             loss = own["weighted_log_loss"]
             of_prior = f", {loss / prior:.2f} of the scored prior's" if loss and prior else ""

@@ -23,6 +23,7 @@ from common.slices.leakage import ENCODER
 from common.slices.pixel_steps import require_same_steps
 from common.slices.store import UnreadableSlice
 from common.slices.table import STATUS_OK, SliceTable
+from common.words import count
 from config import Config, recorded_config
 from rsna.build import build_schedule
 from rsna.evaluation.blend import write_evaluation
@@ -141,7 +142,7 @@ def evaluate_on_dataset(
     task = task_of(info)
     require_unseen_source(home, table, name, held_out)
     labelled = find_labelled(table, name, task.label_names, held_out)
-    require_unseen_rows(home, table, labelled.rows, name)
+    notes = require_unseen_rows(home, table, labelled.rows, name)
     found = predict_labelled(
         labelled, lambda rows: predict_with_progress(predictor, table, rows, options, name)
     )
@@ -174,7 +175,7 @@ def evaluate_on_dataset(
         subtitle=f"All labelled {'studies' if labelled.by_study else 'slices'} of {name}",
         label_names=task.label_names,
         main=main,
-        facts={**_facts(info), "views": ", ".join(options.views), "protocol": protocol},
+        facts={**_facts(info), **notes, "views": ", ".join(options.views), "protocol": protocol},
         num_skipped=num_skipped,
         flow=flow,
         read_image_hu=_ImageReader(table, frame["image_id"]),
@@ -229,9 +230,12 @@ def _facts(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _calibration(info: Mapping[str, Any]) -> str:
-    local = info.get("calibrated_on")
-    if local:
-        return f"on {local['dataset']}: {local['num_patients']} patients, not among those scored"
+    places, local = [], info.get("calibrated_on")
+    while local:
+        places.append(f"{local['dataset']}: {count(local['num_patients'], 'patient')}")
+        local = local.get("on_top_of")
+    if places:
+        return f"on {', on top of '.join(places)}, not among those scored"
     return "per label" if info["calibration"] else "none"
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from common.errors import InputError
-from common.experiment import read_predictor_json
+from common.experiment import JSON_FILE, read_predictor_json
 from config import Config
 from rsna.sources.dicom import is_archive
 
@@ -50,6 +50,8 @@ def calibration_target(config: Config) -> Path:
     read_predictor_json(home.predictor)
     old = home.predictor.resolve()
     target = old.with_name(f"{old.name}_{name}")
+    if target.exists() and not (target / JSON_FILE).is_file():
+        raise InputError(f"{target} exists and is no predictor: move it out of the way")
     if target.exists() and not config.calibration.cal_overwrite:
         raise InputError(
             f"{target} exists: predict with it, or give --cal_overwrite 1 to replace it"

@@ -29,6 +29,7 @@ class Labelled:
             by their rows of the table.
         rows: of the table, labelled slices and those of studies labelled as a whole, readable.
         own: those of them that are labelled themselves.
+        labels: (rows of the table, k) of slices, by majority, NaN where unknown or by a model.
         studies: labels by study id, by majority.
         num_skipped: what is left out, by reason.
     """
@@ -36,6 +37,7 @@ class Labelled:
     frame: pd.DataFrame
     rows: NDArray[np.int64]
     own: NDArray[np.int64]
+    labels: Floats
     studies: pd.DataFrame
     num_skipped: dict[str, int]
 
@@ -108,7 +110,7 @@ def find_labelled(
     frame = table.frame.iloc[images].set_index(images).assign(readable=table.readable[images])
     num_others = int((table.readable & ~has_label).sum())
     skipped = {what: num_others} if num_others else {}
-    return Labelled(frame, rows, own, studies, skipped)
+    return Labelled(frame, rows, own, labels, studies, skipped)
 
 
 def predict_labelled(

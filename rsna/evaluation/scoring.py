@@ -10,7 +10,10 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from common.cli import script_command
+from common.errors import InputError
 from common.experiment import (
+    COPY_AGAIN,
+    JSON_FILE,
     Experiment,
     PredictorHome,
     experiment_id_of,
@@ -43,6 +46,8 @@ from common.statistics.intervals import LEVEL, patient_intervals
 from rsna_task import CHALLENGE, LABELS, Task, task_of_labels
 
 ANY = LABELS[-1]
+# What is read of predictor.json without loading the predictor.
+_USED: Mapping[str, Any] = dict(label_names=list, prior=dict, training=dict, threshold=(int, float))
 
 
 @dataclass(frozen=True)
@@ -227,8 +232,12 @@ def read_experiment(experiment_folder: Path, name: str) -> tuple[pd.DataFrame, n
 
 
 def predictor_info(home: PredictorHome) -> dict[str, Any]:
-    """Return the content of predictor.json; InputError for labels of no task."""
+    """Return the content of predictor.json; InputError for labels of no task, or parts missing."""
     info = read_predictor_json(home.predictor)
+    for name, kind in _USED.items():
+        if not isinstance(info.get(name), kind):
+            path = home.predictor / JSON_FILE
+            raise InputError(f"{path}: {name} is missing or of another type: {COPY_AGAIN}")
     task_of_labels(info["label_names"], str(home.predictor))
     return info
 

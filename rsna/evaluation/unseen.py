@@ -4,7 +4,9 @@ One way for experiments and for predictors alone: what counts is recorded in pre
 predictor and of all that lie in it (`common.slices.leakage`).
 """
 
+import functools
 import logging
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 
 from common.errors import InputError
 from common.experiment import PredictorHome
+from common.slices.copies import pixel_names
 from common.slices.folds import FOLDS_FILE, folds_path, is_in, is_validated, owners, read_folds
 from common.slices.leakage import (
     TRAINED_ON,
@@ -25,6 +28,11 @@ from common.slices.table import SliceTable
 from common.words import count
 
 logger = logging.getLogger(__name__)
+
+_OTHER_FOLDS = (
+    "the predictor was trained on a dataset of this name with other folds than it has now: it may "
+    "have seen any patient, and scores may be too good"
+)
 
 
 def require_unseen_source(
@@ -44,31 +52,51 @@ def require_unseen_source(
 
 def require_unseen_rows(
     home: PredictorHome, table: SliceTable, rows: np.ndarray, name: str
-) -> None:
+) -> dict[str, str]:
     """Raise InputError where a predictor was trained, or fitted, on patients of rows of a table.
 
-    Patients of other datasets are known by their ids, where those datasets are beside this one;
-    that is logged as a warning.
+    Return what a page says where it may have been, which is logged as a warning: patients of other
+    datasets are known by their ids alone, where those datasets are beside this one.
 
     Args:
         rows: those that are scored, or fitted on.
         name: of the dataset.
     """
-    frame = table.frame.iloc[rows]
-    owner, studies = owners(frame), frame["study_id"].dropna()
     for content in recorded_predictors(home.predictor):
         salt, fitted = content.get("fitted_on_salt", ""), set(content.get("fitted_on", ()))
-        # Either data may lack the ids of patients; old blends know nothing else than studies.
-        for ids in ((owner, studies) if salt else (studies,)) if fitted else ():
-            num = len(fitted.intersection(id_digests(ids.unique(), salt)))
+        for (what, known_by), ids in fitted_ids(table, rows, bool(salt)).items() if fitted else ():
+            num = len(fitted.intersection(id_digests(ids, salt)))
             if num:
                 raise InputError(
-                    f"--data_dataset {name}: {home.title} would be scored on "
-                    f"{count(num, 'patient')} that it was fitted on (blend or calibration): name "
+                    f"--data_dataset {name}: {home.title} would be scored on {count(num, what)} "
+                    f"that it was fitted on (blend or calibration), known by {known_by}: name "
                     f"others by --ev_held_out, or take other data"
                 )
-    _require_untrained(home, table, rows, name)
-    _warn_of_shared_patients(home, table, rows)
+    notes = _require_untrained(home, table, rows, name)
+    notes += _notes_of_shared_patients(home, table, rows)
+    for note in notes:
+        logger.warning("--data_dataset %s: %s", name, note)
+    return {"seen before": "; ".join(notes)} if notes else {}
+
+
+def fitted_ids(
+    table: SliceTable, rows: np.ndarray, salted: bool = True
+) -> Mapping[tuple[str, str], list[str]]:
+    """Return what tells the owners of rows from others, by what it is of and what it is.
+
+    Either data may lack the ids of patients, or have other ids for the same pixels.
+
+    Args:
+        salted: False for old blends, which know nothing else than studies.
+    """
+    frame = table.frame.iloc[rows]
+    studies = frame["study_id"].dropna().drop_duplicates()
+    of_studies = {("study", "id"): list(studies)}
+    if not salted:
+        return of_studies
+    patients = list(owners(frame).unique())
+    pixels = pixel_names(table, studies)
+    return {("patient", "id"): patients, **of_studies, ("study", "pixels"): pixels}
 
 
 def source_note(home: PredictorHome, table: SliceTable) -> dict[str, Any]:
@@ -84,21 +112,29 @@ def _saw_source(home: PredictorHome, table: SliceTable) -> bool:
     return any(saw_source(each, table.folder) for each in origins_of_predictor(home.predictor))
 
 
-def _require_untrained(home: PredictorHome, table: SliceTable, rows: np.ndarray, name: str) -> None:
-    """Raise InputError where the folds show that the rows were trained on."""
+def _require_untrained(
+    home: PredictorHome, table: SliceTable, rows: np.ndarray, name: str
+) -> list[str]:
+    """Raise InputError where folds show that rows were trained on; return what they hide."""
     image_ids = table.frame["image_id"].iloc[rows]
+    read = functools.cache(read_folds)
+    digest_of = functools.cache(lambda path: folds_digest(read(path)))
+    is_hidden = False
     for origin in origins_of_predictor(home.predictor):
         fold, made_with = origin.get("fold"), origin.get("folds_sha256")
-        path = table.folder / FOLDS_FILE
-        if isinstance(fold, int):
-            path = folds_path(table.folder, fold)
-        if fold is None or not path.is_file():
+        if fold is None:
             continue
-        folds = read_folds(path)
+        of_one = isinstance(fold, int)
+        path = folds_path(table.folder, fold) if of_one else table.folder / FOLDS_FILE
         is_same_name = origin.get("dataset") == table.folder.name
-        if made_with != folds_digest(folds) and not (made_with is None and is_same_name):
+        is_same = path.is_file() and (
+            is_same_name if made_with is None else made_with == digest_of(path)
+        )
+        if not is_same:
+            is_hidden |= is_same_name
             continue
-        trained = folds[~is_validated(folds, fold)] if isinstance(fold, int) else folds
+        folds = read(path)
+        trained = folds[~is_validated(folds, fold)] if of_one else folds
         seen = is_in(image_ids, trained["image_id"])
         if seen.any():
             patients = owners(table.frame.iloc[rows[seen]]).nunique()
@@ -107,10 +143,13 @@ def _require_untrained(home: PredictorHome, table: SliceTable, rows: np.ndarray,
                 f"{count(patients, 'patient')} of it (--data_fold {fold}): evaluate its experiment "
                 f"(--experiment_id), name others by --ev_held_out, or take other data"
             )
+    return [_OTHER_FOLDS] if is_hidden else []
 
 
-def _warn_of_shared_patients(home: PredictorHome, table: SliceTable, rows: np.ndarray) -> None:
-    """Log a warning of patients that are in a dataset of a training too, where it is there."""
+def _notes_of_shared_patients(
+    home: PredictorHome, table: SliceTable, rows: np.ndarray
+) -> Iterator[str]:
+    """Yield which patients are in a dataset of a training too, where it is there."""
     origins = origins_of_predictor(home.predictor)
     names = {origin.get("dataset") or origin.get(TRAINED_ON) for origin in origins}
     for own in sorted(filter(None, names - {table.folder.name})):
@@ -124,10 +163,8 @@ def _warn_of_shared_patients(home: PredictorHome, table: SliceTable, rows: np.nd
             patients = owners(frame)
             num_patients = patients[is_in(patients, folds["patient_id"])].nunique()
         if num_images or num_patients:
-            logger.warning(
-                "--data_dataset: %d patients and %d images are, by their ids, in the dataset %s "
-                "too, which the predictor was trained on: scores are too good",
-                num_patients,
-                num_images,
-                own,
+            yield (
+                f"{count(num_patients, 'patient')} and {count(num_images, 'image')} are, by their "
+                f"ids, in the dataset {own} too, which the predictor was trained on: scores are "
+                f"too good"
             )

@@ -73,7 +73,7 @@ def ids(root: Path, numbers: range) -> str:
 
 
 def test_a_predictor_is_calibrated_beside_itself_and_scored_on_others_alone(
-    monkeypatch, capsys, caplog, root
+    monkeypatch, capsys, root
 ):
     net, mine = str(root / "net"), ("--data_dataset", "mine")
     half = ("--ev_held_out", ids(root, range(12)))
@@ -112,13 +112,15 @@ def test_a_predictor_is_calibrated_beside_itself_and_scored_on_others_alone(
 
     told = refused(monkeypatch, capsys, root, calibrate, *flags, *half)
     assert "net_mine exists" in told and "--cal_overwrite 1" in told
-    caplog.clear()
     again = ("--pr_predictor", str(target), *mine, *others)
     assert run(monkeypatch, root, calibrate, *again) == 0
-    assert "is replaced" in caplog.text
     twice = json.loads((root / "net_mine_mine" / "predictor.json").read_text())
     assert len(twice["fitted_on"]) == 48
+    before = twice["calibrated_on"]["scores"]["slices"]["before"]["weighted_log_loss"]
+    scored = json.loads((place / "metrics.json").read_text())
+    assert before == pytest.approx(scored["weighted_log_loss"], rel=1e-5)
     assert twice["calibrated_on"]["predictor_sha256"] != record["predictor_sha256"]
+    assert twice["calibrated_on"]["on_top_of"] == record
     assert run(monkeypatch, root, calibrate, *flags, *half, "--cal_overwrite", "1") == 0
     assert not (target / "evaluations").exists()
     assert json.loads((target / "predictor.json").read_text())["calibrated_on"] == record
@@ -136,6 +138,54 @@ def test_labels_of_studies_calibrate_studies(monkeypatch, root):
     assert content["calibration"] is None and content["study_calibration"] is not None
     assert content["calibrated_on"]["num_slices"] == 0
     assert list(content["calibrated_on"]["scores"]) == ["studies"]
+
+
+def test_shares_of_raters_count_by_majority_and_labels_by_a_model_not_at_all(monkeypatch, root):
+    dataset = root / "input" / "datasets" / "soft"
+    frame = make_dataset(dataset, num_patients=20).frame
+    flags = ("--pr_predictor", str(root / "net"), "--data_dataset", "soft", "--cal_overwrite", "1")
+    records = []
+    for change in ("none", "shares", "model"):
+        changed = frame.copy()
+        if change == "shares":
+            changed[list(LABELS)] = frame[list(LABELS)] * 0.4 + 0.3
+        if change == "model":  # they are given studies, whose slices a model has labelled
+            by_model = changed["study_id"].eq("study5")
+            changed.loc[by_model, "label_source"] = "pseudo:0003"
+            changed.loc[by_model, list(LABELS)] = 1 - frame.loc[by_model, list(LABELS)]
+            studies = frame.groupby("study_id", as_index=False)[["patient_id", *LABELS]].max()
+            studies.assign(label_source="study").to_parquet(dataset / "studies.parquet")
+        changed.to_parquet(dataset / "slices.parquet")
+        assert run(monkeypatch, root, calibrate, *flags) == 0
+        content = json.loads((root / "net_soft" / "predictor.json").read_text())
+        records.append(content["calibrated_on"])
+    assert records[0]["scores"] == records[1]["scores"]
+    num_of_one = int((frame["study_id"].eq("study5") & frame["status"].eq("ok")).sum())
+    assert records[2]["num_slices"] == records[0]["num_slices"] - num_of_one
+
+
+def test_patients_are_known_again_by_their_pixels(monkeypatch, capsys, root):
+    """Sent anew under other ids; of other patients, or blank, pixels are no reason to refuse."""
+    dataset = root / "input" / "datasets" / "measured"
+    frame = make_dataset(dataset, num_patients=12).frame
+    table = SliceTable.load(dataset)
+    for row in np.flatnonzero(table.readable):
+        values = table.image_hu(row)
+        frame.loc[row, ["hu_min", "hu_max"]] = values.min(), values.max()
+        frame.loc[row, ["hu_mean", "brain_fraction"]] = values.mean(), (values > 0).mean()
+    frame.to_parquet(dataset / "slices.parquet")
+    flags = ("--pr_predictor", str(root / "net"), "--data_dataset", "measured")
+    half = ("--ev_held_out", ids(root, range(6)))
+    assert run(monkeypatch, root, calibrate, *flags, *half) == 0
+    again = shutil.copytree(dataset, dataset.with_name("again"))
+    for name in ("patient_id", "study_id", "image_id", "series_id"):
+        frame[name] = "new-" + frame[name]
+    frame.to_parquet(again / "slices.parquet")
+    flags = ("--pr_predictor", str(root / "net_measured"), "--data_dataset", "again")
+    told = refused(monkeypatch, capsys, root, evaluate, *flags)
+    assert "6 studies that it was fitted on" in told and "known by pixels" in told
+    others = ",".join(f"new-secret-patient-{number}" for number in range(6, 12))
+    assert run(monkeypatch, root, evaluate, *flags, "--ev_held_out", others) == 0
 
 
 def test_an_experiment_is_calibrated_in_its_folder_and_a_path_to_it_is_it(monkeypatch, root):
@@ -192,6 +242,36 @@ def test_what_was_trained_on_is_known_of_a_folder(monkeypatch, capsys, root):
     for script in (evaluate, calibrate):
         flags = ("--pr_predictor", str(imported), "--data_dataset", "seen")
         told = refused(monkeypatch, capsys, root, script, *flags)
+        assert "trained on the data that it was made from" in told
+
+
+def test_other_folds_than_those_of_the_training_are_marked(monkeypatch, caplog, root):
+    dataset = root / "input" / "datasets" / "refolded"
+    frame = make_dataset(dataset, num_patients=6).frame
+    trained = folder_of(root, "on_refolded", dataset="refolded", fold=0, folds_sha256="0" * 64)
+    flags = ("--pr_predictor", str(trained), "--data_dataset", "refolded")
+    for has_folds in (False, True):  # lost, or made again
+        if has_folds:
+            folds = frame[["image_id", "patient_id"]].assign(fold=0)
+            folds.to_csv(dataset / "folds.csv", index=False)
+        caplog.clear()
+        assert run(monkeypatch, root, evaluate, *flags) == 0
+        assert "with other folds than it has now" in caplog.text
+        page = (trained / "evaluations" / "refolded" / "report.html").read_text()
+        assert "with other folds than it has now" in page
+
+
+def test_a_dataset_that_was_merged_has_the_sources_of_its_parts(monkeypatch, capsys, root):
+    base, merged = (root / "input" / "datasets" / name for name in ("base", "merged"))
+    for folder in (base, merged):
+        make_dataset(folder, num_patients=4)
+    (base / "manifest.json").write_text(json.dumps({"source": "rsna", "parameters": {}}))
+    imported = folder_of(root, "published", trained_on="rsna")
+    flags = ("--pr_predictor", str(imported), "--data_dataset", "merged")
+    for more in ({"sources": ["demo", "rsna"]}, {"folder": str(base)}):
+        manifest = {"source": "merged", "parameters": {}, **more}
+        (merged / "manifest.json").write_text(json.dumps(manifest))
+        told = refused(monkeypatch, capsys, root, evaluate, *flags)
         assert "trained on the data that it was made from" in told
 
 
@@ -272,6 +352,11 @@ def test_what_cant_be_used_is_one_line(monkeypatch, capsys, root, tmp_path):
     assert "--data_dataset is missing" in told(calibrate, *net)
     one = ("--ev_held_out", "secret-patient-3", "--cal_overwrite", "1")
     assert "of one patient" in told(calibrate, *net, *mine, *one)
+    other = root / "net_other"
+    (other / "of the user").mkdir(parents=True)
+    overwrite = ("--data_dataset", "other", "--cal_overwrite", "1")
+    assert "exists and is no predictor" in told(calibrate, *net, *overwrite)
+    assert (other / "of the user").is_dir()
     source = ("--pl_name", "x", "--pl_source", "mine", "--data_dataset", "own")
     shutil.rmtree(root / "net" / "evaluations", ignore_errors=True)
     assert "has not predicted it" in told(pseudo_label, *net, *source)

@@ -14,6 +14,7 @@ from common.preparation.checks.check import check_dataset
 from common.scoring.metrics import training_prior
 from common.scoring.predictions import build_predictions, write_predictions
 from common.slices.folds import PSEUDO, folds_path, read_folds, split_rows
+from common.slices.leakage import dataset_sources
 from common.slices.table import SliceTable
 from config import Config
 from rsna.build import make_sampler
@@ -176,6 +177,8 @@ def test_given_labels_come_with_their_own_source(monkeypatch, root, labelled):
     assert run(monkeypatch, root, "given", *flags) == 0
     merged = SliceTable.load(datasets(root) / "given")
     assert sound(merged.folder) == []
+    of_parts = {*dataset_sources(datasets(root) / "own"), *dataset_sources(labelled)}
+    assert of_parts and dataset_sources(merged.folder) == sorted(of_parts)
     assert merged.frame["label_source"].eq("given:labelled").sum() == 8
     train, _ = split_rows(merged, read_folds(merged.folder / "folds.csv"), 0, LABELS)
     assert merged.frame["label_source"].iloc[train].eq("given:labelled").sum() == 8

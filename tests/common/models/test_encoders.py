@@ -116,7 +116,9 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path) -> None:
     two = {
         f"{side}.{name}": value for side in ("student", "teacher") for name, value in whole.items()
     }
+    whole_numbers = {name: (8 * value).to(torch.int8) for name, value in whole.items()}
     for state, message in (
+        (whole_numbers, "conv1.0.weight holds torch.int8"),
         (missing, "1 tensor do not fit: missing layer1.0.conv1.weight"),
         (shaped, r"layer1.0.conv1.weight has shape \(1, 2, 3, 3\) instead of"),
         (two, r"several encoders \(student\., teacher\.\)"),
@@ -205,6 +207,9 @@ def test_unusable_folders_are_refused(tmp_path) -> None:
         (json.dumps({"hidden_size": 8}), "is not a configuration of timm"),
         (json.dumps({**content, "architecture": "resnext_of_mine"}), "config.json names"),
         (json.dumps({**content, "model_args": {"no_such": 1}}), "no_such"),
+        (json.dumps({**content, "model_args": ["x"]}), "is not a configuration of timm"),
+        (json.dumps({**content, "model_args": {"checkpoint_path": "a.pth"}}), "checkpoint_path"),
+        (json.dumps({**content, "model_args": {"pretrained": True}}), "has pretrained"),
     ):
         config.write_text(text)
         with pytest.raises(InputError, match=message):

@@ -43,6 +43,28 @@ def test_a_saved_predictor_predicts_the_same(tmp_path, table, all_rows):
     assert loaded.training == predictor.training
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prior": None}, {"label_names": 3}, {"label_weights": []}, {"model": []}, {"kind": []},
+        {"calibration": {}}, {"study_calibration": "x"}, {"transform": 3}, {"slice_offsets": None},
+    ],
+)  # fmt: skip
+def test_content_of_another_type_is_refused_in_one_line(tmp_path, change):
+    make_predictor().save(tmp_path)
+    path = tmp_path / "predictor.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, **change}))
+    with pytest.raises(InputError, match=r"predictor\.json"):
+        load_predictor(tmp_path, build_network)
+    path.write_text(json.dumps({k: v for k, v in content.items() if k not in change}))
+    if set(change) & {"kind", "study_calibration"}:  # which earlier versions lack
+        load_predictor(tmp_path, build_network)
+    else:
+        with pytest.raises(InputError, match=r"predictor\.json"):
+            load_predictor(tmp_path, build_network)
+
+
 def test_logits_are_those_of_the_network_on_each_transformed_slice(table):
     predictor = make_predictor()
     rows = np.array([7, 0, 3])

@@ -1,9 +1,17 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.special import expit
 
 from common.errors import InputError
-from common.scoring.calibration import ConsistentCalibration, fit_calibration
+from common.scoring.calibration import (
+    ConsistentCalibration,
+    calibrator_from_json,
+    calibrator_to_json,
+    composed,
+    fit_calibration,
+)
 from common.scoring.local_calibration import (
     LocalData,
     cross_fit_local,
@@ -11,6 +19,7 @@ from common.scoring.local_calibration import (
     score_local,
 )
 from common.scoring.metrics import weighted_log_loss
+from common.scoring.predictions import Calibration
 from common.scoring.study_calibration import LARGEST, study_rule
 
 NAMES = ("rare", "common", "any")
@@ -38,7 +47,7 @@ def drawn(seed: int, num: int, slope: float, bias: float, num_slices: int = 30) 
 
 
 def losses(data: LocalData, fitted) -> np.ndarray:
-    """The weighted log loss of slices and of studies, raw and calibrated: [[raw, own], ...]."""
+    """The weighted log loss of slices and of studies, not calibrated and calibrated."""
     slices = expit(fitted.slices.apply(data.logits))
     studies = fitted.studies.apply(data.features(fitted.slices))
     pairs = (
@@ -100,7 +109,7 @@ def test_the_scores_are_those_of_the_tables():
     slices, studies = cross_fit_local(data, seed=1)
     raw = weighted_log_loss(data.labels, expit(data.logits), WEIGHTS)
     own = weighted_log_loss(data.labels, slices, WEIGHTS)
-    assert scores["slices"]["raw"]["weighted_log_loss"] == pytest.approx(raw)
+    assert scores["slices"]["before"]["weighted_log_loss"] == pytest.approx(raw)
     assert scores["slices"]["calibrated"]["weighted_log_loss"] == pytest.approx(own)
     assert scores["slices"]["gain"]["difference"] == pytest.approx(raw - own)
     low, high = scores["slices"]["gain"]["interval"]
@@ -129,13 +138,51 @@ def test_a_series_of_a_network_that_has_its_own_stands_for_the_largest_slice():
     true = np.where(data.study_labels == 1, 2.0, -2.0)
     own = LocalData(
         data.logits, data.labels, data.patients, data.codes, data.used, data.study_labels,
-        data.study_patients, series_logits=true[data.codes], consistent=True,
+        data.study_patients, series_logits=true[data.codes],
+        calibration=ConsistentCalibration(None),
     )  # fmt: skip
     np.testing.assert_allclose(own.features(None).largest, expit(true))
     fitted = fit_local(own)
     assert isinstance(fitted.slices, ConsistentCalibration) and fitted.studies.consistent
     found = fitted.studies.apply(own.features(fitted.slices))
     assert weighted_log_loss(own.study_labels, found, WEIGHTS) < 0.1
+
+
+def test_labels_that_say_little_keep_what_a_predictor_has_and_others_better_it():
+    """What the labels of a hundred patients taught is not lost by a calibration to five more."""
+    others, first = drawn(999, 200, 0.4, -1.5), fit_local(drawn(1, 100, 0.4, -1.5))
+    known = {"calibration": first.slices, "study_calibration": first.studies}
+    raw, before = losses(others, first).T
+    few = [fit_local(replace(drawn(seed, 5, 0.4, -1.5), **known)) for seed in range(2, 8)]
+    after = np.mean([losses(others, fitted)[:, 1] for fitted in few], axis=0)
+    assert (after < 1.05 * before).all() and (after < 0.8 * raw).all(), (raw, before, after)
+    elsewhere = replace(drawn(3, 60, 0.8, 0.5), **known)
+    others = drawn(998, 200, 0.8, 0.5)
+    before, after = (losses(others, one)[:, 1] for one in (first, fit_local(elsewhere)))
+    assert (after < 0.97 * before).all(), (before, after)
+    scores = score_local(elsewhere, NAMES, WEIGHTS, seed=1)
+    labels = elsewhere.labels, elsewhere.study_labels
+    for part, y, p in zip(("slices", "studies"), labels, elsewhere.before, strict=True):
+        expected = pytest.approx(weighted_log_loss(y, p, WEIGHTS))
+        assert scores[part]["before"]["weighted_log_loss"] == expected
+
+
+@pytest.mark.parametrize("kind", ["none", "temperature", "isotonic", "consistent"])
+def test_one_calibrator_does_what_two_do(kind):
+    data = drawn(4, 60, 0.4, -1.5)
+    first = None
+    if kind in ("temperature", "isotonic"):
+        first = fit_calibration(kind, data.labels, data.logits, data.patients)
+    second = Calibration((0.7, 2.0, 1.5), (-1.0, 0.3, 0.0))
+    logits = np.clip(data.logits, -30, 30)
+    expected = second.apply(logits if first is None else first.apply(logits))
+    if kind == "consistent":
+        first = ConsistentCalibration(None)
+        expected[:, -1] = expected.max(axis=1)
+    both = composed(first, second)
+    np.testing.assert_allclose(both.apply(logits), expected, atol=1e-9)
+    again = calibrator_from_json(calibrator_to_json(both))
+    np.testing.assert_allclose(again.apply(logits), expected, atol=1e-9)
 
 
 def test_one_patient_is_too_few():

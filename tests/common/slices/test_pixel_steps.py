@@ -198,14 +198,14 @@ def test_a_brain_crop_is_said_and_older_records_stay_as_they_were() -> None:
 
 
 def test_a_brain_crop_leaves_the_skull() -> None:
-    image = head()
+    image, spacing_mm = head(), (1.2, 1.2)
     image[is_head(axes=(80, 60)) & ~is_head()] = -80  # a scalp
-    finder = HeadFinder(SPACING, "brain")
+    finder = HeadFinder(spacing_mm, "brain")
     finder.add(image)
-    plan = PixelSteps(brain_crop=True).plan((200, 240), SPACING, finder.box())
+    plan = PixelSteps(brain_crop=True).plan((200, 240), spacing_mm, finder.box())
     top, bottom, left, right = plan.cut
     # 90 % of 70 and 50 pixels are inside the bone, and 10 mm more.
-    expected = (100 - 63 - 20, 100 + 63 + 21, 120 - 45 - 20, 120 + 45 + 21)
+    expected = (100 - 63 - 8, 100 + 63 + 9, 120 - 45 - 8, 120 + 45 + 9)
     assert np.abs(np.subtract((top, bottom, left, right), expected)).max() <= 3
     stored, cut = plan.apply(image), image[top:bottom, left:right]
     inside = is_head(axes=(63, 45))[top:bottom, left:right]

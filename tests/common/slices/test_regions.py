@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common.slices.pixel_steps import BONE_MARGIN_MM, HeadFinder, PixelSteps
-from common.slices.regions import cavity_mask, skull_mask
+from common.slices.regions import skull_and_cavity, skull_mask
 from rsna.phantom import anatomy, grid, scanner, study
 from rsna.phantom.atlas import load_atlas
 
@@ -59,11 +59,24 @@ def test_no_brain_is_lost_and_the_box_is_that_of_the_anatomy(
     for image_hu, inside in zip(images, cavity, strict=True):
         if inside.sum() * spacing_mm[0] ** 2 < 500:
             continue
-        mask, found = skull_mask(image_hu, spacing_mm), cavity_mask(image_hu, spacing_mm)
+        mask, found = skull_and_cavity(image_hu, spacing_mm)
         assert mask is not None and mask[inside].all()
         if found is not None:
             overlaps.append((found & inside).sum() / (found | inside).sum())
     assert np.median(overlaps) > 0.97
+
+
+def test_a_series_of_a_few_slices_of_the_base_keeps_its_brain(
+    known: tuple[np.ndarray, np.ndarray, Spacing],
+) -> None:
+    """Their cavities are the cerebellum alone, or a part of the face."""
+    images, cavity, spacing_mm = known
+    low = np.flatnonzero(cavity.sum(axis=(1, 2)) * spacing_mm[0] ** 2 > 500)[:8]
+    for first in range(6):
+        rows = low[first : first + 2]
+        top, bottom, left, right = brain_box(images[rows], spacing_mm)
+        inside = cavity[rows]
+        assert inside[:, top:bottom, left:right].sum() > 0.99 * inside.sum(), first
 
 
 def test_scalp_and_rest_make_no_difference(
@@ -133,6 +146,6 @@ def test_a_real_head_with_and_without_scalp(test_data: Path) -> None:
     height_mm, width_mm = (box[1] - box[0]) * row_mm, (box[3] - box[2]) * column_mm
     assert 150 < height_mm < 200 and 130 < width_mm < 190
     for image_hu, left in zip(images, bare, strict=True):
-        cavity = cavity_mask(image_hu, (row_mm, column_mm))
+        _, cavity = skull_and_cavity(image_hu, (row_mm, column_mm))
         assert cavity is None or np.array_equal(left[cavity], image_hu[cavity])
         assert (left > -900).sum() < (image_hu > -900).sum()

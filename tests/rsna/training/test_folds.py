@@ -203,6 +203,9 @@ def test_it_evaluates_and_predicts_as_any_experiment(place, whole, capsys, caplo
     no_folds = shutil.ignore_patterns(FOLDS_FILE)
     shutil.copytree(datasets / "tiny", datasets / "other", ignore=no_folds)
     flags = ("--experiment_id", "whole", "--data_dataset", "other", "--pr_tta_views", "flip_lr")
+    assert call(evaluate.main, place, *flags) == 2  # the same folds under another name
+    assert "was trained on 6 patients of it" in capsys.readouterr().err
+    (place / "input" / "datasets" / "other" / "folds.csv").unlink()
     assert call(evaluate.main, place, *flags) == 0
     assert (whole / "evaluations" / "other" / "metrics.json").is_file()
     assert "6 patients and 24 images are, by their ids, in the dataset tiny too" in caplog.text

@@ -140,14 +140,39 @@ def test_other_pixels_or_transforms_are_extracted_anew(place, monkeypatch, caplo
     assert run(monkeypatch, place, train, "first", **FLAGS, seed=5) == 0
     store = next((place / "input" / "datasets" / "tiny" / "store").glob("*.b2nd"))
     times = store.stat()
-    for number, change in enumerate(({"data_img_size": 48}, {"net_pooling": "max"}, {}, "pixels")):
+    slices = place / "input" / "datasets" / "tiny" / "slices.parquet"
+    changes = ({"data_img_size": 48}, {"net_pooling": "max"}, {}, "pixels", "spacing")
+    for number, change in enumerate(changes):
         caplog.clear()
+        if change == "spacing":
+            frame = pd.read_parquet(slices)
+            frame.assign(spacing_row=frame["spacing_row"].fillna(0.4) * 1.1).to_parquet(slices)
+            change = {}
         if change == "pixels":
             os.utime(store, ns=(times.st_atime_ns, times.st_mtime_ns + 10**9))
             change = {}
         flags = {**FLAGS, "seed": 5, **change}
         assert run(monkeypatch, place, train, f"again{number}", **flags) == 0
         assert (EXTRACTED in caplog.text) == (number != 2), (number, caplog.text)
+
+
+def test_kept_features_that_are_damaged_are_extracted_anew(place, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    flags = {**FLAGS, "seed": 5, "data_img_size": 40}
+    assert run(monkeypatch, place, train, "sound", **flags) == 0
+    newest = max((place / "output" / "features").glob("*/encoder.b2nd"), key=os.path.getmtime)
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 40] = bytes(40)
+    for number, damaged in enumerate((content, content[: len(content) // 2])):
+        newest.write_bytes(damaged)
+        caplog.clear()
+        assert run(monkeypatch, place, train, f"damaged{number}", **flags) == 0
+        assert "extracted anew" in caplog.text and EXTRACTED in caplog.text
+    one, two = (
+        load_checkpoint(results(place, name) / "checkpoints" / "last.pt")["model"]
+        for name in ("sound", "damaged1")
+    )
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
 
 
 def test_dev_mode_extracts_only_what_it_needs(place, monkeypatch, caplog):
