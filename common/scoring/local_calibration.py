@@ -137,14 +137,20 @@ def cross_fit_local(data: LocalData, seed: int) -> tuple[Floats, Floats]:
 
 
 def score_local(
-    data: LocalData, label_names: Sequence[str], weights: Sequence[float], seed: int
+    data: LocalData,
+    fitted: tuple[Floats, Floats],
+    label_names: Sequence[str],
+    weights: Sequence[float],
 ) -> dict[str, Any]:
     """Return the scores of raw and of cross-fitted probabilities of `slices` and `studies`.
 
     Each has raw and calibrated, with weighted_log_loss, its ratio to_scored_prior and intervals,
     and gain, what calibration takes off the loss (`paired_interval`).
+
+    Args:
+        fitted: `cross_fit_local`.
     """
-    slices, studies = cross_fit_local(data, seed)
+    slices, studies = fitted
     parts = {"studies": (data.study_labels, data.features(None).largest, studies)}
     ids = {"studies": data.study_patients, "slices": data.patients}
     if data.labels_slices:

@@ -185,6 +185,7 @@ def score_labelled_studies(
             owners(scored).to_numpy(dtype=object),
             predictor.study_rule,
             predictor.study_prior,
+            statuses=scored["status"].to_numpy(dtype=object),
         ),
         skipped,
     )

@@ -5,6 +5,7 @@ predictor and of all that lie in it (`common.slices.leakage`).
 """
 
 import logging
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -23,6 +24,7 @@ from common.slices.leakage import (
 )
 from common.slices.table import SliceTable
 from common.words import count
+from rsna.evaluation.deciding import POINTS, TRIAGE
 
 logger = logging.getLogger(__name__)
 
@@ -54,21 +56,52 @@ def require_unseen_rows(
         rows: those that are scored, or fitted on.
         name: of the dataset.
     """
-    frame = table.frame.iloc[rows]
-    owner, studies = owners(frame), frame["study_id"].dropna()
     for content in recorded_predictors(home.predictor):
-        salt, fitted = content.get("fitted_on_salt", ""), set(content.get("fitted_on", ()))
-        # Either data may lack the ids of patients; old blends know nothing else than studies.
-        for ids in ((owner, studies) if salt else (studies,)) if fitted else ():
-            num = len(fitted.intersection(id_digests(ids.unique(), salt)))
-            if num:
-                raise InputError(
-                    f"--data_dataset {name}: {home.title} would be scored on "
-                    f"{count(num, 'patient')} that it was fitted on (blend or calibration): name "
-                    f"others by --ev_held_out, or take other data"
-                )
+        fitted, salt = content.get("fitted_on", ()), content.get("fitted_on_salt", "")
+        num = _num_fitted_on(fitted, salt, table, rows)
+        if num:
+            raise InputError(
+                f"--data_dataset {name}: {home.title} would be scored on {count(num, 'patient')} "
+                f"that it was fitted on (blend or calibration): name others by --ev_held_out, or "
+                f"take other data"
+            )
     _require_untrained(home, table, rows, name)
     _warn_of_shared_patients(home, table, rows)
+
+
+def refused_decisions(
+    content: Mapping[str, Any], table: SliceTable, rows: np.ndarray
+) -> dict[str, str]:
+    """Return why thresholds and triage of a predictor are not scored on rows, by key.
+
+    Args:
+        content: of predictor.json.
+    """
+    refused = {}
+    for key in (POINTS, TRIAGE):
+        fitted = (content.get(key) or {}).get("fitted_on")
+        num = _num_fitted_on(fitted["digests"], fitted["salt"], table, rows) if fitted else 0
+        if num:
+            refused[key] = (
+                f"{count(num, 'patient')} of these were used to choose it: name others by "
+                f"--ev_held_out, or choose anew by --ev_rule and --ev_error"
+            )
+            logger.warning("%s: the predictor's own is not scored: %s", key, refused[key])
+    return refused
+
+
+def _num_fitted_on(fitted: Iterable[str], salt: str, table: SliceTable, rows: np.ndarray) -> int:
+    """Return how many patients of rows have a digest among those of what something was fitted on.
+
+    Either data may lack the ids of patients, and then it is studies; old blends know those alone.
+    """
+    digests, frame = set(fitted), table.frame.iloc[rows]
+    owner, studies = owners(frame), frame["study_id"].dropna()
+    for ids in ((owner, studies) if salt else (studies,)) if digests else ():
+        num = len(digests.intersection(id_digests(ids.unique(), salt)))
+        if num:
+            return num
+    return 0
 
 
 def source_note(home: PredictorHome, table: SliceTable) -> dict[str, Any]:
