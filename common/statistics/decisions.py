@@ -118,7 +118,7 @@ def cross_fit_calls(studies: Studies, rule: Rule) -> Called:
 
 @dataclass(frozen=True)
 class Triaged:
-    """What a triage makes of studies.
+    """The studies as a triage decides on them.
 
     Attributes:
         decisions: (s,) words.

@@ -1,4 +1,4 @@
-"""What metrics.json says of studies with intervals: plain dicts of the functions beside this one.
+"""Tables of studies for metrics.json, with intervals: plain dicts of the functions beside this one.
 
 An estimate is {value, interval, reason}, with counts where it is a share of studies; a curve is
 {value, low, high}, each a list.

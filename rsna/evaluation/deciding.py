@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from common.predictors.base import AbstractPredictor
 from common.slices.folds import owners
 from common.slices.leakage import id_digests
 from common.statistics.decisions import (
@@ -213,23 +212,30 @@ def kept_records(
 
 
 def with_decisions(
-    studies: pd.DataFrame, label_names: Sequence[str], predictor: AbstractPredictor
+    studies: pd.DataFrame,
+    label_names: Sequence[str],
+    points: Mapping[str, Any] | None,
+    triage: Mapping[str, Any] | None,
 ) -> pd.DataFrame:
-    """Return studies.csv with `call`, `call_<label>` and `decision`, where a predictor has them."""
+    """Return studies.csv with `call`, `call_<label>` and `decision`, where a predictor has them.
+
+    Args:
+        studies: `common.slices.series.list_studies`.
+        points, triage: POINTS and TRIAGE of the predictor.
+    """
     status, last = studies["status"].to_numpy(dtype=object), label_names[-1]
     is_whole = status == WHOLE
     is_seen = is_whole | (status == PARTIAL)
-    thresholds = (predictor.operating_points or {}).get("thresholds", {})
+    thresholds = (points or {}).get("thresholds", {})
     columns: dict[str, Any] = {}
     for name in (last, *label_names[:-1]):
         if thresholds.get(name) is not None:
             calls = safe_calls(studies[name].where(is_seen), thresholds[name], is_whole)
             column = "call" if name == last else f"call_{name}"
             columns[column] = pd.Series(calls, studies.index).astype("Int64")
-    record = predictor.conformal
-    if record is not None:
-        triage = triage_from_json(record)
-        columns["decision"] = safe_decisions(studies[record["label"]], triage, is_whole)
+    if triage is not None:
+        p = studies[triage["label"]]
+        columns["decision"] = safe_decisions(p, triage_from_json(triage), is_whole)
     return studies.assign(**columns)
 
 

@@ -131,7 +131,7 @@ def predict_table(
     series = list_series(frame)
     probabilities = predictions[list(names)].to_numpy()
     studies = make_studies(predictor, frame, probabilities, series, result.series_logits)
-    studies = with_decisions(studies, names, predictor)
+    studies = with_decisions(studies, names, predictor.operating_points, predictor.conformal)
     reasons = frame["status"].where(frame["status"] != STATUS_OK, DAMAGED)
     named = pd.DataFrame({"image_id": frame["image_id"], "reason": reasons})
     is_left_out = frame["status"].isin(NOT_WANTED) & ~frame["readable"]

@@ -5,7 +5,6 @@ import math
 import shutil
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
@@ -283,23 +282,17 @@ def test_studies_that_were_not_seen_whole_are_left_to_a_person():
     any_of = [0.9, 0.1, 0.9, 0.1, 0.9, np.nan]
     studies = pd.DataFrame({"status": status, "subdural": any_of, "any": any_of})
     bound = {"error_rate": 0.1, "error_at_most": 0.2, "num_patients": 20}
-    predictor = SimpleNamespace(
-        operating_points={"thresholds": {"subdural": None, "any": 0.5}},
-        conformal={
-            "label": "any",
-            "rule_out": bound | {"value": 0.3},
-            "rule_in": bound | {"value": 0.7},
-        },
-    )
-    found = with_decisions(studies, ("subdural", "any"), predictor)
+    points = {"thresholds": {"subdural": None, "any": 0.5}}
+    sides = {"rule_out": bound | {"value": 0.3}, "rule_in": bound | {"value": 0.7}}
+    found = with_decisions(studies, ("subdural", "any"), points, {"label": "any", **sides})
     assert list(found) == [*studies, "call", "decision"]
     assert found["call"].astype(object).where(found["call"].notna(), None).tolist() == [
         *(1, 0, 1),
         *(None, None, None),
     ]
     assert found["decision"].tolist() == ["rule_in", "rule_out", *["read"] * 4]
-    old = SimpleNamespace(operating_points=None, conformal=None)
-    pd.testing.assert_frame_equal(with_decisions(studies, ("subdural", "any"), old), studies)
+    old = with_decisions(studies, ("subdural", "any"), None, None)
+    pd.testing.assert_frame_equal(old, studies)
 
 
 def test_patients_are_dealt_whole_and_alike_in_any_order():
