@@ -244,14 +244,14 @@ def decision_lines(study: Mapping[str, Any], label_names: Sequence[str]) -> Iter
     points = study.get(POINTS)
     if points:
         known = [(name, points[name]) for name in label_names if points.get(name)]
-        yield f"studies at {known[-1][1]['rule']}, thresholds by {known[-1][1]['chosen_on']}:"
+        yield f"studies at {known[-1][1]['rule']}, thresholds chosen on {known[-1][1]['chosen_on']}:"
         for name, point in known:
             if point["reason"]:
                 yield f"{name:<18} no threshold: {point['reason']}"
                 continue
             rates = (f"{rate} {_spread(point[rate])}" for rate in ("sensitivity", "specificity"))
-            alarms = point["alarms_per_100"]["value"]
-            yield f"{name:<18} {', '.join(rates)}, {alarms:.1f} alarms per 100 studies"
+            alarms = _spread(point["alarms_per_100"], 1)
+            yield f"{name:<18} {', '.join(rates)}, {alarms} alarms per 100 studies"
         if not known[-1][1]["reason"]:
             for rate, text in known[-1][1]["statement"].items():
                 yield f"{known[-1][0]}, {rate}: {text}"
@@ -268,8 +268,9 @@ def decision_lines(study: Mapping[str, Any], label_names: Sequence[str]) -> Iter
                 yield f"no {side}: {triage[side]['reason']}"
 
 
-def _spread(estimate: Mapping[str, Any]) -> str:
+def _spread(estimate: Mapping[str, Any], digits: int = 2) -> str:
     value, interval = estimate["value"], estimate["interval"]
     if value is None:
         return "-"
-    return f"{value:.2f}" + (f" ({interval[0]:.2f} to {interval[1]:.2f})" if interval else "")
+    inside = f" ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})" if interval else ""
+    return f"{value:.{digits}f}{inside}"

@@ -172,8 +172,9 @@ def evaluate_on_dataset(
         experiment_id=home.id,
         calibration=predictor.calibration,
     )
-    kept = {key: info.get(key) for key in (POINTS, TRIAGE)}
-    how = replace(how, kept=kept, refused=refused_decisions(info, table, labelled.rows))
+    asked = {POINTS: how.rule, TRIAGE: how.error_rate}
+    kept = {key: info[key] for key in asked if info.get(key) and not asked[key]}
+    how = replace(how, kept=kept, refused=refused_decisions(kept, table, labelled.rows))
     place = home.evaluation(name)
     write_predictions(place.predictions_file, frame, task.label_names)
     studies, of_studies = score_labelled_studies(labelled, found, frame, predictor)

@@ -24,7 +24,6 @@ from common.slices.leakage import (
 )
 from common.slices.table import SliceTable
 from common.words import count
-from rsna.evaluation.deciding import POINTS, TRIAGE
 
 logger = logging.getLogger(__name__)
 
@@ -70,20 +69,22 @@ def require_unseen_rows(
 
 
 def refused_decisions(
-    content: Mapping[str, Any], table: SliceTable, rows: np.ndarray
+    kept: Mapping[str, Any], table: SliceTable, rows: np.ndarray
 ) -> dict[str, str]:
     """Return why thresholds and triage of a predictor are not scored on rows, by key.
 
     Args:
-        content: of predictor.json.
+        kept: of predictor.json, those that would be scored.
     """
-    refused = {}
-    for key in (POINTS, TRIAGE):
-        fitted = (content.get(key) or {}).get("fitted_on")
-        num = _num_fitted_on(fitted["digests"], fitted["salt"], table, rows) if fitted else 0
-        if num:
+    refused, known = {}, {"": 0}
+    for key, record in kept.items():
+        fitted = record["fitted_on"] or {"salt": ""}
+        salt = fitted["salt"]  # what was fitted at once has one, and digests take long
+        if salt not in known:
+            known[salt] = _num_fitted_on(fitted["digests"], salt, table, rows)
+        if known[salt]:
             refused[key] = (
-                f"{count(num, 'patient')} of these were used to choose it: name others by "
+                f"{count(known[salt], 'patient')} of these were used to choose it: name others by "
                 f"--ev_held_out, or choose anew by --ev_rule and --ev_error"
             )
             logger.warning("%s: the predictor's own is not scored: %s", key, refused[key])

@@ -129,7 +129,9 @@ def test_thresholds_and_triage_are_fitted_after_the_calibration(monkeypatch, cap
     asked = ("--ev_rule", "sensitivity:0.8", "--ev_error", "0.3")
     assert run(monkeypatch, root, calibrate, *flags, *asked) == 0
     shown = capsys.readouterr().out
-    assert "studies at sensitivity:0.8, thresholds by other patients of the same data:" in shown
+    assert (
+        "studies at sensitivity:0.8, thresholds chosen on other patients of the same data:" in shown
+    )
     new = json.loads((root / "net_mine" / "predictor.json").read_text())
     points = new["operating_points"]
     assert points["rule"] == {"kind": "sensitivity", "value": 0.8, "prevalence": None}
