@@ -18,13 +18,13 @@ from common.experiment import Experiment, PredictorHome, find_predictor, results
 from flags.combinations import refuse_unusable, warn_about_flags
 from flags.data import DataConfig
 from flags.ensemble import EnsembleConfig, PseudoLabelConfig, SecondLevelConfig
+from flags.evaluation import EvaluationConfig
 from flags.general import GeneralConfig, MonitorConfig, MonitorPageConfig
 from flags.network import NetworkConfig
 from flags.optimizer import LRFinderConfig, OptimizerConfig
 from flags.parsing import parse_flags
 from flags.prediction import (
     CalibrationConfig,
-    EvaluationConfig,
     PredictionConfig,
     PredictorConfig,
     ReleaseConfig,

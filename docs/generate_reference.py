@@ -34,6 +34,7 @@ from common.preparation import headers, identity, tables  # noqa: E402
 from common.scoring.predictions import ID_COLUMNS, SERIES_LOGIT, build_predictions  # noqa: E402
 from common.slices import folds, series  # noqa: E402
 from common.slices.table import SLICE_COLUMNS, STATUS_OK  # noqa: E402
+from rsna.evaluation.deciding import with_decisions  # noqa: E402
 from rsna_task import LABELS  # noqa: E402
 
 FOLDER = ROOT / "docs" / "reference"
@@ -174,6 +175,10 @@ def columns_of_tables() -> dict[str, dict[str, str]]:
     studies = series.list_studies(
         frame, predictions[list(LABELS)].to_numpy(), listed, prior, LABELS
     )
+    points = {"thresholds": dict.fromkeys(LABELS, 0.5)}
+    bound = {"value": 0.5, "error_rate": 0.1, "error_at_most": 0.2, "num_patients": 30}
+    triage = {"label": LABELS[-1], "rule_out": bound, "rule_in": bound}
+    studies = with_decisions(studies, LABELS, points, triage)
     return {
         "slices.parquet": SLICE_COLUMNS | dict.fromkeys(LABELS, "float32"),
         "studies.parquet": _types(tables.studies_table(frame, LABELS, None)),
@@ -193,7 +198,7 @@ def _types(frame: pd.DataFrame) -> dict[str, str]:
 def _with_label_names(columns: Mapping[str, str]) -> dict[str, str]:
     """Return the columns in which one stands for those of all labels."""
     stands_for = {label: "<label>" for label in LABELS}
-    for kind in ("logit_", SERIES_LOGIT):
+    for kind in ("logit_", SERIES_LOGIT, "call_"):
         stands_for |= {f"{kind}{label}": f"{kind}<label>" for label in LABELS}
     return {stands_for.get(name, name): kind for name, kind in columns.items()}
 

@@ -41,18 +41,21 @@ SCRIPTS = {
         ),
     ),
     "evaluate": Help(
-        f"experiment_id pr_predictor output_dir {_DATA} ev_held_out pr_tta n_jobs device",
+        f"experiment_id pr_predictor output_dir {_DATA} ev_rule ev_prevalence ev_error ev_held_out "
+        "pr_tta n_jobs device",
         (
             "--experiment_id 0001",
+            "--experiment_id 0001 --ev_rule sensitivity:0.95 --ev_error 0.05 --ev_prevalence 0.1",
             "--experiment_id 0001 --data_dataset cq500",
             "--pr_predictor input/net --data_dataset cq500",
         ),
     ),
     "calibrate": Help(
-        f"experiment_id pr_predictor output_dir {_DATA} ev_held_out cal_overwrite pr_tta n_jobs "
-        "device",
+        f"experiment_id pr_predictor output_dir {_DATA} ev_rule ev_prevalence ev_error ev_held_out "
+        "cal_overwrite pr_tta n_jobs device",
         (
             "--experiment_id 0001 --data_dataset mine",
+            "--experiment_id 0001 --data_dataset mine --ev_rule sensitivity:0.95 --ev_error 0.05",
             "--pr_predictor input/net --data_dataset mine --ev_held_out thirty.txt",
         ),
     ),

@@ -11,6 +11,7 @@ import math
 import re
 import sys
 from collections.abc import Mapping, Sequence, Set
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
@@ -202,3 +203,10 @@ Switch = Literal[0, 1]
 
 def _known(group: Any, name: str, known: Sequence[str]) -> None:
     require(group, name, getattr(group, name) in known, f"one of {', '.join(known)}")
+
+
+def ids_in(value: str) -> frozenset[str]:
+    """Return the ids in a file, or separated by commas."""
+    path = Path(value)
+    text = path.read_text("utf-8") if path.is_file() else value
+    return frozenset(filter(None, (part.strip() for part in re.split(r"[,\n]", text))))

@@ -1,14 +1,12 @@
 """Flags of prediction and of its views."""
 
-import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from common.errors import InputError
 from common.scoring.kaggle_client import COMPETITION_PATTERN
 from common.transforms.views import view_names
-from flags.parsing import Switch, at_least, matches, require
+from flags.parsing import Switch, at_least, ids_in, matches, require
 
 
 @dataclass(frozen=True)
@@ -66,27 +64,6 @@ class ReleaseConfig:
     ianpan/ct-head-hemorrhage-detection."""
 
 
-def _ids(value: str) -> frozenset[str]:
-    """Return the ids in a file, or separated by commas."""
-    path = Path(value)
-    text = path.read_text("utf-8") if path.is_file() else value
-    return frozenset(filter(None, (part.strip() for part in re.split(r"[,\n]", text))))
-
-
-@dataclass(frozen=True)
-class EvaluationConfig:
-    """What evaluate.py scores, and scripts/calibrate.py fits to."""
-
-    ev_held_out: str | None = None
-    """Ids of patients or studies, separated by commas, or a file with one a line: only these are
-    scored, or calibrated on, as those that the weights were not trained on."""
-
-    @property
-    def ids(self) -> frozenset[str] | None:
-        """The ids; None without the flag."""
-        return None if self.ev_held_out is None else _ids(self.ev_held_out)
-
-
 @dataclass(frozen=True)
 class ValidationConfig:
     """What scripts/validate.py scores."""
@@ -122,7 +99,7 @@ class SelectConfig:
         """The ids; none without the flag."""
         if self.pre_select is None:
             return frozenset()
-        return _ids(self.pre_select)
+        return ids_in(self.pre_select)
 
 
 @dataclass(frozen=True)

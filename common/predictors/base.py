@@ -105,6 +105,10 @@ class AbstractPredictor(ABC):
             they are of studies.
         calibrated_on: whose labels its calibrators were fitted to, and what that gains
             (`rsna.evaluation.calibrating`); None for those that its own experiment fitted.
+        operating_points: from which probability on a study is called, by label
+            (`rsna.evaluation.deciding`); None where none was chosen.
+        conformal: below and above which probability a study is ruled out and in; None where
+            nothing was calibrated.
     """
 
     kind: ClassVar[str]
@@ -120,6 +124,8 @@ class AbstractPredictor(ABC):
     fitted_on: Sequence[str] = ()
     fitted_on_salt: str = ""
     calibrated_on: dict[str, Any] | None = None
+    operating_points: dict[str, Any] | None = None
+    conformal: dict[str, Any] | None = None
 
     @property
     def num_networks(self) -> int:
@@ -215,6 +221,8 @@ class AbstractPredictor(ABC):
             "fitted_on": list(self.fitted_on),
             "fitted_on_salt": self.fitted_on_salt,
             "calibrated_on": self.calibrated_on,
+            "operating_points": self.operating_points,
+            "conformal": self.conformal,
         }
 
     def _by_label(self, values: Floats) -> dict[str, float]:
@@ -236,6 +244,8 @@ class AbstractPredictor(ABC):
             "fitted_on": tuple(content.get("fitted_on", ())),
             "fitted_on_salt": content.get("fitted_on_salt", ""),
             "calibrated_on": content.get("calibrated_on"),
+            "operating_points": content.get("operating_points"),
+            "conformal": content.get("conformal"),
             "threshold": content["threshold"],
             "training": content["training"],
         }

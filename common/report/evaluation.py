@@ -127,6 +127,22 @@ class EvaluationReport:
             found["reliability"] = figure(
                 reliability, "share of positives over predicted probability"
             )
+        study = main.metrics["study"]
+        if "scores" in study:
+            last = names[-1]
+            point = (study["operating_points"] or {}).get(last)
+            drawing = figures.decision_figure(
+                None if point is None or point["reason"] else point,
+                study["decision_curve"][last],
+                last,
+            )
+            found["decisions"] = figure(drawing, "predictive values, and net benefit of calls")
+            drawing = figures.study_reliability_figure(
+                {name: study["reliability"][name] for name in names}
+            )
+            found["study_reliability"] = figure(
+                drawing, "share of positive studies, with intervals"
+            )
         if self.learning_records:
             others = [f"valid_{weights}_weighted_log_loss" for weights in ("raw", "ema")]
             drawing = figures.learning_figure(

@@ -14,6 +14,7 @@ from common.scoring import metrics
 from common.scoring.metrics import Floats
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 NUM_RELIABILITY_POINTS = 10
@@ -158,6 +159,75 @@ def schedule_figure(
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=8)
     return drawing
+
+
+def decision_figure(
+    point: Mapping[str, Any] | None, curve: Mapping[str, Any], label: str
+) -> "Figure":
+    """Draw predictive values over prevalence, and the decision curve, of one label.
+
+    Args:
+        point: of `study.operating_points` in metrics.json; None where there is no threshold.
+        curve: of `study.decision_curve`.
+        label: its name.
+    """
+    drawing, (left, right) = new_figure(1, 2, (11, 4))
+    if point is None:
+        left.axis("off")
+        left.text(0.5, 0.5, "no operating point (--ev_rule)", ha="center", color="#5b6673")
+    else:
+        over = point["over_prevalence"]
+        for name, color in (("ppv", COLORS[0]), ("npv", COLORS[4])):
+            _band(left, over["prevalence"], over[name], color, name.upper())
+        if point["prevalence"] is not None:
+            text = f"--ev_prevalence {point['prevalence']:g}"
+            left.axvline(point["prevalence"], color="#999999", linestyle=":", label=text)
+        left.set(xlim=(0, None), ylim=(-0.02, 1.02))
+        left.legend(fontsize=8, loc="lower right")
+    label_axes(left, f"predictive values of {label}", "prevalence", "share")
+    _band(right, curve["threshold"], curve["net_benefit"], COLORS[0], "called by the network")
+    treat_all, gains = curve["treat_all"]["value"], curve["net_benefit"]["value"]
+    right.plot(curve["threshold"], _floats(treat_all), color="#999999", label="all called")
+    right.axhline(0, color="#000000", linewidth=1, label="none called")
+    top = np.nanmax(np.append(_floats(gains), 0.0)) or 0.1
+    right.set(xlim=(0, 1), ylim=(-0.3 * top, 1.3 * top))
+    right.legend(fontsize=8)
+    label_axes(right, f"decision curve of {label}", "threshold probability", "net benefit")
+    return drawing
+
+
+def study_reliability_figure(tables: Mapping[str, Mapping[str, Any]]) -> "Figure":
+    """Draw the share of positive studies, with intervals, over the mean probability of each bin.
+
+    Args:
+        tables: `study.reliability` of metrics.json, of the labels to draw.
+    """
+    num_rows, num_columns = (len(tables) + 2) // 3, min(3, len(tables))
+    drawing, all_axes = new_figure(num_rows, num_columns, (11 / 3 * num_columns, 3.4 * num_rows))
+    for axes in np.ravel(all_axes)[len(tables) :]:
+        axes.axis("off")
+    for (label, table), axes, color in zip(tables.items(), np.ravel(all_axes), COLORS):
+        x, y = _floats(table["mean_probability"]), _floats(table["value"])
+        low, high = _floats(table["low"]), _floats(table["high"])
+        axes.vlines(x, low, high, color=color, linewidth=1.2)
+        axes.scatter(x, y, s=16, color=color)
+        axes.plot([0, 1], [0, 1], color="#999999", linewidth=1, linestyle=":")
+        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+        label_axes(axes, label, "predicted probability", "share of positive studies")
+    return drawing
+
+
+def _band(
+    axes: "Axes", x: Sequence[float], curve: Mapping[str, Any], color: str, name: str
+) -> None:
+    """Draw a curve with its interval."""
+    axes.plot(x, _floats(curve["value"]), color=color, label=name)
+    low, high = _floats(curve["low"]), _floats(curve["high"])
+    axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
+
+
+def _floats(values: Sequence[float | None]) -> Floats:
+    return np.array(values, dtype=np.float64)
 
 
 def _legend(name: str, value: float | None) -> str:

@@ -3,7 +3,7 @@
 import base64
 import functools
 import io
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +77,23 @@ def number(value: Any, digits: int = 3) -> str:
     return f"{value:.{digits}f}" if isinstance(value, float) else f"{value:,}"
 
 
+def decision(value: Any) -> str:
+    """Return a call, 1, 0 or unknown, or the word of a decision, as people read it."""
+    if isinstance(value, str):
+        return value.replace("_", " ")
+    return "none" if pd.isna(value) else ("yes" if value else "no")
+
+
+def _estimate(found: Mapping[str, Any] | None, digits: int = 2, with_counts: bool = False) -> str:
+    """Return an estimate of metrics.json with its interval, and of how many studies it is."""
+    if not found or found["value"] is None:
+        return f"– ({found['reason']})" if found and found["reason"] else "–"
+    text = _within(found["value"], found["interval"], digits)
+    if not with_counts:
+        return text
+    return f"{text}, {found['num_found']:,} of {found['num_studies']:,}"
+
+
 def _within(value: float | None, interval: Sequence[float] | None, digits: int = 3) -> str:
     """Return a value with its interval behind it, where it has one."""
     return (
@@ -108,7 +125,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "interval": _interval, "ratio": _ratio}
-    environment.filters["within"] = _within
+    environment.filters |= {"within": _within, "estimate": _estimate, "decision": decision}
     return environment
 
 

@@ -148,14 +148,20 @@ def cross_fit_local(data: LocalData, seed: int) -> tuple[Floats, Floats]:
 
 
 def score_local(
-    data: LocalData, label_names: Sequence[str], weights: Sequence[float], seed: int
+    data: LocalData,
+    fitted: tuple[Floats, Floats],
+    label_names: Sequence[str],
+    weights: Sequence[float],
 ) -> dict[str, Any]:
     """Return the scores of probabilities of `slices` and `studies`, before and cross-fitted.
 
     Each has before and calibrated, with weighted_log_loss, its ratio to_scored_prior and intervals,
     and gain, what calibration takes off the loss (`paired_interval`).
+
+    Args:
+        fitted: `cross_fit_local`.
     """
-    slices, studies = cross_fit_local(data, seed)
+    slices, studies = fitted
     before, before_of_studies = data.before
     parts = {"studies": (data.study_labels, before_of_studies, studies)}
     ids = {"studies": data.study_patients, "slices": data.patients}

@@ -290,18 +290,26 @@ def studies_needed(
     return math.ceil(needed * design_effect - 1e-9)
 
 
-def statement(found: Rate, noun: str, target: float | None = None, *, level: float = LEVEL) -> str:
+def statement(
+    found: Rate,
+    noun: str,
+    target: float | None = None,
+    *,
+    verb: str = "found",
+    level: float = LEVEL,
+) -> str:
     """Return in words how sure a rate is, by the interval that is shown, and what a claim takes.
 
     Args:
         noun: of the studies that count, such as `study with a bleed`.
         target: the rate to claim.
+        verb: what is done to those that count as found.
     """
     if found.value is None or found.low is None:
         return f"{found.reason}: nothing can be claimed"
     percent = f"{100 * level:g} %"
     text = (
-        f"{found.num_found} of {found.num_studies} found: at least {found.low:.2f} with {percent}"
+        f"{found.num_found} of {found.num_studies} {verb}: at least {found.low:.2f} with {percent}"
     )
     if target is None:
         return text
@@ -310,10 +318,10 @@ def statement(found: Rate, noun: str, target: float | None = None, *, level: flo
     effect = found.num_studies / found.num_effective
     needed = studies_needed(target, found.value, design_effect=effect, level=level)
     if needed is None:
-        return f"{text}; {target:g} can't be claimed, as no more than that was found"
+        return f"{text}; {target:g} can't be claimed, as no more than that were {verb}"
     return (
         f"{text}; too few to claim {target:g}: it takes about {_studies(needed, noun)} "
-        f"if {found.value:.2f} of them are found"
+        f"if {found.value:.2f} of them are {verb}"
     )
 
 

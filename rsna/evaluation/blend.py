@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 from scipy.special import expit
 
 from common.ensembling.blending import Floats, correlations
@@ -28,10 +30,12 @@ from common.slices.folds import owners
 from common.slices.table import SliceTable
 from common.statistics.intervals import paired_interval
 from rsna.ensembling.members import EnsembleData
+from rsna.evaluation.deciding import AS_KEPT, Deciding
 from rsna.evaluation.flow import write_flow
 from rsna.evaluation.model_card import weights_digest, write_card
 from rsna.evaluation.scoring import (
     ScoredStudies,
+    folds_of_studies,
     label_scores,
     predictor_info,
     read_experiment,
@@ -102,8 +106,14 @@ def describe_members(
     }
 
 
-def write_evaluation(experiment: Experiment, table: SliceTable) -> dict[str, Any]:
-    """Score the tables of a blend, and write metrics.json and report.html."""
+def write_evaluation(
+    experiment: Experiment, table: SliceTable, how: Deciding = AS_KEPT
+) -> dict[str, Any]:
+    """Score the tables of a blend, and write metrics.json and report.html.
+
+    Args:
+        how: studies are called and triaged.
+    """
     info = predictor_info(experiment)
     task = task_of(info)
     content = _read_blend(experiment.blend_file)
@@ -114,10 +124,16 @@ def write_evaluation(experiment: Experiment, table: SliceTable) -> dict[str, Any
     last, where = studies[-1], experiment.predictions_file("studies")
     ids = read_parquet(where, "blend again", columns=["study_id"])["study_id"].tolist()
     of_studies = ScoredStudies(
-        last.labels, last.probabilities, last.patient_ids, ids, rule, study_prior_of(info)
+        last.labels,
+        last.probabilities,
+        last.patient_ids,
+        ids,
+        rule,
+        study_prior_of(info),
+        _study_folds(experiment, frame),
     )
     main = score_predictions(
-        "blend", frame, table, prior, info["threshold"], task=task, studies=of_studies
+        "blend", frame, table, prior, info["threshold"], task=task, studies=of_studies, how=how
     )
     labels, patients = main.labels, owners(frame).to_numpy(dtype=object)
     raw = expit(frame[[f"logit_{name}" for name in task.label_names]].to_numpy(np.float64))
@@ -194,6 +210,14 @@ def study_sets(experiment: Experiment, task: Task) -> list[StageSet]:
             patients = owners(frame).to_numpy(dtype=object)
             found.append(StageSet(kind, labels, values, patients))
     return found
+
+
+def _study_folds(experiment: Experiment, slices: pd.DataFrame) -> NDArray[Any] | None:
+    """Return the folds (s,) of the rows of the table of studies; None where one is not known."""
+    path = experiment.predictions_file("studies")
+    ids = read_parquet(path, "blend again", columns=["study_id"])["study_id"]
+    of_study = slices.drop_duplicates("study_id").set_index("study_id")["fold"]
+    return folds_of_studies(of_study.reindex(ids), ids)
 
 
 def _study_metrics(studies: Sequence[StageSet], task: Task) -> dict[str, Any]:

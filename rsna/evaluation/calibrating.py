@@ -1,9 +1,7 @@
 """scripts/calibrate.py: a predictor calibrated to local labels, as a new predictor folder."""
 
 import hashlib
-import itertools
 import logging
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,21 +13,32 @@ from common.experiment import JSON_FILE, PredictorHome
 from common.files import make_folder, replacing_folder
 from common.predictors.base import AbstractPredictor
 from common.predictors.loading import load_predictor
-from common.scoring.local_calibration import LocalData, fit_local, score_local
+from common.scoring.local_calibration import LocalData, cross_fit_local, fit_local, score_local
+from common.scoring.metrics import Floats
 from common.slices.folds import owners
-from common.slices.leakage import id_digests
 from common.slices.pixel_steps import require_same_steps
 from common.slices.series import used_rows
 from common.slices.table import SliceTable
 from common.words import count
 from config import Config
+from rsna.evaluation.deciding import (
+    NEARLY,
+    POINTS,
+    TRIAGE,
+    Deciding,
+    decided_metrics,
+    decision_lines,
+    fitted_record,
+    kept_records,
+)
 from rsna.evaluation.folders import calibration_target
 from rsna.evaluation.labelled import Labelled, PredictedRows, find_labelled, predict_labelled
 from rsna.evaluation.model_card import write_card
 from rsna.evaluation.prediction import predict_options, predict_with_progress
-from rsna.evaluation.scoring import predictor_info, shown, task_of
-from rsna.evaluation.unseen import fitted_ids, require_unseen_rows, require_unseen_source
+from rsna.evaluation.scoring import ScoredStudies, predictor_info, shown, task_of
+from rsna.evaluation.unseen import require_unseen_rows, require_unseen_source
 from rsna_model import build_model
+from rsna_task import Task
 
 logger = logging.getLogger(__name__)
 
@@ -60,10 +69,13 @@ def calibrate(config: Config) -> Iterator[str]:
         labelled, lambda rows: predict_with_progress(predictor, table, rows, options, name)
     )
     data = _local_data(table, labelled, found, predictor)
-    scores = score_local(data, task.label_names, task.label_weights, config.general.seed)
+    cross_fitted = cross_fit_local(data, config.general.seed)
+    scores = score_local(data, cross_fitted, task.label_names, task.label_weights)
     fitted = fit_local(data, label_names=task.label_names)
     predictor.calibration, predictor.study_calibration = fitted.slices, fitted.studies
-    _record(predictor, table, labelled.rows)
+    _drop_decisions(predictor, home)
+    decided, how = _decided(data, cross_fitted[1], task, config)
+    _record(predictor, table, labelled.rows, name, decided, how)
     patients = np.union1d(data.patients.astype(str), data.study_patients.astype(str))
     predictor.calibrated_on = {
         "predictor_sha256": _digest(home.predictor),
@@ -78,7 +90,16 @@ def calibrate(config: Config) -> Iterator[str]:
         predictor.save(temporary)
     write_card(PredictorHome(target), new=True)
     yield from _lines(predictor.calibrated_on)
+    yield from decision_lines(decided, task.label_names)
     yield f"calibrated predictor: {target}"
+
+
+def _drop_decisions(predictor: AbstractPredictor, home: PredictorHome) -> None:
+    """Take off thresholds and triage of the probabilities as they were before, and say so."""
+    for key in (POINTS, TRIAGE):
+        if getattr(predictor, key) is not None:
+            setattr(predictor, key, None)
+            logger.warning("%s of %s is of other probabilities, and dropped", key, home.title)
 
 
 def _local_data(
@@ -113,13 +134,31 @@ def _local_data(
     )
 
 
-def _record(predictor: AbstractPredictor, table: SliceTable, rows: np.ndarray) -> None:
-    """Record digests of the patients and studies that were fitted on, beside those of a blend."""
-    # Patient ids may be short enough to be guessed from plain digests.
-    predictor.fitted_on_salt = predictor.fitted_on_salt or secrets.token_hex(16)
-    ids = itertools.chain.from_iterable(fitted_ids(table, rows).values())
-    own = id_digests(ids, predictor.fitted_on_salt)
-    predictor.fitted_on = sorted({*predictor.fitted_on, *own})
+def _decided(
+    data: LocalData, probabilities: Floats, task: Task, config: Config
+) -> tuple[dict[str, Any], Deciding]:
+    """Return the rates of what the flags ask to decide, on cross-fitted probabilities (s, k)."""
+    how, names = Deciding.from_flags(config.evaluation), task.label_names
+    studies = ScoredStudies(data.study_labels, probabilities, data.study_patients, (), "")
+    return decided_metrics(studies.columns(names), how), how
+
+
+def _record(
+    predictor: AbstractPredictor,
+    table: SliceTable,
+    rows: np.ndarray,
+    name: str,
+    decided: Mapping[str, Any],
+    how: Deciding,
+) -> None:
+    """Record what was decided, and digests of what was fitted on, beside those of a blend."""
+    fitted = fitted_record(table, rows, name, predictor.fitted_on_salt)
+    predictor.fitted_on_salt = fitted["salt"]
+    predictor.fitted_on = sorted({*predictor.fitted_on, *fitted["digests"]})
+    for key, record in kept_records(decided, how, fitted, NEARLY).items():
+        setattr(predictor, key, record)
+        if record is None:
+            logger.warning("%s: too few patients, the predictor keeps none", key)
 
 
 def _digest(folder: Path) -> str:

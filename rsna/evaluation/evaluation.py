@@ -4,15 +4,15 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from common.experiment import Experiment, PredictorHome, ScoredFolder
-from common.files import write_json
+from common.experiment import JSON_FILE, Experiment, PredictorHome, ScoredFolder
+from common.files import read_parquet, write_json
 from common.predictors.base import PredictOptions
 from common.predictors.blend import BlendPredictor
 from common.predictors.loading import load_predictor
@@ -27,6 +27,17 @@ from common.words import count
 from config import Config, recorded_config
 from rsna.build import build_schedule
 from rsna.evaluation.blend import write_evaluation
+from rsna.evaluation.deciding import (
+    AS_KEPT,
+    EXACT,
+    NEARLY,
+    POINTS,
+    STOPPED,
+    TRIAGE,
+    Deciding,
+    fitted_record,
+    kept_records,
+)
 from rsna.evaluation.flow import write_flow
 from rsna.evaluation.labelled import find_labelled, predict_labelled, score_labelled_studies
 from rsna.evaluation.model_card import weights_digest, write_card
@@ -40,7 +51,12 @@ from rsna.evaluation.scoring import (
     summary,
     task_of,
 )
-from rsna.evaluation.unseen import require_unseen_rows, require_unseen_source, source_note
+from rsna.evaluation.unseen import (
+    refused_decisions,
+    require_unseen_rows,
+    require_unseen_source,
+    source_note,
+)
 from rsna_model import build_model
 
 logger = logging.getLogger(__name__)
@@ -58,25 +74,33 @@ class Evaluation:
         return summary(self.metrics, self.place.report_file)
 
 
-def evaluate_experiment(experiment_folder: Path, table: SliceTable) -> Evaluation:
+def evaluate_experiment(
+    experiment_folder: Path, table: SliceTable, how: Deciding = AS_KEPT
+) -> Evaluation:
     """Score the predictions that training left, and writes metrics.json and report.html.
 
     The figures are those of the last (averaged) weights; those of the best checkpoint, chosen on
     the same rows, stand under `best` with `selected` true. With all folds they are of the
     out-of-fold predictions, and `folds` has the main figures of each fold.
+
+    Args:
+        how: studies are called and triaged; thresholds and triage that are asked for are kept in
+            the predictor.
     """
     experiment = Experiment(experiment_folder)
     info = predictor_info(experiment)
-    if info.get("kind") == BlendPredictor.kind:
-        return Evaluation(write_evaluation(experiment, table), experiment)
     config = recorded_config(experiment_folder)
+    if info.get("kind") == BlendPredictor.kind:
+        metrics = write_evaluation(experiment, table, how)
+        _keep_decisions(experiment, metrics, how, config, table)
+        return Evaluation(metrics, experiment)
     is_folded = config.data.data_fold == "all"
     name = "oof" if is_folded else "valid"
     last, prior = read_experiment(experiment_folder, name)
     task = task_of(info)
     options: dict[str, Any] = {"threshold": info["threshold"], "task": task}
     options |= {"prior_of_studies": study_prior_of(info), "rule_of_studies": info.get(STUDY_RULE)}
-    main = score_predictions("last weights", last, table, prior, **options)
+    main = score_predictions("last weights", last, table, prior, how=how, **options)
     metrics, others = dict(main.metrics), []
     if experiment.predictions_file(f"{name}_best").is_file():
         best, prior = read_experiment(experiment_folder, f"{name}_best")
@@ -90,6 +114,7 @@ def evaluate_experiment(experiment_folder: Path, table: SliceTable) -> Evaluatio
     metrics["flow"], flow = write_flow(experiment, main, table, task, f"not among the {which}")
     metrics["weights_sha256"] = weights_digest(experiment.predictor)
     write_json(experiment.metrics_file, metrics)
+    _keep_decisions(experiment, metrics, how, config, table)
     dataset = config.data.data_dataset
     report = EvaluationReport(
         title=experiment.title,
@@ -121,6 +146,7 @@ def evaluate_on_dataset(
     options: PredictOptions,
     held_out: AbstractSet[str] | None = None,
     protocol: str | None = None,
+    how: Deciding = AS_KEPT,
 ) -> Evaluation:
     """Predict and score all labelled slices of a dataset that the predictor has not seen.
 
@@ -132,6 +158,8 @@ def evaluate_on_dataset(
     Args:
         held_out: ids to which it is limited: of what imported weights were not trained on.
         protocol: the hash of the protocol that it follows (`rsna.evaluation.protocol`).
+        how: studies are called and triaged, where the flags ask for it; else as the predictor
+            does, unless it was fitted on these patients.
 
     Raises:
         InputError: nothing can be scored, or the weights or a calibration saw what would be.
@@ -154,11 +182,21 @@ def evaluate_on_dataset(
         experiment_id=home.id,
         calibration=predictor.calibration,
     )
+    asked = {POINTS: how.rule, TRIAGE: how.error_rate}
+    kept = {key: info[key] for key in asked if info.get(key) and not asked[key]}
+    how = replace(how, kept=kept, refused=refused_decisions(kept, table, labelled.rows))
     place = home.evaluation(name)
     write_predictions(place.predictions_file, frame, task.label_names)
     studies, of_studies = score_labelled_studies(labelled, found, frame, predictor)
     main = score_predictions(
-        "last weights", frame, table, prior_of(info), info["threshold"], task=task, studies=studies
+        "last weights",
+        frame,
+        table,
+        prior_of(info),
+        info["threshold"],
+        task=task,
+        studies=studies,
+        how=how,
     )
     why_not = "not scored" if held_out is None else "not named by --ev_held_out"
     stages, flow = write_flow(place, main, table, task, why_not)
@@ -183,6 +221,28 @@ def evaluate_on_dataset(
     report.write(place.report_file)
     write_card(home)
     return Evaluation(metrics, place)
+
+
+def _keep_decisions(
+    experiment: Experiment,
+    metrics: Mapping[str, Any],
+    how: Deciding,
+    config: Config,
+    table: SliceTable,
+) -> None:
+    """Write the thresholds and the triage that were asked for into predictor.json, in one step."""
+    if how.rule is None and not how.error_rate:
+        return
+    ids = read_parquet(experiment.out_of_fold_file, "evaluate again", columns=["image_id"])
+    fitted = fitted_record(table, table.rows_of(ids["image_id"]), config.data.data_dataset)
+    # The mean of several networks is none of those that predicted these rows.
+    guarantee = NEARLY if config.data.data_fold == "all" else EXACT
+    if config.callbacks.cb_early_stopping_patience and guarantee == EXACT:
+        guarantee = STOPPED
+    records = kept_records(metrics["study"], how, fitted, guarantee)
+    write_json(experiment.predictor / JSON_FILE, predictor_info(experiment) | records)
+    for key in (key for key, record in records.items() if record is None):
+        logger.warning("%s: too few patients, the predictor keeps none", key)
 
 
 def _num_unusable(table: SliceTable) -> dict[str, int]:

@@ -188,6 +188,7 @@ def score_labelled_studies(
             scored["study_id"].tolist(),
             predictor.study_rule,
             predictor.study_prior,
+            statuses=scored["status"].to_numpy(dtype=object),
         ),
         skipped,
     )

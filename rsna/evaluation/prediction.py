@@ -33,6 +33,7 @@ from common.slices.table import SLICES_FILE, STATUS_OK, SliceTable
 from common.words import count, line_of_counts
 from config import Config
 from rsna.build import find_device
+from rsna.evaluation.deciding import with_decisions
 from rsna.evaluation.folders import STUDIES_FILE, prediction_folders
 from rsna.evaluation.study_pages import INDEX_FILE, study_lines, write_study_pages
 from rsna.sources.dicom import DicomSource
@@ -130,6 +131,7 @@ def predict_table(
     series = list_series(frame)
     probabilities = predictions[list(names)].to_numpy()
     studies = make_studies(predictor, frame, probabilities, series, result.series_logits)
+    studies = with_decisions(studies, names, predictor.operating_points, predictor.conformal)
     reasons = frame["status"].where(frame["status"] != STATUS_OK, DAMAGED)
     named = pd.DataFrame({"image_id": frame["image_id"], "reason": reasons})
     is_left_out = frame["status"].isin(NOT_WANTED) & ~frame["readable"]

@@ -8,8 +8,10 @@ from common.experiment import Experiment
 from common.slices.leakage import TRAINED_ON
 from common.slices.table import SliceTable
 from config import Config, recorded_config
+from flags.evaluation import EvaluationConfig
 from flags.general import MonitorConfig
-from flags.prediction import EvaluationConfig, ViewsConfig
+from flags.prediction import ViewsConfig
+from rsna.evaluation.deciding import Deciding
 from rsna.evaluation.evaluation import evaluate_experiment, evaluate_on_dataset
 from rsna.evaluation.prediction import predict_options
 from rsna.evaluation.scoring import next_steps, predictor_info
@@ -38,16 +40,17 @@ def evaluate(given: Config) -> Iterator[str]:
     own = {name: given.flags()[name] for name in given.given & _OWN}
     config = (recorded or given).with_flags(output_dir=given.general.output_dir, **own)
     table, dataset = SliceTable.load(config.dataset_folder), config.data.data_dataset
+    how = Deciding.from_flags(config.evaluation)
     is_other = recorded is None or dataset != recorded.data.data_dataset
     if is_other or TRAINED_ON in predictor_info(home)["training"]:
         options, held_out = predict_options(config), config.evaluation.ids
-        evaluation = evaluate_on_dataset(home, table, dataset, options, held_out)
+        evaluation = evaluate_on_dataset(home, table, dataset, options, held_out, how=how)
         yield evaluation.summary()
         return
-    for flag in sorted(given.given & (_VIEWS | _EVALUATION)):
+    for flag in sorted(given.given & (_VIEWS | {"ev_held_out"})):
         logger.warning("--%s has no effect on rows that training has predicted", flag)
     with tracking(config, home.folder) as tracker:
-        evaluation = evaluate_experiment(home.folder, table)
+        evaluation = evaluate_experiment(home.folder, table, how)
         tracker.start()
     yield evaluation.summary()
     yield next_steps(home.folder, monitor_command(config, home.folder))

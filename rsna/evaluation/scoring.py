@@ -1,7 +1,7 @@
 """Scores prediction tables of the task against the labels of their dataset."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,9 @@ from common.slices.folds import is_pseudo, owners
 from common.slices.series import list_series, used_rows
 from common.slices.study_labels import labels_by_study
 from common.slices.table import SliceTable
+from common.statistics.decisions import Studies
 from common.statistics.intervals import LEVEL, patient_intervals
+from rsna.evaluation.deciding import AS_KEPT, Deciding, decided_metrics, decision_lines
 from rsna_task import CHALLENGE, LABELS, Task, task_of_labels
 
 ANY = LABELS[-1]
@@ -61,6 +63,7 @@ class ScoredStudies:
         study_ids: (s,).
         rule: how the probabilities come from those of slices.
         prior: (k,) share of positive studies in training; None where it is not recorded.
+        folds, statuses: (s,) as of `Studies`.
     """
 
     labels: Floats
@@ -69,6 +72,16 @@ class ScoredStudies:
     study_ids: Sequence[str]
     rule: str
     prior: Floats | None = None
+    folds: NDArray[Any] | None = None
+    statuses: NDArray[Any] | None = None
+
+    def columns(self, label_names: Sequence[str]) -> dict[str, Studies]:
+        """Return the studies by label."""
+        rest = self.patient_ids, self.folds, self.statuses
+        return {
+            name: Studies(self.labels[:, k], self.probabilities[:, k], *rest)
+            for k, name in enumerate(label_names)
+        }
 
 
 def score_predictions(
@@ -82,6 +95,7 @@ def score_predictions(
     studies: ScoredStudies | None = None,
     prior_of_studies: Floats | None = None,
     rule_of_studies: str | None = None,
+    how: Deciding = AS_KEPT,
 ) -> ScoredSet:
     """Return the score of a prediction table against the labels of its dataset.
 
@@ -91,6 +105,7 @@ def score_predictions(
         studies: of the rows; by default those of `studies_of_rows`.
         prior_of_studies, rule_of_studies: where `studies` is not given: (k,), and the words for how
             the network makes the logits of series in the table.
+        how: studies are called and triaged.
     """
     names = task.label_names
     rows = table.rows_of(predictions["image_id"])
@@ -111,8 +126,10 @@ def score_predictions(
         studies = studies_of_rows(
             table, rows, labels, probabilities, names, prior_of_studies, of_series, rule_of_studies
         )
+        folds = folds_of_studies(predictions["fold"], table.frame["study_id"].iloc[rows])
+        studies = replace(studies, folds=folds)
     metrics["num_studies"] = int(np.sum(~np.isnan(studies.labels).all(axis=1)))
-    metrics["study"] = score_studies(studies, task)
+    metrics["study"] = score_studies(studies, task, how)
     image_ids = predictions["image_id"].astype(str).tolist()
     return ScoredSet(
         name,
@@ -170,7 +187,17 @@ def used_of(table: SliceTable, rows: ArrayLike) -> NDArray[np.bool_]:
     return used_rows(frame, list_series(frame))
 
 
-def score_studies(studies: ScoredStudies, task: Task) -> dict[str, Any]:
+def folds_of_studies(folds: pd.Series, study_ids: pd.Series) -> NDArray[Any] | None:
+    """Return the folds (s,) of studies, in order of appearance; None where one is not known.
+
+    Args:
+        folds, study_ids: (n,) of slices.
+    """
+    own = folds[~study_ids.duplicated().to_numpy()]
+    return None if own.isna().any() else own.to_numpy(dtype=np.int64)
+
+
+def score_studies(studies: ScoredStudies, task: Task, how: Deciding = AS_KEPT) -> dict[str, Any]:
     """Return `study` of metrics.json, by the labels of the task."""
     names, y, p = task.label_names, studies.labels, studies.probabilities
     prior = studies.prior
@@ -197,6 +224,7 @@ def score_studies(studies: ScoredStudies, task: Task) -> dict[str, Any]:
         ),
         "num_positive": {name: int(np.nansum(y[:, k])) for k, name in enumerate(names)},
         "interval": interval,
+        **decided_metrics(studies.columns(names), how),
     }
 
 
@@ -290,6 +318,7 @@ def summary(values: Mapping[str, Any], report: Path) -> str:
         f"{values['num_slices']} slices, {values['num_studies']} studies; in brackets: intervals "
         f"of {LEVEL:.0%} over patients"
     )
+    lines += decision_lines(values["study"], LABELS)
     if "best" in values:
         lines.append("* chosen on these rows: its score is too good")
     lines.append(f"report: {report}")

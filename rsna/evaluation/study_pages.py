@@ -9,7 +9,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from common.files import read_parquet, write_text
-from common.report.page import render
+from common.report.page import decision, render
 from common.report.study_page import stored_study_html
 from common.slices.table import STUDIES_FILE, SliceTable
 from common.words import count
@@ -18,6 +18,8 @@ INDEX_FILE = "index.html"
 MOST_LISTED = 2000
 """Studies in the index, which has to open at once."""
 MOST_PRINTED = 50
+DECIDED = ("call", "decision")
+"""Columns of studies.csv that the index shows, where the predictor has them."""
 
 
 def write_study_pages(
@@ -66,6 +68,7 @@ def write_study_pages(
         studies=ranked.head(MOST_LISTED).to_dict("records"),
         num_more=max(0, len(ranked) - MOST_LISTED),
         pages=pages,
+        decided=[name for name in DECIDED if name in ranked],
     )
     write_text(folder / INDEX_FILE, index)
 
@@ -88,9 +91,15 @@ def by_probability(studies: pd.DataFrame, label_names: Sequence[str]) -> pd.Data
 
 
 def _notes(study: Mapping[Any, Any]) -> list[str]:
-    if study["status"] == "ok":
-        return []
-    return [f"Status {study['status']}: {study['reason']}."]
+    decided = [f"{name} {decision(study[name])}" for name in study if _is_decision(name)]
+    notes = [f"At the thresholds of the predictor: {', '.join(decided)}."] if decided else []
+    if study["status"] != "ok":
+        notes.append(f"Status {study['status']}: {study['reason']}.")
+    return notes
+
+
+def _is_decision(column: Any) -> bool:
+    return column in DECIDED or str(column).startswith("call_")
 
 
 def _study_labels(table: SliceTable, label_names: Sequence[str]) -> dict[str, np.ndarray]:

@@ -6,7 +6,7 @@ predictor and of all that lie in it (`common.slices.leakage`).
 
 import functools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -63,15 +63,13 @@ def require_unseen_rows(
         name: of the dataset.
     """
     for content in recorded_predictors(home.predictor):
-        salt, fitted = content.get("fitted_on_salt", ""), set(content.get("fitted_on", ()))
-        for (what, known_by), ids in fitted_ids(table, rows, bool(salt)).items() if fitted else ():
-            num = len(fitted.intersection(id_digests(ids, salt)))
-            if num:
-                raise InputError(
-                    f"--data_dataset {name}: {home.title} would be scored on {count(num, what)} "
-                    f"that it was fitted on (blend or calibration), known by {known_by}: name "
-                    f"others by --ev_held_out, or take other data"
-                )
+        salt, fitted = content.get("fitted_on_salt", ""), content.get("fitted_on", ())
+        for known_by, num, what in _fitted_on(fitted, salt, table, rows):
+            raise InputError(
+                f"--data_dataset {name}: {home.title} would be scored on {count(num, what)} "
+                f"that it was fitted on (blend or calibration), known by {known_by}: name "
+                f"others by --ev_held_out, or take other data"
+            )
     notes = _require_untrained(home, table, rows, name)
     notes += _notes_of_shared_patients(home, table, rows)
     for note in notes:
@@ -97,6 +95,42 @@ def fitted_ids(
     patients = list(owners(frame).unique())
     pixels = pixel_names(table, studies)
     return {("patient", "id"): patients, **of_studies, ("study", "pixels"): pixels}
+
+
+def refused_decisions(
+    kept: Mapping[str, Any], table: SliceTable, rows: np.ndarray
+) -> dict[str, str]:
+    """Return why thresholds and triage of a predictor are not scored on rows, by key.
+
+    Args:
+        kept: of predictor.json, those that would be scored.
+    """
+    refused: dict[str, str] = {}
+    known: dict[str, str | None] = {"": None}
+    for key, record in kept.items():
+        fitted = record["fitted_on"] or {"salt": ""}
+        salt = fitted["salt"]  # what was fitted at once has one, and digests take long
+        if salt not in known:
+            hits = _fitted_on(fitted["digests"], salt, table, rows)
+            known[salt] = next((count(num, what) for _, num, what in hits), None)
+        if (seen := known[salt]) is not None:
+            refused[key] = (
+                f"{seen} of these were used to choose it: name others by --ev_held_out, or choose "
+                f"anew by --ev_rule and --ev_error"
+            )
+            logger.warning("%s: the predictor's own is not scored: %s", key, refused[key])
+    return refused
+
+
+def _fitted_on(
+    fitted: Iterable[str], salt: str, table: SliceTable, rows: np.ndarray
+) -> Iterator[tuple[str, int, str]]:
+    """Yield by what owners of rows are known that something was fitted on, how many, and what."""
+    digests = set(fitted)
+    for (what, known_by), ids in fitted_ids(table, rows, bool(salt)).items() if digests else ():
+        num = len(digests.intersection(id_digests(ids, salt)))
+        if num:
+            yield known_by, num, what
 
 
 def source_note(home: PredictorHome, table: SliceTable) -> dict[str, Any]:

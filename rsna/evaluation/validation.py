@@ -17,7 +17,9 @@ from common.slices.leakage import TRAINED_ON
 from common.slices.pixel_steps import require_same_steps
 from common.slices.table import SliceTable
 from config import Config, recorded_config
-from flags.prediction import EvaluationConfig, ViewsConfig
+from flags.evaluation import EvaluationConfig
+from flags.prediction import ViewsConfig
+from rsna.evaluation.deciding import Deciding
 from rsna.evaluation.evaluation import evaluate_on_dataset
 from rsna.evaluation.labelled import find_labelled
 from rsna.evaluation.model_card import file_hashes
@@ -71,11 +73,11 @@ def validate(given: Config) -> Iterator[str]:
         yield f"protocol {digest}: {path}"
         yield "nothing was scored: the same command scores by it"
         return
-    options, records = predict_options(config), []
+    options, how, records = predict_options(config), Deciding.from_flags(config.evaluation), []
     for name in config.validation.names:
         table = SliceTable.load(config.named_dataset_folder(name))
         held_out = config.evaluation.ids
-        evaluation = evaluate_on_dataset(home, table, name, options, held_out, digest)
+        evaluation = evaluate_on_dataset(home, table, name, options, held_out, digest, how)
         records.append({"dataset": name, **row_of(evaluation.metrics)})
     place = home.evaluations
     write_protocol(place / PROTOCOL_FILE, protocol)

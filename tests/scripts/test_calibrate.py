@@ -126,6 +126,35 @@ def test_a_predictor_is_calibrated_beside_itself_and_scored_on_others_alone(
     assert json.loads((target / "predictor.json").read_text())["calibrated_on"] == record
 
 
+def test_thresholds_and_triage_are_fitted_after_the_calibration(monkeypatch, capsys, caplog, root):
+    flags = ("--pr_predictor", str(root / "net"), "--data_dataset", "mine", "--cal_overwrite", "1")
+    asked = ("--ev_rule", "sensitivity:0.8", "--ev_error", "0.3")
+    assert run(monkeypatch, root, calibrate, *flags, *asked) == 0
+    shown = capsys.readouterr().out
+    assert (
+        "studies at sensitivity:0.8, thresholds chosen on other patients of the same data:" in shown
+    )
+    new = json.loads((root / "net_mine" / "predictor.json").read_text())
+    points = new["operating_points"]
+    assert points["rule"] == {"kind": "sensitivity", "value": 0.8, "prevalence": None}
+    assert points["fitted_on"]["digests"] == new["fitted_on"]
+    assert points["fitted_on"]["salt"] == new["fitted_on_salt"]
+    assert points["sensitivity"]["subdural"]["interval"] is not None
+    assert new["conformal"] is None or new["conformal"]["guarantee"].startswith("close")
+    # What is calibrated anew has other probabilities, for which the old thresholds say nothing.
+    shutil.copytree(root / "net", root / "called", dirs_exist_ok=True)
+    content = json.loads((root / "called" / "predictor.json").read_text())
+    points["fitted_on"] = None
+    (root / "called" / "predictor.json").write_text(
+        json.dumps(content | {"operating_points": points})
+    )
+    again = ("--pr_predictor", str(root / "called"), "--data_dataset", "mine")
+    assert run(monkeypatch, root, calibrate, *again) == 0
+    assert "is of other probabilities, and dropped" in caplog.text
+    kept = json.loads((root / "called_mine" / "predictor.json").read_text())
+    assert kept["operating_points"] is None
+
+
 def test_labels_of_studies_calibrate_studies(monkeypatch, root):
     dataset = root / "input" / "datasets" / "by_study"
     frame = make_dataset(dataset, num_patients=20).frame

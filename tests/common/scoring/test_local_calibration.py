@@ -105,7 +105,7 @@ def _group_of(data: LocalData, patient: str, seed: int) -> np.ndarray:
 
 def test_the_scores_are_those_of_the_tables():
     data = drawn(5, 60, 0.4, -1.5)
-    scores = score_local(data, NAMES, WEIGHTS, seed=1)
+    scores = score_local(data, cross_fit_local(data, seed=1), NAMES, WEIGHTS)
     slices, studies = cross_fit_local(data, seed=1)
     raw = weighted_log_loss(data.labels, expit(data.logits), WEIGHTS)
     own = weighted_log_loss(data.labels, slices, WEIGHTS)
@@ -129,7 +129,7 @@ def test_labels_of_studies_alone_calibrate_studies_alone():
     fitted = fit_local(of_studies)
     assert fitted.slices is None
     assert study_rule(fitted.studies) != LARGEST
-    scores = score_local(of_studies, NAMES, WEIGHTS, seed=0)
+    scores = score_local(of_studies, cross_fit_local(of_studies, seed=0), NAMES, WEIGHTS)
     assert list(scores) == ["studies"] and scores["studies"]["gain"]["difference"] > 0.02
 
 
