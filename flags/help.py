@@ -57,6 +57,20 @@ SCRIPTS = {
             "--pr_predictor input/net --data_dataset mine --ev_held_out thirty.txt",
         ),
     ),
+    "compare": Help(
+        f"ev_experiments ev_margin ev_margin_score {_DATA} output_dir",
+        (
+            "--ev_experiments 0001,0002",
+            "--ev_experiments 0001,0002,input/net --data_dataset cq500 --ev_margin 0.02",
+        ),
+    ),
+    "drift": Help(
+        "experiment_id pr_predictor dr_input dr_predictions dr_fit dr_false_alarms output_dir",
+        (
+            "--experiment_id 0001 --dr_input output/scans",
+            "--pr_predictor input/net --dr_input output/last_year --dr_fit 1",
+        ),
+    ),
     "import_weights": Help(
         "im_source experiment_id output_dir",
         ("--im_source ianpan/ct-head-hemorrhage-detection", "--im_source input/release"),

@@ -143,6 +143,7 @@ def evaluate_on_dataset(
         fold=None,
         experiment_id=home.id,
         calibration=predictor.calibration,
+        series_logits=found.series_logits,
     )
     place = home.evaluation(name)
     write_predictions(place.predictions_file, frame, task.label_names)

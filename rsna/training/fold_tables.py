@@ -17,7 +17,9 @@ from common.scoring.predictions import (
 )
 from common.slices.folds import FOLDS_FILE, read_folds
 from common.slices.leakage import require_unseen_features
+from common.slices.table import SliceTable
 from config import Config
+from rsna.evaluation.drifting import keep_reference
 from rsna.training.results import feature_manifest
 from rsna_model import build_model
 
@@ -41,6 +43,7 @@ def assemble(experiment: Experiment, folds: Sequence[int], config: Config) -> No
     for name in ("oof", "test"):
         _join_features(experiment, parts, predictor, name)
     predictor.save(experiment.predictor)
+    keep_reference(experiment, SliceTable.load(config.dataset_folder))
 
 
 def _write_oof(
