@@ -20,7 +20,7 @@ HU_RANGE, HU_STEP = (-20, 100), 10
 """Pixels from soft tissue to fresh blood, and the width of the bins that are kept."""
 HU_BINS = [f"HU {low} to {low + HU_STEP}" for low in range(*HU_RANGE, HU_STEP)]
 _QUANTILES = (10, 25, 50, 75, 90)
-# Evenly spaced through the brain: 8 slices tell the histogram of 35 to 0.1 HU in the median.
+# Evenly spaced through the brain: a study takes milliseconds, however many slices it has.
 NUM_SLICES = 8
 # Of the used volume's slices, the median.
 _NUMBERS = ("slice_thickness", "kvp", "spacing_row", "tilt_deg", "sharpness", "age_decade")
