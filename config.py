@@ -16,6 +16,7 @@ import yaml
 from common.errors import InputError
 from common.experiment import Experiment, PredictorHome, find_predictor, results_folder
 from flags.combinations import refuse_unusable, warn_about_flags
+from flags.comparison import ComparisonConfig, DriftConfig
 from flags.data import DataConfig
 from flags.ensemble import EnsembleConfig, PseudoLabelConfig, SecondLevelConfig
 from flags.evaluation import EvaluationConfig
@@ -73,6 +74,8 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
+    comparison: ComparisonConfig = field(default_factory=ComparisonConfig)
+    drift: DriftConfig = field(default_factory=DriftConfig)
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     pseudo_labels: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
     lr_finder: LRFinderConfig = field(default_factory=LRFinderConfig)

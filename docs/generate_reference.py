@@ -40,8 +40,8 @@ from rsna_task import LABELS  # noqa: E402
 FOLDER = ROOT / "docs" / "reference"
 SCRIPTS = (
     "preprocessing", "train", "evaluate", "predict", "ensemble", "lr_finder",
-    "scripts.calibrate", "scripts.second_level", "scripts.pseudo_label", "scripts.resend",
-    "scripts.monitor", "scripts.validate",
+    "scripts.calibrate", "scripts.compare", "scripts.drift", "scripts.second_level",
+    "scripts.pseudo_label", "scripts.resend", "scripts.monitor", "scripts.validate",
 )  # fmt: skip
 METRICS_NOTE = (
     "Nested objects: a dot goes one level down, `[]` to each element of a list, `*` stands for any "

@@ -60,12 +60,26 @@ SCRIPTS = {
         ),
     ),
     "validate": Help(
-        "experiment_id ev_datasets ev_protocol ev_held_out data_input_folder output_dir pr_tta "
-        "n_jobs device",
+        "experiment_id pr_predictor ev_datasets ev_protocol ev_held_out data_input_folder "
+        "output_dir pr_tta n_jobs device",
         (
             "--experiment_id 0001 --ev_datasets cq500,ct_ich",
             "--experiment_id 0001 --ev_datasets cq500,ct_ich --ev_protocol protocol.yaml",
             "--experiment_id 0001 --ev_protocol protocol.yaml",
+        ),
+    ),
+    "compare": Help(
+        f"ev_experiments ev_margin ev_margin_score {_DATA} output_dir",
+        (
+            "--ev_experiments 0001,0002",
+            "--ev_experiments 0001,0002,input/net --data_dataset cq500 --ev_margin 0.02",
+        ),
+    ),
+    "drift": Help(
+        "experiment_id pr_predictor dr_input dr_predictions dr_fit dr_false_alarms output_dir",
+        (
+            "--experiment_id 0001 --dr_input output/scans",
+            "--pr_predictor input/net --dr_input output/last_year --dr_fit 1",
         ),
     ),
     "import_weights": Help(

@@ -33,6 +33,8 @@ COMMANDS = {
     "validate": Command("scripts.validate", "score several datasets by a frozen protocol"),
     "import": Command("scripts.import_weights", "make an experiment of a published network"),
     "calibrate": Command("scripts.calibrate", "fit a predictor's calibration to your own labels"),
+    "compare": Command("scripts.compare", "compare experiments on the same patients"),
+    "drift": Command("scripts.drift", "find, without labels, how new studies differ"),
     "predict": Command("predict", "predict a folder of DICOM, a zip archive or a dataset"),
     "ensemble": Command("ensemble", "blend experiments"),
     "lr-find": Command("lr_finder", "suggest a learning rate"),

@@ -46,6 +46,22 @@ def _influence(value: float, by_row: Floats, labels: Floats, codes: Codes) -> In
     return Influence(value, parts[None], rows[None], num_positive, num_negative)
 
 
+def weighted_log_loss_score(weights: Sequence[float]) -> "Score":
+    """Return the log loss of all labels, weighted, as a score of labels (n, k)."""
+
+    def influence(labels: Floats, probabilities: Floats, codes: Codes) -> Influence:
+        losses, known = row_log_losses(labels, probabilities), ~np.isnan(labels)
+        if not known.any(axis=0).all():
+            raise NoInterval("a label has no known study")
+        means = np.nanmean(losses, axis=0)
+        shares = np.asarray(weights, dtype=np.float64) / np.sum(weights)
+        by_row = np.nan_to_num((losses - means) / known.sum(axis=0)) @ shares
+        has_any = (labels == 1).any(axis=1).astype(np.float64)
+        return _influence(float(means @ shares), by_row, has_any, codes)
+
+    return Score(influence, _loss_scale, "min", 5)
+
+
 def _mean_loss(losses: Floats, labels: Floats, codes: Codes) -> Influence:
     if not len(losses):
         raise NoInterval("no study with a known label")
@@ -209,7 +225,7 @@ SCORES = {
 
 
 def score(
-    name: str,
+    name: str | Score,
     labels: ArrayLike,
     probabilities: ArrayLike,
     patient_ids: ArrayLike,
@@ -219,14 +235,15 @@ def score(
     """Return a score of SCORES with its interval.
 
     Args:
-        labels: (n,) 0, 1 or NaN: such studies don't count.
-        probabilities: (n,).
+        name: of SCORES, or a score of all labels.
+        labels: (n,) 0, 1 or NaN: such studies don't count; (n, k) of all labels.
+        probabilities: (n,), or (n, k).
         patient_ids: (n,).
 
     Raises:
         ValueError: a probability is NaN or infinite.
     """
-    row = SCORES[name]
+    row = SCORES[name] if isinstance(name, str) else name
     y, (p,), codes = _known(labels, [probabilities], patient_ids)
     try:
         influence = row.influence(y, p, codes)
@@ -260,7 +277,7 @@ class Comparison(Estimate):
 
 
 def compare(
-    name: str,
+    name: str | Score,
     labels: ArrayLike,
     probabilities: Mapping[str, ArrayLike],
     patient_ids: ArrayLike,
@@ -275,12 +292,12 @@ def compare(
     `level`, not corrected for their number; p-values are.
 
     Args:
-        name: of SCORES, of those that have a better side.
-        labels: (n,) 0, 1 or NaN.
-        probabilities: (n,) of the same studies, by experiment.
+        name: of SCORES, of those that have a better side, or a score of all labels.
+        labels: (n,) 0, 1 or NaN; (n, k) of all labels.
+        probabilities: of the same studies, like the labels, by experiment.
         margin: how much worse is still no loss, in units of the score.
     """
-    row = SCORES[name]
+    row = SCORES[name] if isinstance(name, str) else name
     assert row.better is not None, f"{name} has no better side"
     y, columns, codes = _known(labels, list(probabilities.values()), patient_ids)
     reference, *others = columns
@@ -335,7 +352,7 @@ def _known(
 ) -> tuple[Floats, list[Floats], Codes]:
     """Return what is of the studies whose label is known, patients numbered anew."""
     y = np.asarray(labels, dtype=np.float64)
-    known = ~np.isnan(y)
+    known = ~np.isnan(y) if y.ndim == 1 else ~np.isnan(y).all(axis=1)
     columns = [require_probabilities(p)[known] for p in probabilities]
     codes, _ = number_patients(np.asarray(patient_ids)[known])
     return y[known], columns, codes

@@ -181,6 +181,7 @@ def evaluate_on_dataset(
         fold=None,
         experiment_id=home.id,
         calibration=predictor.calibration,
+        series_logits=found.series_logits,
     )
     asked = {POINTS: how.rule, TRIAGE: how.error_rate}
     kept = {key: info[key] for key in asked if info.get(key) and not asked[key]}

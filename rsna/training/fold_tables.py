@@ -19,6 +19,7 @@ from common.slices.folds import FOLDS_FILE, read_folds
 from common.slices.leakage import require_unseen_features
 from common.slices.table import SliceTable
 from config import Config
+from rsna.evaluation.drifting import keep_reference
 from rsna.evaluation.model_card import write_card
 from rsna.training.results import feature_manifest
 from rsna_model import build_model
@@ -43,7 +44,9 @@ def assemble(experiment: Experiment, folds: Sequence[int], config: Config) -> No
     for name in ("oof", "test"):
         _join_features(experiment, parts, predictor, name)
     predictor.save(experiment.predictor)
-    write_card(experiment, SliceTable.load(config.dataset_folder), new=True)
+    table = SliceTable.load(config.dataset_folder)
+    keep_reference(experiment, table)
+    write_card(experiment, table, new=True)
 
 
 def _write_oof(

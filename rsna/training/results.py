@@ -21,6 +21,7 @@ from common.slices.pixel_steps import PARAMETER, recorded_steps
 from common.slices.study_labels import labels_by_study
 from common.slices.table import SliceTable
 from config import Config
+from rsna.evaluation.drifting import keep_reference
 from rsna.evaluation.model_card import write_card
 from rsna.evaluation.prediction import image_rows
 from rsna.training.parts import TrainingParts
@@ -64,6 +65,8 @@ class ResultWriter:
                 predictor = self.parts.predictor(origin)
                 predictor.study_prior = self._study_prior()
                 predictor.save(self.experiment.predictor)
+                if not self.config.is_one_of_all_folds:
+                    keep_reference(self.experiment, self.table)
                 write_card(self.experiment, self.table, new=True)
         best = self.processes.from_main(
             lambda: load_checkpoint(best_path) if best_path.is_file() else None

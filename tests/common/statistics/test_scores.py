@@ -265,3 +265,39 @@ def test_every_field_is_a_plain_type():
     assert kinds <= {float, bool, str, type(None)}
     assert {type(value) for value in vars(score("brier", labels, p, patients)).values()} <= kinds
     assert scores.SCORES.keys() >= {"auc", "brier"}
+
+
+def test_the_weighted_log_loss_of_all_labels_is_the_metric_and_its_variance_a_plain_sum():
+    rng = np.random.default_rng(5)
+    n, weights = 90, [1.0, 1.0, 2.0]
+    labels = (rng.random((n, 3)) < 0.4).astype(float)
+    labels[rng.random((n, 3)) < 0.1] = np.nan
+    patients = rng.integers(0, 30, n)
+    a, b = (np.clip(rng.random((n, 3)), 0.02, 0.98) for _ in range(2))
+    kind = scores.weighted_log_loss_score(weights)
+    own = score(kind, labels, a, patients)
+    assert own.value == pytest.approx(weighted_log_loss(labels, a, weights), abs=1e-12)
+    assert own.low < own.value < own.high
+    found = compare(kind, labels, {"a": a, "b": b}, patients)["b"]
+    gap = weighted_log_loss(labels, b, weights) - weighted_log_loss(labels, a, weights)
+    assert found.value == pytest.approx(gap, abs=1e-12)
+    by_patient = dict.fromkeys(np.unique(patients).tolist(), 0.0)
+    for k, weight in enumerate(weights):
+        known = np.flatnonzero(~np.isnan(labels[:, k]))
+        losses = []
+        for row in known:
+            y = labels[row, k]
+            one, other = (
+                -(y * np.log(p[row, k]) + (1 - y) * np.log(1 - p[row, k])) for p in (a, b)
+            )
+            losses.append(other - one)
+        for row, loss in zip(known, losses):
+            share = weight / sum(weights) / len(known)
+            by_patient[int(patients[row])] += share * (loss - np.mean(losses))
+    num = len(by_patient)
+    variance = num / (num - 1) * sum(part**2 for part in by_patient.values())
+    assert found.error == pytest.approx(np.sqrt(variance), abs=1e-12)
+    labels[:, 0] = np.nan
+    assert compare(kind, labels, {"a": a, "b": b}, patients)["b"].reason == (
+        "a label has no known study"
+    )
