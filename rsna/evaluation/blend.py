@@ -28,6 +28,7 @@ from common.slices.folds import owners
 from common.slices.table import SliceTable
 from common.statistics.intervals import paired_interval
 from rsna.ensembling.members import EnsembleData
+from rsna.evaluation.failures import analyse_studies
 from rsna.evaluation.scoring import (
     ScoredStudies,
     label_scores,
@@ -36,6 +37,7 @@ from rsna.evaluation.scoring import (
     score_predictions,
     study_prior_of,
     task_of,
+    used_of,
     with_all_labels,
 )
 from rsna_task import Task
@@ -110,8 +112,15 @@ def write_evaluation(experiment: Experiment, table: SliceTable) -> dict[str, Any
     # Blends of earlier versions used the slices of all series of a study.
     rule = content["plan"].get("study_rule", f"{studies[-1].name}, of the slices of all series")
     last = studies[-1]
+    rows = table.rows_of(frame["image_id"])
     of_studies = ScoredStudies(
-        last.labels, last.probabilities, last.patient_ids, rule, study_prior_of(info)
+        last.labels,
+        last.probabilities,
+        last.patient_ids,
+        rule,
+        study_prior_of(info),
+        last.study_ids,
+        rows[used_of(table, rows)],
     )
     main = score_predictions(
         "blend", frame, table, prior, info["threshold"], task=task, studies=of_studies
@@ -131,6 +140,8 @@ def write_evaluation(experiment: Experiment, table: SliceTable) -> dict[str, Any
     for key in ("members", "weights", "correlation", "error_correlation", "leave_one_out"):
         metrics[key] = content[key]
     metrics["plan"] = content["plan"]
+    of_groups, sections = analyse_studies(main, frame, table, experiment, task.label_names)
+    metrics |= of_groups
     write_json(experiment.metrics_file, metrics)
     slice_sets = [StageSet(name, labels, p) for name, p in stages.items()]
     EvaluationReport(
@@ -142,6 +153,7 @@ def write_evaluation(experiment: Experiment, table: SliceTable) -> dict[str, Any
         num_skipped={"rows that not all members predict": content["num_left_out"]}
         if content["num_left_out"]
         else {},
+        study_sections=sections,
         sections=blend_sections(metrics, task.label_names, slice_sets, studies),
     ).write(experiment.report_file)
     return metrics
@@ -183,7 +195,8 @@ def _study_sets(experiment: Experiment, task: Task) -> list[StageSet]:
         if columns[0] in frame:
             values = frame[columns].to_numpy(np.float64)
             patients = owners(frame).to_numpy(dtype=object)
-            found.append(StageSet(kind, labels, values, patients))
+            ids = frame["study_id"].to_numpy(dtype=object)
+            found.append(StageSet(kind, labels, values, patients, ids))
     return found
 
 

@@ -26,6 +26,7 @@ from common.slices.table import STATUS_OK, SliceTable
 from config import Config, recorded_config
 from rsna.build import build_schedule
 from rsna.evaluation.blend import write_evaluation
+from rsna.evaluation.failures import analyse_studies
 from rsna.evaluation.labelled import find_labelled, predict_labelled, score_labelled_studies
 from rsna.evaluation.prediction import SERIES_FILE, predict_with_progress, write_csv
 from rsna.evaluation.scoring import (
@@ -83,6 +84,8 @@ def evaluate_experiment(experiment_folder: Path, table: SliceTable) -> Evaluatio
     folds = _fold_metrics(experiment) if is_folded else {}
     if is_folded:
         metrics["folds"] = {fold: _fold_summary(values) for fold, values in folds.items()}
+    of_groups, sections = analyse_studies(main, last, table, experiment, task.label_names)
+    metrics |= of_groups
     write_json(experiment.metrics_file, metrics)
     dataset = config.data.data_dataset
     report = EvaluationReport(
@@ -100,6 +103,7 @@ def evaluate_experiment(experiment_folder: Path, table: SliceTable) -> Evaluatio
         learning_records=_learning_records(experiment.metrics_log),
         loss_note=_loss_note(config),
         schedule=None if is_folded else _planned_schedule(config, info["model"]),
+        study_sections=sections,
         read_image_hu=_ImageReader(table, last["image_id"]),
     )
     report.write(experiment.report_file)
@@ -150,7 +154,9 @@ def evaluate_on_dataset(
     main = score_predictions(
         "last weights", frame, table, prior_of(info), info["threshold"], task=task, studies=studies
     )
-    write_json(place.metrics_file, main.metrics)
+    of_groups, sections = analyse_studies(main, frame, table, place, task.label_names)
+    metrics = {**main.metrics, **of_groups}
+    write_json(place.metrics_file, metrics)
     if labelled.by_study:
         write_csv(place.folder / SERIES_FILE, found.series)
     num_skipped = {**_num_unusable(table), **labelled.num_skipped, **of_studies}
@@ -163,10 +169,11 @@ def evaluate_on_dataset(
         main=main,
         facts={**_facts(info), "views": ", ".join(options.views)},
         num_skipped=num_skipped,
+        study_sections=sections,
         read_image_hu=_ImageReader(table, frame["image_id"]),
     )
     report.write(place.report_file)
-    return Evaluation(dict(main.metrics), place)
+    return Evaluation(metrics, place)
 
 
 def _num_unusable(table: SliceTable) -> dict[str, int]:

@@ -185,6 +185,8 @@ def score_labelled_studies(
             owners(scored).to_numpy(dtype=object),
             predictor.study_rule,
             predictor.study_prior,
+            scored["study_id"].to_numpy(dtype=object),
+            found.frame.index.to_numpy(dtype=np.int64)[used_rows(found.frame, found.series)],
         ),
         skipped,
     )

@@ -1,7 +1,7 @@
 """Scores prediction tables of the task against the labels of their dataset."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ class ScoredStudies:
         patient_ids: (s,).
         rule: how the probabilities come from those of slices.
         prior: (k,) share of positive studies in training; None where it is not recorded.
+        ids: (s,).
+        rows: of the table, the slices that the probabilities come from.
     """
 
     labels: Floats
@@ -55,6 +57,8 @@ class ScoredStudies:
     patient_ids: NDArray[Any]
     rule: str
     prior: Floats | None = None
+    ids: NDArray[Any] = field(default_factory=lambda: np.empty(0, dtype=object))
+    rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
 
 def score_predictions(
@@ -108,6 +112,9 @@ def score_predictions(
         image_ids,
         studies.labels,
         studies.probabilities,
+        studies.ids,
+        studies.patient_ids,
+        studies.rows,
     )
 
 
@@ -143,7 +150,8 @@ def studies_of_rows(
     else:
         values = np.empty((len(ids), len(label_names)))
         values[codes[used]] = of_series[used]
-    return ScoredStudies(of_studies, values, patients, rule or study_rule(None), prior)
+    own = np.asarray(rows, dtype=np.int64)[used]
+    return ScoredStudies(of_studies, values, patients, rule or study_rule(None), prior, ids, own)
 
 
 def used_of(table: SliceTable, rows: ArrayLike) -> NDArray[np.bool_]:
