@@ -23,7 +23,8 @@ OTHERS, UNKNOWN = "others", "unknown"
 # Higher is better for each. Losses are not compared, as they depend on the share of positives.
 COMPARED = ("auc", "sensitivity", "specificity")
 _SCORES = ("log_loss", "calibration_in_the_large", "calibration_slope")
-_LARGEST_Z = 7.0
+# Nearer to 0 an area of 1 has no limits that could be found; there a p-value is 1.
+_SMALLEST_Z, _LARGEST_Z = 0.05, 7.0
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Difference(Estimate):
 
 @dataclass(frozen=True)
 class Group:
-    """What a group scored.
+    """The scores of a group.
 
     Attributes:
         num_studies, num_positive, num_patients: of the group, with the negative studies of all
@@ -240,9 +241,13 @@ def _p_value(at: Callable[[float], Estimate], value: float) -> float:
         _, low, high = at(float(2 * ndtr(z) - 1)).limits()
         return low if value > 0 else -high
 
-    if distance(1e-6) <= 0:
+    if distance(_SMALLEST_Z) <= 0:
         return 1.0
-    z = _LARGEST_Z if distance(_LARGEST_Z) > 0 else brentq(distance, 1e-6, _LARGEST_Z, xtol=1e-6)
+    z = (
+        _LARGEST_Z
+        if distance(_LARGEST_Z) > 0
+        else brentq(distance, _SMALLEST_Z, _LARGEST_Z, xtol=1e-6)
+    )
     return float(2 * ndtr(-z))
 
 

@@ -49,10 +49,9 @@ def analyse_studies(
     own = scored.study_probabilities[:, -1] >= threshold if calls is None else calls
     studies = _list_studies(scored, predictions, table, described, label_names, own)
     write_csv(place.studies_file, studies)
-    failed = studies[studies["failure"].notna()].assign(
-        error=(studies[f"label_{label_names[-1]}"] - studies[label_names[-1]]).abs()
-    )
-    worst = failed.sort_values("error", ascending=False, kind="stable").head(MOST_PAGES)
+    failed = studies[studies["failure"].notna()]
+    errors = (failed[f"label_{label_names[-1]}"] - failed[label_names[-1]]).abs()
+    worst = failed.loc[errors.sort_values(ascending=False, kind="stable").index].head(MOST_PAGES)
     pages = _write_pages(place.failures, worst.to_dict("records"), predictions, table, label_names)
     note = ""
     if len(worst) and not pages:
@@ -65,6 +64,7 @@ def analyse_studies(
         labels=list(label_names),
         pages=pages,
         folder=place.failures.name,
+        studies_file=place.studies_file.relative_to(place.folder).as_posix(),
         num_failures=len(failed),
         num_studies=int((~np.isnan(scored.study_labels[:, -1])).sum()),
         at=at,

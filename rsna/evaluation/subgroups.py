@@ -159,6 +159,8 @@ def _label_groups(labels: Floats, overall: Floats, label_names: Sequence[str]) -
 def _statement(found: Mapping[str, Mapping[str, Group]]) -> str:
     number = count(num_compared(found), "comparison")
     place = worst_group(found)
+    if not num_compared(found):
+        return "There are too few studies to compare groups of them."
     if place is None:
         return f"No group is worse than all other studies in any of {number}."
     title, name, value = place
