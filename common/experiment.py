@@ -49,6 +49,16 @@ class ScoredFolder:
         """Drawing of what was scored, and why the rest was not."""
         return self.folder / "flow.svg"
 
+    @property
+    def failures(self) -> Path:
+        """Folder of the pages of studies with a wrong call."""
+        return self.folder / "failures"
+
+    @property
+    def studies_file(self) -> Path:
+        """The studies that were scored, which pages name by their row."""
+        return self.folder / "studies.csv"
+
 
 class Evaluated(ScoredFolder):
     """The folder of an experiment evaluated on another dataset."""
@@ -139,6 +149,11 @@ class Experiment(PredictorHome):
     def predictions_file(self, name: str) -> Path:
         """Table of predictions called `name`: valid, valid_best, oof, oof_best, test or studies."""
         return self.predictions / f"{name}.parquet"
+
+    @property
+    def studies_file(self) -> Path:
+        """The studies that were scored, which pages name by their row."""
+        return self.predictions / "studies.csv"
 
     @property
     def out_of_fold_file(self) -> Path:

@@ -80,7 +80,14 @@ def test_evaluates_another_dataset_with_the_predictor(monkeypatch, experiment):
     assert run_evaluate(monkeypatch, experiment, "--data_dataset", "other") == 0
     folder = experiment / "evaluations" / "other"
     names = sorted(item.name for item in folder.iterdir())
-    assert names == ["flow.svg", "metrics.json", "predictions.parquet", "report.html"]
+    assert names == [
+        "failures",
+        "flow.svg",
+        "metrics.json",
+        "predictions.parquet",
+        "report.html",
+        "studies.csv",
+    ]
     metrics = json.loads((folder / "metrics.json").read_text())
     dataset = experiment.parents[2] / "input" / "datasets" / "other"
     check_against_sklearn(metrics, folder / "predictions.parquet", dataset)

@@ -21,12 +21,14 @@ class StageSet:
         name: of the stage, such as `raw`.
         labels, probabilities: (n, k).
         patient_ids: (n,), where intervals are wanted.
+        study_ids: (n,) of studies.
     """
 
     name: str
     labels: Floats
     probabilities: Floats
     patient_ids: NDArray[Any] = field(default_factory=lambda: np.empty(0, dtype=object))
+    study_ids: NDArray[Any] = field(default_factory=lambda: np.empty(0, dtype=object))
 
 
 def blend_sections(

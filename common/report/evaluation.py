@@ -43,7 +43,8 @@ class ScoredSet:
         labels, probabilities: float64 (n, k).
         image_ids: of the n rows.
         study_labels, study_probabilities: float64 (s, k).
-        study_ids: of the s studies.
+        study_ids, study_patients: (s,).
+        study_rows: of the dataset's table, the slices that the probabilities of studies come from.
     """
 
     name: str
@@ -53,7 +54,9 @@ class ScoredSet:
     image_ids: Sequence[str]
     study_labels: Floats = field(default_factory=lambda: np.empty((0, 0)))
     study_probabilities: Floats = field(default_factory=lambda: np.empty((0, 0)))
-    study_ids: Sequence[str] = ()
+    study_ids: NDArray[Any] = field(default_factory=lambda: np.empty(0, dtype=object))
+    study_patients: NDArray[Any] = field(default_factory=lambda: np.empty(0, dtype=object))
+    study_rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class EvaluationReport:
         loss_note: what training minimised, in a sentence.
         schedule: of the learning rate; None where it is not known.
         sections: HTML of further sections, after the scores of the labels.
+        study_sections: HTML of further sections about studies, after those.
         read_image_hu: pixels of a row of `main`, None where they can't be read.
         num_random_examples: slices shown that were drawn at random.
         study_rule: how a study's probability comes from its slices'; empty for `study.rule` of the
@@ -92,6 +96,7 @@ class EvaluationReport:
     loss_note: str = ""
     schedule: PlannedSchedule | None = None
     sections: Markup = field(default_factory=Markup)
+    study_sections: Markup = field(default_factory=Markup)
     read_image_hu: Callable[[int], NDArray[np.int16] | None] = lambda row: None
     num_random_examples: int = 6
     study_rule: str = ""

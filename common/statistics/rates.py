@@ -122,9 +122,9 @@ def effective_number(is_found: Bools, codes: Codes, num_patients: int) -> float:
 
 
 def weighted_sum(
-    terms: Sequence[tuple[float, Rate]], constant: float = 0.0, *, clip: bool = False
+    terms: Sequence[tuple[float, Estimate]], constant: float = 0.0, *, clip: bool = False
 ) -> Estimate:
-    """Return constant + sum of weight * rate of independent rates, its interval by MOVER.
+    """Return constant + sum of weight * estimate of independent estimates, its interval by MOVER.
 
     Args:
         clip: true where the sum is a share.

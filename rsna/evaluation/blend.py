@@ -31,6 +31,7 @@ from common.slices.table import SliceTable
 from common.statistics.intervals import paired_interval
 from rsna.ensembling.members import EnsembleData
 from rsna.evaluation.deciding import AS_KEPT, Deciding
+from rsna.evaluation.failures import analyse_studies
 from rsna.evaluation.flow import write_flow
 from rsna.evaluation.model_card import weights_digest, write_card
 from rsna.evaluation.scoring import (
@@ -42,6 +43,7 @@ from rsna.evaluation.scoring import (
     score_predictions,
     study_prior_of,
     task_of,
+    used_of,
     with_all_labels,
 )
 from rsna_task import Task
@@ -121,16 +123,16 @@ def write_evaluation(
     studies = study_sets(experiment, task)
     # Blends of earlier versions used the slices of all series of a study.
     rule = content["plan"].get("study_rule", f"{studies[-1].name}, of the slices of all series")
-    last, where = studies[-1], experiment.predictions_file("studies")
-    ids = read_parquet(where, "blend again", columns=["study_id"])["study_id"].tolist()
+    last, rows = studies[-1], table.rows_of(frame["image_id"])
     of_studies = ScoredStudies(
         last.labels,
         last.probabilities,
         last.patient_ids,
-        ids,
+        last.study_ids,
         rule,
         study_prior_of(info),
         _study_folds(experiment, frame),
+        rows=rows[used_of(table, rows)],
     )
     main = score_predictions(
         "blend", frame, table, prior, info["threshold"], task=task, studies=of_studies, how=how
@@ -154,6 +156,8 @@ def write_evaluation(
         experiment, main, table, task, "not predicted out of fold by every member"
     )
     metrics["weights_sha256"] = weights_digest(experiment.predictor)
+    of_groups, sections = analyse_studies(main, frame, table, experiment, task.label_names)
+    metrics |= of_groups
     write_json(experiment.metrics_file, metrics)
     slice_sets = [StageSet(name, labels, p) for name, p in stages.items()]
     EvaluationReport(
@@ -166,6 +170,7 @@ def write_evaluation(
         if content["num_left_out"]
         else {},
         flow=flow,
+        study_sections=sections,
         sections=blend_sections(metrics, task.label_names, slice_sets, studies),
     ).write(experiment.report_file)
     write_card(experiment, table)
@@ -208,7 +213,8 @@ def study_sets(experiment: Experiment, task: Task) -> list[StageSet]:
         if columns[0] in frame:
             values = frame[columns].to_numpy(np.float64)
             patients = owners(frame).to_numpy(dtype=object)
-            found.append(StageSet(kind, labels, values, patients))
+            ids = frame["study_id"].to_numpy(dtype=object)
+            found.append(StageSet(kind, labels, values, patients, ids))
     return found
 
 

@@ -139,7 +139,7 @@ def _decided(
 ) -> tuple[dict[str, Any], Deciding]:
     """Return the rates of what the flags ask to decide, on cross-fitted probabilities (s, k)."""
     how, names = Deciding.from_flags(config.evaluation), task.label_names
-    studies = ScoredStudies(data.study_labels, probabilities, data.study_patients, (), "")
+    studies = ScoredStudies(data.study_labels, probabilities, data.study_patients, np.empty(0), "")
     return decided_metrics(studies.columns(names), how), how
 
 

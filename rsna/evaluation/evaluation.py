@@ -38,6 +38,7 @@ from rsna.evaluation.deciding import (
     fitted_record,
     kept_records,
 )
+from rsna.evaluation.failures import analyse_studies
 from rsna.evaluation.flow import write_flow
 from rsna.evaluation.labelled import find_labelled, predict_labelled, score_labelled_studies
 from rsna.evaluation.model_card import weights_digest, write_card
@@ -113,6 +114,8 @@ def evaluate_experiment(
     which = "out-of-fold rows" if is_folded else f"validation rows (fold {config.data.data_fold})"
     metrics["flow"], flow = write_flow(experiment, main, table, task, f"not among the {which}")
     metrics["weights_sha256"] = weights_digest(experiment.predictor)
+    of_groups, sections = analyse_studies(main, last, table, experiment, task.label_names)
+    metrics |= of_groups
     write_json(experiment.metrics_file, metrics)
     _keep_decisions(experiment, metrics, how, config, table)
     dataset = config.data.data_dataset
@@ -132,6 +135,7 @@ def evaluate_experiment(
         learning_records=_learning_records(experiment.metrics_log),
         loss_note=_loss_note(config),
         schedule=None if is_folded else _planned_schedule(config, info["model"]),
+        study_sections=sections,
         read_image_hu=_ImageReader(table, last["image_id"]),
     )
     report.write(experiment.report_file)
@@ -201,7 +205,8 @@ def evaluate_on_dataset(
     )
     why_not = "not scored" if held_out is None else "not named by --ev_held_out"
     stages, flow = write_flow(place, main, table, task, why_not)
-    metrics = {**main.metrics, "flow": stages, "protocol": protocol}
+    of_groups, sections = analyse_studies(main, frame, table, place, task.label_names)
+    metrics = {**main.metrics, **of_groups, "flow": stages, "protocol": protocol}
     metrics["weights_sha256"] = weights_digest(home.predictor)
     write_json(place.metrics_file, metrics)
     if labelled.by_study:
@@ -217,6 +222,7 @@ def evaluate_on_dataset(
         facts={**_facts(info), **notes, "views": ", ".join(options.views), "protocol": protocol},
         num_skipped=num_skipped,
         flow=flow,
+        study_sections=sections,
         read_image_hu=_ImageReader(table, frame["image_id"]),
     )
     report.write(place.report_file)

@@ -185,10 +185,11 @@ def score_labelled_studies(
             labels,
             scored[names].to_numpy(dtype=np.float64),
             owners(scored).to_numpy(dtype=object),
-            scored["study_id"].tolist(),
+            scored["study_id"].to_numpy(dtype=object),
             predictor.study_rule,
             predictor.study_prior,
             statuses=scored["status"].to_numpy(dtype=object),
+            rows=found.frame.index.to_numpy(dtype=np.int64)[used_rows(found.frame, found.series)],
         ),
         skipped,
     )

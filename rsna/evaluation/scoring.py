@@ -1,7 +1,7 @@
 """Scores prediction tables of the task against the labels of their dataset."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,16 +64,18 @@ class ScoredStudies:
         rule: how the probabilities come from those of slices.
         prior: (k,) share of positive studies in training; None where it is not recorded.
         folds, statuses: (s,) as of `Studies`.
+        rows: of the table, the slices that the probabilities come from.
     """
 
     labels: Floats
     probabilities: Floats
     patient_ids: NDArray[Any]
-    study_ids: Sequence[str]
+    study_ids: NDArray[Any]
     rule: str
     prior: Floats | None = None
     folds: NDArray[Any] | None = None
     statuses: NDArray[Any] | None = None
+    rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     def columns(self, label_names: Sequence[str]) -> dict[str, Studies]:
         """Return the studies by label."""
@@ -140,6 +142,8 @@ def score_predictions(
         studies.labels,
         studies.probabilities,
         studies.study_ids,
+        studies.patient_ids,
+        studies.rows,
     )
 
 
@@ -178,7 +182,9 @@ def studies_of_rows(
     else:
         values = np.full((len(ids), len(label_names)), np.nan)
         values[codes[used]] = of_series[used]
-    return ScoredStudies(of_studies, values, patients, list(ids), rule or OWN_OF_SERIES, prior)
+    own = np.asarray(rows, dtype=np.int64)[used]
+    rule = rule or OWN_OF_SERIES
+    return ScoredStudies(of_studies, values, patients, ids, rule, prior, rows=own)
 
 
 def used_of(table: SliceTable, rows: ArrayLike) -> NDArray[np.bool_]:
