@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from common.slices.leakage import id_digests
 from common.slices.table import SliceTable
@@ -101,17 +102,41 @@ def _points(columns: Mapping[str, Studies], how: Deciding) -> dict[str, Any] | N
     for name, all_of in columns.items():
         studies = all_of.of(all_of.is_seen)
         if how.rule is not None:
-            called, where = cross_fit_calls(studies, rule), _on_others(studies)
+            where = _on_others(studies)
         else:
             assert record is not None
-            called = _kept_calls(studies, record, name, how.refused.get(POINTS))
             where = _fitted_on(record)
+        called = _called(studies, name, how)
+        assert called is not None
         found[name] = {
             **point_table(studies, called, rule, how.prevalence),
             "chosen_on": "no data" if rule.kind == "fixed" else where,
             "num_without_call": int((~all_of.is_seen).sum()),
         }
     return found
+
+
+def _called(studies: Studies, label: str, how: Deciding) -> Called | None:
+    """Return which studies are called, by --ev_rule or as the predictor does; None without both."""
+    if how.rule is not None:
+        return cross_fit_calls(studies, how.rule)
+    record = how.kept.get(POINTS)
+    return record and _kept_calls(studies, record, label, how.refused.get(POINTS))
+
+
+def study_calls(columns: Mapping[str, Studies], how: Deciding) -> NDArray[np.bool_] | None:
+    """Return (s,): whether each study is called for the last label; None where none can be.
+
+    Studies of unknown labels, or without a probability of their own, are not.
+    """
+    label, studies = list(columns.items())[-1]
+    known = ~np.isnan(studies.labels) & studies.is_seen
+    called = _called(studies.of(known), label, how)
+    if called is None or called.reason:
+        return None
+    calls = np.zeros(len(known), dtype=bool)
+    calls[known] = called.calls
+    return calls
 
 
 def _triage(columns: Mapping[str, Studies], how: Deciding) -> dict[str, Any] | None:

@@ -33,17 +33,15 @@ def analyse_studies(
     table: SliceTable,
     place: ScoredFolder,
     label_names: Sequence[str],
-    calls: Bools | None = None,
 ) -> tuple[dict[str, Any], Markup]:
     """Write the table and the pages of scored studies; return metrics by key, and HTML sections.
 
     Args:
-        scored: the studies, and the threshold of calls where no `calls` are given.
+        scored: the studies, with their calls, or the threshold of slices where there are none.
         predictions: of the slices, one row per image.
         label_names: the k labels; the last one is called.
-        calls: (s,) bool at an operating point that was not chosen on these studies.
     """
-    described = describe_studies(table, scored, label_names)
+    calls, described = scored.study_calls, describe_studies(table, scored, label_names)
     groups = subgroup_metrics(table, scored, label_names, described, calls)
     threshold = scored.metrics["threshold"]
     own = scored.study_probabilities[:, -1] >= threshold if calls is None else calls

@@ -44,7 +44,13 @@ from common.slices.study_labels import labels_by_study
 from common.slices.table import SliceTable
 from common.statistics.decisions import Studies
 from common.statistics.intervals import LEVEL, patient_intervals
-from rsna.evaluation.deciding import AS_KEPT, Deciding, decided_metrics, decision_lines
+from rsna.evaluation.deciding import (
+    AS_KEPT,
+    Deciding,
+    decided_metrics,
+    decision_lines,
+    study_calls,
+)
 from rsna_task import CHALLENGE, LABELS, Task, task_of_labels
 
 ANY = LABELS[-1]
@@ -144,6 +150,7 @@ def score_predictions(
         studies.study_ids,
         studies.patient_ids,
         studies.rows,
+        study_calls(studies.columns(names), how),
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,9 @@ def scored_of(table: SliceTable, flip: set[str] = frozenset()):
 def analyse(table: SliceTable, folder: Path, flip: set[str] = frozenset(), calls=None):
     predictions, scored = scored_of(table, flip)
     place = Evaluated(folder)
-    metrics, html = analyse_studies(scored, predictions, table, place, LABELS, calls)
+    metrics, html = analyse_studies(
+        replace(scored, study_calls=calls), predictions, table, place, LABELS
+    )
     json.dumps(metrics, allow_nan=False)
     studies = pd.read_csv(place.studies_file)
     return metrics["subgroups"], str(html), studies
