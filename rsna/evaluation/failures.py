@@ -58,7 +58,7 @@ def analyse_studies(
     at = "at the operating point" if calls is not None else f"at a probability of {threshold:g}"
     section = render(
         "failures.html",
-        failures=worst.to_dict("records"),
+        failures=worst.astype(object).where(worst.notna(), None).to_dict("records"),
         labels=list(label_names),
         pages=pages,
         folder=place.failures.name,
