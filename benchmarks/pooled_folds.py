@@ -110,14 +110,15 @@ def dataset_of(folders: list[Path]) -> Path:
 
 def report(folders: list[Path], table: SliceTable, folds: Collection[int] | None = None) -> None:
     """Print the scores of the last weights, and of the best checkpoints where all have them."""
-    first = Experiment(folders[0])
-    name = first.out_of_fold_file.stem
+    name = Experiment(folders[0]).out_of_fold_file.stem
+    note = ""
     for title, stem, selected in (
         ("last weights", name, False),
         ("best checkpoints*", f"{name}_best", True),
     ):
         if selected and not all(Experiment(f).predictions_file(stem).is_file() for f in folders):
             continue
+        note = "; * chosen on these rows: too good" if selected else note
         values = pool(folders, table, stem, selected, folds).metrics
         print(*score_lines(title, values), sep="\n")
         for label in LABELS:
@@ -128,8 +129,8 @@ def report(folders: list[Path], table: SliceTable, folds: Collection[int] | None
         f"{values['num_slices']} slices of {values['interval']['num_patients']} patients, of which "
         f"{values['interval']['num_positive_patients']} are positive; scored prior "
         f"{values['scored_prior_weighted_log_loss']:.4f}, training prior "
-        f"{values['prior_weighted_log_loss']:.4f}; in brackets: intervals of 95 % over patients; "
-        f"* chosen on these rows: too good"
+        f"{values['prior_weighted_log_loss']:.4f}; in brackets: intervals of 95 % over "
+        f"patients{note}"
     )
 
 
