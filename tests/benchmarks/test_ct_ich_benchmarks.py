@@ -49,6 +49,8 @@ def write_blend(folder: Path, table: SliceTable) -> pd.DataFrame:
         "kind": "blend",
         "label_names": list(LABELS),
         "prior": by_label,
+        "training": {},
+        "threshold": 0.5,
         "study_prior": dict.fromkeys(LABELS, 0.4),
         "fold_priors": {str(k): dict.fromkeys(LABELS, 0.1 * (k + 1)) for k in range(3)},
     }

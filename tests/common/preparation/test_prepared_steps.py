@@ -88,13 +88,13 @@ def test_a_series_is_cut_to_its_brain_and_says_so(tmp_path: Path) -> None:
         pixels[radius <= size] = 1064
         pixels[120:126] = 1100
         write_ct(tmp_path / "in" / f"{index}.dcm", pixels, SOPInstanceUID=f"1.{index}",
-                 ImagePositionPatient=[0, 0, 5 * index])  # fmt: skip
+                 ImagePositionPatient=[0, 0, 5 * index], PixelSpacing=[1.4, 1.4])  # fmt: skip
     steps = PixelSteps(brain_crop=True)
     prepare(tmp_path / "in", tmp_path / "out", steps=steps)
     table = SliceTable.load(tmp_path / "out")
     assert recorded_steps(tmp_path / "out") == steps
     size = table.frame.loc[0, ["rows", "columns"]].astype(int).tolist()
-    assert np.abs(np.subtract(size, 81 + 40)).max() <= 3  # 10 mm around it
+    assert np.abs(np.subtract(size, 81 + 20 / 1.4)).max() <= 3  # 10 mm around it
     for row, radius_of in enumerate((30, 40, 35)):
         image = table.image_hu(row)
         assert (image == 40).sum() == (radius <= radius_of).sum()

@@ -160,7 +160,7 @@ def test_labels_that_say_little_keep_what_a_predictor_has_and_others_better_it()
     others = drawn(998, 200, 0.8, 0.5)
     before, after = (losses(others, one)[:, 1] for one in (first, fit_local(elsewhere)))
     assert (after < 0.97 * before).all(), (before, after)
-    scores = score_local(elsewhere, NAMES, WEIGHTS, seed=1)
+    scores = score_local(elsewhere, cross_fit_local(elsewhere, seed=1), NAMES, WEIGHTS)
     labels = elsewhere.labels, elsewhere.study_labels
     for part, y, p in zip(("slices", "studies"), labels, elsewhere.before, strict=True):
         expected = pytest.approx(weighted_log_loss(y, p, WEIGHTS))

@@ -89,6 +89,7 @@ def test_shipped_files_are_the_same_on_either_side(path: Path) -> None:
 def test_every_shipped_file_runs_on_the_device() -> None:
     for path in SHIPPED:
         own = {"ipan2026": "FitSize", "ct_physics": "ScalpRemoval"}
+        own["ct_ich_physics"] = "ScalpRemoval"
         first = next((own[start] for start in own if path.stem.startswith(start)), "none")
         assert load_transform(path).device_part().describe().startswith(f"on the CPU: {first};")
 

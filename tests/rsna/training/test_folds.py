@@ -198,14 +198,12 @@ def test_it_evaluates_and_predicts_as_any_experiment(place, whole, capsys, caplo
     out = capsys.readouterr().out
     assert out.startswith("out-of-fold ") and "best checkpoints*" in out and "  fold 1 " in out
     assert call(evaluate.main, place, "--experiment_id", "whole/fold_1") == 0
-    # The same patients under another name, without the folds that would prove it.
     datasets = place / "input" / "datasets"
-    no_folds = shutil.ignore_patterns(FOLDS_FILE)
-    shutil.copytree(datasets / "tiny", datasets / "other", ignore=no_folds)
+    shutil.copytree(datasets / "tiny", datasets / "other")
     flags = ("--experiment_id", "whole", "--data_dataset", "other", "--pr_tta_views", "flip_lr")
     assert call(evaluate.main, place, *flags) == 2  # the same folds under another name
     assert "was trained on 6 patients of it" in capsys.readouterr().err
-    (place / "input" / "datasets" / "other" / "folds.csv").unlink()
+    (datasets / "other" / FOLDS_FILE).unlink()
     assert call(evaluate.main, place, *flags) == 0
     assert (whole / "evaluations" / "other" / "metrics.json").is_file()
     assert "6 patients and 24 images are, by their ids, in the dataset tiny too" in caplog.text
