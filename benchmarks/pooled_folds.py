@@ -95,6 +95,7 @@ def _blended_studies(folder: Path, predictions: pd.DataFrame) -> ScoredStudies:
         final.labels[own],
         final.probabilities[own],
         final.patient_ids[own],
+        final.study_ids[own],
         final.name,
         study_prior_of(info),
     )
