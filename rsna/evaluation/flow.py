@@ -32,7 +32,8 @@ def write_flow(
     labelled = set(table.frame["study_id"][is_labelled].dropna())
     of_studies = read_study_labels(table, names, (LABELS_OF_SLICES, LABELS_OF_STUDY))
     if of_studies is not None:
-        labelled |= set(of_studies.index[~np.isnan(majority(of_studies)).all(axis=1)])
+        has_label = np.asarray(~np.isnan(majority(of_studies)).all(axis=1))
+        labelled |= set(of_studies.index[has_label])
     is_scored = ~np.isnan(main.study_labels).all(axis=1)
     ids = np.asarray(main.study_ids, dtype=object)[is_scored].tolist()
     scored = ScoredIds(ids, main.study_labels[is_scored], labelled, why_not)
