@@ -19,7 +19,8 @@ from common.files import without_nan
 from common.report.examples import EXAMPLE_WINDOWS, window_strip, windows_text
 from common.report.page import picture_uri, render
 from common.report.plots import COLORS
-from common.scoring.metrics import Floats
+from common.scoring.metrics import Floats, majority
+from common.slices.folds import is_pseudo
 from common.slices.store import UnreadableSlice
 from common.slices.table import SliceTable
 from common.windows import AIR_HU
@@ -150,7 +151,10 @@ def stored_study_html(
     if not len(rows):
         return None
     names = list(label_names)
-    labels = table.labels(rows, names) if set(names) <= set(table.frame) else None
+    labels = None
+    if set(names) <= set(table.frame):
+        labels = majority(table.labels(rows, names))
+        labels[is_pseudo(table.frame.iloc[rows])] = np.nan
     left_out = [f"{count(len(lost), 'slice')} can't be read and are not shown."] if lost else []
     return study_html(
         images,

@@ -26,11 +26,13 @@ def subgroup_section(subgroups: Mapping[str, Any], words: Callable[[str], str]) 
     """
     groups = {words(title): each for title, each in subgroups["groups"].items()}
     values = [name for name in SHOWN if any(name in group for _, _, group in _rows(groups))]
+    with_loss = [title for title, each in groups.items() if "log_loss" in next(iter(each.values()))]
     drawing = forest_figure(groups, values) if values else None
     return render(
         "subgroups.html",
         subgroups=subgroups,
         groups=groups,
+        with_loss=with_loss,
         values={name: SHOWN[name] for name in values},
         left_out={words(title): why for title, why in subgroups["left_out"].items()},
         forest=drawing and figure(drawing, "each group with its interval"),

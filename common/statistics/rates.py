@@ -318,7 +318,7 @@ def statement(
     effect = found.num_studies / found.num_effective
     needed = studies_needed(target, found.value, design_effect=effect, level=level)
     if needed is None:
-        return f"{text}; {target:g} can't be claimed, as no more than that were {verb}"
+        return f"{text}; {target:g} can't be claimed: only {found.value:.3g} were {verb}"
     return (
         f"{text}; too few to claim {target:g}: it takes about {_studies(needed, noun)} "
         f"if {found.value:.2f} of them are {verb}"

@@ -110,8 +110,10 @@ def part(values: pd.Series, counted: ArrayLike | None = None) -> dict[str, Float
         kept = pd.Index([name for name in values.cat.categories if name in kept])
     is_known = values.notna().to_numpy(dtype=bool)
     masks = {str(name): values.eq(name).fillna(False).to_numpy(dtype=bool) for name in kept}
-    masks[OTHERS] = is_known & ~values.isin(kept).to_numpy(dtype=bool)
-    masks[UNKNOWN] = ~is_known
+    merged = is_known & ~values.isin(kept).to_numpy(dtype=bool)
+    masks[OTHERS] = merged | masks.get(OTHERS, np.zeros(len(values), dtype=bool))
+    # A header may say so itself.
+    masks[UNKNOWN] = ~is_known | masks.get(UNKNOWN, np.zeros(len(values), dtype=bool))
     return {name: (mask & of) * 1.0 for name, mask in masks.items() if (mask & of).any()}
 
 

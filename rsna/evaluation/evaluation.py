@@ -94,6 +94,7 @@ def evaluate_experiment(
     if info.get("kind") == BlendPredictor.kind:
         metrics = write_evaluation(experiment, table, how)
         _keep_decisions(experiment, metrics, how, config, table)
+        write_card(experiment, table)  # with what is kept
         return Evaluation(metrics, experiment)
     is_folded = config.data.data_fold == "all"
     name = "oof" if is_folded else "valid"

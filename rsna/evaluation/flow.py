@@ -10,6 +10,7 @@ from common.files import write_text
 from common.report import ScoredSet
 from common.report.flow import ScoredIds, flow_svg, study_flow
 from common.report.page import svg_figure
+from common.scoring.metrics import majority
 from common.slices.folds import is_pseudo
 from common.slices.study_labels import LABELS_OF_SLICES, LABELS_OF_STUDY, read_study_labels
 from common.slices.table import SliceTable
@@ -26,12 +27,13 @@ def write_flow(
         why_not: why labelled studies are not scored.
     """
     names = task.label_names
-    labels = table.labels(np.arange(len(table)), names)
+    labels = majority(table.labels(np.arange(len(table)), names))
     is_labelled = ~np.isnan(labels).all(axis=1) & ~is_pseudo(table.frame)
     labelled = set(table.frame["study_id"][is_labelled].dropna())
     of_studies = read_study_labels(table, names, (LABELS_OF_SLICES, LABELS_OF_STUDY))
     if of_studies is not None:
-        labelled |= set(of_studies.index[of_studies.notna().any(axis=1)])
+        has_label = np.asarray(~np.isnan(majority(of_studies)).all(axis=1))
+        labelled |= set(of_studies.index[has_label])
     is_scored = ~np.isnan(main.study_labels).all(axis=1)
     ids = np.asarray(main.study_ids, dtype=object)[is_scored].tolist()
     scored = ScoredIds(ids, main.study_labels[is_scored], labelled, why_not)

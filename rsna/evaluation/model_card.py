@@ -56,7 +56,7 @@ _PHANTOMS = "demo"
 # Networks that no published weights are loaded into.
 _FROM_NOTHING = ("study-", "volume-")
 # Digests of patients, which serve to refuse scores alone.
-_KEPT_BACK = ("fitted_on", "fitted_on_salt")
+_KEPT_BACK = ("fitted_on", "fitted_on_salt", "digests", "salt")
 _SCORES = (
     *("selected", "num_slices", "num_studies", "weighted_log_loss", "log_loss", "auc", "ece"),
     *("average_precision", "prior_weighted_log_loss", "scored_prior_weighted_log_loss"),
@@ -154,7 +154,13 @@ def versions() -> dict[str, str]:
 def public(value: Any) -> Any:
     """Return plain types without digests of patients, and without folders of this machine."""
     if isinstance(value, Mapping):
-        return {name: public(item) for name, item in value.items() if name not in _KEPT_BACK}
+        kept = {
+            name: item
+            for name, item in value.items()
+            # Of a threshold it says in a mapping how many of which dataset it was chosen on.
+            if name not in _KEPT_BACK or isinstance(item, Mapping)
+        }
+        return {name: public(item) for name, item in kept.items()}
     if isinstance(value, list | tuple):
         return [public(item) for item in value]
     if isinstance(value, str) and re.match(r"[/~\\]|\.\.?/|[A-Za-z]:[\\/]", value):

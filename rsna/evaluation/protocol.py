@@ -18,6 +18,9 @@ from rsna.evaluation.labelled import Labelled
 _OF_SLICES = (
     "image_id", "patient_id", "study_id", "series_id", "status", "position_mm", "rank",
     "rows", "columns", "hu_min", "hu_max", "hu_mean", "num_padding",
+    # What the network is told of lengths, and what chooses the volume of a study.
+    "spacing_row", "spacing_column", "volume_id", "frame_of_reference", "kernel", "is_sharp",
+    "sharpness", "brain_fraction", "selected",
 )  # fmt: skip
 _HASH = "sha256"
 _HEAD = "# A frozen protocol (docs/how_to/validate.md): changed by hand it is refused.\n"

@@ -11,6 +11,8 @@ from tqdm import tqdm
 from common.files import read_parquet, write_text
 from common.report.page import decision, render
 from common.report.study_page import stored_study_html
+from common.scoring.metrics import majority
+from common.slices.study_labels import LABELS_OF_SLICES, LABELS_OF_STUDY
 from common.slices.table import STUDIES_FILE, SliceTable
 from common.words import count
 
@@ -110,5 +112,7 @@ def _study_labels(table: SliceTable, label_names: Sequence[str]) -> dict[str, np
     known = read_parquet(path, "run preprocessing.py again").dropna(subset=["study_id"])
     if not set(names) <= set(known):
         return {}
+    if "label_source" in known:
+        known = known[known["label_source"].isin([LABELS_OF_SLICES, LABELS_OF_STUDY])]
     known = known[known[names].notna().any(axis=1)]
-    return dict(zip(known["study_id"], known[names].to_numpy(dtype=np.float64)))
+    return dict(zip(known["study_id"], majority(known[names])))

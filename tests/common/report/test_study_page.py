@@ -130,6 +130,14 @@ def test_a_stored_study_has_its_own_slices_and_no_ids(tmp_path: Path) -> None:
     names = ["secret-patient-2", "p2r0", "study2", *frame["image_id"][rows]]
     assert not [name for name in names if name in html]
     assert "Study 12" in html
+    of = table.frame
+    of.loc[rows, list(LABELS)] = 0.0
+    of.loc[rows[:2], "any"] = 0.7, 0.5
+    for source, num_bars in ((None, 1), ("pseudo:1", 0)):
+        of.loc[rows, "label_source"] = source
+        html = str(stored_study_html(table, study, predictions, LABELS))
+        assert html.count("<rect") == num_bars  # of the slice of 0.7: 0.5 is unknown
+    of.loc[rows, "label_source"] = None
     (tmp_path / "store" / "p2r0.b2nd").write_bytes(b"damaged")
     assert stored_study_html(table, study, predictions, LABELS) is None
     assert stored_study_html(table, study | {"top_image_id": None}, predictions, LABELS) is None

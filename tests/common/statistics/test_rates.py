@@ -185,7 +185,10 @@ def test_what_is_claimed_agrees_with_the_interval():
         "with a bleed if 1.00 of them are found"
     )
     assert rates.statement(of(40, 40), "study", 0.9).endswith("which is enough to claim 0.9")
-    assert "can't be claimed" in rates.statement(of(8, 10), "study", 0.9)
+    for num_found, number, share in ((8, 10, "0.8"), (897, 1000, "0.897"), (9, 10, "0.9")):
+        assert rates.statement(of(num_found, number), "study", 0.9).endswith(
+            f"; 0.9 can't be claimed: only {share} were found"
+        )
     clustered = rates.rate(np.ones(16, bool), np.arange(16) // 2)
     assert "it takes about 70 studies" in rates.statement(clustered, "study", 0.9)
 

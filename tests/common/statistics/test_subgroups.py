@@ -152,3 +152,9 @@ def test_null_cohorts_rarely_alarm_and_a_gap_is_covered_and_named():
     assert shares["covered"] >= 0.84
     assert shares["named"] >= 0.8
     assert GAP_GROUP[0] in draw(np.random.default_rng(0), 0.0)[1]
+
+
+def test_headers_that_say_others_or_unknown_are_not_lost():
+    values = pd.Series(["unknown"] * 12 + [None] * 3 + ["others"] * 11 + ["rare"] * 2)
+    sizes = {name: int(mask.sum()) for name, mask in part(values).items()}
+    assert sizes == {"unknown": 15, "others": 13}

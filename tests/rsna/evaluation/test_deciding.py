@@ -249,6 +249,11 @@ def test_a_blend_keeps_its_own(monkeypatch, cohort):
     kept = json.loads((folder / "predictor" / "predictor.json").read_text())
     assert kept["operating_points"]["thresholds"]["any"] is not None
     assert kept["conformal"]["label"] == "any" and kept["kind"] == "blend"
+    card = json.loads((folder / "predictor" / "model_card.json").read_text())
+    points = card["thresholds"]["operating_points"]
+    assert points["thresholds"] == kept["operating_points"]["thresholds"]
+    whom = {"dataset": DATASET, "num_patients": NUM_PATIENTS, "num_studies": NUM_PATIENTS}
+    assert points["fitted_on"] == whom
     assert not run(monkeypatch, cohort, evaluate, "--experiment_id", "0009", *ASKED[:2])
     assert json.loads((folder / "metrics.json").read_text())["study"]["triage"] is None
     again = json.loads((folder / "predictor" / "predictor.json").read_text())

@@ -11,11 +11,15 @@ import pytest
 from predictor_factory import make_dataset
 
 from common.experiment import Evaluated
+from common.report.subgroups import subgroup_section
 from common.scoring.predictions import build_predictions
 from common.slices.table import SliceTable
 from rsna.evaluation.failures import MOST_PAGES, analyse_studies
+from rsna.evaluation.flow import write_flow
 from rsna.evaluation.scoring import score_predictions
-from rsna_task import LABELS
+from rsna.evaluation.study_pages import _study_labels
+from rsna.evaluation.subgroups import words
+from rsna_task import CHALLENGE, LABELS
 
 NUM_PATIENTS = 30
 
@@ -139,6 +143,16 @@ def test_calls_in_place_of_the_threshold(dataset, tmp_path):
     assert set(of_bleed) >= {"auc", "sensitivity"} and "specificity" not in of_bleed
 
 
+def test_headers_are_escaped_and_tables_without_rows_are_hidden(dataset, tmp_path):
+    table = SliceTable.load(dataset)
+    table.frame["kernel"] = table.frame["kernel"].replace("H30s", "<b>$x$|`&")
+    found, html, _ = analyse(table, tmp_path)
+    assert "<b>" not in html and "&lt;b&gt;$x$|`&amp;" in html
+    assert "Loss and calibration" in html
+    of_bleeds = found | {"groups": {"label": found["groups"]["label"]}}
+    assert "Loss and calibration" not in str(subgroup_section(of_bleeds, words))
+
+
 def test_without_pixels_nothing_fails(dataset, tmp_path, caplog):
     folder = tmp_path / "copy"
     shutil.copytree(dataset, folder)
@@ -174,3 +188,22 @@ def test_labels_of_studies_alone_leave_the_size_unknown(dataset, tmp_path):
     metrics, _ = analyse_studies(scored, predictions, unlabelled, place, LABELS)
     assert metrics["subgroups"]["left_out"]["bleed_mm"] == "unknown for all positive studies"
     assert metrics["subgroups"]["groups"]["kernel"]["H70h"]["num_studies"] == 16
+
+
+def test_soft_and_model_made_labels_of_studies(dataset, tmp_path):
+    folder = tmp_path / "soft"
+    shutil.copytree(dataset, folder)
+    studies = pd.DataFrame({"study_id": [f"study{n}" for n in range(4)]}).assign(
+        **dict.fromkeys(LABELS, 0.3), label_source=["study", "slices", "study", "pseudo:1"]
+    )
+    studies.loc[1, "any"], studies.loc[2, list(LABELS)] = 0.7, 0.5
+    studies.to_parquet(folder / "studies.parquet", index=False)
+    table = SliceTable.load(folder)
+    table.frame[list(LABELS)] = np.nan
+    labels = _study_labels(table, LABELS)
+    assert labels["study0"].tolist() == [0.0] * 6
+    assert labels["study1"].tolist() == [0.0] * 5 + [1.0]
+    assert np.isnan(labels["study2"]).all() and "study3" not in labels
+    scored = scored_of(table)[1]
+    stages, _ = write_flow(Evaluated(tmp_path), scored, table, CHALLENGE, "elsewhere")
+    assert stages[-1]["excluded"] == {"no label": NUM_PATIENTS - 2, "elsewhere": 1}

@@ -94,6 +94,7 @@ def test_nothing_of_patients_or_machines(evaluated):
         ("0001/fold_2", "0001/fold_2"),
         ("https://a.b/c", "https://a.b/c"),
         ({"fitted_on": ["a"], "x": ["~/y"]}, {"x": ["y"]}),
+        ({"fitted_on": {"num": 3, "salt": "s", "digests": ["a"]}}, {"fitted_on": {"num": 3}}),
     ],
 )
 def test_folders_and_digests_stay_out(value, shown):

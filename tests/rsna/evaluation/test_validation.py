@@ -89,6 +89,7 @@ def test_a_protocol_is_frozen_before_and_kept_to(monkeypatch, capsys, experiment
         ("flag", "flags.pr_tta is 2, there 0"),
         ("label", "datasets.other.labels_sha256"),
         ("pixels", "datasets.other.slices_sha256"),
+        ("kernel", "datasets.other.slices_sha256"),
         ("predictor", "threshold is 0.25, there 0.5"),
         ("datasets", "datasets.by_study.num_studies is 16, there None"),
         ("edited", "was changed after it was written"),
@@ -109,6 +110,8 @@ def test_what_differs_is_refused_and_named(monkeypatch, capsys, experiment, what
         frame.to_parquet(slices)
     elif what == "pixels":
         frame.assign(hu_max=2000).to_parquet(slices)
+    elif what == "kernel":
+        frame.assign(kernel="H70h").to_parquet(slices)
     elif what == "predictor":
         info.write_text(json.dumps(json.loads(info.read_text()) | {"threshold": 0.25}))
     elif what == "datasets":
