@@ -45,7 +45,8 @@ class ScoredSet:
         study_labels, study_probabilities: float64 (s, k).
         study_ids, study_patients: (s,).
         study_rows: of the dataset's table, the slices that the probabilities of studies come from.
-        study_calls: bool (s,) at an operating point that was not chosen on the study; None without.
+        study_calls: (s,) 1, 0, or NaN where none counts, at an operating point that was not chosen
+            on the study; None without.
     """
 
     name: str
@@ -58,7 +59,7 @@ class ScoredSet:
     study_ids: NDArray[Any] = field(default_factory=lambda: np.empty(0, dtype=object))
     study_patients: NDArray[Any] = field(default_factory=lambda: np.empty(0, dtype=object))
     study_rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    study_calls: NDArray[np.bool_] | None = None
+    study_calls: Floats | None = None
 
 
 @dataclass(frozen=True)

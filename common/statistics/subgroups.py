@@ -35,13 +35,13 @@ class Studies:
         labels: (s,) 0 or 1.
         probabilities: (s,).
         patient_ids: (s,).
-        calls: (s,) bool; None where there is no operating point.
+        calls: (s,) 1, 0, or NaN where none counts; None where there is no operating point.
     """
 
     labels: Floats
     probabilities: Floats
     patient_ids: NDArray[np.object_]
-    calls: Bools | None = None
+    calls: Floats | None = None
 
     def of(self, chosen: Bools) -> "Studies":
         """Return some of the studies."""
@@ -199,9 +199,10 @@ def _values(studies: Studies) -> dict[str, _Value]:
     found = {"auc": _area(studies)}
     if studies.calls is None:
         return found
+    is_called = ~np.isnan(studies.calls)
     for name, of, hits in (
-        ("sensitivity", y == 1, studies.calls),
-        ("specificity", y == 0, ~studies.calls),
+        ("sensitivity", is_called & (y == 1), studies.calls == 1),
+        ("specificity", is_called & (y == 0), studies.calls == 0),
     ):
         noun = f"{'positive' if name == 'sensitivity' else 'negative'} study"
         share = rate(hits[of], patients[of], noun=noun)

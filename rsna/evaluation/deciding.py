@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from common.scoring.metrics import Floats
 from common.slices.leakage import id_digests
 from common.slices.table import SliceTable
 from common.statistics.decisions import (
@@ -124,17 +124,17 @@ def _called(studies: Studies, label: str, how: Deciding) -> Called | None:
     return record and _kept_calls(studies, record, label, how.refused.get(POINTS))
 
 
-def study_calls(columns: Mapping[str, Studies], how: Deciding) -> NDArray[np.bool_] | None:
-    """Return (s,): whether each study is called for the last label; None where none can be.
+def study_calls(columns: Mapping[str, Studies], how: Deciding) -> Floats | None:
+    """Return (s,): 1 where a study is called for the last label, 0 where not; None without calls.
 
-    Studies of unknown labels, or without a probability of their own, are not.
+    Studies of unknown labels, or without a probability of their own, have NaN: no call counts.
     """
     label, studies = list(columns.items())[-1]
     known = ~np.isnan(studies.labels) & studies.is_seen
     called = _called(studies.of(known), label, how)
     if called is None or called.reason:
         return None
-    calls = np.zeros(len(known), dtype=bool)
+    calls = np.full(len(known), np.nan)
     calls[known] = called.calls
     return calls
 

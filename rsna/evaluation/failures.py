@@ -16,8 +16,8 @@ from common.report import ScoredSet
 from common.report.page import render
 from common.report.study_page import stored_study_html
 from common.report.subgroups import subgroup_section
+from common.scoring.metrics import Floats
 from common.slices.table import SliceTable
-from common.statistics.rates import Bools
 from rsna.evaluation.prediction import write_csv
 from rsna.evaluation.subgroups import describe_studies, subgroup_metrics, words
 
@@ -44,7 +44,8 @@ def analyse_studies(
     calls, described = scored.study_calls, describe_studies(table, scored, label_names)
     groups = subgroup_metrics(table, scored, label_names, described, calls)
     threshold = scored.metrics["threshold"]
-    own = scored.study_probabilities[:, -1] >= threshold if calls is None else calls
+    p = scored.study_probabilities[:, -1]
+    own = (p >= threshold).astype(np.float64) if calls is None else calls
     studies = _list_studies(scored, predictions, table, described, label_names, own)
     write_csv(place.studies_file, studies)
     failed = studies[studies["failure"].notna()]
@@ -77,7 +78,7 @@ def _list_studies(
     table: SliceTable,
     described: pd.DataFrame,
     label_names: Sequence[str],
-    calls: Bools,
+    calls: Floats,
 ) -> pd.DataFrame:
     """Return a row for each scored study: ids, labels, probabilities, call, failure and groups."""
     y, p, names = scored.study_labels, scored.study_probabilities, list(label_names)
@@ -85,8 +86,7 @@ def _list_studies(
     frame = frame.merge(predictions[["image_id", names[-1]]], on="image_id")
     ranked = frame.sort_values(names[-1], ascending=False, kind="stable")
     top = ranked.drop_duplicates("study_id").set_index("study_id")["image_id"]
-    known = ~np.isnan(y[:, -1])
-    is_wrong = known & (np.asarray(calls, dtype=bool) != (y[:, -1] == 1))
+    is_wrong = ~np.isnan(y[:, -1]) & ~np.isnan(calls) & (calls != y[:, -1])
     failure = np.where(y[:, -1] == 1, MISS, FALSE_ALARM)
     studies = {
         "number": np.arange(1, len(y) + 1),
@@ -94,7 +94,7 @@ def _list_studies(
         "patient_id": scored.study_patients,
         **{f"label_{name}": y[:, k] for k, name in enumerate(names)},
         **{name: p[:, k] for k, name in enumerate(names)},
-        "called": np.asarray(calls, dtype=int),
+        "called": pd.array(calls).astype("Int64"),
         "failure": pd.Series(failure).where(is_wrong),
         "top_image_id": top.reindex(scored.study_ids).to_numpy(dtype=object),
     }

@@ -15,7 +15,7 @@ from common.scoring.metrics import Floats, majority
 from common.slices.folds import is_pseudo
 from common.slices.table import SLICES_FILE, SliceTable
 from common.statistics.estimates import Estimate
-from common.statistics.rates import Bools, Rate
+from common.statistics.rates import Rate
 from common.statistics.subgroups import (
     LEAST_STUDIES,
     Difference,
@@ -91,14 +91,14 @@ def subgroup_metrics(
     scored: ScoredSet,
     label_names: Sequence[str],
     described: pd.DataFrame,
-    calls: Bools | None = None,
+    calls: Floats | None = None,
 ) -> dict[str, Any]:
     """Return `subgroups` of metrics.json.
 
     Args:
         label_names: the k labels; the last one is what studies are scored for.
         described: of `describe_studies`.
-        calls: (s,) bool of the studies at an operating point that was not chosen on them.
+        calls: (s,) 1, 0 or NaN, at an operating point that was not chosen on the studies.
     """
     y = scored.study_labels[:, -1]
     known = ~np.isnan(y)
@@ -106,7 +106,7 @@ def subgroup_metrics(
         y[known],
         scored.study_probabilities[known, -1],
         scored.study_patients[known],
-        None if calls is None else np.asarray(calls, dtype=bool)[known],
+        None if calls is None else calls[known],
     )
     groupings, left_out = _groupings(described[known], y[known])
     labels = scored.study_labels[known, :-1]

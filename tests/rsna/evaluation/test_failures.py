@@ -143,6 +143,19 @@ def test_calls_in_place_of_the_threshold(dataset, tmp_path):
     assert set(of_bleed) >= {"auc", "sensitivity"} and "specificity" not in of_bleed
 
 
+def test_a_study_without_a_call_is_no_failure(dataset, tmp_path):
+    """Such as one that has the prior: rates of groups count it as little as those of all do."""
+    table = SliceTable.load(dataset)
+    calls = np.where(np.arange(NUM_PATIENTS) < 10, np.nan, 0.0)
+    found, _, studies = analyse(table, tmp_path, set(), calls)
+    assert studies["called"].isna().sum() == 10
+    missed = studies[studies["failure"] == "miss"]
+    positive = studies["label_any"] == 1
+    assert len(missed) == (positive & studies["called"].notna()).sum() < positive.sum()
+    rates = [group["specificity"]["value"] for group in found["groups"]["kernel"].values()]
+    assert 1.0 in rates and set(rates) <= {1.0, None}
+
+
 def test_headers_are_escaped_and_tables_without_rows_are_hidden(dataset, tmp_path):
     table = SliceTable.load(dataset)
     table.frame["kernel"] = table.frame["kernel"].replace("H30s", "<b>$x$|`&")
