@@ -48,6 +48,9 @@ sys.addaudithook(note)
 sys.path.insert(0, os.getcwd())
 if sys.argv[2] == "-c":
     exec(sys.argv[3])
+elif sys.argv[2] == "-m":
+    sys.argv = sys.argv[3:]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 else:
     sys.argv = sys.argv[2:]
     runpy.run_path(sys.argv[0], run_name="__main__")
@@ -80,6 +83,10 @@ def test_importing_every_module_changes_nothing(tmp_path):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_changes_nothing(script, tmp_path):
     assert changes([*script.split(), "--help"], tmp_path / "trace.txt") == []
+
+
+def test_help_of_a_module_is_looked_at_without_strace_too(tmp_path):
+    assert changes(["-m", "scripts.resend", "--help"], tmp_path / "trace.txt", None) == []
 
 
 @pytest.mark.parametrize("strace", [STRACE, None])

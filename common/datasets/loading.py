@@ -88,8 +88,10 @@ def _prepare_worker(memory: KeptMemory | None, worker: int) -> None:
 def _end_workers() -> None:
     """End workers that are left, as of a loader in a traceback.
 
-    multiprocessing sends the signal that they ignore, and would wait for ever.
+    multiprocessing sends the signal that they ignore, and would wait for ever. The handler of torch
+    would raise that they were killed, in whatever Python still does at its end.
     """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for process in multiprocessing.active_children():
         if process.daemon:
             process.kill()
