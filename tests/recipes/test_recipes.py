@@ -382,7 +382,7 @@ def test_the_tiny_recipe_of_ct_ich_ends_with_scores_and_a_release(
     places = {"INPUT": str(small_demo), "OUTPUT": str(tmp_path), "RECIPE_TINY": "1"}
     result = shell("ct_ich", folder, OMP_NUM_THREADS="1", **places)
     assert result.returncode == 0, result.stderr[-4000:]
-    lines = [line for line in result.stdout.splitlines() if "slices of" in line]
+    lines = [line for line in result.stdout.splitlines() if "are positive" in line]
     assert [line.split(" are positive")[0].split(",")[0] for line in lines] == [
         "1084 slices of 36 patients",
         "1807 slices of 60 patients",
