@@ -227,7 +227,12 @@ def test_unusable_flags_are_refused(monkeypatch, place, capsys, changes, message
 def test_volume_on_a_grid_in_mm_predicts_with_the_same_grid(place):
     folder = run(place, "grid", net_model=MODELS["volume"], data_volume_spacing=1.0)
     content = json.loads((folder / "predictor" / "predictor.json").read_text())
-    assert content["series_pixels"] == {"head_crop": False, "spacing_mm": 1.0, "size": 32}
+    assert content["series_pixels"] == {
+        "brain_crop": False,
+        "head_crop": False,
+        "spacing_mm": 1.0,
+        "size": 32,
+    }
     predictor = load_predictor(folder / "predictor", build_model)
     table = SliceTable.load(place / "input" / "datasets" / "tiny")
     valid = pd.read_parquet(folder / "predictions" / "valid.parquet")
