@@ -60,7 +60,7 @@ def draw(rng: np.random.Generator, gap: float) -> tuple[Studies, dict[str, Group
     calls = np.where(shared, alike, rng.random(len(owner))) < share
     p = expit(rng.normal(0, 1, len(owner)) + 2.5 * calls - 1.25)
     groupings = {name: Grouping(part(values)) for name, values in columns.items()}
-    return Studies(y, p, owner.astype(object), calls), groupings
+    return Studies(y, p, owner.astype(object), calls=calls), groupings
 
 
 def measure(num_cohorts: int, seed: int = 0) -> dict[str, float]:

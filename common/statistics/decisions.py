@@ -39,6 +39,7 @@ class Studies:
         patient_ids: (s,).
         folds: (s,) the fold that predicted each; None where there are none.
         statuses: (s,) as in studies.csv; None where all were seen whole.
+        calls: (s,) 1, 0, or NaN where none counts; None where there is no operating point.
     """
 
     labels: Floats
@@ -46,6 +47,7 @@ class Studies:
     patient_ids: NDArray[Any]
     folds: NDArray[Any] | None = None
     statuses: NDArray[Any] | None = None
+    calls: Floats | None = None
 
     def of(self, chosen: NDArray[np.bool_]) -> "Studies":
         values: Any = {k: v if v is None else v[chosen] for k, v in vars(self).items()}

@@ -6,15 +6,16 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 from scipy.special import ndtr
 
 from common.scoring.metrics import Floats
 from common.statistics.areas import LEAST_PATIENTS, area_influence, area_interval
+from common.statistics.decisions import Studies
 from common.statistics.estimates import LEVEL, Estimate, Interval, NoInterval, number_patients
 from common.statistics.permutation import holm
-from common.statistics.rates import Bools, Rate, rate, weighted_sum, wilson_interval
+from common.statistics.rates import Rate, rate, weighted_sum, wilson_interval
 from common.statistics.scores import score
 
 LEAST_STUDIES = 10
@@ -25,29 +26,6 @@ COMPARED = ("auc", "sensitivity", "specificity")
 _SCORES = ("log_loss", "calibration_in_the_large", "calibration_slope")
 # Nearer to 0 an area of 1 has no limits that could be found; there a p-value is 1.
 _SMALLEST_Z, _LARGEST_Z = 0.05, 7.0
-
-
-@dataclass(frozen=True)
-class Studies:
-    """The s studies that know a label.
-
-    Attributes:
-        labels: (s,) 0 or 1.
-        probabilities: (s,).
-        patient_ids: (s,).
-        calls: (s,) 1, 0, or NaN where none counts; None where there is no operating point.
-    """
-
-    labels: Floats
-    probabilities: Floats
-    patient_ids: NDArray[np.object_]
-    calls: Floats | None = None
-
-    def of(self, chosen: Bools) -> "Studies":
-        """Return some of the studies."""
-        calls = None if self.calls is None else self.calls[chosen]
-        patients = self.patient_ids[chosen]
-        return Studies(self.labels[chosen], self.probabilities[chosen], patients, calls)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ A formula is written once (`changed`), on what `Operations` offers, for numpy he
 """
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Protocol
 
@@ -111,14 +112,14 @@ class ScannerTransform(A.ImageOnlyTransform):
         spacing_mm = known_spacing_mm(data.get("spacing_mm"), params["shape"])
         return dict(zip(self.numbers, self.drawn(spacing_mm), strict=True))
 
+    @abstractmethod
     def drawn(self, spacing_mm: tuple[float, float, float]) -> tuple[float, ...]:
         """Return the `numbers` of a sample, from `py_random`."""
-        raise NotImplementedError
 
     @staticmethod
+    @abstractmethod
     def changed(image: Any, numbers: Mapping[str, float], library: Operations) -> Any:
         """Return the image (slices, height, width), float32 HU, changed by what was drawn."""
-        raise NotImplementedError
 
     def apply(self, img: np.ndarray, **params: Any) -> np.ndarray:
         """Return float32 HU of the same shape."""

@@ -106,7 +106,7 @@ def subgroup_metrics(
         y[known],
         scored.study_probabilities[known, -1],
         scored.study_patients[known],
-        None if calls is None else calls[known],
+        calls=None if calls is None else calls[known],
     )
     groupings, left_out = _groupings(described[known], y[known])
     labels = scored.study_labels[known, :-1]

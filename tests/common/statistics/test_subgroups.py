@@ -25,7 +25,7 @@ def cohort(num: int = 120, seed: int = 0) -> Studies:
     rng = np.random.default_rng(seed)
     y = (rng.random(num) < 0.5).astype(float)
     p = np.clip(0.4 * y + 0.6 * rng.random(num), 0, 1)
-    return Studies(y, p, np.arange(num).astype(object), p > 0.5)
+    return Studies(y, p, np.arange(num).astype(object), calls=p > 0.5)
 
 
 def test_small_groups_are_merged_and_unknown_ones_are_not():
@@ -86,7 +86,7 @@ def test_p_values_are_near_those_of_the_normal_distribution_where_there_are_many
     y, member = np.ones(num), (rng.random(num) < 0.5) * 1.0
     y[::2] = 0
     calls = rng.random(num) < np.where(member == 1, 0.79, 0.81)
-    studies = Studies(y, calls * 0.5, np.arange(num).astype(object), calls)
+    studies = Studies(y, calls * 0.5, np.arange(num).astype(object), calls=calls)
     difference = compare_groups(studies, {"x": Grouping({"a": member})})["x"]["a"].differences
     hits = [calls[(y == 1) & (member == side)] for side in (1, 0)]
     error = np.sqrt(sum(each.var() / len(each) for each in hits))
