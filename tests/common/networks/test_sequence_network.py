@@ -50,8 +50,11 @@ def random_dataset(folder, lengths, seed=0, **options):
     return SequenceDataset(table, rows, [outputs], LABELS, **options)
 
 
-# study-linear has nothing to learn from without features.
-@pytest.mark.parametrize("name", [name for name in SEQUENCE_MODELS if name != "study-linear"])
+# study-linear has nothing to learn from without features, and sees no neighbours.
+NEIGHBOURLY = [name for name in SEQUENCE_MODELS if name != "study-linear"]
+
+
+@pytest.mark.parametrize("name", NEIGHBOURLY)
 def test_loss_is_that_of_the_slices_whatever_the_batches(name, tmp_path):
     dataset = random_dataset(tmp_path, [9, 3, 14, 1, 6])
     network = make_network(name)
@@ -121,7 +124,7 @@ def best_single_slice_loss(table, outputs, valid):
     "name",
     [
         pytest.param(name, marks=[] if name == "study-bigru" else pytest.mark.long)
-        for name in SEQUENCE_MODELS
+        for name in NEIGHBOURLY
     ],
 )
 def test_neighbours_are_learnt_from_and_only_in_their_order(name, tmp_path):
