@@ -192,7 +192,7 @@ GROUPS: dict[str, type] = {
 def parse_config(
     description: str, groups: Sequence[str], argv: Sequence[str] | None = None
 ) -> Config:
-    """Reads the flags of a script.
+    """Read the flags of a script.
 
     Raises:
         InputError: an unknown flag, or a value that breaks its rule.

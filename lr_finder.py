@@ -7,7 +7,7 @@ GROUPS = ("general", "data", "network", "optimizer", "training", "lr_finder")
 
 
 def main() -> None:
-    """Writes the plot and its figures, and prints a suggestion on stdout."""
+    """Write the plot and its figures, and print a suggestion on stdout."""
     log_to_console()
     config = parse_config(__doc__ or "", GROUPS)
     from common.slices.table import require_dataset

@@ -7,7 +7,7 @@ GROUPS = ("general", "data", "network", "optimizer", "training", "views", "callb
 
 
 def main() -> None:
-    """Trains, and prints the id of the experiment on stdout; all else goes to stderr."""
+    """Train, and print the id of the experiment on stdout; all else goes to stderr."""
     log_to_console()
     config = parse_config(__doc__ or "", GROUPS)
     from common.slices.table import require_dataset

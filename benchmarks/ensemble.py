@@ -77,7 +77,7 @@ def made_up_slices(num_rows: int, seed: int = 0) -> pd.DataFrame:
 
 
 def _hex_ids(prefix: str, count: int, digits: int) -> np.ndarray:
-    """Returns scattered ids of hexadecimal digits, each once."""
+    """Return scattered ids of hexadecimal digits, each once."""
     numbers = (np.arange(count, dtype=object) * 0x9E3779B97F4A7C15F39CC0605) % (1 << 4 * digits)
     return np.array([f"{prefix}{number:0{digits}x}" for number in numbers], dtype=object)
 
@@ -176,7 +176,7 @@ def _weights(folder: Path, paths: list[Path]) -> dict[str, Any]:
 
 
 def peak_mb() -> float:
-    """Returns the most memory that this process has held, in MB."""
+    """Return the most memory that this process has held, in MB."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024 / 1e6

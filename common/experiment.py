@@ -209,7 +209,7 @@ class Experiment(PredictorHome):
 
     @classmethod
     def create(cls, results: Path, experiment_id: str | None, config_yaml: str) -> "Experiment":
-        """Makes a new experiment, with the next free id where none is asked for.
+        """Make a new experiment, with the next free id where none is asked for.
 
         Raises:
             InputError: the id asked for exists, or nothing can be written there.
@@ -234,7 +234,7 @@ class Experiment(PredictorHome):
 
     @staticmethod
     def refuse_existing(results: Path, experiment_id: str) -> None:
-        """Raises InputError if there is an experiment of this id."""
+        """Raise InputError if there is an experiment of this id."""
         if (results / experiment_id).exists():
             raise InputError(
                 f"--experiment_id {experiment_id} exists: go on with it by --tr_resume 1 "
@@ -243,7 +243,7 @@ class Experiment(PredictorHome):
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Holds the lock and writes the log to train.log inside the block.
+        """Hold the lock and write the log to train.log inside the block.
 
         Raises:
             InputError: another process is running this experiment.
@@ -285,7 +285,7 @@ def results_folder(output_dir: str | Path) -> Path:
 
 
 def experiment_id_of(folder: Path) -> str:
-    """Returns the id of the experiment in a folder: its name, below that of all folds if it is one.
+    """Return the id of the experiment in a folder: its name, below that of all folds if it is one.
 
     A fold's folder is `fold_<k>` in that of the experiment with all folds.
     """
@@ -296,7 +296,7 @@ def experiment_id_of(folder: Path) -> str:
 
 
 def fold_folders(folder: Path) -> list[Path]:
-    """Returns the folders `fold_<k>` of an experiment with all folds, by k."""
+    """Return the folders `fold_<k>` of an experiment with all folds, by k."""
     found = [path for path in folder.glob("fold_*") if path.name.removeprefix("fold_").isdecimal()]
     return sorted(found, key=lambda path: int(path.name.removeprefix("fold_")))
 
@@ -309,7 +309,7 @@ def _record_of_error() -> logging.LogRecord:
 
 
 def _take(results: Path, experiment_id: str | None) -> Path:
-    """Makes the folder of `experiment_id`, or of the next free number; one process gets it."""
+    """Make the folder of `experiment_id`, or of the next free number; one process gets it."""
     if experiment_id is not None:
         folder = results / experiment_id
         Experiment.refuse_existing(results, experiment_id)
@@ -369,7 +369,7 @@ def weights_file(path: Path) -> Path:
 
 
 def read_predictor_json(folder: Path) -> dict[str, Any]:
-    """Returns the content of a predictor's JSON file; InputError where there is none of use."""
+    """Return the content of a predictor's JSON file; InputError where there is none of use."""
     path = folder / JSON_FILE
     if not path.is_file():
         raise InputError(f"no predictor at {folder} (no {JSON_FILE}): train the experiment first")

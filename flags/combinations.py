@@ -227,7 +227,7 @@ EFFECTIVE_WHEN = {
 
 
 def refuse_unusable(flags: Mapping[str, Any]) -> None:
-    """Raises InputError where flags (name to value) contradict each other."""
+    """Raise InputError where flags (name to value) contradict each other."""
     if flags["data_leave_out_fold"] is not None and flags["net_model"].startswith(_STUDY):
         raise InputError(
             "--data_leave_out_fold is of slice models: a sequence network reads features of "
@@ -285,7 +285,7 @@ def _refuse_metrics(flags: Mapping[str, Any]) -> None:
 def warn_about_flags(
     flags: Mapping[str, Any], given: Set[str], groups: Sequence[str], base_lr: float
 ) -> None:
-    """Warns about flags that were given and do nothing, or are hardly meant.
+    """Warn about flags that were given and do nothing, or are hardly meant.
 
     Args:
         base_lr: the learning rate that the schedule begins or peaks at.

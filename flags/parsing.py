@@ -27,7 +27,7 @@ def parse_flags(
     argv: Sequence[str] | None = None,
     passed_over: Set[str] = frozenset(),
 ) -> tuple[dict[str, Any], frozenset[str]]:
-    """Reads flags and --config files.
+    """Read flags and --config files.
 
     Args:
         groups: the dataclasses whose fields are the script's flags.
@@ -55,40 +55,40 @@ def parse_flags(
 
 
 def require(group: Any, name: str, holds: object, rule: str) -> None:
-    """Raises InputError with the flag, its value and the rule, unless the rule holds."""
+    """Raise InputError with the flag, its value and the rule, unless the rule holds."""
     if not holds:
         value = getattr(group, name)
         raise InputError(f"--{name} {EMPTY if value == '' else value}: must be {rule}")
 
 
 def at_least(group: Any, lowest: float, *names: str) -> None:
-    """Requires that the named flags are not below `lowest`."""
+    """Require that the named flags are not below `lowest`."""
     for name in names:
         require(group, name, getattr(group, name) >= lowest, f"at least {lowest}")
 
 
 def between(group: Any, lowest: float, highest: float, *names: str) -> None:
-    """Requires that the named flags are within both bounds, these included."""
+    """Require that the named flags are within both bounds, these included."""
     for name in names:
         inside = lowest <= getattr(group, name) <= highest
         require(group, name, inside, f"from {lowest} to {highest}")
 
 
 def above(group: Any, lowest: float, *names: str) -> None:
-    """Requires that the named flags are greater than `lowest`."""
+    """Require that the named flags are greater than `lowest`."""
     for name in names:
         require(group, name, getattr(group, name) > lowest, f"greater than {lowest}")
 
 
 def matches(group: Any, pattern: str, rule: str, *names: str) -> None:
-    """Requires that the named flags, where they have a value, match the whole pattern."""
+    """Require that the named flags, where they have a value, match the whole pattern."""
     for name in names:
         value = getattr(group, name)
         require(group, name, value is None or re.fullmatch(pattern, value), rule)
 
 
 def names_folder(group: Any, *names: str) -> None:
-    """Requires that the named flags, where they have a value, can be names of folders."""
+    """Require that the named flags, where they have a value, can be names of folders."""
     rule = "letters, digits, _, . and - only: it names a folder"
     matches(group, r"[A-Za-z0-9][A-Za-z0-9_.-]*", rule, *names)
 

@@ -17,7 +17,7 @@ METADATA = {
 
 
 def execute(path: Path, dataset: str | None = None) -> nbformat.NotebookNode:
-    """Returns the notebook at `path`, run anew, with nothing in it that tells of the machine.
+    """Return the notebook at `path`, run anew, with nothing in it that tells of the machine.
 
     Args:
         path: of the notebook, which lies in this folder.

@@ -39,7 +39,7 @@ for folder in (ROOT, ROOT / "tests" / "helpers"):
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds the limit that CI sets to the long tests."""
+    """Add the limit that CI sets to the long tests."""
     parser.addoption(
         "--time-budget",
         type=float,
@@ -48,7 +48,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Puts the files that take long in front; the order within a file stays.
+    """Put the files that take long in front; the order within a file stays.
 
     With a time budget, files take turns: each commit begins with others.
     """
@@ -62,7 +62,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skips what would start after the time budget."""
+    """Skip what would start after the time budget."""
     budget = item.config.getoption("--time-budget")
     if budget is not None and time.monotonic() - STARTED > budget:
         pytest.skip(f"the time budget of {budget:.0f} s is used up")

@@ -31,7 +31,7 @@ def modules(root: Path) -> dict[str, Path]:
 
 
 def imported(path: Path, names: frozenset[str], top_level_only: bool) -> Iterator[str]:
-    """Yields the modules among `names` that a file imports, those inside functions too or not.
+    """Yield the modules among `names` that a file imports, those inside functions too or not.
 
     Imports for type checkers alone (`if TYPE_CHECKING`) count as inside.
     """
@@ -104,7 +104,7 @@ EXPERIMENT_NAMES |= {f"{name}.parquet" for name in ("valid_best", "oof_best", "s
 
 
 def joined_names(path: Path) -> Iterator[str]:
-    """Yields the constant strings that a file joins to a path by `/`, joinpath or with_name."""
+    """Yield the constant strings that a file joins to a path by `/`, joinpath or with_name."""
     for node in ast.walk(ast.parse(path.read_text())):
         parts: list[ast.expr] = []
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
@@ -124,7 +124,7 @@ def test_one_module_owns_the_experiment_folder(project_root: Path) -> None:
 
 
 def first_set_outside_init(classes: dict[str, ast.ClassDef]) -> Iterator[str]:
-    """Yields attributes of `self` that no class body and no `__init__` declares, bases included."""
+    """Yield attributes of `self` that no class body and no `__init__` declares, bases included."""
 
     def lineage(name: str) -> Iterator[ast.ClassDef]:
         if name in classes:

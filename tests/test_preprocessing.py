@@ -42,7 +42,7 @@ def num_records(dataset: Path) -> int:
 
 
 def start_and_wait(project_root: Path, tmp_path: Path, moment: str) -> subprocess.Popen[str]:
-    """Starts the script and returns when it reads headers, or when some series are stored."""
+    """Start the script and return when it reads headers, or when some series are stored."""
     dataset = tmp_path / "input" / "datasets" / "x"
     process = subprocess.Popen(
         command(project_root, *flags(tmp_path), "--n_jobs", 1),
@@ -62,7 +62,7 @@ def start_and_wait(project_root: Path, tmp_path: Path, moment: str) -> subproces
 
 
 def children_of(pid: int) -> list[int]:
-    """Returns the child processes where /proc tells them."""
+    """Return the child processes where /proc tells them."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):

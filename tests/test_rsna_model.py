@@ -31,7 +31,7 @@ def test_every_alias_is_a_timm_model_with_weights():
 
 
 def check_alias(name: str, pooling: str = "own") -> None:
-    """Makes logits of 3 and of 9 channels, without weights, and has a stem that can be adapted."""
+    """Make logits of 3 and of 9 channels, without weights, and have a stem that can be adapted."""
     for in_chans in (3, 9):
         model = RSNAModel(name, in_chans=in_chans, image_size=(96, 96), pooling=pooling).eval()
         with torch.no_grad():

@@ -80,7 +80,7 @@ class TrainingMonitor(Callback):
         self._write_validation(network, metrics, "valid_subset_", "validation of the subset")
 
     def on_fit_end(self, network: FittedNetwork) -> None:
-        """Writes what is left, where a callback has ended the training between two lines."""
+        """Write what is left, where a callback has ended the training between two lines."""
         if self._num_steps and network.step_values:
             self._report(network)
 

@@ -129,7 +129,7 @@ def _folds(frame: pd.DataFrame) -> NDArray[np.int64]:
 
 
 def _places(wanted: pd.Index, image_ids: Any) -> NDArray[np.intp]:
-    """Returns the place in `image_ids` of each id wanted, -1 where it is missing."""
+    """Return the place in `image_ids` of each id wanted, -1 where it is missing."""
     given = pd.Index(image_ids)
     if wanted.equals(given):
         return np.arange(len(wanted))

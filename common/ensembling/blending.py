@@ -66,7 +66,7 @@ class Blender:
     quantiles: tuple[Any, ...] = field(default=(), repr=False)
 
     def apply(self, members: ArrayLike) -> Floats:
-        """Returns the logits (n, k) of the members' probabilities (m, n, k)."""
+        """Return the logits (n, k) of the members' probabilities (m, n, k)."""
         p = require_probabilities(members)
         w = np.array(self.weights, dtype=np.float64)
         assert p.shape[0] == w.shape[1] and p.shape[2] == w.shape[0], (p.shape, w.shape)
@@ -127,7 +127,7 @@ class Blender:
 
 
 def fit_blender(options: BlendOptions, members: Floats, labels: Floats) -> Blender:
-    """Returns the blend that `options` ask for, fitted on n rows.
+    """Return the blend that `options` ask for, fitted on n rows.
 
     A label of which no row, or only one class, is known gets equal weights.
 
@@ -158,7 +158,7 @@ def fit_blender(options: BlendOptions, members: Floats, labels: Floats) -> Blend
 
 
 def fit_weights(options: BlendOptions, probabilities: Floats, labels: Floats) -> Floats:
-    """Returns the (m,) weights of one label with the least log loss under the constraints.
+    """Return the (m,) weights of one label with the least log loss under the constraints.
 
     They are at least 0 and their sum is between weight_sum_min and 1. The loss is convex in either
     space.
@@ -224,7 +224,7 @@ def fit_weights(options: BlendOptions, probabilities: Floats, labels: Floats) ->
 
 
 def fit_stack(probabilities: Floats, labels: Floats, stack_c: float) -> tuple[Floats, float]:
-    """Returns coefficients (m,) and bias of a ridge logistic regression on the members' logits.
+    """Return coefficients (m,) and bias of a ridge logistic regression on the members' logits.
 
     Args:
         probabilities: (n, m).

@@ -79,7 +79,7 @@ class BoostedTrees:
     constants: list[float]
 
     def predict(self, inputs: LevelInputs) -> NDArray[np.float32]:
-        """Returns the logits, float32 (n, labels)."""
+        """Return the logits, float32 (n, labels)."""
         logits = np.empty((len(inputs), len(self.boosters)), dtype=np.float32)
         for label, (booster, constant) in enumerate(zip(self.boosters, self.constants)):
             if booster is None:
@@ -90,7 +90,7 @@ class BoostedTrees:
         return logits
 
     def save(self, folder: Path) -> dict[str, Any]:
-        """Writes each booster as a text file; returns the rest as JSON types."""
+        """Write each booster as a text file; returns the rest as JSON types."""
         for label, booster in enumerate(self.boosters):
             if booster is not None:
                 write_text(folder / f"label_{label}.txt", booster.model_to_string())
@@ -102,7 +102,7 @@ class BoostedTrees:
 
     @classmethod
     def load(cls, folder: Path, content: Mapping[str, Any]) -> Self:
-        """Returns what `save` wrote into `folder` and returned; InputError where it is damaged."""
+        """Return what `save` wrote into `folder` and returned; InputError where it is damaged."""
         require_lightgbm("this predictor")
         import lightgbm
 
@@ -119,7 +119,7 @@ class BoostedTrees:
 
 
 def require_lightgbm(what: str) -> None:
-    """Raises InputError, naming what needs it, where LightGBM is not installed."""
+    """Raise InputError, naming what needs it, where LightGBM is not installed."""
     if find_spec("lightgbm") is None:
         raise InputError(
             f"{what} needs the package lightgbm, which is not installed: "
@@ -133,7 +133,7 @@ def fit_boosting(
     folds: NDArray[np.int64],
     settings: BoostingSettings,
 ) -> dict[int, BoostedTrees]:
-    """Returns for each fold the trees that were grown on all other folds.
+    """Return for each fold the trees that were grown on all other folds.
 
     The number of trees is that with the least log loss in a cross-validation within these other
     folds: the fold itself has no part in it.
@@ -168,7 +168,7 @@ def fit_boosting(
 
 
 def label_features(inputs: LevelInputs, label: int, num_neighbors: int) -> NDArray[np.float32]:
-    """Returns what the trees of a label see of each slice, float32 (n, features).
+    """Return what the trees of a label see of each slice, float32 (n, features).
 
     Per experiment the logits of the label in the slices around, those of the other labels, means
     over the series, and largest and spread of the label; then rank, relative rank, number of slices
@@ -205,7 +205,7 @@ def label_features(inputs: LevelInputs, label: int, num_neighbors: int) -> NDArr
 def _fit_label(
     values: NDArray[np.float32], targets: Floats, folds: NDArray[np.int64], settings: Any
 ) -> tuple[Any, float]:
-    """Returns a booster, or None and the constant logit where there is only one class."""
+    """Return a booster, or None and the constant logit where there is only one class."""
     import lightgbm
 
     if not 0 < targets.sum() < len(targets):

@@ -16,7 +16,7 @@ def pseudo_labels(
     *,
     study_labels: ArrayLike | None = None,
 ) -> NDArray[np.float32]:
-    """Returns labels (n, k), NaN where the model is not sure.
+    """Return labels (n, k), NaN where the model is not sure.
 
     A label is sure where its probability is at least `positive` or at most `negative`. The last
     label says that there is any of the others, and stays at one with them: a sure subtype makes it
@@ -52,6 +52,6 @@ def pseudo_labels(
 
 
 def rows_to_use(labels: ArrayLike, partial: bool) -> NDArray[np.bool_]:
-    """Returns (n,): rows with all labels (n, k) known, or where `partial` with any."""
+    """Return (n,): rows with all labels (n, k) known, or where `partial` with any."""
     known = ~np.isnan(np.asarray(labels, dtype=np.float64))
     return np.asarray(known.any(axis=1) if partial else known.all(axis=1))

@@ -45,7 +45,7 @@ class SliceSequences:
         return len(self._slots)
 
     def shifted(self, values: ArrayLike, offset: int) -> Floats:
-        """Returns the values (n, ...) of the slices `offset` slices on in the series of each row.
+        """Return the values (n, ...) of the slices `offset` slices on in the series of each row.
 
         NaN past either end, and where that slice is not among the rows.
         """
@@ -53,7 +53,7 @@ class SliceSequences:
         return self._shift(spread, offset)[self._slots]
 
     def gaps_mm(self, offset: int) -> Floats:
-        """Returns how far the slices `offset` slices on are from each row, in mm, float64 (n,).
+        """Return how far the slices `offset` slices on are from each row, in mm, float64 (n,).
 
         NaN as in `shifted`, and where a position is unknown.
         """
@@ -62,7 +62,7 @@ class SliceSequences:
     def series_statistic(
         self, values: ArrayLike, name: Literal["mean", "max", "std"]
     ) -> NDArray[np.floating]:
-        """Returns a statistic of the values (n, k) over the series of each row."""
+        """Return a statistic of the values (n, k) over the series of each row."""
         frame = pd.DataFrame(np.asarray(values, dtype=np.float64))
         grouped = frame.groupby(self.series)
         if name == "std":
@@ -76,13 +76,13 @@ class SliceSequences:
         return np.isfinite(self._positions_mm[self._slots])
 
     def _spread(self, values: NDArray) -> Floats:
-        """Returns values of rows by slot, NaN where there is none."""
+        """Return values of rows by slot, NaN where there is none."""
         spread = np.full((len(self._series_of_slot), *values.shape[1:]), np.nan, values.dtype)
         spread[self._slots] = values
         return spread
 
     def _shift(self, spread: Floats, offset: int) -> Floats:
-        """Returns what stands `offset` slots on in the same series."""
+        """Return what stands `offset` slots on in the same series."""
         shifted = np.full_like(spread, np.nan)
         num = len(spread)
         if abs(offset) >= num:
@@ -112,7 +112,7 @@ class LevelInputs:
 
 
 def level_inputs(table: SliceTable, rows: ArrayLike, logits: ArrayLike) -> LevelInputs:
-    """Returns the inputs for readable rows of a table and logits (n, experiments, labels)."""
+    """Return the inputs for readable rows of a table and logits (n, experiments, labels)."""
     rows = np.asarray(rows, dtype=np.int64)
     values = np.asarray(require_probabilities(logits, what="logit"), dtype=np.float32)
     assert values.ndim == 3 and len(values) == len(rows), values.shape

@@ -42,7 +42,7 @@ class Smoothing:
     widths: tuple[float, ...]
 
     def predict(self, inputs: LevelInputs) -> NDArray[np.float32]:
-        """Returns the smoothed logits, float32 (n, labels)."""
+        """Return the smoothed logits, float32 (n, labels)."""
         averaged = self._averaged(inputs)
         assert averaged.shape[1] == len(self.widths), "one width per label"
         smoothed = averaged.copy()
@@ -56,7 +56,7 @@ class Smoothing:
         return smoothed.astype(np.float32)
 
     def _averaged(self, inputs: LevelInputs) -> Floats:
-        """Returns what is smoothed: the mean over the experiments, (n, labels)."""
+        """Return what is smoothed: the mean over the experiments, (n, labels)."""
         values = inputs.logits.astype(np.float64)
         return (expit(values) if self.space == "probabilities" else values).mean(axis=1)
 
@@ -71,7 +71,7 @@ class Smoothing:
 def smooth(
     sequences: SliceSequences, values: Floats, kernel: Kernel, width: float, unit: Unit
 ) -> Floats:
-    """Returns the mean of values (n, k) around each row, weighted by distance.
+    """Return the mean of values (n, k) around each row, weighted by distance.
 
     Slices that have no value, or with the unit mm no position, have no part in it; past the ends
     of a series there is nothing. A row without a position keeps its value.
@@ -102,7 +102,7 @@ def choose_smoothings(
     unit: Unit,
     space: Space,
 ) -> dict[int, Smoothing]:
-    """Returns for each fold the widths that have the least log loss on all other folds.
+    """Return for each fold the widths that have the least log loss on all other folds.
 
     Args:
         labels: (n, k), NaN where unknown.
@@ -138,7 +138,7 @@ def _distances(sequences: SliceSequences, offset: int, unit: Unit) -> Floats:
 
 
 def _weights(kernel: Kernel, distance: Floats, width: float) -> Floats:
-    """Returns the weights at distances; 0 beyond the reach of the kernel and where unknown."""
+    """Return the weights at distances; 0 beyond the reach of the kernel and where unknown."""
     scaled = distance / width
     if kernel == "gaussian":
         weights = np.exp(-0.5 * scaled**2)
@@ -152,7 +152,7 @@ def _weights(kernel: Kernel, distance: Floats, width: float) -> Floats:
 def _is_past(
     sequences: SliceSequences, offset: int, unit: Unit, kernel: Kernel, width: float
 ) -> bool:
-    """Returns whether no slice `offset` or more slices away is within reach."""
+    """Return whether no slice `offset` or more slices away is within reach."""
     if unit == "slices":
         return offset > _REACH[kernel] * width
     gaps = sequences.gaps_mm(offset)

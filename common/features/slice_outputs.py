@@ -43,7 +43,7 @@ class Features(Protocol):
     dim: int
 
     def read(self, rows: ArrayLike) -> NDArray[np.float32]:
-        """Returns float32 (n, dim)."""
+        """Return float32 (n, dim)."""
 
 
 class FeaturesInMemory:
@@ -54,7 +54,7 @@ class FeaturesInMemory:
         self.dim = values.shape[1]
 
     def read(self, rows: ArrayLike) -> NDArray[np.float32]:
-        """Returns float32 (n, dim)."""
+        """Return float32 (n, dim)."""
         return self.values[np.asarray(rows, dtype=np.int64)].astype(np.float32)
 
 
@@ -65,7 +65,7 @@ class _MeanOfViews:
         self.table, self.rows, self.dim = table, rows, table.dim
 
     def read(self, rows: ArrayLike) -> NDArray[np.float32]:
-        """Returns float32 (n, dim); a row is an image."""
+        """Return float32 (n, dim); a row is an image."""
         chosen = self.rows[np.asarray(rows, dtype=np.int64)]
         total = np.zeros((len(chosen), self.dim), np.float32)
         for view in range(chosen.shape[1]):
@@ -81,7 +81,7 @@ class Scaling:
     spread: NDArray[np.float32]
 
     def apply(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Returns standardised features (n, dim), within 10 spreads of the mean."""
+        """Return standardised features (n, dim), within 10 spreads of the mean."""
         return ((features - self.mean) / self.spread).clip(-_LARGEST, _LARGEST)
 
 
@@ -113,7 +113,7 @@ class SliceOutputs:
         return self.folds >= 0
 
     def read_features(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Returns the standardised features of rows of the table, float32 (n, dim)."""
+        """Return the standardised features of rows of the table, float32 (n, dim)."""
         assert self.features is not None
         features = self.features.read(self.feature_rows[rows])
         folds = self.folds[rows]
@@ -129,7 +129,7 @@ def load_slice_outputs(
     label_names: Sequence[str],
     views: Sequence[str] | None = None,
 ) -> SliceOutputs:
-    """Returns the out-of-fold outputs of a slice experiment, of all folds or of one.
+    """Return the out-of-fold outputs of a slice experiment, of all folds or of one.
 
     Args:
         experiment_folder: the experiment's.
@@ -199,7 +199,7 @@ def outputs_of_encoder(
 
 
 def measure_scaling(features: Features, rows: NDArray[np.int64]) -> Scaling:
-    """Returns mean and spread of features over rows, of evenly spaced ones where there are many."""
+    """Return mean and spread of features over rows, of evenly spaced ones where there are many."""
     if len(rows) > _MOST_ROWS:
         rows = rows[np.linspace(0, len(rows) - 1, _MOST_ROWS).astype(np.int64)]
     rows = np.sort(rows)
@@ -233,7 +233,7 @@ def _folds_digest(experiment: Experiment) -> str | None:
 
 
 def _near(features: Features, num_rows: int) -> Features:
-    """Returns the features in memory where they fit."""
+    """Return the features in memory where they fit."""
     if 2 * num_rows * features.dim > _MOST_BYTES:
         return features
     values = np.empty((num_rows, features.dim), np.float16)

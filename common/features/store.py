@@ -60,7 +60,7 @@ class FeatureWriter:
         fold: int,
         view: str = PLAIN,
     ) -> None:
-        """Adds the features (n, dim) of n images, as the network of `fold` sees them in `view`.
+        """Add the features (n, dim) of n images, as the network of `fold` sees them in `view`.
 
         Raises:
             InputError: a feature is not finite in float16, whose largest number is 65504.
@@ -69,7 +69,7 @@ class FeatureWriter:
         self.append_rows(pd.DataFrame({"image_id": names, "fold": fold, "view": view}), features)
 
     def append_rows(self, frame: pd.DataFrame, features: ArrayLike) -> None:
-        """Adds the features (n, dim) of the n rows of `frame`: image_id, fold and view.
+        """Add the features (n, dim) of the n rows of `frame`: image_id, fold and view.
 
         Raises:
             InputError: see `append`.
@@ -94,7 +94,7 @@ class FeatureWriter:
         self._pending = values[num_whole:].copy()
 
     def finish(self) -> pd.DataFrame:
-        """Writes what is left, and returns the rows by their place in the file."""
+        """Write what is left, and return the rows by their place in the file."""
         if self._chunks is None:
             raise ValueError(f"no features to write to {self._path}")
         if len(self._pending):
@@ -123,7 +123,7 @@ class FeatureWriter:
 def writing_features(
     folder: Path, name: str, manifest: Mapping[str, Any]
 ) -> Iterator[FeatureWriter]:
-    """Yields what takes the rows of `<folder>/<name>.b2nd`; the files are whole or absent.
+    """Yield what takes the rows of `<folder>/<name>.b2nd`; the files are whole or absent.
 
     The table of rows and the manifest are written when the block ends without an error.
 
@@ -169,7 +169,7 @@ class FeatureTable:
 
     @classmethod
     def load(cls, folder: Path, name: str) -> Self:
-        """Returns the features `<folder>/<name>`; folder is the `features` of an experiment.
+        """Return the features `<folder>/<name>`; folder is the `features` of an experiment.
 
         Raises:
             InputError: there are none, or the files are not of one writing.
@@ -225,7 +225,7 @@ class FeatureTable:
         view: str = PLAIN,
         fold: int | None = None,
     ) -> NDArray[np.int64]:
-        """Returns the row of each image in `view`, int64.
+        """Return the row of each image in `view`, int64.
 
         Args:
             image_ids: (n,).
@@ -248,7 +248,7 @@ class FeatureTable:
         return rows
 
     def read(self, rows: ArrayLike) -> NDArray[np.float32]:
-        """Returns the features of rows, float32 (n, dim), in the order asked for.
+        """Return the features of rows, float32 (n, dim), in the order asked for.
 
         Raises:
             InputError: the file is damaged.

@@ -131,7 +131,7 @@ class VolumeBlock(nn.Module):
             self.around_norm = nn.BatchNorm2d(channels)
 
     def forward(self, values: Tensor, mask: Tensor) -> Tensor:
-        """Returns values that are zero beyond each series, as those given must be."""
+        """Return values that are zero beyond each series, as those given must be."""
         inner = relu(plane_norm(self.norm1, self.conv1(values), mask))
         inner = plane_norm(self.norm2, self.conv2(inner), mask)
         if self.around is not None:

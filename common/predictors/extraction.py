@@ -25,7 +25,7 @@ def extract(
     fold: int = 0,
     on_block: Callable[[int], object] | None = None,
 ) -> RowLogits:
-    """Returns the logits of rows of a slice table, and gives the features of each view to `writer`.
+    """Return the logits of rows of a slice table, and give the features of each view to `writer`.
 
     The rows are read study by study, so that the features of a study lie together. A row that can't
     be read gets the prior and has no features.

@@ -184,7 +184,7 @@ class FeatureMean:
         self._num = 0
 
     def add(self, indices: NDArray[np.int64], features: NDArray[np.float32]) -> None:
-        """Takes the features of one view, of some of the rows."""
+        """Take the features of one view, of some of the rows."""
         if self._total is None:
             self._total = np.zeros((self.num_rows, features.shape[1]), np.float32)
         self._total[indices] += features

@@ -181,7 +181,7 @@ class StudyPredictor(ComposedPredictor):
 
 
 def _parts(groups: list[NDArray[np.int64]]) -> Iterator[NDArray[np.int64]]:
-    """Yields the rows of whole series, about as many at a time as may be held."""
+    """Yield the rows of whole series, about as many at a time as may be held."""
     part: list[NDArray[np.int64]] = []
     num_slices = 0
     for group in groups:

@@ -97,7 +97,7 @@ class BagPredictor(SeriesPredictor):
 
 
 def series_per_batch(num_slices: int) -> int:
-    """Returns how many series make a batch of about so many slices."""
+    """Return how many series make a batch of about so many slices."""
     return max(1, num_slices // USUAL_NUM_SLICES)
 
 

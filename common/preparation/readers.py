@@ -77,7 +77,7 @@ class DicomReader:
 
     @property
     def version(self) -> str:
-        """Differs where other slices of a file are left out, too, or more of a header is read."""
+        """Differ where other slices of a file are left out, too, or more of a header is read."""
         options = {"sorted out": self.sort_out, "accession": self.with_accession}
         return ", ".join(["dicom 3", *(name for name, is_on in options.items() if is_on)])
 

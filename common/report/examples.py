@@ -25,7 +25,7 @@ class Example:
 def choose_examples(
     labels: Floats, probabilities: Floats, label_names: Sequence[str], num_random: int, seed: int
 ) -> list[Example]:
-    """Returns rows to show: per label a find, a miss and a false alarm, then some at random.
+    """Return rows to show: per label a find, a miss and a false alarm, then some at random.
 
     The find is the surest positive, the miss the least sure one, the false alarm the surest
     negative. No row comes twice; labels without a positive have neither find nor miss.

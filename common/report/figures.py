@@ -23,7 +23,7 @@ _MOST_SCHEDULE_POINTS = 2000
 
 
 def curves_figure(labels: Floats, probabilities: Floats, label_names: Sequence[str]) -> "Figure":
-    """Draws the ROC curves and the precision-recall curves of all labels, (n, k) arrays."""
+    """Draw the ROC curves and the precision-recall curves of all labels, (n, k) arrays."""
     drawing, (left, right) = new_figure(1, 2, (11, 4.8))
     for column, name in enumerate(label_names):
         y, p, color = labels[:, column], probabilities[:, column], COLORS[column % len(COLORS)]
@@ -85,7 +85,7 @@ def learning_figure(
     auc_names: Sequence[str],
     baseline: float | None = None,
 ) -> "Figure":
-    """Draws the lines of metrics.jsonl over the iteration: losses on the left, AUCs on the right.
+    """Draw the lines of metrics.jsonl over the iteration: losses on the left, AUCs on the right.
 
     Args:
         records: the lines.
@@ -121,7 +121,7 @@ def schedule_figure(
     swa_start: int | None = None,
     records: Sequence[Mapping[str, Any]] = (),
 ) -> "Figure":
-    """Draws the learning rate of every iteration of a training, planned and used.
+    """Draw the learning rate of every iteration of a training, planned and used.
 
     Args:
         rate: the learning rate of the last layer by the number of iterations done.
@@ -235,7 +235,7 @@ def _legend(name: str, value: float | None) -> str:
 
 
 def _thinned(x: Floats, y: Floats) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Returns at most a few hundred of the points, the first and the last among them."""
+    """Return at most a few hundred of the points, the first and the last among them."""
     if len(x) <= _MOST_POINTS:
         return x, y
     chosen = np.unique(np.linspace(0, len(x) - 1, _MOST_POINTS).astype(int))

@@ -13,7 +13,7 @@ COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#000000", "#56
 
 
 def new_figure(num_rows: int, num_columns: int, size: tuple[float, float]) -> tuple["Figure", Any]:
-    """Returns a figure of `size` inches in the style of the reports, and its axes."""
+    """Return a figure of `size` inches in the style of the reports, and its axes."""
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=size, layout="constrained")
@@ -27,7 +27,7 @@ def new_figure(num_rows: int, num_columns: int, size: tuple[float, float]) -> tu
 
 
 def label_axes(axes: "Axes", title: str, x_name: str, y_name: str) -> None:
-    """Sets the title and the names of both axes."""
+    """Set the title and the names of both axes."""
     axes.set_title(title, fontsize=10)
     axes.set_xlabel(x_name, fontsize=9)
     axes.set_ylabel(y_name, fontsize=9)

@@ -43,7 +43,7 @@ class MLflowBackend(Backend):
         self._has_history = False
 
     def connect(self) -> None:
-        """Finds or makes the run."""
+        """Find or make the run."""
         client = _make_client(self.uri)
         run_id = self._known_run(client)
         self._has_history = run_id is not None
@@ -62,7 +62,7 @@ class MLflowBackend(Backend):
         return {int(point.step) for point in self._client.get_metric_history(self._run_id, name)}
 
     def send_params(self, params: Mapping[str, str]) -> None:
-        """Adds parameters. One can't be changed: a resumed run keeps those it started with."""
+        """Add parameters. One can't be changed: a resumed run keeps those it started with."""
         from mlflow.entities import Param
 
         known = self._client.get_run(self._run_id).data.params
@@ -71,21 +71,21 @@ class MLflowBackend(Backend):
             self._client.log_batch(self._run_id, params=new[start : start + MAX_PARAMS_PER_BATCH])
 
     def send_points(self, points: Sequence[Point]) -> None:
-        """Adds up to 1,000 values."""
+        """Add up to 1,000 values."""
         from mlflow.entities import Metric
 
         self._client.log_batch(self._run_id, metrics=[Metric(*point) for point in points])
 
     def send_file(self, path: Path) -> None:
-        """Adds or replaces a file."""
+        """Add or replace a file."""
         self._client.log_artifact(self._run_id, str(path))
 
     def end(self, status: Status) -> None:
-        """Marks the run as ended."""
+        """Mark the run as ended."""
         self._client.set_terminated(self._run_id, status.upper())
 
     def _known_run(self, client: Any) -> str | None:
-        """Returns the id of the run this experiment has in the store, if it has one."""
+        """Return the id of the run this experiment has in the store, if it has one."""
         if not self._run_id_file.exists():
             return None
         run_id = self._run_id_file.read_text(encoding="utf-8").strip()
@@ -115,7 +115,7 @@ class MLflowBackend(Backend):
 
 
 def _make_client(uri: str) -> Any:
-    """Returns an MLflow client that gives up on a dead server within seconds."""
+    """Return an MLflow client that gives up on a dead server within seconds."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
     from mlflow import MlflowClient

@@ -26,7 +26,7 @@ PROBE_SECONDS = 3.0
 
 
 def token_address(token: str) -> str:
-    """Returns the address of the server that made a token, or an empty string."""
+    """Return the address of the server that made a token, or an empty string."""
     try:
         content = json.loads(base64.b64decode(token, validate=True))
         return str(content.get("api_address") or content.get("api_url") or "")
@@ -70,7 +70,7 @@ class NeptuneBackend(Backend):
         self.where = f"the server at {self.address}" if self.project else offline
 
     def connect(self) -> None:
-        """Finds or makes the run on a server; offline, the run begins with its first values."""
+        """Find or make the run on a server; offline, the run begins with its first values."""
         if self.project:
             _require_answer(self.address)
             self._begin()
@@ -110,13 +110,13 @@ class NeptuneBackend(Backend):
         return {int(step) for step in values["step"]}
 
     def send_params(self, params: Mapping[str, str]) -> None:
-        """Adds or replaces parameters."""
+        """Add or replace parameters."""
         self._params |= params
         if self._run is not None:
             self._run["parameters"] = self._params
 
     def send_points(self, points: Sequence[Point]) -> None:
-        """Adds values."""
+        """Add values."""
         if self._run is None:
             self._begin()
         for point in points:
@@ -127,12 +127,12 @@ class NeptuneBackend(Backend):
             self._run.wait()
 
     def send_file(self, path: Path) -> None:
-        """Adds or replaces a file; offline, nothing: the file is beside the run's."""
+        """Add or replace a file; offline, nothing: the file is beside the run's."""
         if self.project:
             self._run[f"files/{path.name.replace('.', '_')}"].upload(str(path), wait=True)
 
     def end(self, status: Status) -> None:
-        """Delivers all that is left and ends the run."""
+        """Deliver all that is left and end the run."""
         if self._run is None:
             return
         self._run["status"] = status
@@ -147,7 +147,7 @@ class NeptuneBackend(Backend):
 
 
 def _require_answer(address: str) -> None:
-    """Raises OSError unless the server answers: the client would wait for ever, or a minute."""
+    """Raise OSError unless the server answers: the client would wait for ever, or a minute."""
     try:
         urllib.request.urlopen(address, timeout=PROBE_SECONDS).close()
     except urllib.error.HTTPError:

@@ -32,15 +32,15 @@ class TensorBoardBackend(Backend):
         self._file: BinaryIO | None = None
 
     def connect(self) -> None:
-        """Fails where the client is missing."""
+        """Fail where the client is missing."""
         import tensorboard  # noqa: F401
 
     def send_params(self, params: Mapping[str, str]) -> None:
-        """Keeps the parameters for the beginning of the file."""
+        """Keep the parameters for the beginning of the file."""
         self._params |= params
 
     def send_points(self, points: Sequence[Point]) -> None:
-        """Adds values: all of them, or none where the disk is full."""
+        """Add values: all of them, or none where the disk is full."""
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
@@ -59,7 +59,7 @@ class TensorBoardBackend(Backend):
         _append(self._file, events)
 
     def end(self, status: Status) -> None:
-        """Closes the file."""
+        """Close the file."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -109,7 +109,7 @@ def _text_event(params: Mapping[str, str]) -> Any:
 
 
 def _append(file: BinaryIO, events: Sequence[Any]) -> None:
-    """Appends whole events; leaves the file as it was where that fails."""
+    """Append whole events; leaves the file as it was where that fails."""
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     buffer = BytesIO()

@@ -26,12 +26,12 @@ _FREE = FREE_ON_RESUME | {"data_leave_out_fold", "data_dataset", "tr_features"}
 
 
 def nested_id(experiment_id: str, fold: int) -> str:
-    """Returns the id of the experiment that is trained without a fold."""
+    """Return the id of the experiment that is trained without a fold."""
     return f"{experiment_id}-without-{fold}"
 
 
 def nested_members(config: Config, data: EnsembleData) -> Mapping[int, Floats]:
-    """Returns by scored fold the members' probabilities (m, n, k) of rows of the other folds.
+    """Return by scored fold the members' probabilities (m, n, k) of rows of the other folds.
 
     Rows of the scored fold itself are 0.5: nothing looks at them.
 
@@ -84,7 +84,7 @@ def _command(config: Config, member: Member, fold: int) -> str:
 
 
 def _read(config: Config, data: EnsembleData, member: Member, fold: int) -> Floats:
-    """Returns the (n, k) probabilities of a member that was trained without `fold`."""
+    """Return the (n, k) probabilities of a member that was trained without `fold`."""
     name = nested_id(member.name, fold)
     experiment = Experiment(config.experiment_folder(name))
     inner = Member(name, experiment.predictions_file("oof"), Path(), experiment)

@@ -37,7 +37,7 @@ class DicomSource(AbstractSource):
 
     @property
     def reader(self) -> DicomReader:
-        """Reads DICOM files below the folder, and leaves out slices that are not asked for."""
+        """Read DICOM files below the folder, and leave out slices that are not asked for."""
         return DicomReader(self.folder, sort_out=True, with_accession=self.with_accession)
 
     def files(self) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from benchmarks.demo_difficulty import NUM_BINS, histogram_features, measure
 
 
 def make_slices(bright: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns features, labels and folds of slices whose blood is bright, or is like brain."""
+    """Return features, labels and folds of slices whose blood is bright, or is like brain."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, (120, 6))
     features = []

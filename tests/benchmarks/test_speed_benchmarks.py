@@ -19,7 +19,7 @@ from common.transforms import load_transform
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Any]:
-    """Runs a benchmark's main with flags; gives its table and its figures."""
+    """Run a benchmark's main with flags; give its table and its figures."""
 
     def run(module: ModuleType, *flags: str) -> tuple[str, dict[str, Any]]:
         monkeypatch.setattr(sys, "argv", [str(module.__file__), *flags])

@@ -30,7 +30,7 @@ def zip_members(archive: Path, members: dict[str, bytes], method: int = 8) -> Pa
 
 
 def patch(archive: Path, *, flags: int | None = None, size: int | None = None) -> Path:
-    """Changes the flags, or the declared size, of the first member in both of its headers."""
+    """Change the flags, or the declared size, of the first member in both of its headers."""
     data = bytearray(archive.read_bytes())
     for signature, flags_at, size_at in ((LOCAL, 6, 22), (CENTRAL, 8, 24)):
         start = data.index(signature)

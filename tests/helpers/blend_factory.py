@@ -36,7 +36,7 @@ def make_fold_dataset(
 
 
 def make_members(root: Path, num_members: int = 2, **options: int) -> Path:
-    """Writes experiments 0001, ... below root/output; returns the folder of results."""
+    """Write experiments 0001, ... below root/output; returns the folder of results."""
     table = make_fold_dataset(root / "input" / "datasets" / DATASET, **options)
     network = RSNAModel("test_resnet")
     for number in range(num_members):

@@ -39,7 +39,7 @@ Damaged = tuple[bytes, str, str]
 
 
 def _absurd_value(sound: Sound, rng: np.random.Generator) -> Damaged:
-    """Puts an absurd value in place of an element's."""
+    """Put an absurd value in place of an element's."""
     keyword = str(rng.choice(list(ABSURD)))
     values = ABSURD[keyword]
     value = values[rng.integers(len(values))]
@@ -58,7 +58,7 @@ def _two_absurd_values(sound: Sound, rng: np.random.Generator) -> Damaged:
 
 
 def _other_syntax(sound: Sound, rng: np.random.Generator) -> Damaged:
-    """Declares another transfer syntax than the file is in."""
+    """Declare another transfer syntax than the file is in."""
     others = [uid for uid in (*SYNTAXES, "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51",
               "1.2.840.10008.1.2.4.201", "1.2.3", "") if uid != sound.syntax]  # fmt: skip
     uid = str(others[rng.integers(len(others))])
@@ -77,7 +77,7 @@ def _deleted(sound: Sound, rng: np.random.Generator) -> Damaged:
 
 
 def _duplicated(sound: Sound, rng: np.random.Generator) -> Damaged:
-    """Repeats an element, at its place or anywhere, with its own value or with another's."""
+    """Repeat an element, at its place or anywhere, with its own value or with another's."""
     elements = list(sound.elements)
     index = int(rng.integers(len(elements)))
     element = elements[index]
@@ -127,7 +127,7 @@ def _other_vr(sound: Sound, rng: np.random.Generator) -> Damaged:
 
 
 def _inserted(sound: Sound, rng: np.random.Generator) -> Damaged:
-    """Puts in an odd element: deep sequences, private ones, junk."""
+    """Put in an odd element: deep sequences, private ones, junk."""
     elements = list(sound.elements)
     kinds = ("nested", "deep", "open", "private", "empty sequence", "junk", "character set")
     kind = str(rng.choice(kinds))
@@ -157,7 +157,7 @@ def _inserted(sound: Sound, rng: np.random.Generator) -> Damaged:
 
 
 def _nested(depth: int, syntax: str, *, closed: bool) -> bytes:
-    """Returns the items of a sequence with sequences in it, all of undefined length."""
+    """Return the items of a sequence with sequences in it, all of undefined length."""
     order = ">" if syntax == ExplicitVRBigEndian else "<"
     item = struct.pack(f"{order}HHI", 0xFFFE, 0xE000, UNDEFINED)
     inner = encode_element(Element(0x00081140, b"SQ", UNDEFINED, b""), syntax)
@@ -166,7 +166,7 @@ def _nested(depth: int, syntax: str, *, closed: bool) -> bytes:
 
 
 def _flipped_header(sound: Sound, rng: np.random.Generator) -> Damaged:
-    """Changes one to five bytes before the pixels."""
+    """Change one to five bytes before the pixels."""
     if sound.syntax == DeflatedExplicitVRLittleEndian:
         body = encode(replace(sound, syntax=ExplicitVRLittleEndian, meta=()), sound.elements)[132:]
         damaged = _flipped(body, rng, 0, len(body) - len(sound.elements[-1].value))
@@ -178,7 +178,7 @@ def _flipped_header(sound: Sound, rng: np.random.Generator) -> Damaged:
 
 
 def _flipped_pixels(sound: Sound, rng: np.random.Generator) -> Damaged:
-    """Changes one to five bytes of the pixel data, its first ones more often."""
+    """Change one to five bytes of the pixel data, its first ones more often."""
     whole = encode(sound, sound.elements)
     start = 132 if sound.syntax == DeflatedExplicitVRLittleEndian else \
         len(whole) - len(sound.elements[-1].value)  # fmt: skip
@@ -204,7 +204,7 @@ def _cut_between(sound: Sound, rng: np.random.Generator) -> Damaged:
 
 
 def _cut_pixels(sound: Sound, rng: np.random.Generator) -> Damaged:
-    """Cuts the pixel data and declares what is left; compressed frames are closed again."""
+    """Cut the pixel data and declare what is left; compressed frames are closed again."""
     last = sound.elements[-1]
     if last.length != UNDEFINED:
         left = last.value[: 2 * int(rng.integers(len(last.value) // 2))]
@@ -222,7 +222,7 @@ def _cut_pixels(sound: Sound, rng: np.random.Generator) -> Damaged:
 
 
 def _zeroed_tail(sound: Sound, rng: np.random.Generator) -> Damaged:
-    """Writes zeros over the end, as an interrupted copy leaves it."""
+    """Write zeros over the end, as an interrupted copy leaves it."""
     whole = encode(sound, sound.elements)
     start = int(rng.integers(132, len(whole)))
     native = sound.elements[-1].length != UNDEFINED
@@ -247,7 +247,7 @@ def _patched(data: bytes, offset: int, new: bytes) -> bytes:
 
 
 def _set(sound: Sound, keyword: str, value: bytes | int | None) -> list[Element]:
-    """Returns the elements with a value changed or added: text as bytes, US as a number."""
+    """Return the elements with a value changed or added: text as bytes, US as a number."""
     tag = tag_for_keyword(keyword)
     assert tag is not None
     elements = [element for element in sound.elements if element.tag != tag]

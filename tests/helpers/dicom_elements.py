@@ -40,7 +40,7 @@ class Sound:
 
 
 def encode(sound: Sound, elements: list[Element] | tuple[Element, ...]) -> bytes:
-    """Returns the file with these elements in place of its own."""
+    """Return the file with these elements in place of its own."""
     meta = b"".join(encode_element(element, ExplicitVRLittleEndian) for element in sound.meta)
     body = b"".join(encode_element(element, sound.syntax) for element in elements)
     if sound.syntax == DeflatedExplicitVRLittleEndian:
@@ -50,7 +50,7 @@ def encode(sound: Sound, elements: list[Element] | tuple[Element, ...]) -> bytes
 
 
 def encode_element(element: Element, syntax: str) -> bytes:
-    """Returns the bytes of an element."""
+    """Return the bytes of an element."""
     order = ">" if syntax == ExplicitVRBigEndian else "<"
     head = struct.pack(f"{order}HH", element.tag >> 16, element.tag & 0xFFFF)
     if syntax == ImplicitVRLittleEndian:
@@ -61,7 +61,7 @@ def encode_element(element: Element, syntax: str) -> bytes:
 
 
 def parse(path: Path, name: str, syntax: str, stored: np.ndarray) -> Sound:
-    """Reads the elements of a sound file."""
+    """Read the elements of a sound file."""
     data = path.read_bytes()
     meta, elements, offset = [], [], 132
     while data[offset : offset + 2] == b"\x02\x00":
@@ -76,7 +76,7 @@ def parse(path: Path, name: str, syntax: str, stored: np.ndarray) -> Sound:
 
 
 def _parse_element(data: bytes, offset: int, syntax: str) -> tuple[Element, int]:
-    """Returns the element at an offset and where the next one is."""
+    """Return the element at an offset and where the next one is."""
     order = ">" if syntax == ExplicitVRBigEndian else "<"
     group, number = struct.unpack_from(f"{order}HH", data, offset)
     tag = group << 16 | number

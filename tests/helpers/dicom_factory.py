@@ -27,7 +27,7 @@ def write_ct(
     transfer_syntax: str = ExplicitVRLittleEndian,
     **tags: Any,
 ) -> Path:
-    """Writes one CT file and returns its path.
+    """Write one CT file and return its path.
 
     Args:
         path: where to; its folder is made.
@@ -41,7 +41,7 @@ def write_ct(
 
 
 def write_rsna(path: Path, pixels: np.ndarray, image_id: str, **tags: Any) -> Path:
-    """Writes a file with only the elements that the RSNA challenge kept, and returns its path.
+    """Write a file with only the elements that the RSNA challenge kept, and return its path.
 
     Its UIDs (`ID_...`) are not valid in DICOM; signed pixels get 16 stored bits and one window,
     unsigned ones 12 stored bits and two windows.
@@ -73,7 +73,7 @@ def write_enhanced_ct(
     transfer_syntax: str = ExplicitVRLittleEndian,
     **tags: Any,
 ) -> Path:
-    """Writes an enhanced multi-frame CT file and returns its path.
+    """Write an enhanced multi-frame CT file and return its path.
 
     Args:
         path: where to.
@@ -107,7 +107,7 @@ def write_enhanced_ct(
 
 
 def ct_dataset(pixels: np.ndarray, **tags: Any) -> Dataset:
-    """Returns the dataset that `write_ct` writes."""
+    """Return the dataset that `write_ct` writes."""
     bits = 8 * pixels.dtype.itemsize
     elements: dict[str, Any] = {
         "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"],
@@ -154,7 +154,7 @@ def write_dataset(
     *,
     compress: bool = True,
 ) -> None:
-    """Writes `dataset` as a DICOM file, as it is: nothing is checked.
+    """Write `dataset` as a DICOM file, as it is: nothing is checked.
 
     Its pixels are compressed as the transfer syntax says, unless `compress` is False.
     """

@@ -36,7 +36,7 @@ class Case:
 
 
 def sound_files() -> list[Sound]:
-    """Returns a slice in every syntax, one of 12 bits, and two multi-frame files."""
+    """Return a slice in every syntax, one of 12 bits, and two multi-frame files."""
     rng = np.random.default_rng(4667)
     rows, columns = np.mgrid[-1:1:34j, -1:1:40j]
     head = np.where(rows**2 + columns**2 < 0.8, 1064, 80) + rng.normal(0, 9, rows.shape)
@@ -59,7 +59,7 @@ def sound_files() -> list[Sound]:
 
 
 def make_case(number: int, files: list[Sound]) -> Case:
-    """Returns case `number`."""
+    """Return case `number`."""
     rng = np.random.default_rng([20191, number])
     sound = files[number % len(files)]
     damages = list(DAMAGES)
@@ -75,7 +75,7 @@ def _parsed(path: Path, syntax: str, stored: np.ndarray) -> Sound:
 
 
 def _write_compressed(path: Path, image: np.ndarray, syntax: str) -> None:
-    """Writes a slice; JPEG and JPEG-LS frames come from GDCM."""
+    """Write a slice; JPEG and JPEG-LS frames come from GDCM."""
     by_gdcm: dict[str, int] = {
         JPEGLossless: gdcm.TransferSyntax.JPEGLosslessProcess14,
         JPEGLosslessSV1: gdcm.TransferSyntax.JPEGLosslessProcess14_1,

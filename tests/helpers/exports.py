@@ -106,7 +106,7 @@ def tree(folder: Path) -> list[Dataset | bytes]:
 def write_export(
     folder: Path, files: list[Dataset | bytes], rng: np.random.Generator, work: Path
 ) -> None:
-    """Writes the files of a tree in any order, under any names, in any lossless encoding.
+    """Write the files of a tree in any order, under any names, in any lossless encoding.
 
     Args:
         folder: where to.

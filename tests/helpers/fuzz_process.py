@@ -55,7 +55,7 @@ class LimitedProcess:
         self._stop()
 
     def prepare(self, files: Sequence[bytes]) -> list[Prepared]:
-        """Returns what came of each file; where together they end the process, one by one."""
+        """Return what came of each file; where together they end the process, one by one."""
         found = []
         for start in range(0, len(files), _BATCH):
             batch = files[start : start + _BATCH]
@@ -67,7 +67,7 @@ class LimitedProcess:
         return found
 
     def _prepare(self, files: Sequence[bytes]) -> list[Prepared] | str:
-        """Returns what came of the files, or why the process gave up."""
+        """Return what came of the files, or why the process gave up."""
         shutil.rmtree(self.folder / "in", ignore_errors=True)
         (self.folder / "in").mkdir()
         for number, data in enumerate(files):
@@ -119,7 +119,7 @@ def _peak_rss_bytes() -> int:
 
 
 def _prepare(folder: Path, num_files: int) -> list[Prepared]:
-    """Runs the passes over headers and pixels on each file, and reads the store back."""
+    """Run the passes over headers and pixels on each file, and read the store back."""
     from common.dicom import read_headers
     from common.files import write_parquet
     from common.preparation.headers import HeaderTask, _header_frame, read_header_task

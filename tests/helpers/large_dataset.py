@@ -14,7 +14,7 @@ SERIES_LENGTH = 34
 
 
 def make_large_dataset(folder: Path, num_rows: int, num_shown: int = 40) -> Path:
-    """Writes slices.parquet, studies.parquet and folds.csv, and `num_shown` series of pixels."""
+    """Write slices.parquet, studies.parquet and folds.csv, and `num_shown` series of pixels."""
     rng = np.random.default_rng(0)
     series, rank = np.divmod(np.arange(num_rows), SERIES_LENGTH)
     num_series = int(series[-1]) + 1

@@ -11,7 +11,7 @@ from rsna_task import LABELS
 
 
 def leaves(value: Any, key: str = "") -> Iterator[str]:
-    """Yields the dotted keys, one for all labels and `[]` for the elements of a list of objects."""
+    """Yield the dotted keys, one for all labels and `[]` for the elements of a list of objects."""
     if isinstance(value, dict):
         for name, item in value.items():
             yield from leaves(item, f"{key}.{'<label>' if name in LABELS else name}".strip("."))

@@ -19,7 +19,7 @@ SIZE = 40
 
 
 def make_dataset(folder: Path, num_patients: int = 5, num_slices: int = 6) -> SliceTable:
-    """Writes a dataset of one study per patient; the last slice of patient 0 is not readable.
+    """Write a dataset of one study per patient; the last slice of patient 0 is not readable.
 
     A slice with blood is brighter. Patient 1 has a second, shorter series in the same study.
     """

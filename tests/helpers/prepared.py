@@ -15,7 +15,7 @@ from rsna_task import LABELS, SUBTYPES
 def write_series_files(
     folder: Path, series: str = "1.2.3.4", num_slices: int = 4, size: int = 16, **tags: object
 ) -> np.ndarray:
-    """Writes slices in falling order of position; returns their HU by ascending position."""
+    """Write slices in falling order of position; returns their HU by ascending position."""
     rng = np.random.default_rng(int(hashlib.sha256(series.encode()).hexdigest()[:8], 16))
     stored = rng.integers(0, 3000, (num_slices, size, size)).astype(np.uint16)
     for index, pixels in enumerate(stored):
@@ -59,13 +59,13 @@ def write_rsna_folder(folder: Path, stage: str = "stage_2", ending: str = "") ->
 def prepare_dicom(
     folder: Path, dataset: Path, n_jobs: int = 0, *, remove: bool = False
 ) -> tuple[Preparation, pd.DataFrame]:
-    """Prepares a folder of DICOM, in this process unless told otherwise; returns the table too."""
+    """Prepare a folder of DICOM, in this process unless told otherwise; returns the table too."""
     prepared = prepare_dataset(DicomSource(folder), dataset, n_jobs=n_jobs, remove=remove)
     return prepared, pd.read_parquet(dataset / "slices.parquet")
 
 
 def contents(dataset: Path) -> dict[str, str]:
-    """Returns a hash of every file that the contract names, by its name."""
+    """Return a hash of every file that the contract names, by its name."""
     files = sorted(path for path in dataset.rglob("*") if path.is_file())
     return {
         str(path.relative_to(dataset)): hashlib.sha256(path.read_bytes()).hexdigest()

@@ -28,7 +28,7 @@ def make_slice_experiment(
     model: str = "test_efficientnet",
     task: Task = CHALLENGE,
 ) -> Path:
-    """Writes an experiment of all folds of a dataset, with features; returns its folder."""
+    """Write an experiment of all folds of a dataset, with features; returns its folder."""
     dataset_folder = place / "input" / "datasets" / dataset
     folder = place / "output" / "results" / name
     table, folds = SliceTable.load(dataset_folder), read_folds(dataset_folder / "folds.csv")

@@ -12,7 +12,7 @@ def square_or_fail(number: int) -> int:
 
 
 def send_sigint_to_itself(number: int) -> int:
-    """Does what Ctrl+C in a terminal does to every process; 3 kills its process."""
+    """Do what Ctrl+C in a terminal does to every process; 3 kills its process."""
     if number == 3:
         os.abort()
     os.kill(os.getpid(), signal.SIGINT)

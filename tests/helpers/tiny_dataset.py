@@ -14,7 +14,7 @@ from rsna_task import LABELS, SUBTYPES
 def make_tiny_dataset(
     folder: Path, num_patients: int = 6, num_slices: int = 4, size: int = 24, num_folds: int = 2
 ) -> Path:
-    """Writes slices.parquet, folds.csv and the store; bright squares are hemorrhage."""
+    """Write slices.parquet, folds.csv and the store; bright squares are hemorrhage."""
     rng = np.random.default_rng(0)
     rows = []
     for patient in range(num_patients):

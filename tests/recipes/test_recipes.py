@@ -190,7 +190,7 @@ class Stage:
         self._places = {"INPUT": str(folder / "input"), "OUTPUT": str(folder)}
 
     def run(self, recipe: str, **variables: str) -> tuple[int, list[str], str]:
-        """Returns the status, the calls that this run made, and stderr."""
+        """Return the status, the calls that this run made, and stderr."""
         self._calls.write_text("")
         own = {"RECIPE_PYTHON": str(self._python), "RECIPE_TINY": "1", **self._places}
         result = shell(recipe, **own, **variables)

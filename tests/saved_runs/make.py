@@ -48,7 +48,7 @@ USELESS = (".lock", "train.log", "report.html", "oof_best.parquet", "valid_best.
 
 
 def run(place: Path, script: str, *arguments: str, status: int = 0) -> str:
-    """Runs a script in the folder `place`, whose input/ and output/ it uses; returns its output."""
+    """Run a script in the folder `place`, whose input/ and output/ it uses; returns its output."""
     code = _RUN.format(root=str(ROOT), here=str(HERE))
     command = [sys.executable, "-c", code, str(ROOT / script), *arguments]
     command += ["--n_jobs", "0", "--device", "cpu"]
@@ -59,12 +59,12 @@ def run(place: Path, script: str, *arguments: str, status: int = 0) -> str:
 
 
 def train(place: Path, name: str, *arguments: str, status: int = 0) -> None:
-    """Trains an experiment called `name`."""
+    """Train an experiment called `name`."""
     run(place, "train.py", "--experiment_id", name, *TRAINING, *arguments, status=status)
 
 
 def results(place: Path) -> dict[str, pd.DataFrame | dict]:
-    """Resumes what was stopped, predicts with every experiment, and returns all by name."""
+    """Resume what was stopped, predict with every experiment, and return all by name."""
     resume = ["--experiment_id", "stopped", "--tr_resume", "1", "--tr_max_hours", "0"]
     run(place, "train.py", *resume)
     found: dict[str, pd.DataFrame | dict] = {}
@@ -84,7 +84,7 @@ def results(place: Path) -> dict[str, pd.DataFrame | dict]:
 
 
 def make() -> None:
-    """Writes runs/ and what is expected of it."""
+    """Write runs/ and what is expected of it."""
     sys.path[:0] = [str(ROOT), str(HERE.parent)]
     from tiny_dataset import make_tiny_dataset
 
@@ -121,7 +121,7 @@ def make() -> None:
 
 
 def write(path: Path, value: pd.DataFrame | dict) -> None:
-    """Writes a table, or nested values, so that they are read back to the last bit."""
+    """Write a table, or nested values, so that they are read back to the last bit."""
     if isinstance(value, dict):
         path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
     else:
@@ -129,7 +129,7 @@ def write(path: Path, value: pd.DataFrame | dict) -> None:
 
 
 def compare(tolerance: float = 0.0) -> list[str]:
-    """Resumes and predicts with a copy of runs/; returns what differs by more than `tolerance`."""
+    """Resume and predict with a copy of runs/; returns what differs by more than `tolerance`."""
     differences: list[str] = []
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
@@ -151,7 +151,7 @@ def compare(tolerance: float = 0.0) -> list[str]:
 
 
 def different(where: str, one: object, other: object, tolerance: float) -> list[str]:
-    """Returns where two nested values differ; what only the second has is allowed."""
+    """Return where two nested values differ; what only the second has is allowed."""
     if isinstance(one, dict) and isinstance(other, dict):
         return [
             line

@@ -18,7 +18,7 @@ _CONFIG = ByoModelCfg(
 
 @register_model
 def test_ich_tiny(pretrained: bool = False, **options) -> ByobNet:
-    """Returns the network with random weights, whatever `pretrained` says."""
+    """Return the network with random weights, whatever `pretrained` says."""
     options.pop("pretrained_cfg", None)
     options.pop("pretrained_cfg_overlay", None)
     options.pop("cache_dir", None)

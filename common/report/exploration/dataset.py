@@ -40,7 +40,7 @@ class ExploredDataset:
     def load(
         cls, folder: Path, label_names: Sequence[str], overall: str | None = None
     ) -> "ExploredDataset":
-        """Returns the dataset of a prepared folder; InputError where there is none.
+        """Return the dataset of a prepared folder; InputError where there is none.
 
         Labels that the dataset does not have are unknown everywhere; those that are shares of
         raters count by their majority.
@@ -85,7 +85,7 @@ def _read_studies(path: Path) -> pd.DataFrame:
 
 
 def _source_of(path: Path) -> str:
-    """Returns the name of the source that a manifest tells."""
+    """Return the name of the source that a manifest tells."""
     if not path.is_file():
         return ""
     try:

@@ -45,7 +45,7 @@ class Picture:
 
 
 def label_figure(of_slices: pd.DataFrame, of_studies: pd.DataFrame) -> "Figure":
-    """Draws the share of positives of each label, of slices on the left, of studies on the right.
+    """Draw the share of positives of each label, of slices on the left, of studies on the right.
 
     Args:
         of_slices, of_studies: what `label_counts` returned.
@@ -65,7 +65,7 @@ def label_figure(of_slices: pd.DataFrame, of_studies: pd.DataFrame) -> "Figure":
 
 
 def matrix_figure(counts: pd.DataFrame, shares: pd.DataFrame, title: str) -> "Figure":
-    """Draws a matrix of labels: numbers of rows, coloured by the share of the row's label."""
+    """Draw a matrix of labels: numbers of rows, coloured by the share of the row's label."""
     num_labels = len(counts)
     drawing, axes = new_figure(1, 1, (1.6 + 0.95 * num_labels, 1.2 + 0.6 * num_labels))
     axes.grid(False)
@@ -86,7 +86,7 @@ def matrix_figure(counts: pd.DataFrame, shares: pd.DataFrame, title: str) -> "Fi
 
 
 def place_figure(shares: pd.DataFrame) -> "Figure":
-    """Draws the share of positives over the place in the series, as `share_by_place` returns it."""
+    """Draw the share of positives over the place in the series, as `share_by_place` returns it."""
     drawing, axes = new_figure(1, 1, (11, 3.4))
     for number, name in enumerate(shares.columns):
         color = COLORS[number % len(COLORS)]
@@ -98,7 +98,7 @@ def place_figure(shares: pd.DataFrame) -> "Figure":
 
 
 def fold_figure(report: pd.DataFrame, label_names: Sequence[str]) -> "Figure":
-    """Draws the prevalence of each label per fold, a line at that of all folds.
+    """Draw the prevalence of each label per fold, a line at that of all folds.
 
     Args:
         report: what `fold_report` returned.
@@ -124,7 +124,7 @@ def fold_figure(report: pd.DataFrame, label_names: Sequence[str]) -> "Figure":
 def geometry_figure(
     spacing_mm: ArrayLike, gaps_mm: ArrayLike, tilts_deg: ArrayLike, lengths: ArrayLike
 ) -> "Figure":
-    """Draws pixel spacing and gaps of slices, tilt and length of series, as histograms."""
+    """Draw pixel spacing and gaps of slices, tilt and length of series, as histograms."""
     drawing, four = new_figure(2, 2, (11, 6))
     top, bottom = four
     _histogram(top[0], spacing_mm, "pixel spacing", "mm between rows", "slices")
@@ -135,7 +135,7 @@ def geometry_figure(
 
 
 def intensity_figure(frame: pd.DataFrame) -> "Figure":
-    """Draws smallest, largest and mean HU and the share of brain of the slices in `frame`."""
+    """Draw smallest, largest and mean HU and the share of brain of the slices in `frame`."""
     drawing, four = new_figure(2, 2, (11, 6))
     names = ("smallest HU", "largest HU", "mean HU", "share of the pixels in brain")
     columns = ("hu_min", "hu_max", "hu_mean", "brain_fraction")
@@ -166,7 +166,7 @@ def windows_figure(
 
 
 def montage_figure(table: SliceTable, row: int) -> "Figure":
-    """Draws the whole series of a row, in order."""
+    """Draw the whole series of a row, in order."""
     picture, shown = montage(table, row)
     height, width = picture.shape
     drawing, axes = new_figure(1, 1, (11, 11 * height / width))
@@ -177,7 +177,7 @@ def montage_figure(table: SliceTable, row: int) -> "Figure":
 
 
 def _histogram(axes: "Axes", values: ArrayLike, title: str, x_name: str, y_name: str) -> None:
-    """Draws the finite values between their 0.1 % quantiles; what lies beyond is told."""
+    """Draw the finite values between their 0.1 % quantiles; what lies beyond is told."""
     finite: NDArray[np.float64] = np.asarray(values, dtype=np.float64)
     num_all = len(finite)
     finite = finite[np.isfinite(finite)]

@@ -27,12 +27,12 @@ _UID = re.compile(r"\b\d+(?:\.\d+){4,}\b")
 
 
 def with_pixels(frame: pd.DataFrame) -> pd.DataFrame:
-    """Returns the slices whose pixels are in the store."""
+    """Return the slices whose pixels are in the store."""
     return frame[frame["status"].eq(STATUS_OK) & frame["store_index"].notna()]
 
 
 def status_counts(frame: pd.DataFrame) -> pd.DataFrame:
-    """Returns the number of rows by status, the usable ones first, and split."""
+    """Return the number of rows by status, the usable ones first, and split."""
     counts = pd.crosstab(frame["status"].fillna("–"), frame["split"].fillna("–"))
     counts = counts.assign(all=counts.sum(axis=1)).sort_values("all", ascending=False)
     usable_first = np.argsort(np.asarray(counts.index) != STATUS_OK, kind="stable")
@@ -40,7 +40,7 @@ def status_counts(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def reason_counts(frame: pd.DataFrame, most: int = 60) -> pd.DataFrame:
-    """Returns status, reason and number of slices of every rejection and every note.
+    """Return status, reason and number of slices of every rejection and every note.
 
     A status with many reasons has them with # in place of numbers. Beyond the `most` frequent
     ones the last row counts what is left.
@@ -64,13 +64,13 @@ def reason_counts(frame: pd.DataFrame, most: int = 60) -> pd.DataFrame:
 
 
 def groups_of(frame: pd.DataFrame) -> pd.Series:
-    """Returns what slices are compared by: their source where the table has one, else the split."""
+    """Return what slices are compared by: their source where the table has one, else the split."""
     column = "source" if "source" in frame else "split"
     return frame[column].fillna("–").astype("str")
 
 
 def overview(frame: pd.DataFrame, by: pd.Series) -> pd.DataFrame:
-    """Returns one row per value of `by` (aligned with `frame`): sizes, geometry and intensities."""
+    """Return one row per value of `by` (aligned with `frame`): sizes, geometry and intensities."""
     frame = with_pixels(frame)
     by = by.loc[frame.index]
     gaps = slice_gaps(frame)
@@ -94,13 +94,13 @@ def overview(frame: pd.DataFrame, by: pd.Series) -> pd.DataFrame:
 
 
 def compare(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Returns the `overview` of several datasets, one row each, by the name given to it."""
+    """Return the `overview` of several datasets, one row each, by the name given to it."""
     parts = [overview(frame, pd.Series(name, frame.index)) for name, frame in frames.items()]
     return pd.concat(parts).rename_axis("dataset")
 
 
 def top_counts(values: pd.Series, by: pd.Series, most: int = 15) -> pd.DataFrame:
-    """Returns how often each value occurs, in all and by group, the most frequent first.
+    """Return how often each value occurs, in all and by group, the most frequent first.
 
     Beyond `most` values the last row counts what is left.
     """
@@ -117,12 +117,12 @@ def top_counts(values: pd.Series, by: pd.Series, most: int = 15) -> pd.DataFrame
 
 
 def sizes(frame: pd.DataFrame) -> pd.Series:
-    """Returns the matrix of each slice with pixels, as "rows x columns"."""
+    """Return the matrix of each slice with pixels, as "rows x columns"."""
     return _pairs(with_pixels(frame), "rows", "columns").rename("matrix")
 
 
 def bit_families(frame: pd.DataFrame) -> pd.Series:
-    """Returns how each slice with pixels stores its values, in words.
+    """Return how each slice with pixels stores its values, in words.
 
     Such as "12 bits, unsigned, slope 1, intercept -1024"; what a file does not say is "unknown".
     """
@@ -130,13 +130,13 @@ def bit_families(frame: pd.DataFrame) -> pd.Series:
 
 
 def windows(frame: pd.DataFrame) -> pd.Series:
-    """Returns the first window of each slice with pixels, as "center / width"."""
+    """Return the first window of each slice with pixels, as "center / width"."""
     columns = ("window_center", "window_width")
     return _by_combination(with_pixels(frame), columns, _window_words).rename("center / width")
 
 
 def slice_gaps(frame: pd.DataFrame) -> pd.DataFrame:
-    """Returns a row per two neighbouring slices: gap_mm, and usual_mm, the median of the series.
+    """Return a row per two neighbouring slices: gap_mm, and usual_mm, the median of the series.
 
     The index is that of the upper slice. Series without positions are left out.
     """
@@ -153,7 +153,7 @@ def slice_gaps(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def gap_findings(frame: pd.DataFrame) -> dict[str, int]:
-    """Returns how many gaps and series are unusual, by what is unusual about them."""
+    """Return how many gaps and series are unusual, by what is unusual about them."""
     gaps = slice_gaps(frame)
     series = gaps.groupby("series")["gap_mm"]
     spread = series.max() - series.min()
@@ -168,18 +168,18 @@ def gap_findings(frame: pd.DataFrame) -> dict[str, int]:
 
 
 def series_lengths(frame: pd.DataFrame) -> np.ndarray:
-    """Returns the number of slices with pixels of each store file, int64."""
+    """Return the number of slices with pixels of each store file, int64."""
     return with_pixels(frame)["store_file"].value_counts().to_numpy(dtype=np.int64)
 
 
 def counts_per(frame: pd.DataFrame, inner: str, outer: str) -> pd.Series:
-    """Returns how many values of column `outer` have 1, 2, ... different values of `inner`."""
+    """Return how many values of column `outer` have 1, 2, ... different values of `inner`."""
     pairs = frame[[outer, inner]].dropna().drop_duplicates()
     return pairs.groupby(outer).size().value_counts().sort_index()
 
 
 def tilts_deg(frame: pd.DataFrame) -> np.ndarray:
-    """Returns the gantry tilt of each series with pixels, float64, without unknown ones."""
+    """Return the gantry tilt of each series with pixels, float64, without unknown ones."""
     return with_pixels(frame).groupby("store_file")["tilt_deg"].first().dropna().to_numpy()
 
 
@@ -197,7 +197,7 @@ def _usual_matrix(frame: pd.DataFrame) -> str:
 def _by_combination(
     frame: pd.DataFrame, columns: Sequence[str], words: Callable[[tuple[float, ...]], str]
 ) -> pd.Series:
-    """Returns the words for the values of some columns, made once for each combination."""
+    """Return the words for the values of some columns, made once for each combination."""
     values = frame[list(columns)].astype("float64")
     groups = values.groupby(list(columns), dropna=False, sort=False)
     codes = groups.ngroup().to_numpy()
@@ -221,7 +221,7 @@ def _window_words(values: tuple[float, ...]) -> str:
 
 
 def _without_identity(rows: pd.DataFrame) -> list[str]:
-    """Returns the reasons of `rows` without paths, UIDs and the identifiers of their own row."""
+    """Return the reasons of `rows` without paths, UIDs and the identifiers of their own row."""
     told = []
     columns = ("source_file", "patient_id", "study_id", "series_id")
     own = zip(*(rows[name].fillna("") for name in columns))

@@ -40,7 +40,7 @@ def choose_slices(
     per_label: int = 2,
     seed: int = 0,
 ) -> list[ChosenSlice]:
-    """Returns slices of each label, of different patients as far as there are, then some without.
+    """Return slices of each label, of different patients as far as there are, then some without.
 
     Of a series drawn from the seed it is the middle one of its positive slices, among those with
     no other label if there are such. Where only studies are labelled, it is the middle slice of a
@@ -80,7 +80,7 @@ def choose_slices(
 
 
 def of_label(chosen: Sequence[ChosenSlice], label: str) -> list[ChosenSlice]:
-    """Returns those that are shown for a label, or for `NO_LABEL`."""
+    """Return those that are shown for a label, or for `NO_LABEL`."""
     return [choice for choice in chosen if choice.label == label]
 
 
@@ -93,7 +93,7 @@ class _Draw:
         self._rows: set[int] = set()
 
     def middles(self, candidates: NDArray[np.int64], num_wanted: int | None = None) -> list[int]:
-        """Returns up to `num_wanted` of the rows `candidates`."""
+        """Return up to `num_wanted` of the rows `candidates`."""
         num_wanted = self._num_wanted if num_wanted is None else num_wanted
         rows: list[int] = []
         if num_wanted <= 0 or not len(candidates):
@@ -115,14 +115,14 @@ class _Draw:
         return rows
 
     def _in_order(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Returns rows of one series in anatomical order."""
+        """Return rows of one series in anatomical order."""
         return rows[np.argsort(self._table.places(rows)[0], kind="stable")]
 
 
 def choose_series(
     table: SliceTable, studies: pd.DataFrame, label_names: Sequence[str], seed: int = 0
 ) -> int | None:
-    """Returns a row of the series to show whole; None where nothing can be read.
+    """Return a row of the series to show whole; None where nothing can be read.
 
     It is drawn among those of usual length (the middle half) with the most labels, of its slices
     or else of its study.
@@ -150,7 +150,7 @@ def choose_series(
 
 
 def montage(table: SliceTable, row: int) -> tuple[NDArray[np.uint8], list[int]]:
-    """Returns the series of a row as one grey picture, and the rows that are on it.
+    """Return the series of a row as one grey picture, and the rows that are on it.
 
     Slices are in the brain window, in anatomical order from the lowest, from left to right and
     from top to bottom, numbered from 1. Those that can't be read are crossed out.
@@ -173,7 +173,7 @@ def montage(table: SliceTable, row: int) -> tuple[NDArray[np.uint8], list[int]]:
 
 
 def read_image(table: SliceTable, row: int) -> NDArray[np.int16] | None:
-    """Returns the HU of a row, or None where the store is damaged."""
+    """Return the HU of a row, or None where the store is damaged."""
     try:
         return table.image_hu(row)
     except UnreadableSlice:
@@ -181,7 +181,7 @@ def read_image(table: SliceTable, row: int) -> NDArray[np.int16] | None:
 
 
 def crossed(side: int) -> NDArray[np.uint8]:
-    """Returns a tile for a slice that can't be read."""
+    """Return a tile for a slice that can't be read."""
     tile = np.full((side, side), 60, dtype=np.uint8)
     cv2.line(tile, (0, 0), (side - 1, side - 1), 140)
     cv2.line(tile, (0, side - 1), (side - 1, 0), 140)
@@ -189,7 +189,7 @@ def crossed(side: int) -> NDArray[np.uint8]:
 
 
 def labels_of(table: SliceTable, row: int, label_names: Sequence[str]) -> str:
-    """Returns the labels that a slice has, in words."""
+    """Return the labels that a slice has, in words."""
     values = table.labels(np.array([row]), label_names)[0]
     names = [name for name, value in zip(label_names, values) if value == 1]
     if names:

@@ -17,7 +17,7 @@ _PIXEL_COLUMNS = (
 
 
 def label_counts(frame: pd.DataFrame, label_names: Sequence[str]) -> pd.DataFrame:
-    """Returns by label: the rows where it is known, the positive ones, and their share."""
+    """Return by label: the rows where it is known, the positive ones, and their share."""
     labels = frame[list(label_names)]
     known, positive = labels.notna().sum(), (labels == 1).sum()
     counts = pd.DataFrame({"known": known, "positive": positive}).astype("int64")
@@ -25,26 +25,26 @@ def label_counts(frame: pd.DataFrame, label_names: Sequence[str]) -> pd.DataFram
 
 
 def counts_of_both(of_slices: pd.DataFrame, of_studies: pd.DataFrame) -> pd.DataFrame:
-    """Returns two `label_counts` beside each other."""
+    """Return two `label_counts` beside each other."""
     names = ("slices", "studies")
     both = zip((of_slices, of_studies), names)
     return pd.concat([counts.add_suffix(f" ({name})") for counts, name in both], axis=1)
 
 
 def has_labels(frame: pd.DataFrame, label_names: Sequence[str]) -> bool:
-    """Returns whether any label of any row is known."""
+    """Return whether any label of any row is known."""
     return bool(frame[list(label_names)].notna().to_numpy().any())
 
 
 def co_occurrence(frame: pd.DataFrame, label_names: Sequence[str]) -> pd.DataFrame:
-    """Returns how many rows have both labels, (k, k); the diagonal has each label's positives."""
+    """Return how many rows have both labels, (k, k); the diagonal has each label's positives."""
     positive = (frame[list(label_names)] == 1).to_numpy(dtype=np.float64)
     counts = (positive.T @ positive).round().astype(np.int64)
     return pd.DataFrame(counts, index=list(label_names), columns=list(label_names))
 
 
 def shares_of_rows(counts: pd.DataFrame) -> pd.DataFrame:
-    """Returns the share of the rows with the label on the left that have the one on top too.
+    """Return the share of the rows with the label on the left that have the one on top too.
 
     Args:
         counts: what `co_occurrence` returned; a label without positives has NaN.
@@ -54,7 +54,7 @@ def shares_of_rows(counts: pd.DataFrame) -> pd.DataFrame:
 
 
 def correlations(frame: pd.DataFrame, label_names: Sequence[str]) -> pd.DataFrame:
-    """Returns the correlation of each two labels over the rows where all are known, (k, k).
+    """Return the correlation of each two labels over the rows where all are known, (k, k).
 
     NaN where a label never changes.
     """
@@ -63,7 +63,7 @@ def correlations(frame: pd.DataFrame, label_names: Sequence[str]) -> pd.DataFram
 
 
 def num_labels(frame: pd.DataFrame, label_names: Sequence[str]) -> pd.Series:
-    """Returns how many rows have 0, 1, ... of the labels, among those where all are known."""
+    """Return how many rows have 0, 1, ... of the labels, among those where all are known."""
     labels = frame[list(label_names)].dropna()
     counts = np.bincount((labels == 1).sum(axis=1), minlength=len(label_names) + 1)
     return pd.Series(counts, name="rows").rename_axis("labels")
@@ -72,7 +72,7 @@ def num_labels(frame: pd.DataFrame, label_names: Sequence[str]) -> pd.Series:
 def combinations(
     frame: pd.DataFrame, label_names: Sequence[str], most: int = 12
 ) -> list[tuple[str, int]]:
-    """Returns the most frequent combinations of labels with their numbers, such as ("a + b", 7)."""
+    """Return the most frequent combinations of labels with their numbers, such as ("a + b", 7)."""
     labels = frame[list(label_names)].dropna()
     weights = 2 ** np.arange(len(label_names), dtype=np.int64)
     codes, counts = np.unique((labels == 1).to_numpy() @ weights, return_counts=True)
@@ -88,7 +88,7 @@ def combinations(
 
 
 def contradictions(frame: pd.DataFrame, subtypes: Sequence[str], overall: str) -> int:
-    """Returns in how many rows `overall` is not the union of the others, where all are known."""
+    """Return in how many rows `overall` is not the union of the others, where all are known."""
     labels = frame[[*subtypes, overall]].dropna()
     union = (labels[list(subtypes)] == 1).any(axis=1)
     return int((union != (labels[overall] == 1)).sum())
@@ -97,7 +97,7 @@ def contradictions(frame: pd.DataFrame, subtypes: Sequence[str], overall: str) -
 def share_by_place(
     frame: pd.DataFrame, label_names: Sequence[str], num_bins: int = 10
 ) -> pd.DataFrame:
-    """Returns the share of positives by place in the series, (num_bins, k); NaN where unknown.
+    """Return the share of positives by place in the series, (num_bins, k); NaN where unknown.
 
     The index is the middle of the bin, from 0 (lowest slice) to 1. Series of one slice are left
     out.
@@ -113,7 +113,7 @@ def share_by_place(
 
 
 def duplicates(frame: pd.DataFrame) -> dict[str, int]:
-    """Returns what comes more than once, by what it is.
+    """Return what comes more than once, by what it is.
 
     Slices are taken as alike where size, smallest, largest and mean HU, share of brain and padding
     are the same; the pixels are not compared. Slices of one value are left out: they are alike

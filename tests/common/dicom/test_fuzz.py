@@ -61,7 +61,7 @@ def test_damaged_files_thousands(first: int, files: list[Sound], process: Limite
 
 
 def check_cases(numbers: range, files: list[Sound], process: LimitedProcess) -> Counter[str]:
-    """Prepares the cases, fails with a list of what went wrong, and returns counts by status."""
+    """Prepare the cases, fail with a list of what went wrong, and return counts by status."""
     wrong, counts = [], Counter[str]()
     cases = [make_case(number, files) for number in numbers]
     for case, prepared in zip(cases, process.prepare([case.data for case in cases])):
@@ -72,7 +72,7 @@ def check_cases(numbers: range, files: list[Sound], process: LimitedProcess) -> 
 
 
 def problems(case: Case, prepared: Prepared) -> list[str]:
-    """Returns what must not have become of a damaged file."""
+    """Return what must not have become of a damaged file."""
     if prepared.fatal:
         return [prepared.fatal]
     found = []
@@ -91,7 +91,7 @@ def problems(case: Case, prepared: Prepared) -> list[str]:
 
 
 def stored_problems(case: Case, entry: dict[str, Any]) -> list[str]:
-    """Returns what is wrong with a slice that was stored."""
+    """Return what is wrong with a slice that was stored."""
     header: SliceHeader = entry["header"]
     found = []
     for name in ("position_mm", "tilt_deg", "window_center", "window_width"):
@@ -111,7 +111,7 @@ def stored_problems(case: Case, entry: dict[str, Any]) -> list[str]:
 
 
 def expected_images(case: Case, header: SliceHeader) -> list[np.ndarray] | None:
-    """Returns the stored values that a header can rightly give the pixels of a file.
+    """Return the stored values that a header can rightly give the pixels of a file.
 
     None where the bytes of the pixels themselves were changed under a codec: DICOM has no
     checksum, so nobody can know. An empty list where no image may come of the file.
@@ -140,7 +140,7 @@ def expected_images(case: Case, header: SliceHeader) -> list[np.ndarray] | None:
 
 
 def readings(stored: np.ndarray, header: SliceHeader) -> Iterator[np.ndarray]:
-    """Yields stored values as they are and with BitsStored and the sign of the header."""
+    """Yield stored values as they are and with BitsStored and the sign of the header."""
     values = stored.astype(np.int64)
     yield values
     modulus = 1 << header.bits_stored
@@ -150,7 +150,7 @@ def readings(stored: np.ndarray, header: SliceHeader) -> Iterator[np.ndarray]:
 
 
 def is_image(image_hu: np.ndarray, stored: np.ndarray, header: SliceHeader) -> bool:
-    """Returns whether HU are those of stored values; declared padding may have become air."""
+    """Return whether HU are those of stored values; declared padding may have become air."""
     slope, intercept = header.rescale_slope, header.rescale_intercept
     values = stored
     is_unsigned_12bit = header.bits_stored == 12 and not header.pixel_representation

@@ -183,7 +183,7 @@ def test_an_absurd_orientation_is_none_without_a_warning(tmp_path: Path) -> None
 
 
 def with_syntax(path: Path, syntax: bytes) -> Path:
-    """Writes a file that declares a transfer syntax of 20 bytes."""
+    """Write a file that declares a transfer syntax of 20 bytes."""
     data = write_ct(path, PIXELS).read_bytes()
     assert data.count(b"1.2.840.10008.1.2.1\0") == 1
     path.write_bytes(data.replace(b"1.2.840.10008.1.2.1\0", syntax))

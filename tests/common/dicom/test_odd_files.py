@@ -57,7 +57,7 @@ def files_of(folder: Path) -> dict[str, Path]:
 
 
 def compare(files: dict[str, Path], rows: list[Row], present: float, known: float) -> None:
-    """Compares statuses with the table; `present` and `known` are parts of rows and of files."""
+    """Compare statuses with the table; `present` and `known` are parts of rows and of files."""
     expected = {name: row for row in rows for name in fnmatch.filter(files, row.file)}
     found = {name: status_of(files[name]) for name in expected}
     assert found == {name: row.status for name, row in expected.items()}
@@ -151,7 +151,7 @@ def test_hu_equal_an_independent_reader(odd_files: dict[str, Path]) -> None:
 
 
 def assert_equals_itk(path: Path) -> None:
-    """Fails where the HU of a file are not those that SimpleITK reads."""
+    """Fail where the HU of a file are not those that SimpleITK reads."""
     reference = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))
     reference = np.clip(np.rint(reference.astype(np.float64)), -1024, 31767)
     np.testing.assert_array_equal(read_hu(path).image_hu, reference, err_msg=path.name)

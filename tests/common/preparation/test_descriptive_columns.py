@@ -68,7 +68,7 @@ def test_a_kernel_of_several_values_is_whole(tmp_path: Path) -> None:
 
 
 def as_before(folder: Path) -> None:
-    """Makes a dataset one of the version without the columns."""
+    """Make a dataset one of the version without the columns."""
     index = folder / "index" / "headers.parquet"
     pd.read_parquet(index).drop(columns=OF_INDEX).to_parquet(index)
     slices = folder / "slices.parquet"

@@ -31,7 +31,7 @@ def make_head(seed: int = 1) -> Head:
 
 
 def bleeding(label: str, seed: int) -> tuple[Head, np.ndarray]:
-    """Returns a head with a hemorrhage and the share of blood of its own type."""
+    """Return a head with a hemorrhage and the share of blood of its own type."""
     head = make_head()
     found = lesion_module.PAINTERS[label](head, np.random.default_rng([seed, 7]))
     return head, np.max([lesion.share for lesion in found if lesion.label == label], axis=0)

@@ -17,7 +17,7 @@ from flags.preprocessing import PreprocessingConfig
 
 @pytest.fixture
 def run(monkeypatch, tmp_path, capsys):
-    """Runs the script in this process and returns the lines it printed."""
+    """Run the script in this process and return the lines it printed."""
 
     def run(*flags: object) -> list[str]:
         places = ["--data_input_folder", tmp_path / "input", "--data_dataset", "x", "--n_jobs", 0]

@@ -19,7 +19,7 @@ TILTED = [1.0, 0.0, 0.0, 0.0, 0.968, -0.250]
 
 
 def write_slice(folder: Path, image_id: str, z: float = 0.0, **tags: object) -> np.ndarray:
-    """Writes one slice, of the patient that the fourth letter names; returns its stored values."""
+    """Write one slice, of the patient that the fourth letter names; returns its stored values."""
     file_name = str(tags.pop("file_name", f"{image_id}.dcm"))
     split = tags.pop("split", "train")
     dtype = tags.pop("dtype", np.int16)

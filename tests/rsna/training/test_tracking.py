@@ -77,7 +77,7 @@ def make_secret_dataset(root: Path) -> Path:
 
 
 def call(module, root: Path, *flags: str) -> int:
-    """Runs a script in this process."""
+    """Run a script in this process."""
     place = ["--output_dir", str(root / "output"), "--experiment_id", "0001"]
     before = sys.argv
     sys.argv = [f"{module.__name__}.py", *place, *flags]

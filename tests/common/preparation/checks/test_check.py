@@ -44,7 +44,7 @@ def check(dataset: Path, n_jobs: int = 0) -> Checked:
 
 
 def rehash(dataset: Path) -> None:
-    """Makes the manifest agree with changed tables: what else finds the change?"""
+    """Make the manifest agree with changed tables: what else finds the change?"""
     edit_manifest(lambda manifest: manifest.update(sha256=table_hashes(dataset)))(dataset)
 
 
@@ -68,7 +68,7 @@ def edit(change: Callable[[pd.DataFrame], pd.DataFrame | None], table: str = "sl
 
 
 def put(column: str, value: object, row: int = 1, table: str = "slices") -> Breaking:
-    """Writes one value; the first rows are of training, the last three of the test."""
+    """Write one value; the first rows are of training, the last three of the test."""
 
     def change(frame: pd.DataFrame) -> None:
         frame.loc[frame.index[row], column] = value
@@ -106,7 +106,7 @@ def first_file(dataset: Path) -> Path:
 def rewrite(
     change: Callable[[list[np.ndarray]], list[np.ndarray]], is_forged: bool = False
 ) -> Breaking:
-    """Writes a store file anew with other pixels; not forged: with the old checksums."""
+    """Write a store file anew with other pixels; not forged: with the old checksums."""
 
     def breaking(dataset: Path) -> None:
         path = first_file(dataset)
