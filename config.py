@@ -18,6 +18,7 @@ from common.experiment import Experiment, PredictorHome, find_predictor, results
 from flags.combinations import refuse_unusable, warn_about_flags
 from flags.comparison import ComparisonConfig, DriftConfig
 from flags.data import DataConfig
+from flags.delivery import DeliveryConfig
 from flags.ensemble import EnsembleConfig, PseudoLabelConfig, SecondLevelConfig
 from flags.evaluation import EvaluationConfig
 from flags.general import GeneralConfig, MonitorConfig, MonitorPageConfig
@@ -68,6 +69,7 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
     prediction: PredictionConfig = field(default_factory=PredictionConfig)
+    delivery: DeliveryConfig = field(default_factory=DeliveryConfig)
     views: ViewsConfig = field(default_factory=ViewsConfig)
     select: SelectConfig = field(default_factory=SelectConfig)
     releases: ReleaseConfig = field(default_factory=ReleaseConfig)

@@ -39,7 +39,7 @@ from rsna_task import LABELS  # noqa: E402
 
 FOLDER = ROOT / "docs" / "reference"
 SCRIPTS = (
-    "preprocessing", "train", "evaluate", "predict", "ensemble", "lr_finder",
+    "preprocessing", "train", "evaluate", "predict", "deliver", "ensemble", "lr_finder",
     "scripts.calibrate", "scripts.compare", "scripts.drift", "scripts.second_level",
     "scripts.pseudo_label", "scripts.resend", "scripts.monitor", "scripts.validate",
 )  # fmt: skip
@@ -209,6 +209,7 @@ def files_page(meanings: Mapping[str, Any]) -> str:
         "dataset": "A dataset: `<data_input_folder>/datasets/<data_dataset>/`",
         "experiment": "An experiment: `<output_dir>/results/<experiment_id>/`",
         "prediction": "A prediction: the folder `--pr_output`",
+        "delivery": "A study of a delivery: a folder in `--dl_output`, named by a hash",
     }
     require_same("files", places, meanings["files"])
     parts = [

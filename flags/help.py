@@ -94,6 +94,14 @@ SCRIPTS = {
             "--experiment_id 0001 --pr_input input/scans.zip --pr_output output/scans --pr_tta 4",
         ),
     ),
+    "deliver": Help(
+        "experiment_id pr_predictor dl_input dl_output dl_heat_map dl_time dl_force dl_uid_root "
+        "output_dir n_jobs device",
+        (
+            "--experiment_id 0001 --dl_input input/scans --dl_output output/results",
+            "--pr_predictor input/net --dl_input scans.zip --dl_output results --dl_heat_map none",
+        ),
+    ),
     "ensemble": Help(
         f"ens_experiments ens_method ens_space ens_calibration ens_studies stack_nested {_DATA} "
         "output_dir pr_dataframe pr_submit",

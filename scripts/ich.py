@@ -36,6 +36,7 @@ COMMANDS = {
     "compare": Command("scripts.compare", "compare experiments on the same patients"),
     "drift": Command("scripts.drift", "find, without labels, how new studies differ"),
     "predict": Command("predict", "predict a folder of DICOM, a zip archive or a dataset"),
+    "deliver": Command("deliver", "write reports, key images and heat maps of studies in DICOM"),
     "ensemble": Command("ensemble", "blend experiments"),
     "lr-find": Command("lr_finder", "suggest a learning rate"),
     "second-level": Command("scripts.second_level", "smooth or boost predictions along the series"),

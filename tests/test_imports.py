@@ -23,6 +23,7 @@ SCRIPTS = [
     "preprocessing.py",
     "evaluate.py",
     "predict.py",
+    "deliver.py",
     "lr_finder.py",
     "ensemble.py",
     *(

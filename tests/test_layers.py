@@ -14,7 +14,8 @@ LAYERS = (
     ("flags",),
     ("config",),
     ("rsna",),
-    ("scripts", "train", "preprocessing", "evaluate", "predict", "ensemble", "lr_finder"),
+    ("scripts", "train", "preprocessing", "evaluate", "predict", "deliver")
+    + ("ensemble", "lr_finder"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 MOST_LINES = 400

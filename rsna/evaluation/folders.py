@@ -1,40 +1,87 @@
-"""Folders of predict.py and scripts/calibrate.py: refused before torch is imported."""
+"""Folders of predict.py, deliver.py and scripts/calibrate.py: refused before torch is imported."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
+from common.delivery.model import ModelRecord
 from common.errors import InputError
 from common.experiment import JSON_FILE, read_predictor_json
+from common.requirements import install_command
 from config import Config
 from rsna.sources.dicom import is_archive
 
 STUDIES_FILE = "studies.csv"
 """The last table that a prediction writes."""
+PHANTOM_DATASET = "demo"
 
 
 def prediction_folders(config: Config) -> tuple[Path, Path]:
     """Return input and output folder; InputError where a flag is missing or can not be used."""
     flags = config.prediction
     config.predictor_home(recorded=False)
-    source = None if flags.pr_input is None else Path(flags.pr_input)
-    if source is None:
-        raise InputError("--pr_input is missing: say which folder, zip archive or prepared dataset")
-    if not (source.is_dir() or is_archive(source)):
-        raise InputError(
-            f"--pr_input {flags.pr_input}: no such folder; give one with DICOM files or zip "
-            f"archives, one zip archive, or a prepared dataset"
-        )
-    if flags.pr_output is None:
-        raise InputError("--pr_output is missing: say which folder the predictions go to")
-    output = Path(flags.pr_output)
-    if output.resolve().is_relative_to(source.resolve()):
-        raise InputError(f"--pr_output {output} lies in --pr_input: choose a folder outside it")
-    if output.exists() and not output.is_dir():
-        raise InputError(f"--pr_output {output} is a file: choose a folder")
+    source, output = _in_and_out("pr", flags.pr_input, flags.pr_output, "prepared dataset")
     if (output / STUDIES_FILE).is_file() and not flags.pr_overwrite:
         raise InputError(
             f"--pr_output {output}: holds predictions already: choose another folder, or give "
             f"--pr_overwrite 1 to replace them"
         )
+    return source, output
+
+
+def delivery_folders(config: Config) -> tuple[Path, Path]:
+    """Return input and output folder of deliver.py.
+
+    Raises:
+        InputError: a flag is missing or can not be used, or the predictor is of phantoms alone.
+    """
+    if find_spec("highdicom") is None:
+        raise InputError(
+            f"the package highdicom, which is not installed, makes the results: "
+            f"{install_command('clinic')}"
+        )
+    record = ModelRecord.read(config.predictor_home(recorded=False).predictor)
+    flags = config.delivery
+    folders = _in_and_out("dl", flags.dl_input, flags.dl_output)
+    if is_of_phantoms(record) and not flags.dl_force:
+        raise InputError(
+            "the predictor was trained on phantoms alone and knows nothing of patients: "
+            "give one that was trained on CT, or --dl_force 1, which all results then say"
+        )
+    return folders
+
+
+def is_of_phantoms(record: ModelRecord) -> bool:
+    """Return whether a predictor was trained on the phantoms of the demo and nothing else."""
+    return record.datasets == {PHANTOM_DATASET}
+
+
+def _in_and_out(
+    prefix: str, given_in: str | None, given_out: str | None, also: str = ""
+) -> tuple[Path, Path]:
+    """Return what `--<prefix>_input` and `--<prefix>_output` name; InputError where they can't be.
+
+    Args:
+        also: what the input may be beside a folder or an archive.
+    """
+    kinds = f"folder, zip archive or {also}" if also else "folder or zip archive"
+    if given_in is None:
+        raise InputError(f"--{prefix}_input is missing: say which {kinds}")
+    source = Path(given_in)
+    if not (source.is_dir() or is_archive(source)):
+        raise InputError(
+            f"--{prefix}_input {given_in}: no such folder; give one with DICOM files or zip "
+            f"archives, " + (f"one zip archive, or a {also}" if also else "or one zip archive")
+        )
+    if given_out is None:
+        what = "predictions" if prefix == "pr" else "results"
+        raise InputError(f"--{prefix}_output is missing: say which folder the {what} go to")
+    output = Path(given_out)
+    if output.resolve().is_relative_to(source.resolve()):
+        raise InputError(
+            f"--{prefix}_output {output} lies in --{prefix}_input: choose a folder outside it"
+        )
+    if output.exists() and not output.is_dir():
+        raise InputError(f"--{prefix}_output {output} is a file: choose a folder")
     return source, output
 
 

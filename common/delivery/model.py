@@ -1,0 +1,91 @@
+"""What a predictor's folder says about itself: digests, name, and what it was trained on."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.experiment import JSON_FILE, read_predictor_json
+from common.files import file_sha256
+
+# Keys of predictor.json that change no prediction.
+_NO_SETTINGS = {"training", "source", "licence", "reference", "calibrated_on", "fitted_on"}
+_NO_SETTINGS |= {"fitted_on_salt", "digests", "salt"}
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """A predictor as result objects name it.
+
+    Attributes:
+        name: of its network or kind, with its experiment.
+        weights_sha256: of its file of weights, as `sha256sum` prints it; of several files, that of
+            metrics.json: of their names and digests.
+        settings_sha256: of all else in predictor.json that a prediction follows from: calibration,
+            operating points, transform, rules.
+        datasets: that it, or what it started from or is made of, was trained on.
+        content: of predictor.json.
+    """
+
+    name: str
+    weights_sha256: str
+    settings_sha256: str
+    datasets: frozenset[str]
+    content: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> "ModelRecord":
+        """Return the record of the predictor in a folder; InputError where there is none."""
+        content = read_predictor_json(folder)
+        paths = sorted(folder.rglob(JSON_FILE))
+        parts = [read_predictor_json(path.parent) for path in paths]
+        named = [str(path.relative_to(folder)) for path in paths]
+        settings = json.dumps([named, [_settings(part) for part in parts]], sort_keys=True)
+        trainings = [each for part in parts for each in _trainings(part.get("training", {}))]
+        names = (each.get("dataset", each.get("trained_on")) for each in trainings)
+        return cls(
+            _name(content),
+            _weights_sha256(folder),
+            _sha256(settings),
+            frozenset(str(name) for name in names if name),
+            content,
+        )
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _name(content: Mapping[str, Any]) -> str:
+    model, training = content.get("model") or {}, content.get("training") or {}
+    experiment = training.get("experiment_id")
+    name = str(model.get("name") or content.get("kind", "network"))
+    return f"{name}, experiment {experiment}" if experiment else name
+
+
+def _weights_sha256(folder: Path) -> str:
+    files = {path.relative_to(folder): path for path in sorted(folder.rglob("*"))}
+    digests = {
+        name.as_posix(): file_sha256(path)
+        for name, path in files.items()
+        if path.is_file() and name.suffix not in (".json", ".md") and name.parts[0] != "evaluations"
+    }
+    if len(digests) == 1:
+        return next(iter(digests.values()))
+    return _sha256("".join(f"{name} {value}\n" for name, value in digests.items()))
+
+
+def _settings(value: Any) -> Any:
+    """Return a copy of plain types without what changes no prediction."""
+    if isinstance(value, dict):
+        return {key: _settings(one) for key, one in value.items() if key not in _NO_SETTINGS}
+    return [_settings(one) for one in value] if isinstance(value, list) else value
+
+
+def _trainings(training: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield a training and those that its weights started from."""
+    yield training
+    for origin in training.get("started_from") or ():
+        yield from _trainings(origin)

@@ -1,0 +1,389 @@
+"""deliver.py: a folder of DICOM in, a folder of result objects for each study out.
+
+`deliver_folder` is what a worker calls, too. A study's folder appears whole or not at all, and the
+same study gives the same objects again, whenever that is.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from common.delivery.author import quiet_highdicom
+from common.delivery.headers import SourceSlice, Undeliverable, Wanted, read_slices, visible
+from common.delivery.identity import Identity
+from common.delivery.model import ModelRecord
+from common.delivery.pictures import MAP, PICTURES, parametric_map, secondary_captures
+from common.delivery.reports import (
+    KEYS,
+    MACHINE,
+    TEXT,
+    Finding,
+    StudyResult,
+    key_objects,
+    key_places,
+    measurement_report,
+    text_report,
+)
+from common.delivery.writing import (
+    NAME_LENGTH,
+    SUFFIX,
+    sync_folder,
+    working_folder,
+    write_objects,
+)
+from common.dicom import read_hu
+from common.dicom.archives import open_source_file
+from common.errors import InputError
+from common.files import replacing_folder, write_json
+from common.predictors.base import AbstractPredictor, PredictOptions
+from common.predictors.loading import load_predictor
+from common.preparation import prepare_dataset
+from common.slices.pixel_steps import steps_of
+from common.slices.table import SliceTable
+from common.words import count
+from config import Config
+from flags.delivery import DeliveryConfig
+from rsna import codes
+from rsna.build import find_device
+from rsna.evaluation.folders import delivery_folders, is_of_phantoms
+from rsna.evaluation.prediction import Prediction, predict_table
+from rsna.result_author import FORMAT, author_of
+from rsna.sources.dicom import DicomSource
+from rsna_model import build_model
+
+RESULT_FILE = "result.json"
+DELIVERED, UNUSABLE, REFUSED = "delivered", "unusable", "refused"
+SUBJECT = "hemorrhage"
+_SEEN = ("ok", "partial")
+
+HeatMaps = Callable[
+    [AbstractPredictor, SliceTable, NDArray[np.int64], NDArray[np.float64]],
+    Sequence[NDArray[np.float32]],
+]
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """What became of a study.
+
+    Attributes:
+        folder: with its objects and result.json; its name is a hash of the study's UID.
+        status: delivered; unusable: no CT of a head that could be read; refused: predicted, but no
+            valid object can be made.
+        reason: why not; holds no id. Empty where all was delivered.
+        probabilities: by label; empty where there are none of the study's own.
+        documents: by kind the documents (study, series, instance and class UIDs), which a later
+            version of the result names as its predecessors.
+    """
+
+    folder: Path
+    status: str
+    reason: str
+    probabilities: Mapping[str, float]
+    documents: Mapping[str, Dataset] = field(default_factory=dict)
+
+    def line(self) -> str:
+        """Return what happened in one line, without an id of the patient or the study."""
+        shown = ", ".join(
+            f"{name} {p:.3f}" for name, p in reversed(list(self.probabilities.items()))
+        )
+        return f"{self.folder}: {self.status}: {shown if self.status == DELIVERED else self.reason}"
+
+
+@dataclass(frozen=True)
+class Deliverer:
+    """What delivers folder after folder by one predictor.
+
+    Attributes:
+        predictor, record: the model, and what its folder says.
+        flags: options of the objects.
+        options: of prediction.
+        heat_maps: makes the maps of rows of a table, 0 to 1 on the pixels of their files.
+    """
+
+    predictor: AbstractPredictor
+    record: ModelRecord
+    flags: DeliveryConfig
+    options: PredictOptions
+    heat_maps: HeatMaps
+
+    @classmethod
+    def from_config(cls, config: Config) -> "Deliverer":
+        """Return what the flags ask for."""
+        folder = config.predictor_home(recorded=False).predictor
+        options = PredictOptions(num_workers=config.general.n_jobs, device=find_device(config))
+        return cls(
+            load_predictor(folder, build_model),
+            ModelRecord.read(folder),
+            config.delivery,
+            options,
+            _heat_maps(options),
+        )
+
+    def deliver(
+        self,
+        source: Path,
+        output: Path,
+        start: datetime,
+        predecessors: Mapping[str, Mapping[str, Dataset]] | None = None,
+    ) -> list[Delivered]:
+        """Write the results of each study in a folder of DICOM, and return what became of it.
+
+        Args:
+            source: the folder, or a zip archive.
+            output: the folder of the results; those of a study that are there are replaced.
+            start: the time in the objects.
+            predecessors: `documents` of earlier results, by the name of the study's folder.
+
+        Raises:
+            InputError: nothing in the folder can be read, or another process writes there.
+        """
+        found = []
+        with working_folder(output) as work:
+            table, prediction = self._predict(source, work)
+            for study in prediction.studies.to_dict("records"):
+                name = sha256(str(study["study_id"]).encode()).hexdigest()[:NAME_LENGTH]
+                earlier = (predecessors or {}).get(name, {})
+                one = _Study(self, table, prediction, study, source, earlier)
+                found.append(one.write(output / name, start))
+        return found
+
+    def _predict(self, source: Path, work: Path) -> tuple[SliceTable, Prediction]:
+        prepare_dataset(
+            DicomSource(source),
+            work / "dataset",
+            n_jobs=self.options.num_workers,
+            steps=steps_of(self.predictor.training),
+        )
+        table = SliceTable.load(work / "dataset")
+        return table, predict_table(self.predictor, table, self.options)
+
+
+def deliver(config: Config) -> Iterator[str]:
+    """Deliver --dl_input, and yield a line for each study.
+
+    Raises:
+        InputError: flags or input that can't be used, or no study that could be delivered.
+    """
+    source, output = delivery_folders(config)
+    found = Deliverer.from_config(config).deliver(source, output, config.delivery.start)
+    done = [one for one in found if one.status == DELIVERED]
+    if not done:
+        reasons = "; ".join(dict.fromkeys(one.reason for one in found))
+        raise InputError(f"--dl_input {source}: nothing to deliver: {reasons}")
+    yield from (one.line() for one in found)
+    yield f"{count(len(done), 'study')} delivered, {len(found) - len(done)} not: {output}"
+
+
+@dataclass(frozen=True)
+class _Study:
+    """A predicted study on its way to its objects.
+
+    Attributes:
+        deliverer: its deliverer.
+        table, prediction: of all studies.
+        study: its row of the table of studies.
+        source: where the files are.
+        predecessors: documents of its earlier result, by kind.
+    """
+
+    deliverer: Deliverer
+    table: SliceTable
+    prediction: Prediction
+    study: Mapping[Any, Any]
+    source: Path
+    predecessors: Mapping[str, Dataset]
+
+    @property
+    def names(self) -> Sequence[str]:
+        return self.deliverer.predictor.label_names
+
+    def write(self, folder: Path, start: datetime) -> Delivered:
+        """Write the folder of the study, and return what became of it."""
+        status, reason = UNUSABLE, str(self.study["reason"])
+        quiet_highdicom()
+        objects: dict[str, Dataset] = {}
+        notes: dict[str, Any] = {}
+        if self.study["status"] in _SEEN:
+            try:
+                objects, notes = self._objects()
+                status, reason = DELIVERED, ""
+            except Undeliverable as error:
+                status, reason = REFUSED, str(error)
+        reason = visible(reason, 400)
+        with replacing_folder(folder) as temporary:
+            write_objects(temporary, objects, start)
+            record = self._record(status, reason, objects, start) | notes
+            write_json(temporary / RESULT_FILE, record)
+            sync_folder(temporary)
+        sync_folder(folder.parent)
+        documents = {kind: _reference(objects[kind]) for kind in (MACHINE, TEXT) if kind in objects}
+        return Delivered(folder, status, reason, self._probabilities(), documents)
+
+    def _probabilities(self) -> dict[str, float]:
+        if self.study["status"] not in _SEEN:
+            return {}
+        return {name: float(self.study[name]) for name in self.names}
+
+    def _objects(self) -> tuple[dict[str, Dataset], dict[str, Any]]:
+        """Return the objects by name, and what result.json says about how they came about."""
+        flags = self.deliverer.flags
+        rows, probabilities = self._rows()
+        frame = self.table.frame.iloc[rows]
+        wanted = [Wanted(*one) for one in zip(frame["source_file"], frame["image_id"])]
+        source = DicomSource(self.source).folder
+        slices = read_slices(source, wanted)
+        if str(slices[0].header.StudyInstanceUID) != self.study["study_id"]:
+            raise Undeliverable("two patients share its StudyInstanceUID")
+        keys = key_places(probabilities[:, -1], frame["position_mm"].to_numpy(np.float64))
+        result = self._result(slices, keys, probabilities)
+        objects = {MACHINE: measurement_report(result), TEXT: text_report(result)}
+        objects[KEYS] = key_objects(result)
+        notes: dict[str, Any] = {}
+        if flags.dl_heat_map != "none":
+            shown = np.arange(len(rows)) if flags.dl_heat_map == "pm" else np.array(keys)
+            made = self.deliverer.heat_maps(
+                self.deliverer.predictor, self.table, rows[shown], probabilities[shown, -1]
+            )
+            maps = dict(zip(shown.tolist(), made, strict=True))
+            images_hu = [_image_hu(source, wanted[place], slices[place]) for place in keys]
+            captions = [self._caption(place, probabilities) for place in keys]
+            key_maps = [maps[place] for place in keys]
+            pictures = secondary_captures(result, images_hu, key_maps, captions)
+            objects |= {f"{PICTURES}_{n}": one for n, one in enumerate(pictures, start=1)}
+            if flags.dl_heat_map == "pm":
+                try:
+                    objects[MAP] = parametric_map(result, [maps[place] for place in maps])
+                except Undeliverable as error:
+                    notes["left_out"] = {MAP: str(error)}
+        notes["repaired"] = sorted({keyword for one in slices for keyword in one.repaired})
+        return objects, notes
+
+    def _rows(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return the rows (n,) of the volume, in order, and the probabilities (n, k) of each."""
+        series = self.prediction.series
+        is_used = series["study_id"].eq(self.study["study_id"]) & series["used"].eq(1)
+        in_file = self.table.frame["store_file"].eq(series.loc[is_used, "store_file"].iloc[0])
+        lost = self.table.frame["image_id"].isin(self.prediction.filled["image_id"])
+        rows = np.flatnonzero(in_file & ~lost & self.table.readable)
+        rows = self.table.anatomical_order(rows)
+        by_id = self.prediction.predictions.set_index("image_id")[list(self.names)]
+        return rows, by_id.loc[self.table.frame["image_id"].iloc[rows]].to_numpy(np.float64)
+
+    def _result(
+        self, slices: Sequence[SourceSlice], keys: Sequence[int], probabilities: NDArray[np.float64]
+    ) -> StudyResult:
+        record, flags = self.deliverer.record, self.deliverer.flags
+        author = author_of(record, flags.dl_uid_root, self.study)
+        summary = [self._summary(len(slices))]
+        earlier = [str(self.predecessors[kind].SOPInstanceUID) for kind in self.predecessors]
+        header = slices[0].header
+        made_of = [
+            *(str(header[name].value) for name in ("StudyInstanceUID", "SeriesInstanceUID")),
+            "\n".join(sorted(one.name for one in slices)),
+            *(record.weights_sha256, record.settings_sha256, flags.dl_heat_map),
+            *("\n".join(author.versions), author.statement, *summary, *sorted(earlier)),
+        ]
+        findings = []
+        for label, name in enumerate(self.names):
+            call = self.study.get("call" if name == "any" else f"call_{name}")
+            findings.append(
+                Finding(
+                    codes.NAMES[name],
+                    codes.FINDINGS[name],
+                    codes.SITES.get(name),
+                    float(self.study[name]),
+                    None if call is None or pd.isna(call) else bool(call),
+                    slices[int(probabilities[:, label].argmax())],
+                )
+            )
+        return StudyResult(
+            slices,
+            keys,
+            findings,
+            summary,
+            codes.PROCEDURE,
+            SUBJECT,
+            author,
+            Identity(made_of, flags.dl_uid_root),
+            self.predecessors,
+        )
+
+    def _summary(self, num_slices: int) -> str:
+        if self.study["status"] == "ok":
+            return f"{count(num_slices, 'slice')} of one series."
+        reason = visible(str(self.study["reason"]), 200)
+        return f"{count(num_slices, 'slice')} of one series: not the whole study: {reason}."
+
+    def _caption(self, place: int, probabilities: NDArray[np.float64]) -> str:
+        p = probabilities[place, -1]
+        return f"Slice {place + 1} of {len(probabilities)} from below: any hemorrhage {p:.3f}"
+
+    def _record(
+        self, status: str, reason: str, objects: Mapping[str, Dataset], start: datetime
+    ) -> dict[str, Any]:
+        """Return the content of result.json: no id, name or date of the patient or the study."""
+        study, record = self.study, self.deliverer.record
+        author = author_of(record, None, study)
+        is_seen = study["status"] in _SEEN
+        decided = [name for name in study if str(name).startswith(("call", "decision"))]
+        calls = {str(name): None if pd.isna(study[name]) else study[name] for name in decided}
+        return {
+            "format_version": FORMAT,
+            "status": status,
+            "reason": reason,
+            "notice": author.notice,
+            "study": {name: study[name] for name in ("number", "status")},
+            "num_slices": int(study["num_slices"]),
+            "probabilities": self._probabilities() or None,
+            "decisions": calls if is_seen else {},
+            "facts": list(author.facts),
+            "model": record.name,
+            "weights_sha256": record.weights_sha256,
+            "settings_sha256": record.settings_sha256,
+            "trained_on_phantoms": is_of_phantoms(record),
+            "software": list(author.versions),
+            "heat_map": self.deliverer.flags.dl_heat_map,
+            "time": start.isoformat(),
+            "objects": [
+                {"file": f"{name}{SUFFIX}", "class": made.SOPClassUID.name}
+                for name, made in objects.items()
+            ],
+        }
+
+
+def _image_hu(folder: Path, wanted: Wanted, one: SourceSlice) -> NDArray[np.int16]:
+    """Return HU (rows, columns) as the file has them, neither turned nor cropped."""
+    with open_source_file(folder, wanted.source_file) as file:
+        images_hu = read_hu(file).image_hu
+    return np.asarray(images_hu[0 if one.frame is None else one.frame - 1], dtype=np.int16)
+
+
+def _heat_maps(options: PredictOptions) -> HeatMaps:
+    """Return what makes the maps of a label of studies."""
+
+    def of_rows(
+        predictor: AbstractPredictor,
+        table: SliceTable,
+        rows: NDArray[np.int64],
+        probabilities: NDArray[np.float64],
+    ) -> Sequence[NDArray[np.float32]]:
+        raise InputError("no heat maps yet: give --dl_heat_map none")
+
+    return of_rows
+
+
+def _reference(made: Dataset) -> Dataset:
+    """Return what a later version needs to name a document as its predecessor."""
+    found = Dataset()
+    for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
+        setattr(found, keyword, made[keyword].value)
+    return found
