@@ -37,6 +37,7 @@ from flags.prediction import (
 from flags.preprocessing import PreprocessingConfig
 from flags.sources import command_line_names, naming_file
 from flags.training import CallbackConfig, TrainingConfig
+from flags.worker import WorkerConfig
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ class Config:
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
     prediction: PredictionConfig = field(default_factory=PredictionConfig)
     delivery: DeliveryConfig = field(default_factory=DeliveryConfig)
+    worker: WorkerConfig = field(default_factory=WorkerConfig)
     views: ViewsConfig = field(default_factory=ViewsConfig)
     select: SelectConfig = field(default_factory=SelectConfig)
     releases: ReleaseConfig = field(default_factory=ReleaseConfig)

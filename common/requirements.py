@@ -14,7 +14,7 @@ EXTRAS = {
     "neptune": ("neptune", "--nml_enabled 1"),
     "boosting": ("lightgbm", "--sl_method boosting"),
     "kaggle": ("kaggle", "--pr_submit"),
-    "clinic": ("highdicom", "deliver.py"),
+    "clinic": ("highdicom", "deliver.py, scripts/worker.py"),
 }
 
 

@@ -42,6 +42,7 @@ SCRIPTS = (
     "preprocessing", "train", "evaluate", "predict", "deliver", "ensemble", "lr_finder",
     "scripts.calibrate", "scripts.compare", "scripts.drift", "scripts.second_level",
     "scripts.pseudo_label", "scripts.resend", "scripts.monitor", "scripts.validate",
+    "scripts.worker",
 )  # fmt: skip
 METRICS_NOTE = (
     "Nested objects: a dot goes one level down, `[]` to each element of a list, `*` stands for any "
@@ -209,6 +210,7 @@ def files_page(meanings: Mapping[str, Any]) -> str:
         "dataset": "A dataset: `<data_input_folder>/datasets/<data_dataset>/`",
         "experiment": "An experiment: `<output_dir>/results/<experiment_id>/`",
         "prediction": "A prediction: the folder `--pr_output`",
+        "worker": "A worker: the folder `--wk_work`",
         "delivery": "A study of a delivery: a folder in `--dl_output`, named by a hash",
     }
     require_same("files", places, meanings["files"])

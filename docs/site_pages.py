@@ -10,7 +10,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("common", "rsna/sources", "transforms", "notebooks", "recipes", "input", "output")
 """Folders whose README.md is a page; the root's is the first page."""
-LINKED = ("docs/*.png", "docs/*.py", "docs/*.css")
+LINKED = ("docs/*.png", "docs/*.py", "docs/*.css", "docs/how_to/*/*")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

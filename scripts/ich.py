@@ -37,6 +37,7 @@ COMMANDS = {
     "drift": Command("scripts.drift", "find, without labels, how new studies differ"),
     "predict": Command("predict", "predict a folder of DICOM, a zip archive or a dataset"),
     "deliver": Command("deliver", "write reports, key images and heat maps of studies in DICOM"),
+    "worker": Command("scripts.worker", "take studies from an Orthanc, send results to a PACS"),
     "ensemble": Command("ensemble", "blend experiments"),
     "lr-find": Command("lr_finder", "suggest a learning rate"),
     "second-level": Command("scripts.second_level", "smooth or boost predictions along the series"),

@@ -39,15 +39,19 @@ def delivery_folders(config: Config) -> tuple[Path, Path]:
             f"the package highdicom, which is not installed, makes the results: "
             f"{install_command('clinic')}"
         )
+    require_deliverable(config)
+    return _in_and_out("dl", config.delivery.dl_input, config.delivery.dl_output)
+
+
+def require_deliverable(config: Config) -> ModelRecord:
+    """Return the record of the predictor; InputError where it is of phantoms alone."""
     record = ModelRecord.read(config.predictor_home(recorded=False).predictor)
-    flags = config.delivery
-    folders = _in_and_out("dl", flags.dl_input, flags.dl_output)
-    if is_of_phantoms(record) and not flags.dl_force:
+    if is_of_phantoms(record) and not config.delivery.dl_force:
         raise InputError(
             "the predictor was trained on phantoms alone and knows nothing of patients: "
             "give one that was trained on CT, or --dl_force 1, which all results then say"
         )
-    return folders
+    return record
 
 
 def is_of_phantoms(record: ModelRecord) -> bool:

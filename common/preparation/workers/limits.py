@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -44,6 +45,14 @@ class Limits:
     def of(self, status: str) -> float:
         """Return the limit whose excess has this status."""
         return {TIMEOUT: self.seconds, MEMORY: self.memory_mb}[status]
+
+    def exceeded(self, seconds: float, watched: psutil.Process) -> str | None:
+        """Return the limit that a process exceeds, which has worked for so long."""
+        if self.seconds and seconds > self.seconds:
+            return TIMEOUT
+        if self.memory_mb and watched.memory_info().rss > 1e6 * self.memory_mb:
+            return MEMORY
+        return None
 
 
 class Watchdog:
@@ -95,7 +104,7 @@ def read_mark(mark: Path) -> str | None:
 def main(pid: int) -> None:
     """Watch over the process `pid` until standard input ends."""
     watched = psutil.Process(pid)
-    order: dict[str, object] = {}
+    order: dict[str, Any] = {}
     started, rest = 0.0, b""
     while True:
         ready, _, _ = select.select([0], [], [], POLL_S if order else None)
@@ -106,20 +115,12 @@ def main(pid: int) -> None:
             *lines, rest = (rest + data).split(b"\n")
             if lines:
                 order, started = json.loads(lines[-1]), time.monotonic()
-        exceeded = _exceeded(order, time.monotonic() - started, watched) if order else None
+        limits = Limits(order.get("seconds", 0.0), order.get("mb", 0.0))
+        exceeded = limits.exceeded(time.monotonic() - started, watched)
         if exceeded is not None:
             _write_mark(Path(str(order["mark"])), exceeded)
             watched.send_signal(signal.SIGKILL)
             return
-
-
-def _exceeded(order: dict[str, object], seconds: float, watched: psutil.Process) -> str | None:
-    allowed_s, allowed_mb = float(str(order["seconds"])), float(str(order["mb"]))
-    if allowed_s and seconds > allowed_s:
-        return TIMEOUT
-    if allowed_mb and watched.memory_info().rss > 1e6 * allowed_mb:
-        return MEMORY
-    return None
 
 
 def _write_mark(mark: Path, text: str) -> None:

@@ -1,0 +1,136 @@
+"""The process that holds the network: warm, watched, and started again when it dies.
+
+Parent and child exchange lines of JSON over pipes. The child alone opens pixels, so that a codec
+that crashes, hangs or takes all memory costs one study.
+"""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from common.errors import InputError
+from common.preparation.workers.limits import Limits
+
+START_S = 120.0
+"""Time for imports and for loading the network."""
+POLL_S = 0.1
+MOST_REPLY_BYTES = 16 << 20
+CRASHED, KILLED = "crashed", "killed"
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+class ChildDied(Exception):
+    """The child died over a request: TIMEOUT or MEMORY, CRASHED, or KILLED from outside."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+
+class Child:
+    """The process, started when it is needed.
+
+    Args:
+        module: name of the module whose `open_analysis(settings)` makes the function that the
+            child runs for each request.
+        settings: for that function; plain values.
+        limits: of one request.
+    """
+
+    def __init__(self, module: str, settings: Mapping[str, Any], limits: Limits) -> None:
+        self.module, self.settings, self.limits = module, settings, limits
+        self.process: subprocess.Popen[bytes] | None = None
+        self.num_starts = 0
+
+    def start(self) -> None:
+        """Start the process and wait until it can be asked.
+
+        Raises:
+            InputError: it says why it can't work.
+            ChildDied: it died before that.
+        """
+        if self.process is not None and self.process.poll() is None:
+            return
+        self.close()
+        environment = {name: text for name, text in os.environ.items() if "_AUTH" not in name}
+        environment["PYTHONPATH"] = os.pathsep.join([str(_ROOT), *filter(None, sys.path)])
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "rsna.worker.serving"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            # Codecs write what they find in headers there.
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,
+        )
+        self.num_starts += 1
+        order = {"module": self.module, "settings": dict(self.settings)}
+        reply = self._exchange(order, Limits(START_S))
+        if "error" in reply:
+            self.close()
+            raise InputError(str(reply["error"]))
+
+    def ask(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the reply to a request of a child that was started; raise ChildDied."""
+        return self._exchange(request, self.limits)
+
+    def _exchange(self, request: Mapping[str, Any], limits: Limits) -> Mapping[str, Any]:
+        process = self.process
+        assert process is not None and process.stdin is not None and process.stdout is not None
+        try:
+            process.stdin.write(json.dumps(request).encode() + b"\n")
+            process.stdin.flush()
+            line = self._read_line(process, limits)
+            reply = json.loads(line)
+        except (BrokenPipeError, ValueError, psutil.NoSuchProcess) as error:
+            raise self._death() from error
+        if not isinstance(reply, dict):
+            raise self._death()
+        return reply
+
+    def _read_line(self, process: subprocess.Popen[bytes], limits: Limits) -> bytes:
+        assert process.stdout is not None
+        started, data = time.monotonic(), b""
+        watched = psutil.Process(process.pid)
+        while not data.endswith(b"\n"):
+            if select.select([process.stdout], [], [], POLL_S)[0]:
+                chunk = os.read(process.stdout.fileno(), 1 << 16)
+                data += chunk
+                if not chunk or len(data) > MOST_REPLY_BYTES:
+                    raise self._death()
+                continue
+            exceeded = limits.exceeded(time.monotonic() - started, watched)
+            if exceeded is not None:
+                self.close()
+                raise ChildDied(exceeded)
+        return data
+
+    def _death(self) -> ChildDied:
+        """Wait for the end of the process, and return how it died."""
+        assert self.process is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(1.0)
+        status = self.process.poll()
+        self.close()
+        return ChildDied(KILLED if status == -signal.SIGKILL else CRASHED)
+
+    def close(self) -> None:
+        """End the process."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            for pipe in (self.process.stdin, self.process.stdout):
+                if pipe is not None:
+                    with contextlib.suppress(OSError):
+                        pipe.close()
+            self.process = None

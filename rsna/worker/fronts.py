@@ -1,0 +1,314 @@
+"""Where studies come from: an Orthanc, asked by REST, or a folder of DICOM files.
+
+Both are asked what is there, not what has changed: nothing that happens while the worker or the
+Orthanc is down is lost. Whatever they answer is bounded and checked.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import requests
+
+from common.delivery.sending import CONNECT_S
+from common.dicom.elements import text
+from common.dicom.part10 import MAX_FILE_BYTES, open_dicom
+from common.dicom.rejection import RejectedFile
+from common.files import make_folder
+from rsna.worker.admission import Arrival, Instance, age_of, clean, date_of, texts
+
+READ_S = 30.0
+MOST_ANSWER_BYTES = 64 << 20
+"""Largest JSON answer that is read."""
+LIST_AGAIN_S = 300.0
+"""Time after which all studies are listed though the Orthanc names no change."""
+PAGE = 500
+"""Studies that are listed by one request."""
+_ORTHANC_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")
+_UID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+class FrontFailure(Exception):
+    """The front can't be asked now: try again later. The message names no study."""
+
+
+class Gone(Exception):
+    """An image that the front had is there no more."""
+
+
+class Listed(NamedTuple):
+    """A study of a front: its name there, and what changes when something arrives."""
+
+    name: str
+    version: str
+
+
+class Front(Protocol):
+    """Where studies come from; every method may raise FrontFailure, and `fetch` Gone."""
+
+    def studies(self) -> list[Listed] | None:
+        """Return the studies that are there, the oldest first; None if nothing has changed."""
+
+    def look(self, name: str) -> Arrival | None:
+        """Return what a study consists of now; None if it is gone."""
+
+    def fetch(self, arrival: Arrival, folder: Path) -> None:
+        """Copy the images into a folder."""
+
+
+class OrthancFront:
+    """An Orthanc.
+
+    Args:
+        address: of its REST API, such as http://127.0.0.1:8042.
+        own_root: UIDs that begin with it are ours, and not analysed; None where ours have none.
+        auth: user and password.
+    """
+
+    def __init__(
+        self, address: str, own_root: str | None, auth: tuple[str, str] | None = None
+    ) -> None:
+        self.address, self.own_root = address.rstrip("/"), own_root
+        self.session = requests.Session()
+        # Neither proxies nor passwords of the environment are meant for it.
+        self.session.trust_env = False
+        self.session.auth = auth
+        self._last: object = None
+        self._listed_at = 0.0
+
+    def studies(self) -> list[Listed] | None:
+        """Return all studies with the time of their last change; None where no change was made."""
+        last = _mapping(self._json("/changes?last")).get("Last")
+        is_recent = time.monotonic() < self._listed_at + LIST_AGAIN_S
+        if last is not None and last == self._last and is_recent:
+            return None
+        found: dict[str, tuple[str, str]] = {}
+        while True:
+            page = _items(self._json(f"/studies?expand&since={len(found)}&limit={PAGE}"))
+            before = len(found)
+            for item in page:
+                name, update = str(item.get("ID")), clean(item.get("LastUpdate"))
+                if _ORTHANC_ID.fullmatch(name):
+                    series = item.get("Series")
+                    num_series = len(series) if isinstance(series, list) else 0
+                    found[name] = (update, f"{update} {num_series}")
+            if len(page) < PAGE or len(found) == before:
+                break
+        self._last, self._listed_at = last, time.monotonic()
+        order = sorted(found.items(), key=lambda entry: (entry[1], entry[0]))
+        return [Listed(name, version) for name, (_, version) in order]
+
+    def look(self, name: str) -> Arrival | None:
+        """Return the CT images of a study that are not ours."""
+        try:
+            study = _mapping(self._json(f"/studies/{name}"))
+            all_series = _items(self._json(f"/studies/{name}/series"))
+            all_instances = _items(self._json(f"/studies/{name}/instances"))
+        except Gone:
+            return None
+        tags = {str(item.get("ID")): _tags(item) for item in all_series}
+        is_ct = {own for own, found in tags.items() if clean(found.get("Modality")) == "CT"}
+        instances = tuple(
+            Instance(uid, uid, place, int(size) if isinstance(size, int) else 0)
+            for item in all_instances
+            for uid in [str(_tags(item).get("SOPInstanceUID"))]
+            for place, size in [(str(item.get("ID")), item.get("FileSize"))]
+            if item.get("ParentSeries") in is_ct
+            and _ORTHANC_ID.fullmatch(place)
+            and _UID.fullmatch(uid)
+            and not _is_own(uid, self.own_root)
+        )
+        own, patient = _tags(study), _mapping(study.get("PatientMainDicomTags"))
+        date = date_of(own.get("StudyDate"))
+        series = [{**own, **found} for own_id, found in tags.items() if own_id in is_ct]
+        return Arrival(
+            _hash(name),
+            instances,
+            texts(found.get("StationName") for found in series),
+            texts(
+                [own.get("StudyDescription"), *(each.get("SeriesDescription") for each in series)]
+            ),
+            age_of(patient.get("PatientBirthDate"), date),
+            date,
+        )
+
+    def fetch(self, arrival: Arrival, folder: Path) -> None:
+        """Copy the images into a folder."""
+        make_folder(folder)
+        for number, instance in enumerate(arrival.instances):
+            with open(folder / f"{number:05d}.dcm", "wb") as file:
+                for chunk in self._stream(f"/instances/{instance.place}/file", MAX_FILE_BYTES):
+                    file.write(chunk)
+
+    def _json(self, path: str) -> Any:
+        try:
+            return json.loads(b"".join(self._stream(path, MOST_ANSWER_BYTES)))
+        except (ValueError, RecursionError) as error:
+            raise FrontFailure("an answer that is no JSON") from error
+
+    def _stream(self, path: str, most: int) -> Iterator[bytes]:
+        num_bytes = 0
+        try:
+            with self.session.get(
+                self.address + path,
+                timeout=(CONNECT_S, READ_S),
+                stream=True,
+                allow_redirects=False,
+            ) as answer:
+                if answer.status_code == 404:
+                    raise Gone
+                if answer.status_code != 200:
+                    raise FrontFailure(f"HTTP status {answer.status_code}")
+                for chunk in answer.iter_content(1 << 20):
+                    num_bytes += len(chunk)
+                    if num_bytes > most:
+                        raise FrontFailure(f"an answer of more than {most} bytes")
+                    yield chunk
+        except requests.RequestException as error:
+            raise FrontFailure(type(error).__name__) from error
+
+
+class _File(NamedTuple):
+    """The headers of a file, read once; `group` is what its study is known by."""
+
+    stamp: tuple[int, int]
+    group: str
+    uid: str
+    is_wanted: bool
+    tags: Mapping[str, str]
+
+
+_LEVELS = ("Study", "Series")
+_TAGS = (
+    *("StationName", "StudyDescription", "SeriesDescription"),
+    *("StudyDate", "PatientBirthDate", "PatientAge"),
+)
+
+
+class FolderFront:
+    """A folder that DICOM files are put into, at any depth; nothing in it is changed.
+
+    Files that are not DICOM make a study of each folder, which is rejected with the reason. What is
+    in a zip archive is not looked at.
+
+    Args:
+        folder: the folder.
+        own_root: as in `OrthancFront`.
+    """
+
+    def __init__(self, folder: Path, own_root: str | None) -> None:
+        self.folder, self.own_root = folder, own_root
+        self._files: dict[str, _File] = {}
+
+    def studies(self) -> list[Listed]:
+        """Return the studies, with the sizes and times of their files."""
+        files: dict[str, _File] = {}
+        groups: dict[str, list[str]] = {}
+        newest: dict[str, int] = {}
+        for path in _regular_files(self.folder):
+            stamp = _stamp(path)
+            if stamp is None:
+                continue
+            name = os.fspath(path)
+            known = self._files.get(name)
+            files[name] = known if known and known.stamp == stamp else self._read(path, stamp)
+            group = files[name].group
+            groups.setdefault(group, []).append(f"{name} {stamp}")
+            newest[group] = max(newest.get(group, 0), stamp[1])
+        self._files = files
+        order = sorted(groups, key=lambda group: (newest[group], group))
+        return [Listed(group, _hash("\n".join(sorted(groups[group])))) for group in order]
+
+    def look(self, name: str) -> Arrival | None:
+        """Return the CT images of a study that are not ours, and what is no DICOM."""
+        own = {path: file for path, file in self._files.items() if file.group == name}
+        wanted = {path: file for path, file in own.items() if file.is_wanted}
+        if not own:
+            return None
+        tags = [file.tags for file in wanted.values()]
+        date = next(filter(None, (date_of(each.get("StudyDate")) for each in tags)), None)
+        ages = (age_of(each.get("PatientBirthDate"), date, each.get("PatientAge")) for each in tags)
+        return Arrival(
+            name,
+            tuple(
+                Instance(file.uid, f"{file.uid} {file.stamp[0]}", path, file.stamp[0])
+                for path, file in sorted(wanted.items())
+            ),
+            texts(each.get("StationName") for each in tags),
+            texts(
+                each.get(word)
+                for each in tags
+                for word in ("StudyDescription", "SeriesDescription")
+            ),
+            next((age for age in ages if age is not None), None),
+            date,
+        )
+
+    def fetch(self, arrival: Arrival, folder: Path) -> None:
+        """Copy the images into a folder."""
+        make_folder(folder)
+        for number, instance in enumerate(arrival.instances):
+            try:
+                shutil.copyfile(instance.place, folder / f"{number:05d}.dcm")
+            except FileNotFoundError as error:
+                raise Gone from error
+
+    def _read(self, path: Path, stamp: tuple[int, int]) -> _File:
+        try:
+            with open_dicom(path) as file:
+                words = ("SOPInstanceUID", "StudyInstanceUID", "PatientID", "Modality", *_TAGS)
+                found = {word: text(file.dataset, word) for word in words}
+        except (RejectedFile, MemoryError):
+            found = {}
+        uid, study = found.get("SOPInstanceUID", ""), found.get("StudyInstanceUID", "")
+        if not uid or not study:
+            # The reader says what is wrong with it.
+            return _File(stamp, _hash(f"folder {path.parent}"), _hash(os.fspath(path)), True, {})
+        is_wanted = found["Modality"] == "CT" and not _is_own(uid, self.own_root)
+        tags = {word: found[word] for word in _TAGS}
+        return _File(stamp, _hash(f"{found['PatientID']}|{study}"), uid, is_wanted, tags)
+
+
+def _is_own(uid: str, root: str | None) -> bool:
+    return root is not None and uid.startswith(f"{root}.")
+
+
+def _regular_files(folder: Path) -> Iterator[Path]:
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            path = Path(place, name)
+            if not name.startswith(".") and path.is_file() and not path.is_symlink():
+                yield path
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _items(value: object) -> list[Mapping[str, Any]]:
+    if not isinstance(value, list):
+        raise FrontFailure("an answer that is no list")
+    return [item for item in value if isinstance(item, dict)]
+
+
+def _tags(item: Mapping[str, Any]) -> Mapping[str, Any]:
+    return _mapping(item.get("MainDicomTags"))

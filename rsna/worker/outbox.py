@@ -1,0 +1,191 @@
+"""Results that wait to be sent: sent again and again until the PACS answers for all of them."""
+
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from common.delivery.sending import Destination, Refused, Unreachable, read_objects
+from rsna.worker.journal import COMMITTED, NEW, PREDICTED, REFUSED, SENT, Job, Journal
+from rsna.worker.records import Records
+
+logger = logging.getLogger(__name__)
+
+LONGEST_WAIT_S = 60.0
+IDLE_S = 0.5
+PACS = "pacs"
+
+
+class Backoff:
+    """Waits of 1, 2, 4, ... 60 s between attempts that fail, without end.
+
+    Args:
+        clock: seconds that only go forward.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.num_failures, self._until = 0, 0.0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the next attempt is due."""
+        return self.clock() >= self._until
+
+    def failed(self) -> None:
+        """Wait longer than before."""
+        self.num_failures += 1
+        self._until = self.clock() + min(LONGEST_WAIT_S, 2.0 ** min(self.num_failures - 1, 10))
+
+    def worked(self) -> None:
+        """Wait no longer."""
+        self.num_failures, self._until = 0, 0.0
+
+
+class Outbox:
+    """A folder for each job whose results are not in the PACS yet, and the thread that sends them.
+
+    Args:
+        folder: of the worker; `outbox/` and `kept/` are made in it.
+        journal, records: of the worker.
+        destination: where to; None: nothing is sent.
+        keep_days: days that results stay in `kept/`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        journal: Journal,
+        records: Records,
+        destination: Destination | None,
+        keep_days: int = 0,
+    ) -> None:
+        self.waiting, self.kept = folder / "outbox", folder / "kept"
+        self.journal, self.records = journal, records
+        self.destination, self.keep_days = destination, keep_days
+        self.backoff = Backoff()
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+        for path in (self.waiting, self.kept):
+            path.mkdir(parents=True, exist_ok=True)
+
+    def recover(self) -> None:
+        """Put right what a killed worker left: half-made and finished folders; try refused ones."""
+        for path in self.waiting.iterdir():
+            job = self.journal.find(path.name)
+            if job is None or job.state == NEW:
+                shutil.rmtree(path)  # It is made again, the same.
+            elif job.state not in (PREDICTED, SENT, REFUSED):
+                self._finish(job)
+        for job in self.journal.in_states((REFUSED,)):
+            self.journal.move(job, PREDICTED)
+
+    def put(self, job: Job, made: Path) -> None:
+        """Take over a folder of results: on disk whole, before it has its name."""
+        sync(made)
+        target = self.waiting / job.key
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(made, target)
+        sync(self.waiting)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread = threading.Thread(target=self._run, daemon=True, name="outbox")
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread after the message that it is at."""
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join(10.0)
+        if self.destination is not None:
+            self.destination.close()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(IDLE_S):
+            try:
+                self.turn()
+            except Exception as error:  # A full disk, a locked journal: nothing may end it.
+                self.backoff.failed()
+                logger.warning("the outbox waits: %s", type(error).__name__)
+
+    def turn(self) -> None:
+        """Send all that waits, then ask for all that was sent, if an attempt is due."""
+        if self.destination is None or not self.backoff.is_over:
+            return
+        try:
+            num_missing = 0
+            for state, step in ((PREDICTED, self._send), (SENT, self._commit)):
+                for job in self.journal.in_states((state,)):
+                    if self._stopped.is_set():
+                        return
+                    num_missing += step(job, self.destination)
+        except Unreachable as error:
+            self.backoff.failed()
+            self.records.failed(PACS, error)
+            return
+        if num_missing:
+            self.backoff.failed()
+            return
+        self.backoff.worked()
+
+    def _send(self, job: Job, destination: Destination) -> int:
+        """Send the objects of a job; return how many are missing for all that is known: none."""
+        objects = read_objects(self.waiting / job.key)
+        if not objects:
+            self.records.moved(self.journal.move(job, NEW, "its results were removed"))
+            return 0
+        try:
+            destination.send(objects)
+        except Refused as error:
+            self.records.failed(PACS, error)
+            self.records.moved(self.journal.move(job, REFUSED, str(error)))
+            return 0
+        self.records.up.labels(PACS).set(1)
+        self.records.moved(self.journal.move(job, SENT), objects=len(objects))
+        return 0
+
+    def _commit(self, job: Job, destination: Destination) -> int:
+        """Return how many objects the PACS lacks; finish the job if it has all."""
+        objects = read_objects(self.waiting / job.key)
+        missing = destination.missing(objects)
+        if missing or not objects:
+            reason = f"the PACS lacks {len(missing)} of {len(objects)} objects"
+            self.records.moved(self.journal.move(job, PREDICTED, reason))
+            return len(missing)
+        job = self.journal.move(job, COMMITTED)
+        self._finish(job)
+        self.records.moved(job, objects=len(objects))
+        return 0
+
+    def keep(self, job: Job, folder: Path) -> None:
+        """Move results to `kept/`, or remove them if none are kept."""
+        target = self.kept / job.key
+        if self.keep_days and not target.exists():
+            os.replace(folder, target)
+            os.utime(target, (self.journal.now(),) * 2)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _finish(self, job: Job) -> None:
+        self.keep(job, self.waiting / job.key)
+
+    def remove_old(self) -> None:
+        """Remove what was kept for --wk_keep_days."""
+        for path in self.kept.iterdir():
+            if self.journal.now() - path.stat().st_mtime > 86400 * self.keep_days:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def sync(folder: Path) -> None:
+    """Put a folder on disk with all that is in it."""
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,310 @@
+"""The worker: looks what is there, predicts what it has not predicted yet, hands on what it made.
+
+Nothing is decided by events or by the time of day: each turn compares what the front has with the
+journal. A worker that is killed goes on where the journal is.
+"""
+
+import datetime
+import logging
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.delivery.sending import read_objects
+from common.preparation.workers.limits import MEMORY, TIMEOUT
+from flags.worker import WorkerConfig
+from rsna.worker.admission import Arrival, Instance, Rule
+from rsna.worker.child import CRASHED, KILLED, Child, ChildDied
+from rsna.worker.fronts import Front, FrontFailure, Gone, Listed
+from rsna.worker.journal import LEFT_OUT, NEW, PREDICTED, REJECTED, SHADOW, Job, Journal, job_key
+from rsna.worker.outbox import Backoff, Outbox
+from rsna.worker.records import Records, safe_reason
+
+logger = logging.getLogger(__name__)
+
+MOST_DEATHS = {TIMEOUT: 2, MEMORY: 2, CRASHED: 2, KILLED: 5}
+"""Children that may die over a study before it is rejected; who kills from outside is not known."""
+MOST_SLICES, MOST_BYTES = 10_000, 8 << 30
+"""A larger study is rejected before it is fetched."""
+SPACE = 3
+"""A study takes this many times its size in the work folder, for a while."""
+FRONT, IDLE_S = "front", 0.5
+
+
+class Stable:
+    """Which studies have not changed for a while, by a clock that only goes forward.
+
+    Args:
+        seconds: that while.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
+        self.seconds, self.clock = seconds, clock
+        self._since: dict[str, tuple[str, float]] = {}
+        self._looked: dict[str, str] = {}
+
+    def update(self, listed: list[Listed]) -> None:
+        """Take note of what a front lists now."""
+        now, since = self.clock(), self._since
+        self._since = {
+            name: since[name] if since.get(name, ("",))[0] == version else (version, now)
+            for name, version in listed
+        }
+        self._looked = {name: seen for name, seen in self._looked.items() if name in self._since}
+
+    def due(self) -> list[str]:
+        """Return the studies that are stable, and were not looked at since they changed."""
+        last = self.clock() - self.seconds
+        return [name for name, (_, at) in self._unseen() if at <= last]
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether every study has been looked at."""
+        return not self._unseen()
+
+    def looked(self, name: str) -> None:
+        """Note that a study was looked at as it is."""
+        self._looked[name] = self._since[name][0]
+
+    def forget(self) -> None:
+        """Look at all again."""
+        self._looked = {}
+
+    def _unseen(self) -> list[tuple[str, tuple[str, float]]]:
+        return [
+            (name, seen) for name, seen in self._since.items() if self._looked.get(name) != seen[0]
+        ]
+
+
+@dataclass(frozen=True)
+class Model:
+    """The predictor in use: its name, and the digest that is part of every key."""
+
+    name: str
+    digest: str
+
+
+class Worker:
+    """One round after the other.
+
+    Args:
+        flags: its settings.
+        front: where studies come from.
+        child: what predicts.
+        model: the predictor.
+        journal, records, outbox: in its work folder.
+        clock: seconds that only go forward.
+    """
+
+    def __init__(
+        self,
+        flags: WorkerConfig,
+        front: Front,
+        child: Child,
+        model: Model,
+        journal: Journal,
+        records: Records,
+        outbox: Outbox,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.flags, self.front, self.child, self.model = flags, front, child, model
+        self.journal, self.records, self.outbox = journal, records, outbox
+        self.rule = Rule(flags.wk_admit)
+        self.jobs_folder = records.folder / "jobs"
+        self.stable = Stable(flags.wk_stable_s, clock)
+        self.backoff = Backoff(clock)
+        self._ready: dict[str, Arrival] = {}
+        self._has_space = True
+
+    def recover(self) -> None:
+        """Put right what a killed worker left, and note what made what from now on."""
+        shutil.rmtree(self.jobs_folder, ignore_errors=True)
+        self.outbox.recover()
+        journal = self.journal
+        if journal.record("predictor", f"{self.model.name} {self.model.digest}"):
+            self.records.note(None, "predictor", name=self.model.name, digest=self.model.digest)
+        if journal.record("admit", self.rule.text):
+            journal.forget("state", LEFT_OUT)
+        journal.record("shadow", str(self.flags.wk_shadow))
+        self.records.renew()
+
+    def run(self, is_over: Callable[[], bool] = lambda: False) -> None:
+        """Work until a signal ends the process; InputError if the child refuses its predictor."""
+        self.outbox.start()
+        try:
+            self._has_child()  # Warm before the first study comes.
+            while not is_over():
+                if not self._guarded_turn():
+                    time.sleep(IDLE_S)
+        finally:
+            self.outbox.close()
+            self.child.close()
+
+    def _guarded_turn(self) -> bool:
+        try:
+            return self.turn()
+        except (OSError, sqlite3.OperationalError) as error:
+            # The disk is full, or the journal is held: nothing is lost, and it may pass.
+            logger.warning("the worker waits: %s", type(error).__name__)
+            self.backoff.failed()
+            return False
+
+    def turn(self) -> bool:
+        """Look once, and predict one study; return whether there was anything to do."""
+        if self.backoff.is_over:
+            self._look()
+        key = next((key for key in self.journal.waiting() if key in self._ready), None)
+        job = None if key is None else self.journal.find(key)
+        done = job is not None and self.backoff.is_over and self._predict(job)
+        self.outbox.remove_old()
+        self.records.renew()
+        return done
+
+    def _look(self) -> None:
+        with self._asking():
+            listed = self.front.studies()
+            if listed is not None:
+                self.stable.update(listed)
+            for name in self.stable.due():
+                arrival = self.front.look(name)
+                if arrival is not None:
+                    self._admit(arrival)
+                self.stable.looked(name)
+            if self.stable.is_settled:
+                self._remove_gone()
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Ask the front in the block; when it fails, wait longer each time."""
+        try:
+            yield
+        except FrontFailure as error:
+            self.backoff.failed()
+            self.records.failed(FRONT, error)
+        else:
+            self.backoff.worked()
+            self.records.up.labels(FRONT).set(1)
+
+    def _admit(self, arrival: Arrival) -> None:
+        """Make a job of what a study has now, unless there is one."""
+        own = {uid for job in self.journal.of_study(arrival.study) for uid in job.objects}
+        instances = [one for one in arrival.instances if one.uid not in own]
+        names = [one.name for one in instances] or [f"{arrival.study} has no CT"]
+        today = datetime.datetime.fromtimestamp(self.journal.now()).date()
+        state, reason = NEW, ""
+        refusal = self.rule.refusal(arrival, today) if instances else "no CT image"
+        if refusal:
+            state, reason = LEFT_OUT, refusal
+        elif len(instances) > MOST_SLICES or sum(one.num_bytes for one in instances) > MOST_BYTES:
+            state, reason = REJECTED, "larger than any head CT"
+        added = self.journal.add(arrival.study, names, self.model.digest, state, reason)
+        if added is not None:
+            self.records.moved(added)
+        job = self.journal.find(job_key(names, self.model.digest))
+        if job is not None and job.state == NEW:
+            self._ready[job.key] = Arrival(arrival.study, tuple(instances))
+
+    def _remove_gone(self) -> None:
+        """Forget what waits but is no more in the front; should it come again, it is new."""
+        for key in self.journal.waiting():
+            job = None if key in self._ready else self.journal.find(key)
+            if job is not None:
+                self.journal.forget("key", key)
+                self.records.note(job, "gone")
+                self.stable.forget()
+
+    def _predict(self, job: Job) -> bool:
+        arrival = self._ready[job.key]
+        folder = self.jobs_folder / job.key
+        if not self._has_room(arrival.instances) or not self._has_child():
+            return False
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            with self._asking():
+                self.front.fetch(arrival, folder / "in")
+                self._settle(job, folder, self._analyse(job, folder))
+                del self._ready[job.key]
+        except Gone:
+            del self._ready[job.key]
+            self.stable.forget()
+        except ChildDied as death:
+            if self._has_room(()):  # Else it is the disk's fault: codecs and tables name no errno.
+                self._died(job, death.cause)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return True
+
+    def _analyse(self, job: Job, folder: Path) -> Mapping[str, Any]:
+        start = datetime.datetime.fromtimestamp(job.created, datetime.UTC)
+        before = None if job.predecessor is None else self.journal.find(job.predecessor)
+        request = {
+            "source": str(folder / "in"),
+            "output": str(folder / "out"),
+            "time": start.replace(tzinfo=None, microsecond=0).isoformat(),
+            "predecessors": {} if before is None else before.documents,
+        }
+        reply = self.child.ask(request)
+        if "outside" in reply:
+            raise OSError(reply["outside"], "full")
+        if "fault" in reply:
+            raise ChildDied(str(reply["fault"]))
+        return reply
+
+    def _settle(self, job: Job, folder: Path, reply: Mapping[str, Any]) -> None:
+        """Take over what was made for a job, or reject it."""
+        studies = reply.get("studies", [])
+        reasons = [reply.get("rejected", ""), *(one["reason"] for one in studies)]
+        reason = safe_reason("; ".join(filter(None, reasons)))
+        objects = read_objects(folder / "out") if studies else []
+        if not objects:
+            self.records.moved(self.journal.move(job, REJECTED, reason or "nothing was made of it"))
+            return
+        state = SHADOW if self.flags.wk_shadow else PREDICTED
+        if state == SHADOW:
+            self.outbox.keep(job, folder / "out")
+        else:
+            self.outbox.put(job, folder / "out")
+        probabilities = [p for one in studies for p in one["probability"]]
+        job = self.journal.move(
+            job,
+            state,
+            reason,
+            probability=max(probabilities, default=None),
+            objects=[item.instance for item in objects],
+            documents={one["folder"]: one["documents"] for one in studies if one["documents"]},
+        )
+        self.records.moved(job, objects=len(objects))
+
+    def _died(self, job: Job, cause: str) -> None:
+        """Count a death of the child over a job; reject the job after too many."""
+        self.records.deaths.labels(cause).inc()
+        num_deaths = job.deaths + 1
+        is_last = num_deaths >= MOST_DEATHS.get(cause, 2)
+        job = self.journal.move(job, REJECTED if is_last else NEW, cause, deaths=num_deaths)
+        if is_last:
+            del self._ready[job.key]
+        self.records.moved(job)
+
+    def _has_child(self) -> bool:
+        """Return whether the child is up; that it can't start is no study's fault."""
+        try:
+            self.child.start()
+        except ChildDied as death:
+            self.backoff.failed()
+            self.records.failed("child", death)
+            return False
+        return True
+
+    def _has_room(self, instances: tuple[Instance, ...]) -> bool:
+        """Return whether the disk has space for a study; without it nothing is begun."""
+        needed = 1e6 * self.flags.wk_disk_mb + SPACE * sum(one.num_bytes for one in instances)
+        has_space = shutil.disk_usage(self.records.folder).free >= needed
+        if self._has_space and not has_space:
+            self.records.note(None, "disk_full", reason="less than --wk_disk_mb is free")
+        self._has_space = has_space
+        return has_space

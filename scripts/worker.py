@@ -1,0 +1,30 @@
+"""Takes studies from an Orthanc or a folder, and sends the results to a PACS, until it is ended."""
+
+from common.cli import log_to_console, run_script
+from common.errors import CheckFailed
+from config import parse_config
+
+GROUPS = ("general", "predictor", "delivery", "worker")
+
+
+def main() -> None:
+    """Work until a signal comes; with --wk_status 1 print what the worker does."""
+    log_to_console()
+    config = parse_config(__doc__ or "", GROUPS)
+    from rsna.worker.setup import open_worker, require_packages, work_folder
+
+    if config.worker.wk_status:
+        require_packages()
+        from rsna.worker.records import status
+
+        lines, alarms = status(work_folder(config))
+        print(*lines, sep="\n")
+        if alarms:
+            raise CheckFailed(alarms)
+        return
+    with open_worker(config) as worker:
+        worker.run()
+
+
+if __name__ == "__main__":
+    run_script(main)

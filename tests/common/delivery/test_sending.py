@@ -1,0 +1,163 @@
+"""Sending by C-STORE and STOW: what counts as stored, as refused, and as not now."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pydicom
+import pytest
+from orthanc import free_port
+from pacs import Pacs
+from pydicom.uid import Comprehensive3DSRStorage
+from worker_standin import write_results
+
+from common.delivery.sending import Refused, Unreachable, open_destination, read_objects
+from common.errors import InputError
+
+
+@pytest.fixture
+def objects(tmp_path: Path) -> list:
+    header = pydicom.Dataset()
+    header.SOPInstanceUID, header.StudyInstanceUID = "1.2.3.4", "1.2.3"
+    write_results([header], tmp_path, {}, {"predecessors": {}, "time": "2026-01-01T00:00:00"})
+    return read_objects(tmp_path)
+
+
+@pytest.fixture
+def pacs() -> Iterator[Pacs]:
+    made = Pacs(commit_port=free_port()).start()
+    yield made
+    made.stop()
+
+
+@pytest.mark.parametrize("by_commitment", [False, True])
+def test_what_was_stored_is_answered_for_and_what_was_lost_is_not(pacs, objects, by_commitment):
+    port = pacs.commit_port if by_commitment else 0
+    destination = open_destination(pacs.address, "ICH", port)
+    try:
+        assert destination.missing(objects) == objects
+        destination.send(objects)
+        assert destination.missing(objects) == []
+        destination.send(objects)
+        assert len(pacs.stored) == 2
+        assert pacs.num_received == 4
+        del pacs.stored[objects[1].instance]
+        assert destination.missing(objects) == [objects[1]]
+    finally:
+        destination.close()
+
+
+@pytest.mark.parametrize("status", [0x0000, 0x0111, 0xB000, 0xB006])
+def test_these_statuses_say_that_it_is_there(pacs, objects, status):
+    pacs.status = lambda _: status
+    open_destination(pacs.address, "ICH").send(objects)
+
+
+@pytest.mark.parametrize("status", [0xA700, 0xA702, 0x0110, 0x0124])
+def test_these_statuses_say_later(pacs, objects, status):
+    pacs.status = lambda _: status
+    with pytest.raises(Unreachable, match=f"{status:#06x}"):
+        open_destination(pacs.address, "ICH").send(objects)
+
+
+def test_a_refused_object_does_not_keep_others_back(pacs, objects):
+    pacs.status = lambda one: 0xC000 if one.SOPInstanceUID == objects[0].instance else 0
+    with pytest.raises(Refused, match="Comprehensive 3D SR Storage: C-STORE status 0xc000"):
+        open_destination(pacs.address, "ICH").send(objects)
+    assert list(pacs.stored) == [objects[1].instance]
+
+
+def test_a_class_that_the_pacs_does_not_know_is_refused(objects):
+    pacs = Pacs(without=(Comprehensive3DSRStorage,)).start()
+    try:
+        with pytest.raises(Refused, match="Comprehensive 3D SR Storage: not accepted"):
+            open_destination(pacs.address, "ICH").send(objects)
+        assert len(pacs.stored) == 1
+    finally:
+        pacs.stop()
+
+
+def test_a_pacs_that_is_down_is_asked_again(pacs, objects):
+    destination = open_destination(pacs.address, "ICH")
+    pacs.stop()
+    for step in (destination.send, destination.missing):
+        with pytest.raises(Unreachable, match="no connection"):
+            step(objects)
+    pacs.start()
+    destination.send(objects)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["pacs:104", "dicom:PACS@host", "dicom:@host:104", "https://user:pw@host/web", "ftp://host"],
+)
+def test_other_addresses_are_refused_without_their_password(address):
+    with pytest.raises(InputError, match="--wk_send") as caught:
+        open_destination(address, "ICH")
+    assert "pw" not in str(caught.value).replace("password", "")
+
+
+def test_a_port_in_use_is_refused(pacs):
+    with pytest.raises(InputError, match="--wk_commit_port"):
+        open_destination(pacs.address, "ICH", pacs.port)
+
+
+class Web(BaseHTTPRequestHandler):
+    """A DICOMweb server that answers everything with `status` and `body`."""
+
+    status, body = 200, b""
+
+    def do_GET(self) -> None:
+        length = self.headers.get("Content-Length")
+        self.rfile.read(int(length or 0))
+        self.send_response(self.status)
+        self.send_header("Content-Type", "application/dicom+json")
+        self.send_header("Content-Length", str(len(self.body)))
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    do_POST = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def web() -> Iterator[str]:
+    server = HTTPServer(("127.0.0.1", 0), Web)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/dicom-web"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    "status, error", [(409, Refused), (400, Refused), (401, Unreachable), (503, Unreachable)]
+)
+def test_statuses_of_stow(web, objects, monkeypatch, status, error):
+    monkeypatch.setattr(Web, "status", status)
+    with pytest.raises(error, match=f"HTTP status {status}"):
+        open_destination(web, "ICH").send(objects)
+
+
+def test_an_object_that_stow_lists_as_failed_is_refused(web, objects, monkeypatch):
+    failed = {"00081197": {"vr": "US", "Value": [0xC000]}}
+    body = {"00081198": {"vr": "SQ", "Value": [failed]}}
+    monkeypatch.setattr(Web, "body", json.dumps(body).encode())
+    with pytest.raises(Refused, match="C-STORE status 0xc000"):
+        open_destination(web, "ICH").send(objects)
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"7", b'[{"00080018": 3}]', b"[{}]"])
+def test_an_answer_that_is_no_qido_is_no_answer(web, objects, monkeypatch, body):
+    monkeypatch.setattr(Web, "body", body)
+    with pytest.raises(Unreachable, match=r"JSON|DICOMweb"):
+        open_destination(web, "ICH").missing(objects)
+
+
+def test_qido_finds_what_it_lists(web, objects, monkeypatch):
+    found = [{"00080018": {"vr": "UI", "Value": [objects[0].instance]}}]
+    monkeypatch.setattr(Web, "body", json.dumps(found).encode())
+    assert open_destination(web, "ICH").missing(objects) == [objects[1]]

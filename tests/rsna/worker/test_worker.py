@@ -1,0 +1,443 @@
+"""The worker on a folder, with a stand-in for the network and a PACS of pynetdicom."""
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from dicom_factory import write_dataset
+from pacs import Pacs
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import EnhancedSRStorage, ExplicitVRLittleEndian
+from worker_factory import SECRETS, Site, states
+
+from common.errors import InputError
+from common.preparation.workers.limits import Limits
+from rsna.worker.journal import locked
+from rsna.worker.records import status
+from rsna.worker.worker import Worker
+
+
+@pytest.fixture
+def pacs() -> Iterator[Pacs]:
+    made = Pacs().start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def site(tmp_path: Path, pacs: Pacs) -> Site:
+    return Site(tmp_path, pacs.address)
+
+
+@pytest.fixture(autouse=True)
+def closed(monkeypatch) -> Iterator[None]:
+    """End every child of a test."""
+    made: list[Worker] = []
+    begin = Worker.__init__
+
+    def remember(self: Worker, *arguments, **options) -> None:
+        begin(self, *arguments, **options)
+        made.append(self)
+
+    monkeypatch.setattr(Worker, "__init__", remember)
+    yield
+    for worker in made:
+        worker.child.close()
+
+
+def current(pacs: Pacs, study: str) -> list:
+    """Return the objects of a study that no other object names as its predecessor."""
+    uid = f"1.2.840.113619.2.{study}"
+    own = [one for one in pacs.stored.values() if one.StudyInstanceUID == uid]
+    replaced = {one.SeriesDescription.removeprefix("after ") for one in own}
+    return [one for one in own if one.SOPInstanceUID not in replaced]
+
+
+def test_a_study_is_sent_once_and_nothing_is_left(site, pacs):
+    site.put("1", 3)
+    worker = site.worker()
+    worker.turn()
+    assert states(worker) == {}, "it may still be arriving"
+    site.rounds(worker)
+    assert states(worker) == {"committed": 1}
+    assert len(current(pacs, "1")) == len(pacs.stored) == 2
+    assert site.left() == []
+    for again in (worker, site.worker()):
+        shutil.rmtree(site.watched / "1")
+        site.rounds(again, 2)
+        site.put("1", 3)
+        site.rounds(again)
+    assert pacs.num_received == 2
+    assert states(worker) == {"committed": 1}
+
+
+def test_late_slices_make_a_version_that_names_its_predecessor(site, pacs):
+    site.put("1", 25)
+    worker = site.worker()
+    site.rounds(worker)
+    first = current(pacs, "1")
+    site.put("1", 3, first=25)
+    site.rounds(worker)
+    assert states(worker) == {"committed": 2}
+    assert len(pacs.stored) == 4
+    after = {one.SeriesDescription for one in current(pacs, "1")}
+    assert after == {f"after {one.SOPInstanceUID}" for one in first}
+    shutil.rmtree(site.watched / "1")
+    site.put("1", 25)
+    site.rounds(worker)
+    assert len(pacs.stored) == 4, "fewer slices are nothing new"
+
+
+def test_slices_that_come_before_the_prediction_leave_one_version(site, pacs):
+    site.put("1", 2)
+    worker = site.worker()
+    for count in (0, 2):
+        site.put("1", count, first=2)
+        for _ in range(2):
+            worker._look()
+            site.clock.seconds += 6
+    site.rounds(worker)
+    assert states(worker) == {"superseded": 1, "committed": 1}
+    assert {one.SeriesDescription for one in pacs.stored.values()} == {"first"}
+
+
+def test_two_studies_of_a_patient_are_two_jobs(site, pacs):
+    site.put("1", 2)
+    site.put("2", 2)
+    worker = site.worker()
+    site.rounds(worker)
+    assert states(worker) == {"committed": 2}
+    assert len(current(pacs, "1")) == len(current(pacs, "2")) == 2
+
+
+def test_the_oldest_study_comes_first(site):
+    for number, study in enumerate(("3", "1", "2")):
+        site.put(study, 1 + number)
+        for path in (site.watched / study).iterdir():
+            os.utime(path, (number, number))
+    worker = site.worker(wk_shadow=1)
+    site.rounds(worker)
+    lines = (site.work / "audit-2027-01.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    assert [one["slices"] for one in events if one["event"] == "shadow"] == [1, 2, 3]
+
+
+def test_junk_between_good_studies_is_rejected_with_its_reason(site, pacs):
+    for study in ("1", "2"):
+        site.put(study, 2)
+    (site.watched / "junk").mkdir()
+    (site.watched / "junk" / "SECRET^NAME.dcm").write_bytes(b"MZ" + bytes(1000))
+    site.put("3", 1, StudyDescription="reject")
+    site.put("4", 1, StudyDescription="fault")
+    site.put("5", 1, Modality="MR")
+    worker = site.worker()
+    site.rounds(worker, 20)
+    assert states(worker) == {"committed": 2, "rejected": 3, "left_out": 1}
+    reasons = {job.reason for job in worker.journal.in_states(["rejected"])}
+    assert reasons == {
+        "no slice can be read: read 1 file, rejected 1 (not_dicom)",
+        "no head CT in ... of '...' line",
+        next(reason for reason in reasons if reason.startswith("KeyError at worker_standin.py:")),
+    }
+    assert site.left() == []
+
+
+def test_nothing_that_is_written_names_a_patient(site, pacs, caplog):
+    caplog.set_level("DEBUG")
+    site.put("1", 2, StationName="SECRET^NAME", StudyDescription="<script>SECRET^NAME")
+    site.put("2", 1, StudyDescription="reject")
+    site.put("3", 1, StudyDescription="fault")
+    worker = site.worker(wk_admit="station=SECRET")
+    site.rounds(worker)
+    pacs.stop()
+    site.put("1", 1, first=2, StationName="SECRET^NAME")
+    site.rounds(worker, 4)
+    shown = site.written() + caplog.text.encode() + "\n".join(status(site.work)[0]).encode()
+    for secret in SECRETS:
+        assert secret.encode() not in shown, secret
+
+
+@pytest.mark.parametrize("mishap, cause", [("crash", "crashed"), ("hang", "timeout")])
+def test_a_study_that_ends_the_child_is_tried_once_more_alone(site, pacs, mishap, cause):
+    site.put("1", 1, StudyDescription=mishap)
+    site.put("2", 1)
+    worker = site.worker(limits=Limits(3.0 if mishap == "hang" else 60, 2000))
+    site.rounds(worker, 5)
+    assert states(worker) == {"rejected": 1, "committed": 1}
+    job = worker.journal.in_states(["rejected"])[0]
+    assert (job.reason, job.deaths) == (cause, 2)
+    assert worker.child.num_starts == 3
+
+
+def test_memory_is_bounded(site, pacs):
+    site.put("1", 1, StudyDescription="memory")
+    worker = site.worker(limits=Limits(60, 400))
+    site.rounds(worker, 5)
+    assert worker.journal.in_states(["rejected"])[0].reason == "memory"
+
+
+def test_a_child_killed_from_outside_costs_nothing(site, pacs):
+    for study in ("1", "2"):
+        site.put(study, 2)
+    worker = site.worker(settings={"seconds": 1.0})
+
+    def kill() -> None:
+        for _ in range(3):
+            time.sleep(0.8)
+            process = worker.child.process
+            if process is not None:
+                os.kill(process.pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    worker.child.start()
+    thread.start()
+    site.rounds(worker)
+    thread.join()
+    site.rounds(worker)
+    assert states(worker) == {"committed": 2}
+    assert worker.child.num_starts > 1
+    assert site.left() == []
+
+
+def test_a_child_that_can_not_start_rejects_nothing(site, pacs, monkeypatch):
+    site.put("1", 2)
+    worker = site.worker()
+    monkeypatch.setattr(worker.child, "module", "no_such_module")
+    with pytest.raises(InputError, match="ModuleNotFoundError"):
+        site.rounds(worker, 3)
+    assert states(worker) == {"new": 1}
+    site.rounds(site.worker())
+    assert len(pacs.stored) == 2
+
+
+def test_a_pacs_that_is_down_gets_it_later(site, pacs):
+    site.put("1", 2)
+    pacs.stop()
+    worker = site.worker()
+    site.rounds(worker, 8)
+    assert states(worker) == {"predicted": 1}
+    assert worker.outbox.backoff.num_failures >= 3
+    pacs.start()
+    site.rounds(worker)
+    assert states(worker) == {"committed": 1}
+    assert site.left() == []
+
+
+def test_the_wait_between_attempts_grows_to_a_minute(site, pacs):
+    site.put("1", 2)
+    pacs.stop()
+    worker = site.worker()
+    site.rounds(worker, 3)
+    waits = []
+    for _ in range(12):
+        start = site.clock.seconds
+        failures = worker.outbox.backoff.num_failures
+        while worker.outbox.backoff.num_failures == failures:
+            worker.outbox.turn()
+            site.clock.seconds += 1.0
+        waits.append(site.clock.seconds - start)
+    assert waits == sorted(waits)
+    assert max(waits) == 60
+
+
+def test_an_object_lost_before_commitment_is_sent_again(site, pacs):
+    site.put("1", 2)
+    pacs.num_to_lose = 1
+    worker = site.worker()
+    site.rounds(worker)
+    assert len(pacs.stored) == 2
+    assert states(worker) == {"committed": 1}
+    assert "lacks 1 of 2" in (site.work / "audit-2027-01.jsonl").read_text()
+    assert site.left() == []
+
+
+def test_a_full_disk_of_the_pacs_is_waited_for(site, pacs):
+    site.put("1", 2)
+    pacs.status = lambda _: 0xA700
+    worker = site.worker()
+    site.rounds(worker)
+    assert states(worker) == {"predicted": 1}
+    pacs.status = lambda _: 0
+    site.rounds(worker)
+    assert states(worker) == {"committed": 1}
+
+
+def test_an_object_that_the_pacs_refuses_is_alarmed_and_tried_at_the_next_start(site, pacs):
+    site.put("1", 2)
+    site.put("2", 2)
+    refused = "1.2.840.113619.2.1"
+    pacs.status = lambda one: (
+        0xC000 if (one.StudyInstanceUID, one.SOPClassUID) == (refused, EnhancedSRStorage) else 0
+    )
+    worker = site.worker()
+    site.rounds(worker)
+    assert states(worker) == {"refused": 1, "committed": 1}
+    assert "1 study refused by the PACS" in status(site.work)[1]
+    pacs.status = lambda _: 0
+    site.rounds(site.worker())
+    assert states(worker) == {"committed": 2}
+    assert site.left() == []
+
+
+def test_without_space_no_study_is_begun(site, pacs, monkeypatch):
+    site.put("1", 2)
+    worker = site.worker(wk_disk_mb=1000)
+    free = shutil.disk_usage(site.work)._replace(free=int(999e6))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    site.rounds(worker, 4)
+    assert states(worker) == {"new": 1}
+    assert worker.child.num_starts == 0
+    monkeypatch.undo()
+    site.rounds(worker)
+    assert states(worker) == {"committed": 1}
+
+
+def test_a_disk_that_is_full_meanwhile_costs_nothing(site, pacs, monkeypatch):
+    site.put("1", 2)
+    worker = site.worker()
+    put = worker.outbox.put
+
+    def full(job, made) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(worker.outbox, "put", full)
+    site.rounds(worker, 5)
+    assert states(worker) == {"new": 1}
+    monkeypatch.setattr(worker.outbox, "put", put)
+    site.rounds(worker)
+    assert states(worker) == {"committed": 1}
+    assert site.left() == []
+
+
+def test_a_clock_that_is_set_back_stops_nothing(site, pacs):
+    site.put("1", 2)
+    worker = site.worker(wk_keep_days=1)
+    site.rounds(worker, 2)
+    site.now.seconds -= 1e7
+    site.put("2", 2)
+    site.put("1", 1, first=2)
+    site.rounds(worker)
+    assert states(worker) == {"committed": 3}
+    assert worker.journal.oldest_s() == 0.0
+    assert len(list((site.work / "kept").iterdir())) == 3
+
+
+def test_own_results_are_no_input(site, pacs):
+    site.put("1", 2)
+    worker = site.worker()
+    site.rounds(worker)
+    for number, one in enumerate(list(pacs.stored.values())):
+        one.Modality = "CT" if number else "SR"
+        one.file_meta = FileMetaDataset()
+        write_dataset(site.watched / "1" / f"back_{number}.dcm", one, ExplicitVRLittleEndian)
+    site.rounds(worker)
+    assert states(worker) == {"committed": 1}
+    assert len(pacs.stored) == 2
+
+
+def test_shadow_sends_nothing_then_or_later(site, pacs):
+    site.put("1", 2)
+    worker = site.worker(wk_shadow=1, wk_keep_days=1)
+    site.rounds(worker)
+    assert states(worker) == {"shadow": 1}
+    assert len(list((site.work / "kept").rglob("*.dcm"))) == 2
+    site.put("2", 2)
+    site.rounds(site.worker())
+    assert {one.StudyInstanceUID for one in pacs.stored.values()} == {"1.2.840.113619.2.2"}
+
+
+def test_another_predictor_makes_a_version_and_the_older_one_none(site, pacs):
+    site.put("1", 2)
+    site.rounds(site.worker("a"))
+    site.put("2", 2)
+    worker = site.worker("b")
+    site.rounds(worker)
+    jobs = worker.journal.in_states(["committed"])
+    assert [job.predictor[0] for job in jobs] == ["a", "b", "b"]
+    assert jobs[2 if jobs[1].predecessor is None else 1].predecessor == jobs[0].key
+    num_stored = len(pacs.stored)
+    worker = site.worker("a")
+    site.rounds(worker)
+    assert len(pacs.stored) == num_stored + 2, "study 2 has no result by the older one"
+    values = [
+        row[0]
+        for row in worker.journal._file.execute(
+            "SELECT value FROM settings WHERE name='predictor' ORDER BY number"
+        )
+    ]
+    assert [value[0] for value in values] == ["a", "b", "a"]
+
+
+def test_results_are_kept_for_days(site, pacs):
+    site.put("1", 2)
+    worker = site.worker(wk_keep_days=2)
+    site.rounds(worker)
+    assert len(list((site.work / "kept").rglob("*.dcm"))) == 2
+    site.now.seconds += 2.5 * 86400
+    site.rounds(worker, 1)
+    assert list((site.work / "kept").iterdir()) == []
+
+
+def test_admission_leaves_out_and_a_changed_rule_looks_again(site, pacs):
+    site.put("1", 2, StationName="CT1", PatientAge="070Y")
+    site.put("2", 2, StationName="CT2", PatientAge="070Y")
+    site.put("3", 2, StationName="CT1", PatientAge="007Y")
+    worker = site.worker(wk_admit="station=^CT1$,age=18-120")
+    site.rounds(worker)
+    assert states(worker) == {"committed": 1, "left_out": 2}
+    reasons = sorted(job.reason for job in worker.journal.in_states(["left_out"]))
+    assert reasons == ["age", "station"]
+    worker = site.worker(wk_admit="age=18-120")
+    site.rounds(worker)
+    assert states(worker) == {"committed": 2, "left_out": 1}
+
+
+def test_two_workers_on_one_folder_are_refused(site):
+    with locked(site.work), pytest.raises(InputError, match="another worker"), locked(site.work):
+        pass
+    with locked(site.work):
+        pass
+
+
+def test_the_index_is_sorted_and_the_metrics_count(site, pacs):
+    from prometheus_client import generate_latest
+
+    for study, count in (("1", 1), ("2", 3), ("3", 2)):
+        site.put(study, count)
+    worker = site.worker()
+    site.rounds(worker)
+    rows = (site.work / "index.csv").read_text().splitlines()
+    assert [row.split(",")[1] for row in rows[1:]] == ["0.03", "0.02", "0.01"]
+    assert all(len(row.split(",")[0]) == 8 for row in rows[1:])
+    shown = generate_latest(worker.records.registry).decode()
+    assert 'ich_jobs{state="committed"} 3.0' in shown
+    assert 'ich_latency_seconds_count{state="committed"} 3.0' in shown
+    assert "<td>0.03" in (site.work / "index.html").read_text()
+
+
+def test_the_child_ends_with_its_parent(site):
+    worker = site.worker()
+    worker.child.start()
+    process = psutil.Process(worker.child.process.pid)
+    worker.child.close()
+    assert not process.is_running()
+
+
+def test_what_a_killed_worker_left_is_put_right(site, pacs):
+    site.put("1", 2)
+    worker = site.worker()
+    site.rounds(worker, 2)
+    for name in ("jobs/x/in", "outbox/" + "0" * 64):
+        (site.work / name).mkdir(parents=True, exist_ok=True)
+    again = site.worker()
+    assert not (site.work / "jobs").exists()
+    site.rounds(again)
+    assert site.left() == []
+    assert states(again) == {"committed": 1}
