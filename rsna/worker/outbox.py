@@ -15,7 +15,7 @@ from rsna.worker.records import Records
 logger = logging.getLogger(__name__)
 
 LONGEST_WAIT_S = 60.0
-IDLE_S = 0.5
+IDLE_S = 0.2
 PACS = "pacs"
 
 

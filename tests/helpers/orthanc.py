@@ -58,7 +58,7 @@ class Orthanc:
             "DicomPort": self.dicom,
             "DicomCheckCalledAet": True,
             "DicomAlwaysAllowStore": True,
-            "DicomModalities": {},
+            "DicomModalities": {"ich": ["ICH", "127.0.0.1", 11113]},
             "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
             "OverwriteInstances": False,
             "StableAge": stable_s,

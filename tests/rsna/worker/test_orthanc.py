@@ -1,0 +1,290 @@
+"""The worker between two real Orthancs: nothing lost, nothing doubled, whatever is killed."""
+
+import json
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pydicom
+import pytest
+import requests
+from delivered import write_predictor
+from orthanc import Orthanc, free_port, require_orthanc
+from worker_factory import SECRETS, Site, until
+
+from rsna.worker.journal import JOURNAL_FILE, Journal
+
+pytestmark = pytest.mark.long
+
+
+@pytest.fixture
+def commit_port() -> int:
+    return free_port()
+
+
+@pytest.fixture
+def servers(tmp_path: Path, commit_port: int) -> Iterator[tuple[Orthanc, Orthanc]]:
+    require_orthanc()
+    front = Orthanc(tmp_path / "front", "FRONT")
+    known = {"DicomModalities": {"ich": ["ICH", "127.0.0.1", commit_port]}}
+    pacs = Orthanc(tmp_path / "pacs", "PACS", more=known)
+    try:
+        yield front.start(), pacs.start()
+    finally:
+        front.stop(signal.SIGKILL)
+        pacs.stop(signal.SIGKILL)
+
+
+def address(pacs: Orthanc) -> str:
+    return f"dicom:PACS@127.0.0.1:{pacs.dicom}"
+
+
+class Process:
+    """The worker with the stand-in child, started and killed."""
+
+    def __init__(self, work: Path, front: Orthanc, pacs: Orthanc, **more: object) -> None:
+        given = {"work": str(work), "orthanc": front.address, "send": address(pacs), **more}
+        helper = Path(__file__).resolve().parents[2] / "helpers" / "worker_process.py"
+        self.command = [sys.executable, str(helper), json.dumps(given)]
+        self.work = work
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with open(self.work.with_suffix(".log"), "ab") as log:
+            self.process = subprocess.Popen(self.command, stdout=log, stderr=log)
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def kill_child(self) -> None:
+        for child in psutil.Process(self.process.pid).children():
+            child.kill()
+
+
+def journal_counts(work: Path) -> dict[str, int]:
+    journal = Journal(work / JOURNAL_FILE, read_only=True)
+    try:
+        return {state: number for state, number in journal.counts().items() if number}
+    finally:
+        journal.close()
+
+
+def sets_in(pacs: Orthanc) -> Counter[tuple[str, str]]:
+    """Count the current reports by study and class: those that none names as its predecessor."""
+    found = []
+    for name in pacs.get("/instances"):
+        answer = requests.get(f"{pacs.address}/instances/{name}/file", timeout=30)
+        found.append(pydicom.dcmread(pydicom.filebase.DicomBytesIO(answer.content)))
+    replaced = {one.SeriesDescription.removeprefix("after ") for one in found}
+    return Counter(
+        (str(one.StudyInstanceUID), str(one.SOPClassUID))
+        for one in found
+        if one.SOPInstanceUID not in replaced
+    )
+
+
+def left_in(work: Path) -> list[Path]:
+    return [path for place in ("outbox", "jobs") for path in (work / place).rglob("*")]
+
+
+def is_done(work: Path, num_committed: int) -> bool:
+    counts = journal_counts(work)
+    is_open = counts.keys() & {"new", "predicted", "sent"}
+    return not is_open and counts.get("committed", 0) >= num_committed and not left_in(work)
+
+
+def test_kills_at_random_moments_lose_and_double_nothing(servers, tmp_path, commit_port):
+    front, pacs = servers
+    site = Site(tmp_path, None)
+    process = Process(site.work, front, pacs, seconds=0.3, commit_port=commit_port)
+    moments = random.Random(7)
+
+    def send(number: int) -> None:
+        site.put(str(number), 25)
+        assert front.storescu(site.watched / str(number)).returncode == 0
+
+    try:
+        send(0)
+        process.start()
+        until(lambda: pacs.statistics()["CountInstances"] == 2)
+        process.kill()
+        for number in range(20):
+            if number % 3 == 1 and number < 16:
+                send(number)
+            if number == 8:
+                site.put("0", 3, first=25)
+                front.storescu(site.watched / "0")
+            if number == 12:
+                pacs.stop(signal.SIGKILL)
+            if number == 15:
+                pacs.start()
+            process.start()
+            time.sleep(moments.uniform(0.3, 5.0))
+            if number % 4 == 1:
+                process.kill_child()
+                time.sleep(moments.uniform(0.0, 1.0))
+            process.kill()
+        process.start()
+        until(lambda: is_done(site.work, 7), 90)
+    finally:
+        process.kill()
+    counts = sets_in(pacs)
+    assert len(counts) == 6 * 2
+    assert set(counts.values()) == {1}
+    assert pacs.statistics()["CountInstances"] == 7 * 2
+    written = site.written() + site.work.with_suffix(".log").read_bytes()
+    for secret in SECRETS:
+        assert secret.encode() not in written
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_front_that_is_ended_before_a_study_is_stable_loses_nothing(servers, tmp_path, number):
+    front, pacs = servers
+    site = Site(tmp_path, None)
+    process = Process(site.work, front, pacs)
+    site.put("1", 5)
+    process.start()
+    try:
+        front.storescu(site.watched / "1")
+        front.stop(number)
+        time.sleep(1.5)
+        front.start()
+        until(lambda: pacs.statistics()["CountInstances"] == 2, 30)
+        until(lambda: is_done(site.work, 1), 10)
+    finally:
+        process.kill()
+
+
+def test_an_object_dropped_before_commitment_is_sent_again(servers, tmp_path):
+    """The PACS loses an object between C-STORE and the query."""
+    front, pacs = servers
+    site = Site(tmp_path, None)
+    site.put("1", 3)
+    front.storescu(site.watched / "1")
+    process = Process(site.work, front, pacs)
+    process.start()
+    try:
+        end = time.monotonic() + 30
+        while not pacs.get("/instances"):
+            assert time.monotonic() < end
+        for name in pacs.get("/instances")[:1]:
+            requests.delete(f"{pacs.address}/instances/{name}", timeout=10)
+        until(lambda: is_done(site.work, 1), 30)
+    finally:
+        process.kill()
+    # Whether it was lost before or after the PACS had answered for it is for chance to say.
+    assert pacs.statistics()["CountInstances"] >= 1
+
+
+def findscu(pacs: Orthanc, study: str) -> int:
+    """Return how many instances dcmtk's findscu lists for a study."""
+    keys = ["QueryRetrieveLevel=SERIES", f"StudyInstanceUID={study}", "SeriesInstanceUID"]
+    options = [option for key in keys for option in ("-k", key)]
+    called = ["-aet", "ICH", "-aec", "PACS", "127.0.0.1", str(pacs.dicom)]
+    command = ["findscu", "-S", *options, *called]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return len(re.findall(r"I: \(0020,000e\) UI \[2\.25\.", done.stdout + done.stderr))
+
+
+@pytest.mark.parametrize("by_web", [False, True])
+def test_a_head_is_in_the_pacs_soon_after_it_is_stable(
+    servers, tmp_path, test_data, project_root, by_web
+):
+    """The whole program with a network: C-STORE or STOW; sent again, nothing happens."""
+    front, pacs = servers
+    predictor, work = write_predictor(tmp_path / "net"), tmp_path / "work"
+    send = f"{pacs.address}/dicom-web" if by_web else address(pacs)
+    command = [sys.executable, "-m", "scripts.worker", "--pr_predictor", str(predictor)]
+    command += ["--wk_orthanc", front.address, "--wk_work", str(work), "--wk_send", send]
+    port = free_port()
+    command += ["--wk_stable_s", "2", "--wk_metrics_port", str(port), "--dl_heat_map", "none"]
+    log = tmp_path / "worker.log"
+    head = test_data / "ge_head"
+    with open(log, "wb") as file:
+        process = subprocess.Popen(command, cwd=project_root, stderr=file, stdout=file)
+    try:
+        until(lambda: (work / "index.csv").is_file(), 60)
+        if by_web:
+            stow(front, head)
+        else:
+            assert front.storescu(head).returncode == 0
+        study = str(pydicom.dcmread(next(head.iterdir()), stop_before_pixels=True).StudyInstanceUID)
+        until(lambda: findscu(pacs, study) == 3, 15 + 2 + 15)
+        until(lambda: not left_in(work), 10)
+        before = pacs.statistics(), front.statistics()
+        front.storescu(head)
+        time.sleep(6)
+        assert (pacs.statistics(), front.statistics()) == before
+        metrics = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=5).text
+        assert 'ich_jobs{state="committed"} 1.0' in metrics
+        status = subprocess.run(
+            [sys.executable, "-m", "scripts.worker", "--wk_work", str(work), "--wk_status", "1"],
+            cwd=project_root,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert status.returncode == 0, status.stderr
+        second = subprocess.run(
+            command, cwd=project_root, capture_output=True, text=True, check=False
+        )
+        assert second.returncode == 2
+        assert "another worker works there" in second.stderr
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 143
+    written = [path.read_bytes() for path in [*work.iterdir(), log] if path.is_file()]
+    shown = b"\n".join([*written, metrics.encode(), status.stdout.encode()])
+    for path in head.iterdir():
+        header = pydicom.dcmread(path, stop_before_pixels=True)
+        words = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+        for word in (*words, "StudyDate", "PatientBirthDate", "FrameOfReferenceUID"):
+            value = str(header.get(word, "") or "")
+            assert not value or value.encode() not in shown, word
+        for part in str(header.get("PatientName", "")).split("^"):
+            assert len(part) < 3 or part.encode() not in shown
+
+
+def stow(server: Orthanc, folder: Path) -> None:
+    from dicomweb_client import DICOMwebClient
+
+    client = DICOMwebClient(f"{server.address}/dicom-web")
+    client.store_instances([pydicom.dcmread(path) for path in sorted(folder.iterdir())])
+
+
+def test_junk_between_good_studies_is_rejected_with_reasons(
+    servers, tmp_path, test_data, project_root
+):
+    """Whatever the front takes of odd files: the worker lives, and the good study gets through."""
+    front, pacs = servers
+    predictor, work = write_predictor(tmp_path / "net"), tmp_path / "work"
+    for path in sorted((test_data / "odd_dicom").rglob("*")):
+        if path.is_file():
+            requests.post(f"{front.address}/instances", data=path.read_bytes(), timeout=60)
+    front.storescu(test_data / "ge_head")
+    command = [sys.executable, "-m", "scripts.worker", "--pr_predictor", str(predictor)]
+    command += ["--wk_orthanc", front.address, "--wk_work", str(work), "--wk_send", address(pacs)]
+    command += ["--wk_stable_s", "2", "--dl_heat_map", "none", "--wk_time_s", "60"]
+    with open(tmp_path / "worker.log", "wb") as log:
+        process = subprocess.Popen(command, cwd=project_root, stderr=log, stdout=log)
+    try:
+        until((work / "index.csv").is_file, 60)
+        until(lambda: bool(journal_counts(work)) and is_done(work, 1), 200)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+    journal = Journal(work / JOURNAL_FILE, read_only=True)
+    rejected = journal.in_states(["rejected"])
+    assert len(rejected) >= 5
+    assert all(job.reason for job in rejected), rejected
+    assert len({job.study for job in journal.in_states(["committed"])}) >= 1
+    journal.close()
