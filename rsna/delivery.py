@@ -47,14 +47,15 @@ from common.predictors.base import AbstractPredictor, PredictOptions
 from common.predictors.loading import load_predictor
 from common.preparation import prepare_dataset
 from common.slices.pixel_steps import steps_of
-from common.slices.table import SliceTable
+from common.slices.series import list_series
+from common.slices.table import SLICES_FILE, SliceTable
 from common.words import count
 from config import Config
 from flags.delivery import DeliveryConfig
 from rsna import codes
 from rsna.build import find_device
-from rsna.evaluation.folders import delivery_folders, is_of_phantoms
-from rsna.evaluation.prediction import Prediction, predict_table
+from rsna.evaluation.folders import deliverable_record, delivery_folders, is_of_phantoms
+from rsna.evaluation.prediction import Prediction, make_studies, predict_table
 from rsna.result_author import FORMAT, author_of
 from rsna.sources.dicom import DicomSource
 from rsna_model import build_model
@@ -64,6 +65,9 @@ DELIVERED, UNUSABLE, REFUSED = "delivered", "unusable", "refused"
 SUBJECT = "hemorrhage"
 _SEEN = ("ok", "partial")
 
+_OF_DOCUMENTS = ("SOPClassUID", "SeriesInstanceUID", "SOPInstanceUID")
+
+Document = Mapping[str, str]
 HeatMaps = Callable[
     [AbstractPredictor, SliceTable, NDArray[np.int64], NDArray[np.float64]],
     Sequence[NDArray[np.float32]],
@@ -80,15 +84,15 @@ class Delivered:
             valid object can be made.
         reason: why not; holds no id. Empty where all was delivered.
         probabilities: by label; empty where there are none of the study's own.
-        documents: by kind the documents (study, series, instance and class UIDs), which a later
-            version of the result names as its predecessors.
+        documents: by kind the UIDs of the documents (class, series, instance), which a later
+            version of the result names as its predecessors; plain types.
     """
 
     folder: Path
     status: str
     reason: str
     probabilities: Mapping[str, float]
-    documents: Mapping[str, Dataset] = field(default_factory=dict)
+    documents: Mapping[str, Document] = field(default_factory=dict)
 
     def line(self) -> str:
         """Return what happened in one line, without an id of the patient or the study."""
@@ -122,7 +126,7 @@ class Deliverer:
         options = PredictOptions(num_workers=config.general.n_jobs, device=find_device(config))
         return cls(
             load_predictor(folder, build_model),
-            ModelRecord.read(folder),
+            deliverable_record(config),
             config.delivery,
             options,
             _heat_maps(options),
@@ -133,7 +137,7 @@ class Deliverer:
         source: Path,
         output: Path,
         start: datetime,
-        predecessors: Mapping[str, Mapping[str, Dataset]] | None = None,
+        predecessors: Mapping[str, Mapping[str, Document]] | None = None,
     ) -> list[Delivered]:
         """Write the results of each study in a folder of DICOM, and return what became of it.
 
@@ -157,14 +161,28 @@ class Deliverer:
         return found
 
     def _predict(self, source: Path, work: Path) -> tuple[SliceTable, Prediction]:
-        prepare_dataset(
-            DicomSource(source),
-            work / "dataset",
-            n_jobs=self.options.num_workers,
-            steps=steps_of(self.predictor.training),
-        )
-        table = SliceTable.load(work / "dataset")
-        return table, predict_table(self.predictor, table, self.options)
+        """Return the slices and what was predicted; of studies without any that can be read too."""
+        folder = work / "dataset"
+        try:
+            prepare_dataset(
+                DicomSource(source),
+                folder,
+                n_jobs=self.options.num_workers,
+                steps=steps_of(self.predictor.training),
+            )
+            table = SliceTable.load(folder)
+            return table, predict_table(self.predictor, table, self.options)
+        except InputError:
+            if not (folder / SLICES_FILE).is_file():
+                raise
+            table = SliceTable.load(folder)
+            if table.readable.any() or table.frame["study_id"].isna().all():
+                raise
+        frame = table.frame.assign(readable=False)
+        series, nothing = list_series(frame), pd.DataFrame()
+        zeros = np.zeros((len(frame), len(self.predictor.label_names)))
+        studies = make_studies(self.predictor, frame, zeros, series)
+        return table, Prediction(nothing, series, studies, nothing, nothing)
 
 
 def deliver(config: Config) -> Iterator[str]:
@@ -200,7 +218,7 @@ class _Study:
     prediction: Prediction
     study: Mapping[Any, Any]
     source: Path
-    predecessors: Mapping[str, Dataset]
+    predecessors: Mapping[str, Document]
 
     @property
     def names(self) -> Sequence[str]:
@@ -225,7 +243,7 @@ class _Study:
             write_json(temporary / RESULT_FILE, record)
             sync_folder(temporary)
         sync_folder(folder.parent)
-        documents = {kind: _reference(objects[kind]) for kind in (MACHINE, TEXT) if kind in objects}
+        documents = {kind: _document(objects[kind]) for kind in (MACHINE, TEXT) if kind in objects}
         return Delivered(folder, status, reason, self._probabilities(), documents)
 
     def _probabilities(self) -> dict[str, float]:
@@ -284,13 +302,13 @@ class _Study:
         record, flags = self.deliverer.record, self.deliverer.flags
         author = author_of(record, flags.dl_uid_root, self.study)
         summary = [self._summary(len(slices))]
-        earlier = [str(self.predecessors[kind].SOPInstanceUID) for kind in self.predecessors]
         header = slices[0].header
         made_of = [
             *(str(header[name].value) for name in ("StudyInstanceUID", "SeriesInstanceUID")),
             "\n".join(sorted(one.name for one in slices)),
             *(record.weights_sha256, record.settings_sha256, flags.dl_heat_map),
-            *("\n".join(author.versions), author.statement, *summary, *sorted(earlier)),
+            *("\n".join(author.versions), author.statement, *summary),
+            *sorted(each["SOPInstanceUID"] for each in self.predecessors.values()),
         ]
         findings = []
         for label, name in enumerate(self.names):
@@ -381,9 +399,5 @@ def _heat_maps(options: PredictOptions) -> HeatMaps:
     return of_rows
 
 
-def _reference(made: Dataset) -> Dataset:
-    """Return what a later version needs to name a document as its predecessor."""
-    found = Dataset()
-    for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
-        setattr(found, keyword, made[keyword].value)
-    return found
+def _document(made: Dataset) -> Document:
+    return {keyword: str(made[keyword].value) for keyword in _OF_DOCUMENTS}

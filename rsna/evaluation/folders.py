@@ -32,7 +32,19 @@ def delivery_folders(config: Config) -> tuple[Path, Path]:
     """Return input and output folder of deliver.py.
 
     Raises:
-        InputError: a flag is missing or can not be used, or the predictor is of phantoms alone.
+        InputError: a flag is missing or can not be used, or the predictor is not to be delivered.
+    """
+    flags = config.delivery
+    folders = _in_and_out("dl", flags.dl_input, flags.dl_output)
+    deliverable_record(config)
+    return folders
+
+
+def deliverable_record(config: Config) -> ModelRecord:
+    """Return what the predictor says about itself.
+
+    Raises:
+        InputError: there is none, it is of phantoms alone, or what makes results is not installed.
     """
     if find_spec("highdicom") is None:
         raise InputError(
@@ -40,14 +52,12 @@ def delivery_folders(config: Config) -> tuple[Path, Path]:
             f"{install_command('clinic')}"
         )
     record = ModelRecord.read(config.predictor_home(recorded=False).predictor)
-    flags = config.delivery
-    folders = _in_and_out("dl", flags.dl_input, flags.dl_output)
-    if is_of_phantoms(record) and not flags.dl_force:
+    if is_of_phantoms(record) and not config.delivery.dl_force:
         raise InputError(
             "the predictor was trained on phantoms alone and knows nothing of patients: "
             "give one that was trained on CT, or --dl_force 1, which all results then say"
         )
-    return folders
+    return record
 
 
 def is_of_phantoms(record: ModelRecord) -> bool:
