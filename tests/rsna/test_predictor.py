@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from dicom_factory import write_ct
 from predictor_factory import make_dataset, make_predictor
 
@@ -66,6 +67,7 @@ def write_study(folder: Path, hu: np.ndarray, study: str = "1.2.3", **tags: Any)
 
 
 def small_predictor(**changes: Any) -> Predictor:
+    torch.manual_seed(0)
     offsets = changes.get("slice_offsets", (0,))
     network = RSNAModel("test_resnet", in_chans=3 * len(offsets)).eval()
     return Predictor(make_predictor(network=network, model=network.specification, **changes))
@@ -343,6 +345,31 @@ def test_threads_share_it_and_processes_do_not(predictor, tmp_path):
             os._exit(7 if "opened before a fork" in str(error) else 1)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 7
+
+
+def test_the_example_of_the_page_runs(tmp_path, monkeypatch, project_root, capsys):
+    import nibabel
+
+    page = (project_root / "docs" / "how_to" / "predictor.md").read_text()
+    example = "\n".join(line[4:] for line in page.splitlines() if line.startswith("    "))
+    monkeypatch.chdir(tmp_path)
+    small_predictor().loaded.save(Path("output/results/0001/predictor"))
+    hu = head_hu()
+    write_study(Path("incoming/study"), hu)
+    affine = np.diag([*SPACING[::-1], 1.0])
+    nibabel.save(nibabel.Nifti1Image(hu.transpose(2, 1, 0)[::-1, ::-1], affine), "head.nii.gz")
+    names: dict[str, Any] = {}
+    exec(example, names)
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 3 and printed[0].startswith("ok {'epidural': 0.")
+    source_file, _, position_mm = printed[1].split()
+    assert (Path("incoming/study") / source_file).is_file()
+    image_hu = hu[round(float(position_mm) / SPACING[0])]
+    np.testing.assert_array_equal(names["image_hu"], image_hu)
+    of_files = names["predictor"].predict_folder("incoming/study")
+    p = [float(value.strip("[],")) for value in printed[2].split()]
+    np.testing.assert_allclose(p[1:], by_height(of_files)[:, -1], atol=1e-6)
+    assert p[0] == pytest.approx(of_files.studies["any"].iloc[0], abs=1e-6)
 
 
 HEAVY = ("dask", "distributed", "mlflow", "matplotlib", "sklearn", "neptune", "tensorboard")
