@@ -34,9 +34,10 @@ from rsna.evaluation.deciding import (
 from rsna.evaluation.folders import calibration_target
 from rsna.evaluation.labelled import Labelled, PredictedRows, find_labelled, predict_labelled
 from rsna.evaluation.model_card import write_card
-from rsna.evaluation.prediction import predict_options, predict_with_progress
+from rsna.evaluation.prediction import predict_options
 from rsna.evaluation.scoring import ScoredStudies, predictor_info, shown, task_of
 from rsna.evaluation.unseen import require_unseen_rows, require_unseen_source
+from rsna.predictor import predict_with_progress
 from rsna_model import build_model
 from rsna_task import Task
 
