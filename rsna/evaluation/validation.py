@@ -33,6 +33,7 @@ from rsna.evaluation.protocol import (
 )
 from rsna.evaluation.scoring import predictor_info, task_of
 from rsna.evaluation.unseen import require_unseen_rows, require_unseen_source
+from rsna_task import LABELS
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ _HELD_OUT = "ev_held_out"
 # Ids of patients stay out of the file: of these their number and the hashes of their slices.
 _KEPT = (set(EvaluationConfig.__dataclass_fields__) - {_HELD_OUT}) | {"ev_datasets"}
 _KEPT |= set(ViewsConfig.__dataclass_fields__)
+_OF_POINT = {"threshold": "threshold", "no_calls": "reason", "num_partial": "partial.num_studies"}
+_COUNTS = ("num_found", "num_studies")
 PROTOCOL_FILE, TABLE_FILE, PAGE_FILE = "protocol.yaml", "validation.csv", "validation.html"
 
 
@@ -83,15 +86,16 @@ def validate(given: Config) -> Iterator[str]:
     write_protocol(place / PROTOCOL_FILE, protocol)
     frame = pd.DataFrame(records)
     write_csv(place / TABLE_FILE, frame.assign(protocol=digest))
+    # Labels without calls on any dataset have no lines.
+    shown = frame.set_index("dataset").T.dropna(how="all")
     page = render(
         "validation.html",
         title=f"{home.title} on {len(frame)} datasets",
         subtitle=f"By protocol {digest}",
-        table=frame_table(frame.set_index("dataset").T),
+        table=frame_table(shown),
         protocol=json.dumps(protocol, indent=2),
     )
     write_text(place / PAGE_FILE, page)
-    shown = frame.set_index("dataset").T
     yield shown.where(shown.notna(), "-").to_string(float_format=lambda x: f"{x:.4g}")
     yield f"protocol {digest}"
     yield f"page: {place / PAGE_FILE}"
@@ -143,6 +147,14 @@ def row_of(metrics: Mapping[str, Any] | None) -> dict[str, Any]:
         low, high = get(key) or (None, None)
         return {f"{name}_low": low, f"{name}_high": high}
 
+    def at_point(label: str) -> dict[str, Any]:
+        point = f"study.operating_points.{label}"
+        found = {name: get(f"{point}.{key}") for name, key in _OF_POINT.items()}
+        for rate in ("sensitivity", "specificity"):
+            found |= {rate: get(f"{point}.{rate}.value"), **ends(rate, f"{point}.{rate}.interval")}
+            found |= {f"{rate}_{num}": get(f"{point}.{rate}.{num}") for num in _COUNTS}
+        return {f"{label}_{name}": value for name, value in found.items()}
+
     num_studies, num_positive = get("num_studies"), get("study.num_positive.any")
     loss, prior = get("weighted_log_loss"), get("scored_prior_weighted_log_loss")
     return {
@@ -158,4 +170,5 @@ def row_of(metrics: Mapping[str, Any] | None) -> dict[str, Any]:
         **ends("study_weighted_log_loss", "study.interval.weighted_log_loss"),
         "study_auc_any": get("study.auc.any"),
         **ends("study_auc_any", "study.interval.auc.any"),
+        **{name: value for label in LABELS for name, value in at_point(label).items()},
     }
