@@ -33,7 +33,7 @@ from rsna.evaluation.protocol import (
 )
 from rsna.evaluation.scoring import predictor_info, task_of
 from rsna.evaluation.unseen import require_unseen_rows, require_unseen_source
-from rsna_task import LABELS
+from rsna_task import LABELS, SUBTYPES
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,12 @@ _HELD_OUT = "ev_held_out"
 # Ids of patients stay out of the file: of these their number and the hashes of their slices.
 _KEPT = (set(EvaluationConfig.__dataclass_fields__) - {_HELD_OUT}) | {"ev_datasets"}
 _KEPT |= set(ViewsConfig.__dataclass_fields__)
-_OF_POINT = {"threshold": "threshold", "no_calls": "reason", "num_partial": "partial.num_studies"}
+_OF_POINT = {
+    "threshold": "threshold",
+    "chosen_on": "chosen_on",
+    "no_calls": "reason",
+    "num_partial": "partial.num_studies",
+}
 _COUNTS = ("num_found", "num_studies")
 PROTOCOL_FILE, TABLE_FILE, PAGE_FILE = "protocol.yaml", "validation.csv", "validation.html"
 
@@ -96,6 +101,7 @@ def validate(given: Config) -> Iterator[str]:
         protocol=json.dumps(protocol, indent=2),
     )
     write_text(place / PAGE_FILE, page)
+    shown = shown[~shown.index.str.startswith(SUBTYPES)]
     yield shown.where(shown.notna(), "-").to_string(float_format=lambda x: f"{x:.4g}")
     yield f"protocol {digest}"
     yield f"page: {place / PAGE_FILE}"
