@@ -279,7 +279,7 @@ SHOWN_FROM = dict(intervals.MIN_POSITIVE_PATIENTS)
 
 
 def table_lines(name: str, results: list[dict[str, Any]]) -> list[str]:
-    """Return the table of a setting: a line per statistic, a column per cohort, a star if hidden."""
+    """Return the table of a setting: a line per statistic, a column per cohort, stars if hidden."""
     heads = "".join(f"{r['positive']:>9} of {r['patients']:<4}" for r in results)
     cells = [cell for result in results for cell in list(result.values())[2:]]
     error = max(cell["error"] or 0.0 for cell in cells if cell["shown"])

@@ -1,6 +1,6 @@
 """Measure how often the intervals of studies hold the true value, and a triage its promise.
 
-    python benchmarks/study_coverage.py
+    python benchmarks/study_coverage.py [--settings overconfident]
 
 Draws cohorts of patients, who have one to three studies that are alike, from a population of
 simulated ones, and makes the statistics of `common.statistics` for each. The true value is that of
@@ -211,6 +211,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--num_cohorts", type=int, default=1000)
     parser.add_argument("--num_population", type=int, default=4000, help="patients")
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--seed", type=int, default=4667)
     arguments = parser.parse_args()
     started = time.perf_counter()
@@ -218,8 +219,8 @@ def main() -> None:
     SCORES.update({name: replace(row, least=1, least_paired=2) for name, row in SCORES.items()})
     found: dict[str, Any] = {}
     triages: dict[str, Any] = {}
-    for name, setting in SETTINGS.items():
-        population = Population(setting, arguments.num_population, arguments.seed)
+    for name in arguments.settings:
+        population = Population(SETTINGS[name], arguments.num_population, arguments.seed)
         found[name] = [
             measure(population, *cohort, arguments.num_cohorts, arguments.seed)
             for cohort in COHORTS

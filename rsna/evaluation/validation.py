@@ -33,7 +33,7 @@ from rsna.evaluation.protocol import (
 )
 from rsna.evaluation.scoring import predictor_info, task_of
 from rsna.evaluation.unseen import require_unseen_rows, require_unseen_source
-from rsna_task import LABELS, SUBTYPES
+from rsna_task import LABELS
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ _OF_POINT = {
     "num_partial": "partial.num_studies",
 }
 _COUNTS = ("num_found", "num_studies")
+_ENDS = ("low", "high", *_COUNTS)
 PROTOCOL_FILE, TABLE_FILE, PAGE_FILE = "protocol.yaml", "validation.csv", "validation.html"
 
 
@@ -91,8 +92,8 @@ def validate(given: Config) -> Iterator[str]:
     write_protocol(place / PROTOCOL_FILE, protocol)
     frame = pd.DataFrame(records)
     write_csv(place / TABLE_FILE, frame.assign(protocol=digest))
-    # Labels without calls on any dataset have no lines.
-    shown = frame.set_index("dataset").T.dropna(how="all")
+    shown = pd.DataFrame([_merged(record) for record in records]).set_index("dataset").T
+    shown = shown[shown.ne("-").any(axis=1)]  # labels without calls on any dataset have no line
     page = render(
         "validation.html",
         title=f"{home.title} on {len(frame)} datasets",
@@ -101,8 +102,7 @@ def validate(given: Config) -> Iterator[str]:
         protocol=json.dumps(protocol, indent=2),
     )
     write_text(place / PAGE_FILE, page)
-    shown = shown[~shown.index.str.startswith(SUBTYPES)]
-    yield shown.where(shown.notna(), "-").to_string(float_format=lambda x: f"{x:.4g}")
+    yield shown.to_string()
     yield f"protocol {digest}"
     yield f"page: {place / PAGE_FILE}"
 
@@ -176,5 +176,21 @@ def row_of(metrics: Mapping[str, Any] | None) -> dict[str, Any]:
         **ends("study_weighted_log_loss", "study.interval.weighted_log_loss"),
         "study_auc_any": get("study.auc.any"),
         **ends("study_auc_any", "study.interval.auc.any"),
-        **{name: value for label in LABELS for name, value in at_point(label).items()},
+        **{name: value for label in LABELS[::-1] for name, value in at_point(label).items()},
     }
+
+
+def _merged(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return a row of the table as people read it: interval and counts behind their value."""
+
+    def text(value: Any) -> str:
+        return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+    found = {}
+    for name, value in row.items():
+        low, high, *counts = (row.get(f"{name}_{end}") for end in _ENDS)
+        inside = "" if low is None else f" ({text(low)} to {text(high)})"
+        of = ", {} of {}".format(*counts) if counts[0] is not None else ""
+        found[name] = text(value) + inside + of
+    parts = {f"{name}_{end}" for name in row for end in _ENDS}
+    return {name: cell for name, cell in found.items() if name not in parts}
