@@ -93,7 +93,7 @@ def validate(given: Config) -> Iterator[str]:
     frame = pd.DataFrame(records)
     write_csv(place / TABLE_FILE, frame.assign(protocol=digest))
     shown = pd.DataFrame([_merged(record) for record in records]).set_index("dataset").T
-    shown = shown[shown.ne("-").any(axis=1)]  # labels without calls on any dataset have no line
+    shown = shown[(shown != "-").any(axis=1)]  # labels without calls on any dataset have no line
     page = render(
         "validation.html",
         title=f"{home.title} on {len(frame)} datasets",
