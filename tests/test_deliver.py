@@ -30,8 +30,12 @@ def root(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.fixture(autouse=True)
+def known_maps(monkeypatch) -> None:
+    monkeypatch.setattr(rsna.delivery, "heat_maps", blob_maps)
+
+
 def run(monkeypatch, root: Path, *arguments: str, predictor: str = "net") -> int:
-    monkeypatch.setattr(rsna.delivery, "_heat_maps", lambda options: blob_maps)
     common = ["--pr_predictor", str(root / predictor), "--n_jobs", "0"]
     monkeypatch.setattr(sys, "argv", ["deliver.py", *common, *arguments])
     return status_of(deliver.main)
