@@ -4,7 +4,7 @@
 same study gives the same objects again, whenever that is.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
@@ -43,31 +43,28 @@ from common.dicom import read_hu
 from common.dicom.archives import open_source_file
 from common.errors import InputError
 from common.files import replacing_folder, write_json
-from common.predictors.base import AbstractPredictor, PredictOptions
-from common.predictors.loading import load_predictor
-from common.preparation import prepare_dataset
-from common.slices.pixel_steps import steps_of
-from common.slices.table import SliceTable
+from common.predictors.base import PredictOptions
+from common.slices.series import list_series, used_rows
+from common.slices.table import SLICES_FILE, SliceTable
 from common.words import count
 from config import Config
 from flags.delivery import DeliveryConfig
 from rsna import codes
 from rsna.build import find_device
-from rsna.evaluation.folders import delivery_folders, is_of_phantoms
-from rsna.evaluation.prediction import Prediction, predict_table
+from rsna.evaluation.folders import deliverable_record, delivery_folders, is_of_phantoms
+from rsna.predictor import Prediction, Predictor, make_studies
 from rsna.result_author import FORMAT, author_of
 from rsna.sources.dicom import DicomSource
-from rsna_model import build_model
 
 RESULT_FILE = "result.json"
 DELIVERED, UNUSABLE, REFUSED = "delivered", "unusable", "refused"
 SUBJECT = "hemorrhage"
 _SEEN = ("ok", "partial")
 
-HeatMaps = Callable[
-    [AbstractPredictor, SliceTable, NDArray[np.int64], NDArray[np.float64]],
-    Sequence[NDArray[np.float32]],
-]
+_OF_DOCUMENTS = ("SOPClassUID", "SeriesInstanceUID", "SOPInstanceUID")
+
+Document = Mapping[str, str]
+"""Of a document its class, series and instance UID, by keyword."""
 
 
 @dataclass(frozen=True)
@@ -80,15 +77,15 @@ class Delivered:
             valid object can be made.
         reason: why not; holds no id. Empty where all was delivered.
         probabilities: by label; empty where there are none of the study's own.
-        documents: by kind the documents (study, series, instance and class UIDs), which a later
-            version of the result names as its predecessors.
+        documents: by kind the UIDs of the documents (class, series, instance), which a later
+            version of the result names as its predecessors; plain types.
     """
 
     folder: Path
     status: str
     reason: str
     probabilities: Mapping[str, float]
-    documents: Mapping[str, Dataset] = field(default_factory=dict)
+    documents: Mapping[str, Document] = field(default_factory=dict)
 
     def line(self) -> str:
         """Return what happened in one line, without an id of the patient or the study."""
@@ -105,35 +102,26 @@ class Deliverer:
     Attributes:
         predictor, record: the model, and what its folder says.
         flags: options of the objects.
-        options: of prediction.
-        heat_maps: makes the maps of rows of a table, 0 to 1 on the pixels of their files.
     """
 
-    predictor: AbstractPredictor
+    predictor: Predictor
     record: ModelRecord
     flags: DeliveryConfig
-    options: PredictOptions
-    heat_maps: HeatMaps
 
     @classmethod
     def from_config(cls, config: Config) -> "Deliverer":
-        """Return what the flags ask for."""
+        """Return what the flags ask for; InputError where the predictor is not to be delivered."""
+        record = deliverable_record(config)
         folder = config.predictor_home(recorded=False).predictor
         options = PredictOptions(num_workers=config.general.n_jobs, device=find_device(config))
-        return cls(
-            load_predictor(folder, build_model),
-            ModelRecord.read(folder),
-            config.delivery,
-            options,
-            _heat_maps(options),
-        )
+        return cls(Predictor.open(folder, options), record, config.delivery)
 
     def deliver(
         self,
         source: Path,
         output: Path,
         start: datetime,
-        predecessors: Mapping[str, Mapping[str, Dataset]] | None = None,
+        predecessors: Mapping[str, Mapping[str, Document]] | None = None,
     ) -> list[Delivered]:
         """Write the results of each study in a folder of DICOM, and return what became of it.
 
@@ -148,23 +136,29 @@ class Deliverer:
         """
         found = []
         with working_folder(output) as work:
-            table, prediction = self._predict(source, work)
+            prediction = self._predict(source, work / "dataset")
             for study in prediction.studies.to_dict("records"):
                 name = sha256(str(study["study_id"]).encode()).hexdigest()[:NAME_LENGTH]
                 earlier = (predecessors or {}).get(name, {})
-                one = _Study(self, table, prediction, study, source, earlier)
+                one = _Study(self, prediction, study, source, earlier)
                 found.append(one.write(output / name, start))
         return found
 
-    def _predict(self, source: Path, work: Path) -> tuple[SliceTable, Prediction]:
-        prepare_dataset(
-            DicomSource(source),
-            work / "dataset",
-            n_jobs=self.options.num_workers,
-            steps=steps_of(self.predictor.training),
-        )
-        table = SliceTable.load(work / "dataset")
-        return table, predict_table(self.predictor, table, self.options)
+    def _predict(self, source: Path, work: Path) -> Prediction:
+        """Return what was predicted; also where studies have no slice that can be read."""
+        try:
+            return self.predictor.predict_folder(source, work)
+        except InputError:
+            if not (work / SLICES_FILE).is_file():
+                raise
+            table = SliceTable.load(work)
+            if table.readable.any() or table.frame["study_id"].isna().all():
+                raise
+        loaded, frame = self.predictor.loaded, table.frame.assign(readable=False)
+        series, nothing = list_series(frame), pd.DataFrame()
+        zeros = np.zeros((len(frame), len(loaded.label_names)))
+        studies = make_studies(loaded, frame, zeros, series)
+        return Prediction(table, np.arange(0), nothing, series, studies, nothing, nothing)
 
 
 def deliver(config: Config) -> Iterator[str]:
@@ -189,18 +183,17 @@ class _Study:
 
     Attributes:
         deliverer: its deliverer.
-        table, prediction: of all studies.
+        prediction: of all studies.
         study: its row of the table of studies.
         source: where the files are.
         predecessors: documents of its earlier result, by kind.
     """
 
     deliverer: Deliverer
-    table: SliceTable
     prediction: Prediction
     study: Mapping[Any, Any]
     source: Path
-    predecessors: Mapping[str, Dataset]
+    predecessors: Mapping[str, Document]
 
     @property
     def names(self) -> Sequence[str]:
@@ -225,7 +218,7 @@ class _Study:
             write_json(temporary / RESULT_FILE, record)
             sync_folder(temporary)
         sync_folder(folder.parent)
-        documents = {kind: _reference(objects[kind]) for kind in (MACHINE, TEXT) if kind in objects}
+        documents = {kind: _document(objects[kind]) for kind in (MACHINE, TEXT) if kind in objects}
         return Delivered(folder, status, reason, self._probabilities(), documents)
 
     def _probabilities(self) -> dict[str, float]:
@@ -237,7 +230,7 @@ class _Study:
         """Return the objects by name, and what result.json says about how they came about."""
         flags = self.deliverer.flags
         rows, probabilities = self._rows()
-        frame = self.table.frame.iloc[rows]
+        frame = self.prediction.table.frame.iloc[rows]
         wanted = [Wanted(*one) for one in zip(frame["source_file"], frame["image_id"])]
         source = DicomSource(self.source).folder
         slices = read_slices(source, wanted)
@@ -250,9 +243,7 @@ class _Study:
         notes: dict[str, Any] = {}
         if flags.dl_heat_map != "none":
             shown = np.arange(len(rows)) if flags.dl_heat_map == "pm" else np.array(keys)
-            made = self.deliverer.heat_maps(
-                self.deliverer.predictor, self.table, rows[shown], probabilities[shown, -1]
-            )
+            made = self._maps(rows[shown], probabilities[shown, -1])
             maps = dict(zip(shown.tolist(), made, strict=True))
             images_hu = [_image_hu(source, wanted[place], slices[place]) for place in keys]
             captions = [self._caption(place, probabilities) for place in keys]
@@ -267,16 +258,23 @@ class _Study:
         notes["repaired"] = sorted({keyword for one in slices for keyword in one.repaired})
         return objects, notes
 
+    def _maps(
+        self, rows: NDArray[np.int64], p: NDArray[np.float64]
+    ) -> Sequence[NDArray[np.float32]]:
+        """Return where the network looked for the last label, on the pixels of the files."""
+        predictor, label = self.deliverer.predictor, self.names[-1]
+        table = self.prediction.table
+        return heat_maps(predictor.loaded, table, rows, label, predictor.options, p)
+
     def _rows(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return the rows (n,) of the volume, in order, and the probabilities (n, k) of each."""
-        series = self.prediction.series
-        is_used = series["study_id"].eq(self.study["study_id"]) & series["used"].eq(1)
-        in_file = self.table.frame["store_file"].eq(series.loc[is_used, "store_file"].iloc[0])
-        lost = self.table.frame["image_id"].isin(self.prediction.filled["image_id"])
-        rows = np.flatnonzero(in_file & ~lost & self.table.readable)
-        rows = self.table.anatomical_order(rows)
-        by_id = self.prediction.predictions.set_index("image_id")[list(self.names)]
-        return rows, by_id.loc[self.table.frame["image_id"].iloc[rows]].to_numpy(np.float64)
+        found = self.prediction
+        frame = found.table.frame.iloc[found.rows]
+        frame = frame.assign(readable=~frame["image_id"].isin(found.filled["image_id"]))
+        is_own = frame["study_id"].eq(self.study["study_id"]).to_numpy(dtype=bool)
+        rows = found.table.anatomical_order(found.rows[is_own & used_rows(frame, found.series)])
+        by_row = found.predictions[list(self.names)].set_axis(found.rows)
+        return rows, by_row.loc[rows].to_numpy(np.float64)
 
     def _result(
         self, slices: Sequence[SourceSlice], keys: Sequence[int], probabilities: NDArray[np.float64]
@@ -284,13 +282,13 @@ class _Study:
         record, flags = self.deliverer.record, self.deliverer.flags
         author = author_of(record, flags.dl_uid_root, self.study)
         summary = [self._summary(len(slices))]
-        earlier = [str(self.predecessors[kind].SOPInstanceUID) for kind in self.predecessors]
         header = slices[0].header
         made_of = [
             *(str(header[name].value) for name in ("StudyInstanceUID", "SeriesInstanceUID")),
             "\n".join(sorted(one.name for one in slices)),
             *(record.weights_sha256, record.settings_sha256, flags.dl_heat_map),
-            *("\n".join(author.versions), author.statement, *summary, *sorted(earlier)),
+            *("\n".join(author.versions), author.statement, *summary),
+            *sorted(each["SOPInstanceUID"] for each in self.predecessors.values()),
         ]
         findings = []
         for label, name in enumerate(self.names):
@@ -367,23 +365,10 @@ def _image_hu(folder: Path, wanted: Wanted, one: SourceSlice) -> NDArray[np.int1
     return np.asarray(images_hu[0 if one.frame is None else one.frame - 1], dtype=np.int16)
 
 
-def _heat_maps(options: PredictOptions) -> HeatMaps:
-    """Return what makes the maps of a label of studies."""
-
-    def of_rows(
-        predictor: AbstractPredictor,
-        table: SliceTable,
-        rows: NDArray[np.int64],
-        probabilities: NDArray[np.float64],
-    ) -> Sequence[NDArray[np.float32]]:
-        raise InputError("no heat maps yet: give --dl_heat_map none")
-
-    return of_rows
+def heat_maps(*arguments: object) -> Sequence[NDArray[np.float32]]:
+    """Refuse: maps come in with those of the predictors."""
+    raise InputError("no heat maps yet: give --dl_heat_map none")
 
 
-def _reference(made: Dataset) -> Dataset:
-    """Return what a later version needs to name a document as its predecessor."""
-    found = Dataset()
-    for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
-        setattr(found, keyword, made[keyword].value)
-    return found
+def _document(made: Dataset) -> Document:
+    return {keyword: str(made[keyword].value) for keyword in _OF_DOCUMENTS}

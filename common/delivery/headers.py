@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.uid import UID, CTImageStorage
 from pydicom.valuerep import DS, PersonName
 
@@ -113,8 +114,8 @@ def _is_uid(text: str) -> bool:
 def common_header(opened: OpenFile) -> tuple[Dataset, set[str]]:
     """Return what all slices of a file share, and the keywords that were repaired.
 
-    Type 2 elements that the source lacks are there, and empty. Dates and codes that are not valid
-    are emptied, longer texts cut, control characters left out.
+    Type 2 elements that the source lacks are there, and empty. Ids, dates and codes that are not
+    valid are emptied; names are cut and lose their control characters.
     """
     source, header, repaired = opened.dataset, Dataset(), set()
     header.SpecificCharacterSet = UTF8
@@ -176,16 +177,14 @@ _PLANE = (("ImagePositionPatient", 3), ("ImageOrientationPatient", 6), ("PixelSp
 
 def _text(dataset: Dataset, keyword: str) -> str:
     """Return an element as it stands in the file, decoded; empty where it is absent."""
-    try:
-        value = dataset.get(keyword)
-    except (ValueError, TypeError, LookupError, NotImplementedError):
-        return NOT_READABLE
-    if value is None:
-        return ""
-    return str(value) if isinstance(value, str | PersonName) else "\\".join(map(str, value))
+    value = dataset.get(keyword)
+    values = value if isinstance(value, MultiValue) else [value]
+    if not all(isinstance(each, str | PersonName | None) for each in values):
+        return _NO_TEXT
+    return "\\".join(str(each or "") for each in values).strip(" \0")
 
 
-NOT_READABLE = "\0"
+_NO_TEXT = "\1"
 """No value that any rule takes."""
 
 
@@ -198,14 +197,23 @@ def visible(text: str, most: int = _LONG) -> str:
     return " ".join(shown.split())[:most].rstrip()
 
 
-def _line(most: int) -> Callable[[str], str]:
-    return lambda text: visible(text.replace("\\", " "), most)
+def _plain(text: str) -> str:
+    return "".join(one for one in text if one != "\\" and not _is_control(one))
+
+
+def _is_control(one: str) -> bool:
+    return unicodedata.category(one)[0] == "C" or unicodedata.category(one) in ("Zl", "Zp")
+
+
+def _identifier(most: int) -> Callable[[str], str]:
+    """Return what takes an id as it is or not at all: a cut one can be somebody else's."""
+    return lambda text: text if text == _plain(text)[:most] else ""
 
 
 def _person(text: str) -> str:
     """Return a person's name: three groups at most, of five components each."""
-    groups = [visible("^".join(group.split("^")[:5]), _NAME) for group in text.split("=")[:3]]
-    return "=".join(group.replace("\\", " ") for group in groups).rstrip("=")
+    groups = [_plain("^".join(group.split("^")[:5])) for group in text.split("=")[:3]]
+    return "=".join(group[:_NAME].strip() for group in groups).rstrip("=")
 
 
 def _date(text: str) -> str:
@@ -226,20 +234,20 @@ def _one_of(*values: str) -> Callable[[str], str]:
 
 _TAKEN: Mapping[str, tuple[Callable[[str], str], bool]] = {
     "PatientName": (_person, True),
-    "PatientID": (_line(_LONG), True),
-    "IssuerOfPatientID": (_line(_LONG), False),
+    "PatientID": (_identifier(_LONG), True),
+    "IssuerOfPatientID": (_identifier(_LONG), False),
     "PatientBirthDate": (_date, True),
     "PatientSex": (_one_of("M", "F", "O"), True),
     "PatientIdentityRemoved": (_one_of("YES", "NO"), False),
-    "DeidentificationMethod": (_line(_LONG), False),
+    "DeidentificationMethod": (_identifier(_LONG), False),
     "LongitudinalTemporalInformationModified": (
         _one_of("UNMODIFIED", "MODIFIED", "REMOVED"),
         False,
     ),
     "StudyDate": (_date, True),
     "StudyTime": (_time, True),
-    "StudyID": (_line(_SHORT), True),
-    "AccessionNumber": (_line(_SHORT), True),
+    "StudyID": (_identifier(_SHORT), True),
+    "AccessionNumber": (_identifier(_SHORT), True),
     "ReferringPhysicianName": (_person, True),
 }
 """Elements of patient and study, what makes each valid, and whether it must be there."""

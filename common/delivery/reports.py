@@ -68,8 +68,8 @@ class StudyResult:
         procedure: code of the examination.
         subject: what the probabilities are of, in a word or two.
         author, identity: what made the objects, and their UIDs.
-        predecessors: by kind the document that this one replaces: study, series and instance UID
-            and SOP class.
+        predecessors: by kind the document of this study that the new one replaces, as values by
+            keyword: SOPClassUID, SeriesInstanceUID and SOPInstanceUID.
     """
 
     slices: Sequence[SourceSlice]
@@ -80,7 +80,7 @@ class StudyResult:
     subject: str
     author: Author
     identity: Identity
-    predecessors: Mapping[str, Dataset] = field(default_factory=dict)
+    predecessors: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def key_slices(self) -> list[SourceSlice]:
@@ -182,7 +182,12 @@ def _image(one: SourceSlice) -> hd.sr.ImageContentItem:
 def _document(
     result: StudyResult, kind_of_sr: Any, root: Dataset, kind: str, number: int, what: str
 ) -> Dataset:
-    previous = result.predecessors.get(kind)
+    previous = []
+    if kind in result.predecessors:
+        previous = [Dataset()]
+        previous[0].StudyInstanceUID = result.slices[0].header.StudyInstanceUID
+        for keyword, value in result.predecessors[kind].items():
+            setattr(previous[0], keyword, value)
     document: Dataset = kind_of_sr(
         evidence=_headers(result.slices),
         content=root,
@@ -191,7 +196,7 @@ def _document(
         is_complete=True,
         is_final=False,
         is_verified=False,
-        previous_versions=None if previous is None else [previous],
+        previous_versions=previous or None,
         **result.series(kind, number, f"{result.subject}, {what}"),
     )
     return document

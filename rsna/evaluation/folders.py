@@ -32,19 +32,25 @@ def delivery_folders(config: Config) -> tuple[Path, Path]:
     """Return input and output folder of deliver.py.
 
     Raises:
-        InputError: a flag is missing or can not be used, or the predictor is of phantoms alone.
+        InputError: a flag is missing or can not be used, or the predictor is not to be delivered.
+    """
+    flags = config.delivery
+    folders = _in_and_out("dl", flags.dl_input, flags.dl_output)
+    deliverable_record(config)
+    return folders
+
+
+def deliverable_record(config: Config) -> ModelRecord:
+    """Return what the predictor says about itself.
+
+    Raises:
+        InputError: there is none, it is of phantoms alone, or what makes results is not installed.
     """
     if find_spec("highdicom") is None:
         raise InputError(
             f"the package highdicom, which is not installed, makes the results: "
             f"{install_command('clinic')}"
         )
-    require_deliverable(config)
-    return _in_and_out("dl", config.delivery.dl_input, config.delivery.dl_output)
-
-
-def require_deliverable(config: Config) -> ModelRecord:
-    """Return the record of the predictor; InputError where it is of phantoms alone."""
     record = ModelRecord.read(config.predictor_home(recorded=False).predictor)
     if is_of_phantoms(record) and not config.delivery.dl_force:
         raise InputError(

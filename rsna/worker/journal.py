@@ -101,7 +101,7 @@ class Job:
     predecessor: str | None
     probability: float | None
     objects: list[str] = field(default_factory=list)
-    documents: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    documents: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
 
     @property
     def short(self) -> str:

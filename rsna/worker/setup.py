@@ -14,7 +14,7 @@ from common.files import make_folder
 from common.preparation.workers.limits import Limits
 from common.requirements import install_command
 from config import Config
-from rsna.evaluation.folders import require_deliverable
+from rsna.evaluation.folders import deliverable_record
 from rsna.worker.journal import JOURNAL_FILE, Journal, locked
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def open_worker(config: Config, analysis: str = ANALYSIS) -> Iterator["Worker"]:
     """
     flags, folder = config.worker, work_folder(config)
     require_packages()
-    record = require_deliverable(config)
+    record = deliverable_record(config)
     if (flags.wk_orthanc is None) == (flags.wk_watch is None):
         raise InputError("--wk_orthanc or --wk_watch is missing: say where studies come from")
     if flags.wk_send is None and not flags.wk_shadow:

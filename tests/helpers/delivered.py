@@ -13,11 +13,10 @@ from dicom_factory import write_ct, write_enhanced_ct
 from predictor_factory import make_predictor
 
 from common.delivery.model import ModelRecord
-from common.predictors.base import PredictOptions
-from common.predictors.loading import load_predictor
 from flags.delivery import DeliveryConfig
 from rsna.delivery import Deliverer
-from rsna_model import RSNAModel, build_model
+from rsna.predictor import Predictor
+from rsna_model import RSNAModel
 
 START = datetime(2026, 1, 1)
 SIZE, TILT_DEG, STEPS_MM = 96, 18.5, (0.0, 4.0, 5.08, 12.08, 17.0, 22.0)
@@ -113,7 +112,7 @@ def write_predictor(folder: Path, **changes: Any) -> Path:
     return folder
 
 
-def blob_maps(predictor, table, rows, probabilities):
+def blob_maps(predictor, table, rows, label, options, probabilities):
     """Maps of a blob off the middle, on the pixels of each slice, times the probability."""
     shapes = table.frame[["rows", "columns"]].iloc[rows].to_numpy(dtype=int)
     maps = []
@@ -124,10 +123,10 @@ def blob_maps(predictor, table, rows, probabilities):
     return maps
 
 
-def make_deliverer(predictor: Path, maps: Any = blob_maps, **flags: Any) -> Deliverer:
+def make_deliverer(predictor: Path, **flags: Any) -> Deliverer:
     """What delivers by the predictor in a folder, in this process."""
-    loaded, record = load_predictor(predictor, build_model), ModelRecord.read(predictor)
-    return Deliverer(loaded, record, DeliveryConfig(**flags), PredictOptions(), maps)
+    record = ModelRecord.read(predictor)
+    return Deliverer(Predictor.open(predictor), record, DeliveryConfig(**flags))
 
 
 def contents(folder: Path) -> dict[str, bytes]:

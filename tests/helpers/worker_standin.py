@@ -79,13 +79,13 @@ def write_results(
             setattr(one, word, slices[0].get(word, ""))
         one.ContentDate, one.ContentTime = request["time"][:10].replace("-", ""), "000000"
         earlier = request["predecessors"].get(folder.name, {}).get(kind)
-        one.SeriesDescription = f"after {earlier[2]}" if earlier else "first"
+        one.SeriesDescription = f"after {earlier['SOPInstanceUID']}" if earlier else "first"
         one.save_as(folder / f"{kind}.dcm", enforce_file_format=True)
-        documents[kind] = [str(sop_class), one.SeriesInstanceUID, one.SOPInstanceUID]
+        words = ("SOPClassUID", "SeriesInstanceUID", "SOPInstanceUID")
+        documents[kind] = {word: str(one[word].value) for word in words}
     (folder / "result.json").write_text("{}")
     return {
         "folder": folder.name,
-        "is_delivered": True,
         "reason": "",
         "probability": [len(slices) / 100],
         "documents": documents,

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from delivered import (
     PERSON,
     START,
     TYPE_2,
+    blob_maps,
     conformance_errors,
     contents,
     make_deliverer,
@@ -24,6 +26,7 @@ from delivered import (
 )
 from dicom_factory import write_rsna
 
+import rsna.delivery
 from common.errors import InputError
 from common.scoring.predictions import Calibration
 from rsna_task import LABELS
@@ -34,6 +37,13 @@ POINTS = {
     "thresholds": {"any": 0.0, "subdural": 1.0},
     "fitted_on": None,
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def known_maps() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rsna.delivery, "heat_maps", blob_maps)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +146,7 @@ def test_visible_text_names_no_patient(delivered):
 
 def test_probabilities_are_those_of_the_study(delivered, predictor, head, tmp_path):
     deliverer = make_deliverer(predictor)
-    _, prediction = deliverer._predict(head, tmp_path)
-    again = prediction.studies.iloc[0]
+    again = deliverer.predictor.predict_folder(head, tmp_path).studies.iloc[0]
     record = json.loads((delivered / "result.json").read_text())
     assert record["probabilities"] == {name: again[name] for name in LABELS}
     dsrdump = shutil.which("dsrdump")
@@ -326,8 +335,10 @@ def test_hostile_header_strings_are_bounded_and_cleaned(predictor, tmp_path):
         assert not [text for text in texts if re.search(r"[\x00-\x1f\u202e\u2066]", text)]
         said = " ".join(texts_of(made, frozenset(PERSON)))
         assert not re.search(r"<script|onerror|DROP|title|many lines", said)
-        assert len(made.PatientID) <= 64
+        # An id that is cut can be somebody else's.
+        assert made.PatientID == made.AccessionNumber == made.StudyID == ""
         assert made.PatientBirthDate == made.StudyDate == made.PatientSex == ""
+        assert len(made.ReferringPhysicianName) == 64
 
 
 def test_frames_of_an_enhanced_file_are_named_one_by_one(predictor, tmp_path):
@@ -382,6 +393,12 @@ def test_each_study_of_a_folder_has_its_own_set(predictor, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
         one.folder.name for one in found
     )
+
+
+def test_an_archive_gives_what_its_folder_gives(predictor, head, delivered, tmp_path):
+    archive = Path(shutil.make_archive(str(tmp_path / "scans"), "zip", head))
+    one = deliver_one(archive, predictor, tmp_path / "out", dl_heat_map="pm")
+    assert contents(one.folder) == contents(delivered)
 
 
 def test_files_without_valid_uids_are_refused(predictor, tmp_path):
