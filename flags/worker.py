@@ -1,7 +1,9 @@
 """Flags of the worker."""
 
+import re
 from dataclasses import dataclass
 
+from common.errors import InputError
 from flags.parsing import Switch, above, at_least, between, matches, require
 
 
@@ -48,7 +50,12 @@ class WorkerConfig:
         above(self, 0, "wk_time_s", "wk_memory_mb")
         between(self, 0, 65535, "wk_commit_port", "wk_metrics_port")
         matches(self, r"[!-\[\]-~]{1,16}", "an AE title: 1 to 16 characters, no space", "wk_aet")
-        rule = "an address without user or password, such as http://127.0.0.1:8042"
-        matches(self, r"https?://[^@\s/?#]+(/[^@\s?#]*)?", rule, "wk_orthanc")
+        address = r"https?://[^@\s/?#]+(/[^@\s?#]*)?"
+        if self.wk_orthanc is not None and not re.fullmatch(address, self.wk_orthanc):
+            # The value may hold a password.
+            raise InputError(
+                "--wk_orthanc: must be an address without user or password, such as "
+                "http://127.0.0.1:8042"
+            )
         both = self.wk_orthanc is not None and self.wk_watch is not None
         require(self, "wk_watch", not both, "left out beside --wk_orthanc: studies have one source")

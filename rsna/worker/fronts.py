@@ -117,9 +117,9 @@ class OrthancFront:
         instances = tuple(
             Instance(uid, uid, place, int(size) if isinstance(size, int) else 0)
             for item in all_instances
-            for uid in [str(_tags(item).get("SOPInstanceUID"))]
+            for uid in [clean(_tags(item).get("SOPInstanceUID"))]
             for place, size in [(str(item.get("ID")), item.get("FileSize"))]
-            if item.get("ParentSeries") in is_ct
+            if str(item.get("ParentSeries")) in is_ct
             and _ORTHANC_ID.fullmatch(place)
             and _UID.fullmatch(uid)
             and not _is_own(uid, self.own_root)
