@@ -282,9 +282,8 @@ class _Study:
         record, flags = self.deliverer.record, self.deliverer.flags
         author = author_of(record, flags.dl_uid_root, self.study)
         summary = [self._summary(len(slices))]
-        header = slices[0].header
         made_of = [
-            *(str(header[name].value) for name in ("StudyInstanceUID", "SeriesInstanceUID")),
+            str(slices[0].header.StudyInstanceUID),
             "\n".join(sorted(one.name for one in slices)),
             *(record.weights_sha256, record.settings_sha256, flags.dl_heat_map),
             *("\n".join(author.versions), author.statement, *summary),

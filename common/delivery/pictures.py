@@ -78,6 +78,8 @@ def parametric_map(result: StudyResult, maps: Sequence[NDArray[np.float32]]) -> 
     if not all(one.has_plane for one in slices):
         raise Undeliverable("slices without a position in a frame of reference")
     sources = [_as_single_frame(one, number) for number, one in enumerate(slices)]
+    for source in sources:  # a volume may lie in several series
+        source.SeriesInstanceUID = slices[0].header.SeriesInstanceUID
     _give_thickness(sources)
     try:
         made: Dataset = hd.pm.ParametricMap(
@@ -214,8 +216,12 @@ def _refer_to_files(made: Dataset, slices: Sequence[SourceSlice]) -> None:
                 item.update(_reference(by_uid[item.ReferencedSOPInstanceUID]))
     files = {one.header.SOPInstanceUID: replace(one, frame=None) for one in slices}
     made.SourceImageSequence = [_reference(one) for one in files.values()]
-    series = made.ReferencedSeriesSequence[0]
-    series.ReferencedInstanceSequence = [_reference(one) for one in files.values()]
+    series = {one.header.SeriesInstanceUID: Dataset() for one in files.values()}
+    for uid, item in series.items():
+        own = [one for one in files.values() if one.header.SeriesInstanceUID == uid]
+        item.SeriesInstanceUID = uid
+        item.ReferencedInstanceSequence = [_reference(one) for one in own]
+    made.ReferencedSeriesSequence = list(series.values())
 
 
 def _place_uid(number: int) -> UID:
