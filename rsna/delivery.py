@@ -59,6 +59,8 @@ from rsna.sources.dicom import DicomSource
 RESULT_FILE = "result.json"
 DELIVERED, UNUSABLE, REFUSED = "delivered", "unusable", "refused"
 SUBJECT = "hemorrhage"
+MOST_MAPPED = 300
+"""Slices of a parametric map: of 512 x 512 pixels each it has 315 MB."""
 _SEEN = ("ok", "partial")
 
 _OF_DOCUMENTS = ("SOPClassUID", "SeriesInstanceUID", "SOPInstanceUID")
@@ -228,7 +230,6 @@ class _Study:
 
     def _objects(self) -> tuple[dict[str, Dataset], dict[str, Any]]:
         """Return the objects by name, and what result.json says about how they came about."""
-        flags = self.deliverer.flags
         rows, probabilities = self._rows()
         frame = self.prediction.table.frame.iloc[rows]
         wanted = [Wanted(*one) for one in zip(frame["source_file"], frame["image_id"])]
@@ -240,22 +241,25 @@ class _Study:
         result = self._result(slices, keys, probabilities)
         objects = {MACHINE: measurement_report(result), TEXT: text_report(result)}
         objects[KEYS] = key_objects(result)
-        notes: dict[str, Any] = {}
-        if flags.dl_heat_map != "none":
-            shown = np.arange(len(rows)) if flags.dl_heat_map == "pm" else np.array(keys)
-            made = self._maps(rows[shown], probabilities[shown, -1])
-            maps = dict(zip(shown.tolist(), made, strict=True))
-            images_hu = [_image_hu(source, wanted[place], slices[place]) for place in keys]
-            captions = [self._caption(place, probabilities) for place in keys]
-            key_maps = [maps[place] for place in keys]
-            pictures = secondary_captures(result, images_hu, key_maps, captions)
-            objects |= {f"{PICTURES}_{n}": one for n, one in enumerate(pictures, start=1)}
-            if flags.dl_heat_map == "pm":
-                try:
-                    objects[MAP] = parametric_map(result, [maps[place] for place in maps])
-                except Undeliverable as error:
-                    notes["left_out"] = {MAP: str(error)}
-        notes["repaired"] = sorted({keyword for one in slices for keyword in one.repaired})
+        notes: dict[str, Any] = {
+            "repaired": sorted({keyword for one in slices for keyword in one.repaired})
+        }
+        if self.deliverer.flags.dl_heat_map == "none":
+            return objects, notes
+        is_mapped = self.deliverer.flags.dl_heat_map == "pm" and len(rows) <= MOST_MAPPED
+        shown = np.arange(len(rows)) if is_mapped else np.array(keys)
+        maps = dict(zip(shown.tolist(), self._maps(rows[shown], probabilities[shown, -1])))
+        images_hu = [_image_hu(source, wanted[place], slices[place]) for place in keys]
+        captions = [self._caption(place, probabilities) for place in keys]
+        pictures = secondary_captures(result, images_hu, [maps[place] for place in keys], captions)
+        objects |= {f"{PICTURES}_{n}": one for n, one in enumerate(pictures, start=1)}
+        if self.deliverer.flags.dl_heat_map == "pm":
+            try:
+                if not is_mapped:
+                    raise Undeliverable(f"more than {MOST_MAPPED} slices")
+                objects[MAP] = parametric_map(result, list(maps.values()))
+            except Undeliverable as error:
+                notes["left_out"] = {MAP: str(error)}
         return objects, notes
 
     def _maps(
@@ -315,10 +319,9 @@ class _Study:
         )
 
     def _summary(self, num_slices: int) -> str:
-        if self.study["status"] == "ok":
-            return f"{count(num_slices, 'slice')} of one series."
-        reason = visible(str(self.study["reason"]), 200)
-        return f"{count(num_slices, 'slice')} of one series: not the whole study: {reason}."
+        whole, reason = self.study["status"] == "ok", visible(str(self.study["reason"]), 200)
+        missing = "" if whole else f" Not the whole study: {reason}."
+        return f"{count(num_slices, 'slice')} of one volume.{missing}"
 
     def _caption(self, place: int, probabilities: NDArray[np.float64]) -> str:
         p = probabilities[place, -1]

@@ -106,7 +106,8 @@ def parametric_map(result: StudyResult, maps: Sequence[NDArray[np.float32]]) -> 
     except ValueError as error:  # two slices at one place, or of different planes
         raise Undeliverable(f"no map of these slices: {visible(str(error), 120)}") from error
     made.BodyPartExamined = author.body_part
-    _name_dimensions(made, result.identity.uid("dimensions"))
+    for item in (*made.DimensionOrganizationSequence, *made.DimensionIndexSequence):
+        item.DimensionOrganizationUID = result.identity.uid("dimensions")
     _refer_to_files(made, slices)
     return made
 
@@ -200,11 +201,6 @@ def _give_thickness(headers: Sequence[Dataset]) -> None:
         header.ImageOrientationPatient = headers[0].ImageOrientationPatient
         if "SliceThickness" not in header:
             header.SliceThickness = f"{max(usual_mm, 0.001):.4f}"
-
-
-def _name_dimensions(made: Dataset, uid: UID) -> None:
-    for item in (*made.DimensionOrganizationSequence, *made.DimensionIndexSequence):
-        item.DimensionOrganizationUID = uid
 
 
 def _refer_to_files(made: Dataset, slices: Sequence[SourceSlice]) -> None:
