@@ -395,6 +395,15 @@ def test_each_study_of_a_folder_has_its_own_set(predictor, tmp_path):
     )
 
 
+def test_a_map_of_too_many_slices_is_left_out(monkeypatch, predictor, head, tmp_path):
+    monkeypatch.setattr(rsna.delivery, "MOST_MAPPED", 5)
+    one = deliver_one(head, predictor, tmp_path, dl_heat_map="pm")
+    record = json.loads((one.folder / "result.json").read_text())
+    assert record["left_out"] == {"parametric_map": "more than 5 slices"}
+    assert "heat_map_1" in objects_in(one.folder)
+    assert "parametric_map" not in objects_in(one.folder)
+
+
 def test_a_head_in_two_series_is_one_volume_whose_files_are_all_named(predictor, tmp_path):
     source = write_head(tmp_path / "in")
     other = "1.2.826.0.1.3680043.8.498.1.7"
