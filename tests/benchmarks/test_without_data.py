@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
         (("demo_difficulty.py",), "no dataset at input/datasets/demo"),
         (("pooled_folds.py", "0001"), "output/results/0001"),
         (("preprocess.py", "--folder", "none"), "--folder none: no files there"),
+        (("label_errors.py", "--experiment_id", "0001"), "no experiment at output/results/0001"),
     ],
 )
 def test_one_line_and_status_2(tmp_path, arguments, message):
