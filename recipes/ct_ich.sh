@@ -44,7 +44,6 @@ has_dataset() { ((!DRY)) && [[ -f $INPUT/datasets/$1/manifest.json ]]; }
 
 prepare demo --pre_source demo
 prepare ct_ich --pre_source ct_ich --pre_folder "$folder"
-# About seven slices of phantoms beside ten of patients.
 
 weights=${START:-$OUTPUT/results/ct_ich_start/predictor/model.pt}
 if [[ -z ${START:-} ]]; then
