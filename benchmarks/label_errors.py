@@ -47,7 +47,7 @@ if importlib.util.find_spec("cleanlab"):
 
 def main() -> None:
     reviewed = open_reviewed(parse_config(__doc__ or "", GROUPS, sys.argv[1:]))
-    table, names = reviewed.table, list(reviewed.label_names)
+    table, names = reviewed.table, reviewed.label_names
     rows = table.rows_of(reviewed.predictions.index.to_numpy())
     p, right = reviewed.predictions.to_numpy(), known_labels(table, rows, names)
     rows, p, right = (part[~np.isnan(right).any(axis=1)] for part in (rows, p, right))

@@ -1,6 +1,6 @@
 """scripts/review.py: pages of the studies worth a look, with boxes to tick."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,13 @@ from rsna.evaluation.ticks import keep_pages, write_labels
 from rsna_task import LABELS
 
 FOLDER = "reviews"
-LABEL, NEIGHBOURS, UNCERTAIN = "likely label error", "differs from its neighbours", "uncertain"
+LABEL, NEIGHBOURS, UNCERTAIN = "likely label error", "unlike its neighbours", "uncertain"
 KINDS = (LABEL, NEIGHBOURS, UNCERTAIN)
 """Why a study is worth a look, the most useful first."""
 LEAST = 0.1
 """Smaller steps along a series, and probabilities nearer to 0 or 1, are no reason."""
 MOST_REASONS = 3
-"""Slices of a study that are named for each of them."""
+"""Slices of a study that are named for each kind."""
 
 
 @dataclass(frozen=True)
@@ -45,18 +45,29 @@ class Reviewed:
     Attributes:
         name: of the folder of pages.
         table: the dataset.
-        label_names: the k labels.
-        predictions: (k) probabilities of slices by image id.
-        studies: (k) probabilities by study id.
+        predictions: probabilities of slices by image id, a column for each label.
+        studies: the same by study id.
         doubts: why these predictions may know the labels already, in words.
     """
 
     name: str
     table: SliceTable
-    label_names: Sequence[str]
     predictions: pd.DataFrame
     studies: pd.DataFrame
     doubts: Sequence[str]
+
+    @property
+    def label_names(self) -> list[str]:
+        """The k labels; the last one is for any of the others."""
+        return [str(name) for name in self.predictions]
+
+    @property
+    def given_labels(self) -> pd.DataFrame:
+        """The labels that studies were given as a whole, by majority; NaN where unknown."""
+        given = read_study_labels(self.table, self.label_names, (LABELS_OF_STUDY,))
+        given = self.studies.iloc[:0] if given is None else given
+        hard = pd.DataFrame(majority(given), given.index, self.label_names)
+        return hard.reindex(self.studies.index)
 
 
 def review(config: Config) -> Iterator[str]:
@@ -68,17 +79,14 @@ def review(config: Config) -> Iterator[str]:
         return
     reasons = find_reasons(reviewed, config.review.rv_num)
     make_folder(folder)
-    cases, num_hidden = write_pages(reviewed, reasons, folder)
-    yield f"{count(len(cases), 'page')} of {count(len(reviewed.studies), 'study')}"
-    for kind, of_kind in reasons[reasons["study_id"].isin(cases["study_id"])].groupby(
-        "kind", sort=False
-    ):
+    num_pages = write_pages(reviewed, reasons, folder)
+    for kind, of_kind in reasons.groupby("kind", sort=False):
         yield f"{kind}: {count(of_kind['study_id'].nunique(), 'study')}"
-    if num_hidden:
-        yield f"{count(num_hidden, 'study')} left out: their pixels are not at hand"
     if reasons["kind"].eq(LABEL).any():
         yield from (f"other label errors may be missed: {doubt}" for doubt in reviewed.doubts)
-    yield f"pages: {folder / INDEX_FILE}"
+    num_hidden = reasons["study_id"].nunique() - num_pages
+    hidden = f", {num_hidden} left out: no pixels at hand" if num_hidden else ""
+    yield f"{count(num_pages, 'page')}{hidden}: {folder / INDEX_FILE}"
 
 
 def open_reviewed(config: Config) -> Reviewed:
@@ -92,28 +100,28 @@ def open_reviewed(config: Config) -> Reviewed:
         "--pr_predictor": config.predictor.pr_predictor,
         "--rv_predictions": config.review.rv_predictions,
     }
-    given = {flag: value for flag, value in flags.items() if value is not None}
+    given = [(flag, value) for flag, value in flags.items() if value is not None]
     if len(given) != 1:
         raise InputError(
             "give one of --experiment_id 0001, --pr_predictor <folder>, with the predictions that "
             "they are scored on, and --rv_predictions <output of predict.py>"
         )
-    [(flag, name)] = given.items()
+    flag, name = given[0]
     if flag == "--rv_predictions":
-        dataset, stored, studies = _of_prediction(config, Path(name))
-        title = stored.name
+        folder, stored, studies = _of_prediction(config, Path(name))
+        title, table = stored.name, SliceTable.load(folder)
+        frame = stored.read(table)
     else:
-        dataset, [stored] = find_stored(config, [name], flag)
-        title, studies = f"{stored.name.replace('/', '_')}_{dataset.name}", None
-    table = SliceTable.load(dataset)
-    frame, names = stored.read(table), stored.task.label_names
-    rows = table.rows_of(frame["image_id"])
-    if studies is None:
+        folder, [stored] = find_stored(config, [name], flag)
+        title, table = f"{stored.name.replace('/', '_')}_{folder.name}", SliceTable.load(folder)
+        frame = stored.read(table)
         studies = stored.studies(table, frame)
+    rows = table.rows_of(frame["image_id"])
     used = np.flatnonzero(table.readable[rows])
     used = used[used_of(table, rows[used])]
-    predictions = frame.iloc[used].set_index("image_id")[list(names)]
-    return Reviewed(title, table, names, predictions, studies, stored.doubts(table, rows))
+    predictions = frame.iloc[used].set_index("image_id")[list(stored.task.label_names)]
+    shown = studies.index.isin(frame["study_id"].iloc[used])
+    return Reviewed(title, table, predictions, studies[shown], stored.doubts(table, rows))
 
 
 def _of_prediction(config: Config, folder: Path) -> tuple[Path, Stored, pd.DataFrame]:
@@ -121,10 +129,8 @@ def _of_prediction(config: Config, folder: Path) -> tuple[Path, Stored, pd.DataF
     path, flag = folder / STUDIES_FILE, f"--rv_predictions {folder}"
     if not path.is_file() or not (folder / PREDICTIONS_FILE).is_file():
         raise InputError(f"{flag}: no output of predict.py (no {STUDIES_FILE}, {PREDICTIONS_FILE})")
-    dataset = folder / "dataset"
-    if "data_dataset" in config.given:
-        dataset = config.dataset_folder
-    elif not (dataset / SLICES_FILE).is_file():
+    dataset = config.dataset_folder if "data_dataset" in config.given else folder / "dataset"
+    if not (dataset / SLICES_FILE).is_file():
         raise InputError(
             f"{flag}: was predicted from a prepared dataset: say which one by --data_dataset"
         )
@@ -143,129 +149,96 @@ def find_reasons(reviewed: Reviewed, num: int) -> pd.DataFrame:
     """
     table, names = reviewed.table, reviewed.label_names
     rows = table.anatomical_order(table.rows_of(reviewed.predictions.index.to_numpy()))
-    frame = table.frame.iloc[rows]
-    slices = frame[["study_id", "image_id"]].reset_index(drop=True)
-    studies = pd.DataFrame({"study_id": reviewed.studies.index, "image_id": None})
-    studies = studies[studies["study_id"].isin(slices["study_id"])]
+    frame = table.frame.iloc[rows].reset_index(drop=True)
     p = reviewed.predictions.loc[frame["image_id"]].to_numpy(dtype=np.float64)
-    whole = reviewed.studies.loc[studies["study_id"]].to_numpy(dtype=np.float64)
-    y = known_labels(table, rows, names)
-    given = given_labels(reviewed).reindex(studies["study_id"]).to_numpy(dtype=np.float64)
-
-    def of_label(i: int, k: int) -> str:
-        return f"{names[k]} {_word(y[i, k])} at {p[i, k]:.3f}"
-
-    def of_given(i: int, k: int) -> str:
-        return f"the study, {names[k]} {_word(given[i, k])} at {whole[i, k]:.3f}"
-
-    def of_neighbours(i: int, k: int) -> str:
-        return f"{names[k]} {p[i, k]:.3f}, beside it {p[i - 1, k]:.3f} and {p[i + 1, k]:.3f}"
-
-    def of_study(i: int, k: int) -> str:
-        return f"the study, {names[k]} at {whole[i, k]:.3f}"
-
+    whole = reviewed.studies.to_numpy(dtype=np.float64)
     beside = neighbour_doubts(p, pd.factorize(frame["store_file"])[0])
     is_open = (whole > LEAST) & (whole < 1 - LEAST)
-    open_losses = np.where(is_open, row_log_losses(whole, whole), 0.0)
-    found = [
-        _reasons(LABEL, slices, label_doubts(y, p), of_label, num),
-        _reasons(LABEL, studies, label_doubts(given, whole), of_given, num),
-        _reasons(NEIGHBOURS, slices, np.where(beside > LEAST, beside, 0.0), of_neighbours, num),
-        _reasons(UNCERTAIN, studies, open_losses, of_study, num),
-    ]
-    reasons = pd.concat(found, ignore_index=True)
-    reasons = reasons.sort_values("doubt", ascending=False, kind="stable")
-    firsts = [
-        of_kind[of_kind["study_id"].isin(of_kind["study_id"].unique()[:num])]
-        for of_kind in (reasons[reasons["kind"].eq(kind)] for kind in KINDS)
-    ]
+    y, given = known_labels(table, rows, names), reviewed.given_labels.to_numpy()
+    slices = frame[["study_id", "image_id"]]
+    studies = pd.DataFrame({"study_id": reviewed.studies.index, "image_id": None})
+
+    def say(i: int, k: int, probabilities: Floats, labels: Floats | None = None) -> str:
+        label = "" if labels is None else f", labelled {'yes' if labels[i, k] else 'no'}"
+        return f"{names[k]} {probabilities[i, k]:.3f}{label}"
+
+    def say_beside(i: int, k: int) -> str:
+        return f"{say(i, k, p)}, beside it {p[i - 1, k]:.3f} and {p[i + 1, k]:.3f}"
+
+    found = []
+    for kind, ids, doubts, text in (
+        (LABEL, slices, label_doubts(y, p), lambda i, k: say(i, k, p, y)),
+        (LABEL, studies, label_doubts(given, whole), lambda i, k: say(i, k, whole, given)),
+        (NEIGHBOURS, slices, np.where(beside > LEAST, beside, 0), say_beside),
+        (UNCERTAIN, studies, row_log_losses(whole, whole) * is_open, lambda i, k: say(i, k, whole)),
+    ):
+        worst = doubts.max(axis=1)
+        places = np.argsort(-worst, kind="stable")
+        places = places[worst[places] > 0]
+        study_ids = ids["study_id"].iloc[places]
+        is_first = study_ids.groupby(study_ids).cumcount() < MOST_REASONS
+        places = places[is_first & study_ids.isin(study_ids.unique()[:num])]
+        texts = [text(int(i), int(doubts[i].argmax())) for i in places]
+        found.append(ids.iloc[places].assign(kind=kind, doubt=worst[places], text=texts))
+    reasons = pd.concat(found).sort_values("doubt", ascending=False, kind="stable")
+    of_kinds = [reasons[reasons["kind"].eq(kind)] for kind in KINDS]
+    firsts = [part[part["study_id"].isin(part["study_id"].unique()[:num])] for part in of_kinds]
     return pd.concat(firsts, ignore_index=True)
 
 
-def _reasons(
-    kind: str, ids: pd.DataFrame, doubts: Floats, text: Callable[[int, int], str], num: int
-) -> pd.DataFrame:
-    """Return the reasons of the `num` most doubtful studies; `text` takes a row and a label."""
-    worst = doubts.max(axis=1)
-    places = np.argsort(-worst, kind="stable")
-    places = places[worst[places] > 0]
-    study_ids = ids["study_id"].iloc[places]
-    is_first = study_ids.groupby(study_ids).cumcount() < MOST_REASONS
-    places = places[is_first & study_ids.isin(study_ids.unique()[:num])]
-    texts = [text(int(i), int(doubts[i].argmax())) for i in places]
-    return ids.iloc[places].assign(kind=kind, doubt=worst[places], text=texts)
-
-
-def given_labels(reviewed: Reviewed) -> pd.DataFrame:
-    """Return the labels that were given to studies as a whole, by majority, by study id."""
-    names = list(reviewed.label_names)
-    given = read_study_labels(reviewed.table, names, (LABELS_OF_STUDY,))
-    if given is None:
-        return pd.DataFrame(columns=names, dtype=np.float64)
-    return pd.DataFrame(majority(given), given.index, names)
-
-
-def write_pages(
-    reviewed: Reviewed, reasons: pd.DataFrame, folder: Path
-) -> tuple[pd.DataFrame, int]:
+def write_pages(reviewed: Reviewed, reasons: pd.DataFrame, folder: Path) -> int:
     """Write a page for each study, the most useful first, their index and the tables of ids.
 
     Pages of an earlier review are removed; ids of their slices are kept, for ticks made in them.
-
-    Returns:
-        A row for each page (`STUDIES_FILE`), and the number of studies without one.
+    Returns the number of pages: studies without pixels have none.
     """
     for path in (folder / INDEX_FILE, *folder.glob("study_*.html")):
         path.unlink(missing_ok=True)
-    table, names = reviewed.table, list(reviewed.label_names)
-    given, by_study = given_labels(reviewed), list(reasons.groupby("study_id", sort=False))
-    predicted = table.frame.iloc[table.rows_of(reviewed.predictions.index.to_numpy())]
-    some = dict(zip(predicted["study_id"], predicted["image_id"]))
+    table, names, given = reviewed.table, reviewed.label_names, reviewed.given_labels
+    image_ids = reviewed.predictions.index
+    studies = table.frame["study_id"].iloc[table.rows_of(image_ids.to_numpy())]
+    some = dict(zip(studies, image_ids))
     cases, pages = list[dict[Any, Any]](), list[pd.DataFrame]()
+    by_study = list(reasons.groupby("study_id", sort=False))
     for study_id, why in tqdm(by_study, unit="study", desc="pages", disable=None):
         top = next(iter(why["image_id"].dropna()), some[str(study_id)])
-        slices = stored_slices(table, top, reviewed.predictions.index)
+        slices = stored_slices(table, top, image_ids)
         if slices is None:
             continue
         ids = [table.image_id(int(row)) for row in slices.rows]
         page, number = f"page_{hash_of(' '.join(ids))}", len(cases) + 1
         at_slices, notes = _sentences(why, ids)
-        own = {"number": number, "study_id": study_id, "page": page, "why": " ".join(notes)}
-        case = own | reviewed.studies.loc[study_id].to_dict()
+        case = {"number": number, "study_id": study_id, "page": page, "why": " ".join(notes)}
+        cases.append(case | reviewed.studies.loc[study_id].to_dict())
         html = stored_study_html(
             table,
-            case | {"top_image_id": top},
+            cases[-1] | {"top_image_id": top},
             reviewed.predictions,
             names,
             notes=notes,
             slices=slices,
             reasons=at_slices,
-            ticks=Ticks(page, given.reindex([study_id]).to_numpy(dtype=np.float64)[0]),
+            ticks=Ticks(page, given.loc[study_id].to_numpy(dtype=np.float64)),
         )
         write_text(folder / f"study_{number}.html", str(html))
         rows = {"page": page, "slice": range(1, len(ids) + 1), "image_id": ids}
         pages.append(pd.DataFrame(rows | {"study_id": study_id}, dtype="str"))
-        cases.append(case)
     keep_pages(folder, pages)
-    found = pd.DataFrame(cases, columns=["number", "study_id", "page", "why", *names])
-    write_text(folder / STUDIES_FILE, found.to_csv(index=False))
-    subtitle = f"{count(len(found), 'study')} of {len(reviewed.studies)}, the most useful first."
+    columns = ["number", "study_id", "page", "why", *names]
+    write_text(folder / STUDIES_FILE, pd.DataFrame(cases, columns=columns).to_csv(index=False))
+    subtitle = f"{count(len(cases), 'study')} of {len(reviewed.studies)}, the most useful first."
     values = {"title": "Studies worth a look", "subtitle": subtitle, "union": names[-1]}
     write_text(folder / INDEX_FILE, render("review.html", **values, cases=cases))
-    return found, len(by_study) - len(found)
+    return len(cases)
 
 
 def _sentences(why: pd.DataFrame, ids: Sequence[str]) -> tuple[dict[int, str], list[str]]:
     """Return why slices are worth a look, by their place, and a sentence for each kind."""
     at_slices, of_kinds = dict[int, str](), dict[str, list[str]]()
     for kind, image_id, text in zip(why["kind"], why["image_id"], why["text"]):
+        where = "the study"
         if image_id in ids:
-            place = ids.index(image_id)
-            at_slices.setdefault(place, f"{kind}: {text}")
-            text = f"slice {place + 1}, {text}"
-        of_kinds.setdefault(kind, []).append(text)
+            where = f"slice {ids.index(image_id) + 1}"
+            at_slices.setdefault(ids.index(image_id), f"{kind}: {text}")
+        of_kinds.setdefault(kind, []).append(f"{where}, {text}")
     return at_slices, [f"{kind.capitalize()}: {'; '.join(of_kinds[kind])}." for kind in of_kinds]
-
-
-def _word(label: float) -> str:
-    return "labelled yes" if label else "labelled no"

@@ -239,7 +239,7 @@ def test_an_output_of_predict(monkeypatch, capsys, root) -> None:
     assert "label error" not in printed
     pages = root / "output" / "reviews" / "predicted"
     studies = pd.read_csv(pages / "studies.csv", dtype="str").set_index("study_id")
-    assert studies.loc["1.2.0", "why"] == "Uncertain: the study, any at 0.330."
+    assert studies.loc["1.2.0", "why"].endswith("Uncertain: the study, any 0.330.")
     assert len(list(pages.glob("study_*.html"))) == len(studies) < NUM_PATIENTS
     ids = pd.read_csv(pages / "pages.csv", dtype="str")
     rows = ids[ids["study_id"].eq("1.2.0")]
