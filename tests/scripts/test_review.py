@@ -54,7 +54,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An experiment over DICOM of twelve patients that is right but for one uncertain study.
 
     The labels of slice 1.4.2 are all wrong, slice 1.6.1 has shares of raters, and the last study
-    has no labels.
+    has a wrong label as a whole.
     """
     for p in range(NUM_PATIENTS):
         names = {"PatientName": f"{EVIL}^{p}", "PatientID": f"secret{p}", "AccessionNumber": EVIL}
@@ -65,7 +65,10 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     wrong.loc["1.6.1"] = [0.667, 0, 0.333, 0, 0.5, 1]
     truth.loc["1.6.1"] = [1, 0, 0, 0, 0, 1]
     wrong.iloc[:-NUM_SLICES].to_csv(tmp_path / "labels.csv")
-    table = prepare(monkeypatch, tmp_path, "own", tmp_path / "labels.csv")
+    last = 1 - truth.iloc[-NUM_SLICES:]["any"].max()
+    (tmp_path / "studies.csv").write_text(f"StudyInstanceUID,any\n1.12.0,{last}\n")
+    files = f"{tmp_path / 'labels.csv'},{tmp_path / 'studies.csv'}"
+    table = prepare(monkeypatch, tmp_path, "own", files)
     folder = tmp_path / "output" / "results" / "0001"
     network = RSNAModel("test_resnet")
     options = {"network": network, "model": network.specification}
@@ -113,10 +116,12 @@ def write_ticks(root: Path, name: str, *rows: str, reader: str = "r", save: int 
 def test_pages_of_the_studies_worth_a_look_without_ids(monkeypatch, capsys, root) -> None:
     assert run(monkeypatch, root, rv_num=2) == 0
     printed = capsys.readouterr().out
-    assert "likely label error: 1 study" in printed and "uncertain: " in printed
+    assert "likely label error: 2 studies" in printed and "uncertain: " in printed
     studies = pd.read_csv(reviewed(root) / "studies.csv", dtype={"study_id": "str"})
     assert studies["study_id"][0] == "1.4.0"
     assert "slice 3, " in studies["why"].iloc[0]
+    assert studies["study_id"][1] == "1.12.0"
+    assert re.search(r"the study, any 0\.\d+, labelled (yes|no)", studies["why"].iloc[1])
     assert studies["study_id"].eq("1.9.0").any()  # the uncertain one
     pages = sorted(path.name for path in reviewed(root).glob("*.html"))
     assert pages == ["index.html", *(f"study_{n}.html" for n in studies["number"])]
@@ -150,13 +155,14 @@ def test_ticks_become_labels_by_one_command(monkeypatch, capsys, root) -> None:
     expected = expected.reindex(found.index)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     studies = pd.read_parquet(table.folder / "studies.parquet").set_index("study_id")
-    assert studies["label_source"].eq("study").sum() == 1
+    assert studies["label_source"].eq("study").sum() == 2
     assert studies.loc["1.6.0", "any"] == 1
     # Without any change the labels are those that there were.
     shutil.rmtree(root / "saved")
     path = write_ticks(root, "ticks_study_1.csv", "1.4.0 none,,,,,,")
     assert run(monkeypatch, root, rv_ticks=path) == 0
-    assert not (reviewed(root) / "labels_studies.csv").exists()
+    again = pd.read_csv(reviewed(root) / "labels_studies.csv", index_col=0)
+    assert again.index.tolist() == ["1.12.0"] and again.notna().sum(axis=None) == 1
     again = pd.read_csv(reviewed(root) / "labels_slices.csv", index_col=0)
     pd.testing.assert_frame_equal(
         again, pd.read_csv(root / "labels.csv", index_col=0).loc[again.index], check_dtype=False
