@@ -17,13 +17,12 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq, minimize_scalar
 from scipy.special import expit, logit
 
@@ -249,38 +248,53 @@ def measure(
                 widths[cohort, column] = interval[1] - interval[0]
     result: dict[str, Any] = {"positive": num_positive, "patients": num_patients}
     for column, name in enumerate(COLUMNS):
-        known = covered[~np.isnan(covered[:, column]), column]
-        share = float(known.mean()) if len(known) else None
-        error = None if share is None else float(np.sqrt(share * (1 - share) / len(known)))
-        result[name] = {
-            "true": truth[column],
-            "coverage": share,
-            "error": error,
-            "made": len(known) / num_cohorts,
-            "width": float(np.median(widths[~np.isnan(widths[:, column]), column]))
-            if len(known)
-            else None,
-            "shown": num_positive >= SHOWN_FROM[COLUMNS[name]],
-        }
+        known = ~np.isnan(covered[:, column])
+        of_column = covered[known, column], widths[known, column]
+        is_shown = num_positive >= SHOWN_FROM[COLUMNS[name]]
+        result[name] = {"true": truth[column], **share_covered(*of_column, num_cohorts, is_shown)}
     return result
+
+
+def share_covered(
+    hits: ArrayLike, widths: ArrayLike, num_cohorts: int, is_shown: bool
+) -> dict[str, Any]:
+    """Return the share of intervals with the true value, its Monte Carlo error, and the width.
+
+    Args:
+        hits, widths: of the cohorts that have an interval: whether it holds the value; its width.
+        is_shown: whether a report shows it.
+    """
+    num = len(np.asarray(hits))
+    share = float(np.mean(hits)) if num else None
+    return {
+        "coverage": share,
+        "error": None if share is None else float(np.sqrt(share * (1 - share) / num)),
+        "made": num / num_cohorts,
+        "width": float(np.median(widths)) if num else None,
+        "shown": is_shown,
+    }
 
 
 SHOWN_FROM = dict(intervals.MIN_POSITIVE_PATIENTS)
 
 
-def table_lines(name: str, results: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the table of a setting: coverage, its error, and the median width."""
-    lines = [f"{name}: coverage (width)", f"{'positive of patients':<22}"]
-    lines[1] += "".join(f"{column:>19}" for column in COLUMNS)
-    for result in results:
-        line = f"{result['positive']:>8} of {result['patients']:<10}"
-        for column in COLUMNS:
-            cell = result[column]
-            star = "" if cell["shown"] else "*"
+def table_lines(name: str, results: list[dict[str, Any]]) -> list[str]:
+    """Return the table of a setting: a line per statistic, a column per cohort, stars if hidden."""
+    heads = "".join(f"{r['positive']:>9} of {r['patients']:<4}" for r in results)
+    cells = [cell for result in results for cell in list(result.values())[2:]]
+    error = max(cell["error"] or 0.0 for cell in cells if cell["shown"])
+    lines = [
+        f"{name}: coverage (share of cohorts with an interval); Monte Carlo error at most "
+        f"{error:.3f} where shown",
+        f"{'':<26}{heads}",
+    ]
+    for key in list(results[0])[2:]:
+        line = f"{key:<26}"
+        for cell in (result[key] for result in results):
             text = "-"
             if cell["coverage"] is not None:
-                text = f"{cell['coverage']:.3f}{star} ({cell['width']:.2g})"
-            line += f"{text:>19}"
+                text = f"{cell['coverage']:.3f}{'' if cell['shown'] else '*'} ({cell['made']:.2f})"
+            line += f"{text:>17}"
         lines.append(line)
     return lines
 
@@ -288,12 +302,12 @@ def table_lines(name: str, results: Sequence[dict[str, Any]]) -> list[str]:
 def failures(found: dict[str, Any]) -> list[str]:
     """Return a line for each interval that is shown and covers too seldom."""
     return [
-        f"{setting}, {result['positive']} of {result['patients']}: {column} covers "
-        f"{result[column]['coverage']:.3f} (error {result[column]['error']:.3f})"
+        f"{setting}, {result['positive']} of {result['patients']}: {name} covers "
+        f"{cell['coverage']:.3f} (error {cell['error']:.3f})"
         for setting, results in found.items()
         for result in results
-        for column in COLUMNS
-        if result[column]["shown"] and result[column]["coverage"] < LEAST_COVERAGE
+        for name, cell in list(result.items())[2:]
+        if cell["shown"] and cell["coverage"] is not None and cell["coverage"] < LEAST_COVERAGE
     ]
 
 

@@ -26,10 +26,10 @@ from common.predictors.blend import BlendPredictor
 from common.report import ScoredSet
 from common.scoring.predictions import check_predictions
 from common.slices.table import SliceTable
+from common.statistics.decisions import ScoredStudies
 from config import recorded_config
 from rsna.evaluation.blend import study_sets
 from rsna.evaluation.scoring import (
-    ScoredStudies,
     predictor_info,
     read_experiment,
     score_lines,

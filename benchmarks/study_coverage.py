@@ -1,6 +1,6 @@
 """Measure how often the intervals of studies hold the true value, and a triage its promise.
 
-    python benchmarks/study_coverage.py
+    python benchmarks/study_coverage.py [--settings overconfident]
 
 Draws cohorts of patients, who have one to three studies that are alike, from a population of
 simulated ones, and makes the statistics of `common.statistics` for each. The true value is that of
@@ -28,6 +28,7 @@ from scipy.special import expit, logit
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.coverage import COHORTS, failures, share_covered, table_lines
 from common.cli import run_script
 from common.errors import CheckFailed
 from common.statistics.conformal import fit_triage, triage_rates
@@ -44,8 +45,6 @@ from common.statistics.scores import SCORES, compare, score
 
 Floats = NDArray[np.float64]
 
-LEAST_COVERAGE = 0.93
-COHORTS = ((1, 60), (2, 60), (3, 60), (5, 60), (5, 12), (10, 60), (10, 15), (50, 150))
 SENSITIVITIES = (0.8, 0.85, 0.9, 0.95)
 # Distance of the logits of positive and negative studies, and factor of the best logits.
 SETTINGS = {"strong": (2.8, 1.0), "weak": (1.2, 1.0), "overconfident": (2.0, 1.5)}
@@ -177,42 +176,9 @@ def measure(
                 widths[name].append(each.high - each.low)
     result: dict[str, Any] = {"positive": num_positive, "patients": num_patients}
     for name, hits in covered.items():
-        share = float(np.mean(hits)) if hits else None
-        result[name] = {
-            "coverage": share,
-            "error": None if share is None else float(np.sqrt(share * (1 - share) / len(hits))),
-            "made": len(hits) / num_cohorts,
-            "width": float(np.median(widths[name])) if hits else None,
-            "shown": is_shown(name, num_positive, num_patients),
-        }
+        shown = is_shown(name, num_positive, num_patients)
+        result[name] = share_covered(hits, widths[name], num_cohorts, shown)
     return result
-
-
-def table_lines(name: str, results: list[dict[str, Any]]) -> list[str]:
-    """Return the table of a setting: a line per statistic, a column per cohort."""
-    heads = "".join(f"{r['positive']:>9} of {r['patients']:<4}" for r in results)
-    lines = [f"{name}: coverage (share of cohorts with an interval){'':<4}", f"{'':<26}{heads}"]
-    for key in list(results[0])[2:]:
-        line = f"{key:<26}"
-        for cell in (result[key] for result in results):
-            text = "-"
-            if cell["coverage"] is not None:
-                text = f"{cell['coverage']:.3f}{'' if cell['shown'] else '*'} ({cell['made']:.2f})"
-            line += f"{text:>17}"
-        lines.append(line)
-    return lines
-
-
-def failures(found: dict[str, Any]) -> list[str]:
-    """Return a line for each interval that is shown and covers too seldom."""
-    return [
-        f"{setting}, {result['positive']} of {result['patients']}: {name} covers "
-        f"{cell['coverage']:.3f} (error {cell['error']:.3f})"
-        for setting, results in found.items()
-        for result in results
-        for name, cell in list(result.items())[2:]
-        if cell["shown"] and cell["coverage"] is not None and cell["coverage"] < LEAST_COVERAGE
-    ]
 
 
 def triage(population: Population, num_splits: int, seed: int) -> list[dict[str, Any]]:
@@ -245,6 +211,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--num_cohorts", type=int, default=1000)
     parser.add_argument("--num_population", type=int, default=4000, help="patients")
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--seed", type=int, default=4667)
     arguments = parser.parse_args()
     started = time.perf_counter()
@@ -252,8 +219,8 @@ def main() -> None:
     SCORES.update({name: replace(row, least=1, least_paired=2) for name, row in SCORES.items()})
     found: dict[str, Any] = {}
     triages: dict[str, Any] = {}
-    for name, setting in SETTINGS.items():
-        population = Population(setting, arguments.num_population, arguments.seed)
+    for name in arguments.settings:
+        population = Population(SETTINGS[name], arguments.num_population, arguments.seed)
         found[name] = [
             measure(population, *cohort, arguments.num_cohorts, arguments.seed)
             for cohort in COHORTS

@@ -180,8 +180,8 @@ def test_studies_are_scored_by_the_used_series(experiment):
     assert other.any() and frame["series_id"].eq("p1r0").any()
     frame.loc[other, list(LABELS)] = 0.99
     scored = score_predictions("", frame, table, np.full(6, 0.3), prior_of_studies=np.full(6, 0.4))
-    np.testing.assert_allclose(scored.study_probabilities, 1 / (1 + np.e))
-    y = scored.study_labels
+    np.testing.assert_allclose(scored.studies.probabilities, 1 / (1 + np.e))
+    y = scored.studies.labels
     assert len(y) == 4 == scored.metrics["num_studies"]
     expected = -np.mean(y * np.log(0.4) + (1 - y) * np.log(0.6), axis=0) @ LABEL_WEIGHTS / 7
     study = scored.metrics["study"]
@@ -273,3 +273,30 @@ def test_what_is_missing_is_said_in_one_line(monkeypatch, capsys, experiment, tm
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: --experiment_id none")
     assert len(error.splitlines()) == 1
+
+
+def test_slices_of_no_study_are_scored_as_slices_alone(monkeypatch, experiment):
+    own, other = (
+        experiment.parents[2] / "input" / "datasets" / name for name in ("own", "nameless")
+    )
+    make_dataset(other, num_patients=6)
+    frame = pd.read_parquet(other / "slices.parquet")
+    is_lost = frame["study_id"].isin(["study2", "study3"])
+    frame.loc[is_lost, "study_id"] = None
+    frame.loc[frame["patient_id"].eq("secret-patient-3"), "patient_id"] = None
+    frame["patient_id"] = "new-" + frame["patient_id"]
+    frame.to_parquet(other / "slices.parquet")
+    assert run_evaluate(monkeypatch, experiment, "--data_dataset", "nameless") == 0
+    metrics = json.loads((experiment / "evaluations/nameless/metrics.json").read_text())
+    assert (metrics["num_slices"], metrics["num_studies"]) == (len(frame) - 1, 4)
+
+    slices, saved = own / "slices.parquet", (own / "slices.parquet").read_bytes()
+    frame = pd.read_parquet(slices)
+    frame.loc[frame["study_id"].eq("study2"), "study_id"] = None
+    frame.to_parquet(slices)
+    assert run_evaluate(monkeypatch, experiment, "--ev_rule", "fixed:0.5") == 0
+    metrics = json.loads((experiment / "metrics.json").read_text())
+    assert (metrics["num_slices"], metrics["num_studies"]) == (len(frame) - 1, 5)
+    point = metrics["study"]["operating_points"]["any"]
+    assert point["alarms_per_100"]["num_studies"] == 5
+    slices.write_bytes(saved)

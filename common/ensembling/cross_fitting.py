@@ -165,7 +165,7 @@ def cross_fit(
     """
     stages = [np.full(rows.labels.shape, np.nan) for _ in range(3)]
     parts: dict[int, FittedBlend] = {}
-    study_ids = pd.unique(rows.study_ids)
+    study_ids = pd.unique(rows.study_ids[pd.notna(rows.study_ids)])
     study_calibrated = np.full((len(study_ids), rows.labels.shape[1]), np.nan)
     for group in np.unique(rows.groups):
         scored = rows.groups == group
@@ -218,6 +218,8 @@ class _Studies:
 
 def _studies(rows: BlendRows, probabilities: Floats) -> _Studies:
     """Return the studies of rows, their features from the rows of the used volumes."""
+    known = pd.notna(rows.study_ids)
+    rows, probabilities = rows.of(known), probabilities[known]
     ids, labels, _ = max_by_study(rows.labels, probabilities, rows.study_ids)
     codes = pd.factorize(rows.study_ids)[0]
     patients = np.empty(len(ids), dtype=object)

@@ -17,7 +17,6 @@ from types import FrameType
 from typing import Any
 
 import pandas as pd
-from tqdm import tqdm
 
 from common.errors import InputError, Interrupted
 from common.files import make_folder, write_parquet
@@ -307,7 +306,7 @@ def _store_missing(
     to_store = ranked[ranked["store_file"].isin(missing)]
     check_space(to_store, runner.num_workers(), dataset_folder)
     tasks = series_tasks(to_store, source.reader, dataset_folder, steps)
-    with tqdm(total=len(to_store), unit="slice", desc="pixels", mininterval=1) as progress:
+    with runner.progress(len(to_store), "slice", "pixels") as progress:
         for outcome in runner.stream(store_series, tasks):
             progress.update(outcome.task.num_slices)
             name = outcome.task.store_file

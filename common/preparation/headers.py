@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tqdm import tqdm
 
 from common.dicom import RejectedFile, SliceHeader
 from common.files import write_parquet
@@ -134,7 +133,7 @@ def read_index(
     if missing.empty:
         return pd.concat([known, refused], ignore_index=True)
     logger.info("reading the headers of %s (%d known)", count(len(missing), "file"), len(known))
-    with tqdm(total=len(missing), unit="file", desc="headers", mininterval=1) as progress:
+    with runner.progress(len(missing), "file", "headers") as progress:
         passing = [refused]
         for shard in _read_missing(missing, reader, runner, progress):
             is_transient = shard["status"].isin(TRANSIENT)

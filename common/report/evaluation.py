@@ -14,6 +14,7 @@ from common.report import figures
 from common.report.examples import EXAMPLE_WINDOWS, choose_examples, window_strip, windows_text
 from common.report.page import figure, picture_uri, render
 from common.scoring.metrics import NUM_CALIBRATION_BINS, Floats
+from common.statistics.decisions import ScoredStudies
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,7 @@ class ScoredSet:
         metrics: as in metrics.json.
         labels, probabilities: float64 (n, k).
         image_ids: of the n rows.
-        study_labels, study_probabilities: float64 (s, k).
-        study_ids, study_patients: (s,).
-        study_rows: of the dataset's table, the slices that the probabilities of studies come from.
-        study_calls: (s,) 1, 0, or NaN where none counts, at an operating point that was not chosen
-            on the study; None without.
+        studies: of the rows, with their calls.
     """
 
     name: str
@@ -54,12 +51,7 @@ class ScoredSet:
     labels: Floats
     probabilities: Floats
     image_ids: Sequence[str]
-    study_labels: Floats = field(default_factory=lambda: np.empty((0, 0)))
-    study_probabilities: Floats = field(default_factory=lambda: np.empty((0, 0)))
-    study_ids: NDArray[Any] = field(default_factory=lambda: np.empty(0, dtype=object))
-    study_patients: NDArray[Any] = field(default_factory=lambda: np.empty(0, dtype=object))
-    study_rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    study_calls: Floats | None = None
+    studies: ScoredStudies = field(default_factory=ScoredStudies)
 
 
 @dataclass(frozen=True)
@@ -127,7 +119,7 @@ class EvaluationReport:
         main, names, found = self.main, self.label_names, {}
         labels, p = main.labels, main.probabilities
         if not main.metrics["num_slices"]:
-            labels, p = main.study_labels, main.study_probabilities
+            labels, p = main.studies.labels, main.studies.probabilities
         if len(labels):
             curves = figures.curves_figure(labels, p, names)
             found["curves"] = figure(curves, "ROC and precision-recall curves of each label")

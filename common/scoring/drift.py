@@ -1,6 +1,6 @@
 """Whether new studies are like those of a reference: a test with a known rate of false alarms."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import comb
 from typing import Any, Self
@@ -28,18 +28,21 @@ class Reference:
         num_patients: of how many patients the rows are a sample.
         rows: a row for each patient, numbers in float64 columns, words in others; without ids, and
             without columns of which nothing is known.
+        unknown: the names of these columns.
     """
 
     source: str
     num_patients: int
     rows: pd.DataFrame
+    unknown: Sequence[str] = ()
 
     @classmethod
     def of(cls, source: str, num_patients: int, rows: pd.DataFrame) -> Self:
         """Return the reference of the rows as they are kept: rounded, in no order of time."""
-        rows = rows.dropna(axis=1, how="all")
+        unknown = [str(name) for name in rows if rows[name].isna().all()]
+        rows = rows.drop(columns=unknown)
         order = np.random.default_rng(0).permutation(len(rows))
-        return cls(source, num_patients, _rounded(rows).iloc[order].reset_index(drop=True))
+        return cls(source, num_patients, _rounded(rows).iloc[order].reset_index(drop=True), unknown)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain types; a column of numbers is one text, which JSON keeps on one line."""
@@ -52,7 +55,7 @@ class Reference:
                 codes, values = pd.factorize(column)
                 words[name] = {"words": list(values), "codes": " ".join(map(str, codes))}
         about = {"source": self.source, "num_patients": self.num_patients}
-        return {**about, "numbers": numbers, "words": words}
+        return {**about, "numbers": numbers, "words": words, "unknown": list(self.unknown)}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
@@ -70,7 +73,9 @@ class Reference:
                 codes = [int(code) for code in part["codes"].split()]
                 words = [part["words"][code] if code >= 0 else None for code in codes]
                 columns[name] = pd.Series(words, dtype=object)
-            return cls(content["source"], content["num_patients"], pd.DataFrame(columns))
+            # Earlier versions did not write what was unknown.
+            known, unknown = pd.DataFrame(columns), content.get("unknown", ())
+            return cls(content["source"], content["num_patients"], known, unknown)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise InputError(
                 f"the reference in predictor.json is damaged ({error!r}): fit it anew (--dr_fit 1)"
@@ -107,7 +112,7 @@ def compare_with(
     Raises:
         InputError: patients are too few for any alarm at that rate.
     """
-    old, new = reference.rows, _rounded(rows)
+    old, new = reference.rows.reindex(columns=[*reference.rows, *reference.unknown]), _rounded(rows)
     sizes = len(old), len(new)
     if comb(sum(sizes), sizes[1]) * rate < 1:
         raise InputError(
@@ -146,6 +151,8 @@ def _numbers(both: pd.DataFrame) -> Iterator[tuple[str, Any]]:
     for name in both:
         column = both[name]
         unknown = column.isna()
+        if unknown.all():
+            continue
         if column.dtype == np.float64:
             yield str(name), column
         else:
@@ -156,7 +163,7 @@ def _numbers(both: pd.DataFrame) -> Iterator[tuple[str, Any]]:
             if len(common) < len(counts):
                 other = ~column.isin(common) & ~unknown
                 yield f"{name}: other", other.astype(np.float64)
-        if unknown.any() and not unknown.all():
+        if unknown.any():
             yield f"{name}: unknown", unknown.astype(np.float64)
 
 

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
@@ -178,9 +179,11 @@ def study_prior(labels: ArrayLike, study_ids: ArrayLike) -> Floats:
 
     Args:
         labels: (n, k) 0, 1 or NaN of slices.
-        study_ids: (n,).
+        study_ids: (n,), missing where a slice is of no known study.
     """
-    _, of_studies, _ = max_by_study(labels, np.zeros(np.shape(labels)), study_ids)
+    ids, y = np.asarray(study_ids, dtype=object), np.asarray(labels)
+    known = pd.notna(ids)
+    _, of_studies, _ = max_by_study(y[known], np.zeros(y[known].shape), ids[known])
     return training_prior(of_studies)
 
 

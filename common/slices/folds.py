@@ -37,6 +37,11 @@ def owners(frame: pd.DataFrame) -> pd.Series:
     return patients.mask(patients.isna() | patients.eq(""), frame["study_id"].astype("str"))
 
 
+def sampled(frame: pd.DataFrame) -> pd.Series:
+    """Return what the rows are a sample of: `owners`, or the series or the slice, where unknown."""
+    return owners(frame).fillna(frame["series_id"]).fillna(frame["image_id"])
+
+
 def folds_path(dataset_folder: Path, fold: int) -> Path:
     """Return the file that splits a dataset: a given `dataset_<x>_fold_<y>.csv`, else folds.csv.
 

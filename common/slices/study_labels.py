@@ -58,14 +58,15 @@ def labels_by_study(
     """Return study ids (s,), in order of appearance, and their labels (s, k), by majority.
 
     A label that was given to a study as a whole is that; any other is the largest of the slices'
-    (`max_by_study`).
+    (`max_by_study`). Slices of no known study are in none.
 
     Args:
         labels: (n, k) of slices.
         study_ids: (n,).
     """
-    y = majority(labels)
-    ids, of_studies, _ = max_by_study(y, np.zeros(y.shape), study_ids)
+    known = pd.notna(np.asarray(study_ids, dtype=object))
+    y = majority(labels)[known]
+    ids, of_studies, _ = max_by_study(y, np.zeros(y.shape), np.asarray(study_ids)[known])
     given = read_study_labels(table, label_names, (LABELS_OF_STUDY,))
     if given is None:
         return ids, of_studies

@@ -2,9 +2,11 @@
 
 New studies are decided on safely: one without a probability of its own is neither called nor
 passed; one that was seen in part is called where it is positive, and never passed. Both are read.
+So thresholds are chosen on studies seen whole, and rates are of these (`Studies.counted`): were
+those seen in part left out only where they are not called, every one that is left would be found.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,6 +68,11 @@ class Studies:
         return self.is_whole if self.statuses is None else np.isin(self.statuses, (WHOLE, PARTIAL))
 
     @property
+    def counted(self) -> "Studies":
+        """The studies that rates of calls are of: those seen whole."""
+        return self.of(self.is_whole)
+
+    @property
     def has_folds(self) -> bool:
         """Whether the folds are of whole patients, and several."""
         if self.folds is None or not len(self.folds):
@@ -93,29 +100,74 @@ class Called:
     """Which studies are called.
 
     Attributes:
-        calls: (s,) bool.
+        calls: (s,) 1, 0, or NaN where a study is neither called nor passed (`safe_calls`).
         threshold: chosen on all of them, or a given one; None where there is none.
         thresholds: by group, each chosen on the other groups; empty where it was given.
         reason: why there is no threshold.
     """
 
-    calls: NDArray[np.bool_]
+    calls: Floats
     threshold: float | None = None
     thresholds: Mapping[int, float] = field(default_factory=dict)
     reason: str | None = None
 
+    @classmethod
+    def none(cls, studies: Studies, reason: str) -> "Called":
+        """Return no call of any study, and why."""
+        return cls(np.full(len(studies.labels), np.nan), reason=reason)
+
 
 def cross_fit_calls(studies: Studies, rule: Rule) -> Called:
     """Return the calls of studies of known labels, each by a threshold chosen on other patients."""
-    y, p = studies.labels, studies.probabilities
+    p, is_whole = studies.probabilities, studies.is_whole
     if rule.kind == "fixed":
-        return Called(p >= rule.value, rule.value)
+        return Called(safe_calls(p, rule.value, is_whole), rule.value)
+    y = np.where(is_whole, studies.labels, np.nan)
     try:
         groups = _several(studies)
-        found = cross_fitted_thresholds(y, p, groups, studies.patient_ids, rule)
-        return Called(found[1], choose_threshold(y, p, rule), found[0])
+        chosen, _ = cross_fitted_thresholds(y, p, groups, studies.patient_ids, rule)
+        own = np.array([chosen[group] for group in groups.tolist()])
+        return Called(safe_calls(p, own, is_whole), choose_threshold(y, p, rule), chosen)
     except NoThreshold as reason:
-        return Called(np.zeros(len(p), dtype=bool), reason=str(reason))
+        return Called.none(studies, str(reason))
+
+
+@dataclass(frozen=True)
+class ScoredStudies:
+    """Studies that are scored: of tables, calls, groups and pages.
+
+    Attributes:
+        labels: (s, k) 0, 1 or NaN.
+        probabilities: (s, k).
+        patient_ids: (s,).
+        study_ids: (s,).
+        rule: how the probabilities come from those of slices.
+        prior: (k,) share of positive studies in training; None where it is not recorded.
+        folds, statuses: (s,) as of `Studies`.
+        rows: of the table, the slices that the probabilities come from.
+        called: of each label, by thresholds that were not chosen on the studies; empty without.
+    """
+
+    labels: Floats = field(default_factory=lambda: np.empty((0, 0)))
+    probabilities: Floats = field(default_factory=lambda: np.empty((0, 0)))
+    patient_ids: NDArray[Any] = field(default_factory=lambda: np.empty(0, dtype=object))
+    study_ids: NDArray[Any] = field(default_factory=lambda: np.empty(0, dtype=object))
+    rule: str = ""
+    prior: Floats | None = None
+    folds: NDArray[Any] | None = None
+    statuses: NDArray[Any] | None = None
+    rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    called: Mapping[str, Called] = field(default_factory=dict)
+
+    def columns(self, label_names: Sequence[str]) -> dict[str, Studies]:
+        """Return the studies by label."""
+        rest = self.patient_ids, self.folds, self.statuses
+        found = {}
+        for k, name in enumerate(label_names):
+            called = self.called.get(name)
+            calls = None if called is None or called.reason else called.calls
+            found[name] = Studies(self.labels[:, k], self.probabilities[:, k], *rest, calls)
+        return found
 
 
 @dataclass(frozen=True)
@@ -172,11 +224,12 @@ def triage_from_json(content: Mapping[str, Any]) -> Triage:
     return Triage(Bound(**content["rule_out"]), Bound(**content["rule_in"]))
 
 
-def safe_calls(probabilities: ArrayLike, threshold: float, is_whole: ArrayLike) -> Floats:
+def safe_calls(probabilities: ArrayLike, threshold: float | Floats, is_whole: ArrayLike) -> Floats:
     """Return (s,): 1 for a call, 0 for none where the study was seen whole, else NaN.
 
     Args:
         probabilities: (s,), NaN where the study has none of its own.
+        threshold: of all, or (s,).
     """
     p = np.asarray(probabilities, dtype=np.float64)
     passed = np.where(np.asarray(is_whole) & ~np.isnan(p), 0.0, np.nan)

@@ -202,6 +202,7 @@ class Score:
         better: `min` or `max`; None where neither is, and experiments are not compared.
         least, least_paired: patients of the rarer class from which on the interval of a score, and
             of a difference, is shown, by the coverage that `benchmarks/study_coverage.py` measures.
+        span: no two values differ by more.
     """
 
     influence: Callable[[Floats, Floats, Codes], Influence]
@@ -209,15 +210,16 @@ class Score:
     better: Direction | None
     least: int
     least_paired: int = 2
+    span: float = np.inf
 
 
 _loss_scale = partial(_log_scale, largest=_LARGEST_LOSS)
 _unit_scale = partial(_log_scale, largest=1.0)
 SCORES = {
-    "auc": Score(area_influence, area_interval, "max", 2),
-    "average_precision": Score(average_precision_influence, _logit_scale, "max", 2, 10),
+    "auc": Score(area_influence, area_interval, "max", 2, span=1.0),
+    "average_precision": Score(average_precision_influence, _logit_scale, "max", 2, 10, 1.0),
     "log_loss": Score(log_loss_influence, _loss_scale, "min", 5),
-    "brier": Score(brier_influence, _unit_scale, "min", 5),
+    "brier": Score(brier_influence, _unit_scale, "min", 5, span=1.0),
     "calibration_slope": Score(slope_influence, _plain, None, 2),
     "calibration_intercept": Score(intercept_influence, _plain, None, 2),
     "calibration_in_the_large": Score(in_the_large_influence, _plain, None, 2),
@@ -323,7 +325,7 @@ def _comparison(
             raise NoInterval("no patient tells the experiments apart")
     except NoInterval as reason:
         return Comparison(value, reason=str(reason))
-    low, high = _plain(difference, level)
+    low, high = np.clip(_plain(difference, level), -row.span, row.span).tolist()
     freedom = max(difference.freedom, 0.1)
     worse = None
     if margin is not None:

@@ -30,24 +30,13 @@ THRESHOLDS = (*np.arange(0.01, 0.1, 0.01).round(2), *np.arange(0.1, 1, 0.05).rou
 
 
 def estimate_table(estimate: Estimate, factor: float = 1.0) -> dict[str, Any]:
-    """Return an estimate times a factor; of a share with its counts."""
-
-    def scaled(value: float | None) -> float | None:
-        return None if value is None else factor * value
-
-    interval = [scaled(estimate.low), scaled(estimate.high)]
-    found: dict[str, Any] = {
-        "value": scaled(estimate.value),
-        "interval": None if interval[0] is None else interval,
-        "reason": estimate.reason,
-    }
-    if isinstance(estimate, Rate):
-        found |= {
-            "num_found": estimate.num_found,
-            "num_studies": estimate.num_studies,
-            "num_patients": estimate.num_patients,
-        }
-    return found
+    """Return an estimate times a factor; a share with its counts, a difference with p-values."""
+    numbers = estimate.value, estimate.low, estimate.high
+    value, *limits = (None if number is None else factor * number for number in numbers)
+    interval = None if limits[0] is None else limits
+    found = {"value": value, "interval": interval, "reason": estimate.reason}
+    also = ("num_found", "num_studies", "num_patients", "p_value", "adjusted_p_value")
+    return found | {name: getattr(estimate, name) for name in also if hasattr(estimate, name)}
 
 
 def curve_table(estimates: Sequence[Estimate]) -> dict[str, list[float | None]]:
@@ -73,8 +62,10 @@ def reliability_table(studies: Studies) -> dict[str, Any]:
 
 def decision_table(studies: Studies, prevalence: float | None) -> dict[str, Any]:
     """Return the decision curve at THRESHOLDS, at a prevalence or that of the studies."""
-    y, p, patients = studies.labels, studies.probabilities, studies.patient_ids
-    points = decision_curve(y, p, patients, THRESHOLDS, prevalence=prevalence)
+    of = studies.counted
+    points = decision_curve(
+        of.labels, of.probabilities, of.patient_ids, THRESHOLDS, prevalence=prevalence
+    )
     names = ("net_benefit", "treat_all", "over_treat_all")
     return {
         "threshold": list(map(float, THRESHOLDS)),
@@ -88,8 +79,9 @@ def point_table(
     """Return the rates of calls.
 
     Args:
-        studies: of known labels.
-        called: their calls.
+        studies: of known labels, with their calls. Sensitivity, specificity and npv are of those
+            seen whole; the others are counted apart, as `partial`.
+        called: how they are called.
         rule: for the claim that the statement is about.
         prevalence: for predictive values and alarms elsewhere; None for those of the studies alone.
     """
@@ -102,7 +94,18 @@ def point_table(
     }
     if called.reason is not None:
         return found
-    rates = operating_point(studies.labels, called.calls, studies.patient_ids)
+    whole, others = studies.counted, studies.of(~studies.is_whole)
+    assert studies.calls is not None and whole.calls is not None and others.calls is not None
+    found["partial"] = {
+        "num_studies": len(others.labels),
+        "num_positive": int(others.labels.sum()),
+        "num_called": int(np.nansum(others.calls)),
+        "num_positive_called": int(np.nansum(others.calls * others.labels)),
+    }
+    rates = operating_point(whole.labels, whole.calls, whole.patient_ids)
+    # Every call is an alarm, also where the study was seen in part.
+    every = operating_point(studies.labels, studies.calls == 1, studies.patient_ids)
+    rates |= {name: every[name] for name in ("ppv", "alarms", "false_alarms")}
     for name in ("sensitivity", "specificity", "ppv", "npv"):
         found[name] = estimate_table(rates[name])
     for name in ("alarms", "false_alarms"):

@@ -118,13 +118,18 @@ def compare_groups(
 
 
 def worst_group(found: Mapping[str, Mapping[str, Group]]) -> tuple[str, str, str] | None:
-    """Return grouping, group and value of the surest difference for the worse; None without any."""
+    """Return grouping, group and value of the surest difference for the worse; None without any.
+
+    Merged rests and what is unknown are no group that could be named.
+    """
     worse = [
         (difference.p_value, (title, name, value))
         for title, groups in found.items()
         for name, group in groups.items()
         for value, difference in group.differences.items()
-        if difference.p_value is not None and (difference.value or 0.0) < 0
+        if name not in (OTHERS, UNKNOWN)
+        and difference.p_value is not None
+        and (difference.value or 0.0) < 0
     ]
     return min(worse)[1] if worse else None
 
@@ -173,17 +178,12 @@ def _group(own: Studies, others: Studies, of_positives: bool) -> Group:
 
 def _values(studies: Studies) -> dict[str, _Value]:
     """Return the values of COMPARED, without rates where there are no calls."""
-    y, patients = studies.labels, studies.patient_ids
-    found = {"auc": _area(studies)}
-    if studies.calls is None:
+    found, whole = {"auc": _area(studies)}, studies.counted
+    if whole.calls is None:
         return found
-    is_called = ~np.isnan(studies.calls)
-    for name, of, hits in (
-        ("sensitivity", is_called & (y == 1), studies.calls == 1),
-        ("specificity", is_called & (y == 0), studies.calls == 0),
-    ):
-        noun = f"{'positive' if name == 'sensitivity' else 'negative'} study"
-        share = rate(hits[of], patients[of], noun=noun)
+    for name, value, noun in (("sensitivity", 1, "positive"), ("specificity", 0, "negative")):
+        of = ~np.isnan(whole.calls) & (whole.labels == value)
+        share = rate(whole.calls[of] == value, whole.patient_ids[of], noun=f"{noun} study")
         found[name] = _Value(share, partial(_wilson, share))
     return found
 

@@ -28,6 +28,7 @@ from common.scoring.metrics import weighted_log_loss as weighted
 from common.scoring.study_calibration import study_rule
 from common.slices.folds import owners
 from common.slices.table import SliceTable
+from common.statistics.decisions import ScoredStudies
 from common.statistics.intervals import paired_interval
 from rsna.ensembling.members import EnsembleData
 from rsna.evaluation.deciding import AS_KEPT, Deciding
@@ -35,7 +36,6 @@ from rsna.evaluation.failures import analyse_studies
 from rsna.evaluation.flow import write_flow
 from rsna.evaluation.model_card import weights_digest, write_card
 from rsna.evaluation.scoring import (
-    ScoredStudies,
     folds_of_studies,
     label_scores,
     predictor_info,
@@ -223,7 +223,7 @@ def _study_folds(experiment: Experiment, slices: pd.DataFrame) -> NDArray[Any] |
     path = experiment.predictions_file("studies")
     ids = read_parquet(path, "blend again", columns=["study_id"])["study_id"]
     of_study = slices.drop_duplicates("study_id").set_index("study_id")["fold"]
-    return folds_of_studies(of_study.reindex(ids), ids)
+    return folds_of_studies(of_study.reindex(ids).to_numpy(), ids.to_numpy())
 
 
 def _study_metrics(studies: Sequence[StageSet], task: Task) -> dict[str, Any]:

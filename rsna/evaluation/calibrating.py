@@ -19,6 +19,7 @@ from common.slices.folds import owners
 from common.slices.pixel_steps import require_same_steps
 from common.slices.series import used_rows
 from common.slices.table import SliceTable
+from common.statistics.decisions import ScoredStudies
 from common.words import count
 from config import Config
 from rsna.evaluation.deciding import (
@@ -26,6 +27,7 @@ from rsna.evaluation.deciding import (
     POINTS,
     TRIAGE,
     Deciding,
+    call_studies,
     decided_metrics,
     decision_lines,
     fitted_record,
@@ -34,9 +36,10 @@ from rsna.evaluation.deciding import (
 from rsna.evaluation.folders import calibration_target
 from rsna.evaluation.labelled import Labelled, PredictedRows, find_labelled, predict_labelled
 from rsna.evaluation.model_card import write_card
-from rsna.evaluation.prediction import predict_options, predict_with_progress
-from rsna.evaluation.scoring import ScoredStudies, predictor_info, shown, task_of
+from rsna.evaluation.prediction import predict_options
+from rsna.evaluation.scoring import predictor_info, shown, task_of
 from rsna.evaluation.unseen import require_unseen_rows, require_unseen_source
+from rsna.predictor import predict_with_progress
 from rsna_model import build_model
 from rsna_task import Task
 
@@ -139,8 +142,8 @@ def _decided(
 ) -> tuple[dict[str, Any], Deciding]:
     """Return the rates of what the flags ask to decide, on cross-fitted probabilities (s, k)."""
     how, names = Deciding.from_flags(config.evaluation), task.label_names
-    studies = ScoredStudies(data.study_labels, probabilities, data.study_patients, np.empty(0), "")
-    return decided_metrics(studies.columns(names), how), how
+    studies = ScoredStudies(data.study_labels, probabilities, data.study_patients)
+    return decided_metrics(call_studies(studies, names, how), names, how), how
 
 
 def _record(

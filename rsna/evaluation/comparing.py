@@ -15,7 +15,7 @@ from common.errors import InputError
 from common.files import make_folder, replacing, write_text
 from common.report.comparison import comparison_html
 from common.scoring.metrics import Floats, majority
-from common.slices.folds import is_pseudo, owners
+from common.slices.folds import is_pseudo, sampled
 from common.slices.study_labels import labels_by_study
 from common.slices.table import SliceTable
 from common.statistics.scores import SCORES, Score, compare, score, weighted_log_loss_score
@@ -143,7 +143,7 @@ def _slices(
         for name, frame in frames.items()
     }
     left_out = {name: len(frame) - len(image_ids) for name, frame in frames.items()}
-    return Shared(labels, probabilities, owners(of_table).to_numpy(dtype=object), left_out)
+    return Shared(labels, probabilities, sampled(of_table).to_numpy(dtype=object), left_out)
 
 
 def _studies(

@@ -3,19 +3,19 @@
 import itertools
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from common.scoring.metrics import Floats
 from common.slices.leakage import id_digests
 from common.slices.table import SliceTable
 from common.statistics.decisions import (
     PARTIAL,
     WHOLE,
     Called,
+    ScoredStudies,
     Studies,
     Triaged,
     cross_fit_calls,
@@ -72,12 +72,35 @@ class Deciding:
 AS_KEPT = Deciding()
 
 
-def decided_metrics(columns: Mapping[str, Studies], how: Deciding) -> dict[str, Any]:
+def call_studies(
+    studies: ScoredStudies, label_names: Sequence[str], how: Deciding
+) -> ScoredStudies:
+    """Return studies with the calls of each label, where there are a rule or kept thresholds.
+
+    Studies of unknown labels, or without a probability of their own, have no call that counts.
+    """
+    record = how.kept.get(POINTS)
+    if how.rule is None and record is None:
+        return studies
+    found = {}
+    for name, each in studies.columns(label_names).items():
+        chosen = ~np.isnan(each.labels) & each.is_seen
+        called = _called(each.of(chosen), name, how)
+        calls = np.full(len(chosen), np.nan)
+        calls[chosen] = called.calls
+        found[name] = replace(called, calls=calls)
+    return replace(studies, called=found)
+
+
+def decided_metrics(
+    studies: ScoredStudies, label_names: Sequence[str], how: Deciding
+) -> dict[str, Any]:
     """Return what `study` of metrics.json says with intervals, by label.
 
     Args:
-        columns: the studies of each label; the last one is triaged.
+        studies: of `call_studies`; the last label is triaged.
     """
+    columns = studies.columns(label_names)
     known = {name: each.of(~np.isnan(each.labels)) for name, each in columns.items()}
     scores = {name: score_table(each) for name, each in known.items()}
     names = next(iter(scores.values()))
@@ -87,56 +110,39 @@ def decided_metrics(columns: Mapping[str, Studies], how: Deciding) -> dict[str, 
         "decision_curve": {
             name: decision_table(each, how.prevalence) for name, each in known.items()
         },
-        POINTS: _points(known, how),
+        POINTS: _points(known, studies.called, how),
         "triage": _triage(known, how),
     }
 
 
-def _points(columns: Mapping[str, Studies], how: Deciding) -> dict[str, Any] | None:
+def _points(
+    columns: Mapping[str, Studies], called: Mapping[str, Called], how: Deciding
+) -> dict[str, Any] | None:
     """Return the rates of the calls of each label; None where there are neither rule nor points."""
-    record = how.kept.get(POINTS)
-    rule = how.rule or (record and Rule(**record["rule"]))
-    if rule is None:
+    if not called:
         return None
+    record = how.kept.get(POINTS)
     found = {}
-    for name, all_of in columns.items():
-        studies = all_of.of(all_of.is_seen)
-        if how.rule is not None:
-            where = _on_others(studies)
-        else:
-            assert record is not None
-            where = _fitted_on(record)
-        called = _called(studies, name, how)
-        assert called is not None
+    for name, studies in columns.items():
+        seen = studies.of(studies.is_seen)
+        rule = how.rule or Rule(**(record or {})["rule"])
+        where = _on_others(seen) if how.rule is not None else _fitted_on(record or {})
         found[name] = {
-            **point_table(studies, called, rule, how.prevalence),
+            **point_table(seen, called[name], rule, how.prevalence),
             "chosen_on": "no data" if rule.kind == "fixed" else where,
-            "num_without_call": int((~all_of.is_seen).sum()),
+            "num_without_call": int((~studies.is_seen).sum()),
         }
     return found
 
 
-def _called(studies: Studies, label: str, how: Deciding) -> Called | None:
-    """Return which studies are called, by --ev_rule or as the predictor does; None without both."""
+def _called(studies: Studies, label: str, how: Deciding) -> Called:
+    """Return which studies are called, by --ev_rule or as the predictor does."""
     if how.rule is not None:
         return cross_fit_calls(studies, how.rule)
-    record = how.kept.get(POINTS)
-    return record and _kept_calls(studies, record, label, how.refused.get(POINTS))
-
-
-def study_calls(columns: Mapping[str, Studies], how: Deciding) -> Floats | None:
-    """Return (s,): 1 where a study is called for the last label, 0 where not; None without calls.
-
-    Studies of unknown labels, or without a probability of their own, have NaN: no call counts.
-    """
-    label, studies = list(columns.items())[-1]
-    known = ~np.isnan(studies.labels) & studies.is_seen
-    called = _called(studies.of(known), label, how)
-    if called is None or called.reason:
-        return None
-    calls = np.full(len(known), np.nan)
-    calls[known] = called.calls
-    return calls
+    threshold, refused = how.kept[POINTS]["thresholds"].get(label), how.refused.get(POINTS)
+    if refused or threshold is None:
+        return Called.none(studies, refused or "the predictor has no threshold of it")
+    return Called(safe_calls(studies.probabilities, threshold, studies.is_whole), threshold)
 
 
 def _triage(columns: Mapping[str, Studies], how: Deciding) -> dict[str, Any] | None:
@@ -160,16 +166,6 @@ def _triage(columns: Mapping[str, Studies], how: Deciding) -> dict[str, Any] | N
         **triage_table(studies, triaged, error_rate),
         "calibrated_on": where,
     }
-
-
-def _kept_calls(
-    studies: Studies, record: Mapping[str, Any], label: str, refused: str | None
-) -> Called:
-    threshold = record["thresholds"].get(label)
-    if refused or threshold is None:
-        nothing = np.zeros(len(studies.labels), dtype=bool)
-        return Called(nothing, reason=refused or "the predictor has no threshold of it")
-    return Called(studies.probabilities >= threshold, threshold)
 
 
 def _on_others(studies: Studies) -> str:

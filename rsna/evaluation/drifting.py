@@ -20,6 +20,7 @@ from common.slices.table import SLICES_FILE, SliceTable
 from common.words import count
 from config import Config
 from rsna.evaluation.folders import STUDIES_FILE
+from rsna.evaluation.model_card import write_card
 from rsna.evaluation.scoring import predictor_info
 from rsna.evaluation.stored import Stored
 
@@ -74,6 +75,7 @@ def find_drift(config: Config) -> Iterator[str]:
         readable = table.frame[table.readable]
         reference = Reference.of("given studies", int(owners(readable).nunique()), rows)
         _write(home, info, reference)
+        write_card(home)
         yield f"reference: {count(len(rows), 'patient')} in {home.predictor / JSON_FILE}"
         return
     reference = Reference.from_json(info[REFERENCE])

@@ -42,7 +42,7 @@ from rsna.evaluation.failures import analyse_studies
 from rsna.evaluation.flow import write_flow
 from rsna.evaluation.labelled import find_labelled, predict_labelled, score_labelled_studies
 from rsna.evaluation.model_card import weights_digest, write_card
-from rsna.evaluation.prediction import SERIES_FILE, predict_with_progress, write_csv
+from rsna.evaluation.prediction import SERIES_FILE, write_csv
 from rsna.evaluation.scoring import (
     predictor_info,
     prior_of,
@@ -58,6 +58,7 @@ from rsna.evaluation.unseen import (
     require_unseen_source,
     source_note,
 )
+from rsna.predictor import predict_with_progress
 from rsna_model import build_model
 
 logger = logging.getLogger(__name__)

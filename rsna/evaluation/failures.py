@@ -18,6 +18,7 @@ from common.report.study_page import stored_study_html
 from common.report.subgroups import subgroup_section
 from common.scoring.metrics import Floats
 from common.slices.table import SliceTable
+from common.statistics.decisions import ScoredStudies, safe_calls
 from rsna.evaluation.prediction import write_csv
 from rsna.evaluation.subgroups import describe_studies, subgroup_metrics, words
 
@@ -41,12 +42,15 @@ def analyse_studies(
         predictions: of the slices, one row per image.
         label_names: the k labels; the last one is called.
     """
-    calls, described = scored.study_calls, describe_studies(table, scored, label_names)
-    groups = subgroup_metrics(table, scored, label_names, described, calls)
-    threshold = scored.metrics["threshold"]
-    p = scored.study_probabilities[:, -1]
-    own = (p >= threshold).astype(np.float64) if calls is None else calls
-    studies = _list_studies(scored, predictions, table, described, label_names, own)
+    described = describe_studies(table, scored.studies, label_names)
+    groups = subgroup_metrics(table, scored.studies, label_names, described)
+    threshold, last = (
+        scored.metrics["threshold"],
+        scored.studies.columns(label_names)[label_names[-1]],
+    )
+    p, calls = np.where(last.is_seen, last.probabilities, np.nan), last.calls
+    own = safe_calls(p, threshold, last.is_whole) if calls is None else calls
+    studies = _list_studies(scored.studies, predictions, table, described, label_names, own)
     write_csv(place.studies_file, studies)
     failed = studies[studies["failure"].notna()]
     errors = (failed[f"label_{label_names[-1]}"] - failed[label_names[-1]]).abs()
@@ -65,7 +69,7 @@ def analyse_studies(
         folder=place.failures.name,
         studies_file=place.studies_file.relative_to(place.folder).as_posix(),
         num_failures=len(failed),
-        num_studies=int((~np.isnan(scored.study_labels[:, -1])).sum()),
+        num_studies=int((~np.isnan(last.labels)).sum()),
         at=at,
         note=note,
     )
@@ -73,7 +77,7 @@ def analyse_studies(
 
 
 def _list_studies(
-    scored: ScoredSet,
+    scored: ScoredStudies,
     predictions: pd.DataFrame,
     table: SliceTable,
     described: pd.DataFrame,
@@ -81,8 +85,8 @@ def _list_studies(
     calls: Floats,
 ) -> pd.DataFrame:
     """Return a row for each scored study: ids, labels, probabilities, call, failure and groups."""
-    y, p, names = scored.study_labels, scored.study_probabilities, list(label_names)
-    frame = table.frame.iloc[scored.study_rows][["study_id", "image_id"]]
+    y, p, names = scored.labels, scored.probabilities, list(label_names)
+    frame = table.frame.iloc[scored.rows][["study_id", "image_id"]]
     frame = frame.merge(predictions[["image_id", names[-1]]], on="image_id")
     ranked = frame.sort_values(names[-1], ascending=False, kind="stable")
     top = ranked.drop_duplicates("study_id").set_index("study_id")["image_id"]
@@ -91,7 +95,7 @@ def _list_studies(
     studies = {
         "number": np.arange(1, len(y) + 1),
         "study_id": scored.study_ids,
-        "patient_id": scored.study_patients,
+        "patient_id": scored.patient_ids,
         **{f"label_{name}": y[:, k] for k, name in enumerate(names)},
         **{name: p[:, k] for k, name in enumerate(names)},
         "called": pd.array(calls).astype("Int64"),

@@ -34,9 +34,9 @@ def write_flow(
     if of_studies is not None:
         has_label = np.asarray(~np.isnan(majority(of_studies)).all(axis=1))
         labelled |= set(of_studies.index[has_label])
-    is_scored = ~np.isnan(main.study_labels).all(axis=1)
-    ids = np.asarray(main.study_ids, dtype=object)[is_scored].tolist()
-    scored = ScoredIds(ids, main.study_labels[is_scored], labelled, why_not)
+    is_scored = ~np.isnan(main.studies.labels).all(axis=1)
+    ids = np.asarray(main.studies.study_ids, dtype=object)[is_scored].tolist()
+    scored = ScoredIds(ids, main.studies.labels[is_scored], labelled, why_not)
     stages = study_flow(table, scored, names)
     drawing = str(flow_svg(stages))
     write_text(place.flow_file, drawing)

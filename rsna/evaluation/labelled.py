@@ -16,8 +16,8 @@ from common.slices.folds import is_pseudo, owners
 from common.slices.series import NO_CT, list_series, used_rows
 from common.slices.study_labels import LABELS_OF_STUDY, labels_by_study, read_study_labels
 from common.slices.table import SliceTable
-from rsna.evaluation.prediction import image_rows, make_studies
-from rsna.evaluation.scoring import ScoredStudies
+from common.statistics.decisions import ScoredStudies
+from rsna.predictor import image_rows, make_studies
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Scores prediction tables of the task against the labels of their dataset."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,58 +38,24 @@ from common.scoring.study_calibration import (
     study_probabilities,
     study_rule,
 )
-from common.slices.folds import is_pseudo, owners
+from common.slices.folds import is_pseudo, owners, sampled
 from common.slices.series import list_series, used_rows
 from common.slices.study_labels import labels_by_study
 from common.slices.table import SliceTable
-from common.statistics.decisions import Studies
+from common.statistics.decisions import ScoredStudies
 from common.statistics.intervals import LEVEL, patient_intervals
 from rsna.evaluation.deciding import (
     AS_KEPT,
     Deciding,
+    call_studies,
     decided_metrics,
     decision_lines,
-    study_calls,
 )
 from rsna_task import CHALLENGE, LABELS, Task, task_of_labels
 
 ANY = LABELS[-1]
 # What is read of predictor.json without loading the predictor.
 _USED: Mapping[str, Any] = dict(label_names=list, prior=dict, training=dict, threshold=(int, float))
-
-
-@dataclass(frozen=True)
-class ScoredStudies:
-    """Studies that are scored.
-
-    Attributes:
-        labels: (s, k) 0, 1 or NaN.
-        probabilities: (s, k).
-        patient_ids: (s,).
-        study_ids: (s,).
-        rule: how the probabilities come from those of slices.
-        prior: (k,) share of positive studies in training; None where it is not recorded.
-        folds, statuses: (s,) as of `Studies`.
-        rows: of the table, the slices that the probabilities come from.
-    """
-
-    labels: Floats
-    probabilities: Floats
-    patient_ids: NDArray[Any]
-    study_ids: NDArray[Any]
-    rule: str
-    prior: Floats | None = None
-    folds: NDArray[Any] | None = None
-    statuses: NDArray[Any] | None = None
-    rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-
-    def columns(self, label_names: Sequence[str]) -> dict[str, Studies]:
-        """Return the studies by label."""
-        rest = self.patient_ids, self.folds, self.statuses
-        return {
-            name: Studies(self.labels[:, k], self.probabilities[:, k], *rest)
-            for k, name in enumerate(label_names)
-        }
 
 
 def score_predictions(
@@ -128,15 +94,17 @@ def score_predictions(
         threshold=threshold,
         **options,
     )
-    metrics["interval"] = patient_intervals(labels, probabilities, owners(predictions), **options)
+    metrics["interval"] = patient_intervals(labels, probabilities, sampled(predictions), **options)
     if studies is None:
         of_series = series_probabilities(predictions, names)
         studies = studies_of_rows(
             table, rows, labels, probabilities, names, prior_of_studies, of_series, rule_of_studies
         )
-        folds = folds_of_studies(predictions["fold"], table.frame["study_id"].iloc[rows])
+        ids = table.frame["study_id"].to_numpy(dtype=object)[rows]
+        folds = folds_of_studies(predictions["fold"].to_numpy(), ids)
         studies = replace(studies, folds=folds)
     metrics["num_studies"] = int(np.sum(~np.isnan(studies.labels).all(axis=1)))
+    studies = call_studies(studies, names, how)
     metrics["study"] = score_studies(studies, task, how)
     image_ids = predictions["image_id"].astype(str).tolist()
     return ScoredSet(
@@ -145,12 +113,7 @@ def score_predictions(
         labels,
         probabilities,
         image_ids,
-        studies.labels,
-        studies.probabilities,
-        studies.study_ids,
-        studies.patient_ids,
-        studies.rows,
-        study_calls(studies.columns(names), how),
+        studies,
     )
 
 
@@ -178,14 +141,12 @@ def studies_of_rows(
     """
     frame = table.frame.iloc[np.asarray(rows)]
     ids, of_studies = labels_by_study(table, label_names, labels, frame["study_id"])
-    used = used_of(table, rows)
     codes = pd.Index(ids).get_indexer(pd.Index(frame["study_id"]))
-    patients = owners(frame.drop_duplicates("study_id")).to_numpy(dtype=object)
+    used = used_of(table, rows) & (codes >= 0)
+    patients = owners(_firsts(frame)).to_numpy(dtype=object)
     if of_series is None:
-        values, rule = (
-            study_probabilities(probabilities[used], codes[used], len(ids)),
-            study_rule(None),
-        )
+        values = study_probabilities(probabilities[used], codes[used], len(ids))
+        rule = study_rule(None)
     else:
         values = np.full((len(ids), len(label_names)), np.nan)
         values[codes[used]] = of_series[used]
@@ -200,13 +161,18 @@ def used_of(table: SliceTable, rows: ArrayLike) -> NDArray[np.bool_]:
     return used_rows(frame, list_series(frame))
 
 
-def folds_of_studies(folds: pd.Series, study_ids: pd.Series) -> NDArray[Any] | None:
+def _firsts(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the first row of each known study."""
+    return frame.dropna(subset="study_id").drop_duplicates("study_id")
+
+
+def folds_of_studies(folds: ArrayLike, study_ids: ArrayLike) -> NDArray[Any] | None:
     """Return the folds (s,) of studies, in order of appearance; None where one is not known.
 
     Args:
         folds, study_ids: (n,) of slices.
     """
-    own = folds[~study_ids.duplicated().to_numpy()]
+    own = _firsts(pd.DataFrame({"fold": folds, "study_id": study_ids}))["fold"]
     return None if own.isna().any() else own.to_numpy(dtype=np.int64)
 
 
@@ -237,7 +203,7 @@ def score_studies(studies: ScoredStudies, task: Task, how: Deciding = AS_KEPT) -
         ),
         "num_positive": {name: int(np.nansum(y[:, k])) for k, name in enumerate(names)},
         "interval": interval,
-        **decided_metrics(studies.columns(names), how),
+        **decided_metrics(studies, names, how),
     }
 
 

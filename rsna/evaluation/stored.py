@@ -1,7 +1,7 @@
 """Stored predictions of a dataset, and its studies by the rule that evaluate.py scores them by."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -207,14 +207,12 @@ def _stored(
 
 def _with_own_names(found: list[Stored]) -> list[Stored]:
     """Return them with a number behind names that come twice."""
-    seen: dict[str, int] = {}
-    named = []
-    for each in found:
-        seen[each.name] = seen.get(each.name, 0) + 1
-        number = seen[each.name]
-        name = each.name if number == 1 else f"{each.name} ({number})"
-        named.append(Stored(name, each.path, each.home, each.is_evaluated, each.info))
-    return named
+    names = [each.name for each in found]
+    numbers = [names[:place].count(name) + 1 for place, name in enumerate(names)]
+    return [
+        replace(each, name=each.name if number == 1 else f"{each.name} ({number})")
+        for each, number in zip(found, numbers)
+    ]
 
 
 def _of_blend(path: Path, names: list[str]) -> pd.DataFrame:

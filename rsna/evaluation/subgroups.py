@@ -9,19 +9,16 @@ import pandas as pd
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from common.report import ScoredSet
 from common.report.exploration.headers import TILTED_DEG
 from common.scoring.metrics import Floats, majority
 from common.slices.folds import is_pseudo
 from common.slices.table import SLICES_FILE, SliceTable
-from common.statistics.estimates import Estimate
-from common.statistics.rates import Rate
+from common.statistics.decisions import ScoredStudies
+from common.statistics.study_tables import estimate_table
 from common.statistics.subgroups import (
     LEAST_STUDIES,
-    Difference,
     Group,
     Grouping,
-    Studies,
     compare_groups,
     num_compared,
     part,
@@ -41,7 +38,9 @@ _HEADERS = [
 SIGNIFICANT = 0.05
 
 
-def describe_studies(table: SliceTable, scored: ScoredSet, label_names: Sequence[str]) -> Any:
+def describe_studies(
+    table: SliceTable, studies: ScoredStudies, label_names: Sequence[str]
+) -> pd.DataFrame:
     """Return a frame with a row for each scored study, in their order, and a column for each group.
 
     Columns: slice_thickness, spacing, kvp, kernel, manufacturer, model, age_decade, sex, contrast,
@@ -49,18 +48,18 @@ def describe_studies(table: SliceTable, scored: ScoredSet, label_names: Sequence
     `positive_mm` of the used volume. A source is a hospital of the headers, or else a folder of
     `source_file`, where there are two and fewer than patients; it is a number, as names may tell.
     """
-    rows = scored.study_rows
+    rows = studies.rows
     frame = table.frame.iloc[rows]
-    values = frame.groupby("study_id")[_HEADERS].first().reindex(scored.study_ids)
+    values = frame.groupby("study_id")[_HEADERS].first().reindex(studies.study_ids)
     gaps_mm = pd.Series(table.spacings_mm(rows)[:, 2], frame["study_id"].to_numpy())
-    gaps_mm = gaps_mm.groupby(level=0).median().reindex(scored.study_ids)
+    gaps_mm = gaps_mm.groupby(level=0).median().reindex(studies.study_ids)
     spacing_mm = gaps_mm.fillna(values["spacing_slice"])
     y = majority(table.labels(rows, label_names[-1:]))[:, 0]
     y[is_pseudo(frame)] = np.nan
     of_slices = pd.Series(y, frame["study_id"].to_numpy()).groupby(level=0)
     # A slice without a label may have a bleed.
     num_positive = of_slices.sum().where(of_slices.count() == of_slices.size())
-    num_positive = num_positive.reindex(scored.study_ids)
+    num_positive = num_positive.reindex(studies.study_ids)
     positive_mm = (num_positive * spacing_mm).where(num_positive > 0)
     decades = values["age_decade"].astype("Float64")
     tilts = values["tilt_deg"].astype("float64").abs()
@@ -76,7 +75,7 @@ def describe_studies(table: SliceTable, scored: ScoredSet, label_names: Sequence
             "sex": values["sex"].map(_SEXES),
             "contrast": values["contrast"].astype("object").map({True: "given", False: "none"}),
             "tilt": (tilts > TILTED_DEG).map({True: "tilted", False: "not tilted"}),
-            "source": _sources(values, scored.study_patients),
+            "source": _sources(values, studies.patient_ids),
             BLEED: _bins(positive_mm, BLEED_EDGES_MM),
             "num_positive_slices": num_positive.astype("Int64"),
             "positive_mm": positive_mm,
@@ -88,29 +87,21 @@ def describe_studies(table: SliceTable, scored: ScoredSet, label_names: Sequence
 
 def subgroup_metrics(
     table: SliceTable,
-    scored: ScoredSet,
+    scored: ScoredStudies,
     label_names: Sequence[str],
     described: pd.DataFrame,
-    calls: Floats | None = None,
 ) -> dict[str, Any]:
     """Return `subgroups` of metrics.json.
 
     Args:
         label_names: the k labels; the last one is what studies are scored for.
         described: of `describe_studies`.
-        calls: (s,) 1, 0 or NaN, at an operating point that was not chosen on the studies.
     """
-    y = scored.study_labels[:, -1]
-    known = ~np.isnan(y)
-    studies = Studies(
-        y[known],
-        scored.study_probabilities[known, -1],
-        scored.study_patients[known],
-        calls=None if calls is None else calls[known],
-    )
-    groupings, left_out = _groupings(described[known], y[known])
-    labels = scored.study_labels[known, :-1]
-    of_labels = _label_groups(labels, y[known], label_names[:-1])
+    all_of = scored.columns(label_names)[label_names[-1]]
+    known = ~np.isnan(all_of.labels)
+    studies = all_of.of(known)
+    groupings, left_out = _groupings(described[known], studies.labels)
+    of_labels = _label_groups(scored.labels[known, :-1], studies.labels, label_names[:-1])
     if of_labels:
         groupings[LABEL] = Grouping(of_labels, of_positives=True)
     elif len(label_names) > 1:
@@ -162,7 +153,7 @@ def _statement(found: Mapping[str, Mapping[str, Group]]) -> str:
     if not num_compared(found):
         return "There are too few studies to compare groups of them."
     if place is None:
-        return f"No group is worse than all other studies in any of {number}."
+        return f"No group by a name of its own is worse than all other studies in any of {number}."
     title, name, value = place
     group = found[title][name]
     difference, estimate = group.differences[value], group.estimates[value]
@@ -191,19 +182,9 @@ def _as_json(group: Group) -> dict[str, Any]:
         "num_studies": group.num_studies,
         "num_positive": group.num_positive,
         "num_patients": group.num_patients,
-        **{name: _estimate(each) for name, each in group.estimates.items()},
-        "difference": {name: _estimate(each) for name, each in group.differences.items()},
+        **{name: estimate_table(each) for name, each in group.estimates.items()},
+        "difference": {name: estimate_table(each) for name, each in group.differences.items()},
     }
-
-
-def _estimate(each: Estimate) -> dict[str, Any]:
-    interval = None if each.low is None else [each.low, each.high]
-    found = {"value": each.value, "interval": interval, "reason": each.reason}
-    if isinstance(each, Rate):
-        found |= {"num_found": each.num_found, "num_studies": each.num_studies}
-    if isinstance(each, Difference):
-        found |= {"p_value": each.p_value, "adjusted_p_value": each.adjusted_p_value}
-    return found
 
 
 def _missing_columns(table: SliceTable) -> list[str]:

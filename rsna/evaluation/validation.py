@@ -33,6 +33,7 @@ from rsna.evaluation.protocol import (
 )
 from rsna.evaluation.scoring import predictor_info, task_of
 from rsna.evaluation.unseen import require_unseen_rows, require_unseen_source
+from rsna_task import LABELS
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,14 @@ _HELD_OUT = "ev_held_out"
 # Ids of patients stay out of the file: of these their number and the hashes of their slices.
 _KEPT = (set(EvaluationConfig.__dataclass_fields__) - {_HELD_OUT}) | {"ev_datasets"}
 _KEPT |= set(ViewsConfig.__dataclass_fields__)
+_OF_POINT = {
+    "threshold": "threshold",
+    "chosen_on": "chosen_on",
+    "no_calls": "reason",
+    "num_partial": "partial.num_studies",
+}
+_COUNTS = ("num_found", "num_studies")
+_ENDS = ("low", "high", *_COUNTS)
 PROTOCOL_FILE, TABLE_FILE, PAGE_FILE = "protocol.yaml", "validation.csv", "validation.html"
 
 
@@ -83,16 +92,17 @@ def validate(given: Config) -> Iterator[str]:
     write_protocol(place / PROTOCOL_FILE, protocol)
     frame = pd.DataFrame(records)
     write_csv(place / TABLE_FILE, frame.assign(protocol=digest))
+    shown = pd.DataFrame([_merged(record) for record in records]).set_index("dataset").T
+    shown = shown[(shown != "-").any(axis=1)]  # labels without calls on any dataset have no line
     page = render(
         "validation.html",
         title=f"{home.title} on {len(frame)} datasets",
         subtitle=f"By protocol {digest}",
-        table=frame_table(frame.set_index("dataset").T),
+        table=frame_table(shown),
         protocol=json.dumps(protocol, indent=2),
     )
     write_text(place / PAGE_FILE, page)
-    shown = frame.set_index("dataset").T
-    yield shown.where(shown.notna(), "-").to_string(float_format=lambda x: f"{x:.4g}")
+    yield shown.to_string()
     yield f"protocol {digest}"
     yield f"page: {place / PAGE_FILE}"
 
@@ -143,6 +153,14 @@ def row_of(metrics: Mapping[str, Any] | None) -> dict[str, Any]:
         low, high = get(key) or (None, None)
         return {f"{name}_low": low, f"{name}_high": high}
 
+    def at_point(label: str) -> dict[str, Any]:
+        point = f"study.operating_points.{label}"
+        found = {name: get(f"{point}.{key}") for name, key in _OF_POINT.items()}
+        for rate in ("sensitivity", "specificity"):
+            found |= {rate: get(f"{point}.{rate}.value"), **ends(rate, f"{point}.{rate}.interval")}
+            found |= {f"{rate}_{num}": get(f"{point}.{rate}.{num}") for num in _COUNTS}
+        return {f"{label}_{name}": value for name, value in found.items()}
+
     num_studies, num_positive = get("num_studies"), get("study.num_positive.any")
     loss, prior = get("weighted_log_loss"), get("scored_prior_weighted_log_loss")
     return {
@@ -158,4 +176,21 @@ def row_of(metrics: Mapping[str, Any] | None) -> dict[str, Any]:
         **ends("study_weighted_log_loss", "study.interval.weighted_log_loss"),
         "study_auc_any": get("study.auc.any"),
         **ends("study_auc_any", "study.interval.auc.any"),
+        **{name: value for label in LABELS[::-1] for name, value in at_point(label).items()},
     }
+
+
+def _merged(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return a row of the table as people read it: interval and counts behind their value."""
+
+    def text(value: Any) -> str:
+        return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+    found = {}
+    for name, value in row.items():
+        low, high, *counts = (row.get(f"{name}_{end}") for end in _ENDS)
+        inside = "" if low is None else f" ({text(low)} to {text(high)})"
+        of = ", {} of {}".format(*counts) if counts[0] is not None else ""
+        found[name] = text(value) + inside + of
+    parts = {f"{name}_{end}" for name in row for end in _ENDS}
+    return {name: cell for name, cell in found.items() if name not in parts}

@@ -23,7 +23,7 @@ from common.slices.table import SliceTable
 from config import Config
 from rsna.evaluation.drifting import keep_reference
 from rsna.evaluation.model_card import write_card
-from rsna.evaluation.prediction import image_rows
+from rsna.predictor import image_rows
 from rsna.training.parts import TrainingParts
 from rsna_dataset import limit_studies
 from rsna_network import RSNANetwork

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import loader, train_gpu, transforms
+from benchmarks import loader, predictor, train_gpu, transforms
 from benchmarks.loader import make_ways, write_sources
 from common.transforms import load_transform
 
@@ -41,6 +42,15 @@ def test_loader(run: Any) -> None:
     for rates in figures["samples_per_second"].values():
         assert set(rates) == {"0", "2"} and all(rate > 0 for rate in rates.values())
     assert figures["ratio_cpu"] > 0 and figures["ratio_device"] > 0
+
+
+def test_predictor(run: Any, test_data: Path) -> None:
+    table, figures = run(predictor, "--folder", str(test_data / "ge_head"), "--repeats", "1")
+    assert "28 slices, the volume (28, 512, 512)" in table
+    parts = ("study", "predicting", "network")
+    for one, part_of_it in pairwise(parts):
+        assert figures[one][2] > 0.5 * figures[part_of_it][2] > 0  # beside other programs
+    assert set(figures) == {"import", "open", "first study", *parts, "volume"}
 
 
 def test_transforms(run: Any) -> None:

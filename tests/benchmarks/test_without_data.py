@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
         (("ct_ich_levels.py", "none"), "no such folder"),
         (("encoders.py", "--dataset", "ct_ich"), "--dataset ct_ich needs --folder"),
         (("study_labels.py", "none"), "no such folder"),
+        (("predictor.py", "--folder", "none"), "--folder none: no such folder"),
         (("demo_difficulty.py",), "no dataset at input/datasets/demo"),
         (("pooled_folds.py", "0001"), "output/results/0001"),
         (("preprocess.py", "--folder", "none"), "--folder none: no files there"),

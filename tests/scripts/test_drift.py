@@ -1,5 +1,6 @@
 """New studies against the reference of a predictor: kept, compared, refused; no ids."""
 
+import hashlib
 import json
 import shutil
 import sys
@@ -81,7 +82,11 @@ def test_a_reference_is_fitted_and_a_shift_of_hu_found(monkeypatch, capsys, root
     assert "keeps no reference" in refused(monkeypatch, capsys, root, *given)
     assert run(monkeypatch, root, *given, "--dr_fit", "1") == 0
     assert len(reference_of(root).rows) == 12
-    load_predictor(root / "output/results/0001/predictor", build_model)
+    predictor = root / "output/results/0001/predictor"
+    load_predictor(predictor, build_model)
+    card = json.loads((predictor / "model_card.json").read_text())
+    digest = hashlib.sha256((predictor / "predictor.json").read_bytes()).hexdigest()
+    assert card["hashes"]["predictor"]["predictor.json"] == digest
     capsys.readouterr()
     assert run(monkeypatch, root, "--dr_input", str(root / "same")) == 0
     assert "no alarm: p 1.0000" in capsys.readouterr().out

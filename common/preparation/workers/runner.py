@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
+from tqdm import tqdm
+
 from common.errors import InputError
 from common.preparation.workers.cluster import check_workers, connect, memory_share_mb, start_local
 from common.preparation.workers.limits import MEMORY, TIMEOUT, Limits, Watchdog, read_mark
@@ -104,6 +106,11 @@ class TaskRunner:
         # Processes of one machine share its memory.
         share, wanted = memory_share_mb(self.num_processes), self._limits.memory_mb
         return replace(self._limits, memory_mb=min(wanted or share, share))
+
+    def progress(self, total: int, unit: str, title: str) -> tqdm:
+        """Return a bar, which is shown on a terminal alone where tasks run in this process."""
+        is_hidden = None if self.limits is None else False
+        return tqdm(total=total, unit=unit, desc=title, mininterval=1, disable=is_hidden)
 
     def connect(self, reader: object, source_folder: Path, dataset_folder: Path) -> None:
         """Connect to the cluster at the address and check its workers; InputError if unusable.

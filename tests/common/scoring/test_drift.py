@@ -39,6 +39,25 @@ def test_a_reference_comes_back_from_json_and_has_no_order():
     assert list(back.rows["hu_q50"]) != [float(f"{v:.4g}") for v in given["hu_q50"]]
 
 
+def test_what_is_wholly_unknown_on_one_side_is_found():
+    known = rows(60, 0).assign(kvp=120.0, model=pd.Series(["A"] * 60, dtype=object))
+    lost = rows(60, 1).assign(kvp=np.nan, model=pd.Series([None] * 60, dtype=object))
+    for one, other, new in ((known, lost, 1.0), (lost, known, 0.0)):
+        kept = Reference.of("studies", 60, one)
+        kept = Reference.from_json(json.loads(json.dumps(kept.to_json())))
+        found = compare_with(kept, other, **OPTIONS)
+        columns = found.columns.set_index("column")
+        assert found.p_value <= 0.05
+        for name in ("kvp: unknown", "model: unknown"):
+            assert columns.loc[name, "alarm"] and columns.loc[name, "new"] == new
+    both = compare_with(Reference.of("studies", 60, lost), lost, **OPTIONS)
+    assert not both.columns["column"].str.contains("kvp|model").any()
+    older = Reference.of("studies", 60, known.drop(columns="kvp")).to_json()
+    del older["unknown"]
+    found = compare_with(Reference.from_json(older), known, **OPTIONS)
+    assert not found.columns["column"].str.contains("kvp").any()
+
+
 def test_the_p_values_are_those_of_the_columns_as_numbers():
     kept, new = reference(), rows(20, 1)
     found = compare_with(kept, new, **OPTIONS)

@@ -18,6 +18,7 @@ from common.statistics.subgroups import (
     Studies,
     compare_groups,
     part,
+    worst_group,
 )
 
 
@@ -152,6 +153,20 @@ def test_null_cohorts_rarely_alarm_and_a_gap_is_covered_and_named():
     assert shares["covered"] >= 0.84
     assert shares["named"] >= 0.8
     assert GAP_GROUP[0] in draw(np.random.default_rng(0), 0.0)[1]
+
+
+def test_rests_and_unknown_ones_are_never_the_worst_group():
+    studies = cohort(200)
+    values = pd.Series(["a"] * 100 + ["b"] * 60 + [f"rare {n}" for n in range(20)] + [None] * 20)
+    is_rest = np.arange(200) >= 160
+    is_missed = (studies.labels == 1) & (is_rest | (np.arange(200) % 20 == 100 % 20))
+    studies = replace(studies, calls=np.where(is_missed, 0.0, studies.labels))
+    found = compare_groups(studies, {"x": Grouping(part(values))})
+    assert found["x"][OTHERS].differences["sensitivity"].adjusted_p_value < 0.01
+    title, name, _ = worst_group(found)
+    assert (title, name) in (("x", "a"), ("x", "b"))
+    rests = {"x": {key: found["x"][key] for key in (OTHERS, UNKNOWN)}}
+    assert worst_group(rests) is None
 
 
 def test_headers_that_say_others_or_unknown_are_not_lost():

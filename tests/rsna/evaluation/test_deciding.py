@@ -1,5 +1,6 @@
 """Operating points and triage from planted probabilities to the page, against plain loops."""
 
+import itertools
 import json
 import math
 import shutil
@@ -18,10 +19,11 @@ import predict
 from common.cli import status_of
 from common.scoring.predictions import read_predictions, write_predictions
 from common.slices.leakage import id_digests
-from common.statistics.decisions import Studies, cross_fit_calls
-from common.statistics.operating_points import Rule
+from common.statistics.decisions import ScoredStudies, Studies, cross_fit_calls
+from common.statistics.operating_points import Rule, choose_threshold
+from common.statistics.subgroups import Grouping, compare_groups
 from flags.evaluation import EvaluationConfig
-from rsna.evaluation.deciding import with_decisions
+from rsna.evaluation.deciding import Deciding, call_studies, decided_metrics, with_decisions
 from rsna_task import LABELS
 
 NUM_PATIENTS = 60
@@ -338,3 +340,64 @@ def test_flags_name_what_is_wrong(flag, value, told):
     with pytest.raises(ValueError, match=r".") as error:
         EvaluationConfig(**{flag: value})
     assert str(error.value).startswith(told)
+
+
+def test_studies_seen_in_part_are_counted_apart():
+    """In rates, curve, groups and failures as a plain loop over studies has them."""
+    rng = np.random.default_rng(5)
+    y, p = (rng.random(400) < 0.4).astype(float), rng.random(400).round(3)
+    status = rng.choice(["ok", "partial", "prior"], 400, p=[0.6, 0.3, 0.1]).astype(object)
+    patients = np.arange(400).astype(str).astype(object)
+    scored = ScoredStudies(y[:, None], p[:, None], patients, patients, statuses=status)
+    how = Deciding(Rule("fixed", 0.5))
+    scored = call_studies(scored, ["any"], how)
+    counts = dict.fromkeys(itertools.product((0, 1), ("called", "passed")), 0)
+    apart = dict.fromkeys(("num_studies", "num_positive", "num_called", "num_positive_called"), 0)
+    expected = []
+    for label, value, seen in zip(y.astype(int).tolist(), p.tolist(), status.tolist()):
+        is_called = value >= 0.5 and seen != "prior"
+        expected.append(1.0 if is_called else (0.0 if seen == "ok" else None))
+        if seen == "ok":
+            counts[label, "called" if is_called else "passed"] += 1
+        elif seen == "partial":
+            apart["num_studies"] += 1
+            apart["num_positive"] += label
+            apart["num_called"] += is_called
+            apart["num_positive_called"] += label and is_called
+    calls = scored.columns(["any"])["any"].calls
+    assert [None if np.isnan(call) else call for call in calls] == expected
+    metrics = decided_metrics(scored, ["any"], how)
+    point = metrics["operating_points"]["any"]
+    assert point["partial"] == apart and apart["num_called"] < apart["num_studies"]
+    assert point["num_without_call"] == (status == "prior").sum()
+    sensitivity = counts[1, "called"] / (counts[1, "called"] + counts[1, "passed"])
+    specificity = counts[0, "passed"] / (counts[0, "called"] + counts[0, "passed"])
+    assert point["sensitivity"]["value"] == pytest.approx(sensitivity)
+    assert point["specificity"]["value"] == pytest.approx(specificity)
+    num_called = counts[0, "called"] + counts[1, "called"] + apart["num_called"]
+    assert point["alarms_per_100"]["num_found"] == point["ppv"]["num_studies"] == num_called
+    assert point["alarms_per_100"]["num_studies"] == (status != "prior").sum()
+    curve = metrics["decision_curve"]["any"]
+    share = (counts[1, "called"] + counts[1, "passed"]) / sum(counts.values())
+    benefit = share * sensitivity - (1 - share) * (1 - specificity)  # at 0.5 both cost as much
+    assert curve["net_benefit"]["value"][curve["threshold"].index(0.5)] == pytest.approx(benefit)
+    of_group = Grouping({"all": np.ones(400)})
+    group = compare_groups(scored.columns(["any"])["any"], {"x": of_group})["x"]["all"]
+    assert group.estimates["sensitivity"].value == pytest.approx(sensitivity)
+    assert group.estimates["specificity"].value == pytest.approx(specificity)
+
+
+def test_thresholds_are_chosen_on_studies_seen_whole():
+    rng = np.random.default_rng(6)
+    y, p = (rng.random(200) < 0.5).astype(float), rng.random(200)
+    patients = np.arange(200).astype(str).astype(object)
+    status = np.where(rng.random(200) < 0.3, "partial", "ok").astype(object)
+    studies = Studies(y, p, patients, np.arange(200) % 4, status)
+    found = cross_fit_calls(studies, Rule("sensitivity", 0.9))
+    for fold in range(4):
+        others = (np.arange(200) % 4 != fold) & (status == "ok")
+        assert found.thresholds[fold] == choose_threshold(
+            y[others], p[others], Rule("sensitivity", 0.9)
+        )
+    alone = studies.of(status == "ok")
+    assert found.threshold == cross_fit_calls(alone, Rule("sensitivity", 0.9)).threshold

@@ -14,6 +14,7 @@ from common.experiment import Evaluated
 from common.report.subgroups import subgroup_section
 from common.scoring.predictions import build_predictions
 from common.slices.table import SliceTable
+from common.statistics.decisions import Called
 from rsna.evaluation.failures import MOST_PAGES, analyse_studies
 from rsna.evaluation.flow import write_flow
 from rsna.evaluation.scoring import score_predictions
@@ -64,9 +65,9 @@ def scored_of(table: SliceTable, flip: set[str] = frozenset()):
 def analyse(table: SliceTable, folder: Path, flip: set[str] = frozenset(), calls=None):
     predictions, scored = scored_of(table, flip)
     place = Evaluated(folder)
-    metrics, html = analyse_studies(
-        replace(scored, study_calls=calls), predictions, table, place, LABELS
-    )
+    called = {} if calls is None else {"any": Called(calls, 0.5)}
+    scored = replace(scored, studies=replace(scored.studies, called=called))
+    metrics, html = analyse_studies(scored, predictions, table, place, LABELS)
     json.dumps(metrics, allow_nan=False)
     studies = pd.read_csv(place.studies_file)
     return metrics["subgroups"], str(html), studies

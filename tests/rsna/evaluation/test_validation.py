@@ -63,6 +63,37 @@ def test_one_table_over_datasets(monkeypatch, capsys, experiment):
     assert card["protocols"] == [digest]
 
 
+def test_rates_at_the_operating_point_are_in_the_table(monkeypatch, capsys, experiment):
+    flags = ("--ev_datasets", "other,by_study", "--ev_rule", "fixed:0.5")
+    assert run(monkeypatch, experiment, *flags) == 0
+    place = experiment / "evaluations"
+    table = pd.read_csv(place / "validation.csv").set_index("dataset")
+    for name, row in table.iterrows():
+        study = json.loads((place / str(name) / "metrics.json").read_text())["study"]
+        for label in LABELS:
+            point = study["operating_points"][label]
+            assert row[f"{label}_threshold"] == 0.5
+            assert row[f"{label}_num_partial"] == point["partial"]["num_studies"]
+            for rate in ("sensitivity", "specificity"):
+                of, column = point[rate], f"{label}_{rate}"
+                values = [of["value"], *(of["interval"] or [None] * 2)]
+                columns = [column, f"{column}_low", f"{column}_high"]
+                expected = [np.nan if value is None else value for value in values]
+                assert row[columns].astype(float).tolist() == pytest.approx(expected, nan_ok=True)
+                for num in ("num_found", "num_studies"):
+                    assert row[f"{column}_{num}"] == of[num]
+    assert table.loc["by_study", "any_sensitivity_num_studies"] > 0
+    row = table.loc["by_study"]
+    counts = f"{row['any_sensitivity_num_found']:.0f} of {row['any_sensitivity_num_studies']:.0f}"
+    value = row["any_sensitivity"]
+    low, high = row["any_sensitivity_low"], row["any_sensitivity_high"]
+    cell = f"{value:.3g} ({low:.3g} to {high:.3g}), {counts}"
+    for shown in ((place / "validation.html").read_text(), capsys.readouterr().out):
+        assert cell in shown and "any_sensitivity_low" not in shown.split("Protocol<")[0]
+    protocol = yaml.safe_load((place / "protocol.yaml").read_text())
+    assert {"any_sensitivity", "subdural_specificity_high"} <= set(protocol["endpoints"])
+
+
 def test_a_protocol_is_frozen_before_and_kept_to(monkeypatch, capsys, experiment):
     protocol = experiment.parent / "protocol.yaml"
     flags = ("--ev_protocol", str(protocol))

@@ -27,7 +27,7 @@ from common.predictors.sequence import StudyPredictor
 from common.slices.store import write_series
 from common.slices.table import SLICE_COLUMNS, STORE_FOLDER, SliceTable
 from config import Config
-from rsna.evaluation.prediction import predict_table
+from rsna.predictor import Predictor
 from rsna.releases import ipan2026
 from rsna.releases.importing import import_release
 from rsna_dataset import find_transform
@@ -187,7 +187,7 @@ def test_numbers_of_the_authors_code(
 @pytest.mark.long
 def test_studies_have_the_logits_of_the_series(predictor: StudyPredictor, volumes: SliceTable):
     """In studies.csv as in the scores of evaluate.py, unless studies are calibrated."""
-    prediction = predict_table(predictor, volumes, PredictOptions())
+    prediction = Predictor(predictor).predict_table(volumes)
     result = predictor.predict_rows(volumes, np.arange(len(volumes)))
     assert result.series_logits is not None
     first = volumes.frame.drop_duplicates("series_id").index

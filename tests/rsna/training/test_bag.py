@@ -26,7 +26,8 @@ from common.slices.study_labels import LABELS_OF_STUDY
 from common.slices.table import SliceTable
 from config import parse_config
 from rsna.evaluation.evaluation import evaluate_experiment, evaluate_on_dataset
-from rsna.evaluation.prediction import predict_options, predict_table
+from rsna.evaluation.prediction import predict_options
+from rsna.predictor import Predictor
 from rsna.training.folds import make_training
 from rsna.training.kinds import build_parts
 from rsna_model import build_model
@@ -156,7 +157,7 @@ def test_studies_are_scored_as_they_were_trained_wherever_they_are_scored(place,
     no_folds = shutil.ignore_patterns(FOLDS_FILE)
     shutil.copytree(datasets / "slices", datasets / "elsewhere", ignore=no_folds)
     table = SliceTable.load(datasets / "elsewhere")
-    predicted = predict_table(predictor, table, predict_options(config))
+    predicted = Predictor(predictor, predict_options(config)).predict_table(table)
     evaluate_on_dataset(Experiment(trained), table, "elsewhere", predict_options(config))
     found = json.loads((trained / "evaluations" / "elsewhere" / "metrics.json").read_text())
     y = table.frame.groupby("study_id")["subdural"].max().reindex(predicted.studies["study_id"])

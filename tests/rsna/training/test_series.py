@@ -21,7 +21,7 @@ from common.slices.table import SliceTable
 from config import parse_config
 from rsna.ensembling.second_level import SecondLevel
 from rsna.evaluation.evaluation import evaluate_experiment
-from rsna.evaluation.prediction import predict_table
+from rsna.predictor import Predictor
 from rsna.training.folds import make_training
 from rsna.training.training import RSNATraining
 from rsna_model import RSNAModel, build_model
@@ -124,7 +124,7 @@ def test_unreadable_slices_have_the_prior(place, trained):
 
     table.image_hu = image_hu  # type: ignore[method-assign]
     predictor = load_predictor(trained["volume"] / "predictor", build_model)
-    prediction = predict_table(predictor, table, PredictOptions())
+    prediction = Predictor(predictor).predict_table(table)
     assert len(prediction.predictions) == len(frame)
     unread = prediction.filled["image_id"].tolist()
     assert unread == [table.image_id(row) for row in (0, 3, 5, 6, 7, 8, 9)]
