@@ -137,6 +137,23 @@ def test_pages_of_the_studies_worth_a_look_without_ids(monkeypatch, capsys, root
     assert before == {name: (reviewed(root) / name).read_bytes() for name in pages}
 
 
+def test_studies_without_pixels_are_counted(monkeypatch, capsys, root) -> None:
+    assert run(monkeypatch, root, rv_num=2) == 0
+    table = SliceTable.load(root / "input" / "datasets" / "own")
+    files = table.frame.groupby("study_id")["store_file"].first()
+    (table.folder / "store" / files["1.4.0"]).unlink()
+    capsys.readouterr()
+    assert run(monkeypatch, root, rv_num=2) == 0
+    assert ", 1 left out: no pixels at hand: " in capsys.readouterr().out
+    studies = pd.read_csv(reviewed(root) / "studies.csv", dtype="str")
+    assert not studies["study_id"].eq("1.4.0").any()
+    pages = {path.stem for path in reviewed(root).glob("study_*.html")}
+    assert pages == {f"study_{number}" for number in studies["number"]}
+    # A tick in the page that was there before is still understood.
+    path = write_ticks(root, "ticks_study_1.csv", "1.4.0 3,1,1,1,1,1,1")
+    assert run(monkeypatch, root, rv_ticks=path) == 0
+
+
 def test_ticks_become_labels_by_one_command(monkeypatch, capsys, root) -> None:
     assert run(monkeypatch, root) == 0
     write_ticks(root, "ticks_study_1.csv", "1.4.0 3,1,1,1,1,1,1", reader="a")
