@@ -59,11 +59,12 @@ def write_labels(table: SliceTable, folder: Path, given: str) -> Iterator[str]:
     written = []
     for (name, column), before, changes in found:
         labels, num_changed = with_ticks(before, changes)
-        yield f"{count(len(changes), 'row')} ticked, {count(num_changed, 'label')} changed: {name}"
         (folder / name).unlink(missing_ok=True)
         if len(labels):
             write_text(folder / name, labels.rename_axis(column).to_csv())
             written.append(str(folder / name))
+            rows = f"{count(len(labels), 'row')}, {len(changes)} of them ticked"
+            yield f"{name}: {rows}, {count(num_changed, 'label')} changed"
     if not written:
         raise InputError(f"--rv_ticks {given}: nothing is ticked, and nothing was labelled before")
     yield (
