@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
         (("encoders.py", "--dataset", "ct_ich"), "--dataset ct_ich needs --folder"),
         (("study_labels.py", "none"), "no such folder"),
         (("demo_difficulty.py",), "no dataset at input/datasets/demo"),
+        (("heat_maps.py", "none"), "none"),
         (("pooled_folds.py", "0001"), "output/results/0001"),
         (("preprocess.py", "--folder", "none"), "--folder none: no files there"),
     ],
