@@ -1,6 +1,6 @@
 """Measure whether heat maps show where a network looked, and whether it looked at blood.
 
-    python benchmarks/heat_maps.py output/results/0001/predictor [--patients 20]
+    python benchmarks/heat_maps.py output/results/0001/predictor [--patients 20] [--stride 32]
     python benchmarks/heat_maps.py output/results/0001/predictor --dataset input/datasets/ct_ich
 
 Phantom heads that no demo holds are made, written as DICOM and prepared as the predictor needs
@@ -31,6 +31,7 @@ import numpy as np
 from common.cli import run_script
 from common.dicom.upright import turn_image
 from common.errors import InputError
+from common.models import layer_cam
 from common.predictors.base import AbstractPredictor
 from common.predictors.heat_maps import HeatMaps, heat_maps
 from common.predictors.loading import load_predictor
@@ -195,7 +196,9 @@ def main() -> None:
     parser.add_argument("predictor", type=Path)
     parser.add_argument("--patients", type=int, default=20)
     parser.add_argument("--dataset", type=Path)
+    parser.add_argument("--stride", type=int, default=layer_cam.STRIDE, help="of the layer")
     arguments = parser.parse_args()
+    layer_cam.STRIDE = arguments.stride
     predictor = load_predictor(arguments.predictor, build_model)
     with tempfile.TemporaryDirectory() as folder:
         blood: Blood = {}

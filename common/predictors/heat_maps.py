@@ -101,10 +101,10 @@ def heat_maps(
     they are weighted in a blend. Only the view of validation is looked at.
 
     Args:
-        rows: int (n,), readable rows of the table, such as the key slices of a study.
+        rows: int (n,), readable rows of the table, such as the key slices of a study; at least one.
         label: a name among the predictor's labels; the last one, which is for any of the others,
             by default.
-        options: batch size, workers and device.
+        options: batch size and device.
         probabilities: (n,) of the label, where they are known; predicted otherwise.
 
     Raises:
@@ -112,7 +112,7 @@ def heat_maps(
             that is unknown, or the dataset does not say where its slices were cut.
     """
     rows = np.asarray(rows, dtype=np.int64)
-    assert table.readable[rows].all(), "heat maps are of readable rows"
+    assert len(rows) and table.readable[rows].all(), "heat maps are of readable rows"
     label = label or predictor.label_names[-1]
     if label not in predictor.label_names:
         raise InputError(
@@ -121,12 +121,12 @@ def heat_maps(
     k = list(predictor.label_names).index(label)
     networks, others = slice_networks(predictor, k)
     grids = source_grids(table, rows)
+    maps = [_maps_of(network, share, table, rows, label, options) for network, share in networks]
     if probabilities is None:
         found = predictor.predict_rows(table, rows, replace(options, with_features=False))
         probabilities = probabilities_of(found.logits, predictor.calibration)[:, k]
     weights = np.asarray(probabilities, dtype=np.float64)
     studies = pd.factorize(table.frame["study_id"].iloc[rows])[0]
-    maps = [_maps_of(network, share, table, rows, label, options) for network, share in networks]
     for of_network in maps:
         _scale(of_network.cells, weights, studies)
     text = f"LayerCAM of {label}: {count(len(networks), 'slice network')}"

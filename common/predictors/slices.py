@@ -71,7 +71,7 @@ class SlicePredictor(NetworkPredictor):
             float32 (n, height, width), 0 where a slice can't be read, and (rows, columns) of the
             images, which all have one size.
         """
-        network = self.network.to(options.device)
+        network = self.network.eval().to(options.device)
         dataset = self._dataset(table, rows, self.transform, PLAIN, options)
         maps, k = [], list(self.label_names).index(label)
         for batch in make_loader(dataset, min(options.batch_size, _MAPS_AT_ONCE), 0):
