@@ -16,7 +16,7 @@ from common.errors import InputError
 from common.predictors.base import AbstractPredictor, PredictOptions
 from common.predictors.blend import BlendPredictor
 from common.predictors.folds import FoldsPredictor
-from common.predictors.heat_maps import heat_maps, slice_networks
+from common.predictors.heat_maps import _scale, heat_maps, slice_networks
 from common.predictors.second_level import SecondLevelPredictor
 from common.predictors.series import BagPredictor, JointPredictor, VolumePredictor
 from common.preparation import prepare_dataset
@@ -93,13 +93,12 @@ def test_a_study_has_one_scale_and_slices_their_probabilities(table: SliceTable)
     assert ratio == pytest.approx(largest[1] / largest[0] / 2, rel=1e-4)
     own = predictor.predict_rows(table, rows).logits[:, ANY]
     assert heat_maps(predictor, table, rows).probabilities == pytest.approx(1 / (1 + np.exp(-own)))
-    # A study alone has the scale that it has beside others.
-    frame = table.frame.assign(study_id=["a", "b", "b"])
-    apart = heat_maps(predictor, SliceTable(frame, table.folder), rows)
-    for study in ([0], [1, 2]):
-        alone = heat_maps(predictor, table, study)
-        for index, row in enumerate(study):
-            assert np.allclose(alone[index], apart[row], atol=1e-6)
+
+
+def test_studies_have_scales_of_their_own() -> None:
+    cells = np.array([1.0, 10.0, 5.0, 0.0], np.float32)[:, None, None] * np.ones((4, 2, 3))
+    _scale(cells, np.array([0.5, 0.8, 0.4, 0.7]), np.array([0, 1, 1, 2]))
+    assert cells[:, 0, 0] == pytest.approx([0.5, 0.8, 0.2, 0.0])
 
 
 def test_batches_and_order_make_no_difference(table: SliceTable) -> None:
