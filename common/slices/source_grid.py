@@ -31,11 +31,6 @@ class SourceGrid:
     shape: tuple[int, int]
     turn: Turn
 
-    @property
-    def file_shape(self) -> tuple[int, int]:
-        """Rows and columns of the source as its file has it."""
-        return self.shape[::-1] if self.turn[0] else self.shape
-
     def map_back(
         self, image: NDArray[np.float32], to_stored: NDArray[np.float64]
     ) -> NDArray[np.float32]:

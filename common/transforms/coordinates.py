@@ -46,13 +46,13 @@ def matrix_to_slice(
     """
     tilts = [leaf for node in pipeline.scanner for leaf in leaves(node)]
     tilts = [leaf for leaf in tilts if name_of(leaf) == "GantryTilt" and leaf["p"]]
-    nodes = _for_coordinates(pipeline.geometry)
+    nodes = tuple(map(_for_coordinates, pipeline.geometry))
     if tilts:
         raise _unknown(where, tilts)
     y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
     image = np.dstack([x, y, np.full_like(x, _PRESENT)]) + np.float32(AIR_HU)
     generator, py = random_state(0)
-    bare = dataclasses.replace(pipeline, geometry=tuple(nodes), scanner=(), intensity=())
+    bare = dataclasses.replace(pipeline, geometry=nodes, scanner=(), intensity=())
     stages = HostStages(bare, where, count=len(nodes))
     known = known_spacing_mm(spacing_mm, image.shape) if bare.is_in_mm else None
     x, y, present = stages(image, generator, py, None, known)[0].astype(np.float64) - AIR_HU
@@ -71,17 +71,15 @@ def matrix_to_slice(
     return np.vstack([matrix.T, (0.0, 0.0, 1.0)])
 
 
-def _for_coordinates(nodes: Sequence[Node]) -> list[Node]:
-    """Return the nodes that move pixels, with air instead of reflections at their borders."""
-    kept: list[Node] = []
-    for node in nodes:
-        if name_of(node) in catalog.CONTAINERS:
-            if children := _for_coordinates(node["transforms"]):
-                kept.append({**node, "transforms": children})
-        elif name_of(node) not in _UNMOVED:
-            border = {"border_mode": cv2.BORDER_CONSTANT} if "border_mode" in node else {}
-            kept.append({**node, **border})
-    return kept
+def _for_coordinates(node: Node) -> Node:
+    """Return the node without what looks at HU, and with air in place of reflections."""
+    if name_of(node) in catalog.CONTAINERS:
+        # Of several one would be drawn: all that can be here are run.
+        children = [_for_coordinates(child) for child in node["transforms"]]
+        return {catalog.NAME_KEY: "Sequential", "p": node["p"], "transforms": children}
+    if name_of(node) in _UNMOVED:
+        return {**node, "p": 0.0}
+    return {**node, "border_mode": cv2.BORDER_CONSTANT} if "border_mode" in node else node
 
 
 def _unknown(where: str, nodes: Sequence[Node]) -> InputError:
