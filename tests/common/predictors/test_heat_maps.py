@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from predictor_factory import make_dataset, make_predictor
 from spot_network import SpotNetwork, node, spot_predictor
 from turned_heads import write_head
@@ -13,12 +14,15 @@ from common.dicom.upright import TURNS, Turn
 from common.ensembling.blending import Blender, BlendOptions
 from common.ensembling.smoothing import Smoothing
 from common.errors import InputError
+from common.models import build_series_model
 from common.predictors.base import AbstractPredictor, PredictOptions
 from common.predictors.blend import BlendPredictor
 from common.predictors.folds import FoldsPredictor
 from common.predictors.heat_maps import _scale, heat_maps, slice_networks
 from common.predictors.second_level import SecondLevelPredictor
+from common.predictors.sequence import StudyPredictor
 from common.predictors.series import BagPredictor, JointPredictor, VolumePredictor
+from common.predictors.slices import SlicePredictor
 from common.preparation import prepare_dataset
 from common.slices.pixel_steps import PixelSteps
 from common.slices.source_grid import source_grids
@@ -162,6 +166,32 @@ def test_what_stands_on_slice_networks(table: SliceTable) -> None:
         "LayerCAM of any: 1 slice network; without what is added by second_level"
     )
     assert np.allclose(maps[1], first[1], atol=1e-6)
+
+
+def study_of(slices: SlicePredictor) -> StudyPredictor:
+    return StudyPredictor(
+        label_names=LABELS,
+        label_weights=LABEL_WEIGHTS,
+        prior=np.full(6, 0.2),
+        network=build_series_model({"name": "study-bigru", "num_labels": 6, "dim": 8}).eval(),
+        slice_predictors=[slices],
+        scalings=[None],
+        slice_views=[(("plain",), "logits")],
+    )
+
+
+def test_sequence_networks_have_the_maps_of_their_slice_networks(table: SliceTable) -> None:
+    rows, slices = np.arange(3), spot_predictor()
+    maps = heat_maps(study_of(slices), table, rows)
+    assert maps.description == "LayerCAM of any: 1 slice network; without what is added by study"
+    # An untrained sequence network gives the logits of its slice network.
+    for one, other in zip(maps, heat_maps(slices, table, rows), strict=True):
+        assert np.allclose(one, other, atol=1e-5)
+    frozen = spot_predictor()
+    for parameter in frozen.network.classifier.parameters():
+        torch.nn.init.zeros_(parameter)
+    with pytest.raises(InputError, match="is a frozen encoder, and the head over it decides"):
+        heat_maps(study_of(frozen), table, rows)
 
 
 @pytest.mark.parametrize("kind", [BagPredictor, JointPredictor, VolumePredictor])
