@@ -44,6 +44,7 @@ from common.dicom.archives import open_source_file
 from common.errors import InputError
 from common.files import replacing_folder, write_json
 from common.predictors.base import PredictOptions
+from common.predictors.heat_maps import HeatMaps, heat_maps, slice_networks
 from common.slices.series import list_series, used_rows
 from common.slices.table import SLICES_FILE, SliceTable
 from common.words import count
@@ -116,7 +117,10 @@ class Deliverer:
         record = deliverable_record(config)
         folder = config.predictor_home(recorded=False).predictor
         options = PredictOptions(num_workers=config.general.n_jobs, device=find_device(config))
-        return cls(Predictor.open(folder, options), record, config.delivery)
+        predictor = Predictor.open(folder, options)
+        if config.delivery.dl_heat_map != "none":
+            _require_networks(predictor, config.delivery.dl_heat_map)
+        return cls(predictor, record, config.delivery)
 
     def deliver(
         self,
@@ -248,10 +252,12 @@ class _Study:
             return objects, notes
         is_mapped = self.deliverer.flags.dl_heat_map == "pm" and len(rows) <= MOST_MAPPED
         shown = np.arange(len(rows)) if is_mapped else np.array(keys)
-        maps = dict(zip(shown.tolist(), self._maps(rows[shown], probabilities[shown, -1])))
+        made = self._maps(rows[shown], probabilities[shown, -1])
+        maps = dict(zip(shown.tolist(), made))
         images_hu = [_image_hu(source, wanted[place], slices[place]) for place in keys]
         captions = [self._caption(place, probabilities) for place in keys]
-        pictures = secondary_captures(result, images_hu, [maps[place] for place in keys], captions)
+        key_maps = [maps[place] for place in keys]
+        pictures = secondary_captures(result, images_hu, key_maps, captions, made.description)
         objects |= {f"{PICTURES}_{n}": one for n, one in enumerate(pictures, start=1)}
         if self.deliverer.flags.dl_heat_map == "pm":
             try:
@@ -262,13 +268,10 @@ class _Study:
                 notes["left_out"] = {MAP: str(error)}
         return objects, notes
 
-    def _maps(
-        self, rows: NDArray[np.int64], p: NDArray[np.float64]
-    ) -> Sequence[NDArray[np.float32]]:
+    def _maps(self, rows: NDArray[np.int64], p: NDArray[np.float64]) -> HeatMaps:
         """Return where the network looked for the last label, on the pixels of the files."""
-        predictor, label = self.deliverer.predictor, self.names[-1]
-        table = self.prediction.table
-        return heat_maps(predictor.loaded, table, rows, label, predictor.options, p)
+        predictor, table = self.deliverer.predictor, self.prediction.table
+        return heat_maps(predictor.loaded, table, rows, None, predictor.options, p)
 
     def _rows(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return the rows (n,) of the volume, in order, and the probabilities (n, k) of each."""
@@ -367,9 +370,11 @@ def _image_hu(folder: Path, wanted: Wanted, one: SourceSlice) -> NDArray[np.int1
     return np.asarray(images_hu[0 if one.frame is None else one.frame - 1], dtype=np.int16)
 
 
-def heat_maps(*arguments: object) -> Sequence[NDArray[np.float32]]:
-    """Refuse: maps come in with those of the predictors."""
-    raise InputError("no heat maps yet: give --dl_heat_map none")
+def _require_networks(predictor: Predictor, asked: str) -> None:
+    try:
+        slice_networks(predictor.loaded, len(predictor.label_names) - 1)
+    except InputError as error:
+        raise InputError(f"--dl_heat_map {asked}: {error}, or --dl_heat_map none") from error
 
 
 def _document(made: Dataset) -> Document:

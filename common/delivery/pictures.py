@@ -16,12 +16,10 @@ from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 from common.delivery.headers import SourceSlice, Undeliverable, visible
 from common.delivery.reports import StudyResult
 from common.dicom.geometry import slice_normal
-from common.windows import BRAIN, windowed
+from common.report.overlay import overlay
 
 PICTURES, MAP = "heat_map", "parametric_map"
 WHERE_LOOKED = "where the network looked"
-_OPACITY = 0.6
-"""Of the color at the highest value of a map."""
 _FONT, _FONT_SCALE, _LINE_PIXELS = cv2.FONT_HERSHEY_SIMPLEX, 0.4, 16
 _MARGIN = 4
 
@@ -31,6 +29,7 @@ def secondary_captures(
     images_hu: Sequence[NDArray[Any]],
     maps: Sequence[NDArray[np.float32]],
     captions: Sequence[str],
+    description: str,
 ) -> list[Dataset]:
     """Return a color image of each key slice, in the plane of its source.
 
@@ -39,6 +38,7 @@ def secondary_captures(
         images_hu: HU (rows, columns) of each key slice, as its file has them.
         maps: 0 to 1 (rows, columns), on the same pixels.
         captions: a line for each, that is burnt in below the slice with the notice.
+        description: how the maps came about.
     """
     author = result.author
     pictures: list[Dataset] = []
@@ -61,6 +61,7 @@ def secondary_captures(
             **result.series(PICTURES, 9004, WHERE_LOOKED),
         )
         picture.BurnedInAnnotation = "NO"  # none that names the patient (PS3.3 C.7.6.1)
+        picture.DerivationDescription = visible(description, 1024)
         picture.SourceImageSequence = [_source(one)]
         _copy_plane(one, picture)
         author.mark_image(picture)
@@ -110,16 +111,6 @@ def parametric_map(result: StudyResult, maps: Sequence[NDArray[np.float32]]) -> 
         item.DimensionOrganizationUID = result.identity.uid("dimensions")
     _refer_to_files(made, slices)
     return made
-
-
-def overlay(image_hu: NDArray[Any], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return a slice in the brain window under a map from 0 to 1, uint8 RGB (rows, columns, 3)."""
-    grey = windowed(image_hu, *BRAIN)[..., None].astype(np.float32)
-    share = np.clip(heat, 0, 1)
-    levels = np.round(255 * share).astype(np.uint8)
-    color = cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[..., ::-1]
-    opacity = _OPACITY * share[..., None]
-    return np.asarray(np.round(grey * (1 - opacity) + color * opacity), dtype=np.uint8)
 
 
 def with_text(rgb: NDArray[np.uint8], texts: Sequence[str]) -> NDArray[np.uint8]:

@@ -137,9 +137,9 @@ def text_report(result: StudyResult) -> Dataset:
     root = hd.sr.ContainerContentItem(name=_IMAGING_REPORT)
     contained = RelationshipTypeValues.CONTAINS
     findings = hd.sr.ContainerContentItem(name=codes.DCM.Findings, relationship_type=contained)
+    sentences = [finding.sentence for finding in result.findings]
     findings.ContentSequence = hd.sr.ContentSequence(
-        TextContentItem(codes.DCM.Finding, finding.sentence, contained)
-        for finding in result.findings
+        [TextContentItem(codes.DCM.Finding, sentence, contained) for sentence in sentences]
     )
     notice, *others = _comments(result)
     root.ContentSequence = hd.sr.ContentSequence([notice, findings, *others])
