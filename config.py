@@ -16,7 +16,7 @@ import yaml
 from common.errors import InputError
 from common.experiment import Experiment, PredictorHome, find_predictor, results_folder
 from flags.combinations import refuse_unusable, warn_about_flags
-from flags.comparison import ComparisonConfig, DriftConfig
+from flags.comparison import ComparisonConfig, DriftConfig, ReviewConfig
 from flags.data import DataConfig
 from flags.delivery import DeliveryConfig
 from flags.ensemble import EnsembleConfig, PseudoLabelConfig, SecondLevelConfig
@@ -80,6 +80,7 @@ class Config:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     comparison: ComparisonConfig = field(default_factory=ComparisonConfig)
     drift: DriftConfig = field(default_factory=DriftConfig)
+    review: ReviewConfig = field(default_factory=ReviewConfig)
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     pseudo_labels: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
     lr_finder: LRFinderConfig = field(default_factory=LRFinderConfig)

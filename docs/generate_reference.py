@@ -42,7 +42,7 @@ SCRIPTS = (
     "preprocessing", "train", "evaluate", "predict", "deliver", "ensemble", "lr_finder",
     "scripts.calibrate", "scripts.compare", "scripts.drift", "scripts.second_level",
     "scripts.pseudo_label", "scripts.resend", "scripts.monitor", "scripts.validate",
-    "scripts.worker",
+    "scripts.review", "scripts.worker",
 )  # fmt: skip
 METRICS_NOTE = (
     "Nested objects: a dot goes one level down, `[]` to each element of a list, `*` stands for any "

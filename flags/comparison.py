@@ -1,4 +1,4 @@
-"""Flags of the comparison of experiments, and of the search for drift."""
+"""Flags of the comparison of experiments, of the search for drift, and of reviews."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -61,3 +61,19 @@ class DriftConfig:
                 f"--dr_permutations {self.dr_permutations}: can't tell a rate of {rate:g}: at "
                 f"least {round(1 / rate)}"
             )
+
+
+@dataclass(frozen=True)
+class ReviewConfig:
+    """The predictions that scripts/review.py makes pages of, and what is ticked in these."""
+
+    rv_predictions: str | None = None
+    """Output folder of predict.py, in place of an experiment or a predictor."""
+    rv_num: int = 10
+    """Most pages of each kind: likely label errors, slices unlike their neighbours, uncertain."""
+    rv_ticks: str | None = None
+    """Write no pages, but the labels of the dataset with what was ticked in them: csv files that
+    pages saved, or folders with these, with commas between them."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "rv_num")

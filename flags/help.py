@@ -82,6 +82,14 @@ SCRIPTS = {
             "--pr_predictor input/net --dr_input output/last_year --dr_fit 1",
         ),
     ),
+    "review": Help(
+        f"experiment_id pr_predictor rv_predictions rv_num rv_ticks {_DATA} output_dir",
+        (
+            "--experiment_id 0001",
+            "--rv_predictions output/scans --rv_num 20",
+            "--experiment_id 0001 --rv_ticks ~/Downloads",
+        ),
+    ),
     "import_weights": Help(
         "im_source experiment_id output_dir",
         ("--im_source ianpan/ct-head-hemorrhage-detection", "--im_source input/release"),

@@ -44,6 +44,7 @@ from common.dicom.archives import open_source_file
 from common.errors import InputError
 from common.files import replacing_folder, write_json
 from common.predictors.base import PredictOptions
+from common.predictors.heat_maps import HeatMaps, heat_maps, slice_networks
 from common.slices.series import list_series, used_rows
 from common.slices.table import SLICES_FILE, SliceTable
 from common.words import count
@@ -59,6 +60,8 @@ from rsna.sources.dicom import DicomSource
 RESULT_FILE = "result.json"
 DELIVERED, UNUSABLE, REFUSED = "delivered", "unusable", "refused"
 SUBJECT = "hemorrhage"
+MOST_MAPPED = 300
+"""Slices of a parametric map: of 512 x 512 pixels each it has 315 MB."""
 _SEEN = ("ok", "partial")
 
 _OF_DOCUMENTS = ("SOPClassUID", "SeriesInstanceUID", "SOPInstanceUID")
@@ -114,7 +117,10 @@ class Deliverer:
         record = deliverable_record(config)
         folder = config.predictor_home(recorded=False).predictor
         options = PredictOptions(num_workers=config.general.n_jobs, device=find_device(config))
-        return cls(Predictor.open(folder, options), record, config.delivery)
+        predictor = Predictor.open(folder, options)
+        if config.delivery.dl_heat_map != "none":
+            _require_networks(predictor, config.delivery.dl_heat_map)
+        return cls(predictor, record, config.delivery)
 
     def deliver(
         self,
@@ -228,7 +234,6 @@ class _Study:
 
     def _objects(self) -> tuple[dict[str, Dataset], dict[str, Any]]:
         """Return the objects by name, and what result.json says about how they came about."""
-        flags = self.deliverer.flags
         rows, probabilities = self._rows()
         frame = self.prediction.table.frame.iloc[rows]
         wanted = [Wanted(*one) for one in zip(frame["source_file"], frame["image_id"])]
@@ -240,31 +245,33 @@ class _Study:
         result = self._result(slices, keys, probabilities)
         objects = {MACHINE: measurement_report(result), TEXT: text_report(result)}
         objects[KEYS] = key_objects(result)
-        notes: dict[str, Any] = {}
-        if flags.dl_heat_map != "none":
-            shown = np.arange(len(rows)) if flags.dl_heat_map == "pm" else np.array(keys)
-            made = self._maps(rows[shown], probabilities[shown, -1])
-            maps = dict(zip(shown.tolist(), made, strict=True))
-            images_hu = [_image_hu(source, wanted[place], slices[place]) for place in keys]
-            captions = [self._caption(place, probabilities) for place in keys]
-            key_maps = [maps[place] for place in keys]
-            pictures = secondary_captures(result, images_hu, key_maps, captions)
-            objects |= {f"{PICTURES}_{n}": one for n, one in enumerate(pictures, start=1)}
-            if flags.dl_heat_map == "pm":
-                try:
-                    objects[MAP] = parametric_map(result, [maps[place] for place in maps])
-                except Undeliverable as error:
-                    notes["left_out"] = {MAP: str(error)}
-        notes["repaired"] = sorted({keyword for one in slices for keyword in one.repaired})
+        notes: dict[str, Any] = {
+            "repaired": sorted({keyword for one in slices for keyword in one.repaired})
+        }
+        if self.deliverer.flags.dl_heat_map == "none":
+            return objects, notes
+        is_mapped = self.deliverer.flags.dl_heat_map == "pm" and len(rows) <= MOST_MAPPED
+        shown = np.arange(len(rows)) if is_mapped else np.array(keys)
+        made = self._maps(rows[shown], probabilities[shown, -1])
+        maps = dict(zip(shown.tolist(), made))
+        images_hu = [_image_hu(source, wanted[place], slices[place]) for place in keys]
+        captions = [self._caption(place, probabilities) for place in keys]
+        key_maps = [maps[place] for place in keys]
+        pictures = secondary_captures(result, images_hu, key_maps, captions, made.description)
+        objects |= {f"{PICTURES}_{n}": one for n, one in enumerate(pictures, start=1)}
+        if self.deliverer.flags.dl_heat_map == "pm":
+            try:
+                if not is_mapped:
+                    raise Undeliverable(f"more than {MOST_MAPPED} slices")
+                objects[MAP] = parametric_map(result, list(maps.values()))
+            except Undeliverable as error:
+                notes["left_out"] = {MAP: str(error)}
         return objects, notes
 
-    def _maps(
-        self, rows: NDArray[np.int64], p: NDArray[np.float64]
-    ) -> Sequence[NDArray[np.float32]]:
+    def _maps(self, rows: NDArray[np.int64], p: NDArray[np.float64]) -> HeatMaps:
         """Return where the network looked for the last label, on the pixels of the files."""
-        predictor, label = self.deliverer.predictor, self.names[-1]
-        table = self.prediction.table
-        return heat_maps(predictor.loaded, table, rows, label, predictor.options, p)
+        predictor, table = self.deliverer.predictor, self.prediction.table
+        return heat_maps(predictor.loaded, table, rows, None, predictor.options, p)
 
     def _rows(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return the rows (n,) of the volume, in order, and the probabilities (n, k) of each."""
@@ -282,9 +289,8 @@ class _Study:
         record, flags = self.deliverer.record, self.deliverer.flags
         author = author_of(record, flags.dl_uid_root, self.study)
         summary = [self._summary(len(slices))]
-        header = slices[0].header
         made_of = [
-            *(str(header[name].value) for name in ("StudyInstanceUID", "SeriesInstanceUID")),
+            str(slices[0].header.StudyInstanceUID),
             "\n".join(sorted(one.name for one in slices)),
             *(record.weights_sha256, record.settings_sha256, flags.dl_heat_map),
             *("\n".join(author.versions), author.statement, *summary),
@@ -316,10 +322,9 @@ class _Study:
         )
 
     def _summary(self, num_slices: int) -> str:
-        if self.study["status"] == "ok":
-            return f"{count(num_slices, 'slice')} of one series."
-        reason = visible(str(self.study["reason"]), 200)
-        return f"{count(num_slices, 'slice')} of one series: not the whole study: {reason}."
+        whole, reason = self.study["status"] == "ok", visible(str(self.study["reason"]), 200)
+        missing = "" if whole else f" Not the whole study: {reason}."
+        return f"{count(num_slices, 'slice')} of one volume.{missing}"
 
     def _caption(self, place: int, probabilities: NDArray[np.float64]) -> str:
         p = probabilities[place, -1]
@@ -365,9 +370,11 @@ def _image_hu(folder: Path, wanted: Wanted, one: SourceSlice) -> NDArray[np.int1
     return np.asarray(images_hu[0 if one.frame is None else one.frame - 1], dtype=np.int16)
 
 
-def heat_maps(*arguments: object) -> Sequence[NDArray[np.float32]]:
-    """Refuse: maps come in with those of the predictors."""
-    raise InputError("no heat maps yet: give --dl_heat_map none")
+def _require_networks(predictor: Predictor, asked: str) -> None:
+    try:
+        slice_networks(predictor.loaded, len(predictor.label_names) - 1)
+    except InputError as error:
+        raise InputError(f"--dl_heat_map {asked}: {error}, or --dl_heat_map none") from error
 
 
 def _document(made: Dataset) -> Document:

@@ -35,6 +35,7 @@ COMMANDS = {
     "calibrate": Command("scripts.calibrate", "fit a predictor's calibration to your own labels"),
     "compare": Command("scripts.compare", "compare experiments on the same patients"),
     "drift": Command("scripts.drift", "find, without labels, how new studies differ"),
+    "review": Command("scripts.review", "pages of the studies worth a look, with labels to tick"),
     "predict": Command("predict", "predict a folder of DICOM, a zip archive or a dataset"),
     "deliver": Command("deliver", "write reports, key images and heat maps of studies in DICOM"),
     "worker": Command("scripts.worker", "take studies from an Orthanc, send results to a PACS"),

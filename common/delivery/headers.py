@@ -84,7 +84,7 @@ def read_slices(folder: Path, wanted: Sequence[Wanted]) -> list[SourceSlice]:
         _require_uids(each.header)
     if len({one.name for one in slices}) < len(slices):
         raise Undeliverable("images share a SOPInstanceUID: results can't refer to one of them")
-    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "PatientID"):
+    for keyword in ("StudyInstanceUID", "PatientID"):
         if len({str(one.header[keyword].value) for one in slices}) > 1:
             raise Undeliverable(f"its slices differ in {keyword}")
     return slices

@@ -16,12 +16,10 @@ from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 from common.delivery.headers import SourceSlice, Undeliverable, visible
 from common.delivery.reports import StudyResult
 from common.dicom.geometry import slice_normal
-from common.windows import BRAIN, windowed
+from common.report.overlay import overlay
 
 PICTURES, MAP = "heat_map", "parametric_map"
 WHERE_LOOKED = "where the network looked"
-_OPACITY = 0.6
-"""Of the color at the highest value of a map."""
 _FONT, _FONT_SCALE, _LINE_PIXELS = cv2.FONT_HERSHEY_SIMPLEX, 0.4, 16
 _MARGIN = 4
 
@@ -31,6 +29,7 @@ def secondary_captures(
     images_hu: Sequence[NDArray[Any]],
     maps: Sequence[NDArray[np.float32]],
     captions: Sequence[str],
+    description: str,
 ) -> list[Dataset]:
     """Return a color image of each key slice, in the plane of its source.
 
@@ -39,6 +38,7 @@ def secondary_captures(
         images_hu: HU (rows, columns) of each key slice, as its file has them.
         maps: 0 to 1 (rows, columns), on the same pixels.
         captions: a line for each, that is burnt in below the slice with the notice.
+        description: how the maps came about.
     """
     author = result.author
     pictures: list[Dataset] = []
@@ -61,6 +61,7 @@ def secondary_captures(
             **result.series(PICTURES, 9004, WHERE_LOOKED),
         )
         picture.BurnedInAnnotation = "NO"  # none that names the patient (PS3.3 C.7.6.1)
+        picture.DerivationDescription = visible(description, 1024)
         picture.SourceImageSequence = [_source(one)]
         _copy_plane(one, picture)
         author.mark_image(picture)
@@ -78,6 +79,8 @@ def parametric_map(result: StudyResult, maps: Sequence[NDArray[np.float32]]) -> 
     if not all(one.has_plane for one in slices):
         raise Undeliverable("slices without a position in a frame of reference")
     sources = [_as_single_frame(one, number) for number, one in enumerate(slices)]
+    for source in sources:  # a volume may lie in several series
+        source.SeriesInstanceUID = slices[0].header.SeriesInstanceUID
     _give_thickness(sources)
     try:
         made: Dataset = hd.pm.ParametricMap(
@@ -104,19 +107,10 @@ def parametric_map(result: StudyResult, maps: Sequence[NDArray[np.float32]]) -> 
     except ValueError as error:  # two slices at one place, or of different planes
         raise Undeliverable(f"no map of these slices: {visible(str(error), 120)}") from error
     made.BodyPartExamined = author.body_part
-    _name_dimensions(made, result.identity.uid("dimensions"))
+    for item in (*made.DimensionOrganizationSequence, *made.DimensionIndexSequence):
+        item.DimensionOrganizationUID = result.identity.uid("dimensions")
     _refer_to_files(made, slices)
     return made
-
-
-def overlay(image_hu: NDArray[Any], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return a slice in the brain window under a map from 0 to 1, uint8 RGB (rows, columns, 3)."""
-    grey = windowed(image_hu, *BRAIN)[..., None].astype(np.float32)
-    share = np.clip(heat, 0, 1)
-    levels = np.round(255 * share).astype(np.uint8)
-    color = cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[..., ::-1]
-    opacity = _OPACITY * share[..., None]
-    return np.asarray(np.round(grey * (1 - opacity) + color * opacity), dtype=np.uint8)
 
 
 def with_text(rgb: NDArray[np.uint8], texts: Sequence[str]) -> NDArray[np.uint8]:
@@ -200,11 +194,6 @@ def _give_thickness(headers: Sequence[Dataset]) -> None:
             header.SliceThickness = f"{max(usual_mm, 0.001):.4f}"
 
 
-def _name_dimensions(made: Dataset, uid: UID) -> None:
-    for item in (*made.DimensionOrganizationSequence, *made.DimensionIndexSequence):
-        item.DimensionOrganizationUID = uid
-
-
 def _refer_to_files(made: Dataset, slices: Sequence[SourceSlice]) -> None:
     """Replace the references to `_as_single_frame` by those to the files and their frames."""
     by_uid = {_place_uid(number): one for number, one in enumerate(slices)}
@@ -214,8 +203,12 @@ def _refer_to_files(made: Dataset, slices: Sequence[SourceSlice]) -> None:
                 item.update(_reference(by_uid[item.ReferencedSOPInstanceUID]))
     files = {one.header.SOPInstanceUID: replace(one, frame=None) for one in slices}
     made.SourceImageSequence = [_reference(one) for one in files.values()]
-    series = made.ReferencedSeriesSequence[0]
-    series.ReferencedInstanceSequence = [_reference(one) for one in files.values()]
+    series = {one.header.SeriesInstanceUID: Dataset() for one in files.values()}
+    for uid, item in series.items():
+        own = [one for one in files.values() if one.header.SeriesInstanceUID == uid]
+        item.SeriesInstanceUID = uid
+        item.ReferencedInstanceSequence = [_reference(one) for one in own]
+    made.ReferencedSeriesSequence = list(series.values())
 
 
 def _place_uid(number: int) -> UID:

@@ -53,7 +53,7 @@ class Finding:
     def sentence(self) -> str:
         """The finding in words."""
         calls = {True: ", called present", False: ", called absent", None: ""}
-        return f"{self.name}: probability {self.percent:.2f} %{calls[self.is_present]}"
+        return f"{self.name}: probability {self.percent:.2f} %{calls[self.is_present]}."
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,9 @@ def measurement_report(result: StudyResult) -> Dataset:
     slice with the highest probability.
     """
     report = hd.sr.MeasurementReport(
-        observation_context=_context(result.author),
+        observation_context=hd.sr.ObservationContext(
+            observer_device_context=result.author.observer()
+        ),
         procedure_reported=result.procedure,
         imaging_measurements=[_group(result, finding) for finding in result.findings],
     )
@@ -131,16 +133,16 @@ def measurement_report(result: StudyResult) -> Dataset:
 
 
 def text_report(result: StudyResult) -> Dataset:
-    """Return an Enhanced SR of flat text, which viewers show that show no TID 1500."""
+    """Return an Enhanced SR of plain text, which viewers show that show no TID 1500."""
     root = hd.sr.ContainerContentItem(name=_IMAGING_REPORT)
     contained = RelationshipTypeValues.CONTAINS
+    findings = hd.sr.ContainerContentItem(name=codes.DCM.Findings, relationship_type=contained)
+    sentences = [finding.sentence for finding in result.findings]
+    findings.ContentSequence = hd.sr.ContentSequence(
+        [TextContentItem(codes.DCM.Finding, sentence, contained) for sentence in sentences]
+    )
     notice, *others = _comments(result)
-    findings = [
-        TextContentItem(codes.DCM.Finding, finding.sentence, contained)
-        for finding in result.findings
-    ]
-    context = _context(result.author)
-    root.ContentSequence = hd.sr.ContentSequence([*context, notice, *findings, *others])
+    root.ContentSequence = hd.sr.ContentSequence([notice, findings, *others])
     return _document(result, hd.sr.EnhancedSR, root, TEXT, 9002, "report in words")
 
 
@@ -205,10 +207,6 @@ def _document(
 def _headers(slices: Sequence[SourceSlice]) -> list[Dataset]:
     """Return the header of each file once."""
     return list({one.header.SOPInstanceUID: one.header for one in slices}.values())
-
-
-def _context(author: Author) -> hd.sr.ObservationContext:
-    return hd.sr.ObservationContext(observer_device_context=author.observer())
 
 
 def _group(result: StudyResult, finding: Finding) -> hd.sr.MeasurementsAndQualitativeEvaluations:

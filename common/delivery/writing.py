@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
-from pydicom import config
 from pydicom.dataset import Dataset
 
 from common.errors import InputError
@@ -33,8 +32,7 @@ def write_objects(folder: Path, objects: Mapping[str, Dataset], start: datetime)
     for name, made in objects.items():
         stamp(made, start)
         stream = io.BytesIO()
-        with _strict():
-            made.save_as(stream, enforce_file_format=True)
+        made.save_as(stream, enforce_file_format=True)
         write_bytes(folder / f"{name}{SUFFIX}", stream.getvalue())
 
 
@@ -50,17 +48,6 @@ def stamp(made: Dataset, start: datetime) -> None:
     for item in made.get("ContributingEquipmentSequence", ()):
         if "ContributionDateTime" in item:
             item.ContributionDateTime = date + time
-
-
-@contextlib.contextmanager
-def _strict() -> Iterator[None]:
-    """Let pydicom refuse what is not valid, whatever the readers have set."""
-    before = config.settings.writing_validation_mode
-    config.settings.writing_validation_mode = config.RAISE
-    try:
-        yield
-    finally:
-        config.settings.writing_validation_mode = before
 
 
 def sync_folder(folder: Path) -> None:

@@ -40,3 +40,10 @@ def turn_image(image: np.ndarray, turn: Turn) -> np.ndarray:
     is_swapped, is_upside_down, is_mirrored = turn
     image = image.T if is_swapped else image
     return image[:: -1 if is_upside_down else 1, :: -1 if is_mirrored else 1]
+
+
+def turn_back(image: np.ndarray, turn: Turn) -> np.ndarray:
+    """Return an upright image (rows, columns) as it lay in the file; a view of it."""
+    is_swapped, is_upside_down, is_mirrored = turn
+    image = image[:: -1 if is_upside_down else 1, :: -1 if is_mirrored else 1]
+    return image.T if is_swapped else image

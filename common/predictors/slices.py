@@ -9,15 +9,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from common.datasets import ImageClassificationDataset
+from common.datasets import ImageClassificationDataset, make_loader
+from common.models.layer_cam import layer_cam
 from common.predictors.base import PredictOptions
 from common.predictors.network import NetworkPredictor
 from common.slices.store import UnreadableSlice
 from common.slices.table import PastEnd, SliceTable
-from common.transforms.views import random_number
+from common.transforms.views import PLAIN, random_number
 from common.windows import AIR_HU
 
 logger = logging.getLogger(__name__)
+
+_MAPS_AT_ONCE = 16
+"""Most slices whose maps are made at once: what gradients need is held for them."""
 
 
 @dataclass
@@ -57,6 +61,25 @@ class SlicePredictor(NetworkPredictor):
         if view == options.views[0]:
             dataset.warn_of_fallbacks("prediction")
         return dataset
+
+    def activation_maps(
+        self, table: SliceTable, rows: NDArray[np.int64], label: str, options: PredictOptions
+    ) -> tuple[NDArray[np.float32], tuple[int, int]]:
+        """Return `layer_cam` of readable rows in the view of validation, and the input's size.
+
+        Returns:
+            float32 (n, height, width), 0 where a slice can't be read, and (rows, columns) of the
+            images, which all have one size.
+        """
+        network = self.network.eval().to(options.device)
+        dataset = self._dataset(table, rows, self.transform, PLAIN, options)
+        maps, k = [], list(self.label_names).index(label)
+        for batch in make_loader(dataset, min(options.batch_size, _MAPS_AT_ONCE), 0):
+            found = layer_cam(network, batch["image"].to(options.device), k).cpu().numpy()
+            found[batch["index"].numpy() < 0] = 0
+            maps.append(found)
+        height, width = batch["image"].shape[2:]
+        return np.concatenate(maps), (height, width)
 
     @classmethod
     def _own_fields(cls, content: dict[str, Any]) -> dict[str, Any]:

@@ -72,7 +72,8 @@ class SliceResult(NamedTuple):
     """The result of one slice; pixel values in HU, None where there are no pixels.
 
     Where the steps changed its size, `rows` and `columns` are those stored, and `scale_row` and
-    `scale_column` how much larger its pixels have become.
+    `scale_column` how much larger its pixels have become, and `source_box` is what it shows
+    (`SeriesPlan.source_box`).
     """
 
     status: str
@@ -88,6 +89,7 @@ class SliceResult(NamedTuple):
     scale_row: float | None = None
     scale_column: float | None = None
     sharpness: float | None = None
+    source_box: str | None = None
 
 
 def series_tasks(
@@ -312,6 +314,7 @@ def _store_file(
             scale_row,
             scale_column,
             sharpness,
+            None if plan is None else plan.source_box(task.shape),
         )
         # Padding is known per file: its first frame has the count.
         num_padding = 0

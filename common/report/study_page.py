@@ -7,7 +7,7 @@ any window. `study_html` takes arrays, `stored_study_html` a study of a prepared
 import base64
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -33,7 +33,34 @@ MAX_PIXELS = 256 * SIDE**2
 NUM_KEY_SLICES = 4
 _HIGHEST_HU = AIR_HU + np.iinfo(np.int16).max
 """So that all differences of two values are int16."""
+_NO_REASONS: Mapping[int, str] = {}
 _PLOT = {"width": 980, "height": 240, "left": 36, "right": 8, "top": 8, "bottom": 8}
+
+
+class Ticks(NamedTuple):
+    """Boxes to tick in a page, whose csv names the page and its slices by number alone.
+
+    Attributes:
+        page: what the csv calls the page.
+        study: (k,) labels given to the study as a whole, 0, 1 or NaN.
+    """
+
+    page: str
+    study: Floats
+
+
+class StoredSlices(NamedTuple):
+    """The slices of a stored volume that a page can show, from foot to head.
+
+    Attributes:
+        rows: (n,) of the table.
+        images_hu: n slices with square pixels, at most `SIDE` in each direction.
+        num_lost: slices that can't be read.
+    """
+
+    rows: NDArray[np.int64]
+    images_hu: list[NDArray[np.int16]]
+    num_lost: int
 
 
 def study_html(
@@ -48,6 +75,8 @@ def study_html(
     labels: Floats | None = None,
     study_labels: Floats | None = None,
     notes: Sequence[str] = (),
+    reasons: Mapping[int, str] = _NO_REASONS,
+    ticks: Ticks | None = None,
 ) -> Markup:
     """Return the page of a study, which names it by a number alone.
 
@@ -62,6 +91,8 @@ def study_html(
         labels: (n, k) 0, 1 or NaN; None where nothing is labelled.
         study_labels: (k,) of the same; None for what `labels` say.
         notes: sentences below the title.
+        reasons: why slices are worth a look, by their place; the page opens at the first.
+        ticks: None for a page without boxes; else they begin with `labels`.
     """
     probabilities = np.asarray(probabilities, dtype=np.float64)
     n = len(probabilities)
@@ -74,16 +105,19 @@ def study_html(
     is_placed = bool(np.isfinite(positions).all()) and len(np.unique(positions)) > 1
     places = positions if is_placed else np.arange(1.0, n + 1)
     xs = _scaled(places, places.min(), np.ptp(places) or 1.0)
-    key = key_slices(probabilities, labels)
+    key = dict(sorted({**key_slices(probabilities, labels), **reasons}.items()))
     data = {
         "size": volume_hu.shape,
         "x": xs.round(1).tolist(),
         "z": positions.round(2).tolist() if is_placed else None,
         "p": probabilities.round(4).tolist(),
         "labels": None if labels is None else np.asarray(labels, dtype=np.float64).tolist(),
-        "start": int(probabilities[:, -1].argmax()),
+        "start": next(iter(reasons), int(probabilities[:, -1].argmax())),
         "windows": [[name, *window] for name, window in EXAMPLE_WINDOWS.items()],
     }
+    if ticks is not None:
+        own: Any = {"page": ticks.page, "number": number, "names": list(label_names)}
+        data["ticks"] = own | {"study": np.asarray(ticks.study, dtype=np.float64).tolist()}
     return render(
         "study.html",
         title=f"Study {number}",
@@ -113,9 +147,28 @@ def study_html(
             }
             for i, reason in key.items()
         ],
+        boxes=ticks is not None,
         data=without_nan(data),
         packed=pack(volume_hu),
     )
+
+
+def stored_slices(table: SliceTable, image_id: str, predicted: pd.Index) -> StoredSlices | None:
+    """Return the predicted slices of the volume of an image; None where none of them has pixels.
+
+    Args:
+        predicted: image ids.
+    """
+    rows = table.group_rows(int(table.rows_of([image_id])[0]))
+    rows = rows[table.frame["image_id"].iloc[rows].isin(predicted).to_numpy()]
+    images, lost = [], []
+    for row in rows:
+        try:
+            images.append(_shrunk(table.image_hu(int(row)), _spacing(table, row), SIDE))
+        except UnreadableSlice:
+            lost.append(row)
+    rows = rows[~np.isin(rows, lost)]
+    return StoredSlices(rows, images, len(lost)) if len(rows) else None
 
 
 def stored_study_html(
@@ -126,6 +179,8 @@ def stored_study_html(
     *,
     study_labels: Floats | None = None,
     notes: Sequence[str] = (),
+    slices: StoredSlices | None = None,
+    **options: Any,
 ) -> Markup | None:
     """Return the page of a study of a prepared dataset; None where none of its slices has pixels.
 
@@ -133,31 +188,23 @@ def stored_study_html(
         table: the dataset.
         study: a row of studies.csv: number, top_image_id and the labels.
         predictions: rows of a prediction table by image_id, one for each image.
-        label_names, study_labels, notes: see `study_html`.
+        slices: `stored_slices` of top_image_id, where they are read already.
+        label_names, study_labels, notes, options: see `study_html`.
     """
     top = study["top_image_id"]
     if pd.isna(top):
         return None
-    rows = table.group_rows(int(table.rows_of([top])[0]))
-    ids = table.frame["image_id"].iloc[rows]
-    rows = rows[ids.isin(predictions.index).to_numpy()]
-    images, lost = [], []
-    for row in rows:
-        try:
-            images.append(_shrunk(table.image_hu(int(row)), _spacing(table, row), SIDE))
-        except UnreadableSlice:
-            lost.append(row)
-    rows = rows[~np.isin(rows, lost)]
-    if not len(rows):
+    slices = slices or stored_slices(table, top, predictions.index)
+    if slices is None:
         return None
-    names = list(label_names)
+    rows, names = slices.rows, list(label_names)
     labels = None
     if set(names) <= set(table.frame):
-        labels = majority(table.labels(rows, names))
-        labels[is_pseudo(table.frame.iloc[rows])] = np.nan
-    left_out = [f"{count(len(lost), 'slice')} can't be read and are not shown."] if lost else []
+        labels = known_labels(table, rows, names)
+    lost = slices.num_lost
+    left_out = [f"{count(lost, 'slice')} can't be read and are not shown."] if lost else []
     return study_html(
-        images,
+        slices.images_hu,
         (1.0, 1.0),  # they are shrunk to square pixels
         table.frame["position_mm"].to_numpy(dtype=np.float64, na_value=np.nan)[rows],
         predictions.loc[table.frame["image_id"].iloc[rows], names].to_numpy(dtype=np.float64),
@@ -167,7 +214,15 @@ def stored_study_html(
         labels=None if labels is None or np.isnan(labels).all() else labels,
         study_labels=study_labels,
         notes=[*notes, *left_out],
+        **options,
     )
+
+
+def known_labels(table: SliceTable, rows: NDArray[np.int64], label_names: Sequence[str]) -> Floats:
+    """Return (n, k) labels of rows by majority; NaN where unknown, or made by a model."""
+    labels = majority(table.labels(rows, label_names))
+    labels[is_pseudo(table.frame.iloc[rows])] = np.nan
+    return labels
 
 
 def key_slices(probabilities: Floats, labels: Floats | None) -> dict[int, str]:

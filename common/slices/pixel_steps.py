@@ -156,6 +156,21 @@ class SeriesPlan:
         ]
         return factors[0], factors[1]
 
+    def source_box(self, shape: tuple[int, int]) -> str:
+        """Return what a stored slice shows of its source of `shape`, upright, as it is recorded.
+
+        That is its first and last row (exclusive), first and last column, in pixels of the source
+        and beyond it where it was padded, and rows and columns of the source.
+        """
+        sides: list[float] = []
+        for first, last, after, canvas in zip(
+            self.cut[::2], self.cut[1::2], self.resampled, self.canvas
+        ):
+            scale = (last - first) / after
+            start, margin = _middle(after, canvas)
+            sides += [first + scale * (start - margin), first + scale * (start - margin + canvas)]
+        return " ".join(f"{side:.10g}" for side in (*sides, *shape))
+
     def apply(self, image_hu: np.ndarray) -> np.ndarray:
         """Return a slice, int16 HU (rows, columns), as it is stored: int16 HU of `shape`."""
         if self.region:
@@ -280,7 +295,14 @@ def _centred(image_hu: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     source, target = [], []
     for before, after in zip(image_hu.shape, shape):
         length = min(before, after)
-        source.append(slice((before - length) // 2, (before - length) // 2 + length))
-        target.append(slice((after - length) // 2, (after - length) // 2 + length))
+        start, margin = _middle(before, after)
+        source.append(slice(start, start + length))
+        target.append(slice(margin, margin + length))
     result[tuple(target)] = image_hu[tuple(source)]
     return result
+
+
+def _middle(before: int, after: int) -> tuple[int, int]:
+    """Return where `_centred` starts to read in `before` pixels, and to write in `after`."""
+    length = min(before, after)
+    return (before - length) // 2, (after - length) // 2

@@ -49,6 +49,7 @@ SLICE_COLUMNS = {
     "store_index": "Int32",
     "rows": "Int32",
     "columns": "Int32",
+    "source_box": "str",
     "spacing_row": "float64",
     "spacing_column": "float64",
     "tilt_deg": "float64",
@@ -87,6 +88,7 @@ ADDED_COLUMNS = (
     "frame_of_reference", "volume_id", "grouping", "order_from", "turned", "kernel", "is_sharp",
     "acquisition_number", "sharpness", "selected", "institution_hash", "spacing_slice",
     "slice_thickness", "kvp", "manufacturer", "model", "age_decade", "sex", "contrast",
+    "source_box",
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from common.errors import InputError
-from common.transforms import catalog, sizes
+from common.transforms import catalog, coordinates, sizes
 from common.transforms.device import DeviceTransform, HostTransform
 from common.transforms.draw import HeaderWindow, random_state
 from common.transforms.host import HostStages
@@ -125,6 +125,13 @@ class SampleTransform:
         if np.size(mean) == 3 and np.size(std) == 3 and self.num_windows != 3:
             mean, std = float(np.mean(mean)), float(np.mean(std))
         return self._with(normalization=checked_normalization(mean, std, self._where))
+
+    def matrix_to_slice(self, shape: tuple[int, int], spacing_mm: Spacing = None) -> np.ndarray:
+        """Return the matrix from places in the images of slices of `shape` to these slices.
+
+        See `common.transforms.coordinates.matrix_to_slice`.
+        """
+        return coordinates.matrix_to_slice(self.pipeline, self._where, shape, spacing_mm)
 
     def host_part(self) -> HostTransform:
         """Return the part for the loader where `device_part` does the rest."""

@@ -59,11 +59,13 @@ class Study:
     Attributes:
         image_hu: int16 (slices, rows, columns), from the neck to the vertex.
         labels: bool (slices, 5), in the order of `rsna_task.SUBTYPES`.
+        is_blood: bool (slices, rows, columns), the pixels in which blood can be seen.
     """
 
     image_hu: NDArray[np.int16]
     labels: NDArray[np.bool_]
     protocol: Protocol
+    is_blood: NDArray[np.bool_]
 
 
 def plan_of(patient: int, seed: int) -> tuple[str, ...]:
@@ -107,14 +109,16 @@ def generate_study(patient: int, study: int, seed: int, matrix: int = 256) -> St
     protocol = draw_protocol(pose, matrix, study_rng)
     slices_hu, *shares = sample(head.hu(), [bleed.share for bleed in lesions], pose, protocol)
     area_mm2 = np.zeros((len(slices_hu), len(SUBTYPES)))
+    is_blood = np.zeros(slices_hu.shape, dtype=bool)
     for lesion, share in zip(lesions, shares):
         seen = np.where(share > VISIBLE_SHARE, share, 0)
+        is_blood |= share > VISIBLE_SHARE
         area = seen.sum(axis=(1, 2), dtype=np.float64) * protocol.spacing**2
         area_mm2[:, SUBTYPES.index(lesion.label)] += area
     slices_hu = degrade(slices_hu, protocol, study_rng)
     image_hu = np.rint(np.clip(slices_hu, LOWEST_HU, HIGHEST_HU)).astype(np.int16)
     smallest = [MIN_AREA_MM2[label] for label in SUBTYPES]
-    return Study(image_hu, area_mm2 >= smallest, protocol)
+    return Study(image_hu, area_mm2 >= smallest, protocol, is_blood)
 
 
 def draw_protocol(pose: Pose, matrix: int, rng: Rng) -> Protocol:

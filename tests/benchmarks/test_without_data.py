@@ -17,8 +17,10 @@ ROOT = Path(__file__).resolve().parents[2]
         (("study_labels.py", "none"), "no such folder"),
         (("predictor.py", "--folder", "none"), "--folder none: no such folder"),
         (("demo_difficulty.py",), "no dataset at input/datasets/demo"),
+        (("heat_maps.py", "none"), "none"),
         (("pooled_folds.py", "0001"), "output/results/0001"),
         (("preprocess.py", "--folder", "none"), "--folder none: no files there"),
+        (("label_errors.py", "--experiment_id", "0001"), "no experiment at output/results/0001"),
     ],
 )
 def test_one_line_and_status_2(tmp_path, arguments, message):

@@ -112,10 +112,16 @@ def write_predictor(folder: Path, **changes: Any) -> Path:
     return folder
 
 
+class Maps(list):
+    """Maps with the words that they come with."""
+
+    description = "a blob"
+
+
 def blob_maps(predictor, table, rows, label, options, probabilities):
     """Maps of a blob off the middle, on the pixels of each slice, times the probability."""
     shapes = table.frame[["rows", "columns"]].iloc[rows].to_numpy(dtype=int)
-    maps = []
+    maps = Maps()
     for shape, p in zip(shapes, probabilities, strict=True):
         y, x = np.mgrid[: shape[0], : shape[1]]
         distance = (y / shape[0] - 0.4) ** 2 + (x / shape[1] - 0.6) ** 2

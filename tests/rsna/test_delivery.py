@@ -395,6 +395,35 @@ def test_each_study_of_a_folder_has_its_own_set(predictor, tmp_path):
     )
 
 
+def test_a_map_of_too_many_slices_is_left_out(monkeypatch, predictor, head, tmp_path):
+    monkeypatch.setattr(rsna.delivery, "MOST_MAPPED", 5)
+    one = deliver_one(head, predictor, tmp_path, dl_heat_map="pm")
+    record = json.loads((one.folder / "result.json").read_text())
+    assert record["left_out"] == {"parametric_map": "more than 5 slices"}
+    assert "heat_map_1" in objects_in(one.folder)
+    assert "parametric_map" not in objects_in(one.folder)
+
+
+def test_a_head_in_two_series_is_one_volume_whose_files_are_all_named(predictor, tmp_path):
+    source = write_head(tmp_path / "in")
+    other = "1.2.826.0.1.3680043.8.498.1.7"
+    for number in range(3, 6):
+        dataset = pydicom.dcmread(source / f"{number}.dcm")
+        dataset.SeriesInstanceUID = other
+        dataset.save_as(source / f"{number}.dcm")
+    one = deliver_one(source, predictor, tmp_path / "out", dl_heat_map="pm")
+    assert one.status == "delivered", one.reason
+    assert errors_of_all(one.folder) == {}
+    objects = objects_in(one.folder)
+    named = {
+        item.SeriesInstanceUID: len(item.ReferencedInstanceSequence)
+        for item in objects["parametric_map"].ReferencedSeriesSequence
+    }
+    assert named == {"1.2.826.0.1.3680043.8.498.1.1": 3, other: 3}
+    (study,) = objects["key_images"].CurrentRequestedProcedureEvidenceSequence
+    assert {item.SeriesInstanceUID for item in study.ReferencedSeriesSequence} == set(named)
+
+
 def test_an_archive_gives_what_its_folder_gives(predictor, head, delivered, tmp_path):
     archive = Path(shutil.make_archive(str(tmp_path / "scans"), "zip", head))
     one = deliver_one(archive, predictor, tmp_path / "out", dl_heat_map="pm")

@@ -41,7 +41,7 @@ def maps(result: StudyResult) -> list[np.ndarray]:
 def test_a_slice_without_heat_is_shown_as_it_is_above_the_text(result, tmp_path):
     image_hu = np.random.default_rng(0).integers(-1000, 1000, (SIZE, SIZE)).astype(np.int16)
     heat = np.zeros((SIZE, SIZE), np.float32)
-    (picture,) = secondary_captures(result, [image_hu], [heat], ["Slice 2"])
+    (picture,) = secondary_captures(result, [image_hu], [heat], ["Slice 2"], "made up")
     shown = picture.pixel_array
     for channel in range(3):
         np.testing.assert_array_equal(shown[:SIZE, :, channel], windowed(image_hu, *BRAIN))
@@ -69,7 +69,7 @@ def test_slices_of_no_frame_of_reference_have_pictures_and_no_map(result, tmp_pa
     with pytest.raises(Undeliverable, match="without a position"):
         parametric_map(result, maps(result))
     image_hu = np.zeros((SIZE, SIZE), np.int16)
-    (picture,) = secondary_captures(result, [image_hu], [maps(result)[1]], ["Slice 2"])
+    (picture,) = secondary_captures(result, [image_hu], [maps(result)[1]], ["Slice 2"], "made up")
     assert "ImagePositionPatient" not in picture
     write_objects(tmp_path, {"picture": picture}, START)
     assert conformance_errors(tmp_path / "picture.dcm") == set()
