@@ -47,6 +47,10 @@ class Unreachable(Exception):
     """The destination takes nothing now: try again later. The message names no patient."""
 
 
+class Busy(Unreachable):
+    """It takes other objects, but this one not now. The message names no patient."""
+
+
 class Refused(Exception):
     """The destination will not take an object, now or later. The message names no patient."""
 
@@ -67,7 +71,7 @@ class Destination(Protocol):
     """Where objects go to."""
 
     def send(self, objects: Sequence[StoredObject]) -> None:
-        """Store the objects; raise Refused, after all were tried, or Unreachable."""
+        """Store the objects; raise Refused or Busy of some, or Unreachable."""
 
     def missing(self, objects: Sequence[StoredObject]) -> list[StoredObject]:
         """Return those that the destination does not answer for; raise Unreachable."""
@@ -363,12 +367,12 @@ def _problem(status: int) -> str | None:
     """Return why a status of C-STORE is final, or None if the object is there.
 
     Raises:
-        Unreachable: another time it may work.
+        Busy: another time it may work.
     """
     if status in (0, DUPLICATE) or status & 0xF000 == WARNINGS:
         return None
     if status in LATER or status & 0xFF00 == 0xA700:
-        raise Unreachable(f"C-STORE status {status:#06x}")
+        raise Busy(f"C-STORE status {status:#06x}")
     return f"C-STORE status {status:#06x}"
 
 

@@ -267,8 +267,9 @@ class Journal:
     def move(self, job: Job, state: str, reason: str = "", **columns: Any) -> Job:
         """Put a job into another state, or the same one, and set other columns with it."""
         now = self.now()
-        if state in ("predicted", "sent", "committed") and state != job.state:
-            columns[state] = now
+        column = PREDICTED if state == SHADOW else state
+        if column in _DELIVERED and state != job.state:
+            columns[column] = now
         columns |= {"state": state, "reason": reason, "changed": now}
         for name in columns.keys() & _JSON:
             columns[name] = json.dumps(columns[name])

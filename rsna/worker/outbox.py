@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from common.delivery.sending import Destination, Refused, Unreachable, read_objects
+from common.delivery.sending import Busy, Destination, Refused, Unreachable, read_objects
 from rsna.worker.journal import COMMITTED, NEW, PREDICTED, REFUSED, SENT, Job, Journal
 from rsna.worker.records import Records
 
@@ -45,6 +45,26 @@ class Backoff:
         self.num_failures, self._until = 0, 0.0
 
 
+class Held:
+    """Backoffs by name, so that what fails alone does not hold back the rest."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self._waits: dict[str, Backoff] = {}
+
+    def is_due(self, name: str) -> bool:
+        """Return whether the next attempt with this one is due."""
+        return name not in self._waits or self._waits[name].is_over
+
+    def failed(self, name: str) -> None:
+        """Wait longer with this one than before."""
+        self._waits.setdefault(name, Backoff(self.clock)).failed()
+
+    def worked(self, name: str) -> None:
+        """Wait no longer with it."""
+        self._waits.pop(name, None)
+
+
 class Outbox:
     """A folder for each job whose results are not in the PACS yet, and the thread that sends them.
 
@@ -66,7 +86,7 @@ class Outbox:
         self.waiting, self.kept = folder / "outbox", folder / "kept"
         self.journal, self.records = journal, records
         self.destination, self.keep_days = destination, keep_days
-        self.backoff = Backoff()
+        self.backoff, self.held = Backoff(), Held()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         for path in (self.waiting, self.kept):
@@ -118,49 +138,55 @@ class Outbox:
         if self.destination is None or not self.backoff.is_over:
             return
         try:
-            num_missing = 0
             for state, step in ((PREDICTED, self._send), (SENT, self._commit)):
                 for job in self.journal.in_states((state,)):
                     if self._stopped.is_set():
                         return
-                    num_missing += step(job, self.destination)
+                    if self.held.is_due(job.key):
+                        self._attempt(job, step, self.destination)
         except Unreachable as error:
             self.backoff.failed()
             self.records.failed(PACS, error)
-            return
-        if num_missing:
-            self.backoff.failed()
-            return
-        self.backoff.worked()
+        else:
+            self.backoff.worked()
 
-    def _send(self, job: Job, destination: Destination) -> int:
-        """Send the objects of a job; return how many are missing for all that is known: none."""
+    def _attempt(
+        self, job: Job, step: Callable[[Job, Destination], None], destination: Destination
+    ) -> None:
+        """Take a step; an object that the PACS does not take now holds back no other study."""
+        try:
+            step(job, destination)
+        except Busy as error:
+            self.held.failed(job.key)
+            self.records.failed(PACS, error)
+
+    def _send(self, job: Job, destination: Destination) -> None:
         objects = read_objects(self.waiting / job.key)
         if not objects:
             self.records.moved(self.journal.move(job, NEW, "its results were removed"))
-            return 0
+            return
         try:
             destination.send(objects)
         except Refused as error:
             self.records.failed(PACS, error)
             self.records.moved(self.journal.move(job, REFUSED, str(error)))
-            return 0
+            return
         self.records.up.labels(PACS).set(1)
         self.records.moved(self.journal.move(job, SENT), objects=len(objects))
-        return 0
 
-    def _commit(self, job: Job, destination: Destination) -> int:
-        """Return how many objects the PACS lacks; finish the job if it has all."""
+    def _commit(self, job: Job, destination: Destination) -> None:
+        """Finish a job if the PACS has all of its objects; else it is sent again."""
         objects = read_objects(self.waiting / job.key)
         missing = destination.missing(objects)
         if missing or not objects:
             reason = f"the PACS lacks {len(missing)} of {len(objects)} objects"
             self.records.moved(self.journal.move(job, PREDICTED, reason))
-            return len(missing)
+            self.held.failed(job.key)
+            return
         job = self.journal.move(job, COMMITTED)
         self._finish(job)
         self.records.moved(job, objects=len(objects))
-        return 0
+        self.held.worked(job.key)
 
     def keep(self, job: Job, folder: Path) -> None:
         """Move results to `kept/`, or remove them if none are kept."""

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from common.delivery.sending import read_objects
+from common.dicom.part10 import MAX_FILE_BYTES
 from common.preparation.workers.limits import MEMORY, TIMEOUT
 from flags.worker import WorkerConfig
 from rsna.worker.admission import Arrival, Instance, Rule
 from rsna.worker.child import CRASHED, KILLED, Child, ChildDied
 from rsna.worker.fronts import Front, FrontFailure, Gone, Listed
 from rsna.worker.journal import LEFT_OUT, NEW, PREDICTED, REJECTED, SHADOW, Job, Journal, job_key
-from rsna.worker.outbox import Backoff, Outbox
+from rsna.worker.outbox import Backoff, Held, Outbox
 from rsna.worker.records import Records, safe_reason
 
 logger = logging.getLogger(__name__)
@@ -117,7 +118,7 @@ class Worker:
         self.rule = Rule(flags.wk_admit)
         self.jobs_folder = records.folder / "jobs"
         self.stable = Stable(flags.wk_stable_s, clock)
-        self.backoff = Backoff(clock)
+        self.backoff, self.held = Backoff(clock), Held(clock)
         self._ready: dict[str, Arrival] = {}
         self._has_space = True
 
@@ -158,7 +159,8 @@ class Worker:
         """Look once, and predict one study; return whether there was anything to do."""
         if self.backoff.is_over:
             self._look()
-        key = next((key for key in self.journal.waiting() if key in self._ready), None)
+        keys = (key for key in self.journal.waiting() if key in self._ready)
+        key = next(filter(self.held.is_due, keys), None)
         job = None if key is None else self.journal.find(key)
         done = job is not None and self.backoff.is_over and self._predict(job)
         self.outbox.remove_old()
@@ -170,11 +172,13 @@ class Worker:
             listed = self.front.studies()
             if listed is not None:
                 self.stable.update(listed)
-            for name in self.stable.due():
+            for name in filter(self.held.is_due, self.stable.due()):
+                self.held.failed(name)  # Until it has worked: no study may hold back the others.
                 arrival = self.front.look(name)
                 if arrival is not None:
                     self._admit(arrival)
                 self.stable.looked(name)
+                self.held.worked(name)
             if self.stable.is_settled:
                 self._remove_gone()
 
@@ -200,7 +204,7 @@ class Worker:
         refusal = self.rule.refusal(arrival, today) if instances else "no CT image"
         if refusal:
             state, reason = LEFT_OUT, refusal
-        elif len(instances) > MOST_SLICES or sum(one.num_bytes for one in instances) > MOST_BYTES:
+        elif _is_too_large(instances):
             state, reason = REJECTED, "larger than any head CT"
         added = self.journal.add(arrival.study, names, self.model.digest, state, reason)
         if added is not None:
@@ -224,11 +228,13 @@ class Worker:
         if not self._has_room(arrival.instances) or not self._has_child():
             return False
         shutil.rmtree(folder, ignore_errors=True)
+        self.held.failed(job.key)
         try:
             with self._asking():
                 self.front.fetch(arrival, folder / "in")
                 self._settle(job, folder, self._analyse(job, folder))
                 del self._ready[job.key]
+                self.held.worked(job.key)
         except Gone:
             del self._ready[job.key]
             self.stable.forget()
@@ -308,3 +314,8 @@ class Worker:
             self.records.note(None, "disk_full", reason="less than --wk_disk_mb is free")
         self._has_space = has_space
         return has_space
+
+
+def _is_too_large(instances: list[Instance]) -> bool:
+    sizes = [one.num_bytes for one in instances]
+    return len(sizes) > MOST_SLICES or sum(sizes) > MOST_BYTES or max(sizes) > MAX_FILE_BYTES

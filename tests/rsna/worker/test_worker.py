@@ -19,6 +19,7 @@ from worker_factory import SECRETS, Site, states
 
 from common.errors import InputError
 from common.preparation.workers.limits import Limits
+from rsna.worker.fronts import FrontFailure
 from rsna.worker.journal import locked
 from rsna.worker.records import status
 from rsna.worker.worker import Worker
@@ -267,6 +268,33 @@ def test_a_full_disk_of_the_pacs_is_waited_for(site, pacs):
     pacs.status = lambda _: 0
     site.rounds(worker)
     assert states(worker) == {"committed": 1}
+
+
+def test_a_study_that_the_pacs_never_takes_holds_back_no_other(site, pacs):
+    site.put("1", 2)
+    pacs.status = lambda one: 0x0110 if one.StudyInstanceUID.endswith(".1") else 0
+    worker = site.worker()
+    site.rounds(worker, 6)
+    site.put("2", 2)
+    site.rounds(worker, 3)
+    assert states(worker) == {"predicted": 1, "committed": 1}
+
+
+def test_a_study_that_can_not_be_fetched_holds_back_no_other(site, pacs, monkeypatch):
+    site.put("1", 2)
+    site.put("2", 2)
+    worker = site.worker()
+    fetch, looked = worker.front.fetch, []
+
+    def fail_for_the_first(arrival, folder) -> None:
+        looked.append(arrival.study)
+        if arrival.study == looked[0]:
+            raise FrontFailure("an answer of more than 1 bytes")
+        fetch(arrival, folder)
+
+    monkeypatch.setattr(worker.front, "fetch", fail_for_the_first)
+    site.rounds(worker, 8)
+    assert states(worker) == {"new": 1, "committed": 1}
 
 
 def test_an_object_that_the_pacs_refuses_is_alarmed_and_tried_at_the_next_start(site, pacs):
