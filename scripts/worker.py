@@ -1,5 +1,7 @@
 """Takes studies from an Orthanc or a folder, and sends the results to a PACS, until it is ended."""
 
+import os
+
 from common.cli import log_to_console, run_script
 from common.errors import CheckFailed
 from config import parse_config
@@ -22,6 +24,7 @@ def main() -> None:
         if alarms:
             raise CheckFailed(alarms)
         return
+    os.umask(0o077)  # Results that wait have the patient's name in them.
     with open_worker(config) as worker:
         worker.run()
 

@@ -132,7 +132,7 @@ class Records:
 
 
 def _index(journal: Journal) -> pd.DataFrame:
-    columns = ["study", "any", "state", "slices", "version_of", "predictor", "predicted"]
+    columns = ["study", "any", "state", "slices", "replaces", "predictor", "predicted"]
     rows = [
         (
             *(job.short, job.probability, job.state, job.num_slices),

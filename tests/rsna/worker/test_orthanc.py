@@ -164,27 +164,6 @@ def test_a_front_that_is_ended_before_a_study_is_stable_loses_nothing(servers, t
         process.kill()
 
 
-def test_an_object_dropped_before_commitment_is_sent_again(servers, tmp_path):
-    """The PACS loses an object between C-STORE and the query."""
-    front, pacs = servers
-    site = Site(tmp_path, None)
-    site.put("1", 3)
-    front.storescu(site.watched / "1")
-    process = Process(site.work, front, pacs)
-    process.start()
-    try:
-        end = time.monotonic() + 30
-        while not pacs.get("/instances"):
-            assert time.monotonic() < end
-        for name in pacs.get("/instances")[:1]:
-            requests.delete(f"{pacs.address}/instances/{name}", timeout=10)
-        until(lambda: is_done(site.work, 1), 30)
-    finally:
-        process.kill()
-    # Whether it was lost before or after the PACS had answered for it is for chance to say.
-    assert pacs.statistics()["CountInstances"] >= 1
-
-
 def findscu(pacs: Orthanc, study: str) -> int:
     """Return how many instances dcmtk's findscu lists for a study."""
     keys = ["QueryRetrieveLevel=SERIES", f"StudyInstanceUID={study}", "SeriesInstanceUID"]

@@ -169,7 +169,7 @@ def test_nothing_that_is_written_names_a_patient(site, pacs, caplog):
 def test_a_study_that_ends_the_child_is_tried_once_more_alone(site, pacs, mishap, cause):
     site.put("1", 1, StudyDescription=mishap)
     site.put("2", 1)
-    worker = site.worker(limits=Limits(3.0 if mishap == "hang" else 60, 2000))
+    worker = site.worker(limits=Limits(1.0 if mishap == "hang" else 60, 2000))
     site.rounds(worker, 5)
     assert states(worker) == {"rejected": 1, "committed": 1}
     job = worker.journal.in_states(["rejected"])[0]
@@ -187,11 +187,11 @@ def test_memory_is_bounded(site, pacs):
 def test_a_child_killed_from_outside_costs_nothing(site, pacs):
     for study in ("1", "2"):
         site.put(study, 2)
-    worker = site.worker(settings={"seconds": 1.0})
+    worker = site.worker(settings={"seconds": 0.4})
 
     def kill() -> None:
         for _ in range(3):
-            time.sleep(0.8)
+            time.sleep(0.3)
             process = worker.child.process
             if process is not None:
                 os.kill(process.pid, signal.SIGKILL)
