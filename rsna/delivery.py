@@ -250,20 +250,17 @@ class _Study:
         }
         if self.deliverer.flags.dl_heat_map == "none":
             return objects, notes
-        is_mapped = self.deliverer.flags.dl_heat_map == "pm" and len(rows) <= MOST_MAPPED
-        shown = np.arange(len(rows)) if is_mapped else np.array(keys)
-        made = self._maps(rows[shown], probabilities[shown, -1])
-        maps = dict(zip(shown.tolist(), made))
+        # On the scale of these slices, also where all have a map.
+        maps = self._maps(rows[keys], probabilities[keys, -1])
         images_hu = [_image_hu(source, wanted[place], slices[place]) for place in keys]
         captions = [self._caption(place, probabilities) for place in keys]
-        key_maps = [maps[place] for place in keys]
-        pictures = secondary_captures(result, images_hu, key_maps, captions, made.description)
+        pictures = secondary_captures(result, images_hu, maps, captions, maps.description)
         objects |= {f"{PICTURES}_{n}": one for n, one in enumerate(pictures, start=1)}
         if self.deliverer.flags.dl_heat_map == "pm":
             try:
-                if not is_mapped:
+                if len(rows) > MOST_MAPPED:
                     raise Undeliverable(f"more than {MOST_MAPPED} slices")
-                objects[MAP] = parametric_map(result, list(maps.values()))
+                objects[MAP] = parametric_map(result, self._maps(rows, probabilities[:, -1]))
             except Undeliverable as error:
                 notes["left_out"] = {MAP: str(error)}
         return objects, notes

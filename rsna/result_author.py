@@ -54,13 +54,15 @@ def author_of(record: ModelRecord, uid_root: str | None, study: Mapping[Any, Any
 
 
 def _calibration_fact(record: ModelRecord) -> str:
-    content = record.content
-    calibration, local = content.get("calibration"), content.get("calibrated_on") or {}
-    if not calibration and not content.get("study_calibration"):
+    """Return how the predictor, or a part of it, is calibrated, in words."""
+    of_slices = [part["calibration"] for part in record.parts if part.get("calibration")]
+    kinds = {str(one.get("kind", "temperature")) for one in of_slices}
+    kinds |= {"of studies" for part in record.parts if part.get("study_calibration")}
+    if not kinds:
         return "Calibration: none."
-    kind = (calibration or {}).get("kind", "temperature") if calibration else "of studies"
+    local = record.content.get("calibrated_on") or {}
     where = local.get("dataset") or "other folds of the training data"
-    return f"Calibration: {kind}, fitted on {where}."
+    return f"Calibration: {', '.join(sorted(kinds))}; fitted on {where}."
 
 
 def _point_facts(record: ModelRecord, study: Mapping[Any, Any]) -> list[str]:

@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from delivered import START, blob_maps, contents, make_deliverer, write_head, write_predictor
+from delivered import START, contents, make_deliverer, write_head, write_predictor
 from small_disk import files_up_to
 
 import deliver
 import rsna.delivery
 from common.cli import status_of
+from common.errors import InputError
 
 TIME = START.isoformat()
 
@@ -28,11 +29,6 @@ def root(tmp_path_factory) -> Path:
     write_predictor(root / "tuned", training={**demo, "dataset": "mine", "started_from": [demo]})
     write_head(root / "in")
     return root
-
-
-@pytest.fixture(autouse=True)
-def known_maps(monkeypatch) -> None:
-    monkeypatch.setattr(rsna.delivery, "heat_maps", blob_maps)
 
 
 def run(monkeypatch, root: Path, *arguments: str, predictor: str = "net") -> int:
@@ -95,6 +91,23 @@ def test_a_predictor_of_phantoms_alone_is_refused_unless_forced(
     results = {name: each for name, each in contents(tmp_path / "out").items() if "dcm" in name}
     assert results
     assert not [name for name, each in results.items() if b"phantom" in each.lower()]
+
+
+def test_a_predictor_without_maps_is_refused_before_it_predicts(
+    monkeypatch, capsys, root, tmp_path
+):
+    def no_networks(predictor, label):
+        raise InputError("no heat map: it sees whole series")
+
+    monkeypatch.setattr(rsna.delivery, "slice_networks", no_networks)
+    folders = ["--dl_input", str(root / "in"), "--dl_output", str(tmp_path / "out")]
+    assert run(monkeypatch, root, *folders) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line == (
+        "error: --dl_heat_map sc: no heat map: it sees whole series, or --dl_heat_map none"
+    )
+    assert not (tmp_path / "out").exists()
+    assert run(monkeypatch, root, *folders, "--dl_heat_map", "none") == 0
 
 
 def test_a_folder_without_a_head_leaves_its_reasons(monkeypatch, capsys, root, tmp_path):

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ class ModelRecord:
             operating points, transform, rules.
         datasets: that it, or what it started from or is made of, was trained on.
         content: of predictor.json.
+        parts: the content of each predictor.json in the folder, its own among them.
     """
 
     name: str
@@ -34,6 +35,7 @@ class ModelRecord:
     settings_sha256: str
     datasets: frozenset[str]
     content: Mapping[str, Any]
+    parts: Sequence[Mapping[str, Any]]
 
     @classmethod
     def read(cls, folder: Path) -> "ModelRecord":
@@ -51,6 +53,7 @@ class ModelRecord:
             _sha256(settings),
             frozenset(str(name) for name in names if name),
             content,
+            parts,
         )
 
 

@@ -11,14 +11,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from delivered import START, blob_maps, make_deliverer
-
-import rsna.delivery
+from delivered import START, make_deliverer
 
 
 def main() -> None:
     last, predictor, source, output = int(sys.argv[1]), *map(Path, sys.argv[2:])
-    rsna.delivery.heat_maps = blob_maps
     deliverer, fsync, calls = make_deliverer(predictor), os.fsync, []
 
     def killing_fsync(number: int) -> None:
