@@ -1,9 +1,11 @@
 """Takes studies from an Orthanc or a folder, and sends the results to a PACS, until it is ended."""
 
 import os
+import signal
+import threading
 
-from common.cli import log_to_console, run_script
-from common.errors import CheckFailed
+from common.cli import command_line, log_to_console, run_script
+from common.errors import CheckFailed, Interrupted
 from config import parse_config
 
 GROUPS = ("general", "predictor", "delivery", "worker")
@@ -25,8 +27,12 @@ def main() -> None:
             raise CheckFailed(alarms)
         return
     os.umask(0o077)  # Results that wait have the patient's name in them.
+    # No exception: readers of files would take it for a fault of the file that they read.
+    stopped = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     with open_worker(config) as worker:
-        worker.run()
+        worker.run(stopped.is_set)
+    raise Interrupted(signal.SIGTERM, command_line())
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ MOST_ANSWER_BYTES = 64 << 20
 """Largest JSON answer that is read."""
 LIST_AGAIN_S = 300.0
 """Time after which all studies are listed though the Orthanc names no change."""
+LONG_LOOK_S = 0.1
+"""A look at a folder that takes longer is followed by a pause of 20 times as long."""
 PAGE = 500
 """Studies that are listed by one request."""
 _ORTHANC_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")
@@ -205,9 +207,13 @@ class FolderFront:
     def __init__(self, folder: Path, own_root: str | None) -> None:
         self.folder, self.own_root = folder, own_root
         self._files: dict[str, _File] = {}
+        self._next_s = 0.0
 
-    def studies(self) -> list[Listed]:
-        """Return the studies, with the sizes and times of their files."""
+    def studies(self) -> list[Listed] | None:
+        """Return the studies by sizes and times of their files; None soon after a long look."""
+        start = time.monotonic()
+        if start < self._next_s:
+            return None
         files: dict[str, _File] = {}
         groups: dict[str, list[str]] = {}
         newest: dict[str, int] = {}
@@ -222,6 +228,8 @@ class FolderFront:
             groups.setdefault(group, []).append(f"{name} {stamp}")
             newest[group] = max(newest.get(group, 0), stamp[1])
         self._files = files
+        end = time.monotonic()
+        self._next_s = end + (20 * (end - start) if end - start > LONG_LOOK_S else 0)
         order = sorted(groups, key=lambda group: (newest[group], group))
         return [Listed(group, _hash("\n".join(sorted(groups[group])))) for group in order]
 
