@@ -265,7 +265,8 @@ class Worker:
         """Take over what was made for a job, or reject it."""
         studies = reply.get("studies", [])
         reasons = [reply.get("rejected", ""), *(one["reason"] for one in studies)]
-        reason = safe_reason("; ".join(filter(None, reasons)))
+        text = "; ".join(dict.fromkeys(filter(None, reasons)))
+        reason = safe_reason(text.replace(str(folder / "in"), "the study"))
         objects = read_objects(folder / "out") if studies else []
         if not objects:
             self.records.moved(self.journal.move(job, REJECTED, reason or "nothing was made of it"))
