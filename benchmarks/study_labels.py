@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.levels.level_runs import Plan, Stage, prepare, run_stages
 from common.cli import log_to_console, run_script
+from common.experiment import Experiment
 from common.files import write_parquet
 from common.models.bag import POOLS
 from common.slices.folds import FOLDS_FILE
@@ -95,7 +96,7 @@ def plan(arguments: argparse.Namespace) -> list[Stage]:
 
 def score(folder: Path, table: SliceTable) -> dict[str, Any]:
     """Return AUC of any by slice and by study, and the share of the prior's log loss."""
-    info = predictor_info(folder)
+    info = predictor_info(Experiment(folder))
     predictions, _ = read_experiment(folder, "oof")
     # Of the labels of slices, whatever was learned from: the same constant for all.
     labels = table.labels(table.rows_of(predictions["image_id"]), info["label_names"])
