@@ -19,8 +19,10 @@ IDLE_S = 0.2
 PACS = "pacs"
 
 
-class Backoff:
-    """Waits of 1, 2, 4, ... 60 s between attempts that fail, without end.
+class Waits:
+    """Waits of 1, 2, 4, ... 60 s between attempts that fail, without end; each by its name.
+
+    What fails alone has a name of its own, so that it does not hold back the rest.
 
     Args:
         clock: seconds that only go forward.
@@ -28,40 +30,24 @@ class Backoff:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
-        self.num_failures, self._until = 0, 0.0
+        self._waits: dict[str, tuple[int, float]] = {}
 
-    @property
-    def is_over(self) -> bool:
-        """Whether the next attempt is due."""
-        return self.clock() >= self._until
-
-    def failed(self) -> None:
-        """Wait longer than before."""
-        self.num_failures += 1
-        self._until = self.clock() + min(LONGEST_WAIT_S, 2.0 ** min(self.num_failures - 1, 10))
-
-    def worked(self) -> None:
-        """Wait no longer."""
-        self.num_failures, self._until = 0, 0.0
-
-
-class Held:
-    """Backoffs by name, so that what fails alone does not hold back the rest."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.clock = clock
-        self._waits: dict[str, Backoff] = {}
+    def num_failures(self, name: str) -> int:
+        """Return how many attempts have failed since the last that worked."""
+        return self._waits.get(name, (0, 0.0))[0]
 
     def is_due(self, name: str) -> bool:
-        """Return whether the next attempt with this one is due."""
-        return name not in self._waits or self._waits[name].is_over
+        """Return whether the next attempt is due."""
+        return name not in self._waits or self.clock() >= self._waits[name][1]
 
     def failed(self, name: str) -> None:
-        """Wait longer with this one than before."""
-        self._waits.setdefault(name, Backoff(self.clock)).failed()
+        """Wait longer than before."""
+        number = self.num_failures(name) + 1
+        wait_s = min(LONGEST_WAIT_S, 2.0 ** min(number - 1, 10))
+        self._waits[name] = number, self.clock() + wait_s
 
     def worked(self, name: str) -> None:
-        """Wait no longer with it."""
+        """Wait no longer."""
         self._waits.pop(name, None)
 
 
@@ -86,7 +72,7 @@ class Outbox:
         self.waiting, self.kept = folder / "outbox", folder / "kept"
         self.journal, self.records = journal, records
         self.destination, self.keep_days = destination, keep_days
-        self.backoff, self.held = Backoff(), Held()
+        self.waits = Waits()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         for path in (self.waiting, self.kept):
@@ -130,25 +116,25 @@ class Outbox:
             try:
                 self.turn()
             except Exception as error:  # A full disk, a locked journal: nothing may end it.
-                self.backoff.failed()
+                self.waits.failed(PACS)
                 logger.warning("the outbox waits: %s", type(error).__name__)
 
     def turn(self) -> None:
         """Send all that waits, then ask for all that was sent, if an attempt is due."""
-        if self.destination is None or not self.backoff.is_over:
+        if self.destination is None or not self.waits.is_due(PACS):
             return
         try:
             for state, step in ((PREDICTED, self._send), (SENT, self._commit)):
                 for job in self.journal.in_states((state,)):
                     if self._stopped.is_set():
                         return
-                    if self.held.is_due(job.key):
+                    if self.waits.is_due(job.key):
                         self._attempt(job, step, self.destination)
         except Unreachable as error:
-            self.backoff.failed()
+            self.waits.failed(PACS)
             self.records.failed(PACS, error)
         else:
-            self.backoff.worked()
+            self.waits.worked(PACS)
 
     def _attempt(
         self, job: Job, step: Callable[[Job, Destination], None], destination: Destination
@@ -157,7 +143,7 @@ class Outbox:
         try:
             step(job, destination)
         except Busy as error:
-            self.held.failed(job.key)
+            self.waits.failed(job.key)
             self.records.failed(PACS, error)
 
     def _send(self, job: Job, destination: Destination) -> None:
@@ -181,12 +167,12 @@ class Outbox:
         if missing or not objects:
             reason = f"the PACS lacks {len(missing)} of {len(objects)} objects"
             self.records.moved(self.journal.move(job, PREDICTED, reason))
-            self.held.failed(job.key)
+            self.waits.failed(job.key)
             return
         job = self.journal.move(job, COMMITTED)
         self._finish(job)
         self.records.moved(job, objects=len(objects))
-        self.held.worked(job.key)
+        self.waits.worked(job.key)
 
     def keep(self, job: Job, folder: Path) -> None:
         """Move results to `kept/`, or remove them if none are kept."""

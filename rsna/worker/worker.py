@@ -23,7 +23,7 @@ from rsna.worker.admission import Arrival, Instance, Rule
 from rsna.worker.child import CRASHED, KILLED, Child, ChildDied
 from rsna.worker.fronts import Front, FrontFailure, Gone, Listed
 from rsna.worker.journal import LEFT_OUT, NEW, PREDICTED, REJECTED, SHADOW, Job, Journal, job_key
-from rsna.worker.outbox import Backoff, Held, Outbox
+from rsna.worker.outbox import Outbox, Waits
 from rsna.worker.records import Records, safe_reason
 
 logger = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ class Worker:
         self.rule = Rule(flags.wk_admit)
         self.jobs_folder = records.folder / "jobs"
         self.stable = Stable(flags.wk_stable_s, clock)
-        self.backoff, self.held = Backoff(clock), Held(clock)
+        self.waits = Waits(clock)
         self._ready: dict[str, Arrival] = {}
         self._has_space = True
 
@@ -152,17 +152,17 @@ class Worker:
         except (OSError, sqlite3.OperationalError) as error:
             # The disk is full, or the journal is held: nothing is lost, and it may pass.
             logger.warning("the worker waits: %s", type(error).__name__)
-            self.backoff.failed()
+            self.waits.failed(FRONT)
             return False
 
     def turn(self) -> bool:
         """Look once, and predict one study; return whether there was anything to do."""
-        if self.backoff.is_over:
+        if self.waits.is_due(FRONT):
             self._look()
         keys = (key for key in self.journal.waiting() if key in self._ready)
-        key = next(filter(self.held.is_due, keys), None)
+        key = next(filter(self.waits.is_due, keys), None)
         job = None if key is None else self.journal.find(key)
-        done = job is not None and self.backoff.is_over and self._predict(job)
+        done = job is not None and self.waits.is_due(FRONT) and self._predict(job)
         self.outbox.remove_old()
         self.records.renew()
         return done
@@ -172,13 +172,13 @@ class Worker:
             listed = self.front.studies()
             if listed is not None:
                 self.stable.update(listed)
-            for name in filter(self.held.is_due, self.stable.due()):
-                self.held.failed(name)  # Until it has worked: no study may hold back the others.
+            for name in filter(self.waits.is_due, self.stable.due()):
+                self.waits.failed(name)  # Until it has worked: no study may hold back the others.
                 arrival = self.front.look(name)
                 if arrival is not None:
                     self._admit(arrival)
                 self.stable.looked(name)
-                self.held.worked(name)
+                self.waits.worked(name)
             if self.stable.is_settled:
                 self._remove_gone()
 
@@ -188,10 +188,10 @@ class Worker:
         try:
             yield
         except FrontFailure as error:
-            self.backoff.failed()
+            self.waits.failed(FRONT)
             self.records.failed(FRONT, error)
         else:
-            self.backoff.worked()
+            self.waits.worked(FRONT)
             self.records.up.labels(FRONT).set(1)
 
     def _admit(self, arrival: Arrival) -> None:
@@ -228,13 +228,13 @@ class Worker:
         if not self._has_room(arrival.instances) or not self._has_child():
             return False
         shutil.rmtree(folder, ignore_errors=True)
-        self.held.failed(job.key)
+        self.waits.failed(job.key)
         try:
             with self._asking():
                 self.front.fetch(arrival, folder / "in")
                 self._settle(job, folder, self._analyse(job, folder))
                 del self._ready[job.key]
-                self.held.worked(job.key)
+                self.waits.worked(job.key)
         except Gone:
             del self._ready[job.key]
             self.stable.forget()
@@ -302,7 +302,7 @@ class Worker:
         try:
             self.child.start()
         except ChildDied as death:
-            self.backoff.failed()
+            self.waits.failed(FRONT)
             self.records.failed("child", death)
             return False
         return True

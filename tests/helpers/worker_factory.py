@@ -72,7 +72,7 @@ class Site:
         journal = Journal(self.work / "journal.sqlite", self.now)
         records = Records(self.work, journal)
         outbox = Outbox(self.work, journal, records, destination, config.wk_keep_days)
-        outbox.backoff.clock = outbox.held.clock = self.clock
+        outbox.waits.clock = self.clock
         child = Child("worker_standin", {"digest": model, **(settings or {})}, limits)
         made = Worker(
             config,

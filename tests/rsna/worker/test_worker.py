@@ -224,7 +224,7 @@ def test_a_pacs_that_is_down_gets_it_later(site, pacs):
     worker = site.worker()
     site.rounds(worker, 8)
     assert states(worker) == {"predicted": 1}
-    assert worker.outbox.backoff.num_failures >= 3
+    assert worker.outbox.waits.num_failures("pacs") >= 3
     pacs.start()
     site.rounds(worker)
     assert states(worker) == {"committed": 1}
@@ -239,8 +239,8 @@ def test_the_wait_between_attempts_grows_to_a_minute(site, pacs):
     waits = []
     for _ in range(12):
         start = site.clock.seconds
-        failures = worker.outbox.backoff.num_failures
-        while worker.outbox.backoff.num_failures == failures:
+        failures = worker.outbox.waits.num_failures("pacs")
+        while worker.outbox.waits.num_failures("pacs") == failures:
             worker.outbox.turn()
             site.clock.seconds += 1.0
         waits.append(site.clock.seconds - start)
