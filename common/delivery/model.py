@@ -9,6 +9,7 @@ from typing import Any
 
 from common.experiment import JSON_FILE, read_predictor_json
 from common.files import file_sha256
+from common.slices.leakage import SOURCES, TRAINED_ON
 
 # Keys of predictor.json that change no prediction.
 _NO_SETTINGS = {"training", "source", "licence", "reference", "calibrated_on", "fitted_on"}
@@ -25,7 +26,8 @@ class ModelRecord:
             metrics.json: of their names and digests.
         settings_sha256: of all else in predictor.json that a prediction follows from: calibration,
             operating points, transform, rules.
-        datasets: that it, or what it started from or is made of, was trained on.
+        sources: of the data that it, or what it started from or is made of, was trained on; names
+            of datasets where predictor.json, of an earlier version, knows no sources.
         content: of predictor.json.
         parts: the content of each predictor.json in the folder, its own among them.
     """
@@ -33,7 +35,7 @@ class ModelRecord:
     name: str
     weights_sha256: str
     settings_sha256: str
-    datasets: frozenset[str]
+    sources: frozenset[str]
     content: Mapping[str, Any]
     parts: Sequence[Mapping[str, Any]]
 
@@ -46,12 +48,14 @@ class ModelRecord:
         named = [str(path.relative_to(folder)) for path in paths]
         settings = json.dumps([named, [_settings(part) for part in parts]], sort_keys=True)
         trainings = [each for part in parts for each in _trainings(part.get("training", {}))]
-        names = (each.get("dataset", each.get("trained_on")) for each in trainings)
+        known = (
+            each.get(SOURCES) or [each.get("dataset", each.get(TRAINED_ON))] for each in trainings
+        )
         return cls(
             _name(content),
             _weights_sha256(folder),
             _sha256(settings),
-            frozenset(str(name) for name in names if name),
+            frozenset(str(name) for names in known for name in names if name),
             content,
             parts,
         )

@@ -29,6 +29,9 @@ STARTED_FROM = "started_from"
 # Key there, of imported weights: the name of the source (--pre_source) that they were trained on.
 TRAINED_ON = "trained_on"
 
+# Key there: the sources of the dataset of a training of ours.
+SOURCES = "sources"
+
 # Key there: source and licence of the weights of others that the training started from.
 ENCODER = "encoder"
 

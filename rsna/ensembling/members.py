@@ -16,7 +16,13 @@ from common.predictors.base import AbstractPredictor
 from common.predictors.loading import load_predictor
 from common.scoring.metrics import Floats, majority, training_prior
 from common.slices.folds import FOLDS_FILE, fold_numbers, folds_path, owners, read_folds
-from common.slices.leakage import folds_digest, require_same_folds, require_unseen_features
+from common.slices.leakage import (
+    SOURCES,
+    dataset_sources,
+    folds_digest,
+    require_same_folds,
+    require_unseen_features,
+)
 from common.slices.pixel_steps import PARAMETER, recorded_steps, require_same_steps
 from common.slices.table import SliceTable
 from config import Config, recorded_config
@@ -119,6 +125,7 @@ class EnsembleData:
         return {
             "experiment_id": experiment.id,
             "dataset": config.data.data_dataset,
+            SOURCES: dataset_sources(self.table.folder),
             "fold": "all" if not self.by_patients else int(self.tables.folds[0]),
             PARAMETER: recorded_steps(self.table.folder).parameters(),
         }

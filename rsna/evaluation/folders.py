@@ -12,7 +12,7 @@ from rsna.sources.dicom import is_archive
 
 STUDIES_FILE = "studies.csv"
 """The last table that a prediction writes."""
-PHANTOM_DATASET = "demo"
+PHANTOMS = "demo"
 
 
 def prediction_folders(config: Config) -> tuple[Path, Path]:
@@ -62,7 +62,7 @@ def deliverable_record(config: Config) -> ModelRecord:
 
 def is_of_phantoms(record: ModelRecord) -> bool:
     """Return whether a predictor was trained on the phantoms of the demo and nothing else."""
-    return record.datasets == {PHANTOM_DATASET}
+    return record.sources == {PHANTOMS}
 
 
 def _in_and_out(

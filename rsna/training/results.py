@@ -16,7 +16,13 @@ from common.predictors.base import AbstractPredictor, PredictOptions, RowLogits
 from common.predictors.extraction import extract
 from common.scoring.metrics import training_prior
 from common.scoring.predictions import build_predictions, write_predictions
-from common.slices.leakage import ENCODER, STARTED_FROM, origins_of_weights
+from common.slices.leakage import (
+    ENCODER,
+    SOURCES,
+    STARTED_FROM,
+    dataset_sources,
+    origins_of_weights,
+)
 from common.slices.pixel_steps import PARAMETER, recorded_steps
 from common.slices.study_labels import labels_by_study
 from common.slices.table import SliceTable
@@ -192,6 +198,7 @@ def origin_of(
     return {
         "experiment_id": experiment_id,
         "dataset": config.data.data_dataset,
+        SOURCES: dataset_sources(dataset_folder),
         "fold": config.data.data_fold,
         "folds_sha256": folds_sha256,
         "iterations": iteration,

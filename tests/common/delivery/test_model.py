@@ -65,17 +65,19 @@ def test_settings_are_what_predictions_follow_from(tmp_path, changes, is_other):
 
 
 @pytest.mark.parametrize(
-    ("training", "datasets"),
+    ("training", "sources"),
     [
         (DEMO, {"demo"}),
         ({**DEMO, "started_from": [{**DEMO, "started_from": []}]}, {"demo"}),
         ({**DEMO, "dataset": "mine", "started_from": [DEMO]}, {"demo", "mine"}),
         ({**DEMO, "started_from": [{"trained_on": "rsna"}]}, {"demo", "rsna"}),
         ({"experiment_id": "0001"}, set()),
+        ({**DEMO, "dataset": "heads", "sources": ["demo"]}, {"demo"}),
+        ({**DEMO, "sources": ["demo", "ct_ich"]}, {"demo", "ct_ich"}),
     ],
 )
-def test_all_trainings_are_known(tmp_path, training, datasets):
-    assert record_of(tmp_path, training=training).datasets == datasets
+def test_the_data_of_all_trainings_are_known(tmp_path, training, sources):
+    assert record_of(tmp_path, training=training).sources == sources
 
 
 def test_a_folder_without_a_predictor_is_refused(tmp_path):
