@@ -32,6 +32,8 @@ for _name in ("pynetdicom", "dicomweb_client", "urllib3"):
 
 CONNECT_S, ANSWER_S = 5.0, 60.0
 """Time for a connection, and for the answer to a message."""
+REPORT_S = 5.0
+"""Time for a report of storage commitment; one that comes later counts at the next question."""
 DUPLICATE, WARNINGS = 0x0111, 0xB000
 """Statuses beside 0 that say that the object is there: PS3.4 B.2.3 and PS3.7 C.4."""
 LATER = {0x0110, 0x0124, 0x0213}
@@ -112,7 +114,7 @@ def open_destination(
         InputError: an address of another form, or the port is in use.
     """
     dicom = re.fullmatch(r"dicom:([^@\s\\]{1,16})@([\w.-]+):(\d{1,5})", address)
-    if dicom:
+    if dicom and 0 < int(dicom[3]) < 1 << 16:
         return DicomDestination(dicom[1], dicom[2], int(dicom[3]), calling, commit_port)
     if re.fullmatch(r"https?://[^@\s]+", address):
         return WebDestination(address.rstrip("/"), auth)
@@ -167,8 +169,9 @@ class WebDestination:
             return function(*arguments)
         except requests.HTTPError as error:
             status = 0 if error.response is None else error.response.status_code
-            # 400, 409, 413, 415, 422: the object; 401, 403, 404: the settings; 5xx: the server.
-            kind = Refused if status in (400, 409, 413, 415, 422) else Unreachable
+            # 400, 409, 413, 415, 422: the object; 500: maybe the object; others: server, settings.
+            final = status in (400, 409, 413, 415, 422)
+            kind = Refused if final else Busy if status == 500 else Unreachable
             raise kind(f"HTTP status {status}") from error
         except (requests.RequestException, OSError) as error:
             raise Unreachable(type(error).__name__) from error
@@ -253,9 +256,10 @@ class DicomDestination:
         query.StudyInstanceUID, query.SeriesInstanceUID, query.SOPInstanceUID = study, series, ""
         model = StudyRootQueryRetrieveInformationModelFind
         for number, (status, found) in enumerate(association.send_c_find(query, model)):
-            code = int(status.get("Status", -1))
-            if code not in (0x0000, 0xFF00, 0xFF01) or number > MOST_MATCHES:
-                raise Unreachable(f"C-FIND status {code:#06x}" if code >= 0 else _SILENT)
+            if "Status" not in status:
+                raise Unreachable(_SILENT)
+            if status.Status not in (0x0000, 0xFF00, 0xFF01) or number > MOST_MATCHES:
+                raise Busy(f"C-FIND status {status.Status:#06x}")
             if found is not None:
                 yield str(found.get("SOPInstanceUID", ""))
 
@@ -267,16 +271,24 @@ class DicomDestination:
         request.ReferencedSOPSequence = [_reference(item) for item in objects]
         handlers = [(evt.EVT_N_EVENT_REPORT, self._reports.take)]
         contexts = [(str(StorageCommitmentPushModel), None)]
-        with self._associate(contexts, handlers) as association:
-            if not association.accepted_contexts:
-                raise Unreachable("it takes no storage commitment: leave --wk_commit_port out")
-            model, instance = StorageCommitmentPushModel, StorageCommitmentPushModelInstance
-            status, _ = association.send_n_action(request, 1, model, instance)
-            code = int(status.get("Status", -1))
-            if code != 0:
-                raise Unreachable(f"N-ACTION status {code:#06x}" if code > 0 else "no answer")
-            failed = self._reports.wait(transaction)
+        failed = self._reports.wait(transaction, 0)
+        if failed is None:
+            with self._associate(contexts, handlers) as association:
+                self._ask_commitment(association, request)
+                failed = self._reports.wait(transaction, REPORT_S)
+        if failed is None:
+            raise Busy("no report of storage commitment")
         return [item for item in objects if item.instance in failed]
+
+    def _ask_commitment(self, association: Association, request: Dataset) -> None:
+        if not association.accepted_contexts:
+            raise Unreachable("it takes no storage commitment: leave --wk_commit_port out")
+        model, instance = StorageCommitmentPushModel, StorageCommitmentPushModelInstance
+        status, _ = association.send_n_action(request, 1, model, instance)
+        if "Status" not in status:
+            raise Unreachable("no answer to N-ACTION")
+        if status.Status != 0:
+            raise Busy(f"N-ACTION status {status.Status:#06x}")
 
     @contextmanager
     def _associate(
@@ -336,11 +348,11 @@ class _Reports:
                 self._news.notify_all()
         return 0x0000, None
 
-    def wait(self, transaction: str) -> set[str]:
-        """Return the instances that are not committed; forget the transaction."""
+    def wait(self, transaction: str, seconds: float) -> set[str] | None:
+        """Return what is not committed, and forget the transaction; None without a report."""
         with self._news:
-            if not self._news.wait_for(lambda: transaction in self._failed, ANSWER_S):
-                raise Unreachable("no report of storage commitment")
+            if not self._news.wait_for(lambda: transaction in self._failed, seconds):
+                return None
             self._transactions = {
                 ids: name for ids, name in self._transactions.items() if name != transaction
             }

@@ -50,17 +50,10 @@ class Child:
     def __init__(self, module: str, settings: Mapping[str, Any], limits: Limits) -> None:
         self.module, self.settings, self.limits = module, settings, limits
         self.process: subprocess.Popen[bytes] | None = None
-        self.num_starts = 0
+        self.num_starts, self._is_ready = 0, False
 
-    def start(self) -> None:
-        """Start the process and wait until it can be asked.
-
-        Raises:
-            InputError: it says why it can't work.
-            ChildDied: it died before that.
-        """
-        if self.process is not None and self.process.poll() is None:
-            return
+    def spawn(self) -> None:
+        """Start the process, and do not wait for its imports."""
         self.close()
         environment = {name: text for name, text in os.environ.items() if "_AUTH" not in name}
         environment["PYTHONPATH"] = os.pathsep.join([str(_ROOT), *filter(None, sys.path)])
@@ -73,26 +66,42 @@ class Child:
             env=environment,
             start_new_session=True,
         )
-        self.num_starts += 1
-        order = {"module": self.module, "settings": dict(self.settings)}
-        reply = self._exchange(order, Limits(START_S))
+        self.num_starts, self._is_ready = self.num_starts + 1, False
+        self._write({"module": self.module, "settings": dict(self.settings)})
+
+    def start(self) -> None:
+        """Start the process if it is not up, and wait until it can be asked.
+
+        Raises:
+            InputError: it says why it can't work.
+            ChildDied: it died before that.
+        """
+        if self.process is None or self.process.poll() is not None:
+            self.spawn()
+        if self._is_ready:
+            return
+        reply = self._reply(Limits(START_S))
         if "error" in reply:
             self.close()
             raise InputError(str(reply["error"]))
+        self._is_ready = True
 
     def ask(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the reply to a request of a child that was started; raise ChildDied."""
-        return self._exchange(request, self.limits)
+        self._write(request)
+        return self._reply(self.limits)
 
-    def _exchange(self, request: Mapping[str, Any], limits: Limits) -> Mapping[str, Any]:
-        process = self.process
-        assert process is not None and process.stdin is not None and process.stdout is not None
+    def _write(self, request: Mapping[str, Any]) -> None:
+        assert self.process is not None and self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # Reading tells how it died.
+            self.process.stdin.write(json.dumps(request).encode() + b"\n")
+            self.process.stdin.flush()
+
+    def _reply(self, limits: Limits) -> Mapping[str, Any]:
+        assert self.process is not None
         try:
-            process.stdin.write(json.dumps(request).encode() + b"\n")
-            process.stdin.flush()
-            line = self._read_line(process, limits)
-            reply = json.loads(line)
-        except (BrokenPipeError, ValueError, psutil.NoSuchProcess) as error:
+            reply = json.loads(self._read_line(self.process, limits))
+        except (ValueError, psutil.NoSuchProcess) as error:
             raise self._death() from error
         if not isinstance(reply, dict):
             raise self._death()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import requests
+from urllib3.exceptions import HTTPError
 
 from common.delivery.sending import CONNECT_S
 from common.dicom.elements import text
@@ -23,7 +24,8 @@ from common.dicom.rejection import RejectedFile
 from common.files import make_folder
 from rsna.worker.admission import Arrival, Instance, age_of, clean, date_of, texts
 
-READ_S = 30.0
+READ_S, WHOLE_S = 30.0, 300.0
+"""Time for the next bytes of an answer, and for all of it."""
 MOST_ANSWER_BYTES = 64 << 20
 """Largest JSON answer that is read."""
 LIST_AGAIN_S = 300.0
@@ -32,6 +34,7 @@ LONG_LOOK_S = 0.1
 """A look at a folder that takes longer is followed by a pause of 20 times as long."""
 PAGE = 500
 """Studies that are listed by one request."""
+MOST_STUDIES = 200_000
 _ORTHANC_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")
 _UID = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -81,6 +84,7 @@ class OrthancFront:
         # Neither proxies nor passwords of the environment are meant for it.
         self.session.trust_env = False
         self.session.auth = auth
+        self.session.headers["Accept-Encoding"] = "identity"
         self._last: object = None
         self._listed_at = 0.0
 
@@ -100,6 +104,8 @@ class OrthancFront:
                     series = item.get("Series")
                     num_series = len(series) if isinstance(series, list) else 0
                     found[name] = (update, f"{update} {num_series}")
+            if len(found) > MOST_STUDIES:
+                raise FrontFailure(f"it lists more than {MOST_STUDIES} studies")
             if len(page) < PAGE or len(found) == before:
                 break
         self._last, self._listed_at = last, time.monotonic()
@@ -155,7 +161,7 @@ class OrthancFront:
             raise FrontFailure("an answer that is no JSON") from error
 
     def _stream(self, path: str, most: int) -> Iterator[bytes]:
-        num_bytes = 0
+        num_bytes, end = 0, time.monotonic() + WHOLE_S
         try:
             with self.session.get(
                 self.address + path,
@@ -163,16 +169,19 @@ class OrthancFront:
                 stream=True,
                 allow_redirects=False,
             ) as answer:
-                if answer.status_code == 404:
+                # A list does not go: what answers so is no Orthanc, or not up yet.
+                if answer.status_code == 404 and _ORTHANC_ID.search(path):
                     raise Gone
                 if answer.status_code != 200:
                     raise FrontFailure(f"HTTP status {answer.status_code}")
-                for chunk in answer.iter_content(1 << 20):
+                while chunk := answer.raw.read1(1 << 20):
                     num_bytes += len(chunk)
                     if num_bytes > most:
                         raise FrontFailure(f"an answer of more than {most} bytes")
+                    if time.monotonic() > end:
+                        raise FrontFailure(f"an answer that takes more than {WHOLE_S:g} s")
                     yield chunk
-        except requests.RequestException as error:
+        except (requests.RequestException, HTTPError) as error:
             raise FrontFailure(type(error).__name__) from error
 
 

@@ -24,7 +24,7 @@ OPEN_STATES = (NEW, PREDICTED, SENT)
 """A job goes through these in this order; then it has one of the next."""
 COMMITTED, SHADOW = "committed", "shadow"
 REJECTED, REFUSED = "rejected", "refused"
-SUPERSEDED, LEFT_OUT = "superseded", "left_out"
+LEFT_OUT = "left_out"
 STATES = {
     NEW: "waits for its prediction",
     PREDICTED: "waits to be sent",
@@ -33,11 +33,11 @@ STATES = {
     SHADOW: "was predicted, and not sent because of --wk_shadow 1",
     REJECTED: "can't be used; the reason says why",
     REFUSED: "was predicted, but the PACS takes an object never; the next start tries again",
-    SUPERSEDED: "got more slices before it was predicted: its newer version counts",
     LEFT_OUT: "is not admitted (--wk_admit)",
 }
 """Every state of a job, in words that follow "the study"."""
-_DELIVERED = (PREDICTED, SENT, COMMITTED)
+_TIMED = (PREDICTED, SENT, COMMITTED)
+_DELIVERED = (*_TIMED, REFUSED)
 SHORT = 8
 """Characters of a key that logs, pages and file names show."""
 VERSION = 1
@@ -158,10 +158,13 @@ class Journal:
                 self._file.executescript(f"{_TABLES} PRAGMA user_version={VERSION};")
                 version = VERSION
             self._file.execute("PRAGMA synchronous=FULL")
+            found = self._file.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if found != "ok":
+                raise sqlite3.DatabaseError("it is damaged")
         except sqlite3.DatabaseError as error:
-            if _is_outside(error):
-                raise
-            raise InputError(f"{path} is no journal ({error}): move it away") from error
+            raise InputError(
+                f"{path} can't be used ({error}): give another --wk_work if that stays so"
+            ) from error
         if version != VERSION:
             raise InputError(
                 f"{path} is of version {version}, not {VERSION}: use the program that wrote it"
@@ -217,10 +220,10 @@ class Journal:
     def most_probable(self, most: int) -> list[Job]:
         """Return the predicted jobs, the highest probability first."""
         query = (
-            "SELECT * FROM jobs WHERE probability IS NOT NULL AND state != ? "
+            "SELECT * FROM jobs WHERE probability IS NOT NULL "
             "ORDER BY probability DESC, number LIMIT ?"
         )
-        return self._rows(query, SUPERSEDED, most)
+        return self._rows(query, most)
 
     def counts(self) -> dict[str, int]:
         """Return the number of jobs in each state."""
@@ -240,21 +243,20 @@ class Journal:
     ) -> Job | None:
         """Add a job, and return it; None if there is nothing new in it.
 
-        Known already are the same slices, and fewer slices than were taken before, as a front that
-        deletes leaves. Versions of the study that still wait to be predicted are superseded.
+        Known already are the same slices, under whatever patient, and fewer slices than were taken
+        before, as a front that deletes leaves. Versions of the study that still wait to be
+        predicted are forgotten.
         """
         key, slices, now = job_key(instances, predictor), slice_hashes(instances), self.now()
         with self._change() as file:
             before = self.of_study(study)
-            if any(job.key == key for job in before):
+            if self.find(key) is not None:
                 return None
             for job in before:
-                if job.predictor == predictor and _contains(job.slices, slices):
+                is_taken = job.predictor == predictor and job.state not in (REJECTED, LEFT_OUT)
+                if is_taken and _contains(job.slices, slices):
                     return None
-            file.execute(
-                "UPDATE jobs SET state=?, changed=? WHERE study=? AND state=?",
-                (SUPERSEDED, now, study, NEW),
-            )
+            file.execute("DELETE FROM jobs WHERE study=? AND state=?", (study, NEW))
             replaced = (job for job in before if job.state in _DELIVERED)
             values = (key, study, slices, predictor, state, reason, now, now)
             file.execute(
@@ -268,7 +270,7 @@ class Journal:
         """Put a job into another state, or the same one, and set other columns with it."""
         now = self.now()
         column = PREDICTED if state == SHADOW else state
-        if column in _DELIVERED and state != job.state:
+        if column in _TIMED and state != job.state:
             columns[column] = now
         columns |= {"state": state, "reason": reason, "changed": now}
         for name in columns.keys() & _JSON:
@@ -335,8 +337,3 @@ def _contains(slices: bytes, others: bytes) -> bool:
         return {hashes[at : at + 8] for at in range(0, len(hashes), 8)}
 
     return of(others) <= of(slices)
-
-
-def _is_outside(error: sqlite3.DatabaseError) -> bool:
-    """Whether the disk or another process is the cause, not the file."""
-    return isinstance(error, sqlite3.OperationalError)

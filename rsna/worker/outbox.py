@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shutil
 import threading
 import time
@@ -17,6 +18,7 @@ logger = logging.getLogger(__name__)
 LONGEST_WAIT_S = 60.0
 IDLE_S = 0.2
 PACS = "pacs"
+_KEY = re.compile(r"[0-9a-f]{64}")
 
 
 class Waits:
@@ -81,6 +83,8 @@ class Outbox:
     def recover(self) -> None:
         """Put right what a killed worker left: half-made and finished folders; try refused ones."""
         for path in self.waiting.iterdir():
+            if not _KEY.fullmatch(path.name):
+                continue  # Not ours.
             job = self.journal.find(path.name)
             if job is None or job.state == NEW:
                 shutil.rmtree(path)  # It is made again, the same.
@@ -139,12 +143,15 @@ class Outbox:
     def _attempt(
         self, job: Job, step: Callable[[Job, Destination], None], destination: Destination
     ) -> None:
-        """Take a step; an object that the PACS does not take now holds back no other study."""
+        """Take a step; what is wrong with one study alone holds back no other."""
         try:
             step(job, destination)
-        except Busy as error:
+        except Exception as error:
+            is_busy = isinstance(error, Busy)
+            if isinstance(error, Unreachable) and not is_busy:
+                raise
             self.waits.failed(job.key)
-            self.records.failed(PACS, error)
+            self.records.failed(PACS, error if is_busy else type(error).__name__)
 
     def _send(self, job: Job, destination: Destination) -> None:
         objects = read_objects(self.waiting / job.key)

@@ -64,9 +64,11 @@ class Records:
         self.registry = CollectorRegistry()
         own: dict[str, Any] = {"registry": self.registry}
         self.jobs = Gauge("ich_jobs", "Studies in each state", ["state"], **own)
-        self.oldest = Gauge("ich_oldest_waiting_seconds", "Age of the oldest open study", **own)
+        oldest = Gauge("ich_oldest_waiting_seconds", "Age of the oldest open study", **own)
+        oldest.set_function(journal.oldest_s)
         self.up = Gauge("ich_up", "1: it answered when last asked", ["what"], **own)
-        self.disk = Gauge("ich_free_disk_bytes", "Free space for the work folder", **own)
+        disk = Gauge("ich_free_disk_bytes", "Free space for the work folder", **own)
+        disk.set_function(lambda: shutil.disk_usage(folder).free)
         self.deaths = Counter("ich_child_deaths", "Ends of the child by cause", ["cause"], **own)
         self.failures = Counter("ich_failures", "Attempts that failed", ["what"], **own)
         buckets = (0.5, 1, 2, 3, 5, 10, 30, 60, 300, 3600)
@@ -118,8 +120,6 @@ class Records:
         counts = self.journal.counts()
         for state, number in counts.items():
             self.jobs.labels(state).set(number)
-        self.oldest.set(self.journal.oldest_s())
-        self.disk.set(shutil.disk_usage(self.folder).free)
         if not self._has_news:
             return
         self._has_news = False

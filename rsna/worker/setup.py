@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from rsna.worker.fronts import Front
     from rsna.worker.worker import Worker
 
+OWN_FOLDERS = ("jobs", "outbox", "kept")
+"""What a worker empties."""
 ANALYSIS = "rsna.worker.analysis"
 PACKAGES = ("highdicom", "pynetdicom", "dicomweb_client", "prometheus_client")
 _CHILD_FLAGS = {
@@ -67,6 +69,11 @@ def open_worker(config: Config, analysis: str = ANALYSIS) -> Iterator["Worker"]:
         raise InputError("--wk_send is missing: say where results go, or give --wk_shadow 1")
     if flags.wk_watch is not None:
         require_apart(Path(flags.wk_watch), folder)
+    for name in OWN_FOLDERS:
+        if (folder / name).exists() and not (folder / JOURNAL_FILE).exists():
+            raise InputError(
+                f"--wk_work {folder}: holds {name} and no {JOURNAL_FILE}: give an empty folder"
+            )
     make_folder(folder)
     with locked(folder), ExitStack() as stack:
         yield _assemble(config, folder, record, analysis, stack)
@@ -84,13 +91,20 @@ def _assemble(
     config: Config, folder: Path, record: ModelRecord, analysis: str, stack: ExitStack
 ) -> "Worker":
     """Return the worker; the stack closes what it holds."""
-    from common.delivery.sending import open_destination
     from rsna.worker.child import Child
+
+    flags, digest = config.worker, predictor_digest(record)
+    settings = {name: value for name, value in config.flags().items() if name in _CHILD_FLAGS}
+    limits = Limits(flags.wk_time_s, flags.wk_memory_mb)
+    child = Child(analysis, settings | {"n_jobs": 0, "digest": digest}, limits)
+    stack.callback(child.close)
+    child.spawn()  # It imports for seconds, while this process does.
+
+    from common.delivery.sending import open_destination
     from rsna.worker.outbox import Outbox
     from rsna.worker.records import Records
     from rsna.worker.worker import Model, Worker
 
-    flags = config.worker
     destination = None
     if flags.wk_send is not None and not flags.wk_shadow:
         auth = secret(SEND_AUTH)
@@ -101,11 +115,6 @@ def _assemble(
     records = Records(folder, journal, flags.wk_metrics_port)
     stack.callback(records.close)
     outbox = Outbox(folder, journal, records, destination, flags.wk_keep_days)
-    digest = predictor_digest(record)
-    settings = {name: value for name, value in config.flags().items() if name in _CHILD_FLAGS}
-    limits = Limits(flags.wk_time_s, flags.wk_memory_mb)
-    child = Child(analysis, settings | {"n_jobs": 0, "digest": digest}, limits)
-    stack.callback(child.close)
     model = Model(record.name, digest)
     worker = Worker(flags, _front(config), child, model, journal, records, outbox)
     worker.recover()

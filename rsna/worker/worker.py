@@ -130,7 +130,8 @@ class Worker:
         if journal.record("predictor", f"{self.model.name} {self.model.digest}"):
             self.records.note(None, "predictor", name=self.model.name, digest=self.model.digest)
         if journal.record("admit", self.rule.text):
-            journal.forget("state", LEFT_OUT)
+            for state in (LEFT_OUT, NEW):
+                journal.forget("state", state)
         journal.record("shadow", str(self.flags.wk_shadow))
         self.records.renew()
 
@@ -138,6 +139,7 @@ class Worker:
         """Work until a signal ends the process; InputError if the child refuses its predictor."""
         self.outbox.start()
         try:
+            self._guarded_turn()  # Studies become stable while the child imports.
             self._has_child()  # Warm before the first study comes.
             while not is_over():
                 if not self._guarded_turn():
@@ -246,12 +248,13 @@ class Worker:
         return True
 
     def _analyse(self, job: Job, folder: Path) -> Mapping[str, Any]:
-        start = datetime.datetime.fromtimestamp(job.created, datetime.UTC)
+        # DICOM takes a time without its offset for the time of the place.
+        start = datetime.datetime.fromtimestamp(int(job.created))
         before = None if job.predecessor is None else self.journal.find(job.predecessor)
         request = {
             "source": str(folder / "in"),
             "output": str(folder / "out"),
-            "time": start.replace(tzinfo=None, microsecond=0).isoformat(),
+            "time": start.isoformat(),
             "predecessors": {} if before is None else before.documents,
         }
         reply = self.child.ask(request)

@@ -77,7 +77,9 @@ def write_results(
         one.StudyInstanceUID = slices[0].StudyInstanceUID
         for word in ("PatientID", "PatientName", "StudyDate"):
             setattr(one, word, slices[0].get(word, ""))
-        one.ContentDate, one.ContentTime = request["time"][:10].replace("-", ""), "000000"
+        one.ContentDate, one.ContentTime = (
+            request["time"].replace("-", "").replace(":", "").split("T")
+        )
         earlier = request["predecessors"].get(folder.name, {}).get(kind)
         one.SeriesDescription = f"after {earlier['SOPInstanceUID']}" if earlier else "first"
         one.save_as(folder / f"{kind}.dcm", enforce_file_format=True)

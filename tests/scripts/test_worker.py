@@ -51,12 +51,14 @@ def refusal(monkeypatch, capsys, *arguments: str) -> str:
         (["--wk_work", "{w}", "--wk_watch", "{w}/in", "--wk_shadow", "1", "--wk_admit", "x"],
          "--wk_admit x"),
         (["--wk_work", "{w}", "--wk_status", "1"], "no worker has worked there"),
+        (["--wk_work", "{w}/home", "--wk_watch", "{w}/in", "--wk_shadow", "1"], "holds jobs and"),
     ],
 )  # fmt: skip
 def test_what_can_not_be_used_is_refused(
     monkeypatch, capsys, tmp_path, predictor, arguments, words
 ):
-    (tmp_path / "in").mkdir()
+    for name in ("in", "home/jobs"):
+        (tmp_path / name).mkdir(parents=True)
     given = [part.replace("{w}", str(tmp_path)) for part in arguments]
     line = refusal(monkeypatch, capsys, "--pr_predictor", str(predictor), *given)
     assert words in line

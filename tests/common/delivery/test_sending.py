@@ -13,7 +13,8 @@ from pacs import Pacs
 from pydicom.uid import Comprehensive3DSRStorage
 from worker_standin import write_results
 
-from common.delivery.sending import Refused, Unreachable, open_destination, read_objects
+from common.delivery import sending
+from common.delivery.sending import Busy, Refused, Unreachable, open_destination, read_objects
 from common.errors import InputError
 
 
@@ -45,6 +46,25 @@ def test_what_was_stored_is_answered_for_and_what_was_lost_is_not(pacs, objects,
         assert pacs.num_received == 4
         del pacs.stored[objects[1].instance]
         assert destination.missing(objects) == [objects[1]]
+    finally:
+        destination.close()
+
+
+def test_a_report_of_commitment_that_is_late_counts_at_the_next_question(
+    pacs, objects, monkeypatch
+):
+    """Until then it is a matter of this study alone, and no question is asked again for nothing."""
+    monkeypatch.setattr(sending, "REPORT_S", 0.2)
+    reports = []
+    monkeypatch.setattr(pacs, "report", lambda *report: reports.append(report))
+    destination = open_destination(pacs.address, "ICH", pacs.commit_port)
+    try:
+        destination.send(objects)
+        with pytest.raises(Busy, match="no report"):
+            destination.missing(objects)
+        Pacs.report(pacs, *reports[0])
+        pacs.stop()
+        assert destination.missing(objects) == []
     finally:
         destination.close()
 
@@ -91,7 +111,15 @@ def test_a_pacs_that_is_down_is_asked_again(pacs, objects):
 
 @pytest.mark.parametrize(
     "address",
-    ["pacs:104", "dicom:PACS@host", "dicom:@host:104", "https://user:pw@host/web", "ftp://host"],
+    [
+        "pacs:104",
+        "dicom:PACS@host:99999",
+        "dicom:PACS@host:0",
+        "dicom:PACS@host",
+        "dicom:@host:104",
+        "https://user:pw@host/web",
+        "ftp://host",
+    ],
 )
 def test_other_addresses_are_refused_without_their_password(address):
     with pytest.raises(InputError, match="--wk_send") as caught:
@@ -134,12 +162,14 @@ def web() -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    "status, error", [(409, Refused), (400, Refused), (401, Unreachable), (503, Unreachable)]
+    "status, error",
+    [(409, Refused), (400, Refused), (401, Unreachable), (500, Busy), (503, Unreachable)],
 )
 def test_statuses_of_stow(web, objects, monkeypatch, status, error):
     monkeypatch.setattr(Web, "status", status)
-    with pytest.raises(error, match=f"HTTP status {status}"):
+    with pytest.raises(error, match=f"HTTP status {status}") as caught:
         open_destination(web, "ICH").send(objects)
+    assert caught.type is error
 
 
 def test_an_object_that_stow_lists_as_failed_is_refused(web, objects, monkeypatch):

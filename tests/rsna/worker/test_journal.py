@@ -35,6 +35,21 @@ def test_a_set_of_slices_is_taken_once(journal):
     assert journal.add("t", ["a"], "p", "new").number == 3
 
 
+def test_slices_under_another_patient_are_known_too(journal):
+    first = journal.add("patient 1", ["a", "b"], "p", "new")
+    assert journal.add("patient 2", ["a", "b"], "p", "new") is None
+    assert journal.find(first.key).study == "patient 1"
+
+
+def test_slices_that_are_left_of_what_was_never_predicted_are_new(journal):
+    journal.add("s", ["a", "b"], "p", "new")
+    waiting = journal.add("s", ["a", "b", "c"], "p", "new")
+    journal.forget("key", waiting.key)
+    again = journal.add("s", ["a", "b"], "p", "new")
+    journal.move(again, "rejected", "crashed")
+    assert journal.add("s", ["a"], "p", "new") is not None, "without the slice that crashed"
+
+
 def test_the_order_is_that_of_arrival_though_the_clock_goes_back(journal):
     for name in "abc":
         journal.add(name, [name], "p", "new")
@@ -57,8 +72,10 @@ def test_a_version_is_pinned_to_its_predecessor_when_it_comes(journal):
     second = journal.add("s", ["a", "b"], "p", "new")
     assert second.predecessor == first.key
     third = journal.add("s", ["a", "b", "c"], "p", "new")
-    assert journal.find(second.key).state == "superseded"
+    assert journal.find(second.key) is None, "nothing was made of it"
     assert third.predecessor == first.key
+    journal.move(third, "refused", objects=["2"])
+    assert journal.add("s", ["a", "b", "c", "d"], "p", "new").predecessor == third.key
 
 
 def test_a_setting_is_noted_when_it_changes(journal):
@@ -75,13 +92,28 @@ def test_a_failed_change_changes_nothing(journal):
 
 def test_what_is_no_journal_is_refused(tmp_path):
     (tmp_path / "text").write_text("no journal at all, but text that is long enough" * 20)
-    with pytest.raises(InputError, match="is no journal"):
+    with pytest.raises(InputError, match=r"can't be used .*give another --wk_work"):
         Journal(tmp_path / "text")
+    with pytest.raises(InputError, match="unable to open"):
+        Journal(tmp_path / "none", read_only=True)
     made = Journal(tmp_path / "later")
     made._file.execute("PRAGMA user_version=2")
     made.close()
     with pytest.raises(InputError, match="is of version 2, not 1"):
         Journal(tmp_path / "later")
+
+
+def test_a_journal_that_is_damaged_inside_is_refused(tmp_path):
+    path = tmp_path / "journal"
+    made = Journal(path)
+    for number in range(200):
+        made.add(str(number), [str(number)], "p", "new")
+    made.close()
+    data = bytearray(path.read_bytes())
+    data[8192:40960] = b"\xff" * 32768
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"damaged|malformed"):
+        Journal(path)
 
 
 def test_a_change_is_on_disk_when_it_returns(tmp_path, project_root):

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
@@ -19,7 +20,7 @@ from worker_factory import SECRETS, Site, states
 
 from common.errors import InputError
 from common.preparation.workers.limits import Limits
-from rsna.worker.fronts import FrontFailure
+from rsna.worker.fronts import FrontFailure, OrthancFront
 from rsna.worker.journal import locked
 from rsna.worker.records import status
 from rsna.worker.worker import Worker
@@ -105,8 +106,33 @@ def test_slices_that_come_before_the_prediction_leave_one_version(site, pacs):
             worker._look()
             site.clock.seconds += 6
     site.rounds(worker)
-    assert states(worker) == {"superseded": 1, "committed": 1}
+    assert states(worker) == {"committed": 1}
     assert {one.SeriesDescription for one in pacs.stored.values()} == {"first"}
+
+
+def test_the_same_slices_under_a_corrected_patient_id_stop_nothing(site, pacs):
+    site.put("1", 2)
+    worker = site.worker()
+    site.rounds(worker)
+    shutil.move(site.watched / "1", site.watched / "old")
+    site.put("1", 2, PatientID="CORRECT-D")
+    site.put("2", 2)
+    site.rounds(worker)
+    assert states(worker) == {"committed": 2}
+
+
+def test_slices_that_go_again_before_the_prediction_leave_the_others(site, pacs, monkeypatch):
+    site.put("1", 2)
+    worker = site.worker()
+    monkeypatch.setattr(worker, "_predict", lambda job: False)
+    site.rounds(worker, 2)
+    site.put("1", 1, first=2)
+    site.rounds(worker, 2)
+    monkeypatch.undo()
+    (site.watched / "1" / "2.dcm").unlink()
+    site.rounds(worker)
+    assert states(worker) == {"committed": 1}
+    assert worker.journal.in_states(["committed"])[0].num_slices == 2
 
 
 def test_two_studies_of_a_patient_are_two_jobs(site, pacs):
@@ -280,6 +306,60 @@ def test_a_study_that_the_pacs_never_takes_holds_back_no_other(site, pacs):
     assert states(worker) == {"predicted": 1, "committed": 1}
 
 
+def test_results_that_are_damaged_hold_back_no_other(site, pacs):
+    site.put("1", 2)
+    site.put("2", 2)
+    worker = site.worker()
+    worker.outbox.waits.failed("pacs")
+    worker.outbox.waits.clock = lambda: -1.0
+    site.rounds(worker, 4)
+    worker.outbox.waits.clock = site.clock
+    next(worker.outbox.waiting.rglob("*.dcm")).write_bytes(b"")
+    site.rounds(worker, 4)
+    assert states(worker) == {"predicted": 1, "committed": 1}
+    assert (
+        '"pacs_failed", "reason": "InvalidDicomError"'
+        in (site.work / "audit-2027-01.jsonl").read_text()
+    )
+
+
+def test_a_front_that_answers_404_is_waited_for(site, pacs):
+    class NotFound(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(404)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), NotFound) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        front = OrthancFront(f"http://127.0.0.1:{server.server_port}", None)
+        worker = site.worker(front=front)
+        site.rounds(worker, 3)
+        assert worker.waits.num_failures("front") == 3
+        server.shutdown()
+
+
+def test_a_time_in_results_is_that_of_the_place(site, pacs, monkeypatch):
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    site.put("1", 2)
+    worker = site.worker()
+    site.rounds(worker)
+    monkeypatch.undo()
+    time.tzset()
+    # 1.8e9 s is 2027-01-15 08:00 UTC.
+    assert {one.ContentTime for one in pacs.stored.values()} == {"030010"}
+
+
+def test_what_others_put_into_the_outbox_stays(site):
+    worker = site.worker()
+    (worker.outbox.waiting / "lost+found").mkdir()
+    (worker.outbox.waiting / "notes.txt").write_text("x")
+    site.worker()
+    assert len(list(worker.outbox.waiting.iterdir())) == 2
+
+
 def test_a_study_that_can_not_be_fetched_holds_back_no_other(site, pacs, monkeypatch):
     site.put("1", 2)
     site.put("2", 2)
@@ -425,6 +505,17 @@ def test_admission_leaves_out_and_a_changed_rule_looks_again(site, pacs):
     worker = site.worker(wk_admit="age=18-120")
     site.rounds(worker)
     assert states(worker) == {"committed": 2, "left_out": 1}
+
+
+def test_a_changed_rule_holds_for_what_waits_too(site, pacs, monkeypatch):
+    site.put("1", 2, PatientAge="007Y")
+    worker = site.worker()
+    monkeypatch.setattr(worker, "_predict", lambda job: False)
+    site.rounds(worker, 2)
+    assert states(worker) == {"new": 1}
+    worker = site.worker(wk_admit="age=18-120")
+    site.rounds(worker)
+    assert states(worker) == {"left_out": 1}
 
 
 def test_two_workers_on_one_folder_are_refused(site):
