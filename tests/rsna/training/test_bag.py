@@ -31,7 +31,7 @@ from rsna.predictor import Predictor
 from rsna.training.folds import make_training
 from rsna.training.kinds import build_parts
 from rsna_model import build_model
-from rsna_task import LABEL_WEIGHTS, LABELS
+from rsna_task import LABEL_WEIGHTS, LABELS, SUBTYPES
 
 ROOT = Path(__file__).resolve().parents[3]
 FLAGS = {
@@ -189,6 +189,38 @@ def test_studies_alone_are_enough(place):
     # Where no slice has a label, the prior is the share of studies.
     info = json.loads((folder / "predictor" / "predictor.json").read_text())
     assert info["prior"] == info["study_prior"]
+    card = json.loads((folder / "predictor" / "model_card.json").read_text())
+    studies = pd.read_parquet(place / "input/datasets/studies/studies.parquet")
+    assert card["data"]["positive_studies"] == studies[list(LABELS)].sum().astype(int).to_dict()
+    assert card["data"]["label_source"] == [LABELS_OF_STUDY]
+
+
+@pytest.mark.parametrize("num_classes", [1, 6])
+def test_labels_that_are_known_in_part_are_terms_too(place, num_classes):
+    """Slices and studies of which `any` alone is known."""
+    folder = make_tiny_dataset(place / "input/datasets/any", num_patients=8, num_slices=5)
+    label_studies(folder, [0, 1, 4, 5])
+    for name in ("slices", "studies"):
+        frame = pd.read_parquet(folder / f"{name}.parquet")
+        frame.loc[frame["label_source"] != LABELS_OF_STUDY, "label_source"] = None
+        frame.assign(**dict.fromkeys(SUBTYPES, np.nan)).to_parquet(folder / f"{name}.parquet")
+    train_data = build_parts(
+        config_of(place, "any", data_dataset="any", net_num_classes=num_classes)
+    ).data.train
+    assert (~np.isnan(train_data.labels[:, -1])).sum() == 2 * 5
+    assert (~np.isnan(train_data.series_labels[:, -1])).sum() == len(train_data) == 4
+
+
+def test_a_subset_to_validate_has_the_positive_study_of_a_label(place):
+    folder = make_tiny_dataset(place / "input/datasets/rare", num_patients=16, num_slices=2)
+    label_studies(folder, list(range(16)))
+    studies = pd.read_parquet(folder / "studies.parquet").assign(**dict.fromkeys(LABELS, 0.0))
+    for rare in (4, 8, 12):
+        positive = studies["patient_id"].isin([f"patient{rare}", "patient1"])
+        studies.assign(any=positive.astype(float)).to_parquet(folder / "studies.parquet")
+        config = config_of(place, "x", data_dataset="rare", data_fold=0, tr_valid_subset=2)
+        subset = build_parts(config)._subset()
+        assert len(subset) == 2 and subset.series_labels[:, -1].sum() == 1
 
 
 def test_slice_networks_say_how_studies_are_learned_from(place):
