@@ -112,6 +112,18 @@ def test_unusable_label_files_are_refused(tmp_path: Path, rows: list[str], messa
         read(tmp_path / "a.csv", *rows)
 
 
+def test_any_is_known_where_the_other_labels_decide_it(tmp_path: Path) -> None:
+    rows = ["a,0,0,0,,1", "b,0,0,0,,0.5", "c,0,0,0,0,0.5"]
+    labels = read(tmp_path / "a.csv", ",".join(["PatientID", *SUBTYPES]), *rows).labels
+    assert labels["any"].tolist() == pytest.approx([1, np.nan, 0.5], nan_ok=True)
+
+
+def test_a_study_that_is_listed_without_a_label_is_not_tested_on(tmp_path: Path) -> None:
+    write_tree(tmp_path / "in", num_patients=2)
+    table = prepare(tmp_path, read(tmp_path / "a.csv", "StudyInstanceUID,any", "1.0.0,1", "1.1.0,"))
+    assert table.frame.groupby("study_id")["split"].first().tolist() == ["test", "none"]
+
+
 def test_columns_that_are_not_used_are_named(tmp_path: Path, caplog) -> None:
     read(tmp_path / "a.csv", "PatientID,any,subdual,age,hospital", "a,1,1,50,x")
     assert "a.csv: columns that are not used: age, subdual" in caplog.text
