@@ -68,16 +68,20 @@ def make_release(blend: Path, network: Path, folder: Path) -> None:
     final = load_predictor(blend / "predictor", build_model)
     whole = load_predictor(network / "predictor", build_model)
     level = final.members[0] if isinstance(final, BlendPredictor) else None
-    if not isinstance(level, SecondLevelPredictor) or not isinstance(whole, SlicePredictor):
+    if (
+        not isinstance(level, SecondLevelPredictor)
+        or not isinstance(whole, SlicePredictor)
+        or [len(final.members), len(level.members)] != [1, 1]
+    ):
         raise InputError(
-            f"{blend.name}, {network.name}: give a blend of one second level, and an experiment of "
-            f"a slice network"
+            f"{blend.name}, {network.name}: give a blend of one second level of one experiment, "
+            f"and an experiment of a slice network"
         )
     assert isinstance(final, BlendPredictor)
     table = SliceTable.load(dataset_of([blend]))
     scored = pool([blend], table, "oof", selected=False)
     confirmed = pool([blend], table, "oof", selected=False, folds=(2, 3, 4))
-    prior, study_prior = training_prior(scored.labels), training_prior(scored.study_labels)
+    prior, study_prior = training_prior(scored.labels), training_prior(scored.studies.labels)
     origin = {
         "source": "CT-ICH (Hssayeni et al., PhysioNet 2019) and phantoms, by recipes/ct_ich.sh",
         "licence": "CC BY 4.0",
