@@ -69,7 +69,8 @@ def make_release(blend: Path, network: Path, folder: Path) -> None:
     whole = load_predictor(network / "predictor", build_model)
     level = final.members[0] if isinstance(final, BlendPredictor) else None
     if (
-        not isinstance(level, SecondLevelPredictor)
+        not isinstance(final, BlendPredictor)
+        or not isinstance(level, SecondLevelPredictor)
         or not isinstance(whole, SlicePredictor)
         or [len(final.members), len(level.members)] != [1, 1]
     ):
@@ -77,7 +78,6 @@ def make_release(blend: Path, network: Path, folder: Path) -> None:
             f"{blend.name}, {network.name}: give a blend of one second level of one experiment, "
             f"and an experiment of a slice network"
         )
-    assert isinstance(final, BlendPredictor)
     table = SliceTable.load(dataset_of([blend]))
     scored = pool([blend], table, "oof", selected=False)
     confirmed = pool([blend], table, "oof", selected=False, folds=(2, 3, 4))
@@ -88,11 +88,28 @@ def make_release(blend: Path, network: Path, folder: Path) -> None:
         TRAINED_ON: "ct_ich",
         PARAMETER: final.training[PARAMETER],
     }
-    shared = {"prior": prior, "study_prior": study_prior, "training": origin}
-    network_part = replace(whole, **shared, calibration=None)
-    level_part = replace(level, **shared, members=[network_part], fold_priors={})
-    names = {"member_names": ["one network, smoothed"], "fitted_on": (), "fitted_on_salt": ""}
-    made = replace(final, **shared, **names, members=[level_part], fold_priors={})
+    network_part = replace(
+        whole, prior=prior, study_prior=study_prior, training=origin, calibration=None
+    )
+    level_part = replace(
+        level,
+        prior=prior,
+        study_prior=study_prior,
+        training=origin,
+        members=[network_part],
+        fold_priors={},
+    )
+    made = replace(
+        final,
+        prior=prior,
+        study_prior=study_prior,
+        training=origin,
+        members=[level_part],
+        member_names=["one network, smoothed"],
+        fold_priors={},
+        fitted_on=(),
+        fitted_on_salt="",
+    )
     sha256 = write_half(made, folder)
     positive = scored.metrics["study"]["num_positive"]
     rare = [f"{name}, {num} patients" for name, num in positive.items() if num < 10]
