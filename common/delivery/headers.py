@@ -218,9 +218,10 @@ def _person(text: str) -> str:
 
 def _date(text: str) -> str:
     try:
-        return text if datetime.strptime(text, "%Y%m%d") and len(text) == 8 else ""
+        datetime.strptime(text, "%Y%m%d")  # takes a space for a zero, too
     except ValueError:
         return ""
+    return text if re.fullmatch("[12][0-9]{7}", text) else ""
 
 
 def _time(text: str) -> str:

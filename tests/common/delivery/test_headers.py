@@ -41,6 +41,8 @@ def taken(tmp_path, **tags):
         ("PatientBirthDate", "19510203", "19510203"),
         ("PatientBirthDate", "19510230", ""),
         ("PatientBirthDate", "1951.02.03", ""),
+        ("PatientBirthDate", "195102 3", ""),
+        ("PatientBirthDate", "00010101", ""),
         ("PatientSex", "F", "F"),
         ("PatientSex", "female", ""),
         ("StudyTime", "235959.123456", "235959.123456"),
