@@ -198,11 +198,8 @@ def visible(text: str, most: int = _LONG) -> str:
 
 
 def _plain(text: str) -> str:
-    return "".join(one for one in text if one != "\\" and not _is_control(one))
-
-
-def _is_control(one: str) -> bool:
-    return unicodedata.category(one)[0] == "C" or unicodedata.category(one) in ("Zl", "Zp")
+    kept = (one for one in text if one not in "\\\u2028\u2029")  # these end a value or a line
+    return "".join(one for one in kept if unicodedata.category(one)[0] != "C")
 
 
 def _identifier(most: int) -> Callable[[str], str]:
