@@ -424,6 +424,21 @@ def test_a_head_in_two_series_is_one_volume_whose_files_are_all_named(predictor,
     assert {item.SeriesInstanceUID for item in study.ReferencedSeriesSequence} == set(named)
 
 
+def test_results_are_of_the_volume_that_stands_for_the_study(predictor, tmp_path):
+    alone = deliver_one(write_head(tmp_path / "in"), predictor, tmp_path / "a", dl_heat_map="none")
+    other = write_head(tmp_path / "in" / "sharp", ConvolutionKernel="BONE")
+    for number, path in enumerate(sorted(other.glob("*.dcm"))):
+        dataset = pydicom.dcmread(path)
+        dataset.SeriesInstanceUID += ".7"
+        dataset.SOPInstanceUID = f"{dataset.SeriesInstanceUID}.{number}"
+        dataset.PixelData = (dataset.pixel_array + 1).tobytes()
+        dataset.save_as(path, enforce_file_format=False)
+    one = deliver_one(tmp_path / "in", predictor, tmp_path / "b", dl_heat_map="none")
+    assert one.status == "delivered", one.reason
+    for name in ("report", "key_images"):
+        assert objects_in(one.folder)[name] == objects_in(alone.folder)[name]
+
+
 def test_an_archive_gives_what_its_folder_gives(predictor, head, delivered, tmp_path):
     archive = Path(shutil.make_archive(str(tmp_path / "scans"), "zip", head))
     one = deliver_one(archive, predictor, tmp_path / "out", dl_heat_map="pm")
