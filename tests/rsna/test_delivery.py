@@ -262,6 +262,27 @@ def test_an_operating_point_calls_and_none_calls_nothing(head, tmp_path):
     assert conformance_errors(one.folder / "measurements.dcm") == set()
 
 
+def test_a_study_that_was_not_seen_whole_says_so_and_is_never_called_absent(tmp_path):
+    source = write_head(tmp_path / "in")
+    damaged = pydicom.dcmread(source / "2.dcm")
+    damaged.PixelData = damaged.PixelData[:100]
+    damaged.save_as(source / "2.dcm")
+    net = write_predictor(tmp_path / "net", operating_points=POINTS)
+    one = deliver_one(source, net, tmp_path / "out")
+    record = json.loads((one.folder / "result.json").read_text())
+    assert (one.status, record["study"]["status"], record["num_slices"]) == (
+        "delivered", "partial", 5,
+    )  # fmt: skip
+    assert record["decisions"] == {"call": 1, "call_subdural": None}
+    objects = objects_in(one.folder)
+    report = " ".join(texts_of(objects["report"]))
+    assert "5 slices of one volume. Not the whole study: 1 slice can't be read" in report
+    assert "Nothing is called absent in a study that was not seen whole." in report
+    assert report.count(", called present") == 1 and ", called absent" not in report
+    for made in objects.values():
+        assert str(damaged.SOPInstanceUID) not in texts_of(made)
+
+
 def errors_of_all(folder: Path) -> dict[str, set[str]]:
     found = {path.stem: conformance_errors(path) for path in sorted(folder.glob("*.dcm"))}
     return {name: errors for name, errors in found.items() if errors}

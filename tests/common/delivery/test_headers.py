@@ -29,6 +29,7 @@ def taken(tmp_path, **tags):
         ("PatientID", 65 * "9", ""),
         ("PatientID", "12\x0034", ""),
         ("PatientID", ["12", "34"], ""),
+        ("IssuerOfPatientID", "Ward 7", "Ward 7"),
         ("AccessionNumber", 16 * "a", 16 * "a"),
         ("AccessionNumber", 17 * "a", ""),
         ("PatientName", "A^B^C^D^E^F", "A^B^C^D^E"),
