@@ -121,3 +121,28 @@ def test_a_probability_is_not_rounded_to_certainty(result, probability, percent,
     finding = Finding("Blood", code, None, probability, None, result.slices[0])
     assert finding.percent == percent
     assert finding.sentence == f"Blood: probability {text}."
+
+
+@pytest.mark.parametrize(
+    ("orientation", "directions"),
+    [
+        ([1, 0, 0, 0, 0.95, -0.31], ["L", "P"]),
+        ([-1, 0, 0, 0, -1, 0], ["R", "A"]),
+        ([0, 1, 0, 0, 0, -1], ["P", "F"]),
+        (None, None),
+    ],
+)
+def test_a_picture_says_where_its_rows_lead_where_that_is_known(
+    result, tmp_path, orientation, directions
+):
+    for one in result.slices:
+        if orientation is None:
+            del one.header.ImageOrientationPatient
+        else:
+            one.header.ImageOrientationPatient = orientation
+    unplaced = [replace(one, has_plane=False) for one in result.slices]
+    images_hu = [np.zeros((SIZE, SIZE))]
+    (made,) = secondary_captures(replace(result, slices=unplaced), images_hu, images_hu, [""], "")
+    assert made.PatientOrientation == directions
+    write_objects(tmp_path, {"picture": made}, START)
+    assert conformance_errors(tmp_path / "picture.dcm") == set()
