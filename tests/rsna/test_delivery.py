@@ -13,6 +13,7 @@ import pydicom
 import pytest
 from delivered import (
     PERSON,
+    SIZE,
     START,
     TYPE_2,
     blob_maps,
@@ -362,7 +363,7 @@ def test_hostile_header_strings_are_bounded_and_cleaned(predictor, tmp_path):
         assert len(made.ReferringPhysicianName) == 64
 
 
-def test_frames_of_an_enhanced_file_are_named_one_by_one(predictor, tmp_path):
+def test_frames_of_an_enhanced_file_are_named_one_by_one(predictor, delivered, tmp_path):
     source = write_enhanced_head(tmp_path / "in")
     one = deliver_one(source, predictor, tmp_path / "out", dl_heat_map="pm")
     assert one.status == "delivered", one.reason
@@ -382,6 +383,8 @@ def test_frames_of_an_enhanced_file_are_named_one_by_one(predictor, tmp_path):
     for name in (f"heat_map_{n}" for n in range(1, 6)):
         number = objects[name].SourceImageSequence[0].ReferencedFrameNumber
         assert list(objects[name].ImagePositionPatient) == positions[number - 1]
+        of_files = pydicom.dcmread(delivered / f"{name}.dcm").pixel_array
+        assert np.array_equal(objects[name].pixel_array[:SIZE], of_files[:SIZE])
     keys = [
         item.ReferencedSOPSequence[0].ReferencedFrameNumber
         for item in objects["key_images"].ContentSequence
