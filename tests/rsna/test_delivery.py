@@ -13,6 +13,7 @@ import pydicom
 import pytest
 from delivered import (
     PERSON,
+    SIZE,
     START,
     TYPE_2,
     blob_maps,
@@ -262,6 +263,27 @@ def test_an_operating_point_calls_and_none_calls_nothing(head, tmp_path):
     assert conformance_errors(one.folder / "measurements.dcm") == set()
 
 
+def test_a_study_that_was_not_seen_whole_says_so_and_is_never_called_absent(tmp_path):
+    source = write_head(tmp_path / "in")
+    damaged = pydicom.dcmread(source / "2.dcm")
+    damaged.PixelData = damaged.PixelData[:100]
+    damaged.save_as(source / "2.dcm")
+    net = write_predictor(tmp_path / "net", operating_points=POINTS)
+    one = deliver_one(source, net, tmp_path / "out")
+    record = json.loads((one.folder / "result.json").read_text())
+    assert (one.status, record["study"]["status"], record["num_slices"]) == (
+        "delivered", "partial", 5,
+    )  # fmt: skip
+    assert record["decisions"] == {"call": 1, "call_subdural": None}
+    objects = objects_in(one.folder)
+    report = " ".join(texts_of(objects["report"]))
+    assert "5 slices of one volume. Not the whole study: 1 slice can't be read" in report
+    assert "Nothing is called absent in a study that was not seen whole." in report
+    assert report.count(", called present") == 1 and ", called absent" not in report
+    for made in objects.values():
+        assert str(damaged.SOPInstanceUID) not in texts_of(made)
+
+
 def errors_of_all(folder: Path) -> dict[str, set[str]]:
     found = {path.stem: conformance_errors(path) for path in sorted(folder.glob("*.dcm"))}
     return {name: errors for name, errors in found.items() if errors}
@@ -341,7 +363,7 @@ def test_hostile_header_strings_are_bounded_and_cleaned(predictor, tmp_path):
         assert len(made.ReferringPhysicianName) == 64
 
 
-def test_frames_of_an_enhanced_file_are_named_one_by_one(predictor, tmp_path):
+def test_frames_of_an_enhanced_file_are_named_one_by_one(predictor, delivered, tmp_path):
     source = write_enhanced_head(tmp_path / "in")
     one = deliver_one(source, predictor, tmp_path / "out", dl_heat_map="pm")
     assert one.status == "delivered", one.reason
@@ -361,6 +383,8 @@ def test_frames_of_an_enhanced_file_are_named_one_by_one(predictor, tmp_path):
     for name in (f"heat_map_{n}" for n in range(1, 6)):
         number = objects[name].SourceImageSequence[0].ReferencedFrameNumber
         assert list(objects[name].ImagePositionPatient) == positions[number - 1]
+        of_files = pydicom.dcmread(delivered / f"{name}.dcm").pixel_array
+        assert np.array_equal(objects[name].pixel_array[:SIZE], of_files[:SIZE])
     keys = [
         item.ReferencedSOPSequence[0].ReferencedFrameNumber
         for item in objects["key_images"].ContentSequence
@@ -422,6 +446,21 @@ def test_a_head_in_two_series_is_one_volume_whose_files_are_all_named(predictor,
     assert named == {"1.2.826.0.1.3680043.8.498.1.1": 3, other: 3}
     (study,) = objects["key_images"].CurrentRequestedProcedureEvidenceSequence
     assert {item.SeriesInstanceUID for item in study.ReferencedSeriesSequence} == set(named)
+
+
+def test_results_are_of_the_volume_that_stands_for_the_study(predictor, tmp_path):
+    alone = deliver_one(write_head(tmp_path / "in"), predictor, tmp_path / "a", dl_heat_map="none")
+    other = write_head(tmp_path / "in" / "sharp", ConvolutionKernel="BONE")
+    for number, path in enumerate(sorted(other.glob("*.dcm"))):
+        dataset = pydicom.dcmread(path)
+        dataset.SeriesInstanceUID += ".7"
+        dataset.SOPInstanceUID = f"{dataset.SeriesInstanceUID}.{number}"
+        dataset.PixelData = (dataset.pixel_array + 1).tobytes()
+        dataset.save_as(path, enforce_file_format=False)
+    one = deliver_one(tmp_path / "in", predictor, tmp_path / "b", dl_heat_map="none")
+    assert one.status == "delivered", one.reason
+    for name in ("report", "key_images"):
+        assert objects_in(one.folder)[name] == objects_in(alone.folder)[name]
 
 
 def test_an_archive_gives_what_its_folder_gives(predictor, head, delivered, tmp_path):
