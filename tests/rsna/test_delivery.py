@@ -162,6 +162,29 @@ def test_probabilities_are_those_of_the_study(delivered, predictor, head, tmp_pa
     )
 
 
+def test_each_finding_names_the_slice_that_shows_it_best(delivered, predictor, head, tmp_path):
+    found = make_deliverer(predictor).predictor.predict_folder(head, tmp_path).predictions
+    best = [found["image_id"][found[name].idxmax()] for name in LABELS]
+    assert len(set(best)) > 1
+    report = pydicom.dcmread(delivered / "measurements.dcm")
+    named = [
+        [
+            item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+            for item in group.ContentSequence
+            if item.ValueType == "IMAGE"
+        ]
+        for group in groups_of(report)
+    ]
+    assert named == [[name] for name in best]
+
+
+def groups_of(item: pydicom.Dataset) -> list[pydicom.Dataset]:
+    """The measurement groups of a report."""
+    if (item.get("ConceptNameCodeSequence") or [item])[0].get("CodeValue") == "125007":
+        return [item]
+    return [group for each in item.get("ContentSequence", []) for group in groups_of(each)]
+
+
 def test_images_lie_where_their_sources_do(delivered, head):
     planes = {
         pydicom.dcmread(path).SOPInstanceUID: pydicom.dcmread(path) for path in head.glob("*.dcm")
@@ -500,6 +523,9 @@ def test_a_later_version_names_its_predecessor(predictor, tmp_path):
         assert named.ReferencedSOPInstanceUID == before[kind].SOPInstanceUID
         assert now[kind].SOPInstanceUID != before[kind].SOPInstanceUID
     assert errors_of_all(second.folder) == {}
+    (alone,) = deliverer.deliver(source, tmp_path / "alone", START)
+    for name, made in objects_in(alone.folder).items():
+        assert made.SOPInstanceUID != now[name].SOPInstanceUID, "the same UID for another text"
 
 
 def test_patients_never_reach_log_and_warnings(predictor, tmp_path, caplog, recwarn):
