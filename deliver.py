@@ -12,11 +12,11 @@ def main() -> None:
     config = parse_config(__doc__ or "", GROUPS)
     from rsna.evaluation.folders import delivery_folders
 
-    delivery_folders(config)
+    folders = delivery_folders(config)
     # torch takes seconds to import.
     from rsna.delivery import deliver
 
-    for line in deliver(config):
+    for line in deliver(config, *folders):
         print(line)
 
 

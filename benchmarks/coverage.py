@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.optimize import brentq, minimize_scalar
 from scipy.special import expit, logit
 
@@ -98,7 +98,8 @@ class Rows:
         number = np.repeat(np.arange(len(patients)), sizes)
         rows = self.starts[patients][number] + np.arange(starts[-1]) - starts[number]
         arrays = (self.labels, self.first, self.second, self.calibrated)
-        return Rows(*(array[rows] for array in arrays), starts), number
+        labels, first, second, calibrated = (array[rows] for array in arrays)
+        return Rows(labels, first, second, calibrated, starts), number
 
 
 class Population:
@@ -153,8 +154,8 @@ class Population:
         own = self.slices
         ids, labels, first = max_by_study(own.labels, own.first, self.study)
         others = [max_by_study(own.labels, p, self.study)[2] for p in (own.second, own.calibrated)]
-        num_studies = np.bincount(ids // 2)
-        return Rows(labels, first, *others, np.concatenate(([0], np.cumsum(num_studies))))
+        starts = np.concatenate(([0], np.cumsum(np.bincount(ids // 2))))
+        return Rows(labels, first, others[0], others[1], starts)
 
     def draw(self, rng: Any, num_positive: int, num_patients: int) -> NDArray[np.int64]:
         """Return patients of a cohort."""
@@ -255,16 +256,14 @@ def measure(
     return result
 
 
-def share_covered(
-    hits: ArrayLike, widths: ArrayLike, num_cohorts: int, is_shown: bool
-) -> dict[str, Any]:
+def share_covered(hits: Floats, widths: Floats, num_cohorts: int, is_shown: bool) -> dict[str, Any]:
     """Return the share of intervals with the true value, its Monte Carlo error, and the width.
 
     Args:
         hits, widths: of the cohorts that have an interval: whether it holds the value; its width.
         is_shown: whether a report shows it.
     """
-    num = len(np.asarray(hits))
+    num = len(hits)
     share = float(np.mean(hits)) if num else None
     return {
         "coverage": share,

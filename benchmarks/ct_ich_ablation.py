@@ -47,7 +47,7 @@ from rsna_task import CHALLENGE, LABELS
 
 DEMO, PATIENTS, MIXED = "demo", "ct_ich", "ct_ich_demo"
 FOLDS = (0, 1)
-THREE = ("--data_neighbors", 1, "--data_train_transform", "ct_ich_train")
+THREE: tuple[object, ...] = ("--data_neighbors", 1, "--data_train_transform", "ct_ich_train")
 THREE += ("--data_valid_transform", "ct_ich_valid", "--data_test_transform", "ct_ich_train")
 PHYSICS = ("--data_train_transform", "ct_ich_physics")
 GENTLE = ("--optim_scheduler_max_lr", 3e-4, "--net_drop_rate", 0.3, "--net_drop_path_rate", 0.1)

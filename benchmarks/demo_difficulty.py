@@ -28,7 +28,7 @@ from sklearn.preprocessing import StandardScaler
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.cli import run_script
-from common.scoring.metrics import log_loss, training_prior, weighted_log_loss
+from common.scoring.metrics import row_log_losses, training_prior
 from common.slices.folds import read_folds
 from common.slices.table import SliceTable
 from rsna_task import LABEL_WEIGHTS, LABELS
@@ -78,21 +78,18 @@ def out_of_fold(
 def measure(features: Floats, labels: NDArray[np.int_], folds: NDArray[np.int_]) -> dict[str, Any]:
     """Return the weighted log loss of the prior, of the best regression, and their ratio."""
     tries = [out_of_fold(features, labels, folds, penalty) for penalty in PENALTIES]
-    losses = [weighted_log_loss(labels, fitted, LABEL_WEIGHTS) for fitted, _ in tries]
+    by_label = [row_log_losses(labels, fitted).mean(axis=0) for fitted, _ in tries]
+    losses = np.average(by_label, axis=1, weights=LABEL_WEIGHTS)
     best = int(np.argmin(losses))
-    fitted, prior = tries[best]
-    prior_loss = weighted_log_loss(labels, prior, LABEL_WEIGHTS)
-    per_label = {
-        name: log_loss(labels[:, i], fitted[:, i]) / log_loss(labels[:, i], prior[:, i])
-        for i, name in enumerate(LABELS)
-    }
+    prior_by_label = row_log_losses(labels, tries[best][1]).mean(axis=0)
+    prior_loss = float(np.average(prior_by_label, weights=LABEL_WEIGHTS))
     return {
         "num_slices": len(labels),
         "prior_weighted_log_loss": prior_loss,
-        "histogram_weighted_log_loss": losses[best],
-        "ratio": losses[best] / prior_loss,
+        "histogram_weighted_log_loss": float(losses[best]),
+        "ratio": float(losses[best]) / prior_loss,
         "penalty": PENALTIES[best],
-        "ratio_by_label": per_label,
+        "ratio_by_label": dict(zip(LABELS, (by_label[best] / prior_by_label).tolist())),
     }
 
 

@@ -11,6 +11,7 @@ least 80 % of the trials. Rate of false alarms 0.05, a reference of 200 patients
 """
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -108,8 +109,8 @@ def half_thickness(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame
 
 def higher(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     """Logits higher by 1."""
-    names = [name for name in rows if name.startswith("probability")]
-    odds = rows[names] / (1 - rows[names]) * np.e
+    names = [name for name in rows.columns if name.startswith("probability")]
+    odds = rows[names] / (1 - rows[names]) * math.e
     return rows.assign(**odds / (1 + odds))
 
 

@@ -83,7 +83,6 @@ def measure(encoders: list[str], plan: Plan, dataset_folder: Path) -> dict[str, 
             frame, prior = frame.iloc[order], np.broadcast_to(prior, (len(frame), 6))[order]
             labels = table.labels(table.rows_of(frame["image_id"]), LABELS).astype(np.float64)
             p, patients = frame[list(LABELS)].to_numpy(np.float64), owners(frame)
-            options = {"label_names": LABELS, "weights": LABEL_WEIGHTS, "prior": prior}
             metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
             loss = metrics["weighted_log_loss"]
             first = p if first is None else first
@@ -92,7 +91,9 @@ def measure(encoders: list[str], plan: Plan, dataset_folder: Path) -> dict[str, 
                 "weighted_log_loss": loss,
                 "to_prior": loss / metrics["prior_weighted_log_loss"],
                 "auc_any": auc(labels[:, any_label], p[:, any_label]),
-                "interval": patient_intervals(labels, p, patients, **options),
+                "interval": patient_intervals(
+                    labels, p, patients, label_names=LABELS, weights=LABEL_WEIGHTS, prior=prior
+                ),
                 "more_than_first": paired,
             }
     return found

@@ -13,6 +13,7 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,14 @@ from rsna_task import LABEL_WEIGHTS, LABELS
 
 DATASET = "large"
 LIMITS = {"cpu_s": 180.0, "peak_mb": 6000.0}
-HEADERS = {"kvp": [100.0, 120.0, 140.0], "manufacturer": list("ABC"), "kernel": list("abcdefgh")}
-HEADERS |= {"sex": ["F", "M"], "age_decade": list(range(20, 100, 10)), "slice_thickness": [1, 5]}
+HEADERS: dict[str, Sequence[str] | Sequence[float]] = {
+    "kvp": [100.0, 120.0, 140.0],
+    "manufacturer": list("ABC"),
+    "kernel": list("abcdefgh"),
+    "sex": ["F", "M"],
+    "age_decade": range(20, 100, 10),
+    "slice_thickness": [1, 5],
+}
 
 
 def make_experiment(root: Path, num_rows: int) -> Experiment:
@@ -49,8 +56,8 @@ def make_experiment(root: Path, num_rows: int) -> Experiment:
     frame = frame.assign(store_file=frame["series_id"] + ".b2nd", rank=rank, position_mm=5.0 * rank)
     for name, values in HEADERS.items():
         frame[name] = rng.choice(values, len(ids))[codes]
-    for name, kind in SLICE_COLUMNS.items():
-        frame[name] = frame[name].astype(kind) if name in frame else np.full(len(frame), None)
+    frame = frame.astype({name: kind for name, kind in SLICE_COLUMNS.items() if name in frame})
+    frame = frame.assign(**{name: None for name in SLICE_COLUMNS if name not in frame})
     write_parquet(root / "datasets" / DATASET / "slices.parquet", frame)
     folder = root / "results" / "0001"
     flags = {"data_dataset": DATASET, "data_input_folder": str(root), "data_fold": "all"}

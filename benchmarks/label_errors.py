@@ -50,7 +50,8 @@ def main() -> None:
     table, names = reviewed.table, reviewed.label_names
     rows = table.rows_of(reviewed.predictions.index.to_numpy())
     p, right = reviewed.predictions.to_numpy(), known_labels(table, rows, names)
-    rows, p, right = (part[~np.isnan(right).any(axis=1)] for part in (rows, p, right))
+    known = ~np.isnan(right).any(axis=1)
+    rows, p, right = rows[known], p[known], right[known]
     studies = table.frame["study_id"].iloc[rows].to_numpy(dtype=object)
     num, num_studies = round(SHARE * len(rows)), len(set(studies))
     found: dict[tuple[str, int], list[tuple[float, float]]] = {}
@@ -61,7 +62,7 @@ def main() -> None:
         wrong[planted, kinds] = 1 - wrong[planted, kinds]
         wrong[planted, -1] = wrong[planted, :-1].max(axis=1)
         frame = table.frame.copy()
-        frame.iloc[rows, frame.columns.get_indexer(names)] = wrong
+        frame.loc[rows, list(names)] = wrong
         changed = dataclasses.replace(reviewed, table=SliceTable(frame, table.folder))
         for name, doubts in ORDERS.items():
             order = np.argsort(-doubts(wrong, p), kind="stable")

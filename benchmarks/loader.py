@@ -41,6 +41,7 @@ import pydicom  # noqa: E402
 import torch  # noqa: E402
 from pydicom import examples  # noqa: E402
 from torch.utils.data import DataLoader, default_collate  # noqa: E402
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter  # noqa: E402
 
 from common.datasets import AbstractDataset, EpochSampler, make_loader  # noqa: E402
 from common.precision import keep_freed_memory  # noqa: E402
@@ -172,7 +173,9 @@ def make_ways(folder: Path, transform: SampleTransform) -> dict[str, Callable[[i
         return in_hu(three_times(read_dicom(folder / f"{number}.dcm")), seed)
 
     def from_png(number: int, seed: int) -> torch.Tensor:
-        return in_grey(cv2.imread(str(folder / f"{number}.png")), seed)
+        image = cv2.imread(str(folder / f"{number}.png"))
+        assert image is not None
+        return in_grey(image, seed)
 
     def from_npy(number: int, seed: int) -> torch.Tensor:
         return in_hu(three_times(np.load(folder / f"{number}.npy").astype(np.float32)), seed)
@@ -217,7 +220,9 @@ def run_epoch(
     sampler.start(1)
     batches = iter(loader)
     num_samples = len(dataset)
-    pids = [worker.pid for worker in batches._workers] if num_workers else []
+    workers = batches._workers if isinstance(batches, _MultiProcessingDataLoaderIter) else []
+    pids = [worker.pid for worker in workers if worker.pid is not None]
+    assert len(pids) == loader.num_workers
     processor, wall = processor_seconds(pids), time.perf_counter()
     for _ in range(len(loader)):
         next(batches)
@@ -232,9 +237,9 @@ def profile(folder: Path, transform: SampleTransform, num_slices: int, batch: in
     images = [store.read("series.b2nd", number % num_slices)[None] for number in range(batch)]
     parts: dict[str, list[float]] = {}
 
-    def timed(name: str, function: Callable[[], Any]) -> Any:
+    def timed(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
         start = time.perf_counter()
-        result = function()
+        result = function(*arguments)
         parts.setdefault(name, []).append(1000 * (time.perf_counter() - start) / batch)
         return result
 
@@ -243,15 +248,12 @@ def profile(folder: Path, transform: SampleTransform, num_slices: int, batch: in
         timed("read the store", lambda: [
             store.read("series.b2nd", number % num_slices) for number in range(batch)
         ])  # fmt: skip
-        made = timed("draw", lambda seeds=seeds: [host(i, s) for i, s in zip(images, seeds)])
-        stacked = timed("collate", lambda made=made: default_collate(
+        made = timed("draw", lambda seeds: [host(i, s) for i, s in zip(images, seeds)], seeds)
+        stacked = timed("collate", lambda made: default_collate(
             [{"image": torch.from_numpy(image)} for image, _ in made]
-        ))  # fmt: skip
+        ), made)  # fmt: skip
         rows = np.stack([row for _, row in made])
-        result = timed(
-            "the device side, on this CPU",
-            lambda image=stacked["image"], rows=rows: device(image, rows),
-        )
+        result = timed("the device side, on this CPU", device, stacked["image"], rows)
         assert result.dtype == torch.float32 and result.shape[:2] == (batch, 3)
     return {name: statistics.median(values) for name, values in parts.items()}
 

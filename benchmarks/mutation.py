@@ -128,9 +128,9 @@ def mutants_of(module: str) -> list[Mutant]:
     found = []
     for name, operator in operators().items():
         places = [place for node in nodes for place, _ in operator.mutation_positions(node)]
-        for occurrence, place in enumerate(places):
-            if not any(begin <= place < end for begin, end in skipped):
-                found.append(Mutant(module, *place, name, occurrence))
+        for occurrence, (line, column) in enumerate(places):
+            if not any(begin <= (line, column) < end for begin, end in skipped):
+                found.append(Mutant(module, line, column, name, occurrence))
     return sorted(found, key=lambda m: (m.line, m.column, m.operator, m.occurrence))
 
 
@@ -265,7 +265,8 @@ def _baseline_s(module: str, tree: Path) -> float:
 def _in_turn(
     left: list[Mutant], trees: Sequence[Path], limit_s: float
 ) -> Iterator[tuple[Mutant, str]]:
-    left, free, running = list(left), list(trees), []
+    left, free = list(left), list(trees)
+    running: list[Job] = []
     while left or running:
         while left and free:
             mutant = left.pop(0)

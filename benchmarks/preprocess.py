@@ -133,7 +133,8 @@ def versus(baseline: Path | None, work: Path, num_rounds: int) -> float | None:
         seconds = []
         for checkout in (ROOT, baseline):
             shutil.rmtree(work / "versus", ignore_errors=True)
-            command = [sys.executable, "-c", TIMED, checkout, work / "in", work / "versus"]
+            folders = map(str, (checkout, work / "in", work / "versus"))
+            command = [sys.executable, "-c", TIMED, *folders]
             done = subprocess.run(command, cwd=checkout, capture_output=True, check=True)
             _, *times = map(float, done.stdout.split())  # the first warms up
             seconds.append(min(times))
@@ -197,8 +198,8 @@ def read_decode_compress(folder: Path) -> None:
                 "nthreads": 1,
             },
         )
-        with tempfile.NamedTemporaryFile() as file:
-            file.write(array.to_cframe())
+        with tempfile.NamedTemporaryFile() as written:
+            written.write(array.to_cframe())
 
 
 def decode(folder: Path) -> None:

@@ -24,7 +24,7 @@ import numpy as np  # noqa: E402
 from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
 from pydicom.filebase import DicomBytesIO  # noqa: E402
 from pydicom.filewriter import dcmwrite  # noqa: E402
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian  # noqa: E402
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian  # noqa: E402
 
 from rsna_task import LABELS  # noqa: E402
 
@@ -40,16 +40,15 @@ def main() -> int:
     parser.add_argument("--work", type=Path, help="an empty folder; default: a temporary one")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.work) as name:
-        found = {}
+        peak_mb: float | None = None
         for num_slices in (max(1, arguments.num_slices // 10), arguments.num_slices):
             work = Path(name) / str(num_slices)
             start = time.perf_counter()
             write_challenge(work / "in", num_slices)
             print(f"{num_slices} slices written in {time.perf_counter() - start:.0f} s", flush=True)
-            found = measure(work, num_slices, arguments.n_jobs) | {
-                "peak_rss_mb_of_a_tenth": found.get("peak_rss_mb")
-            }
-            print(json.dumps(found), flush=True)
+            found = measure(work, num_slices, arguments.n_jobs)
+            print(json.dumps({**found, "peak_rss_mb_of_a_tenth": peak_mb}), flush=True)
+            peak_mb = found["peak_rss_mb"]
     return 0
 
 
@@ -139,7 +138,7 @@ def _template() -> bytes:
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset.file_meta.MediaStorageSOPClassUID = CTImageStorage
-    dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    dataset.file_meta.MediaStorageSOPInstanceUID = UID("1.2.3")
     values = {
         "Modality": "CT",
         "PatientID": "ID_PATIENT__",

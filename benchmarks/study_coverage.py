@@ -95,8 +95,8 @@ class Population:
         begins = np.concatenate(([0], np.cumsum(sizes)))[:-1]
         rows = self.starts[patients][number] + np.arange(len(number)) - begins[number]
         own = self.rows
-        parts = (own.labels, own.first, own.second, own.group)
-        return Rows(*(part[rows] for part in parts), number)
+        labels, first, second = (part[rows] for part in (own.labels, own.first, own.second))
+        return Rows(labels, first, second, own.group[rows], number)
 
     def draw(self, rng: Any, num_positive: int, num_patients: int) -> Rows:
         """Return the studies of a cohort."""
@@ -155,6 +155,11 @@ def is_shown(name: str, num_positive: int, num_patients: int) -> bool:
     return rarer >= SHOWN_FROM[family][family != name]
 
 
+def value_of(estimate: Estimate) -> float:
+    assert estimate.value is not None, estimate.reason
+    return estimate.value
+
+
 def measure(
     population: Population, num_positive: int, num_patients: int, num_cohorts: int, seed: int
 ) -> dict[str, Any]:
@@ -171,13 +176,15 @@ def measure(
         estimates = of_rates(rows, thresholds[place], prevalence) | of_scores(rows)
         for name, each in estimates.items():
             if each.low is not None and each.high is not None:
-                true = truths[place][name].value
+                true = value_of(truths[place][name])
                 covered[name].append(each.low - 1e-12 <= true <= each.high + 1e-12)
                 widths[name].append(each.high - each.low)
     result: dict[str, Any] = {"positive": num_positive, "patients": num_patients}
     for name, hits in covered.items():
         shown = is_shown(name, num_positive, num_patients)
-        result[name] = share_covered(hits, widths[name], num_cohorts, shown)
+        result[name] = share_covered(
+            np.array(hits, np.float64), np.array(widths[name]), num_cohorts, shown
+        )
     return result
 
 
@@ -198,7 +205,7 @@ def triage(population: Population, num_splits: int, seed: int) -> list[dict[str,
                 rule_in_error=error_rate,
             )
             made = triage_rates(fresh.labels, fitted.decide(fresh.first), fresh.patients)
-            rates.append([made[key].value for key in ("missed", "false_alarms", "decided")])
+            rates.append([value_of(made[key]) for key in ("missed", "false_alarms", "decided")])
         means, errors = np.mean(rates, axis=0), np.std(rates, axis=0) / np.sqrt(num_splits)
         row: dict[str, Any] = {"patients": size, "promised": error_rate}
         for place, key in enumerate(("missed", "false_alarms", "decided")):

@@ -88,7 +88,7 @@ def main() -> None:
             for _ in range(os.cpu_count() or 1 if is_busy else 0)
         ]
         try:
-            runs = {way: [] for way in WAYS}
+            runs: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
             for _ in range(arguments.repeats):
                 for way in WAYS:
                     runs[way].append(run_way(way, arguments))

@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NUM_PHANTOMS, SEED, STABLE_S = 5, 4667, 2
 
 
-def phantoms(most_slices: int) -> list[list[pydicom.Dataset]]:
+def phantoms(most_slices: int) -> list[list[pydicom.FileDataset]]:
     """Return the slices of the phantoms, with what DICOM wants and the challenge lacks."""
     found = []
     for patient in range(NUM_PHANTOMS):
@@ -48,7 +48,7 @@ def phantoms(most_slices: int) -> list[list[pydicom.Dataset]]:
     return found
 
 
-def write_copy(slices: list[pydicom.Dataset], folder: Path, number: int) -> None:
+def write_copy(slices: list[pydicom.FileDataset], folder: Path, number: int) -> None:
     """Write a copy of a phantom under new UIDs."""
     folder.mkdir()
     study, series, frame = (generate_uid() for _ in range(3))

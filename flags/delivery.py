@@ -7,7 +7,7 @@ from typing import Literal
 from common.errors import InputError
 from flags.parsing import Switch, matches
 
-_ROOT = r"[0-2](\.(0|[1-9]\d*))+"
+_ROOT = r"[0-2](\.(0|[1-9][0-9]*))+"
 _LONGEST_ROOT = 38
 """25 digits are left then, as many as 83 bits."""
 
@@ -38,7 +38,7 @@ class DeliveryConfig:
         matches(self, _ROOT, rule, "dl_uid_root")
         if len(self.dl_uid_root or "") > _LONGEST_ROOT:
             raise InputError(f"--dl_uid_root {self.dl_uid_root}: must be {rule}")
-        matches(self, r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", _TIME_RULE, "dl_time")
+        matches(self, r"[12]\d{3}-\d\d-\d\dT\d\d:\d\d:\d\d", _TIME_RULE, "dl_time")
         if self.dl_time is not None:
             try:
                 datetime.fromisoformat(self.dl_time)

@@ -42,8 +42,9 @@ prepare() {
 
 has_dataset() { ((!DRY)) && [[ -f $INPUT/datasets/$1/manifest.json ]]; }
 
-prepare demo --pre_source demo
+# A wrong folder is refused before the phantoms are made.
 prepare ct_ich --pre_source ct_ich --pre_folder "$folder"
+prepare demo --pre_source demo
 
 weights=${START:-$OUTPUT/results/ct_ich_start/predictor/model.pt}
 if [[ -z ${START:-} ]]; then

@@ -68,27 +68,48 @@ def make_release(blend: Path, network: Path, folder: Path) -> None:
     final = load_predictor(blend / "predictor", build_model)
     whole = load_predictor(network / "predictor", build_model)
     level = final.members[0] if isinstance(final, BlendPredictor) else None
-    if not isinstance(level, SecondLevelPredictor) or not isinstance(whole, SlicePredictor):
+    if (
+        not isinstance(final, BlendPredictor)
+        or not isinstance(level, SecondLevelPredictor)
+        or not isinstance(whole, SlicePredictor)
+        or [len(final.members), len(level.members)] != [1, 1]
+    ):
         raise InputError(
-            f"{blend.name}, {network.name}: give a blend of one second level, and an experiment of "
-            f"a slice network"
+            f"{blend.name}, {network.name}: give a blend of one second level of one experiment, "
+            f"and an experiment of a slice network"
         )
-    assert isinstance(final, BlendPredictor)
     table = SliceTable.load(dataset_of([blend]))
     scored = pool([blend], table, "oof", selected=False)
     confirmed = pool([blend], table, "oof", selected=False, folds=(2, 3, 4))
-    prior, study_prior = training_prior(scored.labels), training_prior(scored.study_labels)
+    prior, study_prior = training_prior(scored.labels), training_prior(scored.studies.labels)
     origin = {
         "source": "CT-ICH (Hssayeni et al., PhysioNet 2019) and phantoms, by recipes/ct_ich.sh",
         "licence": "CC BY 4.0",
         TRAINED_ON: "ct_ich",
         PARAMETER: final.training[PARAMETER],
     }
-    shared = {"prior": prior, "study_prior": study_prior, "training": origin}
-    network_part = replace(whole, **shared, calibration=None)
-    level_part = replace(level, **shared, members=[network_part], fold_priors={})
-    names = {"member_names": ["one network, smoothed"], "fitted_on": (), "fitted_on_salt": ""}
-    made = replace(final, **shared, **names, members=[level_part], fold_priors={})
+    network_part = replace(
+        whole, prior=prior, study_prior=study_prior, training=origin, calibration=None
+    )
+    level_part = replace(
+        level,
+        prior=prior,
+        study_prior=study_prior,
+        training=origin,
+        members=[network_part],
+        fold_priors={},
+    )
+    made = replace(
+        final,
+        prior=prior,
+        study_prior=study_prior,
+        training=origin,
+        members=[level_part],
+        member_names=["one network, smoothed"],
+        fold_priors={},
+        fitted_on=(),
+        fitted_on_salt="",
+    )
     sha256 = write_half(made, folder)
     positive = scored.metrics["study"]["num_positive"]
     rare = [f"{name}, {num} patients" for name, num in positive.items() if num < 10]

@@ -30,6 +30,7 @@ from common.delivery.reports import (
     key_objects,
     key_places,
     measurement_report,
+    percent_text,
     text_report,
 )
 from common.delivery.writing import (
@@ -52,7 +53,7 @@ from config import Config
 from flags.delivery import DeliveryConfig
 from rsna import codes
 from rsna.build import find_device
-from rsna.evaluation.folders import deliverable_record, delivery_folders, is_of_phantoms
+from rsna.evaluation.folders import deliverable_record, is_of_phantoms
 from rsna.predictor import Prediction, Predictor, make_studies
 from rsna.result_author import FORMAT, author_of
 from rsna.sources.dicom import DicomSource
@@ -119,7 +120,7 @@ class Deliverer:
         options = PredictOptions(num_workers=config.general.n_jobs, device=find_device(config))
         predictor = Predictor.open(folder, options)
         if config.delivery.dl_heat_map != "none":
-            _require_networks(predictor, config.delivery.dl_heat_map)
+            _require_maps(predictor, config.delivery.dl_heat_map)
         return cls(predictor, record, config.delivery)
 
     def deliver(
@@ -167,13 +168,12 @@ class Deliverer:
         return Prediction(table, np.arange(0), nothing, series, studies, nothing, nothing)
 
 
-def deliver(config: Config) -> Iterator[str]:
-    """Deliver --dl_input, and yield a line for each study.
+def deliver(config: Config, source: Path, output: Path) -> Iterator[str]:
+    """Deliver --dl_input to --dl_output, and yield a line for each study.
 
     Raises:
         InputError: flags or input that can't be used, or no study that could be delivered.
     """
-    source, output = delivery_folders(config)
     found = Deliverer.from_config(config).deliver(source, output, config.delivery.start)
     done = [one for one in found if one.status == DELIVERED]
     if not done:
@@ -324,8 +324,8 @@ class _Study:
         return f"{count(num_slices, 'slice')} of one volume.{missing}"
 
     def _caption(self, place: int, probabilities: NDArray[np.float64]) -> str:
-        p = probabilities[place, -1]
-        return f"Slice {place + 1} of {len(probabilities)} from below: any hemorrhage {p:.3f}"
+        p = percent_text(float(probabilities[place, -1]))
+        return f"Slice {place + 1} of {len(probabilities)} from below: any hemorrhage {p}"
 
     def _record(
         self, status: str, reason: str, objects: Mapping[str, Dataset], start: datetime
@@ -367,11 +367,12 @@ def _image_hu(folder: Path, wanted: Wanted, one: SourceSlice) -> NDArray[np.int1
     return np.asarray(images_hu[0 if one.frame is None else one.frame - 1], dtype=np.int16)
 
 
-def _require_networks(predictor: Predictor, asked: str) -> None:
+def _require_maps(predictor: Predictor, asked: str) -> None:
     try:
-        slice_networks(predictor.loaded, len(predictor.label_names) - 1)
+        for network, _ in slice_networks(predictor.loaded, len(predictor.label_names) - 1)[0]:
+            network.require_maps()
     except InputError as error:
-        raise InputError(f"--dl_heat_map {asked}: {error}, or --dl_heat_map none") from error
+        raise InputError(f"--dl_heat_map {asked}: {error}; or give --dl_heat_map none") from error
 
 
 def _document(made: Dataset) -> Document:

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from delivered import START, contents, make_deliverer, write_head, write_predictor
 from small_disk import files_up_to
+from spot_network import node, transform_of
 
 import deliver
 import rsna.delivery
 from common.cli import status_of
-from common.errors import InputError
+from rsna_model import RSNAModel
 
 TIME = START.isoformat()
 
@@ -56,11 +57,15 @@ def test_a_folder_of_dicom_becomes_a_folder_of_results(monkeypatch, capsys, root
     ("arguments", "message"),
     [
         ([], "--dl_input is missing: say which folder or zip archive"),
+        (["--dl_input", ""], "--dl_input is missing"),
         (["--dl_input", "nowhere"], "--dl_input nowhere: no such folder"),
+        (["--dl_input", "{in}", "--dl_output", ""], "--dl_output is missing"),
         (["--dl_input", "{in}"], "--dl_output is missing: say which folder the results go to"),
         (["--dl_input", "{in}", "--dl_output", "{in}/out"], "lies in --dl_input"),
         (["--dl_time", "yesterday"], "--dl_time yesterday: must be a time such as 2026-01-01T00"),
         (["--dl_time", "2026-13-01T00:00:00"], "--dl_time 2026-13-01T00:00:00: must be a time"),
+        (["--dl_time", "0001-01-01T00:00:00"], "--dl_time 0001-01-01T00:00:00: must be a time"),
+        (["--dl_uid_root", "1.1\u0663"], "must be numbers with dots"),
         (["--dl_uid_root", "1.02"], "--dl_uid_root 1.02: must be numbers with dots"),
         (["--dl_uid_root", "1" + 19 * ".2"], "must be numbers with dots"),
         (["--dl_heat_map", "seg"], "--dl_heat_map seg"),
@@ -93,21 +98,30 @@ def test_a_predictor_of_phantoms_alone_is_refused_unless_forced(
     assert not [name for name, each in results.items() if b"phantom" in each.lower()]
 
 
+@pytest.mark.parametrize("without", ["layer of cells", "matrix"])
 def test_a_predictor_without_maps_is_refused_before_it_predicts(
-    monkeypatch, capsys, root, tmp_path
+    monkeypatch, capsys, root, tmp_path, without
 ):
-    def no_networks(predictor, label):
-        raise InputError("no heat map: it sees whole series")
-
-    monkeypatch.setattr(rsna.delivery, "slice_networks", no_networks)
+    if without == "matrix":
+        network = RSNAModel("test_resnet", in_chans=1)
+        tilting = node("GantryTilt", degrees_range=[9, 9])
+        changes = {"transform": transform_of(tilting, node("Resize", height=32, width=32))}
+        reason = "no map can be laid over the slice, as no matrix says where GantryTilt"
+    else:
+        network = RSNAModel("test_vit")
+        changes = {}
+        reason = "no heat map: the layers of test_vit are tokens without a grid"
+    changes |= {"network": network, "model": network.specification}
+    write_predictor(tmp_path / "net", **changes)
     folders = ["--dl_input", str(root / "in"), "--dl_output", str(tmp_path / "out")]
-    assert run(monkeypatch, root, *folders) == 2
+    predictor = str(tmp_path / "net")
+    assert run(monkeypatch, root, *folders, predictor=predictor) == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line == (
-        "error: --dl_heat_map sc: no heat map: it sees whole series, or --dl_heat_map none"
-    )
+    assert line.startswith("error: --dl_heat_map sc: ") and reason in line
+    assert line.endswith("; or give --dl_heat_map none")
     assert not (tmp_path / "out").exists()
-    assert run(monkeypatch, root, *folders, "--dl_heat_map", "none") == 0
+    flags = (*folders, "--dl_heat_map", "none")
+    assert run(monkeypatch, root, *flags, predictor=predictor) == 0
 
 
 def test_a_folder_without_a_head_leaves_its_reasons(monkeypatch, capsys, root, tmp_path):

@@ -1,7 +1,6 @@
 """What made a set of objects, and what each of them says about it."""
 
 import logging
-import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,14 +11,11 @@ from pydicom.sr.codedict import codes
 
 from common.delivery.headers import visible
 
-_MODULES = r"highdicom(\.|$)"
-
 
 def quiet_highdicom() -> None:
     """Silence highdicom's log and warnings, which quote UIDs and names of patients."""
     logging.getLogger("highdicom").setLevel(logging.CRITICAL)
-    if not any(entry[3] == re.compile(_MODULES) for entry in warnings.filters):
-        warnings.filterwarnings("ignore", module=_MODULES)
+    warnings.filterwarnings("ignore", module=r"highdicom(\.|$)")  # once, however often called
 
 
 @dataclass(frozen=True)

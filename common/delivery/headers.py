@@ -198,11 +198,8 @@ def visible(text: str, most: int = _LONG) -> str:
 
 
 def _plain(text: str) -> str:
-    return "".join(one for one in text if one != "\\" and not _is_control(one))
-
-
-def _is_control(one: str) -> bool:
-    return unicodedata.category(one)[0] == "C" or unicodedata.category(one) in ("Zl", "Zp")
+    kept = (one for one in text if one not in "\\\u2028\u2029")  # these end a value or a line
+    return "".join(one for one in kept if unicodedata.category(one)[0] != "C")
 
 
 def _identifier(most: int) -> Callable[[str], str]:
@@ -218,9 +215,10 @@ def _person(text: str) -> str:
 
 def _date(text: str) -> str:
     try:
-        return text if datetime.strptime(text, "%Y%m%d") and len(text) == 8 else ""
+        datetime.strptime(text, "%Y%m%d")  # takes a space for a zero, too
     except ValueError:
         return ""
+    return text if re.fullmatch("[12][0-9]{7}", text) else ""
 
 
 def _time(text: str) -> str:

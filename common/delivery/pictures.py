@@ -60,6 +60,10 @@ def secondary_captures(
             transfer_syntax_uid=ExplicitVRLittleEndian,
             **result.series(PICTURES, 9004, WHERE_LOOKED),
         )
+        if "ImageOrientationPatient" not in one.header:
+            picture[
+                "PatientOrientation"
+            ].value = None  # highdicom asks for one, but nobody knows it
         picture.BurnedInAnnotation = "NO"  # none that names the patient (PS3.3 C.7.6.1)
         picture.DerivationDescription = visible(description, 1024)
         picture.SourceImageSequence = [_source(one)]

@@ -46,14 +46,14 @@ class Finding:
 
     @property
     def percent(self) -> float:
-        """The probability in percent, as documents have it."""
-        return round(100 * self.probability, 4)
+        """The probability in percent, as documents have it: never 0 or 100 by rounding."""
+        return min(max(round(100 * self.probability, 4), 0.0001), 99.9999)
 
     @property
     def sentence(self) -> str:
         """The finding in words."""
         calls = {True: ", called present", False: ", called absent", None: ""}
-        return f"{self.name}: probability {self.percent:.2f} %{calls[self.is_present]}."
+        return f"{self.name}: probability {percent_text(self.probability)}{calls[self.is_present]}."
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,12 @@ class StudyResult:
             "series_description": self.author.describe(what),
             **self.author.made(),
         }
+
+
+def percent_text(p: float) -> str:
+    """Return a probability in percent for people; what is rounded does not become certain."""
+    text = f"{100 * p:.2f} %"
+    return {"0.00 %": "under 0.01 %", "100.00 %": "over 99.99 %"}.get(text, text)
 
 
 def key_places(p: NDArray[np.float64], positions_mm: NDArray[np.float64]) -> list[int]:

@@ -62,6 +62,18 @@ class SlicePredictor(NetworkPredictor):
             dataset.warn_of_fallbacks("prediction")
         return dataset
 
+    def require_maps(self) -> None:
+        """Make the map of a slice of air, to know before a study is read that maps can be made.
+
+        Raises:
+            InputError: see `layer_cam`, and `matrix_to_slice` of transforms.
+        """
+        spacing_mm = (0.5, 0.5, 5.0)
+        air_hu = np.full((512, 512, len(self.slice_offsets)), AIR_HU, dtype=np.int16)
+        image = torch.from_numpy(self.transform(air_hu, 0, None, spacing_mm))
+        self.transform.matrix_to_slice((512, 512), spacing_mm)
+        layer_cam(self.network.eval(), image[None].to(next(self.network.parameters()).device), 0)
+
     def activation_maps(
         self, table: SliceTable, rows: NDArray[np.int64], label: str, options: PredictOptions
     ) -> tuple[NDArray[np.float32], tuple[int, int]]:

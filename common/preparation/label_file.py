@@ -77,6 +77,11 @@ class LabelFile:
             logger.info("%s has no column %s: it is the largest of the others", path.name, union)
         labels.insert(0, "id", ids.map(hash_of) if key == ACCESSION else ids)
         source = next((names[name] for name in _SOURCE_NAMES if name in names), None)
+        ignored = set(names.values()) - {column, source, *(names[name] for name in present)}
+        if ignored:
+            logger.warning(
+                "%s: columns that are not used: %s", path.name, ", ".join(sorted(ignored))
+            )
         labels["source"] = None if source is None else table[source].where(table[source] != "")
         unique = labels.drop_duplicates()
         if len(unique) < len(labels):

@@ -21,8 +21,14 @@ def read_label_table(path: Path) -> pd.DataFrame:
     Rows without any value are skipped, and counted in the log.
 
     Raises:
-        InputError: the file can't be read, is no csv, or holds no row.
+        InputError: the file can't be read, is no csv with commas, or holds no row.
     """
+    header = read_csv(path, nrows=0, dtype="str", encoding="utf-8-sig").columns
+    if len(header) == 1 and {";", "\t"} & set(header[0]):
+        raise InputError(
+            f"{path}: commas have to separate its columns: save it as csv with commas, and with "
+            f"points in numbers"
+        )
     table = read_csv(
         path, dtype="str", keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig"
     ).fillna("")

@@ -35,6 +35,7 @@ from common.slices.table import (
     STATUS_OK,
     STORE_FOLDER,
     STUDIES_FILE,
+    SliceTable,
 )
 from common.words import count
 
@@ -121,9 +122,9 @@ def merge_dataset(
             f"{added.folder} was prepared with other pixel steps than {base}: prepare it with the "
             f"same --pre_head_crop, --pre_brain_crop, --pre_spacing and --pre_size"
         )
-    slices = pd.read_parquet(base / SLICES_FILE)
+    slices = SliceTable.load(base).frame
     folds = _read_folds(base)
-    others = None if is_own else pd.read_parquet(added.folder / SLICES_FILE)
+    others = None if is_own else SliceTable.load(added.folder).frame
     chosen, num_of_patients = _allowed(added, slices, folds, others)
     if not chosen.any():
         raise InputError(

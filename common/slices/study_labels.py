@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from common.files import read_parquet
 from common.scoring.metrics import Floats, majority, max_by_study
+from common.slices.folds import is_pseudo
 from common.slices.series import list_series
 from common.slices.table import STUDIES_FILE, SliceTable
 
@@ -39,15 +40,22 @@ def read_study_labels(
 def labels_of_volumes(table: SliceTable, label_names: Sequence[str]) -> pd.DataFrame:
     """Return the labels of studies by the store file of the volume that stands for each.
 
-    Studies without a known label are left out, and so are those that a model labelled.
+    A study has the labels that it was given as a whole, or, label by label, the largest of its
+    slices where all that can be read have one that no model made. Studies without a known label
+    are left out, and so are all where the dataset has no table of studies.
     """
     names = list(label_names)
-    studies = read_study_labels(table, names, (LABELS_OF_SLICES, LABELS_OF_STUDY))
-    if studies is None:
+    given = read_study_labels(table, names, (LABELS_OF_STUDY,))
+    if given is None:
         return pd.DataFrame(columns=names, dtype="float32")
+    frame = table.frame.assign(readable=table.readable)
+    labels = frame[names].mask(np.repeat(is_pseudo(frame)[:, None], len(names), axis=1))
+    is_lacking = labels.isna() & table.readable[:, None]
+    derived = labels.groupby(frame["study_id"]).max()
+    derived = derived.mask(is_lacking.groupby(frame["study_id"]).any())
+    studies = pd.concat([given, derived.drop(index=given.index, errors="ignore")])
     studies = studies[studies.notna().any(axis=1)]
-    frame = table.frame[table.frame["study_id"].isin(studies.index)]
-    series = list_series(frame.assign(readable=table.readable[frame.index]))
+    series = list_series(frame[frame["study_id"].isin(studies.index)])
     used = series[series["used"] == 1].set_index("store_file")["study_id"]
     return studies.reindex(used).set_axis(used.index)
 

@@ -74,7 +74,7 @@ def _in_and_out(
         also: what the input may be beside a folder or an archive.
     """
     kinds = f"folder, zip archive or {also}" if also else "folder or zip archive"
-    if given_in is None:
+    if not given_in:
         raise InputError(f"--{prefix}_input is missing: say which {kinds}")
     source = Path(given_in)
     if not (source.is_dir() or is_archive(source)):
@@ -82,7 +82,7 @@ def _in_and_out(
             f"--{prefix}_input {given_in}: no such folder; give one with DICOM files or zip "
             f"archives, " + (f"one zip archive, or a {also}" if also else "or one zip archive")
         )
-    if given_out is None:
+    if not given_out:
         what = "predictions" if prefix == "pr" else "results"
         raise InputError(f"--{prefix}_output is missing: say which folder the {what} go to")
     output = Path(given_out)

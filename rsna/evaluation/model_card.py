@@ -24,9 +24,10 @@ from common.models.timm_factory import PACKAGED_WEIGHTS
 from common.preparation.manifest import MANIFEST_FILE
 from common.report.page import render
 from common.requirements import program_version, required_packages
-from common.scoring.metrics import max_by_study
+from common.scoring.metrics import majority
 from common.slices.folds import is_pseudo
 from common.slices.leakage import STARTED_FROM, TRAINED_ON
+from common.slices.study_labels import LABELS_OF_STUDY, labels_by_study, read_study_labels
 from common.slices.table import SliceTable
 from common.words import count
 from config import recorded_config
@@ -230,14 +231,18 @@ def _data(table: SliceTable, info: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is counted in the dataset of a training."""
     names, manifest = info["label_names"], _read(table.folder / MANIFEST_FILE)
     parameters, frame = manifest.get("parameters", {}), table.frame
-    labels = table.labels(np.arange(len(table)), names).astype(np.float64)
+    labels = majority(table.labels(np.arange(len(table)), names))
     pseudo = is_pseudo(frame)
     num_pseudo = int((pseudo & table.readable).sum())
     labels[pseudo] = np.nan
     known = table.readable & ~np.isnan(labels).all(axis=1) & frame["study_id"].notna().to_numpy()
-    _, of_studies, _ = max_by_study(
-        labels[known], np.zeros_like(labels[known]), frame["study_id"][known]
+    _, of_studies = labels_by_study(
+        table, names, labels[table.readable], frame["study_id"][table.readable]
     )
+    given = read_study_labels(table, names, (LABELS_OF_STUDY,))
+    sources = set(frame["label_source"][known].dropna().astype(str))
+    if given is not None and len(given):
+        sources.add(LABELS_OF_STUDY)
     ids = frame[table.readable]
     return {
         "dataset": info["training"].get("dataset") or table.folder.name,
@@ -253,7 +258,7 @@ def _data(table: SliceTable, info: Mapping[str, Any]) -> dict[str, Any]:
         "num_labelled_by_a_model": num_pseudo,
         "positive_slices": _by_label(names, labels[known]),
         "positive_studies": _by_label(names, of_studies),
-        "label_source": sorted(set(frame["label_source"][known].dropna().astype(str))),
+        "label_source": sorted(sources),
         "folds": {
             "by": parameters.get("fold_by"),
             "number": parameters.get("num_folds"),

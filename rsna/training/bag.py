@@ -64,7 +64,9 @@ class BagParts(EncoderParts[BagModel]):
                 f"{self.config.data.data_dataset} has labels: give labels of studies by "
                 f"--pre_labels and --pre_train_studies 1"
             )
-        return labels, table.frame["store_file"].isin(labels.index).to_numpy(dtype=bool)
+        own = table.labels(np.arange(len(table)), self.task.label_names)
+        of_studies = table.frame["store_file"].isin(labels.index).to_numpy(dtype=bool)
+        return labels, of_studies | ~np.isnan(own).all(axis=1)
 
     def _load_data(self) -> SeriesData:
         """Return the data; the prior of a label that no slice has is the share of studies."""

@@ -119,10 +119,13 @@ class WholeSeriesParts(TrainingParts[Model, Sides], Generic[Model, Sides]):
         )
 
     def _subset(self) -> Any:
+        """See the base; a study counts with its own labels where its slices have none."""
         valid = self.data.valid
+        sizes = [len(valid.rows_of_series(index)) for index in range(len(valid))]
+        labels = np.fmax(valid.labels, np.repeat(valid.series_labels, sizes, axis=0))
         studies = valid.table.frame["study_id"].to_numpy(dtype=object)[valid.rows].astype(str)
         num_studies, seed = self.config.training.tr_valid_subset, self.config.general.seed
-        chosen = draw_studies(studies, valid.labels, num_studies, seed)
+        chosen = draw_studies(studies, labels, num_studies, seed)
         return self._as_validated(valid, valid.rows[chosen])
 
     def statistics_loader(self) -> Any:

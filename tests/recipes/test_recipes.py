@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -16,15 +17,25 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 import pytest
+from blend_factory import make_members
 from dicom_factory import write_ct
 
+import ensemble
+from common.cli import status_of
 from common.errors import InputError
+from common.predictors.blend import BlendPredictor
+from common.predictors.loading import load_predictor
+from common.predictors.second_level import SecondLevelPredictor
+from common.slices.folds import read_folds
+from common.slices.leakage import folds_digest
+from common.slices.table import SliceTable
 from common.transforms import load_transform
 from config import parse_config
 from rsna.sources.cq500 import FINDINGS, READERS
 from rsna.sources.demo import DemoParameters, write_demo
-from rsna_model import ALIASES
+from rsna_model import ALIASES, build_model
 from rsna_task import LABELS
+from scripts import second_level
 
 FOLDER = Path(__file__).resolve().parents[2] / "recipes"
 # Recipe -> the variants that its variables choose.
@@ -372,6 +383,43 @@ def test_all_patients_that_came_in_are_trained_on_and_one_fold_is_validated(
     }
     with pytest.raises(InputError, match="labelled by nobody"):
         script.split(tmp_path, "nobody")
+
+
+def test_a_release_is_one_network_with_smoothing_and_calibration(
+    monkeypatch, capsys, tmp_path: Path
+) -> None:
+    results, release = make_members(tmp_path), load_module(FOLDER / "release.py")
+    table = SliceTable.load(tmp_path / "input" / "datasets" / "own")
+    for path in results.glob("*/predictor/predictor.json"):
+        content = json.loads(path.read_text())
+        content["training"]["folds_sha256"] = folds_digest(read_folds(table.folder / "folds.csv"))
+        path.write_text(json.dumps(content))
+
+    def run(script, *flags: str) -> int:
+        monkeypatch.setattr(sys, "argv", [script.__name__, "--output_dir", *flags])
+        return status_of(script.main)
+
+    place, new = str(tmp_path / "output"), ("--n_jobs", "0", "--experiment_id")
+    assert run(second_level, place, *new, "smooth", "--sl_experiments", "0001") == 0
+    assert run(ensemble, place, *new, "final", "--ens_experiments", "smooth") == 0
+    blend = load_predictor(results / "final" / "predictor", build_model)
+    assert isinstance(blend, BlendPredictor)
+    level = blend.members[0]
+    assert isinstance(level, SecondLevelPredictor)
+    wide = replace(blend, members=[replace(level, members=[*level.members] * 2)])
+    wide.save(results / "wide" / "predictor")
+    names = [*blend.member_names, "again"]
+    replace(blend, members=[level, level], member_names=names).save(results / "two" / "predictor")
+    assert run(release, place, "final", "0001") == 0
+    folder = tmp_path / "output" / "releases" / "final"
+    assert "All 9 patients" in (folder / "model_card.md").read_text()
+    made = load_predictor(folder, build_model)
+    assert isinstance(made, BlendPredictor) and made.num_networks == 1
+    assert made.study_prior is not None and made.predict_rows(table, [0, 1]).logits.shape == (2, 6)
+    for name, network in (("0001", "0002"), ("wide", "0001"), ("two", "0001"), ("final", "final")):
+        assert run(release, place, name, network) == 2
+        assert "give a blend of one second level of one experiment" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "output" / "releases").iterdir()] == ["final"]
 
 
 @pytest.mark.long

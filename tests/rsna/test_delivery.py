@@ -13,6 +13,7 @@ import pydicom
 import pytest
 from delivered import (
     PERSON,
+    SIZE,
     START,
     TYPE_2,
     blob_maps,
@@ -161,6 +162,29 @@ def test_probabilities_are_those_of_the_study(delivered, predictor, head, tmp_pa
     )
 
 
+def test_each_finding_names_the_slice_that_shows_it_best(delivered, predictor, head, tmp_path):
+    found = make_deliverer(predictor).predictor.predict_folder(head, tmp_path).predictions
+    best = [found["image_id"][found[name].idxmax()] for name in LABELS]
+    assert len(set(best)) > 1
+    report = pydicom.dcmread(delivered / "measurements.dcm")
+    named = [
+        [
+            item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+            for item in group.ContentSequence
+            if item.ValueType == "IMAGE"
+        ]
+        for group in groups_of(report)
+    ]
+    assert named == [[name] for name in best]
+
+
+def groups_of(item: pydicom.Dataset) -> list[pydicom.Dataset]:
+    """The measurement groups of a report."""
+    if (item.get("ConceptNameCodeSequence") or [item])[0].get("CodeValue") == "125007":
+        return [item]
+    return [group for each in item.get("ContentSequence", []) for group in groups_of(each)]
+
+
 def test_images_lie_where_their_sources_do(delivered, head):
     planes = {
         pydicom.dcmread(path).SOPInstanceUID: pydicom.dcmread(path) for path in head.glob("*.dcm")
@@ -262,6 +286,27 @@ def test_an_operating_point_calls_and_none_calls_nothing(head, tmp_path):
     assert conformance_errors(one.folder / "measurements.dcm") == set()
 
 
+def test_a_study_that_was_not_seen_whole_says_so_and_is_never_called_absent(tmp_path):
+    source = write_head(tmp_path / "in")
+    damaged = pydicom.dcmread(source / "2.dcm")
+    damaged.PixelData = damaged.PixelData[:100]
+    damaged.save_as(source / "2.dcm")
+    net = write_predictor(tmp_path / "net", operating_points=POINTS)
+    one = deliver_one(source, net, tmp_path / "out")
+    record = json.loads((one.folder / "result.json").read_text())
+    assert (one.status, record["study"]["status"], record["num_slices"]) == (
+        "delivered", "partial", 5,
+    )  # fmt: skip
+    assert record["decisions"] == {"call": 1, "call_subdural": None}
+    objects = objects_in(one.folder)
+    report = " ".join(texts_of(objects["report"]))
+    assert "5 slices of one volume. Not the whole study: 1 slice can't be read" in report
+    assert "Nothing is called absent in a study that was not seen whole." in report
+    assert report.count(", called present") == 1 and ", called absent" not in report
+    for made in objects.values():
+        assert str(damaged.SOPInstanceUID) not in texts_of(made)
+
+
 def errors_of_all(folder: Path) -> dict[str, set[str]]:
     found = {path.stem: conformance_errors(path) for path in sorted(folder.glob("*.dcm"))}
     return {name: errors for name, errors in found.items() if errors}
@@ -341,7 +386,7 @@ def test_hostile_header_strings_are_bounded_and_cleaned(predictor, tmp_path):
         assert len(made.ReferringPhysicianName) == 64
 
 
-def test_frames_of_an_enhanced_file_are_named_one_by_one(predictor, tmp_path):
+def test_frames_of_an_enhanced_file_are_named_one_by_one(predictor, delivered, tmp_path):
     source = write_enhanced_head(tmp_path / "in")
     one = deliver_one(source, predictor, tmp_path / "out", dl_heat_map="pm")
     assert one.status == "delivered", one.reason
@@ -361,6 +406,8 @@ def test_frames_of_an_enhanced_file_are_named_one_by_one(predictor, tmp_path):
     for name in (f"heat_map_{n}" for n in range(1, 6)):
         number = objects[name].SourceImageSequence[0].ReferencedFrameNumber
         assert list(objects[name].ImagePositionPatient) == positions[number - 1]
+        of_files = pydicom.dcmread(delivered / f"{name}.dcm").pixel_array
+        assert np.array_equal(objects[name].pixel_array[:SIZE], of_files[:SIZE])
     keys = [
         item.ReferencedSOPSequence[0].ReferencedFrameNumber
         for item in objects["key_images"].ContentSequence
@@ -424,6 +471,21 @@ def test_a_head_in_two_series_is_one_volume_whose_files_are_all_named(predictor,
     assert {item.SeriesInstanceUID for item in study.ReferencedSeriesSequence} == set(named)
 
 
+def test_results_are_of_the_volume_that_stands_for_the_study(predictor, tmp_path):
+    alone = deliver_one(write_head(tmp_path / "in"), predictor, tmp_path / "a", dl_heat_map="none")
+    other = write_head(tmp_path / "in" / "sharp", ConvolutionKernel="BONE")
+    for number, path in enumerate(sorted(other.glob("*.dcm"))):
+        dataset = pydicom.dcmread(path)
+        dataset.SeriesInstanceUID += ".7"
+        dataset.SOPInstanceUID = f"{dataset.SeriesInstanceUID}.{number}"
+        dataset.PixelData = (dataset.pixel_array + 1).tobytes()
+        dataset.save_as(path, enforce_file_format=False)
+    one = deliver_one(tmp_path / "in", predictor, tmp_path / "b", dl_heat_map="none")
+    assert one.status == "delivered", one.reason
+    for name in ("report", "key_images"):
+        assert objects_in(one.folder)[name] == objects_in(alone.folder)[name]
+
+
 def test_an_archive_gives_what_its_folder_gives(predictor, head, delivered, tmp_path):
     archive = Path(shutil.make_archive(str(tmp_path / "scans"), "zip", head))
     one = deliver_one(archive, predictor, tmp_path / "out", dl_heat_map="pm")
@@ -461,6 +523,9 @@ def test_a_later_version_names_its_predecessor(predictor, tmp_path):
         assert named.ReferencedSOPInstanceUID == before[kind].SOPInstanceUID
         assert now[kind].SOPInstanceUID != before[kind].SOPInstanceUID
     assert errors_of_all(second.folder) == {}
+    (alone,) = deliverer.deliver(source, tmp_path / "alone", START)
+    for name, made in objects_in(alone.folder).items():
+        assert made.SOPInstanceUID != now[name].SOPInstanceUID, "the same UID for another text"
 
 
 def test_patients_never_reach_log_and_warnings(predictor, tmp_path, caplog, recwarn):

@@ -1,3 +1,4 @@
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from common.scoring.metrics import training_prior
 from common.scoring.predictions import build_predictions, write_predictions
 from common.slices.folds import PSEUDO, folds_path, read_folds, split_rows
 from common.slices.leakage import dataset_sources
-from common.slices.table import SliceTable
+from common.slices.table import ADDED_COLUMNS, SliceTable
 from config import Config
 from rsna.build import make_sampler
 from rsna.sources.rsna import RSNASource
@@ -182,6 +183,17 @@ def test_given_labels_come_with_their_own_source(monkeypatch, root, labelled):
     assert merged.frame["label_source"].eq("given:labelled").sum() == 8
     train, _ = split_rows(merged, read_folds(merged.folder / "folds.csv"), 0, LABELS)
     assert merged.frame["label_source"].iloc[train].eq("given:labelled").sum() == 8
+
+
+def test_datasets_of_earlier_versions_are_merged(monkeypatch, root, labelled):
+    for name in ("own", labelled.name):
+        folder = datasets(root) / f"early_{name}"
+        shutil.copytree(datasets(root) / name, folder)
+        frame = pd.read_parquet(folder / "slices.parquet").drop(columns=list(ADDED_COLUMNS))
+        frame.to_parquet(folder / "slices.parquet")
+    flags = ["--pl_labels", "given", "--pl_source", "early_labelled", "--data_dataset", "early_own"]
+    assert run(monkeypatch, root, "of_early", *flags) == 0
+    assert SliceTable.load(datasets(root) / "of_early").frame["split"].eq("train").sum() == 12 + 8
 
 
 def test_given_labels_of_some_patients_are_drawn_by_the_seed(monkeypatch, capsys, root, labelled):

@@ -13,7 +13,7 @@ from common.delivery.author import Author, quiet_highdicom
 from common.delivery.headers import Undeliverable, Wanted, read_slices
 from common.delivery.identity import Identity
 from common.delivery.pictures import parametric_map, secondary_captures, with_text
-from common.delivery.reports import NUM_KEYS, StudyResult, key_places
+from common.delivery.reports import NUM_KEYS, Finding, StudyResult, key_places
 from common.delivery.writing import write_objects
 from common.windows import BRAIN, windowed
 
@@ -103,3 +103,46 @@ def test_key_slices_are_the_likeliest_and_not_of_one_place():
     unknown = key_places(p, np.full(60, np.nan))
     assert unknown == sorted(np.argsort(-p, kind="stable")[:NUM_KEYS].tolist())
     assert key_places(p[:2], positions_mm[:2]) == [1]
+
+
+@pytest.mark.parametrize(
+    ("probability", "percent", "text"),
+    [
+        (0.5, 50.0, "50.00 %"),
+        (0.123456789, 12.3457, "12.35 %"),
+        (0.99996, 99.996, "over 99.99 %"),
+        (0.00004, 0.004, "under 0.01 %"),
+        (1 - 1e-12, 99.9999, "over 99.99 %"),
+        (1e-12, 0.0001, "under 0.01 %"),
+    ],
+)
+def test_a_probability_is_not_rounded_to_certainty(result, probability, percent, text):
+    code = Code("1386000", "SCT", "Intracranial hemorrhage")
+    finding = Finding("Blood", code, None, probability, None, result.slices[0])
+    assert finding.percent == percent
+    assert finding.sentence == f"Blood: probability {text}."
+
+
+@pytest.mark.parametrize(
+    ("orientation", "directions"),
+    [
+        ([1, 0, 0, 0, 0.95, -0.31], ["L", "P"]),
+        ([-1, 0, 0, 0, -1, 0], ["R", "A"]),
+        ([0, 1, 0, 0, 0, -1], ["P", "F"]),
+        (None, None),
+    ],
+)
+def test_a_picture_says_where_its_rows_lead_where_that_is_known(
+    result, tmp_path, orientation, directions
+):
+    for one in result.slices:
+        if orientation is None:
+            del one.header.ImageOrientationPatient
+        else:
+            one.header.ImageOrientationPatient = orientation
+    unplaced = [replace(one, has_plane=False) for one in result.slices]
+    images_hu = [np.zeros((SIZE, SIZE))]
+    (made,) = secondary_captures(replace(result, slices=unplaced), images_hu, images_hu, [""], "")
+    assert made.PatientOrientation == directions
+    write_objects(tmp_path, {"picture": made}, START)
+    assert conformance_errors(tmp_path / "picture.dcm") == set()

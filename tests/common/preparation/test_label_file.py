@@ -103,11 +103,33 @@ def test_accession_numbers_are_kept_as_a_hash_and_only_where_needed(tmp_path: Pa
         (["PatientID,any", "a,2"], "line 2: any is '2'"),
         (["PatientID,any", "a,1", ",", ",0"], "line 4: PatientID is empty"),
         (["PatientID,any"], "no row in it"),
+        (["PatientID;any", "a;0,5"], "commas have to separate its columns"),
+        (["PatientID\tany", "a\t1"], "commas have to separate its columns"),
     ],
 )
 def test_unusable_label_files_are_refused(tmp_path: Path, rows: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         read(tmp_path / "a.csv", *rows)
+
+
+def test_any_is_known_where_the_other_labels_decide_it(tmp_path: Path) -> None:
+    rows = ["a,0,0,0,,1", "b,0,0,0,,0.5", "c,0,0,0,0,0.5"]
+    labels = read(tmp_path / "a.csv", ",".join(["PatientID", *SUBTYPES]), *rows).labels
+    assert labels["any"].tolist() == pytest.approx([1, np.nan, 0.5], nan_ok=True)
+
+
+def test_a_study_that_is_listed_without_a_label_is_not_tested_on(tmp_path: Path) -> None:
+    write_tree(tmp_path / "in", num_patients=2)
+    table = prepare(tmp_path, read(tmp_path / "a.csv", "StudyInstanceUID,any", "1.0.0,1", "1.1.0,"))
+    assert table.frame.groupby("study_id")["split"].first().tolist() == ["test", "none"]
+
+
+def test_columns_that_are_not_used_are_named(tmp_path: Path, caplog) -> None:
+    read(tmp_path / "a.csv", "PatientID,any,subdual,age,hospital", "a,1,1,50,x")
+    assert "a.csv: columns that are not used: age, subdual" in caplog.text
+    caplog.clear()
+    read(tmp_path / "a.csv", "PatientID,any,source", "a,1,x")
+    assert caplog.text == ""
 
 
 def test_a_label_file_of_other_files_is_refused(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from common.datasets import make_loader
 from common.errors import InputError
 from common.experiment import Experiment
 from common.predictors.loading import load_predictor
-from common.scoring.predictions import read_predictions, series_probabilities
+from common.scoring.predictions import SERIES_LOGIT, read_predictions, series_probabilities
 from common.slices.folds import FOLDS_FILE
 from common.slices.study_labels import LABELS_OF_STUDY
 from common.slices.table import SliceTable
@@ -31,7 +31,8 @@ from rsna.predictor import Predictor
 from rsna.training.folds import make_training
 from rsna.training.kinds import build_parts
 from rsna_model import build_model
-from rsna_task import LABEL_WEIGHTS, LABELS
+from rsna_network import study_metrics
+from rsna_task import CHALLENGE, LABEL_WEIGHTS, LABELS, SUBTYPES
 
 ROOT = Path(__file__).resolve().parents[3]
 FLAGS = {
@@ -122,6 +123,29 @@ def test_each_known_label_is_one_term_whatever_the_batches(place, pooling):
     assert terms == 2 * 5 + 4
 
 
+def test_labels_of_studies_are_smoothed_in_training(place):
+    parts = build_parts(config_of(place, "x", data_dataset="studies", tr_label_smoothing=0.2))
+    network = parts.make_network([])
+    network.model.eval()
+    batch = next(iter(make_loader(parts.data.train, 4, 0)))
+    with torch.no_grad():
+        step, z = network.training_step(batch), network._forward(batch)["series_logits"]
+    y, weights = 0.8 * batch["series_labels"] + 0.1, torch.tensor(LABEL_WEIGHTS)
+    wanted = (binary_cross_entropy_with_logits(z, y, reduction="none") @ weights).sum() / 7
+    assert (float(step.loss_sum), step.num_terms) == (pytest.approx(float(wanted), rel=1e-5), 4)
+
+
+def test_studies_are_validated_by_their_majority_each_once():
+    shares, samples = np.array([2 / 3, 1 / 3, 1 / 2]), np.array([0, 0, 0, 1, 2])
+    of_series = np.repeat(np.array([2.0, 1.0, 9.0])[:, None], len(LABELS), axis=1)
+    labels = np.repeat(shares[:, None], len(LABELS), axis=1)
+    outputs = {"sample": samples, "series_logits": of_series[samples]}
+    found = study_metrics({**outputs, "series_labels": labels[samples]}, CHALLENGE)
+    assert found["study_auc.any"] == 1
+    wanted = (np.log1p(np.exp(-2)) + np.log1p(np.exp(1))) / 2
+    assert found["study_weighted_log_loss"] == pytest.approx(wanted)
+
+
 def test_training_sees_at_most_so_many_slices_and_validation_all(place):
     data = build_parts(config_of(place, "spread")).data
     seen = [data.train[(epoch, 0)]["index"] for epoch in range(40)]
@@ -186,9 +210,48 @@ def test_studies_alone_are_enough(place):
     assert last["valid_study_weighted_log_loss"] == pytest.approx(
         metrics["study"]["weighted_log_loss"], rel=1e-6
     )
+    # The predictor gives what validation gave.
+    table = SliceTable.load(place / "input/datasets/studies")
+    valid = read_predictions(folder / "predictions" / "valid.parquet", LABELS)
+    predictor = load_predictor(folder / "predictor", build_model)
+    found = predictor.predict_rows(table, table.rows_of(valid["image_id"])).series_logits
+    wanted = valid[[f"{SERIES_LOGIT}{name}" for name in LABELS]]
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
     # Where no slice has a label, the prior is the share of studies.
     info = json.loads((folder / "predictor" / "predictor.json").read_text())
     assert info["prior"] == info["study_prior"]
+    card = json.loads((folder / "predictor" / "model_card.json").read_text())
+    studies = pd.read_parquet(place / "input/datasets/studies/studies.parquet")
+    assert card["data"]["positive_studies"] == studies[list(LABELS)].sum().astype(int).to_dict()
+    assert card["data"]["label_source"] == [LABELS_OF_STUDY]
+
+
+@pytest.mark.parametrize("num_classes", [1, 6])
+def test_labels_that_are_known_in_part_are_terms_too(place, num_classes):
+    """Slices and studies of which `any` alone is known."""
+    folder = make_tiny_dataset(place / "input/datasets/any", num_patients=8, num_slices=5)
+    label_studies(folder, [0, 1, 4, 5])
+    for name in ("slices", "studies"):
+        frame = pd.read_parquet(folder / f"{name}.parquet")
+        frame.loc[frame["label_source"] != LABELS_OF_STUDY, "label_source"] = None
+        frame.assign(**dict.fromkeys(SUBTYPES, np.nan)).to_parquet(folder / f"{name}.parquet")
+    train_data = build_parts(
+        config_of(place, "any", data_dataset="any", net_num_classes=num_classes)
+    ).data.train
+    assert (~np.isnan(train_data.labels[:, -1])).sum() == 2 * 5
+    assert (~np.isnan(train_data.series_labels[:, -1])).sum() == len(train_data) == 4
+
+
+def test_a_subset_to_validate_has_the_positive_study_of_a_label(place):
+    folder = make_tiny_dataset(place / "input/datasets/rare", num_patients=16, num_slices=2)
+    label_studies(folder, list(range(16)))
+    studies = pd.read_parquet(folder / "studies.parquet").assign(**dict.fromkeys(LABELS, 0.0))
+    for rare in (4, 8, 12):
+        positive = studies["patient_id"].isin([f"patient{rare}", "patient1"])
+        studies.assign(any=positive.astype(float)).to_parquet(folder / "studies.parquet")
+        config = config_of(place, "x", data_dataset="rare", data_fold=0, tr_valid_subset=2)
+        subset = build_parts(config)._subset()
+        assert len(subset) == 2 and subset.series_labels[:, -1].sum() == 1
 
 
 def test_slice_networks_say_how_studies_are_learned_from(place):

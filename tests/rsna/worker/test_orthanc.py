@@ -1,6 +1,7 @@
 """The worker between two real Orthancs: nothing lost, nothing doubled, whatever is killed."""
 
 import json
+import os
 import random
 import re
 import signal
@@ -93,7 +94,9 @@ def sets_in(pacs: Orthanc) -> Counter[tuple[str, str]]:
 
 
 def left_in(work: Path) -> list[Path]:
-    return [path for place in ("outbox", "jobs") for path in (work / place).rglob("*")]
+    # os.walk passes over folders that are removed meanwhile, rglob raises.
+    walked = [each for place in ("outbox", "jobs") for each in os.walk(work / place)]
+    return [Path(folder, name) for folder, folders, files in walked for name in folders + files]
 
 
 def is_done(work: Path, num_committed: int) -> bool:

@@ -1,0 +1,55 @@
+"""The labels that series are trained on as a whole."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from tiny_dataset import make_tiny_dataset
+
+from common.slices.folds import PSEUDO
+from common.slices.study_labels import LABELS_OF_STUDY, labels_of_volumes
+from common.slices.table import SliceTable
+from rsna_task import LABELS
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Five studies of four slices, the first with a label of its own, and no other known."""
+    folder = make_tiny_dataset(tmp_path / "data", num_patients=5)
+    studies = pd.DataFrame({"study_id": [f"study{number}" for number in range(5)]})
+    studies = studies.assign(label_source=None, **dict.fromkeys(LABELS, np.nan))
+    studies.loc[0, ["any", "label_source"]] = [0.25, LABELS_OF_STUDY]
+    studies.to_parquet(folder / "studies.parquet")
+    return folder
+
+
+def labels_with(folder: Path, row: int, **values: object) -> pd.Series:
+    """Return `any` by store file, where a slice is changed."""
+    slices = pd.read_parquet(folder / "slices.parquet")
+    slices["any"] = np.repeat([1, 0, 1, 0.75, 0], 4).astype("float32")
+    for name, value in values.items():
+        slices.loc[row, name] = value
+    slices.to_parquet(folder / "slices.parquet")
+    return labels_of_volumes(SliceTable.load(folder), LABELS)["any"]
+
+
+def test_the_given_label_comes_first_and_others_are_the_largest_of_the_slices(folder):
+    files = [f"series{number}.b2nd" for number in range(5)]
+    assert labels_with(folder, 0)[files].tolist() == [0.25, 0, 1, 0.75, 0]
+
+
+@pytest.mark.parametrize("study", [1, 2])
+def test_a_slice_without_a_label_leaves_its_study_unknown_positive_or_not(folder, study):
+    assert labels_with(folder, 4 * study, any=np.nan).isna().to_numpy().nonzero()[0] == [study]
+
+
+@pytest.mark.parametrize("study", [1, 2])
+def test_a_file_that_is_no_slice_needs_no_label(folder, study):
+    row = {"any": np.nan, "status": "localizer", "store_index": pd.NA}
+    assert labels_with(folder, 4 * study, **row)[f"series{study}.b2nd"] == study - 1
+
+
+def test_labels_by_a_model_are_none_of_the_study(folder):
+    found = labels_with(folder, 4, label_source=f"{PSEUDO}0001")
+    assert "series1.b2nd" not in found.dropna() and found.notna().sum() == 4
