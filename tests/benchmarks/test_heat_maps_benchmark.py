@@ -1,7 +1,6 @@
 """The benchmark of heat maps, on spots that a network sees by its making."""
 
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +8,7 @@ import pytest
 from spot_network import spot_predictor
 from turned_heads import head, spot_mask, write_head
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-
-import heat_maps as benchmark
-
+from benchmarks import heat_maps as benchmark
 from common.preparation import prepare_dataset
 from common.slices.table import SliceTable
 from rsna.phantom.study import generate_study
