@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import json
 import logging
 import os
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError, Interrupted
-from common.files import write_text
+from common.files import held, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -248,14 +247,11 @@ class Experiment(PredictorHome):
         Raises:
             InputError: another process is running this experiment.
         """
-        with open(self.folder / ".lock", "w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise InputError(
-                    f"--experiment_id {self.id}: another process is running it: wait for it, "
-                    f"or stop it first"
-                ) from error
+        refusal = (
+            f"--experiment_id {self.id}: another process is running it: wait for it, or stop it "
+            f"first"
+        )
+        with held(self.folder / ".lock", refusal):
             handler = logging.FileHandler(self.folder / "train.log", encoding="utf-8")
             handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
             root = logging.getLogger()

@@ -1,6 +1,7 @@
 """Files that are either whole or absent: written to a temporary name, then moved into place."""
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import math
@@ -68,6 +69,42 @@ def make_folder(folder: Path) -> None:
             reason = "read-only"
     if reason is not None:
         raise InputError(f"{folder} can't be written to ({reason}): choose another folder")
+
+
+@contextlib.contextmanager
+def held(path: Path, refusal: str) -> Iterator[None]:
+    """Hold the lock of a file or folder inside the block; a killed process leaves no lock.
+
+    Args:
+        path: a folder that is there, or a file, which is made where it is missing.
+        refusal: the message where another process holds it.
+
+    Raises:
+        InputError: another process holds it, or the file system has no locks.
+    """
+    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(refusal) from error
+        except OSError as error:
+            raise InputError(
+                f"{path} can't be locked ({error.strerror}): choose a folder elsewhere"
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Put the names of the files in a folder on disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:

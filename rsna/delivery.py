@@ -36,14 +36,13 @@ from common.delivery.reports import (
 from common.delivery.writing import (
     NAME_LENGTH,
     SUFFIX,
-    sync_folder,
     working_folder,
     write_objects,
 )
 from common.dicom import read_hu
 from common.dicom.archives import open_source_file
 from common.errors import InputError
-from common.files import replacing_folder, write_json
+from common.files import replacing_folder, sync_folder, write_json
 from common.predictors.base import PredictOptions
 from common.predictors.heat_maps import HeatMaps, heat_maps, slice_networks
 from common.slices.series import list_series, used_rows

@@ -1,9 +1,7 @@
 """Objects as files whose bytes follow from what they hold and one time."""
 
 import contextlib
-import fcntl
 import io
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -11,8 +9,7 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
-from common.errors import InputError
-from common.files import make_folder, write_bytes
+from common.files import held, make_folder, write_bytes
 
 SUFFIX = ".dcm"
 NAME_LENGTH = 16
@@ -50,15 +47,6 @@ def stamp(made: Dataset, start: datetime) -> None:
             item.ContributionDateTime = date + time
 
 
-def sync_folder(folder: Path) -> None:
-    """Put the names of the files in a folder on disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @contextlib.contextmanager
 def working_folder(output: Path) -> Iterator[Path]:
     """Yield an empty folder in `output` for the work, and keep other processes out of `output`.
@@ -69,12 +57,7 @@ def working_folder(output: Path) -> Iterator[Path]:
         InputError: another process writes there, or nothing can be written.
     """
     make_folder(output)
-    lock = os.open(output, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"{output}: another process delivers there: wait for it") from error
+    with held(output, f"{output}: another process delivers there: wait for it"):
         work = output / _WORK
         for left in (work, *output.glob(_LEFT)):  # `replacing_folder` names the latter
             shutil.rmtree(left, ignore_errors=True)
@@ -83,5 +66,3 @@ def working_folder(output: Path) -> Iterator[Path]:
             yield work
         finally:
             shutil.rmtree(work, ignore_errors=True)
-    finally:
-        os.close(lock)

@@ -5,7 +5,6 @@ and the result is the same.
 """
 
 import contextlib
-import fcntl
 import logging
 import signal
 import threading
@@ -19,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from common.errors import InputError, Interrupted
-from common.files import make_folder, write_parquet
+from common.files import held, make_folder, write_parquet
 from common.preparation.checks.label_audit import log_audit
 from common.preparation.estimates import check_space, log_estimates
 from common.preparation.headers import INDEX_FOLDER, read_index
@@ -362,18 +361,13 @@ def _without_own(files: pd.DataFrame, source_folder: Path, dataset_folder: Path)
 def _locked(dataset_folder: Path) -> Iterator[None]:
     """Keep a second process out of the dataset folder; a killed process leaves no lock."""
     make_folder(dataset_folder)
-    with open(dataset_folder / LOCK_FILE, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"{dataset_folder} is being prepared by another process: wait for its end"
-            ) from error
+    path = dataset_folder / LOCK_FILE
+    with held(path, f"{dataset_folder} is being prepared by another process: wait for its end"):
         try:
             yield
         finally:
             if [path.name for path in dataset_folder.iterdir()] == [LOCK_FILE]:  # it was refused
-                Path(file.name).unlink()
+                path.unlink()
                 with contextlib.suppress(OSError):  # another process has begun there
                     dataset_folder.rmdir()
 

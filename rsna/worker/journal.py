@@ -4,19 +4,19 @@ It holds hashes, counts, words and times, and the UIDs of our own objects; no id
 date of a source.
 """
 
-import fcntl
 import hashlib
 import json
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
+from common.files import held
 
 JOURNAL_FILE, LOCK_FILE = "journal.sqlite", ".lock"
 NEW, PREDICTED, SENT = "new", "predicted", "sent"
@@ -306,21 +306,10 @@ class Journal:
             file.execute(f"DELETE FROM jobs WHERE {column}=?", (value,))
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for one worker inside the block.
-
-    Raises:
-        InputError: another worker holds it.
-    """
-    with open(folder / LOCK_FILE, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError(
-                f"--wk_work {folder}: another worker works there: stop it, or give another folder"
-            ) from error
-        yield
+def locked(folder: Path) -> AbstractContextManager[None]:
+    """Hold the folder for one worker inside the block; InputError where another holds it."""
+    refusal = f"--wk_work {folder}: another worker works there: stop it, or give another folder"
+    return held(folder / LOCK_FILE, refusal)
 
 
 def is_locked(folder: Path) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from common.delivery.sending import Busy, Destination, Refused, Unreachable, read_objects
+from common.files import sync_folder
 from rsna.worker.journal import COMMITTED, NEW, PREDICTED, REFUSED, SENT, Job, Journal
 from rsna.worker.records import Records
 
@@ -94,13 +95,12 @@ class Outbox:
             self.journal.move(job, PREDICTED)
 
     def put(self, job: Job, made: Path) -> None:
-        """Take over a folder of results: on disk whole, before it has its name."""
-        sync(made)
+        """Take over a folder of results, which `Deliverer` has put on disk whole."""
         target = self.waiting / job.key
         if target.exists():
             shutil.rmtree(target)
         os.replace(made, target)
-        sync(self.waiting)
+        sync_folder(self.waiting)
 
     def start(self) -> None:
         """Start the thread."""
@@ -198,13 +198,3 @@ class Outbox:
         for path in self.kept.iterdir():
             if self.journal.now() - path.stat().st_mtime > 86400 * self.keep_days:
                 shutil.rmtree(path, ignore_errors=True)
-
-
-def sync(folder: Path) -> None:
-    """Put a folder on disk with all that is in it."""
-    for path in [*folder.rglob("*"), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -1,5 +1,6 @@
-"""Folders that are either whole or absent."""
+"""Folders that are either whole or absent, and locks."""
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 import pytest
 from small_disk import files_up_to
 
-from common.files import replacing_folder, write_text
+from common.errors import InputError
+from common.files import held, replacing_folder, write_text
 
 
 def fill(folder: Path, text: str) -> None:
@@ -59,3 +61,20 @@ def test_a_full_disk_leaves_the_old_folder(tmp_path):
         fill(tmp_path / "net", "x" * 10_000)
     assert (tmp_path / "net" / "text").read_text() == "old"
     assert os.listdir(tmp_path) == ["net"]
+
+
+def test_a_lock_is_held_once_and_left_with_the_block(tmp_path):
+    for path in (tmp_path, tmp_path / "file"):
+        with held(path, "busy"), pytest.raises(InputError, match=r"^busy$"), held(path, "busy"):
+            pass
+        with held(path, "busy"):
+            pass
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    def no_locks(descriptor, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("common.files.fcntl.flock", no_locks)
+    with pytest.raises(InputError, match="can't be locked"), held(tmp_path, "busy"):
+        pass
