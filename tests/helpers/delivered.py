@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pydicom
+import torch
 from dicom_factory import write_ct, write_enhanced_ct
 from predictor_factory import make_predictor
 
@@ -103,9 +104,16 @@ def write_enhanced_head(folder: Path, **tags: Any) -> Path:
     return folder
 
 
+def seeded_network(seed: int = 0) -> RSNAModel:
+    """A small network with the same weights for the same seed, and other ones for another."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return RSNAModel("test_resnet")
+
+
 def write_predictor(folder: Path, **changes: Any) -> Path:
     """Write a small predictor with the names of a real one, and return its folder."""
-    network = RSNAModel("test_resnet")
+    network = seeded_network()
     training = {"experiment_id": "0007", "dataset": "tiny", "fold": 0}
     options = {"network": network, "model": network.specification, "training": training}
     make_predictor(**(options | changes)).save(folder)

@@ -21,6 +21,7 @@ from delivered import (
     contents,
     make_deliverer,
     objects_in,
+    seeded_network,
     write_enhanced_head,
     write_head,
     write_predictor,
@@ -30,6 +31,7 @@ from dicom_factory import write_rsna
 import rsna.delivery
 from common.errors import InputError
 from common.scoring.predictions import Calibration
+from common.scoring.study_calibration import StudyCalibration
 from rsna_task import LABELS
 
 COMMENTS = ("notice", "model", "weights", "calibration", "operating point", "slices")
@@ -246,16 +248,16 @@ def test_the_same_time_gives_the_same_bytes_and_another_the_same_uids(
 def test_what_objects_depend_on_changes_their_uids(delivered, head, tmp_path, what):
     changes, flags = {}, {"dl_heat_map": "pm"}
     if what == "weights":
-        from rsna_model import RSNAModel
-
-        changes = {"network": RSNAModel("test_resnet")}
+        changes = {"network": seeded_network(1)}
     elif what == "threshold":
         changes = {"operating_points": POINTS}
     elif what == "calibration":
         changes = {"calibration": Calibration((1.5,) * 6, (0.1,) * 6)}
+    elif what == "study calibration":
+        changes = {"study_calibration": StudyCalibration(((1.0, 0.0, 0.0),) * 6, (0.1,) * 6)}
     elif what == "heat map":
         flags = {"dl_heat_map": "sc"}
-    elif what == "root":
+    else:
         flags["dl_uid_root"] = "1.2.826.0.1.3680043.8.498"
     one = deliver_one(head, write_predictor(tmp_path / "net", **changes), tmp_path / "out", **flags)
     before, now = objects_in(delivered), objects_in(one.folder)
