@@ -40,13 +40,13 @@ from common.errors import CheckFailed, InputError
 from common.files import write_text
 
 PARTS = {
-    "transforms": 45,
-    "memory": 40,
-    "nccl": 40,
-    "precision": 70,
-    "graphs": 40,
-    "train": 65,
-    "networks": 70,
+    "transforms": 40,
+    "memory": 35,
+    "nccl": 35,
+    "precision": 75,
+    "graphs": 55,
+    "train": 60,
+    "networks": 65,
     "compiled": 90,
 }
 """The seconds that each part may take."""

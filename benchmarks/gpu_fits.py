@@ -28,7 +28,7 @@ from rsna_task import LABELS
 
 Amp = Literal["bf16", "fp16"] | None
 Value = TypeVar("Value")
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DEVICE = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 SLICES_PER_SERIES = 32
 
 
@@ -54,7 +54,7 @@ class Size:
     stored: int = 512
     num_slices: int = 8192
     batch_size: int = 64
-    seconds: float = 4.0
+    seconds: float = 3.0
     warmup: int = 6
     workers: int = min(8, os.cpu_count() or 1)
     small: tuple[int, int] = (256, 32)
@@ -108,6 +108,7 @@ def median_seconds(work: Callable[[], Any], repeats: int = 5) -> float:
 def fitting(batch_size: int, work: Callable[[int], Value]) -> tuple[int, Value]:
     """Return the first of `batch_size`, its half, ... for which memory suffices, and the result."""
     while True:
+        peak_gib()  # from here on
         try:
             return batch_size, work(batch_size)
         except torch.OutOfMemoryError:

@@ -106,7 +106,9 @@ def memory() -> Figures:
             own = mock.Mock(side_effect=KeptMemory.for_workers if is_kept else None)
             own.return_value = None
             with mock.patch.object(KeptMemory, "for_workers", own):
-                seconds, sums = _loaded_sums(loading.loader(SIZE.batch_size, is_pinned))
+                loader = loading.loader(SIZE.batch_size, is_pinned)
+            seconds = _loaded_sums(loader, are_late=False)[0]
+            sums = _loaded_sums(loader, are_late=True)[1]
             rate = (len(rows) - SIZE.batch_size) / seconds
             wrong = int((sums != expected).sum())
             yield name, {"images_per_second": rate, "wrong_slices": wrong}
@@ -117,14 +119,18 @@ def memory() -> Figures:
         yield f"{name}_gb_per_second", tensor.nbytes / seconds / 1e9
 
 
-def _loaded_sums(loader: Any) -> tuple[float, np.ndarray]:
-    """Return the seconds after the first batch and the sums of all slices, behind other work."""
+def _loaded_sums(loader: Any, are_late: bool) -> tuple[float, np.ndarray]:
+    """Return the seconds after the first batch of an epoch, and the sums of its slices.
+
+    Late copies wait on the device for other work, while the loader goes on.
+    """
     delay = torch.randn(SIZE.matrix, SIZE.matrix, device=DEVICE)
     sums, index = [], []
     start = 0.0
     for batch in loader:
         start = start or time.perf_counter()
-        torch.mm(delay, delay)  # the copy waits for it, and the loader goes on
+        if are_late:
+            torch.mm(delay, delay)
         images = batch["image"].to(DEVICE, non_blocking=True)
         sums.append(images.sum((1, 2, 3), dtype=torch.int64))
         index.append(batch["index"])
@@ -146,6 +152,7 @@ def nccl() -> Figures:
         port = free.getsockname()[1]
     environment = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     environment |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    environment |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}  # there is no network
     with mock.patch.dict(os.environ, environment), connected(OneOfMany(), DEVICE):
         shared = fit(data, processes=OneOfMany(), **options)
         yield "backend", dist.get_backend_config() if IS_CUDA else dist.get_backend()
@@ -323,7 +330,6 @@ def _train_and_predict(name: str) -> dict[str, Any]:
         made = fit(InMemory(batch_size, SIZE.image), make_model(name), "bf16")
         return made.rate, made.network.model
 
-    peak_gib()
     size, (rate, model) = fitting(size, trained)
     figures: dict[str, Any] = {"batch_size": size, "train": rate, "train_peak_gib": peak_gib()}
     model = copy.deepcopy(model).eval()  # without gradients

@@ -49,8 +49,8 @@ def test_a_slice_written_over_is_counted(values: Any, monkeypatch: pytest.Monkey
     """As where a slot of kept memory were free too early."""
     loaded_sums = gpu_parts._loaded_sums
 
-    def late(loader: Any) -> tuple[float, Any]:
-        seconds, sums = loaded_sums(loader)
+    def late(loader: Any, are_late: bool) -> tuple[float, Any]:
+        seconds, sums = loaded_sums(loader, are_late)
         sums[3] = sums[4] + 1
         return seconds, sums
 
@@ -72,6 +72,20 @@ def test_precision(values: Any) -> None:
     assert made["float32"]["last_loss_difference"] == 0
     assert 0 < made["bf16"]["first_loss_difference"] < 0.05
     assert all(one["images_per_second"] > 0 for one in made.values())
+
+
+def test_a_scale_that_is_too_large_is_a_state_like_others() -> None:
+    """fp16 needs a GPU; its scale is set in what a checkpoint holds."""
+    seen = []
+
+    def start(network: Any) -> None:
+        gpu_parts._with_too_large_a_scale(network)
+        seen.append(network.state_dict()["scaler"].get("scale"))
+
+    options = {"amp": "fp16"} if torch.cuda.is_available() else {}
+    made = gpu_fits.fit(gpu_fits.InMemory(2, 32), steps=2, start=start, **options)
+    assert made.network.state.iteration == 2 and len(made.network.losses) >= 2
+    assert seen == [2.0**40 if options else None]
 
 
 @on_cpu
