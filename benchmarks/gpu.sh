@@ -20,8 +20,11 @@ packages=(albumentations albucore simsimd stringzilla blosc2 ndindex msgpack num
     pydantic pydantic-core annotated-types typing-inspection typing-extensions)
 
 if [[ ${1:-} == download ]]; then
-    version=${2:?"download: give the version of Python there, such as 3.12"}
-    exec "$python" -m pip download --no-deps --only-binary :all: --python-version "$version" \
+    if (($# < 2)); then
+        echo "error: download: give the version of Python there, such as 3.12" >&2
+        exit 2
+    fi
+    exec "$python" -m pip download --no-deps --only-binary :all: --python-version "$2" \
         --constraint requirements/lock.txt --dest "$wheels" "${packages[@]}" "${@:3}"
 fi
 

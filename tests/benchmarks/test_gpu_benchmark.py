@@ -233,6 +233,12 @@ def test_carried_wheels_are_used(elsewhere: Path) -> None:
         assert done.stdout == "carried ['train', '--out', 'x']\n", done.stderr
 
 
+def test_wheels_are_for_a_version_of_python(elsewhere: Path) -> None:
+    refused = start(elsewhere, "download")
+    assert refused.returncode == 2
+    assert refused.stderr == "error: download: give the version of Python there, such as 3.12\n"
+
+
 @on_cpu
 @pytest.mark.long
 @pytest.mark.timeout(1800)
