@@ -1,5 +1,6 @@
 """preprocessing.py: a dataset prepared, checked or explored, as the flags ask for."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from rsna.sources import AbstractSource, make_source
 from rsna.sources.dicom import DicomSource
 from rsna_task import SUBTYPES
 
+logger = logging.getLogger(__name__)
+
 
 def preprocess(config: Config) -> Iterator[str]:
     """Do what the flags ask for, and yield the lines to print.
@@ -23,6 +26,9 @@ def preprocess(config: Config) -> Iterator[str]:
         InputError: flags or files that can't be used.
         CheckFailed: --pre_check found something.
     """
+    config = config.resolved("preparation")
+    if config.chosen:
+        logger.info(config.chosen)
     if config.preprocessing.pre_check:
         yield from _check(config)
         return
