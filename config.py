@@ -181,7 +181,7 @@ class Config:
 
     def resolved(self, work: Work) -> "Config":
         """Return the flags with what this machine makes of `auto`, as far as `work` needs them."""
-        machine = Machine.here(self.general.device)
+        machine = Machine.here("cpu" if work == "preparation" else self.general.device)
         choices = choose(self.flags(), machine, work)
         if not choices:
             return self

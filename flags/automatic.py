@@ -63,7 +63,7 @@ def describe(choices: Mapping[str, Choice], machine: Machine) -> str:
     chosen = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
     of_processes = f" for each of {machine.num_processes} processes"
     return (
-        f"auto, with {machine.memory_gb:.0f} GB, {shown}, cores: {machine.num_cores}"
+        f"auto, with {machine.memory_gb:.0f} GB of memory, {shown}, cores: {machine.num_cores}"
         f"{of_processes if machine.num_processes > 1 else ''}: {chosen}"
     )
 

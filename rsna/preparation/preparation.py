@@ -27,8 +27,6 @@ def preprocess(config: Config) -> Iterator[str]:
         CheckFailed: --pre_check found something.
     """
     config = config.resolved("preparation")
-    if config.chosen:
-        logger.info(config.chosen)
     if config.preprocessing.pre_check:
         yield from _check(config)
         return
@@ -45,8 +43,11 @@ def _prepare(config: Config) -> Preparation:
         folder, dataset_folder = folder.resolve(), dataset_folder.resolve()
     files = [LabelFile.read(path, SUBTYPES, "any") for path in _label_paths(flags.pre_labels)]
     label_file = LabelFiles.of(files)
+    source = _source(config, folder, label_file)
+    if config.chosen:
+        logger.info(config.chosen)
     return prepare_dataset(
-        _source(config, folder, label_file),
+        source,
         dataset_folder,
         n_jobs=config.general.n_jobs,
         num_folds=flags.pre_num_folds,

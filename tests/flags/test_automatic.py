@@ -146,13 +146,13 @@ def test_one_line_says_what_was_chosen_and_why():
     machine = dataclasses.replace(H200, num_processes=2)
     line = describe(choose(Config().flags(), machine, "training"), machine)
     assert line == (
-        "auto, with 128 GB, H200 of 141 GB, cores: 8 for each of 2 processes: "
+        "auto, with 128 GB of memory, H200 of 141 GB, cores: 8 for each of 2 processes: "
         "n_jobs 7 (all cores but one); tr_batch_size_valid 256 (by the memory of the GPU); "
         "tr_use_amp 1, tr_tf32 1, tr_channels_last 1 (compute capability 9.0); "
         "tr_compile 0 (fewer than 20000 batches); "
         "tr_pin_memory 1, data_transform_device cuda (there is a GPU)"
     )
     assert describe(choose(Config().flags(), CPU, "prediction"), CPU) == (
-        "auto, with 8 GB, the network on the CPU, cores: 2: "
+        "auto, with 8 GB of memory, the network on the CPU, cores: 2: "
         "n_jobs 2 (the network takes the cores); tr_batch_size_valid 64 (as on every CPU)"
     )
