@@ -108,14 +108,18 @@ def write_prediction(
 
 def predict_options(config: Config) -> PredictOptions:
     """Return how the flags ask for predictions: views, their mean, workers, device."""
-    views = config.views.names
+    views, device = config.views.names, find_device(config)
+    config = config.resolved("prediction")
+    if config.chosen:
+        logger.info(config.chosen)
     return PredictOptions(
+        batch_size=config.general.tr_batch_size_valid,
         num_workers=config.general.n_jobs,
         views=views,
         # One view is its own mean; by way of probabilities its logits would be cut.
         mean=config.views.pr_tta_mean if len(views) > 1 else "logits",
         seed=config.general.seed,
-        device=find_device(config),
+        device=device,
     )
 
 

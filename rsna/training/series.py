@@ -222,7 +222,7 @@ class SeriesParts(WholeSeriesParts[SeriesModel, SeriesData], Generic[SeriesModel
 
     @property
     def valid_batch_size(self) -> int:
-        return series_per_batch(self.config.training.tr_batch_size_valid)
+        return series_per_batch(self.config.general.tr_batch_size_valid)
 
     def predictor(self, training: dict[str, Any]) -> AbstractPredictor:
         return self.predictor_class(
