@@ -11,6 +11,7 @@ from common.errors import Interrupted
 from common.files import make_folder, replacing
 from common.predictors.base import AbstractPredictor, PredictOptions
 from common.predictors.loading import load_predictor
+from common.preparation.workers.runner import TaskRunner
 from common.scoring.kaggle_client import KaggleClient
 from common.scoring.predictions import write_predictions
 from common.scoring.submission import (
@@ -36,8 +37,13 @@ FILLED_FILE = "filled_with_prior.csv"
 LEFT_OUT_FILE = "left_out.csv"
 
 
-def predict(config: Config) -> Iterator[str]:
-    """Predict --pr_input, write the tables and the submission, and yield the lines to print."""
+def predict(config: Config, runner: TaskRunner) -> Iterator[str]:
+    """Predict --pr_input, write the tables and the submission, and yield the lines to print.
+
+    Args:
+        config: flags.
+        runner: the processes that prepare files.
+    """
     source, output = prediction_folders(config)
     home = config.predictor_home(recorded=False)
     predictor = load_predictor(home.predictor, build_model)
@@ -46,7 +52,7 @@ def predict(config: Config) -> Iterator[str]:
     sample = read_sample(Path(asked_for), predictor.label_names) if asked_for is not None else None
     client = KaggleClient(competition) if competition else None
     make_folder(output)
-    warm = Predictor(predictor, predict_options(config))
+    warm = Predictor(predictor, predict_options(config), runner)
     try:
         prediction = warm.predict_folder(source, output / "dataset", config.select.ids)
     except Interrupted as interrupted:
