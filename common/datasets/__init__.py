@@ -3,7 +3,7 @@
 from common.datasets.base import AbstractDataset
 from common.datasets.classification import ImageClassificationDataset
 from common.datasets.loading import make_loader
-from common.datasets.samplers import EpochSampler, batches_per_epoch
+from common.datasets.samplers import EpochSampler, LengthSampler, batches_per_epoch
 from common.datasets.weighted_samplers import (
     BalancedSampler,
     GroupSampler,
@@ -17,6 +17,7 @@ __all__ = [
     "EpochSampler",
     "GroupSampler",
     "ImageClassificationDataset",
+    "LengthSampler",
     "PositiveRangeSampler",
     "batches_per_epoch",
     "make_loader",

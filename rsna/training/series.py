@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from common.callbacks import Callback
 from common.checkpoint import load_weights
-from common.datasets import EpochSampler, make_loader
+from common.datasets import EpochSampler, LengthSampler, make_loader
 from common.datasets.series import SeriesAugmentation
 from common.datasets.series_images import SeriesImageDataset
 from common.errors import InputError
@@ -105,7 +105,8 @@ class WholeSeriesParts(TrainingParts[Model, Sides], Generic[Model, Sides]):
         )
 
     def _make_sampler(self) -> EpochSampler:
-        return EpochSampler(len(self.data.train), self.config.general.seed)
+        train = self.data.train
+        return LengthSampler(len(train), self.config.general.seed, train.num_steps)
 
     def make_network(self, callbacks: Sequence[Callback]) -> RSNANetwork:
         return build_network(
