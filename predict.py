@@ -15,8 +15,9 @@ def main() -> None:
     prediction_folders(config)
     # torch takes seconds to import.
     from rsna.evaluation.prediction import predict
+    from rsna.evaluation.together import run_together
 
-    for line in predict(config):
+    for line in run_together(config, predict):
         print(line)
 
 
