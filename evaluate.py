@@ -11,8 +11,9 @@ def main() -> None:
     log_to_console()
     config = parse_config(__doc__ or "", GROUPS)
     from rsna.evaluation.run import evaluate
+    from rsna.evaluation.together import run_together
 
-    for line in evaluate(config):
+    for line in run_together(config, evaluate):
         print(line)
 
 

@@ -1,6 +1,7 @@
 """Predicts a folder of DICOM files, or a prepared dataset, with an experiment or a predictor."""
 
 import gc
+from functools import partial
 
 from common.cli import log_to_console, run_script
 from config import parse_config
@@ -16,11 +17,12 @@ def main() -> None:
     from rsna.evaluation.folders import prediction_folders, preparing_processes
 
     source, _ = prediction_folders(config)
-    with preparing_processes(source, config.general.n_jobs) as runner:
+    with preparing_processes(config, source) as runner:
         # torch takes seconds to import.
         from rsna.evaluation.prediction import predict
+        from rsna.evaluation.together import run_together
 
-        for line in predict(config, runner):
+        for line in run_together(config, partial(predict, runner=runner)):
             print(line)
 
 

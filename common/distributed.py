@@ -1,4 +1,4 @@
-"""Several processes that train one network, and the messages between them.
+"""Several processes that train or predict together, and the messages between them.
 
 `torchrun` starts the processes and sets RANK, LOCAL_RANK and WORLD_SIZE; without these a process is
 alone, and everything here is free. Control messages go over gloo (CPU tensors), gradients over what
@@ -34,11 +34,12 @@ _VARIABLES = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
 
 # Where a process leaves the reason of its failure; it lives in torchrun, which outlives it.
 _notes: dist.Store | None = None
+_num_connections = 0
 
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of a training, as one of them sees them.
+    """The processes of a training or prediction, as one of them sees them.
 
     Every exchange is made by all of them, in the same order; alone it costs nothing.
 
@@ -91,6 +92,12 @@ class Processes:
         dist.all_gather_object(values, value)
         return values
 
+    def gathered_by_main(self, value: Value) -> list[Value]:
+        """Return the `value` of every process, by rank, in the main one; elsewhere nothing."""
+        values: list[Any] = [None] * self.num if self.is_main else []
+        dist.gather_object(value, values if self.is_main else None)
+        return values
+
     def from_main(self, make: Callable[[], Value]) -> Value:
         """Return what `make` returns in the main process; the others wait for it."""
         if not self.are_many:
@@ -118,14 +125,16 @@ class Processes:
 
 
 @contextlib.contextmanager
-def connected(processes: Processes, device: torch.device) -> Iterator[None]:
-    """Connect the processes for the block.
+def connected(
+    processes: Processes, device: torch.device, timeout: timedelta = _TIMEOUT
+) -> Iterator[None]:
+    """Connect the processes for the block; none waits longer than `timeout` for another.
 
     Raises:
         InputError: the environment names several processes, but not how to reach them.
         PeerFailure: another process failed; its reason is the message.
     """
-    global _notes
+    global _notes, _num_connections
     # Already connected, by the caller of several trainings.
     if not processes.are_many or _notes is not None:
         yield
@@ -135,12 +144,15 @@ def connected(processes: Processes, device: torch.device) -> Iterator[None]:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
         store, rank, num = next(dist.rendezvous("env://"))
-        dist.init_process_group(backend, store=store, rank=rank, world_size=num, timeout=_TIMEOUT)
+        # What an earlier connection left in the store is not meant for this one.
+        _num_connections += 1
+        store = dist.PrefixStore(f"ich{_num_connections}", store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=num, timeout=timeout)
     except (ValueError, dist.DistError) as error:
         raise InputError(
-            f"the processes of this training can't be connected ({error}): start it with torchrun"
+            f"the processes can't be connected ({error}): start it with torchrun"
         ) from error
-    _notes = dist.PrefixStore("ich", store)
+    _notes = dist.PrefixStore("notes", store)
     try:
         with failing_together():
             yield
@@ -148,6 +160,11 @@ def connected(processes: Processes, device: torch.device) -> Iterator[None]:
         _notes = None
         with contextlib.suppress(Exception):  # the others may be gone
             dist.destroy_process_group()
+
+
+def are_connected() -> bool:
+    """Return whether this is one of several processes that are connected now."""
+    return _notes is not None
 
 
 @contextlib.contextmanager

@@ -15,8 +15,9 @@ def main() -> None:
     calibration_target(config)
     # torch takes seconds to import.
     from rsna.evaluation.calibrating import calibrate
+    from rsna.evaluation.together import run_together
 
-    for line in calibrate(config):
+    for line in run_together(config, calibrate):
         print(line)
 
 

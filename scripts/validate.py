@@ -10,9 +10,10 @@ def main() -> None:
     """Write a table and a page over the datasets, or the protocol, and print it on stdout."""
     log_to_console()
     config = parse_config(__doc__ or "", GROUPS)
+    from rsna.evaluation.together import run_together
     from rsna.evaluation.validation import validate
 
-    for line in validate(config):
+    for line in run_together(config, validate):
         print(line)
 
 

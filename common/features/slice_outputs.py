@@ -8,12 +8,14 @@ is looked at.
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import logit
 
 from common.errors import InputError
 from common.experiment import Experiment, read_predictor_json
@@ -143,33 +145,86 @@ def load_slice_outputs(
     experiment = Experiment(experiment_folder)
     predictions = read_predictions(experiment.out_of_fold_file, label_names)
     is_out_of_fold = predictions["view"].eq(MEAN_VIEW) & predictions["fold"].notna()
-    predictions = predictions[is_out_of_fold]
+    outputs = _kept(
+        predictions[is_out_of_fold], table, label_names, views, experiment.features, "oof"
+    )
+    outputs = replace(outputs, name=experiment_folder.name, folds_digest=_folds_digest(experiment))
+    if outputs.features is None:
+        return outputs
+    scaling = {
+        int(fold): measure_scaling(outputs.features, outputs.feature_rows[outputs.folds == fold])
+        for fold in np.unique(outputs.folds[outputs.is_known])
+    }
+    return replace(outputs, scaling=scaling)
+
+
+def load_test_outputs(
+    experiment_folder: Path,
+    fold: int,
+    table: SliceTable,
+    views: Sequence[str] | None,
+    scaling: Scaling | None,
+) -> SliceOutputs | None:
+    """Return what the network of one fold said of the test rows when it had been trained.
+
+    Args:
+        views, table: as of `load_slice_outputs`.
+        scaling: of the features of this network.
+
+    Returns:
+        the outputs, without rows that have the prior; None where they were not kept, or can't be
+        used: then they are computed again.
+    """
+    own = Experiment(experiment_folder).fold(fold)
+    if not own.predictions_file("test").is_file():
+        return None
+    try:
+        content = read_predictor_json(own.predictor)
+        names = content["label_names"]
+        predictions = read_predictions(own.predictions_file("test"), names)
+        logits = predictions[[f"logit_{name}" for name in names]].to_numpy(np.float64)
+        prior = logit(np.array([content["prior"][name] for name in names]))
+        predictions = predictions[~np.isclose(logits, prior, atol=1e-4).all(axis=1)]
+        outputs = _kept(predictions, table, names, views, own.features, "test")
+    except InputError as error:
+        logger.warning("slice outputs of the test rows are computed again: %s", error)
+        return None
+    return replace(outputs, scaling={} if scaling is None else {fold: scaling})
+
+
+def _kept(
+    predictions: pd.DataFrame,
+    table: SliceTable,
+    label_names: Sequence[str],
+    views: Sequence[str] | None,
+    features_folder: Path,
+    name: str,
+) -> SliceOutputs:
+    """Return the outputs in a prediction table, with features where there are views to average.
+
+    Raises:
+        InputError: images or features are missing, or not of the same folds.
+    """
     image_ids = predictions["image_id"].to_numpy(dtype=object)
     rows = table.rows_of(image_ids)
-    columns = [f"logit_{name}" for name in label_names]
     logits = np.full((len(table), len(label_names)), np.nan, np.float32)
-    logits[rows] = predictions[columns].to_numpy(np.float32)
+    logits[rows] = predictions[[f"logit_{label}" for label in label_names]].to_numpy(np.float32)
     folds = np.full(len(table), -1, np.int64)
     folds[rows] = predictions["fold"].to_numpy(np.int64)
-    name, digest = experiment_folder.name, _folds_digest(experiment)
     if views is None:
-        return SliceOutputs(name, logits, folds, folds_digest=digest)
-    features = FeatureTable.load(experiment.features, "oof")
+        return SliceOutputs("", logits, folds)
+    features = FeatureTable.load(features_folder, name)
     of_views = np.stack([features.rows_of(image_ids, view=view) for view in views], axis=1)
     made_by = features.frame["fold"].to_numpy(np.int64)[np.argsort(features.frame["row"])]
     if not np.array_equal(made_by[of_views[:, 0]], folds[rows]):
         raise InputError(
-            f"experiment {name}: features and predictions of an image are of different folds: "
-            f"go on with the experiment by --tr_resume 1"
+            f"{features_folder.parent}: features and predictions of an image are of different "
+            f"folds: go on with the experiment by --tr_resume 1"
         )
     feature_rows = np.full(len(table), -1, np.int64)
     feature_rows[rows] = np.arange(len(rows))
     near = _near(_MeanOfViews(features, of_views), len(rows))
-    scaling = {
-        int(fold): measure_scaling(near, feature_rows[folds == fold])
-        for fold in np.unique(folds[rows])
-    }
-    return SliceOutputs(name, logits, folds, near, feature_rows, scaling, digest)
+    return SliceOutputs("", logits, folds, near, feature_rows)
 
 
 def outputs_of_encoder(

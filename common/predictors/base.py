@@ -8,9 +8,9 @@ Whoever predicts loads this folder and needs nothing of the training run that wr
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -62,8 +62,13 @@ class PredictOptions:
         mean: whether logits or probabilities are averaged over the views.
         seed: of random views; one of an image depends on it, the view and the image id.
         device: where networks run.
+        amp_dtype: mixed precision of the networks that see images; None for float32.
+        compile: whether these networks are compiled.
         on_batch: called with the number of slices of each finished batch, all views counted.
         with_features: return features too; InputError where there are none.
+        known: predictions of the rows that have been made, by the `id` of their predictor.
+        share: predicts the rows together with other processes, asked instead of the predictor
+            itself; None where this process is alone (`common.predictors.sharing`).
     """
 
     batch_size: int = 64
@@ -72,10 +77,15 @@ class PredictOptions:
     mean: Mean = "logits"
     seed: int = 0
     device: torch.device | str = "cpu"
+    amp_dtype: Literal["bf16", "fp16"] | None = None
+    compile: bool = False
     on_batch: Callable[[int], object] | None = None
     with_features: bool = False
+    known: "Mapping[int, RowLogits]" = field(default_factory=dict)
+    share: "Share | None" = None
 
 
+Share = Callable[["AbstractPredictor", SliceTable, NDArray[np.int64], PredictOptions], RowLogits]
 _DEFAULT_OPTIONS = PredictOptions()
 _NOT_FINITE = "the network gives logits that are not finite: its weights are bad"
 
@@ -133,6 +143,11 @@ class AbstractPredictor(ABC):
         return 1
 
     @property
+    def sees_whole_series(self) -> bool:
+        """Whether rows are predicted within their series, which then must not be cut."""
+        return True
+
+    @property
     def series_rule(self) -> str | None:
         """How series get logits of their own, in words; None where they have none."""
         return None
@@ -181,8 +196,13 @@ class AbstractPredictor(ABC):
                 f"a predictor of the kind {self.kind!r} has no features of slices: ask the slice "
                 f"predictors in it"
             )
+        if id(self) in options.known:
+            return options.known[id(self)]
+        wanted = np.asarray(rows, dtype=np.int64)
         try:
-            return self._predict(table, np.asarray(rows, dtype=np.int64), options)
+            if options.share is not None:
+                return options.share(self, table, wanted, replace(options, share=None))
+            return self._predict(table, wanted, options)
         except FloatingPointError as error:  # its advice is for who trains
             raise InputError(_NOT_FINITE) from error
 
@@ -192,7 +212,7 @@ class AbstractPredictor(ABC):
     ) -> RowLogits:
         """Return what `predict_rows` returns."""
 
-    def _filled(
+    def filled(
         self,
         logits: NDArray[Any],
         unreadable: NDArray[np.bool_],

@@ -42,6 +42,7 @@ class BlendPredictor(ComposedPredictor):
         fold_priors: the prior (k,) of each fold, mean over the members.
     """
 
+    asks_alike: ClassVar[bool] = True
     kind: ClassVar[str] = "blend"
     members: Sequence[AbstractPredictor]
     member_names: Sequence[str]
@@ -93,4 +94,4 @@ class BlendPredictor(ComposedPredictor):
             for member, result in zip(self.members, results, strict=True)
         ]
         logits = self.blender.apply(np.stack(probabilities)).astype(np.float32)
-        return self._filled(logits, unreadable)
+        return self.filled(logits, unreadable)

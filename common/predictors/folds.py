@@ -41,6 +41,7 @@ class FoldsPredictor(ComposedPredictor):
         mean: whether logits or probabilities are averaged over the folds.
     """
 
+    asks_alike: ClassVar[bool] = True
     kind: ClassVar[str] = "folds"
     members: Mapping[int, AbstractPredictor]
     mean: Mean = "logits"
@@ -107,4 +108,4 @@ class FoldsPredictor(ComposedPredictor):
         own = None
         if all(result.series_logits is not None for result in results):
             own = of_series.result().astype(np.float32)
-        return self._filled(total.result(), unreadable, series_logits=own)
+        return self.filled(total.result(), unreadable, series_logits=own)

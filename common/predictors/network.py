@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from common.checkpoint import load_weights_file, save_weights
-from common.datasets import make_loader
+from common.datasets import AbstractDataset, make_loader
 from common.errors import InputError
 from common.experiment import JSON_FILE
 from common.files import write_json
@@ -126,16 +126,7 @@ class NetworkPredictor(AbstractPredictor):
     def _predict(
         self, table: SliceTable, rows: NDArray[np.int64], options: PredictOptions
     ) -> RowLogits:
-        keep_freed_memory()
         views = [(name, self._view_transform(name)) for name in options.views]
-        settings = FitSettings(
-            iteration_num=0,
-            channels_last=self.channels_last,
-            device=torch.device(options.device),
-        )
-        network = self.network_class(
-            self.network, settings, self.label_weights, with_features=options.with_features
-        )
         asked, places = np.unique(rows, return_inverse=True)
         left = rows[table.readable[rows]]
         total, features = LogitMean(options.mean), FeatureMean(len(asked))
@@ -147,8 +138,7 @@ class NetworkPredictor(AbstractPredictor):
             if len(left):
                 dataset = self._dataset(table, left, transform, view, options)
                 batch_size = self._batch_size(options.batch_size)
-                loader = make_loader(dataset, batch_size, options.num_workers)
-                outputs = network.predict(cast(DataLoader, _counted(loader, options.on_batch)))
+                outputs = self.run(dataset, batch_size, options)
                 was_read = outputs["index"] >= 0
                 left = dataset.rows[outputs["index"][was_read]]
                 found = np.searchsorted(asked, left)
@@ -162,7 +152,25 @@ class NetworkPredictor(AbstractPredictor):
         is_read = np.isin(asked, left)
         of_rows = features.result(is_read)[places] if options.with_features else None
         own = of_series.result()[places].astype(np.float32) if has_series else None
-        return self._filled(total.result()[places], ~is_read[places], of_rows, own)
+        return self.filled(total.result()[places], ~is_read[places], of_rows, own)
+
+    def run(
+        self, dataset: AbstractDataset, batch_size: int, options: PredictOptions
+    ) -> dict[str, NDArray[Any]]:
+        """Return the outputs of the network for all samples of a dataset, by name, in its order."""
+        keep_freed_memory()
+        settings = FitSettings(
+            iteration_num=0,
+            channels_last=self.channels_last,
+            device=torch.device(options.device),
+            amp_dtype=options.amp_dtype,
+            compile=options.compile,
+        )
+        network = self.network_class(
+            self.network, settings, self.label_weights, with_features=options.with_features
+        )
+        loader = make_loader(dataset, batch_size, options.num_workers)
+        return network.predict(cast(DataLoader, _counted(loader, options.on_batch)))
 
     def _view_transform(self, view: str) -> Any:
         """Return what makes the images of a view; InputError where this predictor has none."""

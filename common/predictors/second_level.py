@@ -105,7 +105,7 @@ class SecondLevelPredictor(ComposedPredictor):
         if len(seen):
             logits = np.stack([result.logits for result in results], axis=1)[~unreadable]
             by_row[seen] = mean_of_levels(self.levels, level_inputs(table, seen, logits))
-        return self._filled(by_row[rows], ~np.isin(rows, seen))
+        return self.filled(by_row[rows], ~np.isin(rows, seen))
 
 
 def mean_of_levels(levels: Mapping[int, Level], inputs: LevelInputs) -> NDArray[np.float32]:

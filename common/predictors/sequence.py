@@ -33,7 +33,7 @@ from common.predictors.base import (
     RowLogits,
     checked_weights,
 )
-from common.predictors.composed import ComposedPredictor
+from common.predictors.composed import ComposedPredictor, predict_all
 from common.scoring.predictions import Mean
 from common.scoring.study_calibration import OWN_OF_SERIES
 from common.slices.table import SliceTable
@@ -56,6 +56,8 @@ class StudyPredictor(ComposedPredictor):
         scalings: of the features of each slice predictor; None where they are not used.
         slice_views: the views of each slice predictor that its outputs in training were the mean
             of, and what was averaged; they are always part of what is predicted with.
+        kept: of rows of `table`, what each slice predictor has said already in these views; of
+            these it is not asked again. Not saved.
     """
 
     kind: ClassVar[str] = "study"
@@ -63,6 +65,8 @@ class StudyPredictor(ComposedPredictor):
     slice_predictors: Sequence[AbstractPredictor]
     scalings: Sequence[Scaling | None]
     slice_views: Sequence[tuple[Sequence[str], Mean]]
+    kept: Sequence[SliceOutputs | None] = ()
+    table: SliceTable | None = None
 
     def __post_init__(self) -> None:
         assert len(self.slice_predictors) == len(self.scalings) == len(self.slice_views)
@@ -120,11 +124,9 @@ class StudyPredictor(ComposedPredictor):
         shape = (len(table), len(self.label_names))
         found = {name: np.zeros(shape, np.float32) for name in self.network.output_names}
         is_read = np.zeros(len(table), dtype=bool)
-        for part in _parts(table.groups_of(rows[table.readable[rows]])):
-            said = [
-                self._slice_outputs(number, table, part, options)
-                for number in range(len(self.slice_predictors))
-            ]
+        groups = table.groups_of(rows[table.readable[rows]])
+        for part in _parts(groups, len(self.slice_predictors)):
+            said = self._slice_outputs(table, part, options)
             known = np.logical_and.reduce([output.is_known for output in said])
             part = part[known[part]]
             dataset = SequenceDataset(table, part, said, ())
@@ -132,29 +134,40 @@ class StudyPredictor(ComposedPredictor):
                 found[name][dataset.rows] = values
             is_read[part] = True
         of_series = found.get("series_logits")
-        return self._filled(
+        return self.filled(
             found["logits"][rows],
             ~is_read[rows],
             series_logits=None if of_series is None else of_series[rows],
         )
 
     def _slice_outputs(
-        self,
-        number: int,
-        table: SliceTable,
-        rows: NDArray[np.int64],
-        options: PredictOptions,
+        self, table: SliceTable, rows: NDArray[np.int64], options: PredictOptions
+    ) -> list[SliceOutputs]:
+        """Return what each slice predictor says of rows, or has said."""
+        said: dict[int, SliceOutputs] = {}
+        asked: dict[int, tuple[AbstractPredictor, PredictOptions]] = {}
+        for number, predictor in enumerate(self.slice_predictors):
+            own_views, own_mean = self.slice_views[number]
+            views = tuple(dict.fromkeys([*own_views, *options.views]))
+            mean = own_mean if len(own_views) > 1 else options.mean
+            kept = self.kept[number] if self.kept and table is self.table else None
+            if kept is None or len(views) > len(own_views) or not kept.is_known[rows].all():
+                with_features = self.scalings[number] is not None
+                own = replace(options, views=views, mean=mean, with_features=with_features)
+                asked[number] = predictor, own
+                continue
+            said[number] = kept
+            if options.on_batch is not None:
+                options.on_batch(len(rows) * len(views) * predictor.num_networks)
+        for number, found in zip(asked, predict_all(list(asked.values()), table, rows)):
+            said[number] = self._outputs_of(number, table, rows, found)
+        return [said[number] for number in range(len(self.slice_predictors))]
+
+    def _outputs_of(
+        self, number: int, table: SliceTable, rows: NDArray[np.int64], found: RowLogits
     ) -> SliceOutputs:
-        """What a slice predictor says of rows."""
+        """Return the prediction of a slice predictor as the sequence network sees it."""
         predictor, scaling = self.slice_predictors[number], self.scalings[number]
-        own_views, own_mean = self.slice_views[number]
-        asked = replace(
-            options,
-            views=tuple(dict.fromkeys([*own_views, *options.views])),
-            mean=own_mean if len(own_views) > 1 else options.mean,
-            with_features=scaling is not None,
-        )
-        found = predictor.predict_rows(table, rows, asked)
         logits = np.full((len(table), len(self.label_names)), np.nan, np.float32)
         logits[rows] = found.logits
         folds = np.full(len(table), -1, np.int64)
@@ -180,14 +193,14 @@ class StudyPredictor(ComposedPredictor):
         return {name: outputs[name] for name in self.network.output_names}
 
 
-def _parts(groups: list[NDArray[np.int64]]) -> Iterator[NDArray[np.int64]]:
+def _parts(groups: list[NDArray[np.int64]], num_networks: int = 1) -> Iterator[NDArray[np.int64]]:
     """Yield the rows of whole series, about as many at a time as may be held."""
     part: list[NDArray[np.int64]] = []
     num_slices = 0
     for group in groups:
         part.append(group)
         num_slices += len(group)
-        if num_slices >= _SLICES_AT_ONCE:
+        if num_slices * num_networks >= _SLICES_AT_ONCE:
             yield np.concatenate(part)
             part, num_slices = [], 0
     if part:

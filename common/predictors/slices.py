@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from common.datasets import ImageClassificationDataset, make_loader
+from common.datasets import AbstractDataset, ImageClassificationDataset, make_loader
 from common.models.layer_cam import layer_cam
-from common.predictors.base import PredictOptions
+from common.predictors.base import PredictOptions, RowLogits
 from common.predictors.network import NetworkPredictor
+from common.predictors.reading import ReadOnce, predict_slices
 from common.slices.store import UnreadableSlice
 from common.slices.table import PastEnd, SliceTable
 from common.transforms.views import PLAIN, random_number
@@ -39,6 +40,11 @@ class SlicePredictor(NetworkPredictor):
     offsets_mm: Sequence[float] = ()
     past_end: PastEnd = "last"
 
+    @property
+    def sees_whole_series(self) -> bool:
+        """Not so: a slice is read with its neighbours alone."""
+        return False
+
     def _dataset(
         self,
         table: SliceTable,
@@ -48,7 +54,7 @@ class SlicePredictor(NetworkPredictor):
         options: PredictOptions,
     ) -> "_PredictionDataset":
         dataset = _PredictionDataset(
-            table,
+            table if isinstance(table, ReadOnce) else ReadOnce(table),
             rows,
             transform,
             (),
@@ -61,6 +67,27 @@ class SlicePredictor(NetworkPredictor):
         if view == options.views[0]:
             dataset.warn_of_fallbacks("prediction")
         return dataset
+
+    def _predict(
+        self, table: SliceTable, rows: NDArray[np.int64], options: PredictOptions
+    ) -> RowLogits:
+        if len(options.views) == 1 or not table.readable[rows].any():
+            return super()._predict(table, rows, options)
+        return predict_slices([(self, options)], table, rows)[0]
+
+    def recipe(self, view: str, options: PredictOptions) -> str:
+        """Return in words how an image is made of a slice: where it is equal, so are the images."""
+        is_random = random_number(view) > 0
+        transform = self.tta_transform if is_random else self.transform
+        neighbours = (self.slice_offsets, self.offsets_mm, self.past_end)
+        seed = options.seed if is_random else 0
+        return f"{view} {seed} {neighbours} {transform and transform.to_dict()}"
+
+    def view_dataset(
+        self, table: SliceTable, rows: NDArray[np.int64], view: str, options: PredictOptions
+    ) -> AbstractDataset:
+        """Return the images of readable rows in a view; InputError where there is no such view."""
+        return self._dataset(table, rows, self._view_transform(view), view, options)
 
     def require_maps(self) -> None:
         """Make the map of a slice of air, to know before a study is read that maps can be made.

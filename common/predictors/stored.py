@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import json
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,10 @@ from common.errors import InputError
 from common.features.store import FeatureTable, writing_features
 from common.files import make_folder
 from common.models import TimmClassifier
-from common.predictors.base import PredictOptions, RowLogits
+from common.predictors.base import PredictOptions
 from common.predictors.extraction import BLOCK_ROWS, extract
 from common.predictors.slices import SlicePredictor
 from common.slices.table import STORE_FOLDER, SliceTable
-from common.transforms.views import PLAIN
 from common.words import count
 
 logger = logging.getLogger(__name__)
@@ -47,34 +46,16 @@ _COLUMNS = (
 class EncoderPredictor(SlicePredictor):
     """A frozen encoder with a head that says nothing: every logit is 0.
 
-    It is saved as the slice predictor that it is. Rows whose features are stored are not computed.
-
-    Attributes:
-        stored: features of rows of `table`; None before `store_features`.
-        table: the table that they are of.
+    It is saved as the slice predictor that it is.
     """
 
     network: TimmClassifier
-    stored: FeatureTable | None = field(default=None, init=False)
-    table: SliceTable | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for parameter in self.network.classifier.parameters():
             nn.init.zeros_(parameter)
         self.network.requires_grad_(False).eval()
-
-    def _predict(
-        self, table: SliceTable, rows: NDArray[np.int64], options: PredictOptions
-    ) -> RowLogits:
-        is_stored = self.stored is not None and table is self.table
-        if not is_stored or tuple(options.views) != (PLAIN,) or not table.readable[rows].all():
-            return super()._predict(table, rows, options)
-        assert self.stored is not None
-        ids = table.frame["image_id"].to_numpy(dtype=object)[rows]
-        features = self.stored.read(self.stored.rows_of(ids)) if options.with_features else None
-        logits = np.zeros((len(rows), len(self.label_names)))
-        return self._filled(logits, np.zeros(len(rows), dtype=bool), features)
 
     def store_features(
         self, table: SliceTable, rows: NDArray[np.int64], folder: Path, options: PredictOptions
@@ -97,8 +78,7 @@ class EncoderPredictor(SlicePredictor):
                 )
             else:
                 self._extract(table, rows, own, made_of, options)
-            self.stored, self.table = FeatureTable.load(own, NAME), table
-        return self.stored
+            return FeatureTable.load(own, NAME)
 
     def _extract(
         self,

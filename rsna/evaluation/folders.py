@@ -1,5 +1,6 @@
 """Folders of predict.py, deliver.py and scripts/calibrate.py: refused before torch is imported."""
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -31,10 +32,11 @@ def prediction_folders(config: Config) -> tuple[Path, Path]:
     return source, output
 
 
-def preparing_processes(source: Path, num_processes: int) -> TaskRunner:
+def preparing_processes(config: Config, source: Path) -> TaskRunner:
     """Return the processes that prepare `source`; the first imports while this process does."""
-    runner = TaskRunner(num_processes, limits=DEFAULT_LIMITS)
-    if not (source / SLICES_FILE).is_file():
+    runner = TaskRunner(config.resolved("preparation").general.n_jobs, limits=DEFAULT_LIMITS)
+    # Of several processes that predict together, the main one prepares.
+    if os.environ.get("RANK", "0") == "0" and not (source / SLICES_FILE).is_file():
         runner.start()
     return runner
 

@@ -25,6 +25,7 @@ from config import Config
 from rsna.build import find_device
 from rsna.evaluation.folders import STUDIES_FILE, prediction_folders
 from rsna.evaluation.study_pages import INDEX_FILE, study_lines, write_study_pages
+from rsna.evaluation.together import share_of_rows
 from rsna.predictor import Prediction, Predictor, count_line
 from rsna_model import build_model
 
@@ -126,6 +127,7 @@ def predict_options(config: Config) -> PredictOptions:
         mean=config.views.pr_tta_mean if len(views) > 1 else "logits",
         seed=config.general.seed,
         device=device,
+        share=share_of_rows(),
     )
 
 

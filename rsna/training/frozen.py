@@ -6,18 +6,23 @@ features as those of a slice experiment. So the predictor is a study predictor l
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from common.distributed import connected
 from common.errors import InputError
 from common.features.slice_outputs import SliceOutputs, outputs_of_encoder
-from common.features.store import FEATURES_FOLDER
+from common.features.store import FEATURES_FOLDER, FeatureTable
 from common.models import SequenceModel
 from common.models.base import start_bias
 from common.networks import FitSettings
 from common.predictors.base import AbstractPredictor, PredictOptions
+from common.predictors.sharing import share_rows, together
 from common.predictors.stored import EncoderPredictor
 from common.scoring.metrics import training_prior
 from common.scoring.predictions import Mean
@@ -39,6 +44,7 @@ class FrozenParts(SequenceParts):
     """
 
     encoder: EncoderPredictor
+    features: FeatureTable
 
     def __init__(self, config: Config, settings: FitSettings) -> None:
         super().__init__(config, settings)
@@ -101,14 +107,24 @@ class FrozenParts(SequenceParts):
         size, num_jobs = config.general.tr_batch_size_valid, config.general.n_jobs
         options = PredictOptions(size, num_jobs, device=self.settings.device)
         folder = Path(config.general.output_dir) / FEATURES_FOLDER
-        features = self.encoder.store_features(table, rows, folder, options)
+        processes, encoder = self.settings.processes, self.encoder
+        with connected(processes, torch.device("cpu"), timedelta(days=7)):
+            shared = replace(options, share=share_rows if processes.are_many else None)
+            features = together(
+                processes,
+                lambda: encoder.store_features(table, rows, folder, shared),
+                lambda: encoder,
+                table,
+            )
+        if features is None:  # the main process has stored them
+            features = encoder.store_features(table, rows, folder, options)
+        self.features = features
         num_labels = len(self.task.label_names)
         return [outputs_of_encoder(features, table, rows, self.rows[0], fold, num_labels)]
 
     def seen_values(self) -> np.ndarray:
         """Return the labels, and what tells the encoder's weights from others."""
-        assert self.encoder.stored is not None
-        digest = bytes.fromhex(self.encoder.stored.manifest["weights_sha256"])
+        digest = bytes.fromhex(self.features.manifest["weights_sha256"])
         return np.append(self.data.train.labels, np.frombuffer(digest, np.uint8))
 
     def weights_record(self) -> dict[str, Any] | None:
@@ -125,6 +141,9 @@ class FrozenParts(SequenceParts):
 
     def _slice_predictors(self, fold: int) -> list[AbstractPredictor]:
         return [self.encoder]
+
+    def _kept_outputs(self, fold: int) -> list[SliceOutputs | None]:
+        return list(self.outputs)
 
     def _slice_views(self) -> list[tuple[Sequence[str], Mean]]:
         return [((PLAIN,), "logits")]

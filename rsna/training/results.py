@@ -1,6 +1,7 @@
 """Results of a training: predictions, features, test outputs and the predictor."""
 
 import logging
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from common.experiment import Experiment
 from common.features.store import FeatureWriter, writing_features
 from common.predictors.base import AbstractPredictor, PredictOptions, RowLogits
 from common.predictors.extraction import extract
+from common.predictors.sharing import Value, share_rows, together
 from common.scoring.metrics import training_prior
 from common.scoring.predictions import build_predictions, write_predictions
 from common.slices.leakage import (
@@ -65,7 +67,8 @@ class ResultWriter:
         origin = self._origin(network.state.iteration)
         with network.averaged():
             if self.config.is_one_of_all_folds:
-                self.processes.from_main(lambda: self._write_fold_outputs(origin))
+                predictor = self.parts.predictor(origin)
+                self._together(predictor, lambda: self._write_fold_outputs(predictor))
             self._write_predictions(network, "valid", network.state.iteration, origin)
             if self.processes.is_main:
                 predictor = self.parts.predictor(origin)
@@ -87,7 +90,10 @@ class ResultWriter:
         """Write predictions of the weights in place, those to predict with after `iteration`."""
         valid, fold = self.parts.data.valid, self.config.data.data_fold
         if len(self.config.views.names) > 1:
-            result = self.processes.from_main(lambda: self._logits_of_views(name, origin))
+            predictor = self.parts.predictor(origin)
+            result = self._together(predictor, lambda: self._logits_of_views(name, predictor))
+            if result is None:
+                return
             logits, of_series = result.logits, result.series_logits
         else:
             if self.latest.iteration == iteration:
@@ -106,22 +112,25 @@ class ResultWriter:
         )
         write_predictions(self.experiment.predictions_file(name), frame, labels)
 
-    def _logits_of_views(self, name: str, origin: dict[str, Any]) -> RowLogits:
+    def _together(self, predictor: AbstractPredictor, work: Callable[[], Value]) -> Value | None:
+        """Return what `work` returns in the main process; the others predict their parts for it."""
+        return together(self.processes, work, lambda: predictor, self.table)
+
+    def _logits_of_views(self, name: str, predictor: AbstractPredictor) -> RowLogits:
         """Return the mean logits of the validation rows over the views that the flags name."""
         if name not in self._of_views:
             rows = self.parts.data.valid.rows
-            self._of_views[name] = self._extract(self.parts.predictor(origin), rows, "validation")
+            self._of_views[name] = self._extract(predictor, rows, "validation")
         result = self._of_views.pop(name)
         if result.unreadable.any():
             logger.warning("damaged slices that have the prior: %d", result.unreadable.sum())
         return result
 
-    def _write_fold_outputs(self, origin: dict[str, Any]) -> None:
+    def _write_fold_outputs(self, predictor: AbstractPredictor) -> None:
         """Write features/oof.* of the validation rows and the test outputs, for one of all folds.
 
         In the main process; the weights to predict with are in place.
         """
-        predictor = self.parts.predictor(origin)
         if self.config.training.tr_features and predictor.gives_features:
             rows = self.parts.data.valid.rows
             self._of_views["valid"] = self._extract(predictor, rows, "validation", features="oof")
@@ -156,13 +165,19 @@ class ResultWriter:
         """
         config, views, fold = self.config, self.config.views, self.config.data.data_fold
         assert isinstance(fold, int)
+        settings = self.parts.settings
+        is_on_gpu = settings.device.type == "cuda"
         options = PredictOptions(
             config.general.tr_batch_size_valid,
             config.general.n_jobs,
             views.names,
             views.pr_tta_mean,
             config.general.seed,
-            self.parts.settings.device,
+            settings.device,
+            # As validated on a GPU; on a CPU a prediction is float32 and eager.
+            settings.amp_dtype if is_on_gpu else None,
+            settings.compile and is_on_gpu,
+            share=share_rows if self.processes.are_many else None,
         )
         writing: AbstractContextManager[FeatureWriter | None] = nullcontext()
         if features is not None:

@@ -18,7 +18,7 @@ from common.checkpoint import load_weights
 from common.datasets.sequence import SequenceDataset
 from common.errors import InputError
 from common.experiment import Experiment
-from common.features.slice_outputs import SliceOutputs, load_slice_outputs
+from common.features.slice_outputs import SliceOutputs, load_slice_outputs, load_test_outputs
 from common.models import SequenceModel, build_sequence_model
 from common.networks import SequenceClassifierNetwork
 from common.predictors.base import AbstractPredictor
@@ -185,6 +185,8 @@ class SequenceParts(WholeSeriesParts[SequenceModel, SeriesSides]):
             slice_predictors=self._slice_predictors(fold),
             scalings=[output.scaling.get(fold) for output in self.outputs],
             slice_views=self._slice_views(),
+            kept=self._kept_outputs(fold),
+            table=self.table,
             label_names=self.task.label_names,
             label_weights=self.task.label_weights,
             prior=self.data.prior,
@@ -195,6 +197,22 @@ class SequenceParts(WholeSeriesParts[SequenceModel, SeriesSides]):
         return [
             load_predictor(Experiment(folder).predictor_of(fold), build_model)
             for folder in self._slice_experiments()
+        ]
+
+    def _kept_outputs(self, fold: int) -> list[SliceOutputs | None]:
+        """Return the outputs of each slice network of the fold for the test rows, if kept."""
+        views = [names for names, _ in self._slice_views()]
+        return [
+            load_test_outputs(
+                folder,
+                fold,
+                self.table,
+                None if output.features is None else names,
+                output.scaling.get(fold),
+            )
+            for folder, names, output in zip(
+                self._slice_experiments(), views, self.outputs, strict=True
+            )
         ]
 
     def _slice_views(self) -> list[tuple[Sequence[str], Mean]]:

@@ -394,3 +394,11 @@ def test_two_processes_train_all_folds(place):
     frame = pd.read_parquet(results(place, "two") / "predictions" / "oof.parquet")
     assert len(frame) == 24 and frame["image_id"].is_unique
     assert len(FeatureTable.load(results(place, "two") / "features", "oof")) == 24
+    # Test rows were shared; they are what one process finds.
+    test = pd.read_parquet(results(place, "two") / "predictions" / "test.parquet")
+    table = SliceTable.load(place / "input" / "datasets" / "tiny")
+    predictor = load_predictor(results(place, "two") / "predictor", build_model)
+    found = predictor.predict_rows(table, table.rows_of(test["image_id"]))
+    np.testing.assert_allclose(found.logits, test[LOGITS], atol=1e-5)
+    stored = FeatureTable.load(results(place, "two") / "features", "test").frame
+    assert sorted(stored["image_id"]) == sorted([*test["image_id"]] * 2)
