@@ -14,7 +14,7 @@ from common.dicom.rejection import RejectedFile
 from common.words import count
 
 if TYPE_CHECKING:
-    from common.dicom.header import SliceHeader
+    from common.dicom.header import PixelHeader
 
 RLE_SYNTAX = "1.2.840.10008.1.2.5"
 J2K_SYNTAXES = {f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203)}
@@ -66,7 +66,7 @@ def _check_fragments(data: bytes) -> None:
         raise RejectedFile("truncated", f"a fragment lacks {offset - len(data)} bytes")
 
 
-def check_frame(frame: bytes, header: "SliceHeader") -> None:
+def check_frame(frame: bytes, header: "PixelHeader") -> None:
     """Raise RejectedFile where a frame ends early or is not what the header declares."""
     if header.transfer_syntax == RLE_SYNTAX:
         _check_rle(frame)
@@ -91,7 +91,7 @@ def check_frame(frame: bytes, header: "SliceHeader") -> None:
         raise RejectedFile("corrupt", reason)
 
 
-def coded_bits(frame: bytes, header: "SliceHeader") -> int:
+def coded_bits(frame: bytes, header: "PixelHeader") -> int:
     """Return how many bits of a value to ask the codec for: all that a frame of JPEG Lossless has.
 
     GDCM clips these to what it is asked for, instead of leaving out what lies above.

@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -30,7 +30,25 @@ _ACQUISITION_TIMES = ("FrameAcquisitionDateTime", "AcquisitionTime", "Acquisitio
 
 
 @dataclass(frozen=True)
-class SliceHeader:
+class PixelHeader:
+    """Kind and size of the stored pixels of one slice, and how they become Hounsfield units."""
+
+    frame: int | None
+    num_frames: int
+    rows: int
+    columns: int
+    bits_allocated: int
+    bits_stored: int
+    pixel_representation: int
+    padding_value: int | None
+    padding_limit: int | None
+    rescale_slope: float
+    rescale_intercept: float
+    transfer_syntax: str
+
+
+@dataclass(frozen=True)
+class SliceHeader(PixelHeader):
     """One slice of one file, in DICOM's own terms; None where an element is absent.
 
     image_id is the SOPInstanceUID, with `_<frame>` in multi-frame files; patient_id may be empty.
@@ -44,7 +62,6 @@ class SliceHeader:
     """
 
     image_id: str
-    frame: int | None
     patient_id: str
     study_id: str
     series_id: str
@@ -53,21 +70,10 @@ class SliceHeader:
     instance_number: int | None
     position: tuple[float, ...] | None
     orientation: tuple[float, ...] | None
-    rows: int
-    columns: int
     spacing_row: float | None
     spacing_column: float | None
-    bits_allocated: int
-    bits_stored: int
-    pixel_representation: int
-    padding_value: int | None
-    padding_limit: int | None
-    rescale_slope: float
-    rescale_intercept: float
     window_center: float | None
     window_width: float | None
-    transfer_syntax: str
-    num_frames: int
     frame_of_reference: str = ""
     slice_location: float | None = None
     slice_thickness: float | None = None
@@ -150,11 +156,32 @@ def slice_headers(
     ]
 
 
+def pixel_headers(opened: OpenFile, *, require_ct: bool) -> list[PixelHeader]:
+    """Return what decoding needs to know of every slice of an open file; raise RejectedFile."""
+    stored = check_image(opened, require_ct=require_ct)
+    return [
+        PixelHeader(**_pixel_fields(opened, stored, frame)) for frame in range(stored.num_frames)
+    ]
+
+
+def _pixel_fields(opened: OpenFile, stored: StoredImage, frame: int) -> dict[str, Any]:
+    slope, intercept = _rescale(opened.dataset, frame, stored.bits_stored)
+    return {
+        "frame": None if stored.num_frames == 1 else frame,
+        **vars(stored),
+        "padding_value": elements.integer(opened.dataset, "PixelPaddingValue"),
+        "padding_limit": elements.integer(opened.dataset, "PixelPaddingRangeLimit"),
+        "rescale_slope": slope,
+        "rescale_intercept": intercept,
+        "transfer_syntax": opened.transfer_syntax,
+    }
+
+
 def _frame_header(
     opened: OpenFile, stored: StoredImage, frame: int, sort_out: bool, with_accession: bool
 ) -> SliceHeader:
     dataset = opened.dataset
-    slope, intercept = _rescale(dataset, frame, stored.bits_stored)
+    of_pixels = _pixel_fields(opened, stored, frame)
     orientation = elements.numbers(dataset, "ImageOrientationPatient", 6, frame)
     if orientation is not None:
         is_unit = max(map(abs, orientation)) < 2 and geometry.is_orientation(orientation)
@@ -168,7 +195,6 @@ def _frame_header(
     patient_id = elements.text(dataset, "PatientID")
     return SliceHeader(
         image_id=uid if stored.num_frames == 1 else f"{uid}_{frame}",
-        frame=None if stored.num_frames == 1 else frame,
         patient_id=patient_id,
         patient_hash=None if patient_id else _person(dataset),
         lossy=opened.transfer_syntax in LOSSY_SYNTAXES
@@ -180,21 +206,10 @@ def _frame_header(
         instance_number=_whole(dataset, "InstanceNumber"),
         position=_position(dataset, stored.num_frames, frame),
         orientation=orientation,
-        rows=stored.rows,
-        columns=stored.columns,
         spacing_row=spacing[0],
         spacing_column=spacing[1],
-        bits_allocated=stored.bits_allocated,
-        bits_stored=stored.bits_stored,
-        pixel_representation=stored.pixel_representation,
-        padding_value=elements.integer(dataset, "PixelPaddingValue"),
-        padding_limit=elements.integer(dataset, "PixelPaddingRangeLimit"),
-        rescale_slope=slope,
-        rescale_intercept=intercept,
         window_center=elements.first_number(dataset, "WindowCenter", frame),
         window_width=elements.first_number(dataset, "WindowWidth", frame),
-        transfer_syntax=opened.transfer_syntax,
-        num_frames=stored.num_frames,
         frame_of_reference=elements.text(dataset, "FrameOfReferenceUID"),
         slice_location=elements.first_number(dataset, "SliceLocation"),
         slice_thickness=elements.first_number(dataset, "SliceThickness", frame),
@@ -210,6 +225,7 @@ def _frame_header(
         accession_hash=hash_of(accession),
         left_out=left_out[0] if left_out else "",
         left_out_reason=left_out[1] if left_out else "",
+        **of_pixels,
         **describe(dataset, frame),
     )
 

@@ -10,7 +10,7 @@ from common.dicom.rejection import RejectedFile
 from common.windows import AIR_HU
 
 if TYPE_CHECKING:
-    from common.dicom.header import SliceHeader
+    from common.dicom.header import PixelHeader
 
 MAX_HU = 31767
 PADDING_BELOW_HU = -1200
@@ -56,7 +56,7 @@ class Hounsfield(NamedTuple):
     counts: np.ndarray
 
 
-def to_hounsfield(stored: np.ndarray, header: "SliceHeader") -> Hounsfield:
+def to_hounsfield(stored: np.ndarray, header: "PixelHeader") -> Hounsfield:
     """Return the HU of one frame.
 
     HU = stored * slope + intercept, rounded half to even, clipped to [-1024, 31767], int16.
@@ -104,7 +104,7 @@ def to_hounsfield(stored: np.ndarray, header: "SliceHeader") -> Hounsfield:
     return Hounsfield(image_hu, num_padding, num_repaired, counts)
 
 
-def _num_wrapped(stored: np.ndarray, header: "SliceHeader") -> int:
+def _num_wrapped(stored: np.ndarray, header: "PixelHeader") -> int:
     """Return how many pixels of one of RSNA's files hold wrapped 12-bit values.
 
     They are unsigned, so an intercept above -100 leaves no value for air: what lies below zero has
@@ -139,7 +139,7 @@ def _unwrapped(stored: np.ndarray) -> np.ndarray:
     return image
 
 
-def _rescaled(stored: np.ndarray, header: "SliceHeader") -> tuple[np.ndarray, int]:
+def _rescaled(stored: np.ndarray, header: "PixelHeader") -> tuple[np.ndarray, int]:
     """Return an image and what to add to it for HU: nothing to compute in the common case."""
     slope, intercept = header.rescale_slope, header.rescale_intercept
     if slope == 1 and intercept.is_integer() and abs(intercept) < 31000 and stored.itemsize == 2:
@@ -147,7 +147,7 @@ def _rescaled(stored: np.ndarray, header: "SliceHeader") -> tuple[np.ndarray, in
     return np.rint(stored * np.float64(slope) + intercept), 0
 
 
-def _declared_padding(stored: np.ndarray, header: "SliceHeader") -> np.ndarray | None:
+def _declared_padding(stored: np.ndarray, header: "PixelHeader") -> np.ndarray | None:
     """Return a mask (rows, columns) of the declared padding, or None where there is none to add.
 
     Values below PADDING_BELOW_HU are padding anyway.
@@ -182,7 +182,7 @@ def _around(mask: np.ndarray) -> np.ndarray:
     return mask & np.isin(labels, labels[_CORNERS])
 
 
-def _as_stored(value: int, header: "SliceHeader") -> int:
+def _as_stored(value: int, header: "PixelHeader") -> int:
     """Return a padding value with the sign of the pixels: writers confuse US and SS."""
     value %= 1 << header.bits_allocated
     if header.pixel_representation == 1 and value >= 1 << (header.bits_allocated - 1):

@@ -25,6 +25,7 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import VR
 
+from common.dicom import elements
 from common.dicom.rejection import RejectedFile
 
 MAX_FILE_BYTES = 1 << 30
@@ -131,9 +132,9 @@ def _parse(stream: BinaryIO) -> OpenFile:
     if not bare_syntax:
         meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
         _check_meta(meta, stream.tell(), size)
-    transfer_syntax = bare_syntax or str(meta.get("TransferSyntaxUID", None) or "")
+    transfer_syntax = bare_syntax or elements.text(meta, "TransferSyntaxUID")
     note = "" if is_marked else f"the file has no DICM marker: read as {UID(transfer_syntax).name}"
-    media_class = str(meta.get("MediaStorageSOPClassUID", None) or "")
+    media_class = elements.text(meta, "MediaStorageSOPClassUID")
     if transfer_syntax == DeflatedExplicitVRLittleEndian:
         stream = _inflate(stream)
         size = stream.seek(0, io.SEEK_END)

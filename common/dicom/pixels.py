@@ -1,6 +1,6 @@
 """Decodes the pixels of a CT file to Hounsfield units."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,7 +12,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from common.dicom.checks import ENCAPSULATED_SYNTAXES
 from common.dicom.frames import check_frame, coded_bits, split_frames
-from common.dicom.header import SliceHeader, slice_headers
+from common.dicom.header import PixelHeader, SliceHeader, pixel_headers, slice_headers
 from common.dicom.hounsfield import to_hounsfield
 from common.dicom.jpeg_lossless import check_used_up
 from common.dicom.part10 import OpenFile, open_dicom
@@ -28,7 +28,7 @@ class DecodedImage:
 
     Attributes:
         image_hu: int16 (frames, rows, columns), HU in [-1024, 31767].
-        headers: one per frame.
+        headers: one per frame; none where they were not asked for.
         num_padding: pixels set to -1024 because they held padding, not a measurement.
         num_repaired: pixels whose wrapped 12-bit values were unwrapped.
         counts: int64 (frames, NUM_BINS), pixels by HU before clipping (`plausibility`).
@@ -43,18 +43,22 @@ class DecodedImage:
     note: str = ""
 
 
-def read_hu(file: Path | BinaryIO, *, require_ct: bool = True) -> DecodedImage:
+def read_hu(
+    file: Path | BinaryIO, *, require_ct: bool = True, with_headers: bool = True
+) -> DecodedImage:
     """Return the pixels of a file in Hounsfield units.
 
     Args:
         file: a path or a seekable stream.
         require_ct: reject what is not a CT image (modality and SOP class).
+        with_headers: return the headers; without, what only they tell is not checked again.
 
     Raises:
         RejectedFile: for whatever is wrong with the file; no other exception of a codec gets out.
     """
     with open_dicom(file) as opened:
-        headers = slice_headers(opened, require_ct=require_ct)
+        read = slice_headers if with_headers else pixel_headers
+        headers: Sequence[PixelHeader] = read(opened, require_ct=require_ct)
         shape = (len(headers), headers[0].rows, headers[0].columns)
         image_hu = np.empty(shape if len(headers) > 1 else 0, np.int16)
         num_padding, num_repaired = 0, 0
@@ -69,10 +73,11 @@ def read_hu(file: Path | BinaryIO, *, require_ct: bool = True) -> DecodedImage:
                 image_hu[number] = found.image_hu
             else:
                 image_hu = found.image_hu[None]
-    return DecodedImage(image_hu, tuple(headers), num_padding, num_repaired, counts, opened.note)
+    known = tuple(header for header in headers if isinstance(header, SliceHeader))
+    return DecodedImage(image_hu, known, num_padding, num_repaired, counts, opened.note)
 
 
-def _sources(opened: OpenFile, header: SliceHeader) -> Iterator[bytes]:
+def _sources(opened: OpenFile, header: PixelHeader) -> Iterator[bytes]:
     """Yield the native pixels for each frame, or its compressed bytes.
 
     All compressed frames are checked before the first is decoded.
@@ -87,12 +92,12 @@ def _sources(opened: OpenFile, header: SliceHeader) -> Iterator[bytes]:
     yield from frames
 
 
-def _is_plain(header: SliceHeader) -> bool:
+def _is_plain(header: PixelHeader) -> bool:
     """Return whether the pixels of a native file are an array as they are: no codec is needed."""
     return header.bits_allocated == header.bits_stored == 16 and header.frame is None
 
 
-def _decode(source: bytes, header: SliceHeader, opened: OpenFile) -> np.ndarray:
+def _decode(source: bytes, header: PixelHeader, opened: OpenFile) -> np.ndarray:
     """Return the stored values (rows, columns) of one frame, in the machine's byte order.
 
     Args:
@@ -143,7 +148,7 @@ def _decode(source: bytes, header: SliceHeader, opened: OpenFile) -> np.ndarray:
     return _of_stored_bits(stored, header) if encapsulated else stored
 
 
-def _of_stored_bits(stored: np.ndarray, header: SliceHeader) -> np.ndarray:
+def _of_stored_bits(stored: np.ndarray, header: PixelHeader) -> np.ndarray:
     """Return the values in the stored bits of decoded ones, PS3.5 8.1.1, as for native pixels.
 
     Codestreams deeper than BitsStored keep what lay above: overlays, copies of the sign, or zeros

@@ -1,5 +1,6 @@
 """The header pass: every file's header, read once and kept until the file changes."""
 
+import functools
 import logging
 import time
 import uuid
@@ -124,7 +125,7 @@ def read_index(
         runner: the processes to read on.
     """
     index_folder = folder / INDEX_FOLDER
-    refused = _header_frame([])
+    refused = _no_headers()
     if "reason" in files:
         has_reason = files["reason"].notna()
         refused, files = _refused(files[has_reason]), files[~has_reason]
@@ -157,7 +158,7 @@ def read_shards(index_folder: Path) -> pd.DataFrame:
 
     Those of an earlier version, which read less of a header, are marked in `reader`.
     """
-    shards = [_header_frame([])]
+    shards = [_no_headers()]
     for path in sorted(index_folder.glob("headers*.parquet")):
         try:
             shard = pd.read_parquet(path)
@@ -167,7 +168,7 @@ def read_shards(index_folder: Path) -> pd.DataFrame:
             shards.append(shard[list(HEADER_COLUMNS)].astype(HEADER_COLUMNS))
         except (OSError, ValueError) as error:
             logger.warning("%s can't be read, its headers are read again: %s", path.name, error)
-    return pd.concat(shards, ignore_index=True).astype(HEADER_COLUMNS)
+    return pd.concat(shards, ignore_index=True)
 
 
 def forget_headers(index_folder: Path) -> None:
@@ -263,6 +264,12 @@ def _header_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     for name, fill in (("frame", -1), ("num_frames", 0)):
         frame[name] = frame[name].astype("float64").fillna(fill)
     return frame.astype(HEADER_COLUMNS)
+
+
+@functools.cache
+def _no_headers() -> pd.DataFrame:
+    """Return an empty table, not to be changed: setting its types is slow."""
+    return _header_frame([])
 
 
 def excess_text(exceeded: str, limits: Limits) -> str:

@@ -107,7 +107,7 @@ class DicomReader:
         with open_source_file(self.folder, source_file) as file:
             if isinstance(file, MemberStream):
                 file.check()
-            decoded = read_hu(file)
+            decoded = read_hu(file, with_headers=False)
         repaired = "wrapped 12-bit values were unwrapped" if decoded.num_repaired else ""
         note = "; ".join(filter(None, (decoded.note, repaired)))
         return SlicePixels(decoded.image_hu, decoded.num_padding, note, decoded.counts)

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from common.errors import InputError
-from common.transforms import catalog
+from common.transforms import catalog, matrices
 from common.transforms.area_resize import BoxStep
 from common.transforms.catalog import Node, leaves, name_of
 from common.transforms.channels import ChannelStages
-from common.transforms.draw import HeaderWindow, Recorder, SpacingMm
+from common.transforms.draw import HeaderWindow, Recorder, SpacingMm, leaves_of
 from common.transforms.pipeline import Pipeline
-from common.transforms.plan import Layout, Plan, plan_host, works_on_channels
+from common.transforms.plan import Layout, Plan, plan_host, repeats, works_on_channels
 from common.transforms.warp import Step, simplified, warp_on_host
 from common.windows import AIR_HU
 
@@ -65,6 +65,8 @@ class HostStages:
         """
         for transform in self._before:
             before = image.shape
+            for leaf in leaves_of([transform]):
+                leaf.params = {}  # those of an earlier sample, where a container does not run it
             image = _run([transform], image, generator, py, spacing_mm)
             if spacing_mm is not None:
                 spacing_mm = _spacing_after(transform, before, image.shape, spacing_mm)
@@ -96,6 +98,8 @@ def _require_known_scale(nodes: Sequence[Node], where: str) -> None:
         changing = catalog.with_trait("zoom")
         if name_of(node) in catalog.CONTAINERS:
             changing |= catalog.with_trait("whole") | {"FitSize"}
+        if repeats(node):  # only the last draw is known of what runs twice
+            changing |= catalog.with_trait("turn")
         names = sorted({name_of(leaf) for leaf in leaves(node)} & changing)
         if names:
             raise InputError(
@@ -108,6 +112,11 @@ def _require_known_scale(nodes: Sequence[Node], where: str) -> None:
 def _spacing_after(
     transform: Any, before: tuple[int, ...], after: tuple[int, ...], spacing_mm: SpacingMm
 ) -> SpacingMm:
+    for leaf in leaves_of([transform]):
+        name, drawn = type(leaf).__name__, leaf.get_applied_params()
+        if drawn and name in catalog.with_trait("turn"):
+            matrix, _ = matrices.mapping(name, drawn, leaf, drawn["shape"][:2])
+            spacing_mm = matrices.spacing_after(matrix, spacing_mm)
     name = type(transform).__name__
     is_shrunk = name == "FitSize" and max(before[:2]) > transform.shrink_above
     if not is_shrunk and name not in catalog.with_trait("whole"):

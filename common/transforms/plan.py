@@ -84,7 +84,7 @@ def _is_known(pipeline: Pipeline, position: int) -> bool:
     node = pipeline.nodes[position]
     if position < len(pipeline.geometry):
         return _is_composed(pipeline, position)
-    return works_on_channels(node) or (_is_of_scanner(node) and not _repeats(node))
+    return works_on_channels(node) or (_is_of_scanner(node) and not repeats(node))
 
 
 def _is_of_scanner(node: Node) -> bool:
@@ -96,12 +96,12 @@ def works_on_channels(node: Node) -> bool:
     return all(
         name_of(leaf) in catalog.WINDOWS or INTENSITY.get(name_of(leaf), lambda _: False)(leaf)
         for leaf in leaves(node)
-    ) and not _repeats(node)
+    ) and not repeats(node)
 
 
 def _is_composed(pipeline: Pipeline, position: int) -> bool:
     geometry, node = pipeline.geometry, pipeline.geometry[position]
-    if _repeats(node) or not all(map(matrices.is_mapped, leaves(node))):
+    if repeats(node) or not all(map(matrices.is_mapped, leaves(node))):
         return False
     before = sizes.output_size(geometry[:position])
     inside = list(leaves(node))
@@ -114,11 +114,11 @@ def _is_composed(pipeline: Pipeline, position: int) -> bool:
     return True
 
 
-def _repeats(node: Node) -> bool:
+def repeats(node: Node) -> bool:
     """Return whether a container may run one transform more than once."""
     if name_of(node) not in catalog.CONTAINERS:
         return False
-    return bool(node.get("replace")) or any(map(_repeats, node["transforms"]))
+    return bool(node.get("replace")) or any(map(repeats, node["transforms"]))
 
 
 class Layout:

@@ -6,6 +6,7 @@ Arrays of coordinates are (batch, height, width), with 1 for an axis along which
 as long as nothing turns, all of this costs next to nothing.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +18,6 @@ import numpy as np
 HALF_PIXEL = 0.501
 NO_BORDER = -1
 _IDENTITY = np.eye(3)
-# Of the four corners of an image.
-_IS_RIGHT, _IS_BOTTOM = np.array([[0, 1, 0, 1], [0, 0, 1, 1]])
 
 
 @dataclass
@@ -44,14 +43,16 @@ class MatrixStep:
 
         Its border is `NO_BORDER` where no corner of the output lies outside what goes in.
         """
-        corners = np.ones((len(size_out), 3, 4))
-        corners[:, 0] = (size_out[:, 1:] - 1) * _IS_RIGHT
-        corners[:, 1] = (size_out[:, :1] - 1) * _IS_BOTTOM
-        places = self.matrix[:, :2] @ corners
-        last = self.size_in[:, ::-1, None] - 1
-        outside = max(-places.min(), (places - last).max())
+        outside = -math.inf
+        for matrix, size, (bottom, right) in zip(
+            self.matrix[:, :2].tolist(), self.size_in.tolist(), (size_out - 1).tolist()
+        ):
+            for (a, b, offset), length in zip(matrix, reversed(size)):
+                steps = (a * right, b * bottom)
+                low, high = (offset + sum(pick(0.0, step) for step in steps) for pick in (min, max))
+                outside = max(outside, -low, high - (length - 1))
         border = self.border if outside > self.tolerance else NO_BORDER
-        is_far = bool(outside > last.min())
+        is_far = bool(outside > self.size_in.min() - 1)
         return MatrixStep(self.matrix, self.size_in, border, self.tolerance, is_far)
 
 
@@ -130,7 +131,7 @@ def coordinates(
             x = _looked_up(as_array(step.xs), x, library)
             y = _looked_up(as_array(step.ys), y, library)
         else:
-            x, y = _multiplied(step.matrix, x, y, as_array)
+            x, y = _multiplied(step.matrix, x, y, library, as_array)
         if step.border == NO_BORDER:
             continue
         is_far = isinstance(step, AxisStep) or step.is_far
@@ -142,7 +143,9 @@ def coordinates(
     return x, y, coverage
 
 
-def _multiplied(matrix: np.ndarray, x: Any, y: Any, as_array: Any) -> tuple[Any, Any]:
+def _multiplied(matrix: np.ndarray, x: Any, y: Any, library: Any, as_array: Any) -> tuple[Any, Any]:
+    """Return x and y of a matrix; overwrites them where it has no use for both in one row."""
+    is_diagonal = not matrix[:, (0, 1), (1, 0)].any()
     rows = []
     for row in matrix[:, :2].transpose(1, 0, 2):
         # The offset first: as long as x and y are lines, it costs nothing there.
@@ -150,10 +153,19 @@ def _multiplied(matrix: np.ndarray, x: Any, y: Any, as_array: Any) -> tuple[Any,
         for factor, places in zip(row.T, (x, y)):
             if not factor.any():
                 continue
-            is_one = (factor == 1).all()
-            total = total + (places if is_one else places * as_array(factor[:, None, None]))
+            part, is_free = places, is_diagonal
+            if (factor != 1).any():
+                factor = as_array(factor[:, None, None])
+                part, is_free = _into(library.multiply, part, factor, is_free), True
+            total = _into(library.add, part, total, is_free)
         rows.append(total)
     return rows[0], rows[1]
+
+
+def _into(function: Any, one: Any, other: Any, is_free: bool) -> Any:
+    """Return a function of two arrays, in the memory of the first if that is free and fits."""
+    fits = is_free and all(n >= m for n, m in zip(one.shape, other.shape))
+    return function(one, other, out=one if fits else None)
 
 
 def _looked_up(table: Any, places: Any, library: Any) -> Any:

@@ -175,3 +175,22 @@ def test_hu_of_pydicom_s_files_equal_an_independent_reader(table: list[Row]) -> 
     assert len(paths) >= MOST * len(names)
     for path in paths:
         assert_equals_itk(path)
+
+
+def test_pixels_without_headers_are_the_same(odd_files: dict[str, Path]) -> None:
+    """Of every file that can be read whole."""
+    num_same = 0
+    for path in odd_files.values():
+        try:
+            whole = read_hu(path)
+        except RejectedFile:
+            continue
+        bare = read_hu(path, with_headers=False)
+        assert np.array_equal(bare.image_hu, whole.image_hu)
+        assert np.array_equal(bare.counts, whole.counts)
+        assert (bare.num_padding, bare.num_repaired, bare.note) == (
+            whole.num_padding, whole.num_repaired, whole.note
+        )  # fmt: skip
+        assert whole.headers and not bare.headers
+        num_same += 1
+    assert num_same >= NUM_OK

@@ -159,6 +159,18 @@ RESAMPLED = {
         node("CenterCrop", height=60, width=60),
         node("Resize", height=90, width=90),
     ],
+    **{
+        f"{turn['__class_fullname__']}, one by one": [
+            turn,
+            node("ElasticTransform", alpha=0.01, fill=-1024, border_mode=0),
+            node("Resize", height=90, width=90),
+        ]
+        for turn in (
+            {**node("Transpose"), "p": 0.5},
+            node("RandomRotate90"),
+            node("OneOf", transforms=[node("D4"), node("HorizontalFlip")]),
+        )
+    },
     "fitted": [
         node("FitSize", height=150, width=150, shrink_above=170),
         node("Resize", height=90, width=90),
@@ -212,6 +224,10 @@ def test_a_scale_that_is_unknown_is_refused() -> None:
     with pytest.raises(InputError, match=r"a\.json: RandomResizedCrop can't be followed in mm"):
         transform_of(crop, elastic, node("DoseNoise"), WIDE)
     transform_of(elastic, crop, node("DoseNoise"), WIDE)
+    some = node("SomeOf", transforms=[node("Transpose"), node("HorizontalFlip")], n=2)
+    transform_of({**some, "replace": False}, elastic, node("DoseNoise"), WIDE)
+    with pytest.raises(InputError, match="Transpose can't be followed in mm"):
+        transform_of({**some, "replace": True}, elastic, node("DoseNoise"), WIDE)
     transform_of(crop, elastic, WIDE)
 
 
