@@ -3,12 +3,13 @@
 from importlib.util import find_spec
 from pathlib import Path
 
+from common.delivery.headers import Undeliverable, require_uids
 from common.delivery.model import ModelRecord
 from common.errors import InputError
 from common.experiment import JSON_FILE, read_predictor_json
 from common.requirements import install_command
 from config import Config
-from rsna.sources.dicom import is_archive
+from rsna.sources.dicom import DicomSource, is_archive
 
 STUDIES_FILE = "studies.csv"
 """The last table that a prediction writes."""
@@ -37,7 +38,20 @@ def delivery_folders(config: Config) -> tuple[Path, Path]:
     flags = config.delivery
     folders = _in_and_out("dl", flags.dl_input, flags.dl_output)
     deliverable_record(config)
+    require_valid_uids(folders[0])
     return folders
+
+
+def require_valid_uids(source: Path) -> None:
+    """Raise InputError where a folder or archive has CT, but none that a result could refer to."""
+    found = DicomSource(source)
+    files = found.files()
+    if "reason" in files:  # Those that have one are no files.
+        files = files[files["reason"].isna()]
+    try:
+        require_uids(found.folder, files["source_file"])
+    except Undeliverable as error:
+        raise InputError(f"{source}: nothing to deliver: {error}") from error
 
 
 def deliverable_record(config: Config) -> ModelRecord:

@@ -38,6 +38,7 @@ class Site:
         self.watched, self.work, self.address = folder / "in", folder / "work", address
         self.watched.mkdir()
         self.work.mkdir()
+        self.commit_port = 0
         self.now, self.clock = Clock(1.8e9), Clock(0.0)
 
     def put(self, study: str, count: int, first: int = 0, **tags: Any) -> None:
@@ -68,7 +69,7 @@ class Site:
         config = WorkerConfig(**{"wk_stable_s": 5.0, "wk_disk_mb": 0.0, **flags})
         destination = None
         if self.address is not None and not config.wk_shadow:
-            destination = open_destination(self.address, "ICH")
+            destination = open_destination(self.address, "ICH", self.commit_port)
         journal = Journal(self.work / "journal.sqlite", self.now)
         records = Records(self.work, journal)
         outbox = Outbox(self.work, journal, records, destination, config.wk_keep_days)
