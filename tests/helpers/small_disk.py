@@ -4,6 +4,7 @@ import contextlib
 import resource
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,15 +38,24 @@ def mounted(folder: Path, num_bytes: int) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def filled(folder: Path, num_bytes_free: int = 0) -> Iterator[None]:
-    """Leave that little space in a file system inside the block."""
-    filler = folder / "filler"
-    with open(filler, "wb", buffering=0) as file:
-        for block in (1 << 20, 1 << 12):
-            with contextlib.suppress(OSError):
-                while True:
-                    file.write(bytes(block))
-        file.truncate(max(0, file.tell() - num_bytes_free))
+    """Leave that little space in a file system inside the block, also where files go meanwhile."""
+    filler, is_over = folder / "filler", threading.Event()
+
+    def fill() -> None:
+        spare = shutil.disk_usage(folder).free - num_bytes_free
+        with contextlib.suppress(OSError), open(filler, "ab", buffering=0) as file:
+            file.write(bytes(max(0, spare)))
+
+    def keep_full() -> None:
+        while not is_over.wait(0.01):
+            fill()
+
+    fill()
+    thread = threading.Thread(target=keep_full)
+    thread.start()
     try:
         yield
     finally:
+        is_over.set()
+        thread.join()
         filler.unlink()

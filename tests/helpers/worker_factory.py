@@ -41,7 +41,7 @@ class Site:
         self.commit_port = 0
         self.now, self.clock = Clock(1.8e9), Clock(0.0)
 
-    def put(self, study: str, count: int, first: int = 0, **tags: Any) -> None:
+    def put(self, study: str, count: int, first: int = 0, size: int = 4, **tags: Any) -> None:
         """Add CT slices of a study; all have what must not be seen anywhere."""
         for number in range(first, first + count):
             uid = f"1.2.840.113619.2.{study}"
@@ -55,7 +55,7 @@ class Site:
                 **tags,
             }
             path = self.watched / study / f"{number}.dcm"
-            write_ct(path, np.zeros((4, 4), np.int16), **values)
+            write_ct(path, np.zeros((size, size), np.int16), **values)
 
     def worker(
         self,

@@ -31,6 +31,7 @@ def main() -> None:
         destination = send and open_destination(send, "ICH", given.get("commit_port", 0))
         outbox = Outbox(work, journal, records, destination)
         settings = {"digest": "a", "seconds": given.get("seconds", 0.0)}
+        settings["num_padded"] = given.get("num_padded", 0)
         child = Child("worker_standin", settings, Limits(60, 2000))
         watched = given.get("watch")
         front = (

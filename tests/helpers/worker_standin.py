@@ -83,6 +83,7 @@ def write_results(
         )
         earlier = request["predecessors"].get(folder.name, {}).get(kind)
         one.SeriesDescription = f"after {earlier['SOPInstanceUID']}" if earlier else "first"
+        one.TextValue = "x" * settings.get("num_padded", 0)
         one.save_as(folder / f"{kind}.dcm", enforce_file_format=True)
         words = ("SOPClassUID", "SeriesInstanceUID", "SOPInstanceUID")
         documents[kind] = {word: str(one[word].value) for word in words}

@@ -548,8 +548,9 @@ def test_a_study_that_can_not_be_looked_at_holds_back_no_other(site, pacs, monke
         return look(name)
 
     monkeypatch.setattr(worker.front, "look", fail_for_the_first)
-    site.rounds(worker, 8)
+    site.rounds(worker, 60)
     assert states(worker) == {"committed": 1}
+    assert 10 < bad.count(bad[0]) < 20, "it waits for up to a minute"
     for secret in SECRETS:
         assert secret.encode() not in site.written()
 
