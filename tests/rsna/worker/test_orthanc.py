@@ -122,7 +122,7 @@ def test_kills_at_random_moments_lose_and_double_nothing(servers, tmp_path, comm
     try:
         send(0)
         process.start()
-        until(lambda: pacs.statistics()["CountInstances"] == 2)
+        until(lambda: pacs.statistics()["CountInstances"] == 2, 90)
         process.kill()
         for number in range(20):
             if number % 3 == 1 and number < 16:
@@ -141,7 +141,7 @@ def test_kills_at_random_moments_lose_and_double_nothing(servers, tmp_path, comm
                 time.sleep(moments.uniform(0.0, 1.0))
             process.kill()
         process.start()
-        until(lambda: is_done(site.work, 7), 90)
+        until(lambda: is_done(site.work, 7), 240)
     finally:
         process.kill()
     counts = sets_in(pacs)
@@ -246,7 +246,7 @@ def test_a_disk_of_the_worker_that_is_full_costs_nothing(servers, tmp_path):
                     site.put(str(number), 9)
                     front.storescu(site.watched / str(number))
                     time.sleep(5)
-            until(lambda: is_done(site.work, num_studies), 90)
+            until(lambda: is_done(site.work, num_studies), 240)
             assert process.process.poll() is None
         finally:
             process.kill()
