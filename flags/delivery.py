@@ -10,6 +10,11 @@ from flags.parsing import Switch, matches
 _ROOT = r"[0-2](\.(0|[1-9][0-9]*))+"
 _LONGEST_ROOT = 38
 """25 digits are left then, as many as 83 bits."""
+_TAKEN_ROOTS = {
+    "1.2.840.10008": "that of DICOM itself",
+    "2.25": "that of UUIDs: leave the flag out, and the UIDs are UUIDs",
+    "2.999": "that of examples",
+}
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,9 @@ class DeliveryConfig:
         matches(self, _ROOT, rule, "dl_uid_root")
         if len(self.dl_uid_root or "") > _LONGEST_ROOT:
             raise InputError(f"--dl_uid_root {self.dl_uid_root}: must be {rule}")
+        for root, owner in _TAKEN_ROOTS.items():
+            if f"{self.dl_uid_root}.".startswith(f"{root}."):
+                raise InputError(f"--dl_uid_root {self.dl_uid_root}: must be your own, not {owner}")
         matches(self, r"[12]\d{3}-\d\d-\d\dT\d\d:\d\d:\d\d", _TIME_RULE, "dl_time")
         if self.dl_time is not None:
             try:

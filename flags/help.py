@@ -112,12 +112,14 @@ SCRIPTS = {
     ),
     "worker": Help(
         "experiment_id pr_predictor wk_orthanc wk_watch wk_work wk_send wk_aet wk_admit "
-        "wk_stable_s wk_shadow wk_keep_days wk_status wk_metrics_port dl_heat_map output_dir",
+        "wk_stable_s wk_shadow wk_keep_days wk_status wk_retry wk_metrics_port dl_heat_map "
+        "output_dir",
         (
             "--experiment_id 0001 --wk_orthanc http://127.0.0.1:8042 --wk_work work "
             "--wk_send dicom:PACS@10.0.0.5:104",
             "--pr_predictor input/net --wk_watch input/scans --wk_work work --wk_shadow 1",
             "--wk_work work --wk_status 1",
+            "--wk_work work --wk_retry all",
         ),
     ),
     "ensemble": Help(

@@ -35,6 +35,9 @@ class WorkerConfig:
     """Days that results are kept in the work folder after they were sent (0: not at all)."""
     wk_status: Switch = 0
     """1: print what the worker of --wk_work does, and end; status 3 where a person is needed."""
+    wk_retry: str | None = None
+    """Key of a study in --wk_status 1, or all: try again what was rejected, or refused by the PACS,
+    and end. The worker goes on meanwhile."""
     wk_metrics_port: int = 0
     """Port of the Prometheus metrics, on this machine alone (0: none)."""
     wk_time_s: float = 300.0
@@ -50,6 +53,7 @@ class WorkerConfig:
         above(self, 0, "wk_time_s", "wk_memory_mb")
         between(self, 0, 65535, "wk_commit_port", "wk_metrics_port")
         matches(self, r"[!-\[\]-~]{1,16}", "an AE title: 1 to 16 characters, no space", "wk_aet")
+        matches(self, r"all|[0-9a-f]{8,64}", "all, or a key of --wk_status 1", "wk_retry")
         address = r"https?://[^@\s/?#]+(/[^@\s?#]*)?"
         if self.wk_orthanc is not None and not re.fullmatch(address, self.wk_orthanc):
             # The value may hold a password.

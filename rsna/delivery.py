@@ -52,7 +52,7 @@ from config import Config
 from flags.delivery import DeliveryConfig
 from rsna import codes
 from rsna.build import find_device
-from rsna.evaluation.folders import deliverable_record, is_of_phantoms
+from rsna.evaluation.folders import deliverable_record, is_of_phantoms, require_valid_uids
 from rsna.predictor import Prediction, Predictor, make_studies
 from rsna.result_author import FORMAT, author_of
 from rsna.sources.dicom import DicomSource
@@ -141,9 +141,11 @@ class Deliverer:
             predecessors: `documents` of earlier results, by the name of the study's folder.
 
         Raises:
-            InputError: nothing in the folder can be read, or another process writes there.
+            InputError: nothing in the folder can be read or delivered, or another process writes
+                there.
         """
         found = []
+        require_valid_uids(source)
         with working_folder(output) as work:
             prediction = self._predict(source, work / "dataset")
             for study in prediction.studies.to_dict("records"):

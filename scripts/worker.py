@@ -6,21 +6,25 @@ import threading
 
 from common.cli import command_line, log_to_console, run_script
 from common.errors import CheckFailed, Interrupted
+from common.words import count
 from config import parse_config
 
 GROUPS = ("general", "predictor", "delivery", "worker")
 
 
 def main() -> None:
-    """Work until a signal comes; with --wk_status 1 print what the worker does."""
+    """Work until a signal comes; see to the studies of a worker with --wk_status or --wk_retry."""
     log_to_console()
     config = parse_config(__doc__ or "", GROUPS)
     from rsna.worker.setup import open_worker, require_packages, work_folder
 
-    if config.worker.wk_status:
+    if config.worker.wk_status or config.worker.wk_retry is not None:
         require_packages()
-        from rsna.worker.records import status
+        from rsna.worker.records import retry, status
 
+        if config.worker.wk_retry is not None:
+            print(f"{count(retry(work_folder(config), config.worker.wk_retry), 'study')} to retry")
+            return
         lines, alarms = status(work_folder(config))
         print(*lines, sep="\n")
         if alarms:

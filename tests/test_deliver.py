@@ -68,6 +68,10 @@ def test_a_folder_of_dicom_becomes_a_folder_of_results(monkeypatch, capsys, root
         (["--dl_uid_root", "1.1\u0663"], "must be numbers with dots"),
         (["--dl_uid_root", "1.02"], "--dl_uid_root 1.02: must be numbers with dots"),
         (["--dl_uid_root", "1" + 19 * ".2"], "must be numbers with dots"),
+        (["--dl_uid_root", "2.25"], "--dl_uid_root 2.25: must be your own, not that of UUIDs"),
+        (["--dl_uid_root", "2.25.7"], "must be your own, not that of UUIDs"),
+        (["--dl_uid_root", "1.2.840.10008"], "must be your own, not that of DICOM itself"),
+        (["--dl_uid_root", "1.2.840.10008.5.1"], "must be your own, not that of DICOM itself"),
         (["--dl_heat_map", "seg"], "--dl_heat_map seg"),
     ],
 )

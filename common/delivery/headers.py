@@ -6,7 +6,7 @@ Nothing else of a source reaches a result, so that no defect of it does.
 import contextlib
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -81,7 +81,9 @@ def read_slices(folder: Path, wanted: Sequence[Wanted]) -> list[SourceSlice]:
                 found[one] = _slice_of(opened, one.image_id, *copied)
     slices = [found[one] for one in wanted]
     for each in slices:
-        _require_uids(each.header)
+        fault = _fault_of_uids({keyword: str(each.header[keyword].value) for keyword in _UIDS})
+        if fault:
+            raise Undeliverable(fault)
     if len({one.name for one in slices}) < len(slices):
         raise Undeliverable("images share a SOPInstanceUID: results can't refer to one of them")
     for keyword in ("StudyInstanceUID", "PatientID"):
@@ -99,12 +101,33 @@ def _opened(folder: Path, source_file: str) -> Iterator[OpenFile]:
         raise Undeliverable(f"a file can't be read again ({rejected})") from rejected
 
 
-def _require_uids(header: Dataset) -> None:
-    for keyword in _UIDS:
-        if not _is_uid(header[keyword].value):
-            raise Undeliverable(
-                f"{keyword} is no valid UID, as in files of RSNA 2019: no PACS could file a result"
-            )
+def _fault_of_uids(uids: Mapping[str, str]) -> str:
+    """Return which of the UIDs is none; empty where all are."""
+    where = "as in files of RSNA 2019: no PACS could file a result"
+    wrong = (keyword for keyword in _UIDS if not _is_uid(uids[keyword]))
+    return next((f"{keyword} is no valid UID, {where}" for keyword in wrong), "")
+
+
+def require_uids(folder: Path, source_files: Iterable[str]) -> None:
+    """Read headers until one has valid UIDs.
+
+    Raises:
+        Undeliverable: there is CT, and none of it has.
+    """
+    fault = ""
+    for name in source_files:
+        try:
+            with _opened(folder, name) as opened:
+                found = {word: elements.text(opened.dataset, word) for word in ("Modality", *_UIDS)}
+        except Undeliverable:
+            continue  # The reader says what is wrong with it.
+        own = _fault_of_uids(found)
+        if not own:
+            return
+        if found["Modality"] == "CT":
+            fault = own
+    if fault:
+        raise Undeliverable(fault)
 
 
 def _is_uid(text: str) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import requests
 from dicomweb_client import DICOMwebClient
@@ -69,19 +69,6 @@ class StoredObject:
     syntax: str
 
 
-class Destination(Protocol):
-    """Where objects go to."""
-
-    def send(self, objects: Sequence[StoredObject]) -> None:
-        """Store the objects; raise Refused or Busy of some, or Unreachable."""
-
-    def missing(self, objects: Sequence[StoredObject]) -> list[StoredObject]:
-        """Return those that the destination does not answer for; raise Unreachable."""
-
-    def close(self) -> None:
-        """Release what is held."""
-
-
 def read_objects(folder: Path) -> list[StoredObject]:
     """Return the objects of all `*.dcm` files below a folder, in the order of their names."""
     return [_read_object(path) for path in sorted(folder.rglob("*.dcm"))]
@@ -101,7 +88,7 @@ def _read_object(path: Path) -> StoredObject:
 
 def open_destination(
     address: str, calling: str, commit_port: int = 0, auth: tuple[str, str] | None = None
-) -> Destination:
+) -> "Destination":
     """Return the destination of an address: `dicom:AET@host:port` or that of a DICOMweb server.
 
     Args:
@@ -126,6 +113,8 @@ def open_destination(
 
 class WebDestination:
     """A DICOMweb server: STOW, then QIDO.
+
+    Its methods raise Refused or Busy of some objects, and Unreachable.
 
     Args:
         address: base address of its services.
@@ -184,6 +173,8 @@ class WebDestination:
 
 class DicomDestination:
     """An application entity: C-STORE, then storage commitment or C-FIND.
+
+    Its methods raise what those of `WebDestination` do.
 
     Args:
         called, host, port: of the destination.
@@ -296,10 +287,7 @@ class DicomDestination:
     ) -> Iterator[Association]:
         self.entity.requested_contexts = []
         for abstract, syntax in contexts:
-            if syntax is None:
-                self.entity.add_requested_context(abstract)
-            else:
-                self.entity.add_requested_context(abstract, syntax)
+            self.entity.add_requested_context(abstract, syntax)
         association = self.entity.associate(
             self.host, self.port, ae_title=self.called, evt_handlers=handlers
         )
@@ -320,6 +308,9 @@ class DicomDestination:
         """Close the port."""
         if self._server is not None:
             self._server.shutdown()
+
+
+Destination = WebDestination | DicomDestination
 
 
 class _Reports:

@@ -4,6 +4,7 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
+from common.delivery.headers import Undeliverable, require_uids
 from common.delivery.model import ModelRecord
 from common.errors import InputError
 from common.experiment import JSON_FILE, read_predictor_json
@@ -12,7 +13,7 @@ from common.preparation.workers.runner import TaskRunner
 from common.requirements import install_command
 from common.slices.table import SLICES_FILE
 from config import Config
-from rsna.sources.dicom import is_archive
+from rsna.sources.dicom import DicomSource, is_archive
 
 STUDIES_FILE = "studies.csv"
 """The last table that a prediction writes."""
@@ -50,7 +51,20 @@ def delivery_folders(config: Config) -> tuple[Path, Path]:
     flags = config.delivery
     folders = _in_and_out("dl", flags.dl_input, flags.dl_output)
     deliverable_record(config)
+    require_valid_uids(folders[0])
     return folders
+
+
+def require_valid_uids(source: Path) -> None:
+    """Raise InputError where a folder or archive has CT, but none that a result could refer to."""
+    found = DicomSource(source)
+    files = found.files()
+    if "reason" in files:  # Those that have one are no files.
+        files = files[files["reason"].isna()]
+    try:
+        require_uids(found.folder, files["source_file"])
+    except Undeliverable as error:
+        raise InputError(f"{source}: nothing to deliver: {error}") from error
 
 
 def deliverable_record(config: Config) -> ModelRecord:

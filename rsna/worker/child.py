@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,12 @@ START_S = 120.0
 POLL_S = 0.1
 MOST_REPLY_BYTES = 16 << 20
 CRASHED, KILLED = "crashed", "killed"
+_FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM)
 _ROOT = Path(__file__).resolve().parents[2]
+
+
+class Stopped(Exception):
+    """The worker is to end: what it is at is left for its next start."""
 
 
 class ChildDied(Exception):
@@ -45,11 +50,14 @@ class Child:
             child runs for each request.
         settings: for that function; plain values.
         limits: of one request.
+
+    `is_over` says when nothing is waited for any more: whoever waits gets `Stopped`.
     """
 
     def __init__(self, module: str, settings: Mapping[str, Any], limits: Limits) -> None:
         self.module, self.settings, self.limits = module, settings, limits
         self.process: subprocess.Popen[bytes] | None = None
+        self.is_over: Callable[[], bool] = lambda: False
         self.num_starts, self._is_ready = 0, False
 
     def spawn(self) -> None:
@@ -118,6 +126,9 @@ class Child:
                 if not chunk or len(data) > MOST_REPLY_BYTES:
                     raise self._death()
                 continue
+            if self.is_over():
+                self.close()
+                raise Stopped
             exceeded = limits.exceeded(time.monotonic() - started, watched)
             if exceeded is not None:
                 self.close()
@@ -125,13 +136,19 @@ class Child:
         return data
 
     def _death(self) -> ChildDied:
-        """Wait for the end of the process, and return how it died."""
+        """Wait for the end of the process, and return how it died.
+
+        Raises:
+            Stopped: that is no wonder.
+        """
         assert self.process is not None
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(1.0)
         status = self.process.poll()
         self.close()
-        return ChildDied(KILLED if status == -signal.SIGKILL else CRASHED)
+        if self.is_over():
+            raise Stopped
+        return ChildDied(KILLED if status in _FROM_OUTSIDE else CRASHED)
 
     def close(self) -> None:
         """End the process."""

@@ -10,9 +10,9 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import requests
 from urllib3.exceptions import HTTPError
@@ -23,6 +23,7 @@ from common.dicom.part10 import MAX_FILE_BYTES, open_dicom
 from common.dicom.rejection import RejectedFile
 from common.files import make_folder
 from rsna.worker.admission import Arrival, Instance, age_of, clean, date_of, texts
+from rsna.worker.child import Stopped
 
 READ_S, WHOLE_S = 30.0, 300.0
 """Time for the next bytes of an answer, and for all of it."""
@@ -44,7 +45,7 @@ class FrontFailure(Exception):
 
 
 class Gone(Exception):
-    """An image that the front had is there no more."""
+    """The front does not give an image that it had, or says that it has; others it may."""
 
 
 class Listed(NamedTuple):
@@ -54,21 +55,8 @@ class Listed(NamedTuple):
     version: str
 
 
-class Front(Protocol):
-    """Where studies come from; every method may raise FrontFailure, and `fetch` Gone."""
-
-    def studies(self) -> list[Listed] | None:
-        """Return the studies that are there, the oldest first; None if nothing has changed."""
-
-    def look(self, name: str) -> Arrival | None:
-        """Return what a study consists of now; None if it is gone."""
-
-    def fetch(self, arrival: Arrival, folder: Path) -> None:
-        """Copy the images into a folder."""
-
-
 class OrthancFront:
-    """An Orthanc.
+    """An Orthanc; every method may raise FrontFailure, or Stopped once `is_over` holds.
 
     Args:
         address: of its REST API, such as http://127.0.0.1:8042.
@@ -85,11 +73,12 @@ class OrthancFront:
         self.session.trust_env = False
         self.session.auth = auth
         self.session.headers["Accept-Encoding"] = "identity"
+        self.is_over: Callable[[], bool] = lambda: False
         self._last: object = None
         self._listed_at = 0.0
 
     def studies(self) -> list[Listed] | None:
-        """Return all studies with the time of their last change; None where no change was made."""
+        """Return all studies, the oldest change first; None where no change was made."""
         last = _mapping(self._json("/changes?last")).get("Last")
         is_recent = time.monotonic() < self._listed_at + LIST_AGAIN_S
         if last is not None and last == self._last and is_recent:
@@ -113,7 +102,7 @@ class OrthancFront:
         return [Listed(name, version) for name, (_, version) in order]
 
     def look(self, name: str) -> Arrival | None:
-        """Return the CT images of a study that are not ours."""
+        """Return the CT images of a study that are not ours; None if it is gone."""
         try:
             study = _mapping(self._json(f"/studies/{name}"))
             all_series = _items(self._json(f"/studies/{name}/series"))
@@ -147,7 +136,7 @@ class OrthancFront:
         )
 
     def fetch(self, arrival: Arrival, folder: Path) -> None:
-        """Copy the images into a folder."""
+        """Copy the images into a folder; raise Gone."""
         make_folder(folder)
         for number, instance in enumerate(arrival.instances):
             with open(folder / f"{number:05d}.dcm", "wb") as file:
@@ -162,6 +151,7 @@ class OrthancFront:
 
     def _stream(self, path: str, most: int) -> Iterator[bytes]:
         num_bytes, end = 0, time.monotonic() + WHOLE_S
+        is_image = path.startswith("/instances/")  # Others may be well.
         try:
             with self.session.get(
                 self.address + path,
@@ -169,15 +159,19 @@ class OrthancFront:
                 stream=True,
                 allow_redirects=False,
             ) as answer:
-                # A list does not go: what answers so is no Orthanc, or not up yet.
-                if answer.status_code == 404 and _ORTHANC_ID.search(path):
-                    raise Gone
-                if answer.status_code != 200:
-                    raise FrontFailure(f"HTTP status {answer.status_code}")
+                status = answer.status_code
+                if status != 200:
+                    # A list does not go: what answers so is no Orthanc, or not up yet.
+                    final = (404, 500) if is_image else (404,)
+                    is_gone = status in final and _ORTHANC_ID.search(path)
+                    raise (Gone if is_gone else FrontFailure)(f"HTTP status {status}")
                 while chunk := answer.raw.read1(1 << 20):
                     num_bytes += len(chunk)
                     if num_bytes > most:
-                        raise FrontFailure(f"an answer of more than {most} bytes")
+                        text = f"an answer of more than {most} bytes"
+                        raise Gone(text) if is_image else FrontFailure(text)
+                    if self.is_over():
+                        raise Stopped
                     if time.monotonic() > end:
                         raise FrontFailure(f"an answer that takes more than {WHOLE_S:g} s")
                     yield chunk
@@ -210,11 +204,12 @@ class FolderFront:
 
     Args:
         folder: the folder.
-        own_root: as in `OrthancFront`.
+        own_root, is_over: as of `OrthancFront`.
     """
 
     def __init__(self, folder: Path, own_root: str | None) -> None:
         self.folder, self.own_root = folder, own_root
+        self.is_over: Callable[[], bool] = lambda: False
         self._files: dict[str, _File] = {}
         self._next_s = 0.0
 
@@ -227,6 +222,8 @@ class FolderFront:
         groups: dict[str, list[str]] = {}
         newest: dict[str, int] = {}
         for path in _regular_files(self.folder):
+            if self.is_over():
+                raise Stopped
             stamp = _stamp(path)
             if stamp is None:
                 continue
@@ -268,13 +265,12 @@ class FolderFront:
         )
 
     def fetch(self, arrival: Arrival, folder: Path) -> None:
-        """Copy the images into a folder."""
+        """Copy the images into a folder; raise Gone."""
         make_folder(folder)
         for number, instance in enumerate(arrival.instances):
-            try:
-                shutil.copyfile(instance.place, folder / f"{number:05d}.dcm")
-            except FileNotFoundError as error:
-                raise Gone from error
+            if not os.access(instance.place, os.R_OK):
+                raise Gone("it is no more there, or not readable")
+            shutil.copyfile(instance.place, folder / f"{number:05d}.dcm")
 
     def _read(self, path: Path, stamp: tuple[int, int]) -> _File:
         try:
@@ -290,6 +286,9 @@ class FolderFront:
         is_wanted = found["Modality"] == "CT" and not _is_own(uid, self.own_root)
         tags = {word: found[word] for word in _TAGS}
         return _File(stamp, _hash(f"{found['PatientID']}|{study}"), uid, is_wanted, tags)
+
+
+Front = OrthancFront | FolderFront
 
 
 def _is_own(uid: str, root: str | None) -> bool:

@@ -32,7 +32,7 @@ STATES = {
     COMMITTED: "is in the PACS",
     SHADOW: "was predicted, and not sent because of --wk_shadow 1",
     REJECTED: "can't be used; the reason says why",
-    REFUSED: "was predicted, but the PACS takes an object never; the next start tries again",
+    REFUSED: "was predicted; the PACS takes an object never: a start or --wk_retry tries again",
     LEFT_OUT: "is not admitted (--wk_admit)",
 }
 """Every state of a job, in words that follow "the study"."""

@@ -7,6 +7,8 @@ import os
 import re
 import shutil
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,9 @@ from common.words import count, duration
 from rsna.worker.journal import (
     COMMITTED,
     JOURNAL_FILE,
+    NEW,
     OPEN_STATES,
+    PREDICTED,
     REFUSED,
     REJECTED,
     STATES,
@@ -154,10 +158,7 @@ def status(folder: Path) -> tuple[list[str], list[str]]:
     Raises:
         InputError: no worker has worked in the folder.
     """
-    if not (folder / JOURNAL_FILE).is_file():
-        raise InputError(f"--wk_work {folder}: no worker has worked there: start one")
-    journal = Journal(folder / JOURNAL_FILE, read_only=True)
-    try:
+    with _opened(folder, read_only=True) as journal:
         counts, oldest = journal.counts(), journal.oldest_s()
         lines = [f"{number:6d}  {state:<10} {STATES[state]}" for state, number in counts.items()]
         lines.append(f"predictor {journal.setting('predictor')}")
@@ -174,5 +175,39 @@ def status(folder: Path) -> tuple[list[str], list[str]]:
             waiting = sum(counts[state] for state in OPEN_STATES)
             alarms.append(f"{count(waiting, 'study')} waiting, one for {duration(oldest)}")
         return lines, alarms
+
+
+def retry(folder: Path, which: str) -> int:
+    """Let the worker, running or not, try again what was rejected or refused; return how many.
+
+    Args:
+        folder: of the worker.
+        which: the start of a key, or `all`.
+
+    Raises:
+        InputError: no worker has worked in the folder, or there is no such study.
+    """
+    with _opened(folder, read_only=False) as journal:
+        records = Records(folder, journal)
+        found = journal.in_states((REJECTED, REFUSED))
+        jobs = [job for job in found if which == "all" or job.key.startswith(which)]
+        for job in jobs:
+            records.note(job, "retry")
+            # What is new and not known to the worker by its slices is looked at again.
+            journal.move(job, PREDICTED if job.state == REFUSED else NEW, deaths=0)
+    if not jobs:
+        raise InputError(
+            f"--wk_retry {which}: no such study is rejected or refused: --wk_status 1 lists them"
+        )
+    return len(jobs)
+
+
+@contextmanager
+def _opened(folder: Path, read_only: bool) -> Iterator[Journal]:
+    if not (folder / JOURNAL_FILE).is_file():
+        raise InputError(f"--wk_work {folder}: no worker has worked there: start one")
+    journal = Journal(folder / JOURNAL_FILE, read_only=read_only)
+    try:
+        yield journal
     finally:
         journal.close()

@@ -9,6 +9,7 @@ import logging
 import shutil
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from common.dicom.part10 import MAX_FILE_BYTES
 from common.preparation.workers.limits import MEMORY, TIMEOUT
 from flags.worker import WorkerConfig
 from rsna.worker.admission import Arrival, Instance, Rule
-from rsna.worker.child import CRASHED, KILLED, Child, ChildDied
+from rsna.worker.child import CRASHED, KILLED, Child, ChildDied, Stopped
 from rsna.worker.fronts import Front, FrontFailure, Gone, Listed
 from rsna.worker.journal import LEFT_OUT, NEW, PREDICTED, REJECTED, SHADOW, Job, Journal, job_key
 from rsna.worker.outbox import Outbox, Waits
@@ -32,6 +33,8 @@ MOST_DEATHS = {TIMEOUT: 2, MEMORY: 2, CRASHED: 2, KILLED: 5}
 """Children that may die over a study before it is rejected; who kills from outside is not known."""
 MOST_SLICES, MOST_BYTES = 10_000, 8 << 30
 """A larger study is rejected before it is fetched."""
+MOST_WITHHELD = 8
+"""Attempts, over two minutes, to get an image that the front lists but does not give."""
 SPACE = 3
 """A study takes this many times its size in the work folder, for a while."""
 FRONT, IDLE_S = "front", 0.5
@@ -61,25 +64,20 @@ class Stable:
     def due(self) -> list[str]:
         """Return the studies that are stable, and were not looked at since they changed."""
         last = self.clock() - self.seconds
-        return [name for name, (_, at) in self._unseen() if at <= last]
+        return [name for name in self.unseen() if self._since[name][1] <= last]
 
-    @property
-    def is_settled(self) -> bool:
-        """Whether every study has been looked at."""
-        return not self._unseen()
+    def unseen(self) -> list[str]:
+        """Return the studies that were not looked at since they changed."""
+        since = self._since.items()
+        return [name for name, (version, _) in since if self._looked.get(name) != version]
 
     def looked(self, name: str) -> None:
         """Note that a study was looked at as it is."""
         self._looked[name] = self._since[name][0]
 
-    def forget(self) -> None:
-        """Look at all again."""
-        self._looked = {}
-
-    def _unseen(self) -> list[tuple[str, tuple[str, float]]]:
-        return [
-            (name, seen) for name, seen in self._since.items() if self._looked.get(name) != seen[0]
-        ]
+    def forget(self, name: str | None = None) -> None:
+        """Look at a study, or all, again."""
+        self._looked = {seen: at for seen, at in self._looked.items() if name not in (None, seen)}
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,8 @@ class Worker:
         self.jobs_folder = records.folder / "jobs"
         self.stable = Stable(flags.wk_stable_s, clock)
         self.waits = Waits(clock)
-        self._ready: dict[str, Arrival] = {}
+        self._ready: dict[str, tuple[str, Arrival]] = {}  # by key: its name in the front
+        self._num_withheld: Counter[str] = Counter()
         self._has_space = True
 
     def recover(self) -> None:
@@ -136,7 +135,8 @@ class Worker:
         self.records.renew()
 
     def run(self, is_over: Callable[[], bool] = lambda: False) -> None:
-        """Work until a signal ends the process; InputError if the child refuses its predictor."""
+        """Work until `is_over`, which ends what it is at; InputError if the child can't work."""
+        self.child.is_over = self.front.is_over = is_over
         self.outbox.start()
         try:
             self._guarded_turn()  # Studies become stable while the child imports.
@@ -144,6 +144,8 @@ class Worker:
             while not is_over():
                 if not self._guarded_turn():
                     time.sleep(IDLE_S)
+        except Stopped:
+            pass
         finally:
             self.outbox.close()
             self.child.close()
@@ -170,33 +172,34 @@ class Worker:
         return done
 
     def _look(self) -> None:
-        with self._asking():
+        with self._asking(FRONT):
             listed = self.front.studies()
             if listed is not None:
                 self.stable.update(listed)
             for name in filter(self.waits.is_due, self.stable.due()):
-                self.waits.failed(name)  # Until it has worked: no study may hold back the others.
-                arrival = self.front.look(name)
-                if arrival is not None:
-                    self._admit(arrival)
-                self.stable.looked(name)
-                self.waits.worked(name)
-            if self.stable.is_settled:
+                with self._asking(name):  # One that fails has a wait of its own.
+                    arrival = self.front.look(name)
+                    if arrival is not None:
+                        self._admit(name, arrival)
+                    self.stable.looked(name)
+                if not self.waits.is_due(name):
+                    break  # The next turn lists first: it may be the front.
+            if all(map(self.waits.num_failures, self.stable.unseen())):
                 self._remove_gone()
 
     @contextmanager
-    def _asking(self) -> Iterator[None]:
-        """Ask the front in the block; when it fails, wait longer each time."""
+    def _asking(self, name: str) -> Iterator[None]:
+        """Ask the front in the block; when it fails, `name` waits longer each time."""
         try:
             yield
         except FrontFailure as error:
-            self.waits.failed(FRONT)
+            self.waits.failed(name)
             self.records.failed(FRONT, error)
         else:
-            self.waits.worked(FRONT)
+            self.waits.worked(name)
             self.records.up.labels(FRONT).set(1)
 
-    def _admit(self, arrival: Arrival) -> None:
+    def _admit(self, name: str, arrival: Arrival) -> None:
         """Make a job of what a study has now, unless there is one."""
         own = {uid for job in self.journal.of_study(arrival.study) for uid in job.objects}
         instances = [one for one in arrival.instances if one.uid not in own]
@@ -213,7 +216,7 @@ class Worker:
             self.records.moved(added)
         job = self.journal.find(job_key(names, self.model.digest))
         if job is not None and job.state == NEW:
-            self._ready[job.key] = Arrival(arrival.study, tuple(instances))
+            self._ready[job.key] = name, Arrival(arrival.study, tuple(instances))
 
     def _remove_gone(self) -> None:
         """Forget what waits but is no more in the front; should it come again, it is new."""
@@ -225,21 +228,22 @@ class Worker:
                 self.stable.forget()
 
     def _predict(self, job: Job) -> bool:
-        arrival = self._ready[job.key]
+        name, arrival = self._ready[job.key]
         folder = self.jobs_folder / job.key
         if not self._has_room(arrival.instances) or not self._has_child():
             return False
         shutil.rmtree(folder, ignore_errors=True)
         self.waits.failed(job.key)
         try:
-            with self._asking():
+            with self._asking(FRONT):
                 self.front.fetch(arrival, folder / "in")
                 self._settle(job, folder, self._analyse(job, folder))
                 del self._ready[job.key]
                 self.waits.worked(job.key)
-        except Gone:
+        except Gone as error:
             del self._ready[job.key]
-            self.stable.forget()
+            self.stable.forget(name)
+            self._withheld(job, error)
         except ChildDied as death:
             if self._has_room(()):  # Else it is the disk's fault: codecs and tables name no errno.
                 self._died(job, death.cause)
@@ -289,6 +293,14 @@ class Worker:
             documents={one["folder"]: one["documents"] for one in studies if one["documents"]},
         )
         self.records.moved(job, objects=len(objects))
+
+    def _withheld(self, job: Job, error: Gone) -> None:
+        """Count an image that was not given; reject the job after too many, others go on."""
+        self._num_withheld[job.key] += 1
+        if self._num_withheld[job.key] >= MOST_WITHHELD:
+            del self._num_withheld[job.key]
+            reason = f"an image that is listed can't be fetched ({error})"
+            self.records.moved(self.journal.move(job, REJECTED, reason))
 
     def _died(self, job: Job, cause: str) -> None:
         """Count a death of the child over a job; reject the job after too many."""

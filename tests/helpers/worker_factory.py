@@ -38,9 +38,10 @@ class Site:
         self.watched, self.work, self.address = folder / "in", folder / "work", address
         self.watched.mkdir()
         self.work.mkdir()
+        self.commit_port = 0
         self.now, self.clock = Clock(1.8e9), Clock(0.0)
 
-    def put(self, study: str, count: int, first: int = 0, **tags: Any) -> None:
+    def put(self, study: str, count: int, first: int = 0, size: int = 4, **tags: Any) -> None:
         """Add CT slices of a study; all have what must not be seen anywhere."""
         for number in range(first, first + count):
             uid = f"1.2.840.113619.2.{study}"
@@ -54,7 +55,7 @@ class Site:
                 **tags,
             }
             path = self.watched / study / f"{number}.dcm"
-            write_ct(path, np.zeros((4, 4), np.int16), **values)
+            write_ct(path, np.zeros((size, size), np.int16), **values)
 
     def worker(
         self,
@@ -68,7 +69,7 @@ class Site:
         config = WorkerConfig(**{"wk_stable_s": 5.0, "wk_disk_mb": 0.0, **flags})
         destination = None
         if self.address is not None and not config.wk_shadow:
-            destination = open_destination(self.address, "ICH")
+            destination = open_destination(self.address, "ICH", self.commit_port)
         journal = Journal(self.work / "journal.sqlite", self.now)
         records = Records(self.work, journal)
         outbox = Outbox(self.work, journal, records, destination, config.wk_keep_days)

@@ -37,7 +37,8 @@ def open_analysis(settings: Mapping[str, Any]) -> Any:
             slices = [pydicom.dcmread(path) for path in sorted(source.iterdir())]
         except Exception as error:
             raise InputError("no slice can be read: read 1 file, rejected 1 (not_dicom)") from error
-        mishap(str(slices[0].get("StudyDescription", "")))
+        if not settings.get("is_mended"):
+            mishap(str(slices[0].get("StudyDescription", "")))
         return {"studies": [write_results(slices, output, settings, request)]}
 
     return analyse
@@ -82,6 +83,7 @@ def write_results(
         )
         earlier = request["predecessors"].get(folder.name, {}).get(kind)
         one.SeriesDescription = f"after {earlier['SOPInstanceUID']}" if earlier else "first"
+        one.TextValue = "x" * settings.get("num_padded", 0)
         one.save_as(folder / f"{kind}.dcm", enforce_file_format=True)
         words = ("SOPClassUID", "SeriesInstanceUID", "SOPInstanceUID")
         documents[kind] = {word: str(one[word].value) for word in words}

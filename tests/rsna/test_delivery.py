@@ -32,6 +32,7 @@ import rsna.delivery
 from common.errors import InputError
 from common.scoring.predictions import Calibration
 from common.scoring.study_calibration import StudyCalibration
+from rsna.predictor import Predictor
 from rsna_task import LABELS
 
 COMMENTS = ("notice", "model", "weights", "calibration", "operating point", "slices")
@@ -494,16 +495,39 @@ def test_an_archive_gives_what_its_folder_gives(predictor, head, delivered, tmp_
     assert contents(one.folder) == contents(delivered)
 
 
-def test_files_without_valid_uids_are_refused(predictor, tmp_path):
+def test_files_without_valid_uids_are_refused(predictor, head, tmp_path, monkeypatch):
     pixels = np.asarray(np.random.default_rng(0).normal(1060, 9, (64, 64)), dtype=np.int16)
     pixels[:8] = 0
     for n in range(3):
         place = [0.0, 0.0, 5.0 * n]
         write_rsna(tmp_path / "in" / f"{n}.dcm", pixels, f"ID_{n}", ImagePositionPatient=place)
-    one = deliver_one(tmp_path / "in", predictor, tmp_path / "out")
-    assert one.status == "refused"
-    assert one.reason.startswith("SOPInstanceUID is no valid UID, as in files of RSNA 2019")
+    (tmp_path / "in" / "notes.txt").write_text("no DICOM")
+    (tmp_path / "in" / "cut.dcm").write_bytes((tmp_path / "in" / "0.dcm").read_bytes()[:200])
+    reason = "SOPInstanceUID is no valid UID, as in files of RSNA 2019"
+    with monkeypatch.context() as patch:
+        patch.delattr(Predictor, "predict_folder")  # It is not asked.
+        for source in (
+            tmp_path / "in",
+            Path(shutil.make_archive(str(tmp_path / "scans"), "zip", tmp_path / "in")),
+        ):
+            with pytest.raises(InputError, match=f"nothing to deliver: {reason}"):
+                deliver_one(source, predictor, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    shutil.copytree(head, tmp_path / "in" / "z")
+    found = make_deliverer(predictor, dl_heat_map="none").deliver(
+        tmp_path / "in", tmp_path / "out", START
+    )
+    assert sorted(one.status for one in found) == ["delivered", "refused"]
+    (one,) = (one for one in found if one.status == "refused")
+    assert one.reason.startswith(reason)
     assert [path.name for path in one.folder.iterdir()] == ["result.json"]
+
+
+def test_folders_without_ct_are_not_refused_for_their_uids(predictor, tmp_path):
+    pixels = np.zeros((64, 64), np.int16)
+    write_rsna(tmp_path / "in" / "0.dcm", pixels, "ID_0", Modality="MR")
+    one = deliver_one(tmp_path / "in", predictor, tmp_path / "out")
+    assert one.status == "unusable"
 
 
 def test_a_later_version_names_its_predecessor(predictor, tmp_path):

@@ -5,12 +5,16 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pydicom
 import pytest
 from orthanc import free_port
 from pacs import Pacs
 from pydicom.uid import Comprehensive3DSRStorage
+from pynetdicom import AE
+from pynetdicom.sop_class import StorageCommitmentPushModel
+from worker_factory import until
 from worker_standin import write_results
 
 from common.delivery import sending
@@ -132,12 +136,98 @@ def test_a_port_in_use_is_refused(pacs):
         open_destination(pacs.address, "ICH", pacs.port)
 
 
+def test_a_query_that_fails_or_is_not_answered_says_nothing_about_objects(
+    pacs, objects, monkeypatch
+):
+    destination = open_destination(pacs.address, "ICH")
+    destination.send(objects)
+    monkeypatch.setattr(pacs, "find", lambda _: iter([(0xA700, None)]))
+    pacs.stop()
+    pacs.start()
+    with pytest.raises(Busy, match="C-FIND status 0xa700"):
+        destination.missing(objects)
+    monkeypatch.setattr(pacs, "find", lambda event: iter([event.assoc.abort()]))
+    pacs.stop()
+    pacs.start()
+    with pytest.raises(Unreachable, match="no answer to C-FIND"):
+        destination.missing(objects)
+
+
+def test_a_request_for_commitment_that_is_not_taken_is_asked_again(pacs, objects, monkeypatch):
+    monkeypatch.setattr(pacs, "commit", lambda _: (0x0110, None))
+    pacs.stop()
+    pacs.start()
+    destination = open_destination(pacs.address, "ICH", pacs.commit_port)
+    try:
+        with pytest.raises(Busy, match="N-ACTION status 0x0110"):
+            destination.missing(objects)
+    finally:
+        destination.close()
+
+
+def test_a_connection_that_breaks_while_sending_is_no_success(pacs, objects, monkeypatch):
+    def abort(event):
+        event.assoc.abort()
+        return 0
+
+    monkeypatch.setattr(pacs, "store", abort)
+    pacs.stop()
+    pacs.start()
+    with pytest.raises(Unreachable, match="no answer to C-STORE"):
+        open_destination(pacs.address, "ICH").send(objects)
+
+
+def test_no_association_is_left_open(pacs, objects):
+    destination = open_destination(pacs.address, "ICH")
+    destination.send(objects)
+    destination.missing(objects)
+    until(lambda: not pacs.server.active_associations)
+
+
+def test_a_report_answers_for_its_own_question_alone(pacs, objects, monkeypatch):
+    """A late one of other objects, or one that nobody asked for, says nothing about these."""
+    monkeypatch.setattr(sending, "REPORT_S", 0.2)
+    reports = []
+    monkeypatch.setattr(pacs, "report", lambda *report: reports.append(report))
+    destination = open_destination(pacs.address, "ICH", pacs.commit_port)
+    try:
+        destination.send(objects)
+        for asked in (objects[:1], objects):
+            with pytest.raises(Busy):
+                destination.missing(asked)
+        Pacs.report(pacs, *reports[0])
+        with pytest.raises(Busy):
+            destination.missing(objects)
+        foreign = pydicom.Dataset()
+        foreign.TransactionUID = "1.2.3"
+        Pacs.report(pacs, foreign, 1)
+        assert set(destination._reports._failed) == {reports[0][0].TransactionUID}
+    finally:
+        destination.close()
+
+
+def test_reports_are_taken_on_this_machine_alone_and_under_our_title(pacs):
+    destination = open_destination(pacs.address, "ICH", pacs.commit_port)
+    try:
+        assert destination._server.server_address[0] == "127.0.0.1"
+        caller = AE("PACS")
+        caller.add_requested_context(StorageCommitmentPushModel)
+        for title, is_taken in (("ICH", True), ("OTHER", False)):
+            association = caller.associate("127.0.0.1", pacs.commit_port, ae_title=title)
+            assert association.is_established == is_taken
+            association.abort()
+    finally:
+        destination.close()
+
+
 class Web(BaseHTTPRequestHandler):
     """A DICOMweb server that answers everything with `status` and `body`."""
 
     status, body = 200, b""
+    paths: ClassVar[list[str]] = []
 
     def do_GET(self) -> None:
+        self.paths.append(self.path)
         length = self.headers.get("Content-Length")
         self.rfile.read(int(length or 0))
         self.send_response(self.status)
@@ -191,3 +281,5 @@ def test_qido_finds_what_it_lists(web, objects, monkeypatch):
     found = [{"00080018": {"vr": "UI", "Value": [objects[0].instance]}}]
     monkeypatch.setattr(Web, "body", json.dumps(found).encode())
     assert open_destination(web, "ICH").missing(objects) == [objects[1]]
+    asked = {path.partition("?")[0] for path in Web.paths[-2:]}
+    assert asked == {f"/dicom-web/studies/{o.study}/series/{o.series}/instances" for o in objects}

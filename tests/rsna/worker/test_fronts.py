@@ -15,6 +15,7 @@ from dicom_factory import write_ct
 from common.errors import InputError
 from rsna.worker import fronts
 from rsna.worker.admission import MOST_CHARACTERS, Arrival, Instance, Rule, age_of, clean
+from rsna.worker.child import Stopped
 from rsna.worker.fronts import FolderFront, FrontFailure, Gone, OrthancFront
 from rsna.worker.setup import secret
 
@@ -157,6 +158,59 @@ def test_an_answer_that_is_cut_or_slow_is_a_failure(server, monkeypatch, tmp_pat
     front = OrthancFront(server, None)
     with pytest.raises(FrontFailure, match=r"takes more than|Error"):
         front.fetch(front.look(ID), tmp_path / "in")
+
+
+def test_all_is_listed_again_after_a_while_though_nothing_is_said_to_have_changed(
+    server, monkeypatch
+):
+    monkeypatch.setattr(Answers, "answers", study_answers())
+    front = OrthancFront(server, None)
+    before = dict(front.studies())
+    path = f"/studies?expand&since=0&limit={fronts.PAGE}"
+    listed = [{"ID": ID, "LastUpdate": "20260101T000001", "Series": ["ct", "sr"]}]
+    monkeypatch.setattr(Answers, "answers", study_answers(**{path: listed}))
+    assert front.studies() is None
+    monkeypatch.setattr(fronts, "LIST_AGAIN_S", 0.0)
+    assert dict(front.studies())[ID] != before[ID], "it has another series"
+
+
+def test_neither_proxies_nor_passwords_of_the_environment_are_used(server, monkeypatch, tmp_path):
+    seen = []
+    keep = lambda handler: seen.append(handler.headers["Authorization"])  # noqa: E731
+    monkeypatch.setattr(Answers, "answers", study_answers(**{"/changes?last": keep}))
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login u password p")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with pytest.raises(FrontFailure, match="HTTP status 404"):
+        OrthancFront(server, None).studies()
+    assert seen == [None]
+
+
+@pytest.mark.parametrize("status, error", [(404, Gone), (500, Gone), (503, FrontFailure)])
+def test_an_image_that_is_not_given_is_told_from_a_front_that_is_down(
+    server, monkeypatch, tmp_path, status, error
+):
+    path = f"/instances/{ID}/file"
+    refuse = lambda handler: handler.send_error(status) or b""  # noqa: E731
+    monkeypatch.setattr(Answers, "answers", study_answers(**{path: refuse}))
+    front = OrthancFront(server, "9.9")
+    with pytest.raises(error, match=f"HTTP status {status}"):
+        front.fetch(front.look(ID), tmp_path / "in")
+    monkeypatch.setattr(Answers, "answers", study_answers(**{path: bytes(2000)}))
+    monkeypatch.setattr(fronts, "MAX_FILE_BYTES", 1000)
+    with pytest.raises(Gone, match="more than 1000 bytes"):
+        front.fetch(front.look(ID), tmp_path / "in")
+
+
+def test_no_front_is_waited_for_when_the_worker_is_to_end(server, monkeypatch, tmp_path):
+    monkeypatch.setattr(Answers, "answers", study_answers())
+    write_ct(tmp_path / "in" / "1.dcm", np.zeros((4, 4), np.int16))
+    for front in (OrthancFront(server, None), FolderFront(tmp_path / "in", None)):
+        front.is_over = lambda: True
+        with pytest.raises(Stopped):
+            front.studies()
 
 
 def test_a_list_without_end_is_a_failure(server, monkeypatch):

@@ -90,6 +90,18 @@ def test_a_failed_change_changes_nothing(journal):
     assert journal.find(job.key) == job
 
 
+def test_a_version_that_can_not_be_added_leaves_the_one_before(journal):
+    waiting = journal.add("s", ["a"], "p", "new")
+    with pytest.raises(sqlite3.IntegrityError):
+        journal.add("s", ["a", "b"], "p", None)
+    assert journal.find(waiting.key) == waiting
+
+
+def test_times_are_those_of_the_first_time_in_a_state(journal):
+    job = journal.move(journal.add("s", ["a"], "p", "new"), "sent")
+    assert journal.move(job, "sent", "again").sent == job.sent
+
+
 def test_what_is_no_journal_is_refused(tmp_path):
     (tmp_path / "text").write_text("no journal at all, but text that is long enough" * 20)
     with pytest.raises(InputError, match=r"can't be used .*give another --wk_work"):

@@ -18,8 +18,10 @@ import pytest
 import requests
 from delivered import write_predictor
 from orthanc import Orthanc, free_port, require_orthanc
-from worker_factory import SECRETS, Site, until
+from small_disk import filled, mounted
+from worker_factory import SECRETS, Site, states, until
 
+from rsna.worker.fronts import OrthancFront
 from rsna.worker.journal import JOURNAL_FILE, Journal
 
 pytestmark = pytest.mark.long
@@ -72,6 +74,8 @@ class Process:
 
 
 def journal_counts(work: Path) -> dict[str, int]:
+    if not (work / "index.csv").is_file():  # It comes after the journal.
+        return {}
     journal = Journal(work / JOURNAL_FILE, read_only=True)
     try:
         return {state: number for state, number in journal.counts().items() if number}
@@ -118,7 +122,7 @@ def test_kills_at_random_moments_lose_and_double_nothing(servers, tmp_path, comm
     try:
         send(0)
         process.start()
-        until(lambda: pacs.statistics()["CountInstances"] == 2)
+        until(lambda: pacs.statistics()["CountInstances"] == 2, 90)
         process.kill()
         for number in range(20):
             if number % 3 == 1 and number < 16:
@@ -137,7 +141,7 @@ def test_kills_at_random_moments_lose_and_double_nothing(servers, tmp_path, comm
                 time.sleep(moments.uniform(0.0, 1.0))
             process.kill()
         process.start()
-        until(lambda: is_done(site.work, 7), 90)
+        until(lambda: is_done(site.work, 7), 240)
     finally:
         process.kill()
     counts = sets_in(pacs)
@@ -165,6 +169,163 @@ def test_a_front_that_is_ended_before_a_study_is_stable_loses_nothing(servers, t
         until(lambda: is_done(site.work, 1), 10)
     finally:
         process.kill()
+
+
+@pytest.mark.parametrize("by", ["query", "commitment", "web"])
+def test_an_object_that_the_pacs_loses_before_it_answers_is_sent_again(
+    servers, tmp_path, commit_port, monkeypatch, by
+):
+    _, pacs = servers
+    site = Site(tmp_path, f"{pacs.address}/dicom-web" if by == "web" else address(pacs))
+    site.commit_port = commit_port if by == "commitment" else 0
+    site.put("1", 3)
+    site.put("2", 3)
+    worker = site.worker()
+    destination = worker.outbox.destination
+    ask, num_asked = destination.missing, 0
+
+    def lose_one_and_ask(objects):
+        nonlocal num_asked
+        num_asked += 1
+        if num_asked == 1:
+            [lost] = requests.post(
+                f"{pacs.address}/tools/lookup", data=objects[1].instance, timeout=30
+            ).json()
+            requests.delete(pacs.address + lost["Path"], timeout=30).raise_for_status()
+        return ask(objects)
+
+    monkeypatch.setattr(destination, "missing", lose_one_and_ask)
+    try:
+        site.rounds(worker)
+    finally:
+        worker.child.close()
+        worker.outbox.close()
+    assert states(worker) == {"committed": 2}
+    assert num_asked == 3
+    assert set(sets_in(pacs).values()) == {1}
+    assert pacs.statistics()["CountInstances"] == 4
+    assert "lacks 1 of 2 objects" in site.written().decode(errors="replace")
+    assert site.left() == []
+
+
+def test_a_pacs_that_is_killed_and_down_for_a_minute_gets_all(servers, tmp_path):
+    front, pacs = servers
+    site = Site(tmp_path, None)
+    process = Process(site.work, front, pacs)
+    site.put("1", 3)
+    front.storescu(site.watched / "1")
+    process.start()
+    try:
+        until(lambda: is_done(site.work, 1), 90)
+        pacs.stop(signal.SIGKILL)
+        for study in ("2", "3"):
+            site.put(study, 3)
+            front.storescu(site.watched / study)
+        time.sleep(60)
+        assert journal_counts(site.work) == {"committed": 1, "predicted": 2}
+        assert b'"event": "pacs_failed", "reason": "no connection"' in site.written()
+        pacs.start()
+        until(lambda: is_done(site.work, 3), 62 + 10)
+    finally:
+        process.kill()
+    assert Counter(sets_in(pacs).values()) == {1: 6}
+
+
+def test_a_disk_of_the_worker_that_is_full_costs_nothing(servers, tmp_path):
+    """Full at whatever step: images, results, journal, audit log."""
+    front, pacs = servers
+    site = Site(tmp_path, None)
+    process = Process(site.work, front, pacs)
+    num_studies = 6
+    with mounted(site.work, 2 << 20):
+        process.start()
+        try:
+            until((site.work / "index.csv").is_file, 90)
+            for number in range(num_studies):
+                with filled(site.work, number * 8192):
+                    site.put(str(number), 9)
+                    front.storescu(site.watched / str(number))
+                    time.sleep(5)
+            until(lambda: is_done(site.work, num_studies), 240)
+            assert process.process.poll() is None
+        finally:
+            process.kill()
+        assert Counter(sets_in(pacs).values()) == {1: 2 * num_studies}
+        journal = Journal(site.work / JOURNAL_FILE, read_only=True)
+        assert {job.deaths for job in journal.in_states(["committed"])} == {0}
+        journal.close()
+        for line in b"".join(p.read_bytes() for p in site.work.glob("*.jsonl")).splitlines():
+            json.loads(line)
+
+
+def num_whole(work: Path) -> int:
+    """Count the studies in the PACS of which no slice was lacking."""
+    journal = Journal(work / JOURNAL_FILE, read_only=True)
+    try:
+        return sum(job.num_slices == 3 for job in journal.in_states(["committed"]))
+    finally:
+        journal.close()
+
+
+@pytest.mark.parametrize("which", ["front", "pacs"])
+def test_a_disk_of_an_orthanc_that_is_full_costs_nothing(tmp_path, which):
+    """What the front does not take its sender sends again; what the PACS does not, the worker.
+
+    Objects are large: of those below 8 KB Orthanc 1.10 says that it has them, and keeps nothing.
+    """
+    require_orthanc()
+    front, pacs = Orthanc(tmp_path / "front", "FRONT"), Orthanc(tmp_path / "pacs", "PACS")
+    site = Site(tmp_path, None)
+    process = Process(site.work, front, pacs, num_padded=100_000)
+    full = front if which == "front" else pacs
+    # The index of an Orthanc takes 30 MB at most of the tests.
+    with mounted(full.folder / "data", 48 << 20) as disk:
+        try:
+            front.start()
+            pacs.start()
+            process.start()
+            for study in ("1", "2"):
+                site.put(study, 3, size=256)
+            front.storescu(site.watched / "1")
+            until(lambda: is_done(site.work, 1), 90)
+            with filled(disk):
+                done = front.storescu(site.watched / "2")
+                assert (done.returncode == 0) == (which == "pacs"), done.stdout
+                time.sleep(8)
+                assert full.process.poll() is None
+                assert num_whole(site.work) == 1
+            if which == "front":
+                assert front.storescu(site.watched / "2").returncode == 0
+            until(lambda: num_whole(site.work) == 2 and is_done(site.work, 2), 90)
+            assert Counter(sets_in(pacs).values()) == {1: 4}
+        finally:
+            process.kill()
+            front.stop(signal.SIGKILL)
+            pacs.stop(signal.SIGKILL)
+
+
+def test_an_image_whose_file_the_front_has_lost_costs_its_own_study_alone(servers, tmp_path):
+    front, pacs = servers
+    site = Site(tmp_path, address(pacs))
+    for study in ("1", "2"):
+        site.put(study, 3)
+        front.storescu(site.watched / study)
+    front.stop()
+    for path in (front.folder / "data").rglob("????????-*"):
+        if b"1.2.840.113619.2.1.1.2" in path.read_bytes():
+            path.unlink()
+    front.start()
+    worker = site.worker(front=OrthancFront(front.address, None))
+    try:
+        site.rounds(worker, 10)
+        assert states(worker) == {"new": 1, "committed": 1}
+        site.rounds(worker, 30)
+    finally:
+        worker.child.close()
+        worker.outbox.close()
+    (job,) = worker.journal.in_states(["rejected"])
+    assert job.reason == "an image that is listed can't be fetched (HTTP status 500)"
+    assert Counter(sets_in(pacs).values()) == {1: 2}
 
 
 def findscu(pacs: Orthanc, study: str) -> int:

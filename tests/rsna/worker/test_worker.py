@@ -1,12 +1,14 @@
 """The worker on a folder, with a stand-in for the network and a PACS of pynetdicom."""
 
+import itertools
 import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -16,42 +18,14 @@ from dicom_factory import write_dataset
 from pacs import Pacs
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import EnhancedSRStorage, ExplicitVRLittleEndian
-from worker_factory import SECRETS, Site, states
+from worker_factory import SECRETS, states, until
 
 from common.errors import InputError
 from common.preparation.workers.limits import Limits
-from rsna.worker.fronts import FrontFailure, OrthancFront
+from rsna.worker.fronts import FrontFailure, Gone, OrthancFront
 from rsna.worker.journal import locked
-from rsna.worker.records import status
-from rsna.worker.worker import Worker
-
-
-@pytest.fixture
-def pacs() -> Iterator[Pacs]:
-    made = Pacs().start()
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def site(tmp_path: Path, pacs: Pacs) -> Site:
-    return Site(tmp_path, pacs.address)
-
-
-@pytest.fixture(autouse=True)
-def closed(monkeypatch) -> Iterator[None]:
-    """End every child of a test."""
-    made: list[Worker] = []
-    begin = Worker.__init__
-
-    def remember(self: Worker, *arguments, **options) -> None:
-        begin(self, *arguments, **options)
-        made.append(self)
-
-    monkeypatch.setattr(Worker, "__init__", remember)
-    yield
-    for worker in made:
-        worker.child.close()
+from rsna.worker.records import retry, status
+from rsna.worker.worker import MOST_WITHHELD
 
 
 def current(pacs: Pacs, study: str) -> list:
@@ -233,6 +207,45 @@ def test_a_child_killed_from_outside_costs_nothing(site, pacs):
     assert site.left() == []
 
 
+@pytest.mark.parametrize("is_for_all", [False, True])
+def test_sigterm_waits_for_no_study_and_leaves_it_for_the_next_start(
+    site, pacs, tmp_path, is_for_all
+):
+    """Also where systemd sends it to the child as well (KillMode=control-group)."""
+    site.put("1", 2)
+    helper = Path(__file__).resolve().parents[2] / "helpers" / "worker_process.py"
+    given = {"work": str(site.work), "watch": str(site.watched), "seconds": 600}
+    process = subprocess.Popen([sys.executable, str(helper), json.dumps(given)])
+    try:
+        until(lambda: any((site.work / "jobs").glob("*/in/*1.dcm")), 60)
+        time.sleep(0.5)
+        children = psutil.Process(process.pid).children()
+        for target in (process, *(children if is_for_all else ())):
+            target.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+    assert not any(child.is_running() for child in children)
+    worker = site.worker()
+    (job,) = worker.journal.in_states(["new"])
+    assert job.deaths == 0
+    assert not (site.work / "jobs").exists()
+    site.rounds(worker)
+    assert states(worker) == {"committed": 1}
+
+
+def test_a_child_that_is_ended_by_sigterm_is_not_the_fault_of_its_study(site, pacs):
+    site.put("1", 2)
+    worker = site.worker(settings={"seconds": 0.5})
+    worker.child.start()
+    threading.Timer(0.2, lambda: worker.child.process.terminate()).start()
+    assert worker.turn() is False
+    site.clock.seconds += 10
+    worker.turn()
+    (job,) = worker.journal.of_study(worker.journal.in_states(["new"])[0].study)
+    assert (job.reason, job.deaths) == ("killed", 1)
+
+
 def test_a_child_that_can_not_start_rejects_nothing(site, pacs, monkeypatch):
     site.put("1", 2)
     worker = site.worker()
@@ -377,6 +390,91 @@ def test_a_study_that_can_not_be_fetched_holds_back_no_other(site, pacs, monkeyp
     assert states(worker) == {"new": 1, "committed": 1}
 
 
+def give_all_but(front, study: str, error: Exception):
+    """Return `fetch` of a front that does not give the last image of a study."""
+    fetch = front.fetch
+
+    def fetch_the_others(arrival, folder) -> None:
+        own = f"1.2.840.113619.2.{study}."
+        if any(one.uid.startswith(own) for one in arrival.instances):
+            raise error
+        fetch(arrival, folder)
+
+    return fetch_the_others
+
+
+def test_an_image_that_is_listed_and_not_given_is_rejected_after_minutes(site, pacs, monkeypatch):
+    site.put("1", 2)
+    worker = site.worker()
+    withheld = give_all_but(worker.front, "1", Gone("HTTP status 500"))
+    monkeypatch.setattr(worker.front, "fetch", withheld)
+    looked = []
+    look = worker.front.look
+    monkeypatch.setattr(worker.front, "look", lambda name: looked.append(name) or look(name))
+    site.rounds(worker, 2)
+    start = site.clock.seconds
+    site.put("2", 2)
+    site.rounds(worker, 6)
+    assert states(worker) == {"new": 1, "committed": 1}, "it held back the other"
+    while states(worker).get("new"):
+        site.rounds(worker, 1)
+        assert site.clock.seconds - start < 600
+    assert site.clock.seconds - start > 60
+    (job,) = worker.journal.in_states(["rejected"])
+    assert job.reason == "an image that is listed can't be fetched (HTTP status 500)"
+    assert job.deaths == 0
+    assert len([name for name in looked if name == job.study]) == MOST_WITHHELD
+    assert len(looked) == MOST_WITHHELD + 1, "the other study was looked at again"
+    monkeypatch.undo()
+    assert retry(site.work, job.short) == 1
+    site.rounds(worker)
+    assert states(worker) == {"committed": 2}
+
+
+def test_a_front_that_breaks_off_rejects_nothing(site, pacs, monkeypatch):
+    site.put("1", 2)
+    worker = site.worker()
+    failing = give_all_but(worker.front, "1", FrontFailure("ReadTimeout"))
+    monkeypatch.setattr(worker.front, "fetch", failing)
+    site.rounds(worker, 100)
+    assert states(worker) == {"new": 1}
+    monkeypatch.undo()
+    site.rounds(worker)
+    assert states(worker) == {"committed": 1}
+
+
+def test_what_was_rejected_or_refused_is_tried_again_when_asked_for(site, pacs):
+    """The worker goes on meanwhile, and needs no signal."""
+    for study in ("1", "2"):
+        site.put(study, 2, StudyDescription="reject")
+    site.put("3", 2)
+    pacs.status = lambda _: 0xC000
+    worker = site.worker()
+    site.rounds(worker)
+    assert states(worker) == {"rejected": 2, "refused": 1}
+    first, second = worker.journal.in_states(["rejected"])
+    site.rounds(worker)
+    assert states(worker) == {"rejected": 2, "refused": 1}
+    pacs.status = lambda _: 0
+    worker.child.settings |= {"is_mended": True}
+    worker.child.close()
+    assert retry(site.work, first.short) == 1
+    site.rounds(worker)
+    assert states(worker) == {"rejected": 1, "refused": 1, "committed": 1}
+    assert retry(site.work, "all") == 2
+    site.rounds(worker)
+    assert states(worker) == {"committed": 3}
+    assert len(pacs.stored) == 6
+    assert worker.journal.find(second.key).number > second.number
+    lines = [line for path in site.work.glob("audit-*") for line in path.open()]
+    events = [json.loads(line) for line in lines]
+    retried = [one["key"] for one in events if one["event"] == "retry"]
+    assert len(retried) == 3
+    assert retried[0] == first.short
+    with pytest.raises(InputError, match="--wk_retry all: no such study is rejected or refused"):
+        retry(site.work, "all")
+
+
 def test_an_object_that_the_pacs_refuses_is_alarmed_and_tried_at_the_next_start(site, pacs):
     site.put("1", 2)
     site.put("2", 2)
@@ -422,6 +520,76 @@ def test_a_disk_that_is_full_meanwhile_costs_nothing(site, pacs, monkeypatch):
     site.rounds(worker)
     assert states(worker) == {"committed": 1}
     assert site.left() == []
+
+
+def test_a_study_that_fails_while_the_disk_is_full_is_tried_again(site, pacs, monkeypatch):
+    """Codecs and tables do not say that it was the disk."""
+    site.put("1", 2, StudyDescription="fault")
+    worker = site.worker(wk_disk_mb=1000)
+    free = shutil.disk_usage(site.work)
+    usages = itertools.cycle([free._replace(free=int(5e9)), free._replace(free=int(9e8))])
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: next(usages))
+    site.rounds(worker, 20)
+    (job,) = worker.journal.in_states(["new"])
+    assert (job.reason, job.deaths) == ("", 0)
+    assert next(usages).free > 1e9, "each attempt has asked twice"
+
+
+def test_a_study_that_can_not_be_looked_at_holds_back_no_other(site, pacs, monkeypatch):
+    for study in ("1", "2"):
+        site.put(study, 2)
+    worker = site.worker()
+    look, bad = worker.front.look, []
+
+    def fail_for_the_first(name):
+        bad.append(name)
+        if name == bad[0]:
+            raise FrontFailure("HTTP status 500 of 1.2.840.113619.2.1 'SECRET^NAME'")
+        return look(name)
+
+    monkeypatch.setattr(worker.front, "look", fail_for_the_first)
+    site.rounds(worker, 60)
+    assert states(worker) == {"committed": 1}
+    assert 10 < bad.count(bad[0]) < 20, "it waits for up to a minute"
+    for secret in SECRETS:
+        assert secret.encode() not in site.written()
+
+
+def test_a_study_larger_than_any_head_is_not_fetched(site, pacs, monkeypatch):
+    site.put("1", 3)
+    site.put("2", 2)
+    monkeypatch.setattr("rsna.worker.worker.MOST_SLICES", 2)
+    worker = site.worker()
+    site.rounds(worker)
+    assert states(worker) == {"committed": 1, "rejected": 1}
+    assert worker.journal.in_states(["rejected"])[0].reason == "larger than any head CT"
+    monkeypatch.setattr("rsna.worker.worker.MAX_FILE_BYTES", 10)
+    site.put("3", 1)
+    site.rounds(worker)
+    assert states(worker) == {"committed": 1, "rejected": 2}
+
+
+def test_a_study_that_changes_is_complete_only_when_it_was_still_for_a_while(site):
+    worker = site.worker(wk_shadow=1)
+    for number in range(5):
+        site.put("1", 1, first=number)
+        worker.turn()
+        site.clock.seconds += 4.0
+    assert states(worker) == {}
+    site.rounds(worker, 3)
+    (job,) = worker.journal.in_states(["shadow"])
+    assert job.num_slices == 5
+
+
+def test_a_study_that_waits_too_long_is_alarmed(site, pacs):
+    site.put("1", 2)
+    pacs.stop()
+    worker = site.worker()
+    site.rounds(worker, 3)
+    assert status(site.work)[1] == ["no worker is running"]
+    worker.journal.move(worker.journal.in_states(["predicted"])[0], "predicted")
+    worker.journal._file.execute("UPDATE jobs SET created=?", (time.time() - 700,))
+    assert status(site.work)[1][1].startswith("1 study waiting, one for 12 min")
 
 
 def test_a_clock_that_is_set_back_stops_nothing(site, pacs):
