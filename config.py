@@ -27,6 +27,7 @@ from flags.optimizer import LRFinderConfig, OptimizerConfig
 from flags.parsing import parse_flags
 from flags.prediction import (
     CalibrationConfig,
+    EngineConfig,
     PredictionConfig,
     PredictorConfig,
     ReleaseConfig,
@@ -69,6 +70,7 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
     prediction: PredictionConfig = field(default_factory=PredictionConfig)
     delivery: DeliveryConfig = field(default_factory=DeliveryConfig)
     worker: WorkerConfig = field(default_factory=WorkerConfig)

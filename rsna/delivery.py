@@ -51,8 +51,8 @@ from common.words import count
 from config import Config
 from flags.delivery import DeliveryConfig
 from rsna import codes
-from rsna.build import find_device
 from rsna.evaluation.folders import deliverable_record, is_of_phantoms
+from rsna.opening import device_of
 from rsna.predictor import Prediction, Predictor, make_studies
 from rsna.result_author import FORMAT, author_of
 from rsna.sources.dicom import DicomSource
@@ -116,8 +116,8 @@ class Deliverer:
         """Return what the flags ask for; InputError where the predictor is not to be delivered."""
         record = deliverable_record(config)
         folder = config.predictor_home(recorded=False).predictor
-        options = PredictOptions(num_workers=config.general.n_jobs, device=find_device(config))
-        predictor = Predictor.open(folder, options)
+        options = PredictOptions(num_workers=config.general.n_jobs, device=device_of(config))
+        predictor = Predictor.open(folder, options, config.engine.precision)
         if config.delivery.dl_heat_map != "none":
             _require_maps(predictor, config.delivery.dl_heat_map)
         return cls(predictor, record, config.delivery)

@@ -8,7 +8,7 @@ from common.cli import command_line, log_to_console, run_script
 from common.errors import CheckFailed, Interrupted
 from config import parse_config
 
-GROUPS = ("general", "predictor", "delivery", "worker")
+GROUPS = ("general", "predictor", "engine", "delivery", "worker")
 
 
 def main() -> None:

@@ -10,7 +10,6 @@ from common.cli import command_line
 from common.errors import Interrupted
 from common.files import make_folder, replacing
 from common.predictors.base import AbstractPredictor, PredictOptions
-from common.predictors.loading import load_predictor
 from common.scoring.kaggle_client import KaggleClient
 from common.scoring.predictions import write_predictions
 from common.scoring.submission import (
@@ -21,11 +20,10 @@ from common.scoring.submission import (
 )
 from common.words import count
 from config import Config
-from rsna.build import find_device
 from rsna.evaluation.folders import STUDIES_FILE, prediction_folders
 from rsna.evaluation.study_pages import INDEX_FILE, study_lines, write_study_pages
+from rsna.opening import device_of, open_predictor
 from rsna.predictor import Prediction, Predictor, count_line
-from rsna_model import build_model
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +38,7 @@ def predict(config: Config) -> Iterator[str]:
     """Predict --pr_input, write the tables and the submission, and yield the lines to print."""
     source, output = prediction_folders(config)
     home = config.predictor_home(recorded=False)
-    predictor = load_predictor(home.predictor, build_model)
+    predictor = open_predictor(home.predictor, config.engine.precision)
     # Refused before the work, not after it.
     asked_for, competition = config.prediction.pr_dataframe, config.prediction.pr_submit
     sample = read_sample(Path(asked_for), predictor.label_names) if asked_for is not None else None
@@ -115,7 +113,7 @@ def predict_options(config: Config) -> PredictOptions:
         # One view is its own mean; by way of probabilities its logits would be cut.
         mean=config.views.pr_tta_mean if len(views) > 1 else "logits",
         seed=config.general.seed,
-        device=find_device(config),
+        device=device_of(config),
     )
 
 
