@@ -16,7 +16,7 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -42,7 +42,7 @@ ENGINE_FILE = "engine.xml"
 SCALING_FILE = "engine.npz"
 _PR_SET_PDEATHSIG = 1
 _HINTS = {"float32": "f32", "bf16": "bf16"}
-_EXPORT_AGAIN = "export it again (ich export)"
+_EXPORT_AGAIN = "export it again (scripts/export.py)"
 
 
 class EngineNetwork:
@@ -158,7 +158,9 @@ class EngineNetworks:
         """Raise InputError unless the engine is as it was exported, of the weights beside it."""
         record = content.get(RECORD)
         if record is None:
-            raise InputError(f"--pr_engine openvino: {folder} has no engine: {_EXPORT_AGAIN}")
+            raise InputError(
+                f"--pr_engine openvino: {folder} has no engine: make one by scripts/export.py"
+            )
         checked_weights(folder, content)
         if record["weights_sha256"] != content["weights_sha256"]:
             raise InputError(
@@ -192,10 +194,22 @@ def _network_in_torch(
 def has_bf16() -> bool:
     """Return whether this processor computes in bf16; InputError where OpenVINO is missing."""
     try:
-        import openvino
+        import openvino  # noqa: F401
     except ImportError as error:
         raise InputError(f"OpenVINO is not installed: {install_command('engine')}") from error
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@cache
+def _core() -> Any:
+    """Return the one core of this process, which it keeps.
+
+    Each sets a stack for signals and gives the one before back at its end: of several, one that is
+    freed can be left, and the next signal, as when a process ends, kills this one.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def outputs_of(
@@ -210,11 +224,9 @@ def outputs_of(
 
 
 def _compiled(path: Path, precision: Precision) -> Any:
-    import openvino
-
-    core, hint = openvino.Core(), _HINTS[precision]
     # OpenVINO takes bf16 by itself where the processor has it: never unless asked for.
-    return core.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": hint, **_threads()})
+    options = {"INFERENCE_PRECISION_HINT": _HINTS[precision], **_threads()}
+    return _core().compile_model(path, "CPU", options)
 
 
 def _threads() -> dict[str, Any]:

@@ -212,9 +212,8 @@ def evaluate_on_dataset(
     stages, flow = write_flow(place, main, table, task, why_not)
     of_groups, sections = analyse_studies(main, frame, table, place, task.label_names)
     metrics = {**main.metrics, **of_groups, "flow": stages, "protocol": protocol}
+    metrics["engine"] = engine and f"openvino {engine}"
     metrics["weights_sha256"] = weights_digest(home.predictor)
-    if engine is not None:
-        metrics["engine"] = f"openvino {engine}"
     write_json(place.metrics_file, metrics)
     if labelled.by_study:
         write_csv(place.folder / SERIES_FILE, found.series)

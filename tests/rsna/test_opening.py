@@ -13,8 +13,10 @@ from torch import nn
 
 from common.errors import InputError
 from config import Config, parse_config
+from evaluate import GROUPS as EVALUATE_GROUPS
 from rsna.evaluation.exporting import export
 from rsna.evaluation.prediction import predict
+from rsna.evaluation.run import evaluate
 from rsna_model import build_model
 from rsna_task import LABELS
 
@@ -96,3 +98,18 @@ def test_flags_that_do_not_go_with_an_engine(caplog):
         parse_config("", ("general", "engine"), ["--pr_engine", "openvino", "--device", "cuda"])
     parse_config("", ("general", "engine"), ["--pr_precision", "bf16"])
     assert "--pr_precision has no effect without --pr_engine openvino" in caplog.text
+
+
+def test_evaluate_says_what_ran_the_networks(lines, place):
+    flags = ["--pr_predictor", str(place / "net"), "--data_input_folder", str(place)]
+    flags += ["--data_dataset", "tiny", "--n_jobs", "0"]
+    found = {}
+    for engine in ("torch", "openvino"):
+        list(evaluate(parse_config("", EVALUATE_GROUPS, [*flags, "--pr_engine", engine])))
+        file = place / "net" / "evaluations" / "tiny" / "metrics.json"
+        found[engine] = json.loads(file.read_text())
+    assert found["torch"]["engine"] is None
+    assert found["openvino"]["engine"] == "openvino float32"
+    losses = [each["weighted_log_loss"] for each in found.values()]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert found["torch"]["weights_sha256"] == found["openvino"]["weights_sha256"]

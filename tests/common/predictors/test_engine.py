@@ -98,6 +98,13 @@ def test_an_engine_gives_the_features(tmp_path, table):
     assert_same(folder, table, PredictOptions(batch_size=4, with_features=True))
 
 
+def test_a_conversion_sends_no_statistics(tmp_path, table):
+    exported(make_predictor(), tmp_path, table)
+    from openvino.tools.ovc import telemetry_utils
+
+    assert telemetry_utils.tm.__name__ == "openvino.tools.ovc.telemetry_stub"
+
+
 @pytest.mark.parametrize("name", SEQUENCE_MODELS)
 def test_engines_of_sequence_networks(tmp_path, table, name):
     folder = exported(study_predictor(name), tmp_path, table)
@@ -181,7 +188,7 @@ def flip_a_byte(path):
         (lambda folder: flip_a_byte(folder / "engine.bin"), r"engine\.bin is missing, damaged"),
         (lambda folder: flip_a_byte(folder / "engine.xml"), r"engine\.xml is missing, damaged"),
         (lambda folder: (folder / "engine.bin").unlink(), r"engine\.bin is missing, damaged"),
-        (lambda folder: make_predictor().save(folder), "has no engine: export it"),
+        (lambda folder: make_predictor().save(folder), "has no engine: make one"),
     ],
 )
 def test_an_engine_that_is_not_of_the_weights_beside_it_is_refused(
