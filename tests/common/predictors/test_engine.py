@@ -1,6 +1,9 @@
 import json
+import os
 import pickle
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -234,6 +237,35 @@ FIELDS = ("network", "model", "label_names", "label_weights", "transform", "prio
 
 def test_a_missing_package_is_one_line_with_the_command(tmp_path, table, monkeypatch):
     make_predictor().save(tmp_path)
-    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
+    monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(InputError, match=r"pip install -r requirements/engine\.txt"):
         load_predictor(tmp_path, build_network, "float32")
+
+
+SIGNALLED = """
+import gc, signal, subprocess, sys
+from predictor_factory import build_network, make_dataset
+from pathlib import Path
+from common.predictors.base import PredictOptions
+from common.predictors.engine import has_bf16
+from common.predictors.loading import load_predictor
+table = make_dataset(Path(sys.argv[2]))
+signal.signal(signal.SIGCHLD, lambda *_: None)
+opened = []
+for _ in range(3):
+    has_bf16()
+    opened.append(load_predictor(Path(sys.argv[1]), build_network, "float32"))
+    opened[-1].predict_rows(table, [0, 1], PredictOptions())
+while opened:
+    del opened[0]
+    gc.collect()
+subprocess.run(["true"], check=True)
+"""
+
+
+def test_signals_are_handled_after_engines_are_gone(tmp_path, table, project_root):
+    folder = exported(make_predictor(), tmp_path / "net", table)
+    command = [sys.executable, "-c", SIGNALLED, str(folder), str(tmp_path / "other")]
+    path = os.pathsep.join([str(project_root), str(project_root / "tests" / "helpers")])
+    run = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=False)
+    assert run.returncode == 0
