@@ -15,6 +15,8 @@ import yaml
 
 from common.errors import InputError
 from common.experiment import Experiment, PredictorHome, find_predictor, results_folder
+from common.machine import Machine
+from flags.automatic import Work, choose, describe
 from flags.combinations import refuse_unusable, warn_about_flags
 from flags.comparison import ComparisonConfig, DriftConfig, ReviewConfig
 from flags.data import DataConfig
@@ -24,7 +26,7 @@ from flags.evaluation import EvaluationConfig
 from flags.general import GeneralConfig, MonitorConfig, MonitorPageConfig
 from flags.network import NetworkConfig
 from flags.optimizer import LRFinderConfig, OptimizerConfig
-from flags.parsing import parse_flags
+from flags.parsing import AUTO, parse_flags
 from flags.prediction import (
     CalibrationConfig,
     EngineConfig,
@@ -44,19 +46,15 @@ logger = logging.getLogger(__name__)
 
 # A resumed run may change these; all others stay as they were recorded.
 FREE_ON_RESUME = {
-    "experiment_id",
-    "tr_resume",
-    "tr_max_hours",
-    "n_jobs",
-    "device",
-    "data_transform_device",
-    "output_dir",
-    "data_input_folder",
+    *("experiment_id", "tr_resume", "tr_max_hours", "output_dir", "data_input_folder"),
+    *("n_jobs", "device", "data_transform_device", "tr_compile", "tr_pin_memory"),
 }
 FREE_ON_RESUME |= {field.name for field in fields(MonitorConfig)}
 FREE_ON_RESUME |= {name for name in GeneralConfig.__dataclass_fields__ if name.startswith("dev_")}
 # These too, where what is done stays as it is (`rsna.training.lengthening`).
 LENGTHENING = {"tr_iteration_num", "optim_scheduler_num_cycles"}
+# Evaluations take these from their own flags alone, not from the machine that trained.
+OF_THE_MACHINE = {"n_jobs", "tr_batch_size_valid"}
 
 
 @dataclass(frozen=True)
@@ -91,6 +89,8 @@ class Config:
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     monitor_page: MonitorPageConfig = field(default_factory=MonitorPageConfig)
     given: frozenset[str] = frozenset()
+    chosen: str = ""
+    """What `resolved` chose, and why; empty where nothing was left to it."""
 
     @property
     def dataset_folder(self) -> Path:
@@ -181,6 +181,15 @@ class Config:
         """The flags as YAML, in the form that --config reads."""
         return yaml.safe_dump(self.flags(), sort_keys=False)
 
+    def resolved(self, work: Work) -> "Config":
+        """Return the flags with what this machine makes of `auto`, as far as `work` needs them."""
+        on_cpu = work == "preparation" or self.engine.precision
+        machine = Machine.here("cpu" if on_cpu else self.general.device)
+        if not (choices := choose(self.flags(), machine, work)):
+            return self
+        values = {name: choice.value for name, choice in choices.items()}
+        return replace(self.with_flags(**values), chosen=describe(choices, machine))
+
     def with_flags(self, **changes: Any) -> "Config":
         groups = {}
         for group, kind in GROUPS.items():
@@ -192,7 +201,9 @@ class Config:
 
 
 GROUPS: dict[str, type] = {
-    item.name: cast(type, item.default_factory) for item in fields(Config) if item.name != "given"
+    item.name: cast(type, item.default_factory)
+    for item in fields(Config)
+    if item.name not in ("given", "chosen")
 }
 
 
@@ -209,12 +220,23 @@ def parse_config(
     others = Config().flags().keys() - {item.name for kind in own for item in fields(kind)}
     argv = sys.argv[1:] if argv is None else argv
     with naming_file(argv, Config().flags().keys() | {"config"}):
-        values, given = parse_flags(description, own, argv, others)
+        plain = [word for word in argv if word.partition("=")[0] != "--print_config"]
+        values, given = parse_flags(description, own, plain, others)
         config = _build_config(values, groups, given)
+        if len(plain) < len(argv):  # prints and exits
+            parse_flags(description, own, [*argv, *_choices(config, groups)], others)
         refuse_unusable(config.flags())
     config = _with_dev_mode(config, given & command_line_names(argv))
     warn_about_flags(config.flags(), given, groups, config.base_lr)
     return config
+
+
+def _choices(config: Config, groups: Sequence[str]) -> list[str]:
+    """Return, as arguments, what this machine makes of the flags of a script that are `auto`."""
+    work: Work = "preparation" if "preprocessing" in groups else "prediction"
+    work = "training" if "training" in groups else work
+    before, after = config.flags(), config.resolved(work).flags()
+    return [f"--{name}={value}" for name, value in after.items() if value != before[name]]
 
 
 def _with_dev_mode(config: Config, asked: Set[str]) -> Config:
@@ -255,11 +277,10 @@ def resumed_config(config: Config) -> Config:
     Raises:
         InputError: a flag is given with another value than the recorded one.
     """
-    folder = config.existing_experiment_folder()
-    recorded = recorded_config(folder)
+    recorded = recorded_config(config.existing_experiment_folder())
     before, now = recorded.flags(), config.flags()
     for name in sorted(config.given - FREE_ON_RESUME - LENGTHENING):
-        if before[name] != now[name]:
+        if now[name] not in (before[name], AUTO):
             raise InputError(
                 f"--{name} {now[name]}: experiment {config.general.experiment_id} was started "
                 f"with {before[name]}; leave the flag out, or start a new experiment"

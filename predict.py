@@ -1,5 +1,7 @@
 """Predicts a folder of DICOM files, or a prepared dataset, with an experiment or a predictor."""
 
+import gc
+
 from common.cli import log_to_console, run_script
 from config import parse_config
 
@@ -9,15 +11,17 @@ GROUPS = ("general", "predictor", "engine", "prediction", "views", "select")
 def main() -> None:
     """Write tables of slices, series and studies, and the submission that a sample asks for."""
     log_to_console()
+    gc.set_threshold(100_000)  # imports make a million objects that stay
     config = parse_config(__doc__ or "", GROUPS)
-    from rsna.evaluation.folders import prediction_folders
+    from rsna.evaluation.folders import prediction_folders, preparing_processes
 
-    prediction_folders(config)
-    # torch takes seconds to import.
-    from rsna.evaluation.prediction import predict
+    source, _ = prediction_folders(config)
+    with preparing_processes(source, config.general.n_jobs) as runner:
+        # torch takes seconds to import.
+        from rsna.evaluation.prediction import predict
 
-    for line in predict(config):
-        print(line)
+        for line in predict(config, runner):
+            print(line)
 
 
 if __name__ == "__main__":

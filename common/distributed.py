@@ -74,6 +74,12 @@ class Processes:
         """Return the sums of `values` over the processes, in float64."""
         return self._reduced(values, dist.ReduceOp.SUM)
 
+    def summed(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the sums of `values` over the processes; a GPU is not waited for."""
+        if self.are_many:
+            dist.all_reduce(values)
+        return values
+
     def largest(self, value: float) -> float:
         return self._reduced([value], dist.ReduceOp.MAX)[0]
 

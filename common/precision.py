@@ -3,12 +3,12 @@
 import ctypes
 import logging
 import os
-import shutil
 import sys
 
 import torch
 
 from common.errors import InputError
+from common.machine import lacks_to_compile
 
 
 def set_precision(
@@ -38,13 +38,9 @@ def set_precision(
 
 
 def require_compiler(device: torch.device) -> None:
-    """Raise InputError where torch.compile would find no compiler, instead of in mid-training."""
-    wanted = ("gcc", "clang") if device.type == "cuda" else ("g++", "clang++")
-    if not any(shutil.which(os.environ.get("CXX", name)) for name in wanted):
-        raise InputError(
-            f"--tr_compile 1: needs a compiler ({' or '.join(wanted)}): install one, "
-            f"or leave the flag out"
-        )
+    """Raise InputError where torch.compile would lack something, instead of in mid-training."""
+    if lacking := lacks_to_compile(device.type):
+        raise InputError(f"--tr_compile 1: needs {lacking}: install it, or give --tr_compile 0")
 
 
 logger = logging.getLogger(__name__)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 from common.errors import InputError
+from flags.parsing import AUTO
 from rsna_task import TASKS, validation_metrics
 
 logger = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def _makes_folds(flags: dict[str, Any]) -> bool:
 
 _OTHER_PROCESSES = (
     "--n_jobs or --pre_address: in one process nothing can be stopped",
-    lambda flags: flags["n_jobs"] > 0 or flags["pre_address"] is not None,
+    lambda flags: flags["n_jobs"] != 0 or flags["pre_address"] is not None,
 )
 
 # flag -> (what it needs, test): a flag that was given and does nothing earns a warning.
@@ -196,7 +197,13 @@ EFFECTIVE_WHEN = {
     },
     "pl_num_patients": _needs("pl_labels", "given"),
     "pr_precision": _needs("pr_engine", "openvino"),
-    "tr_amp_dtype": _needs("tr_use_amp", 1),
+    "tr_amp_dtype": (
+        "--tr_use_amp 1",
+        lambda flags: (
+            flags["tr_use_amp"] == 1
+            or (flags["tr_use_amp"] == AUTO and flags["tr_amp_dtype"] == "bf16")
+        ),
+    ),
     "mlflow_uri": _needs("mlflow_enabled", 1),
     "mlflow_enabled": (
         "--dev_enabled 0",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from flags.parsing import at_least, between, matches, names_folder, require
+from flags.parsing import AUTO, at_least, between, matches, names_folder, require
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class DataConfig:
     """slices_per_study: slices of each study in an epoch."""
     data_img_size: int = 0
     """Side of the square image the network sees, in pixels (0: as the transforms say)."""
-    data_transform_device: Literal["cpu", "cuda", "auto"] = "cpu"
+    data_transform_device: Literal["cpu", "cuda", "auto"] = AUTO
     """Where training images are made of HU: cuda makes them in batches on the GPU that the network
     runs on, auto does so where it runs on one. Validation and prediction make theirs on the CPU."""
     data_neighbors: int = 0

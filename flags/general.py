@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from flags.parsing import Switch, at_least, between, matches
+from flags.parsing import AUTO, AutoCount, Switch, at_least, between, matches
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,11 @@ class GeneralConfig:
     dev_iteration_num: int = 20
     """Dev mode: the most iterations that are trained; a --tr_iteration_num on the command line is
     kept, where this flag is not given."""
-    n_jobs: int = 2
-    """Processes for preprocessing and for loading data (0: load in the main process)."""
+    n_jobs: AutoCount = AUTO
+    """Processes for preprocessing and for loading data (0: load in the main process). auto: by
+    cores and memory of machine, container or Slurm task."""
+    tr_batch_size_valid: AutoCount = AUTO
+    """Slices in a batch of validation and prediction. auto: 64 on a CPU, by its memory on a GPU."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the network runs; auto takes a GPU when there is one."""
     output_dir: str = "output"
@@ -31,6 +34,7 @@ class GeneralConfig:
     def __post_init__(self) -> None:
         between(self, 0, 2**63 - 1, "seed")
         at_least(self, 0, "n_jobs")
+        at_least(self, 1, "tr_batch_size_valid")
         at_least(self, 1, "dev_num_studies", "dev_iteration_num")
         rule = "letters, digits, _ and - only, such as 0001, or 0001/fold_2 for one of all folds"
         matches(self, r"[A-Za-z0-9_-]+(/fold_\d+)?", rule, "experiment_id")

@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -62,9 +62,10 @@ def require(group: Any, name: str, holds: object, rule: str) -> None:
 
 
 def at_least(group: Any, lowest: float, *names: str) -> None:
-    """Require that the named flags are not below `lowest`."""
+    """Require that the named flags are `auto`, or not below `lowest`."""
     for name in names:
-        require(group, name, getattr(group, name) >= lowest, f"at least {lowest}")
+        value = getattr(group, name)
+        require(group, name, value == AUTO or value >= lowest, f"at least {lowest}")
 
 
 def between(group: Any, lowest: float, highest: float, *names: str) -> None:
@@ -199,6 +200,14 @@ def _flag_message(message: str, rules: Mapping[str, str]) -> str:
 
 EMPTY = '""'
 Switch = Literal[0, 1]
+AUTO: Any = "auto"
+"""Value of a flag that `flags.automatic` chooses by the machine, in `Config.resolved`."""
+if TYPE_CHECKING:  # the types of what is chosen
+    AutoSwitch = Switch
+    AutoCount = int
+else:
+    AutoSwitch = Literal["auto", 0, 1]
+    AutoCount = int | Literal["auto"]
 
 
 def _known(group: Any, name: str, known: Sequence[str]) -> None:

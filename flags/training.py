@@ -4,15 +4,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from common.errors import InputError
-from flags.parsing import Switch, at_least, between, require
+from flags.parsing import AUTO, AutoSwitch, Switch, at_least, between, require
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """How long and how training runs; an iteration is an optimizer step, not a batch."""
 
-    tr_use_amp: Switch = 0
-    """1: mixed precision."""
+    tr_use_amp: AutoSwitch = AUTO
+    """1: mixed precision. auto: with bf16, on GPUs of compute capability 8.0 or more."""
     tr_amp_dtype: Literal["bf16", "fp16"] = "bf16"
     """Type of mixed precision; fp16 scales the loss and needs a GPU."""
     tr_iteration_num: int = 260
@@ -20,8 +20,6 @@ class TrainingConfig:
     leaves the learning rates of the iterations done as they were."""
     tr_batch_size: int = 16
     """Slices in a training batch."""
-    tr_batch_size_valid: int = 64
-    """Slices in a batch of validation and prediction."""
     tr_accumulation_step: int = 1
     """Batches whose gradients make one iteration."""
     tr_clip_norm: float = 1.0
@@ -59,12 +57,17 @@ class TrainingConfig:
     0: 2, as in the metric."""
     tr_label_smoothing: float = 0.0
     """Training labels y become y (1 - s) + s / 2; the reported metric keeps the true ones."""
-    tr_channels_last: Switch = 1
-    """1: images in channels-last memory, faster on CPU and on recent GPUs."""
-    tr_compile: Switch = 0
-    """1: compile the network with torch.compile: minutes at the start, faster steps."""
-    tr_tf32: Switch = 1
-    """1: a GPU may round the factors of float32 products to TF32."""
+    tr_channels_last: AutoSwitch = AUTO
+    """1: images in channels-last memory. auto: on a CPU, and on GPUs of compute capability 7.0 or
+    more, which are faster with it."""
+    tr_compile: AutoSwitch = AUTO
+    """1: compile the network with torch.compile: minutes at the start, faster steps. auto: for
+    slices, in trainings of 20,000 batches or more, by one process on a GPU of compute capability
+    7.0 or more where a compiler is installed."""
+    tr_tf32: AutoSwitch = AUTO
+    """1: a GPU may round the factors of float32 products to TF32. auto: where it has TF32."""
+    tr_pin_memory: AutoSwitch = AUTO
+    """1: batches wait in pinned memory, which a GPU copies from directly. auto: on a GPU."""
     tr_deterministic: Switch = 0
     """1: the same bits on every run on the same hardware, at some cost of speed."""
     tr_sync_bn: Switch = 0
@@ -79,7 +82,6 @@ class TrainingConfig:
             1,
             "tr_iteration_num",
             "tr_batch_size",
-            "tr_batch_size_valid",
             "tr_accumulation_step",
             "tr_iteration_checkpoint",
             "tr_num_best",

@@ -5,7 +5,7 @@
 #   RECIPE_TINY=1   the whole chain on the demo data with tiny networks, in minutes
 #   RECIPE_DRY=1    prints the commands of a first run, for the full data, and runs none
 #   INPUT, OUTPUT   folders for data and results (input, output)
-#   N_JOBS          processes that prepare and load data (one per core)
+#   N_JOBS          processes that prepare and load data (auto: by the machine)
 #   SUBMIT=1        the last submission is sent to the competition (requirements/kaggle.txt)
 #   PRETRAINED=0    random weights where the ImageNet weights can't be had
 #   RECIPE_PYTHON   an interpreter that has the requirements (.venv, made where it is missing)
@@ -27,7 +27,7 @@ DRY=${RECIPE_DRY:-0}
 INPUT=${INPUT:-input}
 OUTPUT=${OUTPUT:-output}
 PRETRAINED=${PRETRAINED:-1}
-N_JOBS=${N_JOBS:-$(getconf _NPROCESSORS_ONLN)}
+N_JOBS=${N_JOBS:-auto}
 
 # needs FILE: installs a requirements file, unless RECIPE_PYTHON says that all is there.
 needs() { ((DRY)) || [[ -n ${RECIPE_PYTHON:-} ]] || ensure_environment "$1"; }
@@ -48,9 +48,8 @@ if ((${SUBMIT:-0})); then
 fi
 
 places=(--data_input_folder "$INPUT" --output_dir "$OUTPUT" --n_jobs "$N_JOBS")
-# Training on a GPU: mixed precision, and images made of HU there.
-fast=(--tr_use_amp 1 --data_transform_device auto --tr_iteration_checkpoint 1000)
-tiny_images=(--data_img_size 64 --tr_use_amp 0)
+long=(--tr_iteration_checkpoint 1000)
+tiny_images=(--data_img_size 64)
 tiny=(--mlflow_enabled 0 --tr_batch_size 8 --tr_batch_size_valid 64 --tr_accumulation_step 1)
 
 # of FULL TINY: the first of the two, or the second with RECIPE_TINY=1.
@@ -118,7 +117,7 @@ train_slices() {
     local id=$1 model=$2 pretrained=$PRETRAINED extra=()
     shift 2
     ((TINY)) && pretrained=0 extra=("${tiny_images[@]}")
-    train "$id" --net_model "$model" --net_pretrained "$pretrained" "${fast[@]}" "$@" "${extra[@]}"
+    train "$id" --net_model "$model" --net_pretrained "$pretrained" "${long[@]}" "$@" "${extra[@]}"
 }
 
 # evaluate ID FLAGS...: scores an experiment of one fold; one of all folds has been scored.

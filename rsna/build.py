@@ -39,6 +39,7 @@ from common.optim import Schedule, make_optimizer, make_schedule
 from common.trackers import Tracker
 from common.transforms.device import DeviceTransform
 from config import Config
+from flags.parsing import AUTO
 from rsna_dataset import RSNADataset
 from rsna_network import RSNANetwork
 from rsna_task import METRIC, TASKS
@@ -291,6 +292,7 @@ def build_averages(
 def fit_settings(config: Config) -> FitSettings:
     """Return the settings of the fit loop that the flags name."""
     training, processes = config.training, Processes.from_environment()
+    assert AUTO not in vars(training).values(), "the flags are resolved first"
     return FitSettings(
         iteration_num=config.iteration_num,
         accumulation_step=training.tr_accumulation_step,
@@ -335,4 +337,4 @@ def transforms_on_device(config: Config, device: torch.device) -> bool:
         raise InputError(
             f"--data_transform_device cuda: the network runs on the CPU ({reason}); use cpu or auto"
         )
-    return wanted != "cpu" and device.type == "cuda"
+    return wanted == "cuda"

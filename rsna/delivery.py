@@ -116,7 +116,10 @@ class Deliverer:
         """Return what the flags ask for; InputError where the predictor is not to be delivered."""
         record = deliverable_record(config)
         folder = config.predictor_home(recorded=False).predictor
-        options = PredictOptions(num_workers=config.general.n_jobs, device=device_of(config))
+        general = config.resolved("prediction").general
+        options = PredictOptions(
+            general.tr_batch_size_valid, general.n_jobs, device=device_of(config)
+        )
         predictor = Predictor.open(folder, options, config.engine.precision)
         if config.delivery.dl_heat_map != "none":
             _require_maps(predictor, config.delivery.dl_heat_map)

@@ -30,6 +30,7 @@ from common.experiment import find_predictor
 from common.predictors.base import AbstractPredictor, PredictOptions, RowLogits
 from common.predictors.engine import Precision
 from common.preparation import prepare_dataset
+from common.preparation.workers.runner import TaskRunner
 from common.scoring.metrics import Floats
 from common.scoring.predictions import build_predictions, probabilities_of
 from common.slices.pixel_steps import require_same_steps, steps_of
@@ -85,13 +86,18 @@ class Predictor:
     Args:
         loaded: what predicts rows; see `common.predictors`.
         options: views, batch size, device and workers, also those that prepare files.
+        runner: processes that prepare files, in place of those; it ends them then.
     """
 
     def __init__(
-        self, loaded: AbstractPredictor, options: PredictOptions = _DEFAULT_OPTIONS
+        self,
+        loaded: AbstractPredictor,
+        options: PredictOptions = _DEFAULT_OPTIONS,
+        runner: TaskRunner | None = None,
     ) -> None:
         self.loaded = loaded
         self.options = options
+        self._runner = runner
         self._lock = threading.Lock()
         self._process = os.getpid()
 
@@ -213,7 +219,10 @@ class Predictor:
                 remove=True,  # what is predicted is what is there now
                 steps=steps_of(self.loaded.training),
                 select=select,
+                runner=self._runner,
             )
+            if self._runner is not None:
+                self._runner.rest()  # they would hold memory beside the network's
             prediction = self._predict(SliceTable.load(folder))
             if_it_fails.pop_all()
         if work is None:

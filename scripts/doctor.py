@@ -131,6 +131,8 @@ def devices(config: "Config") -> Iterator[Finding]:
             yield Finding(FAIL, device, f"{name} ({str(error).splitlines()[0]})", remedy)
         else:
             yield Finding(OK if works else FAIL, device, name if works else f"{name}: wrong sums")
+    chosen = config.resolved("training").chosen
+    yield Finding(OK, "auto", chosen.removeprefix("auto, "))
     if len(names) == 1:
         yield _no_gpu(config.general.device == "cuda", torch.version.cuda)
 

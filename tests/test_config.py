@@ -78,7 +78,7 @@ def test_defaults_and_values():
         (("--data_img_size", "1000000"), r"^--data_img_size 1000000: must be from 0 to 4096$"),
         (("--data_leave_out_fold", "x"), r"^--data_leave_out_fold x: must be a whole number$"),
         (("--data_sampler", "even"), r"^--data_sampler even: must be one of balanced, pos_range, "),
-        (("--tr_use_amp", "2"), r"^--tr_use_amp 2: must be 0 or 1$"),
+        (("--tr_use_amp", "2"), r"^--tr_use_amp 2: must be one of auto, 0, 1$"),
         (("--tr_amp_dtype", "fp8"), r"^--tr_amp_dtype fp8: must be bf16 or fp16$"),
         (("--optim_lr", "fast"), r"^--optim_lr fast: must be a number$"),
         (("--optim_lr", ".inf"), r"^--optim_lr inf: must be a finite number$"),
@@ -102,7 +102,7 @@ def test_wrong_value_names_flag_value_and_rule(argv, message):
 
 
 def test_flags_without_effect_warn(caplog):
-    parse("--optim_momentum", "0.5", "--tr_amp_dtype", "bf16")
+    parse("--optim_momentum", "0.5", "--tr_amp_dtype", "fp16")
     assert "--optim_momentum has no effect without --optim sgd" in caplog.text
     assert "--tr_amp_dtype has no effect" in caplog.text
     caplog.clear()
@@ -351,3 +351,34 @@ def test_an_experiment_without_its_flags_is_refused(tmp_path):
     (tmp_path / "config.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match=r"config\.yaml can't be read as flags"):
         recorded_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("groups", "names"),
+    [
+        (TRAIN, ("n_jobs", "tr_batch_size_valid", "tr_use_amp", "tr_compile", "tr_pin_memory")),
+        (("general", "preprocessing"), ("n_jobs",)),
+        (("general", "prediction"), ("n_jobs", "tr_batch_size_valid")),
+    ],
+)
+def test_print_config_shows_what_auto_stands_for(capsys, groups, names):
+    with pytest.raises(SystemExit):
+        parse("--print_config", "--device", "cpu", groups=groups)
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert all(isinstance(shown[name], int) for name in names)
+    with pytest.raises(SystemExit):
+        parse("--print_config=skip_default", "--n_jobs", "0", "--device", "cpu", groups=groups)
+    assert yaml.safe_load(capsys.readouterr().out)["n_jobs"] == 0
+
+
+def test_auto_on_a_resume_is_what_was_recorded(tmp_path):
+    _experiment(tmp_path, "--tr_use_amp", "1", "--tr_batch_size_valid", "8", "--n_jobs", "3")
+    asked = ("--output_dir", str(tmp_path), "--experiment_id", "0001", "--tr_resume", "1")
+    assert resumed_config(parse(*asked)).general.n_jobs == 3
+    config = resumed_config(parse(*asked, "--tr_use_amp", "auto", "--n_jobs", "auto"))
+    assert (config.training.tr_use_amp, config.general.n_jobs) == (1, "auto")
+    assert config.general.tr_batch_size_valid == 8
+    with pytest.raises(InputError, match="--tr_use_amp 0: experiment 0001 was started with 1"):
+        resumed_config(parse(*asked, "--tr_use_amp", "0"))
+    # Other bits, but not another experiment; what compiles may be missing on another machine.
+    assert resumed_config(parse(*asked, "--tr_compile", "0")).training.tr_compile == 0

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import resource
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-import torch
-
 from common.files import without_nan, write_text
+from common.memory import peak_memory_mb
 from common.networks.hooks import Callback, FittedNetwork
 
 if TYPE_CHECKING:
@@ -20,16 +18,19 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Values that are shares of the time of a step: their mean is over time, not over steps.
+_OF_TIME = ("samples_per_second", "data_wait_share")
+
 
 class TrainingMonitor(Callback):
     """Reports training every few iterations, and each validation, to the log and the trackers.
 
     metrics.jsonl is the source of truth: one object a line with iteration, micro_step, epoch, time
     (seconds since 1970) and named values: `train_*` as means since the last line (the learning
-    rate as it is), with what callbacks put into `network.gauges` and, with fp16, the
-    `skipped_steps` so far, which are in no mean; `valid_*` for a validation of
-    the whole fold, `valid_subset_*` for one of the subset. A resumed run first drops the lines
-    that lie after the checkpoint it starts from.
+    rate as it is; speeds over the time of these steps together), with what callbacks put into
+    `network.gauges` and, with fp16, the `skipped_steps` so far, which are in no mean; `valid_*` for
+    a validation of the whole fold, `valid_subset_*` for one of the subset. A resumed run first
+    drops the lines that lie after the checkpoint it starts from.
 
     Args:
         every: iterations from one line to the next.
@@ -48,7 +49,8 @@ class TrainingMonitor(Callback):
         self.every = every
         self.shown = tuple(shown)
         self._file: TextIO | None = None
-        self._sums: dict[str, float] = {}
+        self._sums: dict[str, Any] = {}
+        self._seconds = 0.0
         self._num_steps = 0
         self._began = (0, 0.0)
 
@@ -64,8 +66,10 @@ class TrainingMonitor(Callback):
 
     def on_step_end(self, network: FittedNetwork) -> None:
         self._num_steps += 1
+        self._seconds += network.step_seconds
         for name, value in network.step_values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
+            weight = network.step_seconds if name in _OF_TIME else 1
+            self._sums[name] = self._sums.get(name, 0.0) + weight * value
         iteration = network.state.iteration
         if iteration % self.every == 0 or iteration == network.settings.iteration_num:
             self._report(network)
@@ -90,16 +94,23 @@ class TrainingMonitor(Callback):
             self._file = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"sums": dict(self._sums), "num_steps": self._num_steps}
+        """Return the sums so far, but for those of times: a resumed run has its own."""
+        sums = {name: float(v) for name, v in self._sums.items() if name not in _OF_TIME}
+        return {"sums": sums, "num_steps": self._num_steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._sums, self._num_steps = dict(state["sums"]), state["num_steps"]
+        self._sums = {name: v for name, v in state["sums"].items() if name not in _OF_TIME}
+        self._seconds, self._num_steps = 0.0, state["num_steps"]
 
     def _report(self, network: FittedNetwork) -> None:
-        means = {name: total / self._num_steps for name, total in self._sums.items()}
+        asked = time.perf_counter()
+        means = {name: float(total) / self._num_steps for name, total in self._sums.items()}
+        # A GPU was waited for just now: that belongs to its steps.
+        seconds = self._seconds + time.perf_counter() - asked
+        means |= {name: self._sums[name] / seconds for name in _OF_TIME}
         means["learning_rate"] = network.step_values["learning_rate"]
-        self._sums, self._num_steps = {}, 0
-        memory_mb, skipped = _memory_mb(network.device), network.state.num_skipped
+        self._sums, self._seconds, self._num_steps = {}, 0.0, 0
+        memory_mb, skipped = peak_memory_mb(network.device), network.state.num_skipped
         self._write(
             network,
             {f"train_{name}": value for name, value in means.items()}
@@ -161,10 +172,3 @@ def _lines_until(path: Path, iteration: int) -> list[str]:
         except ValueError:
             continue
     return kept
-
-
-def _memory_mb(device: torch.device) -> float:
-    """Peak memory: of the GPU where there is one, else of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

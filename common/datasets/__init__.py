@@ -8,7 +8,7 @@ from common.datasets.classification import ImageClassificationDataset
 
 if TYPE_CHECKING:
     from common.datasets.loading import make_loader
-    from common.datasets.samplers import EpochSampler, batches_per_epoch
+    from common.datasets.samplers import EpochSampler, LengthSampler, batches_per_epoch
     from common.datasets.weighted_samplers import (
         BalancedSampler,
         GroupSampler,
@@ -22,6 +22,7 @@ __all__ = [
     "EpochSampler",
     "GroupSampler",
     "ImageClassificationDataset",
+    "LengthSampler",
     "PositiveRangeSampler",
     "batches_per_epoch",
     "make_loader",

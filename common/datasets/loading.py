@@ -37,6 +37,8 @@ def make_loader(
     if sampler is None and processes is not None and processes.are_many:
         part = PartSampler(len(dataset), processes.rank, processes.num)
     num_workers = min(num_workers, len(dataset))
+    if sampler is None and len(dataset) <= batch_size:
+        num_workers = 0  # one batch is there no sooner for being made in another process
     if isinstance(sampler, EpochSampler):
         sampler.share(batch_size, 0, 1)
     loader = _Loader if isinstance(sampler, EpochSampler) else DataLoader

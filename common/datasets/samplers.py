@@ -1,11 +1,17 @@
 """The order of samples, and which process takes which of them."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import ceil
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Sampler
+
+# Samples of about one length that stay side by side; batches that divide a run waste least.
+_RUN = 64
+# Samples that are sorted together.
+_POOL = 16 * _RUN
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -76,6 +82,36 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     def __len__(self) -> int:
         return sum(len(part) for _, part, _ in self._parts())
+
+
+class LengthSampler(EpochSampler):
+    """Samples of about one length side by side, so that batches hold little padding.
+
+    The samples of an epoch are shuffled, sorted by length within pools of 1,024, and cut into runs
+    of 64, which come in random order. The order depends on (seed, epoch) alone, not on batches or
+    processes, so that others can go on with it. Fewer samples than a pool are only shuffled: sorted
+    ones would meet the same neighbours in every epoch.
+
+    Args:
+        lengths: returns the length of each sample in an epoch, int64 (samples,).
+    """
+
+    def __init__(
+        self, num_samples: int, seed: int, lengths: Callable[[int], NDArray[np.int64]]
+    ) -> None:
+        super().__init__(num_samples, seed)
+        self.lengths = lengths
+
+    def order(self, epoch: int) -> np.ndarray:
+        order = super().order(epoch)
+        if self.num_samples < _POOL:
+            return order
+        lengths, num_in_runs = self.lengths(epoch), len(order) - len(order) % _RUN
+        pools = np.split(order, [*range(_POOL, num_in_runs, _POOL), num_in_runs])
+        order = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])
+        runs = order[:num_in_runs].reshape(-1, _RUN)
+        mixed = np.random.default_rng([self.seed, epoch, _RUN]).permutation(runs)
+        return np.concatenate([mixed.ravel(), order[num_in_runs:]])
 
 
 class PartSampler(Sampler[int]):

@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from common.datasets.base import AbstractDataset
+from common.seeding import sample_seed
 from common.slices.table import SliceTable
 
 if TYPE_CHECKING:
@@ -42,20 +43,28 @@ class SeriesAugmentation:
 
     def draw(self, num_slices: int, seed: int) -> tuple[NDArray[np.int64], slice]:
         """Return the slices of the series in the order they are seen, and the window on them."""
-        rng = np.random.default_rng(seed)
-        thins, reverses = rng.random(2) < (self.thin, self.reverse)
-        phase, shift = int(rng.integers(2)), float(rng.random())
-        places = np.arange(num_slices)
-        if thins and num_slices >= _FEWEST_TO_THIN:
-            places = places[phase::2]
-        if reverses:
-            places = places[::-1]
+        kept, reverses, shift = self._kept(num_slices, seed)
+        places = np.array(kept[::-1] if reverses else kept, np.int64)
         if self.spread and len(places) > self.spread:
             step = len(places) / self.spread
             places = places[((np.arange(self.spread) + shift) * step).astype(np.int64)]
         size = min(self.crop, len(places)) if self.crop else len(places)
         start = int(shift * (len(places) - size + 1))
         return places, slice(start, start + size)
+
+    def num_drawn(self, num_slices: int, seed: int) -> int:
+        """Return how many slices `draw` lets a sample have."""
+        num_kept = len(self._kept(num_slices, seed)[0])
+        return min(num_kept, self.spread or num_kept, self.crop or num_kept)
+
+    def _kept(self, num_slices: int, seed: int) -> tuple[range, bool, float]:
+        """Return the slices that thinning leaves, whether they are reversed, and a shift."""
+        rng = np.random.default_rng(seed)
+        thins, reverses = rng.random(2) < (self.thin, self.reverse)
+        phase, shift = int(rng.integers(2)), float(rng.random())
+        is_thinned = thins and num_slices >= _FEWEST_TO_THIN
+        kept = range(phase, num_slices, 2) if is_thinned else range(num_slices)
+        return kept, bool(reverses), shift
 
 
 @dataclass(frozen=True)
@@ -131,13 +140,15 @@ class AbstractSeriesDataset(AbstractDataset):
             of_groups = study_labels.reindex(files)[list(label_names)]
             self.series_labels = of_groups.to_numpy(np.float32)
         self.image_ids = table.frame["image_id"].to_numpy(dtype=object)[self.rows]
+        first_rows = self._rows[self._starts[:-1]]
+        self._names = table.frame["image_id"].iloc[first_rows].to_numpy(dtype=object)
         self._positions_mm = table.frame["position_mm"].to_numpy(np.float64)[self._rows]
 
     def __len__(self) -> int:
         return len(self._starts) - 1
 
     def sample_id(self, index: int) -> str:
-        return self.table.image_id(int(self._rows[self._starts[index]]))
+        return str(self._names[index])
 
     @property
     def num_without_positions(self) -> int:
@@ -172,6 +183,18 @@ class AbstractSeriesDataset(AbstractDataset):
         batch["sample"] = torch.tensor([sample["sample"] for sample in samples])
         batch["series_labels"] = torch.from_numpy(self.series_labels[batch["sample"].numpy()])
         return batch
+
+    def num_steps(self, epoch: int) -> NDArray[np.int64]:
+        """Return how many slices of each series a training sees in an epoch, int64 (series,)."""
+        return np.array(
+            [
+                self.augmentation.num_drawn(
+                    int(size), sample_seed(self.seed, epoch, self.sample_id(index))
+                )
+                for index, size in enumerate(np.diff(self._starts))
+            ],
+            np.int64,
+        )
 
     def _draw(self, index: int, seed: int) -> SampleSlices:
         span = self._span(index)

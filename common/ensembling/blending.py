@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from common.scoring.metrics import Floats, require_probabilities
@@ -188,6 +187,8 @@ def fit_weights(options: BlendOptions, probabilities: Floats, labels: Floats) ->
             value = float(-np.log(right).mean())
             slope = -sign / right
         return value, (slope @ x) / len(labels)
+
+    from scipy.optimize import minimize  # slow to import, and for fits alone
 
     start = np.full(num_members, 1 / num_members)
     scale = loss(start)[0]

@@ -88,7 +88,7 @@ class BagModel(SliceEncoderModel):
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         images, lengths = inputs["images"], inputs["lengths"]
-        mask = step_mask(lengths, images.shape[1])
+        mask = step_mask(lengths, images.shape[1], images.device)
         features, logits = (spread(values, mask) for values in self._encode(images[mask]))
         of_series = self.pool(features, logits, mask)
         return {"logits": logits, "features": features, "series_logits": of_series}

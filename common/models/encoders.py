@@ -25,6 +25,7 @@ from common.errors import InputError
 from common.experiment import weights_file
 from common.files import file_sha256
 from common.models.hub import without_retries
+from common.models.lean_timm import import_timm
 from common.words import count, first_line
 
 logger = logging.getLogger(__name__)
@@ -66,8 +67,7 @@ def find_encoder(name: str, flag: str = "--net_model") -> tuple[str, dict[str, A
 
 def require_architecture(name: str, flag: str = "--net_model") -> None:
     """Raise InputError, with names near it, unless timm has a model of this name."""
-    import timm
-
+    timm = import_timm()
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists them"
@@ -213,9 +213,7 @@ def encoder_record(name: str, backbone: Any, weight_file: Path | None = None) ->
 
 
 def _is_folder(name: str) -> bool:
-    import timm
-
-    return name.startswith(FOLDER) or (Path(name).is_dir() and not timm.is_model(name))
+    return name.startswith(FOLDER) or (Path(name).is_dir() and not import_timm().is_model(name))
 
 
 def _folder_of(name: str) -> Path:

@@ -140,7 +140,7 @@ class JointModel(SliceEncoderModel):
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         images, lengths = inputs["images"], inputs["lengths"]
-        mask = step_mask(lengths, images.shape[1])
+        mask = step_mask(lengths, images.shape[1], images.device)
         features, logits = self._encode(images[mask])
         encoded = {
             "features": [spread(self.feature_norm(features), mask)],

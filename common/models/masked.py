@@ -1,8 +1,8 @@
 """Layers over sequences of different lengths in one batch: padded steps change nothing.
 
-A batch is (sequences, steps, channels) with `lengths` (sequences,), int64: a sequence is its first
-`length` steps. Whatever stands in the others neither reaches a step of a sequence nor counts in a
-statistic: each sequence gets what it gets alone.
+A batch is (sequences, steps, channels) with `lengths` (sequences,), int64, best on the host: a
+sequence is its first `length` steps. Whatever stands in the others neither reaches a step of a
+sequence nor counts in a statistic: each sequence gets what it gets alone.
 """
 
 import math
@@ -19,9 +19,14 @@ SHORTEST_MM = 12.0
 LONGEST_MM = 400.0
 
 
-def step_mask(lengths: Tensor, num_steps: int) -> Tensor:
-    """Return bool (sequences, steps): True where a step belongs to its sequence."""
-    return torch.arange(num_steps, device=lengths.device) < lengths[:, None]
+def step_mask(lengths: Tensor, num_steps: int, device: torch.device | None = None) -> Tensor:
+    """Return bool (sequences, steps): True where a step belongs to its sequence.
+
+    Args:
+        device: where the mask is needed, if not where the lengths are.
+    """
+    mask = torch.arange(num_steps, device=lengths.device) < lengths[:, None]
+    return mask.to(device or lengths.device, non_blocking=True)
 
 
 def masked_batch_norm(norm: nn.Module, values: Tensor, mask: Tensor) -> Tensor:

@@ -97,12 +97,14 @@ class PooledModel(SeriesModel):
         seen, seen_lengths, nearest = self._seen(lengths, own.shape[1])
         states = self._states(inputs, seen, seen_lengths)
         context = self.forward_head(states)
+        nearest = nearest.to(context.device)
         context = context.gather(1, nearest[..., None].expand(-1, -1, context.shape[2]))
         logits = torch.lerp(own, context, self.slice_shares)
-        is_slice = step_mask(lengths, own.shape[1])[..., None]
+        is_slice = step_mask(lengths, own.shape[1], own.device)[..., None]
         largest = own.masked_fill(~is_slice, -torch.inf).amax(dim=1).sigmoid()
         baseline = largest.clamp(_FLOOR, 1 - _FLOOR).logit()
-        pooled = self.pool(states, step_mask(seen_lengths, states.shape[1]))
+        is_seen = step_mask(seen_lengths, states.shape[1], states.device)
+        pooled = self.pool(states, is_seen)
         return {"logits": logits, "series_logits": baseline.lerp(pooled, self.series_shares)}
 
     def forward_features(self, inputs: Mapping[str, Any]) -> Tensor:
@@ -115,6 +117,7 @@ class PooledModel(SeriesModel):
 
     def _states(self, inputs: Mapping[str, Any], seen: Tensor, seen_lengths: Tensor) -> Tensor:
         (features,), lengths = inputs["features"], inputs["lengths"]
+        lengths, seen = lengths.to(features.device), seen.to(features.device)
         features = features.gather(1, seen[..., None].expand(-1, -1, features.shape[2]))
         projected = self.projection(self.input_norm(features))
         projected = self.projection_norm(nn.functional.gelu(projected))

@@ -216,7 +216,7 @@ class TransformerModel(_EncodedModel):
 
     def forward_features(self, inputs: Mapping[str, Any]) -> Tensor:
         values, position_mm = self.encoder(inputs), inputs["position_mm"]
-        mask = step_mask(inputs["lengths"], values.shape[1])
+        mask = step_mask(inputs["lengths"], values.shape[1], values.device)
         for norm, attention, mlp in zip(self.norms, self.attentions, self.mlps, strict=True):
             values = values + self.dropout(attention(norm(values), position_mm, mask))
             values = values + self.dropout(mlp(values))

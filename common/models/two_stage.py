@@ -87,8 +87,8 @@ class TwoStageModel(SequenceModel):
 
     def first_logits(self, inputs: Mapping[str, Any]) -> Tensor:
         """Return logits of the first stage, (series, slices, labels)."""
-        lengths = inputs["lengths"]
-        mask = step_mask(lengths, inputs["logits"].shape[1])
+        lengths, own = inputs["lengths"], inputs["logits"]
+        mask = step_mask(lengths, own.shape[1], own.device)
         sources = list(inputs["features"]) if self.specification["feature_dims"] else []
         sources = sources or [torch.cat([inputs["logits"], self._metadata(inputs)], dim=-1)]
         parts = [
@@ -103,7 +103,7 @@ class TwoStageModel(SequenceModel):
         first = inputs.get("first_logits")
         channels = self._channels(inputs, self.first_logits(inputs) if first is None else first)
         num_studies, num_steps, num_labels, _ = channels.shape
-        mask = step_mask(inputs["lengths"], num_steps)
+        mask = step_mask(inputs["lengths"], num_steps, channels.device)
         # Labels share the convolutions: each is a sequence of its own.
         label_mask = mask.repeat_interleave(num_labels, dim=0)
         values = channels.transpose(1, 2).flatten(0, 1)
@@ -125,7 +125,8 @@ class TwoStageModel(SequenceModel):
     def _head(self, features: Tensor, lengths: Tensor) -> Tensor:
         num_labels = self.specification["num_labels"]
         by_label = features.unflatten(2, (num_labels, -1)).transpose(1, 2).flatten(0, 1)
-        mask = step_mask(lengths, features.shape[1]).repeat_interleave(num_labels, dim=0)
+        mask = step_mask(lengths, features.shape[1], features.device)
+        mask = mask.repeat_interleave(num_labels, dim=0)
         convolved = masked_convolution(self.last_conv, by_label, mask)
         convolved = convolved.unflatten(0, (-1, num_labels))
         recurrent = self.second_out(self.second_rnn(features, lengths))

@@ -79,8 +79,8 @@ class VolumeModel(SeriesModel):
         to_planes, to_slices, num_planes = resampling(
             inputs["position_mm"], lengths, self.specification["spacing_mm"]
         )
-        steps = step_mask(lengths, images.shape[1])[:, :, None, None, None]
-        kept = images.masked_fill(~steps, 0.0)
+        steps = step_mask(lengths, images.shape[1], images.device)
+        kept = images.masked_fill(~steps[:, :, None, None, None], 0.0)
         planes = torch.einsum("bpt,btchw->bcphw", to_planes.to(kept.dtype), kept)
         mask = step_mask(num_planes, planes.shape[2])
         values = relu(plane_norm(self.stem_norm, self.stem(planes), mask))

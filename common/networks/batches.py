@@ -100,21 +100,3 @@ def to_device(batch: Any, device: torch.device, channels_last: bool = False) -> 
     if isinstance(batch, list | tuple):
         return type(batch)(to_device(value, device, channels_last) for value in batch)
     return batch
-
-
-def require_finite(
-    what: str, finite: Sequence[bool], ids: Sequence[Sequence[str]], iteration: int
-) -> None:
-    """Raise FloatingPointError where the loss or gradient of a batch is not finite.
-
-    Args:
-        what: `loss` or `gradient`.
-    """
-    if all(finite):
-        return
-    bad = [name for names, is_ok in zip(ids, finite) if not is_ok for name in names]
-    raise FloatingPointError(
-        f"the {what} is not finite at iteration {iteration}, in a batch of "
-        f"{', '.join(bad) or 'unnamed samples'}: look at these images, lower the learning "
-        f"rate, or train without mixed precision"
-    )

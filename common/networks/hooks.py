@@ -23,7 +23,8 @@ class FittedNetwork(Protocol):
     state: FitState
     device: torch.device
     processes: Processes
-    step_values: dict[str, float]
+    step_values: dict[str, Any]
+    step_seconds: float
     gauges: dict[str, float]
 
     @property

@@ -92,6 +92,7 @@ def find_learning_rate(
     with _restored(network):
         assert network.optimizer is not None
         network.callbacks = [recorder]
+        network.steps_ahead = 0  # each loss decides whether the test goes on
         setattr(network, "training_step", recorder.training_step)  # noqa: B010
         longer = network.state.iteration + _LONGER * num_iterations
         network.settings = dataclasses.replace(network.settings, iteration_num=longer)
@@ -189,7 +190,10 @@ def _copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 @contextmanager
 def _restored(network: AbstractNetwork) -> Iterator[None]:
     state = copy.deepcopy(network.state_dict())
-    kept = {name: getattr(network, name) for name in ("callbacks", "settings", "scheduler")}
+    kept = {
+        name: getattr(network, name)
+        for name in ("callbacks", "settings", "scheduler", "steps_ahead")
+    }
     step_values, is_training = network.step_values, network.model.training
     try:
         yield

@@ -8,25 +8,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from common.distributed import failing_together, shared_module, wait_for_failure
+from common.distributed import failing_together, shared_module
 from common.errors import InputError, Interrupted
-from common.networks.batches import (
-    TrainingBatch,
-    prefixed,
-    require_finite,
-    training_batches,
-)
+from common.networks.batches import TrainingBatch, prefixed, training_batches
 from common.networks.evaluation import EvaluatedNetwork
 from common.networks.hooks import Callback, WeightAverager
 from common.networks.signals import StopAsked
 from common.networks.state import FitSettings, FitState, StepOutput
+from common.networks.unread import UnreadSteps
 from common.optim import state_in_groups
 from common.seeding import rng_state, set_rng_state
 
 logger = logging.getLogger(__name__)
+
+# Steps that the host prepares before it looks at an older one: with two the device always has work.
+STEPS_AHEAD = 2
 
 
 class AbstractNetwork(EvaluatedNetwork):
@@ -35,6 +34,10 @@ class AbstractNetwork(EvaluatedNetwork):
     A subclass defines what a batch means: `training_step`, `validation_step`, `prediction_step`,
     `compute_metrics` and `batch_ids`. This class never looks inside a batch. Steps call
     `self.forward`, not the model: it may be compiled, or shared with other processes.
+
+    A GPU is not waited for: whether loss and gradient are finite is read a few steps late, and
+    always before a validation, a checkpoint and the end. On a CPU, and with fp16, whose scaler
+    waits anyway, it is read before the optimizer step.
 
     Hooks of callbacks, in the order they run. Callbacks run in the order of their list: averages
     first, then monitors, checkpoints last.
@@ -59,7 +62,10 @@ class AbstractNetwork(EvaluatedNetwork):
         scheduler: learning-rate schedule, stepped once an iteration.
 
     Attributes:
-        step_values: loss, norm and speed of the last step, by name.
+        step_values: loss, norm and speed of the last step, by name; loss and norm are tensors of
+            the device where steps are read late.
+        step_seconds: wall time of the last step.
+        steps_ahead: steps that are not read yet while a next one is prepared; 0 reads at once.
         gauges: values of callbacks for the next line of the record.
     """
 
@@ -74,7 +80,11 @@ class AbstractNetwork(EvaluatedNetwork):
         super().__init__(model, settings, callbacks)
         self.optimizer = optimizer
         self.scheduler = scheduler
-        self.step_values: dict[str, float] = {}
+        self.step_values: dict[str, Any] = {}
+        self.step_seconds = 0.0
+        waits = self.device.type != "cuda" or settings.amp_dtype == "fp16"
+        self.steps_ahead = 0 if waits else STEPS_AHEAD
+        self._unread = UnreadSteps()
         self.gauges: dict[str, float] = {}
         self._ends_early = False
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=settings.amp_dtype == "fp16")
@@ -123,8 +133,10 @@ class AbstractNetwork(EvaluatedNetwork):
                         self._validate_if_due(valid_data, subset_data)
                         self._call("on_iteration_end")
                     self._check_stop()
+                self._unread.read()
                 self._call("on_fit_end")
             except StopAsked as stop:
+                self._unread.read()
                 self._call("on_stop")
                 raise Interrupted(stop.signal_number) from None
             finally:
@@ -165,16 +177,15 @@ class AbstractNetwork(EvaluatedNetwork):
             num_samples += batch.num_samples
             if is_last:
                 break
-        loss_sum, num_terms = self._total(steps, ids)
         learning_rate = max(float(group["lr"]) for group in self.optimizer.param_groups)
-        norm = self._step(num_terms, ids)
-        if norm is None:
+        loss, norm = self._mean(steps, ids)
+        if not self._step(norm):
             return False
-        seconds = time.perf_counter() - started
+        self.step_seconds = seconds = time.perf_counter() - started
         self.step_values = {
-            "loss": loss_sum / max(num_terms, 1e-12),
+            "loss": loss if self.steps_ahead else float(loss),
             "learning_rate": learning_rate,
-            "gradient_norm": norm,
+            "gradient_norm": norm.double() if self.steps_ahead else float(norm),
             "samples_per_second": num_samples / seconds,
             "data_wait_share": waited / seconds,
         }
@@ -191,18 +202,40 @@ class AbstractNetwork(EvaluatedNetwork):
         self._scaler.scale(step.loss_sum).backward()
         return StepOutput(step.loss_sum.detach(), step.num_terms, {})
 
-    def _total(self, steps: list[StepOutput], ids: list[list[str]]) -> tuple[float, float]:
-        """Return the loss and the number of terms of all batches of all processes."""
+    def _mean(self, steps: list[StepOutput], ids: list[list[str]]) -> tuple[Tensor, Tensor]:
+        """Turn summed gradients into means over all terms of all batches of all processes, clipped.
+
+        Return the mean loss and the norm of the gradient, on the device. Nothing is waited for
+        unless steps are read at once. A group without any term (all labels unknown) has a zero
+        gradient; only weight decay and momentum change the weights.
+        """
+        assert self.optimizer is not None
         losses = torch.stack([step.loss_sum for step in steps])
-        finite = torch.isfinite(losses).tolist()
-        num_terms = sum(float(step.num_terms) for step in steps)
+        is_finite = losses.isfinite()
         # In float64 whatever the type of the loss, one batch after the other.
-        values = [sum(losses.double().tolist()), num_terms, float(not all(finite))]
-        loss_sum, num_terms, num_failing = self.processes.total(values)
-        require_finite("loss", finite, ids, self.state.iteration + 1)
-        if num_failing:
-            wait_for_failure()
-        return loss_sum, num_terms
+        terms = [_as_double(step.num_terms, losses.device) for step in steps]
+        zero = torch.zeros_like(terms[0])
+        sums = [sum(values, zero) for values in (losses.double().unbind(), terms)]
+        values = torch.stack([*sums, (~is_finite).any().double()])
+        loss_sum, num_terms, num_failing = self.processes.summed(values)
+        num_terms = num_terms.clamp(min=1e-12)
+        self._scaler.unscale_(self.optimizer)
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        # The average over the processes becomes the sum over them, then the mean over all terms.
+        dtype = torch.promote_types(gradients[0].dtype, torch.float32)
+        torch._foreach_div_(gradients, (num_terms / self.processes.num).to(dtype))
+        if self.settings.clip_norm:
+            norm = nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm)
+        else:
+            norm = nn.utils.get_total_norm(gradients)
+        self.processes.average([b for b in self.model.buffers() if b.is_floating_point()])
+        # With fp16 a gradient that is not finite is no failure: its step is skipped.
+        is_usable = norm.isfinite() | self._scaler.is_enabled()
+        verdict = torch.cat([is_finite, torch.stack([num_failing == 0, is_usable])])
+        self._unread.add(self.state.iteration + 1, ids, verdict)
+        self._unread.read(self.steps_ahead)
+        return loss_sum / num_terms, norm
 
     def _gradients_kept_back(self, is_wanted: bool) -> contextlib.AbstractContextManager[Any]:
         """Keep gradients in this process inside the block, to be averaged with later ones."""
@@ -210,32 +243,18 @@ class AbstractNetwork(EvaluatedNetwork):
             return self._training_module.no_sync()
         return contextlib.nullcontext()
 
-    def _step(self, num_terms: float, ids: list[list[str]]) -> float | None:
-        """Turn summed gradients into means, clip them and step; return their norm.
+    def _step(self, norm: Tensor) -> bool:
+        """Step and return True, or False where fp16 has overflowed.
 
-        Return None where fp16 has overflowed: the step is skipped, and the scale of the loss falls.
-        A group without any term (all labels unknown) has a zero gradient; only weight decay and
-        momentum change the weights.
+        The step is then skipped, and the scale of the loss falls.
         """
         assert self.optimizer is not None
-        self._scaler.unscale_(self.optimizer)
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        # The average over the processes becomes the sum over them, then the mean over all terms.
-        torch._foreach_div_(gradients, max(num_terms, 1e-12) / self.processes.num)
-        if self.settings.clip_norm:
-            norm = nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm)
-        else:
-            norm = nn.utils.get_total_norm(gradients)
-        self.processes.average([b for b in self.model.buffers() if b.is_floating_point()])
-        is_finite = bool(norm.isfinite())
-        if not self._scaler.is_enabled():
-            require_finite("gradient", [is_finite] * len(ids), ids, self.state.iteration + 1)
-        if is_finite:
+        is_taken = not self._scaler.is_enabled() or bool(norm.isfinite())
+        if is_taken:
             self._scaler.step(self.optimizer)
         self._scaler.update()
-        self.state.count_step(not is_finite)
-        if not is_finite:
+        self.state.count_step(not is_taken)
+        if not is_taken:
             logger.info(
                 "a step after iteration %d is skipped: the gradient is too large for fp16; the "
                 "loss is scaled by %g from here on (skipped so far: %d)",
@@ -243,10 +262,9 @@ class AbstractNetwork(EvaluatedNetwork):
                 self._scaler.get_scale(),
                 self.state.num_skipped,
             )
-            return None
-        if self.scheduler is not None:
+        elif self.scheduler is not None:
             self.scheduler.step()
-        return float(norm)
+        return is_taken
 
     def _validate_if_due(
         self, valid_data: DataLoader | None, subset_data: DataLoader | None
@@ -257,6 +275,7 @@ class AbstractNetwork(EvaluatedNetwork):
         data = subset_data if kind == "subset" else valid_data
         if data is None or kind is None or state.validated == state.iteration:
             return
+        self._unread.read()
         metrics = self._validate_all_weights(data)
         state.validated = state.iteration
         self._call("on_metrics" if kind == "whole" else "on_subset_metrics", metrics)
@@ -310,8 +329,12 @@ class AbstractNetwork(EvaluatedNetwork):
         """Return all that `fit` needs to resume exactly; tensors and plain types.
 
         All processes call it together.
+
+        Raises:
+            FloatingPointError: a step that was not read yet is not finite; see `fit`.
         """
         assert self.optimizer is not None
+        self._unread.read()
         return {
             "model": self.model.state_dict(),
             **self.state.as_dict(),
@@ -326,6 +349,7 @@ class AbstractNetwork(EvaluatedNetwork):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         assert self.optimizer is not None
+        self._unread.forget()
         missing = self.state_dict().keys() - state.keys() - FitState.LATER_FIELDS
         if missing:
             raise InputError(f"the checkpoint lacks {', '.join(sorted(missing))}: restore it")
@@ -350,3 +374,10 @@ class AbstractNetwork(EvaluatedNetwork):
             for callback in self.callbacks
             if callback.is_average == of_averages
         }
+
+
+def _as_double(value: Tensor | float, device: torch.device) -> Tensor:
+    """Return a number in float64 on a device; filling waits for nothing, as copying would."""
+    if isinstance(value, Tensor):
+        return value.detach().double()
+    return torch.full((), float(value), dtype=torch.float64, device=device)

@@ -75,6 +75,15 @@ class LabelFile:
         if union not in present:
             labels[union] = _union(labels[list(subtypes)])
             logger.info("%s has no column %s: it is the largest of the others", path.name, union)
+        below = labels[union] < labels[list(subtypes)].max(axis=1)
+        if below.any():
+            logger.warning(
+                "%s: %s with %s below another label, the first in line %d: taken as they are",
+                path.name,
+                count(int(below.sum()), "row"),
+                union,
+                below.idxmax(),
+            )
         labels.insert(0, "id", ids.map(hash_of) if key == ACCESSION else ids)
         source = next((names[name] for name in _SOURCE_NAMES if name in names), None)
         ignored = set(names.values()) - {column, source, *(names[name] for name in present)}

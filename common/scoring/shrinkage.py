@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize
 from scipy.special import expit, stdtrit
 
 from common.scoring.metrics import Floats
@@ -105,6 +104,8 @@ def shrunk_logistic(
         weights: (n,) or one for all rows.
         spreads: (d,) standard deviations of the coefficients.
     """
+    from scipy.optimize import minimize  # slow to import, and for fits alone
+
     precision = np.asarray(spreads, dtype=np.float64) ** -2
 
     def loss(w: Floats) -> tuple[float, Floats]:

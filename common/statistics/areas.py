@@ -1,7 +1,6 @@
 """The area under the ROC curve over patients: DeLong's deviations, and a score interval."""
 
 import numpy as np
-from scipy.optimize import brentq
 from scipy.special import ndtri
 
 from common.scoring.metrics import Floats
@@ -73,6 +72,8 @@ def _share_below(values: Floats, others: Floats) -> Floats:
 
 def _lowest_area(area: float, distance: float, sizes: tuple[float, float], level: float) -> float:
     """Return the least A within `distance` of `area`, or within z times the error that A has."""
+    from scipy.optimize import brentq  # slow to import, and for intervals alone
+
     num_positive, num_negative = sizes
     others = (num_positive + num_negative) / 2 - 1
     z = float(ndtri((1 + level) / 2))

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import beta
 
 from common.errors import InputError
 from common.scoring.metrics import Floats, require_probabilities
@@ -108,6 +107,8 @@ def _bound(values: Floats, patient_ids: ArrayLike, error_rate: float, noun: str)
     Of n + 1 patients in any order, the last is below the k-th least of the others with probability
     k / (n + 1), less where values are equal.
     """
+    from scipy.stats import beta  # slow to import, and for fits alone
+
     needed = patients_needed(error_rate)
     codes, number = number_patients(patient_ids)
     if number < needed:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import rankdata
 
 from common.scoring.metrics import Floats
 from common.statistics.estimates import number_patients, sum_by_patient
@@ -63,6 +62,8 @@ def permutation_test(
         new: (m, d).
         reference_patients, new_patients: (n,) and (m,); None where each row is a patient.
     """
+    from scipy.stats import rankdata  # slow to import, and for tests alone
+
     samples = [_by_patient(reference, reference_patients), _by_patient(new, new_patients)]
     num_new, values = len(samples[1]), np.concatenate(samples)
     known = ~np.isnan(values)

@@ -242,5 +242,5 @@ def _boosting_settings(config: Config) -> BoostingSettings:
         flags.sl_num_leaves,
         flags.sl_min_leaf,
         config.general.seed % 2**31,
-        max(config.general.n_jobs, 1),
+        max(config.resolved("preparation").general.n_jobs, 1),
     )

@@ -24,7 +24,8 @@ def export(config: Config) -> Iterator[str]:
     require_same_steps(predictor.training, table.folder)
     if not table.readable.any():
         raise InputError(f"--data_dataset {name}: no slice can be read: prepare it again")
-    options = PredictOptions(num_workers=config.general.n_jobs)
+    general = config.with_flags(device="cpu").resolved("prediction").general
+    options = PredictOptions(general.tr_batch_size_valid, general.n_jobs)
     measured = export_engines(predictor, home.predictor, table, name, options)
     write_card(home)
     for precision, found in measured.items():

@@ -6,7 +6,10 @@ from pathlib import Path
 from common.delivery.model import ModelRecord
 from common.errors import InputError
 from common.experiment import JSON_FILE, read_predictor_json
+from common.preparation.engine import DEFAULT_LIMITS
+from common.preparation.workers.runner import TaskRunner
 from common.requirements import install_command
+from common.slices.table import SLICES_FILE
 from config import Config
 from rsna.sources.dicom import is_archive
 
@@ -26,6 +29,14 @@ def prediction_folders(config: Config) -> tuple[Path, Path]:
             f"--pr_overwrite 1 to replace them"
         )
     return source, output
+
+
+def preparing_processes(source: Path, num_processes: int) -> TaskRunner:
+    """Return the processes that prepare `source`; the first imports while this process does."""
+    runner = TaskRunner(num_processes, limits=DEFAULT_LIMITS)
+    if not (source / SLICES_FILE).is_file():
+        runner.start()
+    return runner
 
 
 def delivery_folders(config: Config) -> tuple[Path, Path]:

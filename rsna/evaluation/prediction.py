@@ -10,6 +10,7 @@ from common.cli import command_line
 from common.errors import Interrupted
 from common.files import make_folder, replacing
 from common.predictors.base import AbstractPredictor, PredictOptions
+from common.preparation.workers.runner import TaskRunner
 from common.scoring.kaggle_client import KaggleClient
 from common.scoring.predictions import write_predictions
 from common.scoring.submission import (
@@ -34,8 +35,13 @@ FILLED_FILE = "filled_with_prior.csv"
 LEFT_OUT_FILE = "left_out.csv"
 
 
-def predict(config: Config) -> Iterator[str]:
-    """Predict --pr_input, write the tables and the submission, and yield the lines to print."""
+def predict(config: Config, runner: TaskRunner) -> Iterator[str]:
+    """Predict --pr_input, write the tables and the submission, and yield the lines to print.
+
+    Args:
+        config: flags.
+        runner: the processes that prepare files.
+    """
     source, output = prediction_folders(config)
     home = config.predictor_home(recorded=False)
     predictor = open_predictor(home.predictor, config.engine.precision)
@@ -44,7 +50,7 @@ def predict(config: Config) -> Iterator[str]:
     sample = read_sample(Path(asked_for), predictor.label_names) if asked_for is not None else None
     client = KaggleClient(competition) if competition else None
     make_folder(output)
-    warm = Predictor(predictor, predict_options(config))
+    warm = Predictor(predictor, predict_options(config), runner)
     try:
         prediction = warm.predict_folder(source, output / "dataset", config.select.ids)
     except Interrupted as interrupted:
@@ -106,14 +112,18 @@ def write_prediction(
 
 def predict_options(config: Config) -> PredictOptions:
     """Return how the flags ask for predictions: views, their mean, workers, device."""
-    views = config.views.names
+    views, device = config.views.names, device_of(config)
+    config = config.resolved("prediction")
+    if config.chosen:
+        logger.info(config.chosen)
     return PredictOptions(
+        batch_size=config.general.tr_batch_size_valid,
         num_workers=config.general.n_jobs,
         views=views,
         # One view is its own mean; by way of probabilities its logits would be cut.
         mean=config.views.pr_tta_mean if len(views) > 1 else "logits",
         seed=config.general.seed,
-        device=device_of(config),
+        device=device,
     )
 
 

@@ -7,7 +7,7 @@ from common.errors import InputError
 from common.experiment import Experiment
 from common.slices.leakage import TRAINED_ON
 from common.slices.table import SliceTable
-from config import Config, recorded_config
+from config import OF_THE_MACHINE, Config, recorded_config
 from flags.evaluation import EvaluationConfig
 from flags.general import MonitorConfig
 from flags.prediction import EngineConfig, ViewsConfig
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 _VIEWS = set(ViewsConfig.__dataclass_fields__ | EngineConfig.__dataclass_fields__)
 # What an evaluation takes from its own flags where they are given; the rest is as recorded.
-_OWN = {"data_dataset", "data_input_folder", "n_jobs", "device", "dev_enabled"}
+_OWN = {"data_dataset", "data_input_folder", "device", "dev_enabled"} | OF_THE_MACHINE
 _EVALUATION = set(EvaluationConfig.__dataclass_fields__)
 _OWN |= set(MonitorConfig.__dataclass_fields__) | _VIEWS | _EVALUATION
 
@@ -37,7 +37,7 @@ def evaluate(given: Config) -> Iterator[str]:
             "--data_dataset is missing: a predictor alone has no validation rows: say which "
             "labelled dataset to score it on"
         )
-    own = {name: given.flags()[name] for name in given.given & _OWN}
+    own = {name: given.flags()[name] for name in given.given & _OWN | OF_THE_MACHINE}
     config = (recorded or given).with_flags(output_dir=given.general.output_dir, **own)
     table, dataset = SliceTable.load(config.dataset_folder), config.data.data_dataset
     how = Deciding.from_flags(config.evaluation)

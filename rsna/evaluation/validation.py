@@ -16,7 +16,7 @@ from common.requirements import program_version
 from common.slices.leakage import TRAINED_ON
 from common.slices.pixel_steps import require_same_steps
 from common.slices.table import SliceTable
-from config import Config, recorded_config
+from config import OF_THE_MACHINE, Config, recorded_config
 from flags.evaluation import EvaluationConfig
 from flags.prediction import ViewsConfig
 from rsna.evaluation.deciding import Deciding
@@ -37,7 +37,7 @@ from rsna_task import LABELS
 
 logger = logging.getLogger(__name__)
 
-_WHERE = {"data_input_folder", "n_jobs", "device"}
+_WHERE = {"data_input_folder", "device"}
 _HELD_OUT = "ev_held_out"
 # Ids of patients stay out of the file: of these their number and the hashes of their slices.
 _KEPT = (set(EvaluationConfig.__dataclass_fields__) - {_HELD_OUT}) | {"ev_datasets"}
@@ -66,7 +66,8 @@ def validate(given: Config) -> Iterator[str]:
     named = given.validation.ev_protocol
     path = None if named is None else Path(named)
     frozen = None if path is None or not path.is_file() else read_protocol(path)
-    own = {name: given.flags()[name] for name in given.given & (_WHERE | _KEPT | {_HELD_OUT})}
+    asked = given.given & (_WHERE | _KEPT | {_HELD_OUT}) | OF_THE_MACHINE
+    own = {name: given.flags()[name] for name in asked}
     chosen = {**({} if frozen is None else frozen["flags"]), **own}
     recorded = recorded_config(home.folder) if isinstance(home, Experiment) else given
     config = recorded.with_flags(**chosen, output_dir=given.general.output_dir)

@@ -1,5 +1,6 @@
 """preprocessing.py: a dataset prepared, checked or explored, as the flags ask for."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from rsna.sources import AbstractSource, make_source
 from rsna.sources.dicom import DicomSource
 from rsna_task import SUBTYPES
 
+logger = logging.getLogger(__name__)
+
 
 def preprocess(config: Config) -> Iterator[str]:
     """Do what the flags ask for, and yield the lines to print.
@@ -23,6 +26,7 @@ def preprocess(config: Config) -> Iterator[str]:
         InputError: flags or files that can't be used.
         CheckFailed: --pre_check found something.
     """
+    config = config.resolved("preparation")
     if config.preprocessing.pre_check:
         yield from _check(config)
         return
@@ -39,8 +43,11 @@ def _prepare(config: Config) -> Preparation:
         folder, dataset_folder = folder.resolve(), dataset_folder.resolve()
     files = [LabelFile.read(path, SUBTYPES, "any") for path in _label_paths(flags.pre_labels)]
     label_file = LabelFiles.of(files)
+    source = _source(config, folder, label_file)
+    if config.chosen:
+        logger.info(config.chosen)
     return prepare_dataset(
-        _source(config, folder, label_file),
+        source,
         dataset_folder,
         n_jobs=config.general.n_jobs,
         num_folds=flags.pre_num_folds,

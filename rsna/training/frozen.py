@@ -98,7 +98,7 @@ class FrozenParts(SequenceParts):
         if config.general.dev_enabled:
             rows = np.unique(np.concatenate(table.groups_of(np.concatenate(self.rows))))
             rows = rows[table.readable[rows]]
-        size, num_jobs = config.training.tr_batch_size_valid, config.general.n_jobs
+        size, num_jobs = config.general.tr_batch_size_valid, config.general.n_jobs
         options = PredictOptions(size, num_jobs, device=self.settings.device)
         folder = Path(config.general.output_dir) / FEATURES_FOLDER
         features = self.encoder.store_features(table, rows, folder, options)

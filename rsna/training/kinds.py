@@ -36,6 +36,7 @@ def parts_class(config: Config) -> type[TrainingParts]:
 def build_parts(config: Config) -> TrainingParts:
     """Return the parts of a training, drawn from its seed."""
     seed_everything(config.general.seed)
+    config = config.resolved("training")
     settings = fit_settings(config)
     _set_precision(config, settings)
     return parts_class(config)(config, settings)

@@ -56,6 +56,8 @@ class RSNALearningRateFinder:
         folder, config_yaml = _folder(self.config), self.config.to_yaml()
         experiment = Experiment.create(folder, general.experiment_id, config_yaml)
         with experiment.running():
+            if self.config.chosen:
+                logger.info(self.config.chosen)
             self.parts.data.log_sizes()
             network, loader = self.parts.make_network([]), self.parts.train_loader()
             found = find_learning_rate(

@@ -151,12 +151,12 @@ class TrainingParts(ABC, Generic[Model, Data]):
 
     @property
     def valid_batch_size(self) -> int:
-        return self.config.training.tr_batch_size_valid
+        return self.config.general.tr_batch_size_valid
 
     @property
     def pins_memory(self) -> bool:
         """Whether batches wait in pinned memory, which a GPU copies from directly."""
-        return self.settings.device.type == "cuda"
+        return bool(self.config.training.tr_pin_memory) and self.settings.device.type == "cuda"
 
     def train_loader(self) -> Any:
         general, training = self.config.general, self.config.training

@@ -33,7 +33,7 @@ CLIENTS = {
 
 
 def preflight(config: Config, results: Path | None = None) -> Config:
-    """Return the flags of the training; those of a resumed run as it recorded them.
+    """Return the flags of the training, resolved; those of a resumed run as it recorded them.
 
     Everything that can be refused before work begins is refused here, except what needs the model
     or the slices: `rsna.training.kinds.build_parts` refuses that, also before a folder is made.
@@ -55,6 +55,7 @@ def preflight(config: Config, results: Path | None = None) -> Config:
         Experiment.refuse_existing(results, experiment_id)
     require_clients(config)
     device = find_device(config)
+    config = config.resolved("training")
     transforms_on_device(config, device)
     if config.training.tr_compile:
         require_compiler(device)

@@ -157,7 +157,7 @@ class ResultWriter:
         config, views, fold = self.config, self.config.views, self.config.data.data_fold
         assert isinstance(fold, int)
         options = PredictOptions(
-            config.training.tr_batch_size_valid,
+            config.general.tr_batch_size_valid,
             config.general.n_jobs,
             views.names,
             views.pr_tta_mean,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from common.callbacks import Callback
 from common.checkpoint import load_weights
-from common.datasets import EpochSampler, make_loader
+from common.datasets import EpochSampler, LengthSampler, make_loader
 from common.datasets.series import SeriesAugmentation
 from common.datasets.series_images import SeriesImageDataset
 from common.errors import InputError
@@ -105,7 +105,8 @@ class WholeSeriesParts(TrainingParts[Model, Sides], Generic[Model, Sides]):
         )
 
     def _make_sampler(self) -> EpochSampler:
-        return EpochSampler(len(self.data.train), self.config.general.seed)
+        train = self.data.train
+        return LengthSampler(len(train), self.config.general.seed, train.num_steps)
 
     def make_network(self, callbacks: Sequence[Callback]) -> RSNANetwork:
         return build_network(
@@ -222,7 +223,7 @@ class SeriesParts(WholeSeriesParts[SeriesModel, SeriesData], Generic[SeriesModel
 
     @property
     def valid_batch_size(self) -> int:
-        return series_per_batch(self.config.training.tr_batch_size_valid)
+        return series_per_batch(self.config.general.tr_batch_size_valid)
 
     def predictor(self, training: dict[str, Any]) -> AbstractPredictor:
         return self.predictor_class(

@@ -61,6 +61,8 @@ class RSNATraining:
 
     def _train(self, experiment: Experiment, tracker: Tracker) -> None:
         logger.info("experiment %s in %s", experiment.id, experiment.folder)
+        if self.config.chosen:
+            logger.info(self.config.chosen)
         if command := monitor_command(self.config, experiment.folder):
             logger.info("to watch it: %s", command)
         parts = self.parts

@@ -5,6 +5,7 @@ It imports nothing heavy before the first request says what is needed.
 
 import ctypes
 import errno
+import gc
 import json
 import os
 import signal
@@ -23,6 +24,7 @@ Analyse = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 def main() -> None:
     """Serve requests from standard input until it ends; the first one names what serves them."""
+    gc.set_threshold(100_000)  # imports make a million objects that stay
     # It must not outlive a parent that was killed.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")

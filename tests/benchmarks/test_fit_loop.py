@@ -20,3 +20,4 @@ def test_same_weights_and_readable_figures(
     # Importing a client of a store takes time; the steps do not hold it.
     assert figures["start_cpu_s"] > 0.1
     assert figures["start_wall_s"] > 0.1
+    assert figures["peak_memory_mb"] > 50

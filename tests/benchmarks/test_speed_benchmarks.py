@@ -1,4 +1,4 @@
-"""The benchmarks of the loader and of GPU training run at toy size and end with their JSON."""
+"""The benchmarks of speed run at toy size and end with their JSON."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import loader, predictor, train_gpu, transforms
+from benchmarks import loader, predictor, transforms
 from benchmarks.loader import make_ways, write_sources
 from common.transforms import load_transform
 
@@ -73,17 +73,3 @@ def test_all_ways_of_the_loader_show_the_same_image(tmp_path: Path) -> None:
         image = np.asarray(image)
         assert image.dtype == np.float32 and image.shape == (3, 64, 64)
         assert np.corrcoef(image.ravel(), images["store+cpu"].ravel())[0, 1] > 0.9, name
-
-
-def test_train_gpu(run: Any) -> None:
-    network = ("--model", "test_efficientnet", "--size", "32", "--stored_size", "40")
-    data = ("--slices", "24", "--batch_size", "4", "--workers", "0", "--amp", "none")
-    steps = ("--steps", "3", "--warmup", "1", "--repeats", "1", "--device", "cpu")
-    table, figures = run(train_gpu, *network, *data, *steps)
-    assert figures["device"] == "cpu" and figures["peak_memory_gib"] is None
-    assert "peak_memory_gib               not measured" in table
-    assert figures["images_per_second"] > 0 and 0 <= figures["data_wait_share"] <= 1
-    assert figures["ratio_to_memory"] == pytest.approx(
-        figures["images_per_second"] / figures["images_per_second_in_memory"], rel=0.01
-    )
-    assert figures["epoch_seconds"] is None  # of another network than the published one

@@ -80,13 +80,18 @@ def test_stopped_together_and_resumed_to_the_same_bits(project_root: Path, tmp_p
         assert_same(first["model"], second["model"], 0.0)
 
 
-@pytest.mark.long
-def test_processes_fail_together_with_the_reason(project_root: Path, tmp_path: Path) -> None:
-    failed = run_toy(project_root, tmp_path, "fail", 2)
+@pytest.mark.parametrize("what", [pytest.param("fail", marks=pytest.mark.long), "late"])
+def test_processes_fail_together_with_the_reason(
+    project_root: Path, tmp_path: Path, what: str
+) -> None:
+    failed = run_toy(project_root, tmp_path, what, 2)
     assert failed.returncode != 0
     assert "error: the loss is not finite at iteration 5" in failed.stderr
     reason = "stopped by the failure of another process: process 1: the loss is not finite"
     assert reason in failed.stderr
+    weights = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert weights["iteration"] == 4
+    assert all(torch.isfinite(value).all() for value in weights["model"].values())
 
 
 @pytest.mark.parametrize("num_processes", [1, 2, 3, 5])

@@ -3,7 +3,7 @@
     torchrun --nproc_per_node 2 tests/helpers/distributed_toy.py <folder> <what> <dropout>
 
 `what` is `fit` (to the end), `stop` (torchrun gets SIGTERM at iteration 4), `resume` (from last.pt)
-or `fail` (the last process meets a NaN).
+`fail` (the last process meets a NaN) or `late` (it does, and steps are read late, as on GPUs).
 """
 
 import os
@@ -25,6 +25,7 @@ from common.cli import run_script
 from common.datasets import make_loader
 from common.distributed import Processes, connected
 from common.networks import FitSettings
+from common.networks.network import STEPS_AHEAD
 from common.seeding import seed_everything
 
 NUM_SAMPLES, NUM_VALID, GLOBAL_BATCH, NUM_ITERATIONS = 21, 11, 8, 9
@@ -46,7 +47,7 @@ class Trouble(Callback):
             # torchrun passes it on to one process after the other: the first to hear of it goes on.
             while not network._stop_request.signal_number:
                 time.sleep(0.01)
-        if self.what == "fail" and self.is_last:
+        if self.what in ("fail", "late") and self.is_last:
             with torch.no_grad():
                 next(network.model.parameters()).fill_(torch.nan)
 
@@ -84,6 +85,7 @@ def train(folder: Path, what: str, dropout: float, processes: Processes) -> None
             toy.optimizer,
             callbacks=[WeightAverage(model, 0.9), Trouble(what, processes), saver],
         )
+        network.steps_ahead = STEPS_AHEAD if what == "late" else 0
         if what == "resume":
             network.load_state_dict(processes.from_main(lambda: load_checkpoint(saver.last_path)))
         else:

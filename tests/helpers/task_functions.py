@@ -18,3 +18,18 @@ def send_sigint_to_itself(number: int) -> int:
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(0.2)
     return number
+
+
+def abort_on_three(number: int) -> int:
+    if number == 3:
+        os.abort()
+    return number * number
+
+
+def own_pid(number: int) -> int:
+    return os.getpid()
+
+
+def square_slowly(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds**2

@@ -12,6 +12,7 @@ from predictor_factory import make_dataset, make_predictor
 from torch import nn
 
 from common.errors import InputError
+from common.preparation.workers.runner import TaskRunner
 from config import Config, parse_config
 from evaluate import GROUPS as EVALUATE_GROUPS
 from rsna.evaluation.exporting import export
@@ -59,7 +60,8 @@ def lines(place) -> list[str]:
 def predicted(place, name, **flags) -> pd.DataFrame:
     paths = {"pr_input": str(place / "datasets" / "tiny"), "pr_output": str(place / name)}
     flags |= {"pr_predictor": str(place / "net"), "n_jobs": 0, "pr_pages": 0}
-    list(predict(Config().with_flags(**flags, **paths)))
+    config = Config().with_flags(**flags, **paths)
+    list(predict(config, TaskRunner(0)))
     return pd.read_csv(place / name / "studies.csv")
 
 

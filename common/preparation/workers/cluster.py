@@ -1,11 +1,8 @@
-"""The processes that tasks run on: a Dask cluster of this machine, or one that is there already."""
+"""The processes of a Dask cluster that is there already."""
 
-import contextlib
 import logging
-import signal
 import uuid
 from collections.abc import Iterator, Sequence
-from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -18,44 +15,6 @@ logger = logging.getLogger(__name__)
 CONNECT_S = 10
 """How long a scheduler may take to answer, and then to have a first worker."""
 _LIBRARIES = ("distributed", "pydicom", "blosc2", "numpy", "pandas")
-
-
-def start_local(num_processes: int) -> tuple[Any, Any]:
-    """Return a client and its cluster of `num_processes` processes on this machine."""
-    import dask
-    from distributed import Client, LocalCluster
-
-    # The processes must not start threads of their own beside each other.
-    environment = {name: "1" for name in ("OMP_NUM_THREADS", "BLOSC_NTHREADS")}
-    dask.config.set(
-        {
-            # Tasks beside one that killed its process are tried again alone anyway.
-            "distributed.scheduler.allowed-failures": 0,
-            # A process that takes longer to restart would be given up.
-            "distributed.deploy.lost-worker-timeout": "1 hour",
-            "distributed.nanny.environ": environment,
-            "distributed.worker.profile.enabled": False,
-            "distributed.admin.log-length": 0,
-        }
-    )
-    _silence()
-    with _sigint_blocked():
-        cluster = LocalCluster(
-            n_workers=num_processes,
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address="127.0.0.1:0",  # any free port: two may run at once
-            memory_limit=None,  # the watchdog bounds it, and tells why it killed
-            silence_logs=logging.CRITICAL,
-        )
-    return Client(cluster), cluster
-
-
-def memory_share_mb(num_processes: int) -> float:
-    """Return what each of so many processes of this machine can have, in 10^6 bytes."""
-    from distributed.system import MEMORY_LIMIT
-
-    return 0.9 * MEMORY_LIMIT / num_processes / 1e6
 
 
 def connect(address: str) -> Any:
@@ -142,20 +101,3 @@ def _problems(here: dict[str, Any], there: Any) -> Iterator[str]:
 def _silence() -> None:
     for name in ("distributed", "distributed.nanny", "distributed.scheduler"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
-@contextlib.contextmanager
-def _sigint_blocked() -> Iterator[None]:
-    """Block SIGINT in the threads and processes that are started within, for good.
-
-    Ctrl+C in a terminal reaches every process of the group. The one that started the others
-    stops them; each would print a traceback of its own otherwise. A signal that arrives within
-    is delivered at the end.
-    """
-    # Its start unblocks SIGINT in the thread where it happens.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -13,8 +13,9 @@ from typing import Any, Generic, TypeVar
 from tqdm import tqdm
 
 from common.errors import InputError
-from common.preparation.workers.cluster import check_workers, connect, memory_share_mb, start_local
+from common.preparation.workers.cluster import check_workers, connect
 from common.preparation.workers.limits import MEMORY, TIMEOUT, Limits, Watchdog, read_mark
+from common.preparation.workers.local import LocalProcesses, memory_share_mb
 
 __all__ = ["MEMORY", "TIMEOUT", "Limits", "Outcome", "TaskRunner"]
 
@@ -53,14 +54,15 @@ class _Exceeded:
 
 
 class TaskRunner:
-    """Runs functions over tasks on a Dask cluster; a context manager.
+    """Runs functions over tasks on processes; a context manager.
 
     Args:
         num_processes: how many on this machine; 0 runs everything in this process, where a codec
             that crashes takes the whole run with it, and nothing is limited.
         address: of a Dask scheduler, whose workers are used instead.
         limits: of a task; a task that exceeds one is killed with its process.
-        marks: a folder that all processes can write to, for the limits that killed tasks exceeded.
+        marks: a folder that all processes of a scheduler can write to, for the limits that killed
+            tasks exceeded.
     """
 
     def __init__(
@@ -74,8 +76,8 @@ class TaskRunner:
         self.address = address
         self._limits = limits or Limits()
         self._marks = marks
-        self._cluster: Any = None
         self._client: Any = None
+        self._local = LocalProcesses(num_processes)
         self._counted: tuple[float, int] = (-_COUNT_EVERY_S, num_processes)
 
     def __enter__(self) -> "TaskRunner":
@@ -91,8 +93,7 @@ class TaskRunner:
     ) -> None:
         if self._client is not None:
             self._client.close()
-        if self._cluster is not None:
-            self._cluster.close()
+        self._local.close()
         if self._marks is not None:
             shutil.rmtree(self._marks, ignore_errors=True)
 
@@ -112,6 +113,15 @@ class TaskRunner:
         is_hidden = None if self.limits is None else False
         return tqdm(total=total, unit=unit, desc=title, mininterval=1, disable=is_hidden)
 
+    def start(self) -> None:
+        """Start a process of this machine, where tasks run on some, before there is a task."""
+        if self.address is None:
+            self._local.start()
+
+    def rest(self) -> None:
+        """End the processes of this machine that have no task; the next task starts others."""
+        self._local.close()
+
     def connect(self, reader: object, source_folder: Path, dataset_folder: Path) -> None:
         """Connect to the cluster at the address and check its workers; InputError if unusable.
 
@@ -129,15 +139,19 @@ class TaskRunner:
         """Yield the outcome of `function` for every task, in the order they finish.
 
         Few tasks are handed out at a time, so the number of tasks costs no memory. An exception
-        of the function is raised here. Whatever shared the processes with a task that killed
-        them is tried again alone, so only the culprit fails; what was killed for a limit is
-        known to be the culprit.
+        of the function is raised here. Whatever shared the processes of a scheduler with a task
+        that killed them is tried again alone, so only the culprit fails; what was killed for a
+        limit is known to be the culprit.
         """
-        if self.limits is None:
+        limits = self.limits
+        if limits is None:
             for task in tasks:
                 yield Outcome(task, function(task))
             return
-        self._start()
+        if self.address is None:
+            for task, result, exceeded in self._local.stream(function, tasks, limits):
+                yield Outcome(task, result, exceeded)
+            return
         suspects = []
         for outcome in self._stream_once(function, iter(tasks)):
             if outcome.result is None and outcome.exceeded is None:
@@ -187,15 +201,11 @@ class TaskRunner:
         try:
             return future.result()
         except (CancelledError, CommClosedError) as error:
-            if self.address is None:
-                raise
             advice = "start it again, then run the same command again"
             raise InputError(
                 f"--pre_address {self.address}: the scheduler is lost: {advice}"
             ) from error
         except ModuleNotFoundError as error:
-            if self.address is None:
-                raise
             advice = "start it with the project on its PYTHONPATH"
             raise InputError(f"--pre_address: on a worker, {error}: {advice}") from error
 
@@ -206,12 +216,6 @@ class TaskRunner:
             number = max(1, len(self._client.nthreads()))
             self._counted = (time.monotonic(), number)
         return number
-
-    def _start(self) -> None:
-        """Start the cluster if it does not run yet; without tasks it never does."""
-        if self._client is None:
-            assert self.address is None, "connect() comes first"
-            self._client, self._cluster = start_local(self.num_processes)
 
 
 def _call(

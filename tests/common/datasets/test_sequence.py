@@ -67,6 +67,16 @@ def test_a_batch_is_padded_with_what_does_not_count(table):
     assert batch["sample"].tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("options", [{}, {"crop": 7}, {"spread": 5}, {"thin": 0.0, "crop": 12}])
+def test_the_number_of_steps_is_known_before_a_sample_is_made(table, options):
+    augmentation = SeriesAugmentation(**{"thin": 0.5, "reverse": 0.5, **options})
+    what = [outputs_of(table)], LABELS, augmentation
+    dataset = SequenceDataset(table, np.arange(30), *what, seed=4)
+    for epoch in range(8):
+        made = [len(dataset[epoch, index]["index"]) for index in range(3)]
+        assert dataset.num_steps(epoch).tolist() == made
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_draws_are_a_function_of_seed_epoch_and_series(table, num_workers):
     augmentation = SeriesAugmentation(thin=0.5, reverse=0.5, crop=9)

@@ -213,6 +213,15 @@ def two_files(tmp_path: Path) -> LabelFiles:
     return both
 
 
+def test_any_below_another_label_is_named(tmp_path: Path, caplog) -> None:
+    rows = ["1.1,1,1", "1.2,1,0", "1.3,,0", "1.4,0.4,0.3", "1.5,0.4,0.4"]
+    read(tmp_path / "a.csv", "StudyInstanceUID,subdural,any", *rows)
+    assert "a.csv: 2 rows with any below another label, the first in line 3" in caplog.text
+    caplog.clear()
+    read(tmp_path / "a.csv", "StudyInstanceUID,subdural,any", rows[0], rows[2], rows[4])
+    assert caplog.text == ""
+
+
 def test_slices_of_some_and_studies_of_others_are_trained_on(tmp_path: Path, caplog) -> None:
     write_tree(tmp_path / "in")
     both = two_files(tmp_path)

@@ -1,0 +1,173 @@
+"""Processes of this machine with one task at a time: one that dies takes no other task along."""
+
+import contextlib
+import ctypes
+import itertools
+import math
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import psutil
+
+from common.preparation.workers.limits import POLL_S, Limits
+
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "BLOSC_NTHREADS": "1"}
+_BEGUN = b""
+_PR_SET_PDEATHSIG = 1
+
+
+def memory_share_mb(num_processes: int) -> float:
+    """Return what each of so many processes of this machine can have, in 10^6 bytes."""
+    found = [psutil.virtual_memory().total]
+    # The hard limit of a container, by cgroups of version 2 and 1; "max" is none.
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            found.append(int(Path("/sys/fs/cgroup", name).read_text(encoding="ascii")))
+    return 0.9 * min(found) / num_processes / 1e6
+
+
+class LocalProcesses:
+    """Processes that are started when there is a task for them, and kept for the next.
+
+    Args:
+        most: how many there may be.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._idle: list[_Worker] = []
+
+    def start(self) -> None:
+        """Start the first one before there is a task: its imports take a second."""
+        if self.most and not self._idle:
+            self._idle.append(_Worker())
+
+    def close(self) -> None:
+        """End the processes."""
+        for worker in self._idle:
+            worker.close()
+        self._idle.clear()
+
+    def stream(
+        self, function: Callable[[Any], Any], tasks: Iterable[Any], limits: Limits
+    ) -> Iterator[tuple[Any, Any, str | None]]:
+        """Yield each task with its result, in the order they finish; an exception is raised here.
+
+        The result is None where the task killed its process, or was killed for the limit that
+        comes third.
+        """
+        busy: dict[Connection, _Worker] = {}
+        ended: list[tuple[Any, tuple[Any, BaseException | None], str | None]] = []
+        waiting = iter(tasks)
+        try:
+            while True:
+                # Before the outcomes go out: nobody waits for who takes them.
+                for task in itertools.islice(waiting, self.most - len(busy)):
+                    worker = self._idle.pop() if self._idle else _Worker()
+                    busy[worker.pipe] = worker
+                    worker.begin(function, task, limits)
+                for task, (result, error), exceeded in ended:
+                    if error is not None:
+                        raise error
+                    yield task, result, exceeded
+                if not busy:
+                    return
+                wait(busy, POLL_S)
+                over = [worker for worker in busy.values() if worker.is_over()]
+                ended = [(worker.task, worker.answer, worker.exceeded) for worker in over]
+                for worker in over:
+                    del busy[worker.pipe]
+                    if worker.is_alive:
+                        self._idle.append(worker)
+        finally:
+            for worker in busy.values():
+                worker.close()
+
+
+class _Worker:
+    """A process, with its task and how that ended."""
+
+    def __init__(self) -> None:
+        self.task: Any = None
+        self.answer: tuple[Any, BaseException | None] = (None, None)
+        self.exceeded: str | None = None
+        self._limits, self._began_s = Limits(), math.inf
+        self.pipe, theirs = multiprocessing.Pipe()
+        code = f"from {__name__} import work; work({theirs.fileno()})"
+        path = os.pathsep.join(filter(None, sys.path))
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, **_ONE_THREAD, "PYTHONPATH": path},
+            # Ctrl+C is for the process that started all others.
+            start_new_session=True,
+        )
+        theirs.close()
+        self._watched = psutil.Process(self._process.pid)
+        self.is_alive = True
+
+    def begin(self, function: Callable[[Any], Any], task: Any, limits: Limits) -> None:
+        """Give it a task."""
+        self.task, self.answer, self.exceeded = task, (None, None), None
+        self._limits, self._began_s = limits, math.inf
+        with contextlib.suppress(OSError):  # reading tells that it died
+            self.pipe.send_bytes(cloudpickle.dumps((function, task)))
+
+    def is_over(self) -> bool:
+        """Return whether its task is over; kill it where that exceeds a limit."""
+        try:
+            while self.pipe.poll():
+                data = self.pipe.recv_bytes()
+                if data != _BEGUN:
+                    self.answer = pickle.loads(data)
+                    return True
+                self._began_s = time.monotonic()
+            spent_s = time.monotonic() - self._began_s
+            self.exceeded = self._limits.exceeded(spent_s, self._watched)
+        except (EOFError, OSError, psutil.NoSuchProcess):
+            if self._began_s == math.inf:
+                raise RuntimeError("a process ended before its task began") from None
+            self.close()
+        if self.exceeded is not None:
+            self.close()
+        return not self.is_alive
+
+    def close(self) -> None:
+        """Kill the process."""
+        self.is_alive = False
+        self._process.kill()
+        self._process.wait()
+        self.pipe.close()
+
+
+def work(number: int) -> None:
+    """Do tasks from the pipe with this file descriptor, until its other end is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Not even a codec that hangs may outlive the process it works for.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    with contextlib.suppress(EOFError, OSError), Connection(number) as pipe:
+        while True:
+            function, task = pickle.loads(pipe.recv_bytes())
+            pipe.send_bytes(_BEGUN)
+            pipe.send_bytes(cloudpickle.dumps(_answer(function, task)))
+
+
+def _answer(function: Callable[[Any], Any], task: Any) -> tuple[Any, BaseException | None]:
+    try:
+        return function(task), None
+    except Exception as error:
+        if not isinstance(error, OSError):  # whose notes are for users
+            error.add_note(f"in another process: {traceback.format_exc()}")
+        return None, error
