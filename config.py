@@ -29,6 +29,7 @@ from flags.optimizer import LRFinderConfig, OptimizerConfig
 from flags.parsing import AUTO, parse_flags
 from flags.prediction import (
     CalibrationConfig,
+    EngineConfig,
     PredictionConfig,
     PredictorConfig,
     ReleaseConfig,
@@ -67,6 +68,7 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
     prediction: PredictionConfig = field(default_factory=PredictionConfig)
     delivery: DeliveryConfig = field(default_factory=DeliveryConfig)
     worker: WorkerConfig = field(default_factory=WorkerConfig)
@@ -181,9 +183,9 @@ class Config:
 
     def resolved(self, work: Work) -> "Config":
         """Return the flags with what this machine makes of `auto`, as far as `work` needs them."""
-        machine = Machine.here("cpu" if work == "preparation" else self.general.device)
-        choices = choose(self.flags(), machine, work)
-        if not choices:
+        on_cpu = work == "preparation" or self.engine.precision
+        machine = Machine.here("cpu" if on_cpu else self.general.device)
+        if not (choices := choose(self.flags(), machine, work)):
             return self
         values = {name: choice.value for name, choice in choices.items()}
         return replace(self.with_flags(**values), chosen=describe(choices, machine))
@@ -275,8 +277,7 @@ def resumed_config(config: Config) -> Config:
     Raises:
         InputError: a flag is given with another value than the recorded one.
     """
-    folder = config.existing_experiment_folder()
-    recorded = recorded_config(folder)
+    recorded = recorded_config(config.existing_experiment_folder())
     before, now = recorded.flags(), config.flags()
     for name in sorted(config.given - FREE_ON_RESUME - LENGTHENING):
         if now[name] not in (before[name], AUTO):

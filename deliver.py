@@ -3,7 +3,7 @@
 from common.cli import log_to_console, run_script
 from config import parse_config
 
-GROUPS = ("general", "predictor", "delivery")
+GROUPS = ("general", "predictor", "engine", "delivery")
 
 
 def main() -> None:

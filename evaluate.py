@@ -3,7 +3,7 @@
 from common.cli import log_to_console, run_script
 from config import parse_config
 
-GROUPS = ("general", "predictor", "data", "views", "evaluation", "monitor")
+GROUPS = ("general", "predictor", "engine", "data", "views", "evaluation", "monitor")
 
 
 def main() -> None:

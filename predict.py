@@ -6,7 +6,7 @@ from functools import partial
 from common.cli import log_to_console, run_script
 from config import parse_config
 
-GROUPS = ("general", "predictor", "prediction", "views", "select")
+GROUPS = ("general", "predictor", "engine", "prediction", "views", "select")
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ EXTRAS = {
     "neptune": ("neptune", "--nml_enabled 1"),
     "boosting": ("lightgbm", "--sl_method boosting"),
     "kaggle": ("kaggle", "--pr_submit"),
+    "engine": ("openvino", "--pr_engine openvino, scripts/export.py"),
     "clinic": ("highdicom", "deliver.py, scripts/worker.py"),
 }
 

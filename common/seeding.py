@@ -4,8 +4,6 @@ import hashlib
 import random
 from typing import Any
 
-import torch
-
 
 def sample_seed(seed: int, epoch: int, sample_id: str, view: int = 0) -> int:
     """Return the 32-bit seed of all that is drawn for one sample in one epoch.
@@ -18,12 +16,16 @@ def sample_seed(seed: int, epoch: int, sample_id: str, view: int = 0) -> int:
 
 def seed_everything(seed: int) -> None:
     """Seed Python's and torch's global generators (weights, dropout)."""
+    import torch
+
     random.seed(seed)
     torch.manual_seed(seed)
 
 
 def rng_state() -> dict[str, Any]:
     """Return the states of the global generators, as tensors and plain types."""
+    import torch
+
     state: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state_all()
@@ -32,6 +34,8 @@ def rng_state() -> dict[str, Any]:
 
 def set_rng_state(state: dict[str, Any]) -> None:
     """Restore the states that `rng_state` returned."""
+    import torch
+
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     torch.set_rng_state(state["torch"])

@@ -40,9 +40,9 @@ from rsna_task import LABELS  # noqa: E402
 FOLDER = ROOT / "docs" / "reference"
 SCRIPTS = (
     "preprocessing", "train", "evaluate", "predict", "deliver", "ensemble", "lr_finder",
-    "scripts.calibrate", "scripts.compare", "scripts.drift", "scripts.second_level",
-    "scripts.pseudo_label", "scripts.resend", "scripts.monitor", "scripts.validate",
-    "scripts.review", "scripts.worker",
+    "scripts.calibrate", "scripts.export", "scripts.compare", "scripts.drift",
+    "scripts.second_level", "scripts.pseudo_label", "scripts.resend", "scripts.monitor",
+    "scripts.validate", "scripts.review", "scripts.worker",
 )  # fmt: skip
 METRICS_NOTE = (
     "Nested objects: a dot goes one level down, `[]` to each element of a list, `*` stands for any "

@@ -196,6 +196,7 @@ EFFECTIVE_WHEN = {
         for name in ("pl_predictions", "pl_positive", "pl_negative", "pl_partial", "pl_use_studies")
     },
     "pl_num_patients": _needs("pl_labels", "given"),
+    "pr_precision": _needs("pr_engine", "openvino"),
     "tr_amp_dtype": (
         "--tr_use_amp 1",
         lambda flags: (
@@ -242,6 +243,8 @@ def refuse_unusable(flags: Mapping[str, Any]) -> None:
         )
     if flags["tr_resume"] and flags["experiment_id"] is None:
         raise InputError("--tr_resume 1 needs --experiment_id: say which experiment goes on")
+    if flags["pr_engine"] == "openvino" and flags["device"] == "cuda":
+        raise InputError("--pr_engine openvino runs on the CPU: leave --device cuda out")
     _refuse_study(flags)
     if not flags["tr_resume"]:
         _refuse_metrics(flags)

@@ -94,9 +94,13 @@ SCRIPTS = {
         "im_source experiment_id output_dir",
         ("--im_source ianpan/ct-head-hemorrhage-detection", "--im_source input/release"),
     ),
+    "export": Help(
+        f"experiment_id pr_predictor {_DATA} output_dir n_jobs",
+        ("--experiment_id 0001 --data_dataset ct_ich", "--pr_predictor input/net --data_dataset a"),
+    ),
     "predict": Help(
         "experiment_id pr_predictor pr_input pr_output pr_overwrite pr_pages pr_dataframe "
-        "pr_submit pr_tta output_dir n_jobs device",
+        "pr_submit pr_tta pr_engine pr_precision output_dir n_jobs device",
         (
             "--experiment_id 0001 --pr_input input/scans --pr_output output/scans",
             "--experiment_id 0001 --pr_input input/scans.zip --pr_output output/scans --pr_tta 4",

@@ -18,6 +18,23 @@ class PredictorConfig:
 
 
 @dataclass(frozen=True)
+class EngineConfig:
+    """What runs the networks of a predictor."""
+
+    pr_engine: Literal["torch", "openvino"] = "torch"
+    """openvino: the engines that scripts/export.py wrote into the predictor, on the CPU. Neither
+    torch nor a GPU is used."""
+    pr_precision: Literal["float32", "bf16"] = "float32"
+    """openvino: bf16 is faster where the processor has it. How far that changes probabilities was
+    measured when the engines were exported."""
+
+    @property
+    def precision(self) -> Literal["float32", "bf16"] | None:
+        """That of the engine; None for torch."""
+        return None if self.pr_engine == "torch" else self.pr_precision
+
+
+@dataclass(frozen=True)
 class CalibrationConfig:
     """What scripts/calibrate.py writes."""
 

@@ -51,8 +51,8 @@ from common.words import count
 from config import Config
 from flags.delivery import DeliveryConfig
 from rsna import codes
-from rsna.build import find_device
 from rsna.evaluation.folders import deliverable_record, is_of_phantoms, require_valid_uids
+from rsna.opening import device_of
 from rsna.predictor import Prediction, Predictor, make_studies
 from rsna.result_author import FORMAT, author_of
 from rsna.sources.dicom import DicomSource
@@ -118,9 +118,9 @@ class Deliverer:
         folder = config.predictor_home(recorded=False).predictor
         general = config.resolved("prediction").general
         options = PredictOptions(
-            general.tr_batch_size_valid, general.n_jobs, device=find_device(config)
+            general.tr_batch_size_valid, general.n_jobs, device=device_of(config)
         )
-        predictor = Predictor.open(folder, options)
+        predictor = Predictor.open(folder, options, config.engine.precision)
         if config.delivery.dl_heat_map != "none":
             _require_maps(predictor, config.delivery.dl_heat_map)
         return cls(predictor, record, config.delivery)

@@ -28,7 +28,7 @@ from common.dicom.rejection import NOT_WANTED
 from common.errors import InputError
 from common.experiment import find_predictor
 from common.predictors.base import AbstractPredictor, PredictOptions, RowLogits
-from common.predictors.loading import load_predictor
+from common.predictors.engine import Precision
 from common.preparation import prepare_dataset
 from common.preparation.workers.runner import TaskRunner
 from common.scoring.metrics import Floats
@@ -38,10 +38,10 @@ from common.slices.series import DAMAGED, list_series, list_studies
 from common.slices.table import SLICES_FILE, STATUS_OK, SliceTable
 from common.words import count, line_of_counts
 from rsna.evaluation.deciding import with_decisions
+from rsna.opening import open_predictor
 from rsna.sources.base import AbstractSource
 from rsna.sources.dicom import DicomSource, is_archive
 from rsna.sources.volume import VolumeSource
-from rsna_model import build_model
 
 logger = logging.getLogger(__name__)
 
@@ -102,19 +102,26 @@ class Predictor:
         self._process = os.getpid()
 
     @classmethod
-    def open(cls, folder: Path | str, options: PredictOptions = _DEFAULT_OPTIONS) -> "Predictor":
+    def open(
+        cls,
+        folder: Path | str,
+        options: PredictOptions = _DEFAULT_OPTIONS,
+        engine: Precision | None = None,
+    ) -> "Predictor":
         """Return the predictor in a folder, or that of an experiment, ready to predict.
 
         Args:
             folder: what --pr_predictor takes.
             options: as of the class; the defaults are those of predict.py on a CPU, in this
                 process.
+            engine: None: torch; else the precision of the engines that an export wrote into it
+                (`common.predictors.engine`), which need no torch.
 
         Raises:
             InputError: there is none, or it is damaged: the checksum of its weights is compared.
         """
         home = find_predictor(Path(folder), "predictor")
-        return cls(load_predictor(home.predictor, build_model), options)
+        return cls(open_predictor(home.predictor, engine), options)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Predictor, (self.loaded, self.options)

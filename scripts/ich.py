@@ -33,6 +33,7 @@ COMMANDS = {
     "validate": Command("scripts.validate", "score several datasets by a frozen protocol"),
     "import": Command("scripts.import_weights", "make an experiment of a published network"),
     "calibrate": Command("scripts.calibrate", "fit a predictor's calibration to your own labels"),
+    "export": Command("scripts.export", "write engines that predict without torch, for CPUs"),
     "compare": Command("scripts.compare", "compare experiments on the same patients"),
     "drift": Command("scripts.drift", "find, without labels, how new studies differ"),
     "review": Command("scripts.review", "pages of the studies worth a look, with labels to tick"),

@@ -9,7 +9,7 @@ from common.errors import CheckFailed, Interrupted
 from common.words import count
 from config import parse_config
 
-GROUPS = ("general", "predictor", "delivery", "worker")
+GROUPS = ("general", "predictor", "engine", "delivery", "worker")
 
 
 def main() -> None:

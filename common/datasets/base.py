@@ -1,15 +1,19 @@
 """The base of all datasets."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch.utils.data import Dataset
+import numpy as np
 
-from common.datasets.batch_memory import stacked
 from common.seeding import sample_seed
 
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset
+else:  # It is one by its methods; torch takes seconds to import, and an engine does without.
+    Dataset = object
 
-class AbstractDataset(Dataset, ABC):
+
+class AbstractDataset(ABC, Dataset):
     """Samples whose random draws are a function of (seed, epoch, sample id).
 
     A key is an index, or a pair (epoch, index) as `EpochSampler` yields. Subclasses define the
@@ -31,12 +35,28 @@ class AbstractDataset(Dataset, ABC):
 
     @abstractmethod
     def make_sample(self, index: int, seed: int) -> dict[str, Any]:
-        """Return the sample as a dict of tensors and numbers; `seed` decides every random draw."""
+        """Return the sample as a dict of arrays and numbers; `seed` decides every random draw."""
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """Return a batch: the tensors of samples stacked by name."""
+        from common.datasets.batch_memory import stacked  # torch takes seconds
+
         return stacked(samples)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+    def sample(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        """Return the sample of a key as `make_sample` makes it, without torch."""
         epoch, index = key if isinstance(key, tuple) else (0, key)
         return self.make_sample(index, sample_seed(self.seed, epoch, self.sample_id(index)))
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        return {name: _as_tensors(value) for name, value in self.sample(key).items()}
+
+
+def _as_tensors(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_as_tensors(item) for item in value]
+    if not isinstance(value, np.ndarray):
+        return value
+    from torch import from_numpy  # torch takes seconds
+
+    return from_numpy(value)

@@ -1,21 +1,22 @@
-"""Slices and their labels, as tensors."""
+"""Slices and their labels, as arrays."""
 
 import copy
 import logging
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import torch
 
 from common.albumentations import usable_windows
 from common.datasets.base import AbstractDataset
 from common.slices.store import UnreadableSlice
 from common.slices.table import AIR_ROW, PastEnd, SliceTable
 from common.transforms import SampleTransform
-from common.transforms.device import HostTransform
 from common.transforms.physics import USUAL_FIELD_MM
 from common.windows import AIR_HU
+
+if TYPE_CHECKING:
+    from common.transforms.device import HostTransform
 
 logger = logging.getLogger(__name__)
 
@@ -99,13 +100,13 @@ class ImageClassificationDataset(AbstractDataset):
     def make_sample(self, index: int, seed: int) -> dict[str, Any]:
         slices = self.slices_hu(index)
         window, spacing_mm = self.header_windows[index], self.spacings_mm[index]
-        others = {"labels": torch.from_numpy(self.labels[index]), "index": index}
+        others = {"labels": self.labels[index], "index": index}
         if self.host_transform is not None:
             image_hu = slices[0][None] if len(slices) == 1 else np.stack(slices)
             image, draws = self.host_transform(image_hu, seed, window, spacing_mm)
-            return {"image": torch.from_numpy(image), "draws": draws, **others}
+            return {"image": image, "draws": draws, **others}
         image = self.transform(np.stack(slices, axis=-1), seed, window, spacing_mm)
-        return {"image": torch.from_numpy(image), **others}
+        return {"image": image, **others}
 
     def slices_hu(self, index: int) -> list[np.ndarray]:
         """Return the slices of a sample as int16 HU (rows, columns), in the order of the offsets.

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from common.datasets.series import AbstractSeriesDataset, SeriesAugmentation, padded
@@ -49,11 +48,9 @@ class SequenceDataset(AbstractSeriesDataset):
         logits = np.concatenate([output.logits[rows] for output in self.outputs], axis=1)
         return {
             "features": [
-                torch.from_numpy(output.read_features(rows))
-                for output in self.outputs
-                if output.features is not None
+                output.read_features(rows) for output in self.outputs if output.features is not None
             ],
-            "logits": torch.from_numpy(logits),
+            "logits": logits,
             **self._sample(index, steps, self._index[steps.places]),
         }
 

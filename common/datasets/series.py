@@ -2,18 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from common.datasets.base import AbstractDataset
 from common.seeding import sample_seed
 from common.slices.table import SliceTable
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Where the positions of a series are unknown: the usual distance of slices of a head CT.
 NOMINAL_GAP_MM = 5.0
@@ -173,6 +173,8 @@ class AbstractSeriesDataset(AbstractDataset):
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """Return a batch padded at the end (labels with NaN, index with -1), and `lengths`."""
+        import torch  # which takes seconds
+
         batch: dict[str, Any] = {
             name: padded([sample[name] for sample in samples], filling)
             for name, filling in self.fillings.items()
@@ -208,10 +210,10 @@ class AbstractSeriesDataset(AbstractDataset):
         labels = np.full((len(slice_index), len(self.label_names)), np.nan, np.float32)
         labels[slice_index >= 0] = self.labels[slice_index[slice_index >= 0]]
         return {
-            "metadata": torch.from_numpy(steps.metadata),
-            "position_mm": torch.from_numpy(steps.position_mm),
-            "labels": torch.from_numpy(labels),
-            "index": torch.from_numpy(slice_index),
+            "metadata": steps.metadata,
+            "position_mm": steps.position_mm,
+            "labels": labels,
+            "index": slice_index,
             "sample": index,
         }
 
@@ -256,6 +258,8 @@ def series_metadata(
     return metadata.astype(np.float32), position_mm.astype(np.float32)
 
 
-def padded(values: Sequence[Tensor], filling: float = 0.0) -> Tensor:
+def padded(values: Sequence["Tensor"], filling: float = 0.0) -> "Tensor":
     """Return tensors (slices, ...) as one (series, most slices, ...), filled at the end."""
+    from torch.nn.utils.rnn import pad_sequence
+
     return pad_sequence(list(values), batch_first=True, padding_value=filling)

@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
 from common.datasets.series import AbstractSeriesDataset, SeriesAugmentation
@@ -86,7 +85,7 @@ class SeriesImageDataset(AbstractSeriesDataset):
             images, is_read[0] = self._air(int(steps.places[0]), seed), True
             slice_index = np.full_like(slice_index, -1)
         return {
-            "images": torch.from_numpy(images),
+            "images": images,
             **self._sample(index, steps.only(is_read), slice_index[is_read]),
         }
 

@@ -81,6 +81,8 @@ class BidirectionalRNN(nn.Module):
 
     def forward(self, values: Tensor, lengths: Tensor) -> Tensor:
         """Return the states of both directions, zero at padded steps."""
+        if torch.jit.is_tracing():  # for an engine, which sees one sequence at a time, unpadded
+            return self.rnn(values)[0]
         packed = pack_padded_sequence(values, lengths.cpu(), batch_first=True, enforce_sorted=False)
         states, _ = pad_packed_sequence(
             self.rnn(packed)[0], batch_first=True, total_length=values.shape[1]

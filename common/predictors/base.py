@@ -2,6 +2,7 @@
 
     predictor.json   everything but the weights, in plain JSON
     model.pt         the plain state dict
+    engine.*         the same network for another engine (`common.predictors.engine`), if exported
 
 Whoever predicts loads this folder and needs nothing of the training run that wrote it.
 """
@@ -10,15 +11,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import nn
 
 from common.errors import InputError
 from common.experiment import COPY_AGAIN, FORMAT_VERSION, JSON_FILE, WEIGHTS_FILE
+from common.features.slice_outputs import Scaling
 from common.files import file_sha256
 from common.scoring.calibration import calibrator_from_json, calibrator_to_json
 from common.scoring.metrics import DEFAULT_THRESHOLD, Floats
@@ -27,8 +27,27 @@ from common.scoring.study_calibration import StudyCalibration, study_rule
 from common.slices.table import SliceTable
 from common.transforms.views import PLAIN
 
-BuildModel = Callable[[dict[str, Any]], nn.Module]
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+BuildModel = Callable[[dict[str, Any]], "nn.Module"]
 LoadPart = Callable[[Path], "AbstractPredictor"]
+
+
+class Networks(Protocol):
+    """Opens the network of a predictor folder, in torch or in another engine.
+
+    Both raise InputError where a file is missing or is not what was written.
+    """
+
+    def slice_network(self, folder: Path, content: dict[str, Any]) -> Any:
+        """Return the network of a folder whose predictor.json has `content`."""
+
+    def sequence_network(
+        self, folder: Path, content: dict[str, Any]
+    ) -> tuple[Any, list[Scaling | None]]:
+        """Return the sequence network of a folder, and the scaling of features that it sees."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +95,7 @@ class PredictOptions:
     views: Sequence[str] = (PLAIN,)
     mean: Mean = "logits"
     seed: int = 0
-    device: torch.device | str = "cpu"
+    device: "torch.device | str" = "cpu"
     amp_dtype: Literal["bf16", "fp16"] | None = None
     compile: bool = False
     on_batch: Callable[[int], object] | None = None
@@ -168,14 +187,14 @@ class AbstractPredictor(ABC):
     @classmethod
     @abstractmethod
     def from_folder(
-        cls, folder: Path, content: dict[str, Any], build_model: BuildModel, load: LoadPart
+        cls, folder: Path, content: dict[str, Any], networks: Networks, load: LoadPart
     ) -> Self:
         """Return the predictor of this kind in `folder`.
 
         Args:
             folder: where `save` wrote.
             content: of predictor.json.
-            build_model: makes a network, with any weights, from a `model` dict.
+            networks: opens networks of such folders.
             load: loads a predictor that lies in a folder inside.
         """
 

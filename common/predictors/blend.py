@@ -16,8 +16,8 @@ from common.ensembling.blending import Blender
 from common.errors import InputError
 from common.predictors.base import (
     AbstractPredictor,
-    BuildModel,
     LoadPart,
+    Networks,
     PredictOptions,
     RowLogits,
 )
@@ -66,7 +66,7 @@ class BlendPredictor(ComposedPredictor):
 
     @classmethod
     def from_folder(
-        cls, folder: Path, content: dict[str, Any], build_model: BuildModel, load: LoadPart
+        cls, folder: Path, content: dict[str, Any], networks: Networks, load: LoadPart
     ) -> Self:
         """Return the blend in `folder`, its members with it."""
         if not content["num_members"]:

@@ -16,8 +16,8 @@ from common.errors import InputError
 from common.experiment import JSON_FILE, read_predictor_json
 from common.predictors.base import (
     AbstractPredictor,
-    BuildModel,
     LoadPart,
+    Networks,
     PredictOptions,
     RowLogits,
 )
@@ -83,7 +83,7 @@ class FoldsPredictor(ComposedPredictor):
 
     @classmethod
     def from_folder(
-        cls, folder: Path, content: dict[str, Any], build_model: BuildModel, load: LoadPart
+        cls, folder: Path, content: dict[str, Any], networks: Networks, load: LoadPart
     ) -> Self:
         """Return the predictor in `folder`, with all its members."""
         members = {int(fold): load(folder / f"fold_{fold}") for fold in content["folds"]}

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from common.errors import InputError
 from common.experiment import COPY_AGAIN, JSON_FILE, read_predictor_json
-from common.predictors.base import AbstractPredictor, BuildModel
+from common.predictors.base import AbstractPredictor, BuildModel, Networks
 from common.predictors.blend import BlendPredictor
+from common.predictors.engine import EngineNetworks, Precision
 from common.predictors.folds import FoldsPredictor
 from common.predictors.second_level import SecondLevelPredictor
 from common.predictors.sequence import StudyPredictor
@@ -30,16 +31,28 @@ PREDICTORS: dict[str, type[AbstractPredictor]] = {
 }
 
 
-def load_predictor(folder: Path, build_model: BuildModel) -> AbstractPredictor:
+def load_predictor(
+    folder: Path, build_model: BuildModel, engine: Precision | None = None
+) -> AbstractPredictor:
     """Return the predictor in `folder`, of whatever kind, ready to predict on the CPU.
 
     Args:
         folder: where `save` wrote.
         build_model: makes a network, with any weights, from the `model` dict of predictor.json.
+        engine: the precision of its engines (`common.predictors.engine`); None: torch.
 
     Raises:
-        InputError: the folder is no predictor, is damaged, or is of another version.
+        InputError: the folder is no predictor, is damaged, or is of another version, or there is no
+            engine of these weights.
     """
+    if engine is not None:
+        return _load(folder, EngineNetworks(engine, build_model))
+    from common.predictors.torch_networks import TorchNetworks  # torch takes seconds
+
+    return _load(folder, TorchNetworks(build_model))
+
+
+def _load(folder: Path, networks: Networks) -> AbstractPredictor:
     content = read_predictor_json(folder)
     kind = str(content.get("kind", SlicePredictor.kind))
     if kind not in PREDICTORS:
@@ -47,9 +60,9 @@ def load_predictor(folder: Path, build_model: BuildModel) -> AbstractPredictor:
             f"{folder / JSON_FILE} is a predictor of the kind {kind!r}: predict with the version "
             f"that wrote it"
         )
-    load_part = partial(load_predictor, build_model=build_model)
+    load_part = partial(_load, networks=networks)
     try:
-        return PREDICTORS[kind].from_folder(folder, content, build_model, load_part)
+        return PREDICTORS[kind].from_folder(folder, content, networks, load_part)
     except InputError:
         raise
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:

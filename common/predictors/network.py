@@ -1,34 +1,27 @@
 """Predictors that are one network: predictor.json and model.pt in their folder."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
-from torch.utils.data import DataLoader
 
-from common.checkpoint import load_weights_file, save_weights
-from common.datasets import AbstractDataset, make_loader
+from common.datasets import AbstractDataset
 from common.errors import InputError
 from common.experiment import JSON_FILE
 from common.files import write_json
-from common.networks.classifier import ImageClassifierNetwork
-from common.networks.state import FitSettings
-from common.precision import keep_freed_memory
 from common.predictors.base import (
     WEIGHTS_FILE,
     AbstractPredictor,
-    BuildModel,
     LoadPart,
+    Networks,
     PredictOptions,
     RowLogits,
-    checked_weights,
 )
+from common.predictors.engine import outputs_of
 from common.scoring.predictions import LogitMean
 from common.slices.table import SliceTable
 from common.transforms import SampleTransform
@@ -42,9 +35,8 @@ class NetworkPredictor(AbstractPredictor):
     predictor.json and model.pt lie in its folder. A subclass makes the dataset of a view.
 
     Attributes:
-        network_class: runs the network.
-        channels_last: the memory format of its images.
-        network: what `build_model` made, to logits.
+        sees: `slices`, or `series` of images.
+        network: a module of torch, to logits, or what runs it in another engine.
         model: what `build_model` needs to make the network again; plain types.
         transform: makes the image of a slice, with its windows, size and normalization; not random.
         tta_transform: draws the extra views of test-time augmentation; None where there are none.
@@ -52,9 +44,8 @@ class NetworkPredictor(AbstractPredictor):
     """
 
     gives_features: ClassVar[bool] = True
-    network_class: ClassVar[type[ImageClassifierNetwork]] = ImageClassifierNetwork
-    channels_last: ClassVar[bool] = False
-    network: nn.Module
+    sees: ClassVar[str] = "slices"
+    network: Any
     model: dict[str, Any]
     transform: SampleTransform
     tta_transform: SampleTransform | None = None
@@ -67,6 +58,8 @@ class NetworkPredictor(AbstractPredictor):
 
     def save(self, folder: Path) -> None:
         """Write predictor.json and model.pt, each in one step."""
+        from common.checkpoint import save_weights  # torch takes seconds
+
         content = {
             **self._shared_json(),
             "model": self.model,
@@ -80,14 +73,12 @@ class NetworkPredictor(AbstractPredictor):
 
     @classmethod
     def from_folder(
-        cls, folder: Path, content: dict[str, Any], build_model: BuildModel, load: LoadPart
+        cls, folder: Path, content: dict[str, Any], networks: Networks, load: LoadPart
     ) -> Self:
-        """Return the predictor in `folder`, its network in evaluation mode on the CPU."""
-        network = build_model(content["model"])
-        _load_weights(network, checked_weights(folder, content))
+        """Return the predictor in `folder`, ready to predict on the CPU."""
         tta, where = content["tta_transform"], str(folder / JSON_FILE)
         return cls(
-            network=network.eval(),
+            network=networks.slice_network(folder, content),
             model=content["model"],
             transform=SampleTransform.from_dict(content["transform"], where),
             tta_transform=tta and SampleTransform.from_dict(tta, where),
@@ -158,19 +149,7 @@ class NetworkPredictor(AbstractPredictor):
         self, dataset: AbstractDataset, batch_size: int, options: PredictOptions
     ) -> dict[str, NDArray[Any]]:
         """Return the outputs of the network for all samples of a dataset, by name, in its order."""
-        keep_freed_memory()
-        settings = FitSettings(
-            iteration_num=0,
-            channels_last=self.channels_last,
-            device=torch.device(options.device),
-            amp_dtype=options.amp_dtype,
-            compile=options.compile,
-        )
-        network = self.network_class(
-            self.network, settings, self.label_weights, with_features=options.with_features
-        )
-        loader = make_loader(dataset, batch_size, options.num_workers)
-        return network.predict(cast(DataLoader, _counted(loader, options.on_batch)))
+        return outputs_of(self.network, self.sees, dataset, batch_size, options)
 
     def _view_transform(self, view: str) -> Any:
         """Return what makes the images of a view; InputError where this predictor has none."""
@@ -205,20 +184,3 @@ class FeatureMean:
         mean = self._total / np.float32(self._num)
         mean[~readable] = 0
         return mean
-
-
-def _load_weights(network: nn.Module, path: Path) -> None:
-    try:
-        network.load_state_dict(load_weights_file(path))
-    except (RuntimeError, InputError, AttributeError, TypeError) as error:
-        raise InputError(f"{path} does not hold the weights of this network: {error}") from error
-
-
-def _counted(
-    loader: Iterable[dict[str, Any]], on_batch: Callable[[int], object] | None
-) -> Iterator[dict[str, Any]]:
-    """Yield the batches, and report the number of slices of each."""
-    for batch in loader:
-        yield batch
-        if on_batch is not None:
-            on_batch(int((batch["index"] >= 0).sum()))

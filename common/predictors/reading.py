@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from common.datasets.base import AbstractDataset
 from common.predictors.base import PredictOptions, RowLogits
+from common.predictors.engine import batches_for
 from common.scoring.predictions import mean_logits
 from common.slices.table import SliceTable
 
@@ -37,8 +38,6 @@ def predict_slices(
         table: the slices.
         rows: int (n,), rows of the table.
     """
-    from common.datasets import make_loader  # torch takes seconds, and not all networks need it
-
     wanted = np.unique(rows)
     ordered = table.anatomical_order(wanted[table.readable[wanted]])
     once, datasets = ReadOnce(table), dict[str, AbstractDataset]()
@@ -49,7 +48,8 @@ def predict_slices(
                 datasets[recipe] = predictor.view_dataset(once, ordered, view, options)
     collected = [_Collected(predictor, options, wanted) for predictor, options in asked]
     size = max(asked[0][1].batch_size // len(datasets), 1)
-    for batch in make_loader(_Joint(datasets), size, asked[0][1].num_workers):
+    joint, num_workers = _Joint(datasets), asked[0][1].num_workers
+    for batch in batches_for(asked[0][0].network, joint, size, num_workers):
         index = np.asarray(batch["index"])
         places = np.searchsorted(wanted, ordered[index[index >= 0]])
         for each in collected:
@@ -129,7 +129,7 @@ class _Joint(AbstractDataset):
 
     def make_sample(self, index: int, seed: int) -> dict[str, Any]:
         # Each has a seed of its own.
-        samples = {recipe: dataset[index] for recipe, dataset in self.datasets.items()}
+        samples = {recipe: dataset.sample(index) for recipe, dataset in self.datasets.items()}
         images = {recipe: sample["image"] for recipe, sample in samples.items()}
         return {**images, "index": min(sample["index"] for sample in samples.values())}
 

@@ -18,8 +18,8 @@ from common.ensembling.sequences import LevelInputs, level_inputs
 from common.ensembling.smoothing import Smoothing
 from common.predictors.base import (
     AbstractPredictor,
-    BuildModel,
     LoadPart,
+    Networks,
     PredictOptions,
     RowLogits,
 )
@@ -75,7 +75,7 @@ class SecondLevelPredictor(ComposedPredictor):
 
     @classmethod
     def from_folder(
-        cls, folder: Path, content: dict[str, Any], build_model: BuildModel, load: LoadPart
+        cls, folder: Path, content: dict[str, Any], networks: Networks, load: LoadPart
     ) -> Self:
         """Return the predictor in `folder`, its networks in evaluation mode on the CPU."""
         model = content["model"]

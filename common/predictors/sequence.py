@@ -13,27 +13,20 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from common.checkpoint import load_weights_file, save_weights
-from common.datasets import make_loader
 from common.datasets.sequence import SequenceDataset
 from common.features.slice_outputs import FeaturesInMemory, Scaling, SliceOutputs
-from common.models import SeriesModel, build_series_model
-from common.networks.sequence import SequenceClassifierNetwork
-from common.networks.state import FitSettings
-from common.precision import keep_freed_memory
 from common.predictors.base import (
     WEIGHTS_FILE,
     AbstractPredictor,
-    BuildModel,
     LoadPart,
+    Networks,
     PredictOptions,
     RowLogits,
-    checked_weights,
 )
 from common.predictors.composed import ComposedPredictor, predict_all
+from common.predictors.engine import outputs_of
 from common.scoring.predictions import Mean
 from common.scoring.study_calibration import OWN_OF_SERIES
 from common.slices.table import SliceTable
@@ -51,7 +44,8 @@ class StudyPredictor(ComposedPredictor):
     the slices. A row that is read from a damaged store is left out of its series.
 
     Attributes:
-        network: of slice outputs; it may give `series_logits` of its own too.
+        network: a `SeriesModel` of slice outputs, or what runs it in another engine; it may give
+            `series_logits` of its own too.
         slice_predictors: in the order of its inputs.
         scalings: of the features of each slice predictor; None where they are not used.
         slice_views: the views of each slice predictor that its outputs in training were the mean
@@ -61,7 +55,7 @@ class StudyPredictor(ComposedPredictor):
     """
 
     kind: ClassVar[str] = "study"
-    network: SeriesModel
+    network: Any
     slice_predictors: Sequence[AbstractPredictor]
     scalings: Sequence[Scaling | None]
     slice_views: Sequence[tuple[Sequence[str], Mean]]
@@ -84,6 +78,10 @@ class StudyPredictor(ComposedPredictor):
         return OWN_OF_SERIES if "series_logits" in self.network.output_names else None
 
     def _own_json(self, folder: Path) -> dict[str, Any]:
+        import torch  # which takes seconds, and no prediction by an engine needs
+
+        from common.checkpoint import save_weights
+
         scalings = [
             None if s is None else {"mean": torch.tensor(s.mean), "spread": torch.tensor(s.spread)}
             for s in self.scalings
@@ -98,21 +96,16 @@ class StudyPredictor(ComposedPredictor):
 
     @classmethod
     def from_folder(
-        cls, folder: Path, content: dict[str, Any], build_model: BuildModel, load: LoadPart
+        cls, folder: Path, content: dict[str, Any], networks: Networks, load: LoadPart
     ) -> Self:
-        """Return the predictor in `folder`, its networks in evaluation mode on the CPU."""
-        weights = checked_weights(folder, content)
-        state = load_weights_file(weights)
-        network = build_series_model(content["model"])
-        network.load_state_dict(state["network"])
+        """Return the predictor in `folder`, ready to predict on the CPU."""
+        network, scalings = networks.sequence_network(folder, content)
         return cls(
-            network=network.eval(),
+            network=network,
             slice_predictors=[
                 load(folder / f"slices_{n}") for n in range(content["num_slice_predictors"])
             ],
-            scalings=[
-                s and Scaling(s["mean"].numpy(), s["spread"].numpy()) for s in state["scalings"]
-            ],
+            scalings=scalings,
             slice_views=[(tuple(item["views"]), item["mean"]) for item in content["slice_views"]],
             **cls._shared_fields(content),
         )
@@ -120,7 +113,6 @@ class StudyPredictor(ComposedPredictor):
     def _predict(
         self, table: SliceTable, rows: NDArray[np.int64], options: PredictOptions
     ) -> RowLogits:
-        keep_freed_memory()
         shape = (len(table), len(self.label_names))
         found = {name: np.zeros(shape, np.float32) for name in self.network.output_names}
         is_read = np.zeros(len(table), dtype=bool)
@@ -130,7 +122,7 @@ class StudyPredictor(ComposedPredictor):
             known = np.logical_and.reduce([output.is_known for output in said])
             part = part[known[part]]
             dataset = SequenceDataset(table, part, said, ())
-            for name, values in self._sequence_outputs(dataset, options.device).items():
+            for name, values in self._sequence_outputs(dataset, options).items():
                 found[name][dataset.rows] = values
             is_read[part] = True
         of_series = found.get("series_logits")
@@ -182,14 +174,13 @@ class StudyPredictor(ComposedPredictor):
         return SliceOutputs(name, logits, folds, features, feature_rows, {0: scaling})
 
     def _sequence_outputs(
-        self, dataset: SequenceDataset, device: torch.device | str
+        self, dataset: SequenceDataset, options: PredictOptions
     ) -> dict[str, NDArray[np.float32]]:
         """Return the logits of the rows of a dataset and of their series, in their order."""
-        settings = FitSettings(iteration_num=0, device=torch.device(device))
-        network = SequenceClassifierNetwork(self.network, settings, self.label_weights)
         if not len(dataset):
             return {}
-        outputs = network.predict(make_loader(dataset, _SERIES_BATCH, 0))
+        plain = PredictOptions(device=options.device)
+        outputs = outputs_of(self.network, "outputs", dataset, _SERIES_BATCH, plain)
         return {name: outputs[name] for name in self.network.output_names}
 
 

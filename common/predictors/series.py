@@ -10,8 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.datasets.series_images import SeriesImageDataset
-from common.networks.classifier import ImageClassifierNetwork
-from common.networks.sequence import SeriesImageNetwork
 from common.predictors.base import PredictOptions
 from common.predictors.network import NetworkPredictor
 from common.slices.pixel_steps import NO_STEPS, PixelSteps
@@ -36,7 +34,7 @@ class SeriesPredictor(NetworkPredictor):
         steps: what is done to the pixels of a slice first.
     """
 
-    network_class: ClassVar[type[ImageClassifierNetwork]] = SeriesImageNetwork
+    sees: ClassVar[str] = "series"
     steps: PixelSteps = NO_STEPS
 
     def _dataset(

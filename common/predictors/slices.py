@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from common.datasets import AbstractDataset, ImageClassificationDataset, make_loader
-from common.models.layer_cam import layer_cam
+from common.datasets import AbstractDataset, ImageClassificationDataset
 from common.predictors.base import PredictOptions, RowLogits
+from common.predictors.engine import EngineNetwork
 from common.predictors.network import NetworkPredictor
 from common.predictors.reading import ReadOnce, predict_slices
 from common.slices.store import UnreadableSlice
@@ -36,7 +35,6 @@ class SlicePredictor(NetworkPredictor):
     """
 
     kind: ClassVar[str] = "slices"
-    channels_last: ClassVar[bool] = True
     offsets_mm: Sequence[float] = ()
     past_end: PastEnd = "last"
 
@@ -95,11 +93,15 @@ class SlicePredictor(NetworkPredictor):
         Raises:
             InputError: see `layer_cam`, and `matrix_to_slice` of transforms.
         """
-        spacing_mm = (0.5, 0.5, 5.0)
+        import torch  # which takes seconds, and no engine needs
+
+        from common.models.layer_cam import layer_cam
+
+        network, spacing_mm = self._torch_network(), (0.5, 0.5, 5.0)
         air_hu = np.full((512, 512, len(self.slice_offsets)), AIR_HU, dtype=np.int16)
         image = torch.from_numpy(self.transform(air_hu, 0, None, spacing_mm))
         self.transform.matrix_to_slice((512, 512), spacing_mm)
-        layer_cam(self.network.eval(), image[None].to(next(self.network.parameters()).device), 0)
+        layer_cam(network, image[None].to(next(network.parameters()).device), 0)
 
     def activation_maps(
         self, table: SliceTable, rows: NDArray[np.int64], label: str, options: PredictOptions
@@ -110,7 +112,10 @@ class SlicePredictor(NetworkPredictor):
             float32 (n, height, width), 0 where a slice can't be read, and (rows, columns) of the
             images, which all have one size.
         """
-        network = self.network.eval().to(options.device)
+        from common.datasets import make_loader
+        from common.models.layer_cam import layer_cam
+
+        network = self._torch_network().to(options.device)
         dataset = self._dataset(table, rows, self.transform, PLAIN, options)
         maps, k = [], list(self.label_names).index(label)
         for batch in make_loader(dataset, min(options.batch_size, _MAPS_AT_ONCE), 0):
@@ -119,6 +124,11 @@ class SlicePredictor(NetworkPredictor):
             maps.append(found)
         height, width = batch["image"].shape[2:]
         return np.concatenate(maps), (height, width)
+
+    def _torch_network(self) -> Any:
+        """Return the network in torch, in evaluation mode: engines give no gradients."""
+        is_engine = isinstance(self.network, EngineNetwork)
+        return (self.network.in_torch() if is_engine else self.network).eval()
 
     @classmethod
     def _own_fields(cls, content: dict[str, Any]) -> dict[str, Any]:
@@ -143,5 +153,5 @@ class _PredictionDataset(ImageClassificationDataset):
             logger.warning("image %s can't be read: %s", self.sample_id(index), error)
             size = self.table.frame.loc[row, ["rows", "columns"]].astype(int)
             air_hu = np.full((*size, len(self.slice_offsets)), AIR_HU, dtype=np.int16)
-            image = torch.from_numpy(self.transform(air_hu, seed))
-            return {"image": image, "labels": torch.from_numpy(self.labels[index]), "index": -1}
+            image = self.transform(air_hu, seed)
+            return {"image": image, "labels": self.labels[index], "index": -1}

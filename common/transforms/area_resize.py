@@ -3,11 +3,13 @@
 import functools
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass
@@ -38,11 +40,13 @@ class BoxStep:
         resized = cv2.resize(np.ascontiguousarray(image), self.size[::-1], interpolation=method)
         return resized.reshape(*self.size, *image.shape[2:])
 
-    def on_device(self, images: Tensor) -> Tensor:
+    def on_device(self, images: "Tensor") -> "Tensor":
         """Return float32 (batch, slices, *size) of float32 images (batch, slices, rows, columns).
 
         Weighted rows and columns are added one by one: a matrix product may be rounded to TF32.
         """
+        import torch  # which takes seconds, and the CPU does not need
+
         for axis in (2, 3):
             index, weight = self._taps(axis - 2)
             shape = (-1, 1, index.shape[1], 1) if axis == 2 else (-1, 1, 1, index.shape[1])

@@ -5,17 +5,19 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from common.errors import InputError
 from common.transforms import catalog, coordinates, sizes
-from common.transforms.device import DeviceTransform, HostTransform
 from common.transforms.draw import HeaderWindow, random_state
 from common.transforms.host import HostStages
 from common.transforms.physics import Spacing, known_spacing_mm
 from common.transforms.pipeline import Pipeline, checked_normalization, parse_pipeline
+
+if TYPE_CHECKING:
+    from common.transforms.device import DeviceTransform, HostTransform
 
 
 def load_transform(path: Path) -> "SampleTransform":
@@ -133,12 +135,16 @@ class SampleTransform:
         """
         return coordinates.matrix_to_slice(self.pipeline, self._where, shape, spacing_mm)
 
-    def host_part(self) -> HostTransform:
+    def host_part(self) -> "HostTransform":
         """Return the part for the loader where `device_part` does the rest."""
+        from common.transforms.device import HostTransform  # torch takes seconds
+
         return HostTransform(self.pipeline, self._where)
 
-    def device_part(self, channels_last: bool = False) -> DeviceTransform:
+    def device_part(self, channels_last: bool = False) -> "DeviceTransform":
         """Return the part that makes images from the output of `host_part` on the device."""
+        from common.transforms.device import DeviceTransform
+
         return DeviceTransform(self.pipeline, channels_last)
 
     def _with(self, **changes: Any) -> "SampleTransform":

@@ -12,7 +12,6 @@ from common.errors import InputError
 from common.experiment import JSON_FILE, PredictorHome
 from common.files import make_folder, replacing_folder
 from common.predictors.base import AbstractPredictor
-from common.predictors.loading import load_predictor
 from common.scoring.local_calibration import LocalData, cross_fit_local, fit_local, score_local
 from common.scoring.metrics import Floats
 from common.slices.folds import owners
@@ -39,8 +38,8 @@ from rsna.evaluation.model_card import write_card
 from rsna.evaluation.prediction import predict_options
 from rsna.evaluation.scoring import predictor_info, shown, task_of
 from rsna.evaluation.unseen import require_unseen_rows, require_unseen_source
+from rsna.opening import open_predictor
 from rsna.predictor import predict_with_progress
-from rsna_model import build_model
 from rsna_task import Task
 
 logger = logging.getLogger(__name__)
@@ -59,7 +58,7 @@ def calibrate(config: Config) -> Iterator[str]:
     home, target = config.predictor_home(), calibration_target(config)
     name, held_out = config.data.data_dataset, config.evaluation.ids
     table, task = SliceTable.load(config.dataset_folder), task_of(predictor_info(home))
-    predictor = load_predictor(home.predictor, build_model)
+    predictor = open_predictor(home.predictor)
     require_same_steps(predictor.training, table.folder)
     require_unseen_source(home, table, name, held_out)
     labelled = find_labelled(table, name, task.label_names, held_out)

@@ -15,7 +15,7 @@ from common.experiment import JSON_FILE, Experiment, PredictorHome, ScoredFolder
 from common.files import read_parquet, write_json
 from common.predictors.base import PredictOptions
 from common.predictors.blend import BlendPredictor
-from common.predictors.loading import load_predictor
+from common.predictors.engine import Precision
 from common.predictors.series import STUDY_RULE
 from common.report import EvaluationReport, PlannedSchedule
 from common.scoring.predictions import build_predictions, write_predictions
@@ -58,6 +58,7 @@ from rsna.evaluation.unseen import (
     require_unseen_source,
     source_note,
 )
+from rsna.opening import open_predictor
 from rsna.predictor import predict_with_progress
 from rsna_model import build_model
 
@@ -153,6 +154,7 @@ def evaluate_on_dataset(
     held_out: AbstractSet[str] | None = None,
     protocol: str | None = None,
     how: Deciding = AS_KEPT,
+    engine: Precision | None = None,
 ) -> Evaluation:
     """Predict and score all labelled slices of a dataset that the predictor has not seen.
 
@@ -166,12 +168,13 @@ def evaluate_on_dataset(
         protocol: the hash of the protocol that it follows (`rsna.evaluation.protocol`).
         how: studies are called and triaged, where the flags ask for it; else as the predictor
             does, unless it was fitted on these patients.
+        engine: what runs the networks (`open_predictor`), kept in metrics.json.
 
     Raises:
         InputError: nothing can be scored, or the weights or a calibration saw what would be.
     """
     info = predictor_info(home)
-    predictor = load_predictor(home.predictor, build_model)
+    predictor = open_predictor(home.predictor, engine)
     require_same_steps(info["training"], table.folder)
     task = task_of(info)
     require_unseen_source(home, table, name, held_out)
@@ -209,6 +212,7 @@ def evaluate_on_dataset(
     stages, flow = write_flow(place, main, table, task, why_not)
     of_groups, sections = analyse_studies(main, frame, table, place, task.label_names)
     metrics = {**main.metrics, **of_groups, "flow": stages, "protocol": protocol}
+    metrics["engine"] = engine and f"openvino {engine}"
     metrics["weights_sha256"] = weights_digest(home.predictor)
     write_json(place.metrics_file, metrics)
     if labelled.by_study:

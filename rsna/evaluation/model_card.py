@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from common.experiment import JSON_FILE, PredictorHome, evaluations_of
 from common.files import file_sha256, write_json, write_text
 from common.models.timm_factory import PACKAGED_WEIGHTS
+from common.predictors.engine import RECORD
 from common.preparation.manifest import MANIFEST_FILE
 from common.report.page import render
 from common.requirements import program_version, required_packages
@@ -138,7 +139,12 @@ def weights_digest(folder: Path) -> str:
 
 
 def _digest_of(hashes: Mapping[str, str]) -> str:
-    lines = [f"{name} {value}\n" for name, value in hashes.items() if name.endswith(".json") == 0]
+    """Return one digest of the files with weights; an engine is made of these."""
+    lines = [
+        f"{name} {value}\n"
+        for name, value in hashes.items()
+        if not name.endswith(".json") and not PurePath(name).name.startswith(f"{RECORD}.")
+    ]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

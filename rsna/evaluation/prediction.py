@@ -10,7 +10,6 @@ from common.cli import command_line
 from common.errors import Interrupted
 from common.files import make_folder, replacing
 from common.predictors.base import AbstractPredictor, PredictOptions
-from common.predictors.loading import load_predictor
 from common.preparation.workers.runner import TaskRunner
 from common.scoring.kaggle_client import KaggleClient
 from common.scoring.predictions import write_predictions
@@ -22,12 +21,11 @@ from common.scoring.submission import (
 )
 from common.words import count
 from config import Config
-from rsna.build import find_device
 from rsna.evaluation.folders import STUDIES_FILE, prediction_folders
 from rsna.evaluation.study_pages import INDEX_FILE, study_lines, write_study_pages
 from rsna.evaluation.together import share_of_rows
+from rsna.opening import device_of, open_predictor
 from rsna.predictor import Prediction, Predictor, count_line
-from rsna_model import build_model
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +45,7 @@ def predict(config: Config, runner: TaskRunner) -> Iterator[str]:
     """
     source, output = prediction_folders(config)
     home = config.predictor_home(recorded=False)
-    predictor = load_predictor(home.predictor, build_model)
+    predictor = open_predictor(home.predictor, config.engine.precision)
     # Refused before the work, not after it.
     asked_for, competition = config.prediction.pr_dataframe, config.prediction.pr_submit
     sample = read_sample(Path(asked_for), predictor.label_names) if asked_for is not None else None
@@ -115,7 +113,7 @@ def write_prediction(
 
 def predict_options(config: Config) -> PredictOptions:
     """Return how the flags ask for predictions: views, their mean, workers, device."""
-    views, device = config.views.names, find_device(config)
+    views, device = config.views.names, device_of(config)
     config = config.resolved("prediction")
     if config.chosen:
         logger.info(config.chosen)

@@ -10,7 +10,7 @@ from common.slices.table import SliceTable
 from config import OF_THE_MACHINE, Config, recorded_config
 from flags.evaluation import EvaluationConfig
 from flags.general import MonitorConfig
-from flags.prediction import ViewsConfig
+from flags.prediction import EngineConfig, ViewsConfig
 from rsna.evaluation.deciding import Deciding
 from rsna.evaluation.evaluation import evaluate_experiment, evaluate_on_dataset
 from rsna.evaluation.prediction import predict_options
@@ -19,7 +19,7 @@ from rsna.training.tracking import monitor_command, tracking
 
 logger = logging.getLogger(__name__)
 
-_VIEWS = set(ViewsConfig.__dataclass_fields__)
+_VIEWS = set(ViewsConfig.__dataclass_fields__ | EngineConfig.__dataclass_fields__)
 # What an evaluation takes from its own flags where they are given; the rest is as recorded.
 _OWN = {"data_dataset", "data_input_folder", "device", "dev_enabled"} | OF_THE_MACHINE
 _EVALUATION = set(EvaluationConfig.__dataclass_fields__)
@@ -44,7 +44,9 @@ def evaluate(given: Config) -> Iterator[str]:
     is_other = recorded is None or dataset != recorded.data.data_dataset
     if is_other or TRAINED_ON in predictor_info(home)["training"]:
         options, held_out = predict_options(config), config.evaluation.ids
-        evaluation = evaluate_on_dataset(home, table, dataset, options, held_out, how=how)
+        evaluation = evaluate_on_dataset(
+            home, table, dataset, options, held_out, how=how, engine=config.engine.precision
+        )
         yield evaluation.summary()
         return
     for flag in sorted(given.given & (_VIEWS | {"ev_held_out"})):

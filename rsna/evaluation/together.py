@@ -19,10 +19,9 @@ def run_together(config: Config, run: Callable[[Config], Iterator[str]]) -> Iter
     import torch
 
     from common.distributed import Processes, connected
-    from common.predictors.loading import load_predictor
     from common.predictors.sharing import share_threads, together
     from rsna.build import find_device
-    from rsna_model import build_model
+    from rsna.opening import open_predictor
 
     processes = Processes.from_environment()
     find_device(config, processes)  # refuses more processes than GPUs
@@ -31,7 +30,9 @@ def run_together(config: Config, run: Callable[[Config], Iterator[str]]) -> Iter
     # Objects alone are exchanged, over gloo. The others wait while slices are prepared.
     with connected(processes, torch.device("cpu"), timedelta(days=7)):
         lines = together(
-            processes, lambda: list(run(config)), lambda: load_predictor(folder, build_model)
+            processes,
+            lambda: list(run(config)),
+            lambda: open_predictor(folder, config.engine.precision),
         )
     yield from lines or ()
 

@@ -27,6 +27,7 @@ ANALYSIS = "rsna.worker.analysis"
 PACKAGES = ("highdicom", "pynetdicom", "dicomweb_client", "prometheus_client")
 _CHILD_FLAGS = {
     *("experiment_id", "output_dir", "seed", "device", "pr_predictor"),
+    *("pr_engine", "pr_precision"),
     *("dl_heat_map", "dl_force", "dl_uid_root"),
 }
 ORTHANC_AUTH, SEND_AUTH = "ICH_ORTHANC_AUTH", "ICH_SEND_AUTH"
