@@ -104,11 +104,11 @@ class ReadOnce(SliceTable):
 
     def __init__(self, table: SliceTable) -> None:
         self.__dict__.update(table.__dict__)
-        self._recent: dict[int, np.ndarray] = {}
+        self._read, self._recent = table.image_hu, dict[int, np.ndarray]()
 
     def image_hu(self, row: int) -> np.ndarray:
         if row not in self._recent:
-            image_hu = super().image_hu(row)
+            image_hu = self._read(row)
             if len(self._recent) == _REMEMBERED:
                 self._recent.pop(next(iter(self._recent)))
             self._recent[row] = image_hu
