@@ -100,8 +100,9 @@ def _limits(controller: str, names: tuple[str, str], root: Path) -> Iterator[lis
 
 def lacks_to_compile(device_type: str) -> str | None:
     """Return what torch.compile lacks for a device, in words; None where all is there."""
-    wanted = ("gcc", "clang") if device_type == "cuda" else ("g++", "clang++")
-    if not any(shutil.which(os.environ.get("CXX", name)) for name in wanted):
+    # Triton takes a compiler of C, torch.compile for the CPU one of C++.
+    given, *wanted = ("CC", "gcc", "clang") if device_type == "cuda" else ("CXX", "g++", "clang++")
+    if not any(shutil.which(os.environ.get(given, name)) for name in wanted):
         return f"a compiler ({' or '.join(wanted)})"
     if not Path(sysconfig.get_path("include"), "Python.h").is_file():
         return "the headers of Python (python3-dev)"
