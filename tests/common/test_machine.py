@@ -82,8 +82,9 @@ def test_cores_for_each_process(fields, cores):
 def test_what_the_environment_says(monkeypatch):
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "6")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    monkeypatch.setenv("WORLD_SIZE", "12")
     here = Machine.here("cpu")
-    assert (here.num_slurm, here.num_processes, here.gpu) == (6, 3, None)
+    assert (here.num_slurm, here.num_processes, here.num_in_all, here.gpu) == (6, 3, 12, None)
     for words in ("", "many", "0"):
         monkeypatch.setenv("SLURM_CPUS_PER_TASK", words)
         assert Machine.here("cpu").num_slurm is None
