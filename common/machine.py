@@ -31,6 +31,7 @@ class Machine:
         quota: cores' worth of time that containers allow; None for no limit.
         num_slurm: cores of the Slurm task; None outside of one.
         num_processes: processes of torchrun on this machine, which share cores and memory.
+        num_in_all: those on all machines.
         gpu: where the network runs, the least of all processes; None for the CPU.
         compile_lacks: what torch.compile would lack on this GPU; None for nothing.
     """
@@ -40,6 +41,7 @@ class Machine:
     quota: float | None = None
     num_slurm: int | None = None
     num_processes: int = 1
+    num_in_all: int = 1
     gpu: Gpu | None = None
     compile_lacks: str | None = None
 
@@ -53,6 +55,7 @@ class Machine:
             quota=cpu_quota(),
             num_slurm=_number("SLURM_CPUS_PER_TASK"),
             num_processes=num_processes,
+            num_in_all=_number("WORLD_SIZE") or 1,
             gpu=_find_gpu(num_processes) if device != "cpu" and _may_have_gpu() else None,
             compile_lacks=lacks_to_compile("cuda"),
         )
@@ -100,8 +103,9 @@ def _limits(controller: str, names: tuple[str, str], root: Path) -> Iterator[lis
 
 def lacks_to_compile(device_type: str) -> str | None:
     """Return what torch.compile lacks for a device, in words; None where all is there."""
-    wanted = ("gcc", "clang") if device_type == "cuda" else ("g++", "clang++")
-    if not any(shutil.which(os.environ.get("CXX", name)) for name in wanted):
+    # Triton takes a compiler of C, torch.compile for the CPU one of C++.
+    given, *wanted = ("CC", "gcc", "clang") if device_type == "cuda" else ("CXX", "g++", "clang++")
+    if not any(shutil.which(os.environ.get(given, name)) for name in wanted):
         return f"a compiler ({' or '.join(wanted)})"
     if not Path(sysconfig.get_path("include"), "Python.h").is_file():
         return "the headers of Python (python3-dev)"

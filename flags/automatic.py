@@ -80,7 +80,7 @@ def _on_gpu(flags: Mapping[str, Any], machine: Machine, gpu: Gpu) -> dict[str, C
         (flags["dev_enabled"], "dev mode"),
         (num_batches < LONG, f"fewer than {LONG} batches"),
         (is_whole, "series differ in length"),
-        (machine.num_processes > 1, "not tried with several processes"),
+        (machine.num_in_all > 1, "not tried with several processes"),
         exact,
         (machine.compile_lacks, f"{machine.compile_lacks} is missing"),
     )

@@ -186,7 +186,8 @@ def _flag_message(message: str, rules: Mapping[str, str]) -> str:
     """Return a message of the parser as flag, value and rule."""
     message = " ".join(message.split())
     key = re.search(r'Parser key "(\w+)"', message)
-    value = re.search(r"(?:Got|Given) value: ?(.*)$", message)
+    # Of a union, each kind says what it was given: the first is enough.
+    value = re.search(r"(?:Got|Given) value: ?(.*?)( - Expected .*)?$", message)
     if key and value and key[1] in rules:
         return f"--{key[1]} {value[1] or EMPTY}: must be {rules[key[1]]}"
     missing = re.match(r"argument --(\w+): expected one argument", message)

@@ -64,6 +64,7 @@ def test_defaults_and_values():
         (("--cb_telemetry_enabled", "1"), r"needs --cb_telemetry_module_name"),
         (("--cb_telemetry_log_every", "0"), r"--cb_telemetry_log_every 0: must be at least 1"),
         (("--data_fold", "x"), r"^--data_fold x: must be a whole number or all$"),
+        (("--data_fold", "yes"), r"^--data_fold True: must be a whole number or all$"),
         (("--data_fold", "1.5"), r"^--data_fold 1.5: must be a whole number or all$"),
         (("--data_fold", ""), r'^--data_fold "": must be a whole number or all$'),
         (("--tr_batch_size", ""), r'^--tr_batch_size "": must be a whole number$'),

@@ -21,7 +21,7 @@ from common.errors import InputError
 from common.experiment import Experiment, read_predictor_json
 from common.features.store import MANIFEST_FILE, FeatureTable
 from common.scoring.predictions import MEAN_VIEW, read_predictions
-from common.slices.table import SliceTable
+from common.slices.table import SLICES_FILE, SliceTable
 
 logger = logging.getLogger(__name__)
 
@@ -179,6 +179,7 @@ def load_test_outputs(
     if not own.predictions_file("test").is_file():
         return None
     try:
+        _require_newer(own.predictions_file("test"), table.folder / SLICES_FILE)
         content = read_predictor_json(own.predictor)
         names = content["label_names"]
         predictions = read_predictions(own.predictions_file("test"), names)
@@ -190,6 +191,12 @@ def load_test_outputs(
         logger.warning("slice outputs of the test rows are computed again: %s", error)
         return None
     return replace(outputs, scaling={} if scaling is None else {fold: scaling})
+
+
+def _require_newer(path: Path, other: Path) -> None:
+    """Raise InputError where a dataset may have other pixels than when outputs were made of it."""
+    if path.stat().st_mtime_ns < other.stat().st_mtime_ns:
+        raise InputError(f"{path} is older than {other}: the dataset was prepared again since")
 
 
 def _kept(

@@ -185,9 +185,15 @@ def retry(folder: Path, which: str) -> int:
         which: the start of a key, or `all`.
 
     Raises:
-        InputError: no worker has worked in the folder, or there is no such study.
+        InputError: no worker has worked in the folder, it works as another user, or there is no
+            such study.
     """
     with _opened(folder, read_only=False) as journal:
+        if (owner := journal.path.stat().st_uid) != os.geteuid():
+            raise InputError(
+                f"--wk_retry: the worker could not write to a log that another user begins: run "
+                f"this as its user (sudo -u '#{owner}')"
+            )
         records = Records(folder, journal)
         found = journal.in_states((REJECTED, REFUSED))
         jobs = [job for job in found if which == "all" or job.key.startswith(which)]

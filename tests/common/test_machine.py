@@ -82,8 +82,9 @@ def test_cores_for_each_process(fields, cores):
 def test_what_the_environment_says(monkeypatch):
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "6")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    monkeypatch.setenv("WORLD_SIZE", "12")
     here = Machine.here("cpu")
-    assert (here.num_slurm, here.num_processes, here.gpu) == (6, 3, None)
+    assert (here.num_slurm, here.num_processes, here.num_in_all, here.gpu) == (6, 3, 12, None)
     for words in ("", "many", "0"):
         monkeypatch.setenv("SLURM_CPUS_PER_TASK", words)
         assert Machine.here("cpu").num_slurm is None
@@ -115,7 +116,8 @@ def test_without_a_driver_the_machine_is_known_without_torch(project_root):
 
 
 def test_compiling_is_refused_where_something_is_missing(monkeypatch, tmp_path):
-    monkeypatch.delenv("CXX", raising=False)
+    for name in ("CC", "CXX"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match=r"^--tr_compile 1: needs a compiler \(g\+\+ or clang\+\+"):
         require_compiler(torch.device("cpu"))
@@ -124,6 +126,13 @@ def test_compiling_is_refused_where_something_is_missing(monkeypatch, tmp_path):
     monkeypatch.setattr(common.machine, "find_spec", lambda name: None)
     if common.machine.lacks_to_compile("cpu") is None:
         assert common.machine.lacks_to_compile("cuda") == "triton"
+        # Each looks at the variable of its own compiler.
+        monkeypatch.setenv("CXX", "none")
+        assert common.machine.lacks_to_compile("cuda") == "triton"
+        assert str(common.machine.lacks_to_compile("cpu")).startswith("a compiler")
+        monkeypatch.setenv("CC", "none")
+        assert str(common.machine.lacks_to_compile("cuda")).startswith("a compiler")
+        monkeypatch.delenv("CXX")
     monkeypatch.setattr(common.machine.sysconfig, "get_path", lambda name: str(tmp_path))
     with pytest.raises(InputError, match=r"the headers of Python.*give --tr_compile 0"):
         require_compiler(torch.device("cpu"))

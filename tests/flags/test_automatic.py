@@ -85,7 +85,7 @@ def test_fp16_is_only_used_where_it_is_asked_for():
         (H200, {"net_model": "joint-resnet18"}, "series differ in length"),
         (GTX_1080, {}, "compute capability 6.1, 7.0 is needed"),
         (dataclasses.replace(H200, compile_lacks="triton"), {}, "triton is missing"),
-        (dataclasses.replace(H200, num_processes=2), {}, "not tried with several processes"),
+        (dataclasses.replace(H200, num_in_all=2), {}, "not tried with several processes"),
         (CPU, {}, "on the CPU"),
     ],
 )

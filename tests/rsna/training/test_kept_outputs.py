@@ -1,5 +1,6 @@
 """A study network asks a slice network once: what it said of the test rows is kept."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -145,3 +146,16 @@ def test_files_that_are_missing_or_damaged_are_computed_again(place, table, capl
     finally:
         path.with_suffix(".away").rename(path)
     assert load_test_outputs(own.folder.parent, FOLD, table, ("plain", "flip_lr"), None) is None
+
+
+def test_outputs_of_pixels_before_the_dataset_was_prepared_again_are_not_used(place, table, caplog):
+    folder = place / "output" / "results" / "0001"
+    assert load_test_outputs(folder, FOLD, table, None, None) is not None
+    slices, test = table.folder / "slices.parquet", folder / "fold_1/predictions/test.parquet"
+    before = slices.stat().st_mtime_ns
+    os.utime(slices, ns=(test.stat().st_mtime_ns + 1,) * 2)
+    try:
+        assert load_test_outputs(folder, FOLD, table, None, None) is None
+        assert "prepared again since" in caplog.text
+    finally:
+        os.utime(slices, ns=(before, before))

@@ -475,6 +475,20 @@ def test_what_was_rejected_or_refused_is_tried_again_when_asked_for(site, pacs):
         retry(site.work, "all")
 
 
+def test_nobody_else_begins_a_log_that_the_worker_writes_to(site, pacs, monkeypatch):
+    site.put("1", 2, StudyDescription="reject")
+    worker = site.worker()
+    site.rounds(worker)
+    logs = list(site.work.glob("audit-*"))
+    for path in logs:
+        path.unlink()  # as in the first hour of a month
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(InputError, match=f"run this as its user .sudo -u '#{os.getuid()}'"):
+        retry(site.work, "all")
+    assert logs and not list(site.work.glob("audit-*"))
+    assert states(worker) == {"rejected": 1}
+
+
 def test_an_object_that_the_pacs_refuses_is_alarmed_and_tried_at_the_next_start(site, pacs):
     site.put("1", 2)
     site.put("2", 2)
