@@ -12,11 +12,15 @@ from typing import Any
 
 import cv2
 import numpy as np
+from scipy.special import ndtri
 
 from common.albumentations import windowed_channels
 from common.transforms import catalog
 from common.transforms.catalog import Node
 from common.transforms.draw import HeaderWindow, Recorder
+
+# As many as there are 16-bit numbers: noise beyond 4.3 standard deviations does not occur.
+NUM_QUANTILES = 2**16
 
 
 class ChannelStages:
@@ -54,29 +58,25 @@ def _fill_holes(channels: np.ndarray, leaf: Any, drawn: dict[str, Any]) -> None:
 
 
 def _add_noise(channels: np.ndarray, leaf: Any, drawn: dict[str, Any]) -> None:
-    """Add normal noise: of each plane, two stretches of a table, from places drawn by the seed.
-
-    There is one noise for each of the 65,536 seeds, as in albumentations. Drawing every number anew
-    takes almost three times as long.
-    """
-    size = channels[0].size
-    table = _normal_numbers(1 << max(21, (8 * size - 1).bit_length()))
-    last, draw = len(table) // 2 - size, random.Random(drawn["seed"]).randint
-    pairs = [(draw(0, last), draw(-last - size, -size)) for _ in channels]
-    if not leaf.per_channel:
-        pairs = pairs[:1] * len(channels)
-    strength = drawn["std"] / math.sqrt(2)
-    for channel, (first, second) in zip(channels, pairs):
-        for start, shift in ((first, drawn["mean"]), (len(table) + second, 0)):
-            noise = table[start : start + size].reshape(channel.shape)
-            cv2.addWeighted(noise, strength, channel, 1, shift, dst=channel)
+    """Add the noise of albumentations' GaussNoise in a third of the time."""
+    height, width = channels.shape[1:]
+    num_planes = len(channels) if leaf.per_channel else 1
+    # Four numbers at a time; OpenCV looks them up without making wide integers of them.
+    size = height * width * num_planes
+    raw = np.random.SFC64(drawn["seed"]).random_raw(math.ceil(size / 4)).view(np.uint16)
+    index = raw[:size].reshape(height, width, num_planes)
+    noise_of = _normal_quantiles() * np.float32(drawn["std"]) + np.float32(drawn["mean"])
+    planes = [cv2.LUT(plane, noise_of) for plane in cv2.split(index)]
+    for channel, noise in zip(channels, planes if leaf.per_channel else planes * len(channels)):
+        channel += noise
         np.clip(channel, 0, 1, out=channel)
 
 
-@functools.lru_cache(maxsize=2)
-def _normal_numbers(length: int) -> np.ndarray:
-    """Return `length` numbers of the standard normal distribution, the same ones ever, float32."""
-    return np.random.default_rng(0).standard_normal(length, np.float32)
+@functools.cache
+def _normal_quantiles() -> np.ndarray:
+    """Return evenly spaced quantiles of the standard normal distribution, float32, variance 1."""
+    values = ndtri((np.arange(NUM_QUANTILES) + 0.5) / NUM_QUANTILES)
+    return (values / values.std()).astype(np.float32)
 
 
 def _adjust_contrast(channels: np.ndarray, leaf: Any, drawn: dict[str, Any]) -> None:

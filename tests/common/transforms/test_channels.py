@@ -1,6 +1,5 @@
 """Windows and intensity transforms, channel by channel, against albumentations' own."""
 
-import math
 import random
 from typing import Any
 
@@ -95,24 +94,9 @@ def test_noise_has_the_drawn_strength(per_channel: bool) -> None:
         assert inside.mean() > 0.99
         assert ours.std() == pytest.approx(theirs.std(), rel=0.02)
         assert ours.mean() == pytest.approx(theirs.mean(), abs=0.002)
-        # All but what is clipped, in either plane at other noise.
-        assert bool(np.quantile(np.abs(ours[0] - ours[1]), 0.999) < 1e-6) != per_channel
+        assert np.allclose(ours[0], ours[1], atol=1e-6) != per_channel
         along = ours[0] - ours[0].mean()
         assert abs(np.corrcoef(along[:, 1:].ravel(), along[:, :-1].ravel())[0, 1]) < 0.02
-
-
-def test_noise_is_normal_and_of_each_plane_and_sample_its_own() -> None:
-    noise = node("GaussNoise", p=1.0, std_range=[0.05, 0.05], mean_range=[0.01, 0.01])
-    transform, plain = transform_of(WINDOW, noise), transform_of(WINDOW)
-    middle = np.full((300, 310, 2), 45, np.float32)
-    planes = np.concatenate([transform(middle, s) - plain(middle, s) for s in range(6)])
-    flat = (planes.reshape(len(planes), -1) - 0.01) / 0.05
-    assert np.abs(flat.mean(axis=1)).max() < 0.02
-    for bound in (0.5, 1, 2, 3):
-        share = (np.abs(flat) < bound).mean()
-        assert share == pytest.approx(math.erf(bound / math.sqrt(2)), abs=0.002)
-    correlations = np.corrcoef(flat)[np.triu_indices(len(flat), 1)]
-    assert np.abs(correlations).max() < 0.02
 
 
 def test_noise_depends_on_the_seed_alone_and_stays_in_range() -> None:
