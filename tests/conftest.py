@@ -5,7 +5,9 @@ import subprocess
 import sys
 import time
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -18,7 +20,10 @@ STARTED = time.monotonic()
 
 # Files that take long: begun first, so that two processes end at about the same time.
 LONGEST = (
+    "test_style.py",
     "test_train_script.py",
+    "test_frozen.py",
+    "test_calibrate.py",
     "test_distributed.py",
     "test_monitored_training.py",
     "test_phantom.py",
@@ -75,6 +80,27 @@ def test_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no test data at {folder}: set ICH_TEST_DATA")
     return folder
+
+
+@pytest.fixture(scope="module")
+def undrawn() -> Iterator[None]:
+    """Leave the figures of reports empty, which take most of the time of a small training.
+
+    They are drawn in the tests of common/report and of evaluate.py.
+    """
+    from matplotlib.figure import Figure  # half a second, in few processes
+
+    savefig = Figure.savefig
+
+    def save(drawing: Figure, place: Any, **options: Any) -> None:
+        if options.get("format") == "svg":
+            place.write(b'<svg xmlns="http://www.w3.org/2000/svg"/>')
+        else:
+            savefig(drawing, place, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", save)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,8 @@ from common.experiment import Experiment
 from rsna.training.results import ResultWriter
 from rsna_network import RSNANetwork
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
