@@ -16,8 +16,11 @@ class CheckFailed(Exception):
         self.findings = findings
 
 
-class Interrupted(Exception):
+class Interrupted(BaseException):
     """A signal stopped the work after everything was saved.
+
+    As KeyboardInterrupt it is no Exception: what takes any failure of a decoder or a converter for
+    one of the file must not take a signal for it.
 
     Args:
         signal_number: SIGINT or SIGTERM; the exit status is 128 + this number.

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from common.errors import InputError, Interrupted
+from common.errors import InputError
 from common.files import held, write_text
 
 logger = logging.getLogger(__name__)
@@ -258,8 +258,6 @@ class Experiment(PredictorHome):
             root.addHandler(handler)
             try:
                 yield
-            except Interrupted:
-                raise
             except Exception:
                 # To the file alone: the script tells the console.
                 handler.handle(_record_of_error())

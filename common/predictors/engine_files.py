@@ -33,6 +33,7 @@ from common.scoring.metrics import weighted_log_loss
 from common.scoring.predictions import probabilities_of
 from common.slices.table import SliceTable
 from common.windows import AIR_HU
+from common.words import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -95,8 +96,13 @@ def export_engines(
             for number, (home, part) in enumerate(parts.items()):
                 place, content = Path(scratch) / str(number), {"model": None, RECORD: records[home]}
                 part.network = EngineNetwork(place, content, precision, lambda: nn.Identity())
-            for home, found in _predictions(predictors, table, chosen, options).items():
-                result = _compared(predictors[home], table, chosen[home], in_torch[home], found)
+            try:
+                found = _predictions(predictors, table, chosen, options)
+            except RuntimeError as error:  # of an engine that runs with the traced batch alone
+                raise _unusable(folder, error) from error
+            for home in predictors:
+                both = in_torch[home], found[home]
+                result = _compared(predictors[home], table, chosen[home], *both)
                 measured[home][precision] = result
                 if precision == "float32":
                     _require_equal(home, result)
@@ -135,13 +141,10 @@ def _predictions(
     rows: Mapping[Path, NDArray[np.int64]],
     options: PredictOptions,
 ) -> dict[Path, RowLogits]:
-    found = {}
-    for home, predictor in predictors.items():
-        try:
-            found[home] = predictor.predict_rows(table, rows[home], options)
-        except RuntimeError as error:  # of an engine that runs with the traced batch alone
-            raise _unusable(home, error) from error
-    return found
+    return {
+        home: predictor.predict_rows(table, rows[home], options)
+        for home, predictor in predictors.items()
+    }
 
 
 def _compared(
@@ -219,12 +222,20 @@ def convert(
             port.get_tensor().set_names({name})
         if size is not None:
             model.reshape([-1, next(iter(given.values())).shape[1], *size])
-        openvino.save_model(model, path, compress_to_fp16=False)
     except Exception as error:  # whatever a converter of any network may raise
         raise _unusable(home, error) from error
+    try:
+        openvino.save_model(model, path, compress_to_fp16=False)
+    except RuntimeError as error:  # its streams do not say more
+        raise InputError(
+            f"{home}: the engine can't be written ({first_line(error)}), as on a full disk: free "
+            f"some space, then run the same command again"
+        ) from error
 
 
-def _unusable(home: Path, error: Exception) -> InputError:
+def _unusable(home: Path, error: BaseException) -> InputError:
+    while error.__cause__ is not None:  # the first says more than what the converter made of it
+        error = error.__cause__
     reason = str(error).strip().rpartition("\n")[2]
     return InputError(f"{home}: OpenVINO can't run this network ({reason}): predict with torch")
 

@@ -111,6 +111,7 @@ def share_threads() -> None:
     if os.environ.get("OMP_NUM_THREADS", "1") == "1":
         num_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         num_threads = max(len(os.sched_getaffinity(0)) // num_here, 1)
+        os.environ["OMP_NUM_THREADS"] = str(num_threads)  # engines take it from there
         torch.set_num_threads(num_threads)
         cv2.setNumThreads(num_threads)
 

@@ -123,7 +123,7 @@ class Sidecar:
 
 def _start(connection: Connection) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "common.trackers.sidecar", str(connection.fileno())],
+        [sys.executable, "-P", "-m", "common.trackers.sidecar", str(connection.fileno())],
         pass_fds=[connection.fileno()],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -24,7 +24,8 @@ def run_together(config: Config, run: Callable[[Config], Iterator[str]]) -> Iter
     from rsna.opening import open_predictor
 
     processes = Processes.from_environment()
-    find_device(config, processes)  # refuses more processes than GPUs
+    if config.engine.precision is None:
+        find_device(config, processes)  # refuses more processes than GPUs
     share_threads()
     folder = config.predictor_home(recorded=False).predictor
     # Objects alone are exchanged, over gloo. The others wait while slices are prepared.

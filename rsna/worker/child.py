@@ -66,7 +66,7 @@ class Child:
         environment = {name: text for name, text in os.environ.items() if "_AUTH" not in name}
         environment["PYTHONPATH"] = os.pathsep.join([str(_ROOT), *filter(None, sys.path)])
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "rsna.worker.serving"],
+            [sys.executable, "-P", "-m", "rsna.worker.serving"],  # not of the present folder
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             # Codecs write what they find in headers there.

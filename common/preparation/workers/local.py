@@ -59,6 +59,15 @@ class LocalProcesses:
             worker.close()
         self._idle.clear()
 
+    def _take(self) -> "_Worker":
+        """Return an idle process, or a new one; one may have been killed while it was idle."""
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.is_running():
+                return worker
+            worker.close()
+        return _Worker()
+
     def stream(
         self, function: Callable[[Any], Any], tasks: Iterable[Any], limits: Limits
     ) -> Iterator[tuple[Any, Any, str | None]]:
@@ -74,7 +83,7 @@ class LocalProcesses:
             while True:
                 # Before the outcomes go out: nobody waits for who takes them.
                 for task in itertools.islice(waiting, self.most - len(busy)):
-                    worker = self._idle.pop() if self._idle else _Worker()
+                    worker = self._take()
                     busy[worker.pipe] = worker
                     worker.begin(function, task, limits)
                 for task, (result, error), exceeded in ended:
@@ -107,7 +116,7 @@ class _Worker:
         code = f"from {__name__} import work; work({theirs.fileno()})"
         path = os.pathsep.join(filter(None, sys.path))
         self._process = subprocess.Popen(
-            [sys.executable, "-c", code],
+            [sys.executable, "-P", "-c", code],  # without the present folder before all else
             stdin=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
             env={**os.environ, **_ONE_THREAD, "PYTHONPATH": path},
@@ -117,6 +126,10 @@ class _Worker:
         theirs.close()
         self._watched = psutil.Process(self._process.pid)
         self.is_alive = True
+
+    def is_running(self) -> bool:
+        """Return whether the process has not ended."""
+        return self._process.poll() is None
 
     def begin(self, function: Callable[[Any], Any], task: Any, limits: Limits) -> None:
         """Give it a task."""

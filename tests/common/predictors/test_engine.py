@@ -2,8 +2,10 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pytest
@@ -269,3 +271,20 @@ def test_signals_are_handled_after_engines_are_gone(tmp_path, table, project_roo
     path = os.pathsep.join([str(project_root), str(project_root / "tests" / "helpers")])
     run = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=False)
     assert run.returncode == 0
+
+
+class Killed:
+    """Samples of which the last kills the process that makes it."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def sample(self, place: int) -> dict:
+        if place == 7:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"index": np.array(place)}
+
+
+def test_a_process_that_is_killed_ends_the_others_and_the_prediction():
+    with pytest.raises(BrokenProcessPool):
+        list(engine._batches(Killed(), 1, 2))

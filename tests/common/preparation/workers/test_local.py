@@ -79,3 +79,18 @@ def test_a_process_without_a_parent_ends(processes):
 def test_processes_share_the_memory_of_the_machine():
     assert 0 < memory_share_mb(2) == memory_share_mb(1) / 2
     assert memory_share_mb(1) < psutil.virtual_memory().total / 1e6
+
+
+def test_a_process_that_is_killed_while_idle_costs_nothing(processes):
+    processes.start()
+    (idle,) = processes._idle
+    idle._process.kill()
+    idle._process.wait()
+    assert [result for _, result, _ in processes.stream(square_or_fail, [2], NONE)] == [4]
+
+
+def test_the_present_folder_hides_no_module_of_a_process(processes, tmp_path, monkeypatch):
+    (tmp_path / "common").mkdir()
+    (tmp_path / "common" / "__init__.py").touch()
+    monkeypatch.chdir(tmp_path)
+    assert [result for _, result, _ in processes.stream(square_or_fail, [2], NONE)] == [4]
