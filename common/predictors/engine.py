@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 Precision = Literal["float32", "bf16"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 RECORD = "engine"
 """Key in predictor.json."""
 ENGINE_FILE = "engine.xml"

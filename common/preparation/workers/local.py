@@ -14,12 +14,12 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any
 
 import cloudpickle
 import psutil
 
+from common.machine import memory_limit
 from common.preparation.workers.limits import POLL_S, Limits
 
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "BLOSC_NTHREADS": "1"}
@@ -29,12 +29,7 @@ _PR_SET_PDEATHSIG = 1
 
 def memory_share_mb(num_processes: int) -> float:
     """Return what each of so many processes of this machine can have, in 10^6 bytes."""
-    found = [psutil.virtual_memory().total]
-    # The hard limit of a container, by cgroups of version 2 and 1; "max" is none.
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):
-            found.append(int(Path("/sys/fs/cgroup", name).read_text(encoding="ascii")))
-    return 0.9 * min(found) / num_processes / 1e6
+    return 0.9 * memory_limit() / num_processes / 1e6
 
 
 class LocalProcesses:
