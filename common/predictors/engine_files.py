@@ -5,6 +5,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,18 @@ def _write_engine(predictor: Any, home: Path, folder: Path) -> dict[str, Any]:
     }
 
 
+@contextmanager
+def _log_as_it_is() -> Iterator[None]:
+    """Give the root logger back as it was: after a failure OpenVINO lets it pass errors alone."""
+    root = logging.getLogger()
+    level, filters = root.level, list(root.filters)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.filters[:] = filters
+
+
 def convert(
     module: nn.Module,
     given: dict[str, Tensor],
@@ -215,7 +228,7 @@ def convert(
     import openvino
 
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), warnings.catch_warnings(), _log_as_it_is():
             warnings.simplefilter("ignore")  # of tracing: what comes out is compared
             model = openvino.convert_model(module, example_input=tuple(given.values()))
         for port, name in zip(model.inputs, given, strict=True):

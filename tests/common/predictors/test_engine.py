@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import pickle
 import shutil
@@ -226,8 +227,11 @@ def test_a_network_that_can_not_be_converted_is_refused(tmp_path, table):
 
     predictor = make_predictor(network=Loop())
     predictor.save(tmp_path)
+    root = logging.getLogger()
+    before = root.level, list(root.filters)
     with pytest.raises(InputError, match="OpenVINO can't run this network"):
         export_engines(predictor, tmp_path, table, "tiny", OPTIONS)
+    assert (root.level, root.filters) == before, "later warnings are heard"
     joint = JointPredictor(**{name: getattr(predictor, name) for name in FIELDS})
     with pytest.raises(InputError, match="no engine is made of networks of the kind 'joint'"):
         export_engines(joint, tmp_path, table, "tiny", OPTIONS)
