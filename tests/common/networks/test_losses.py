@@ -33,7 +33,8 @@ def test_sum_and_terms_equal_the_formula_with_unknown_labels(seed, num_rows):
     weights = torch.tensor(LABEL_WEIGHTS, dtype=torch.float64)
     loss_sum, num_terms = weighted_bce_sum(torch.tensor(logits), torch.tensor(labels), weights)
     expected = _reference(logits, labels, LABEL_WEIGHTS)
-    np.testing.assert_allclose((loss_sum.item(), num_terms.item()), expected, rtol=1e-12)
+    # The formula itself loses digits where p is close to 1.
+    np.testing.assert_allclose((loss_sum.item(), num_terms.item()), expected, rtol=1e-10)
 
 
 def test_training_loss_is_the_metric():
