@@ -11,6 +11,7 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -88,22 +89,12 @@ def make_release(blend: Path, network: Path, folder: Path) -> None:
         TRAINED_ON: "ct_ich",
         PARAMETER: final.training[PARAMETER],
     }
-    network_part = replace(
-        whole, prior=prior, study_prior=study_prior, training=origin, calibration=None
-    )
-    level_part = replace(
-        level,
-        prior=prior,
-        study_prior=study_prior,
-        training=origin,
-        members=[network_part],
-        fold_priors={},
-    )
+    shared: dict[str, Any] = {"prior": prior, "study_prior": study_prior, "training": origin}
+    network_part = replace(whole, **shared, calibration=None)
+    level_part = replace(level, **shared, members=[network_part], fold_priors={})
     made = replace(
         final,
-        prior=prior,
-        study_prior=study_prior,
-        training=origin,
+        **shared,
         members=[level_part],
         member_names=["one network, smoothed"],
         fold_priors={},

@@ -61,9 +61,8 @@ def secondary_captures(
             **result.series(PICTURES, 9004, WHERE_LOOKED),
         )
         if "ImageOrientationPatient" not in one.header:
-            picture[
-                "PatientOrientation"
-            ].value = None  # highdicom asks for one, but nobody knows it
+            # highdicom asks for an orientation, but nobody knows it.
+            picture["PatientOrientation"].value = None
         picture.BurnedInAnnotation = "NO"  # none that names the patient (PS3.3 C.7.6.1)
         picture.DerivationDescription = visible(description, 1024)
         picture.SourceImageSequence = [_source(one)]
