@@ -17,7 +17,7 @@ import numpy as np
 # How far a resize reads beyond the edges; its border repeats them, as reading the image does.
 HALF_PIXEL = 0.501
 NO_BORDER = -1
-_IDENTITY = np.eye(3)
+_IDENTITY, _ONE = np.eye(3), np.ones(1)
 
 
 @dataclass
@@ -138,8 +138,12 @@ def coordinates(
     coverage = None
     for step in chain:
         if isinstance(step, AxisStep):
-            x.values = _looked_up(as_array(step.xs), x.settled(library), library)
-            y.values = _looked_up(as_array(step.ys), y.settled(library), library)
+            xs, ys = as_array(step.xs), as_array(step.ys)
+            if step is chain[0]:  # looked up at every pixel of their own
+                x.values, y.values = xs[:, None, :], ys[:, :, None]
+            else:
+                x.values = _looked_up(xs, x.settled(library), library)
+                y.values = _looked_up(ys, y.settled(library), library)
         elif step.matrix[:, (0, 1), (1, 0)].any():
             both = x.settled(library), y.settled(library)
             x.values, y.values = _multiplied(step.matrix, *both, library, as_array)
@@ -172,25 +176,28 @@ class _Axis:
 
     def __init__(self, values: Any, as_array: Callable[[np.ndarray], Any]) -> None:
         self.values, self._as_array = values, as_array
-        self._scale, self._shift = np.ones(1), np.zeros(1)
+        self._moves: tuple[np.ndarray, np.ndarray] | None = None
 
     def move(self, scale: np.ndarray, shift: np.ndarray) -> None:
         """Take places to scale * places + shift, float64 (batch,)."""
-        self._scale, self._shift = self._scale * scale, self._shift * scale + shift
+        if self._moves is not None:
+            scale, shift = self._moves[0] * scale, self._moves[1] * scale + shift
+        self._moves = scale, shift
 
     def settled(self, library: Any) -> Any:
         """Return the places."""
-        scale, shift = (self._as_array(v[:, None, None]) for v in (self._scale, self._shift))
-        if (self._scale == -1).all():
-            self.values = _into(
-                lambda one, other, out: library.subtract(other, one, out=out), self.values, shift
-            )
-        else:
-            if (self._scale != 1).any():
-                self.values = _into(library.multiply, self.values, scale)
-            if self._shift.any():
-                self.values = _into(library.add, self.values, shift)
-        self._scale, self._shift = np.ones(1), np.zeros(1)
+        if self._moves is None:
+            return self.values
+        scales = set(self._moves[0].tolist())
+        scale, shift = (self._as_array(v[:, None, None]) for v in self._moves)
+        self._moves = None
+        if scales == {-1.0}:
+            out = self.values if self.values.shape[0] == len(shift) else None
+            self.values = library.subtract(shift, self.values, out=out)
+            return self.values
+        if scales != {1.0}:
+            self.values = _into(library.multiply, self.values, scale)
+        self.values = _into(library.add, self.values, shift)
         return self.values
 
     def fold(
@@ -215,15 +222,22 @@ class _Axis:
                     self.values, self._as_array(2 * last[:, None, None])
                 )
         if is_high:
-            self.move(np.ones(1), -last)
+            self.move(_ONE, -last)
             places = self.settled(library)
             self.values = library.abs(places, out=places)
-            self.move(-np.ones(1), last)
+            self.move(-_ONE, last)
 
 
 def _multiplied(matrix: np.ndarray, x: Any, y: Any, library: Any, as_array: Any) -> tuple[Any, Any]:
     """Return x and y of a matrix."""
     rows = []
+    if library is np and x.shape[:2] == y.shape[::2] == (1, 1):
+        # Of two lines: broadcasting takes twice as long as a product of matrices.
+        ones = np.ones_like(x[0]), np.ones_like(y[0])
+        for a, b, shift in matrix[0, :2].astype(np.float32):
+            one, other = np.hstack([ones[1], y[0] * b + shift]), np.vstack([x[0] * a, ones[0]])
+            rows.append((one @ other)[None])
+        return rows[0], rows[1]
     for row in matrix[:, :2].transpose(1, 0, 2):
         # The offset first: as long as x and y are lines, it costs nothing there.
         total = as_array(row[:, 2, None, None])
