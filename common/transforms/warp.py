@@ -17,6 +17,7 @@ import numpy as np
 # How far a resize reads beyond the edges; its border repeats them, as reading the image does.
 HALF_PIXEL = 0.501
 NO_BORDER = -1
+MOST_IN_BLOCK = 2**17
 _IDENTITY, _ONE = np.eye(3), np.ones(1)
 
 
@@ -232,11 +233,10 @@ def _multiplied(matrix: np.ndarray, x: Any, y: Any, library: Any, as_array: Any)
     """Return x and y of a matrix."""
     rows = []
     if library is np and x.shape[:2] == y.shape[::2] == (1, 1):
-        # Of two lines: broadcasting takes twice as long as a product of matrices.
         ones = np.ones_like(x[0]), np.ones_like(y[0])
         for a, b, shift in matrix[0, :2].astype(np.float32):
-            one, other = np.hstack([ones[1], y[0] * b + shift]), np.vstack([x[0] * a, ones[0]])
-            rows.append((one @ other)[None])
+            sums = np.hstack([ones[1], y[0] * b + shift]), np.vstack([x[0] * a, ones[0]])
+            rows.append(_product(*sums)[None])
         return rows[0], rows[1]
     for row in matrix[:, :2].transpose(1, 0, 2):
         # The offset first: as long as x and y are lines, it costs nothing there.
@@ -246,6 +246,20 @@ def _multiplied(matrix: np.ndarray, x: Any, y: Any, library: Any, as_array: Any)
                 total = total + places * as_array(factor[:, None, None])
         rows.append(total)
     return rows[0], rows[1]
+
+
+def _product(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return a product of float32 matrices: a sum of lines takes half as long as by broadcasting.
+
+    Both factors of lines are 1, so that it is the same sum on every processor. It goes by blocks
+    that are too small for a linear algebra library to start threads for.
+    """
+    made = np.empty((len(one), other.shape[1]), np.float32)
+    num_rows = max(1, MOST_IN_BLOCK // other.shape[1])
+    for top in range(0, len(one), num_rows):
+        block = slice(top, top + num_rows)
+        np.matmul(one[block], other, out=made[block])
+    return made
 
 
 def _into(function: Any, one: Any, other: Any) -> Any:
