@@ -51,6 +51,7 @@ def check_against_sklearn(metrics: dict, predictions: Path, dataset: Path) -> No
     assert metrics["num_studies"] == len(study)
 
 
+@pytest.mark.drawn
 def test_evaluates_the_rows_it_validated_on(monkeypatch, capsys, experiment):
     assert run_evaluate(monkeypatch, experiment) == 0
     metrics = json.loads((experiment / "metrics.json").read_text())
