@@ -67,7 +67,8 @@ def list_series(frame: pd.DataFrame) -> pd.DataFrame:
         with their number in num_left_out. Slices of no known study have no row.
     """
     # Each step copies every column: without the others it takes half the time.
-    frame = frame.loc[frame["study_id"].notna(), [*_NEEDED, *frame.columns.intersection(_OPTIONAL)]]
+    frame = frame[[*_NEEDED, *(name for name in _OPTIONAL if name in frame)]]
+    frame = frame[frame["study_id"].notna()]
     frame = frame.assign(**{name: None for name in _OPTIONAL if name not in frame})
     stems = frame["store_file"].astype("str").str.removesuffix(".b2nd")
     frame["volume_id"] = frame["volume_id"].fillna(stems.where(frame["store_file"].notna()))

@@ -1,6 +1,5 @@
 """Processes that predict together give the tables of one."""
 
-
 import numpy as np
 import pytest
 import shared_prediction
