@@ -5,6 +5,7 @@ person can state is listed as open, item by item of TRIPOD+AI (tripod.yaml).
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import platform
@@ -148,6 +149,7 @@ def _digest_of(hashes: Mapping[str, str]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Return the versions of this program, of Python and of the required packages."""
     found = {"head-ct-hemorrhage": program_version(), "python": platform.python_version()}

@@ -200,8 +200,9 @@ def write_pages(reviewed: Reviewed, reasons: pd.DataFrame, folder: Path) -> int:
     some = dict(zip(studies, image_ids))
     cases, pages = list[dict[Any, Any]](), list[pd.DataFrame]()
     by_study = list(reasons.groupby("study_id", sort=False))
-    for study_id, why in tqdm(by_study, unit="study", desc="pages", disable=None):
-        top = next(iter(why["image_id"].dropna()), some[str(study_id)])
+    for name, why in tqdm(by_study, unit="study", desc="pages", disable=None):
+        study_id = str(name)
+        top = next(iter(why["image_id"].dropna()), some[study_id])
         slices = stored_slices(table, top, image_ids)
         if slices is None:
             continue
