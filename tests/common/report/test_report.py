@@ -131,7 +131,8 @@ def test_what_comes_from_data_is_escaped():
     scored = scored_set(12)
     scored = ScoredSet(evil, scored.metrics, scored.labels, scored.probabilities, [evil] * 12)
     options = {"num_skipped": {evil: 1}, "facts": {evil: evil}, "loss_note": evil}
-    options |= {"folds": {evil: scored.metrics}, "study_rule": evil}
+    options |= {"folds": {evil: scored.metrics}}
+    scored.metrics["study"]["rule"] = evil
     html = make_report(scored, **options).html()
     assert "<b " not in html
     assert html.count("&lt;b onclick=&#39;x&#39;&gt;&#34;&amp;") > 12
