@@ -46,11 +46,11 @@ CT_CLASSES = {
 _NOT_SLICES = {"LOCALIZER", "SCOUT"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StoredImage:
     """The size of an image and of its stored values, checked."""
 
-    num_frames: int
+    num_frames: int = 1
     rows: int
     columns: int
     bits_allocated: int

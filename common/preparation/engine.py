@@ -61,7 +61,6 @@ from common.words import line_of_counts
 logger = logging.getLogger(__name__)
 
 LOCK_FILE = ".lock"
-MARKS_FOLDER = "killed"
 DEFAULT_LIMITS = Limits(seconds=900, memory_mb=4000)
 """Of a series: 2,000 uncompressed slices of 512 x 512 take about 15 s."""
 ROW_ORDER = ["patient_id", "study_id", "series_id", "store_file", "rank", "source_file"]
@@ -170,12 +169,11 @@ def prepare_dataset(
         Interrupted: by SIGINT or SIGTERM.
     """
     _check_apart(source.folder, dataset_folder)
-    marks = dataset_folder / INDEX_FOLDER / MARKS_FOLDER
     with contextlib.ExitStack() as stack:
         stack.enter_context(_interruptible(resume_command))
         stack.enter_context(_locked(dataset_folder))
         if runner is None:
-            runner = stack.enter_context(TaskRunner(n_jobs, address, limits, marks))
+            runner = stack.enter_context(TaskRunner(n_jobs, address, limits))
             runner.connect(source.reader, source.folder, dataset_folder)
         files = _without_own(source.files(), source.folder, dataset_folder)
         if files.empty:

@@ -147,27 +147,17 @@ class CtIchReader:
         return [
             SliceHeader(
                 **self.read_ids(source_file),
-                frame=None,
-                modality="CT",
-                image_type=(),
                 instance_number=number,
                 position=(0.0, 0.0, SLICE_SPACING_MM * (number - 1)),
-                orientation=None,
                 rows=rows,
                 columns=columns,
-                spacing_row=None,
-                spacing_column=None,
                 bits_allocated=8,
                 bits_stored=8,
                 pixel_representation=0,
-                padding_value=None,
-                padding_limit=None,
                 rescale_slope=BRAIN_WINDOW[1] / 255,
                 rescale_intercept=BRAIN_WINDOW[0],
                 window_center=BRAIN_WINDOW[0] + BRAIN_WINDOW[1] / 2,
                 window_width=BRAIN_WINDOW[1],
-                transfer_syntax="",
-                num_frames=1,
             )
         ]
 

@@ -49,8 +49,6 @@ class CtIchNiftiReader:
                     **scan_ids(patient),
                     image_id=image_id(patient, index + 1),
                     frame=index,
-                    modality="CT",
-                    image_type=(),
                     instance_number=index + 1,
                     position=tuple(float(value) for value in _TO_DICOM @ corner[:3]),
                     orientation=tuple(float(value) for value in orientation),
@@ -61,13 +59,8 @@ class CtIchNiftiReader:
                     bits_allocated=volume.bits,
                     bits_stored=volume.bits,
                     pixel_representation=int(volume.is_signed),
-                    padding_value=None,
-                    padding_limit=None,
                     rescale_slope=volume.slope,
                     rescale_intercept=volume.intercept,
-                    window_center=None,
-                    window_width=None,
-                    transfer_syntax="",
                     num_frames=num_slices,
                 )
             )

@@ -98,8 +98,6 @@ def _header(
         **ids,
         image_id=str(index),
         frame=index,
-        modality="CT",
-        image_type=(),
         instance_number=index + 1,
         position=(0.0, 0.0, index * spacing_mm[0]),
         orientation=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
@@ -110,13 +108,8 @@ def _header(
         bits_allocated=16,
         bits_stored=16,
         pixel_representation=1,
-        padding_value=None,
-        padding_limit=None,
         rescale_slope=1.0,
         rescale_intercept=0.0,
-        window_center=None,
-        window_width=None,
-        transfer_syntax="",
         num_frames=num_slices,
     )
 
