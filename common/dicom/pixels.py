@@ -102,8 +102,6 @@ def _decode(source: bytes, header: PixelHeader, opened: OpenFile) -> np.ndarray:
 
     Args:
         source: the native pixels of all frames, or the compressed ones of this frame.
-        header: of this frame.
-        opened: its file.
 
     Raises:
         RejectedFile: for whatever a codec raises; those in Rust raise what is no `Exception`.

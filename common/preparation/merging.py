@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from common.errors import InputError
 from common.files import read_parquet, write_json, write_parquet, write_text
 from common.preparation.manifest import MANIFEST_FILE, read_manifest, table_hashes
-from common.preparation.tables import LABELS_OF_STUDY, studies_of_slices
+from common.preparation.tables import LABELS_OF_STUDY, set_labels_of_studies, studies_of_slices
 from common.slices.folds import (
     ALWAYS_TRAINING,
     FOLDS_FILE,
@@ -49,10 +49,8 @@ class Labelled:
     """Slices that get labels.
 
     Attributes:
-        folder: their dataset.
         image_ids: (n,).
         labels: (n, k), NaN where unknown.
-        label_source: where the labels come from.
     """
 
     folder: Path
@@ -105,9 +103,6 @@ def merge_dataset(
 
     Args:
         base: the dataset that is trained on.
-        added: the slices that get labels.
-        target: the new folder.
-        label_names: the k labels.
         note: how the dataset was made, for the manifest.
 
     Raises:
@@ -216,22 +211,13 @@ def _with_labels(
     label_source: str,
     label_names: Sequence[str],
 ) -> pd.DataFrame:
-    slices = slices.copy()
     # Files without an image id are many, and ids looked up have to be different.
-    with_id = np.flatnonzero(slices["image_id"].notna())
-    known = pd.Index(slices["image_id"].iloc[with_id].to_numpy(dtype=object))
-    rows = with_id[known.get_indexer(pd.Index(image_ids, dtype=object))]
-    for column, name in enumerate(label_names):
-        values = slices[name].to_numpy(dtype=np.float32, na_value=np.nan, copy=True)
-        values[rows] = labels[:, column]
-        slices[name] = values
-    source = slices["label_source"].to_numpy(dtype=object, copy=True)
-    source[rows] = label_source
-    keep = slices["keep_for_training"].to_numpy(dtype=bool, copy=True)
-    keep[rows] = True
-    slices["label_source"] = pd.Series(source, index=slices.index).astype("str")
-    slices["label_source"] = slices["label_source"].where(pd.notna(source))
-    slices["keep_for_training"] = keep
+    ids = slices["image_id"].dropna()
+    rows = ids.index[pd.Index(ids.to_numpy(dtype=object)).get_indexer(pd.Index(image_ids))]
+    slices = slices.astype({"label_source": "str"} | dict.fromkeys(label_names, "float32"))
+    slices.loc[rows, list(label_names)] = labels
+    slices.loc[rows, "label_source"] = label_source
+    slices.loc[rows, "keep_for_training"] = True
     return slices
 
 
@@ -257,10 +243,8 @@ def _studies(
         if not path.is_file():
             continue
         given = read_parquet(path, "run preprocessing.py again").set_index("study_id")
-        given = given[given["label_source"].eq(LABELS_OF_STUDY)]
-        given = given[given.index.isin(studies.index)]
-        studies.loc[given.index, names] = given[names].astype("float32")
-        studies.loc[given.index, "label_source"] = LABELS_OF_STUDY
+        is_given = given["label_source"].eq(LABELS_OF_STUDY) & given.index.isin(studies.index)
+        set_labels_of_studies(studies, given.loc[is_given, names])
     return studies.reset_index()[["study_id", "patient_id", *names, "label_source"]]
 
 

@@ -159,10 +159,6 @@ class SliceTable:
     def __len__(self) -> int:
         return len(self.frame)
 
-    def is_readable(self, row: int) -> bool:
-        """Return whether a row has pixels in the store."""
-        return bool(self.readable[row])
-
     def image_hu(self, row: int) -> np.ndarray:
         """Return the pixels of a readable row as int16 HU (rows, columns).
 
@@ -230,11 +226,9 @@ class SliceTable:
         """Return the rows of the slices that make a sample of a readable row.
 
         Args:
-            row: the sample's own slice.
             slice_offsets: which neighbours by number, 0 being the row itself.
             offsets_mm: as many distances that count in their place, but in a series in which
                 slices have no position; empty where there are none.
-            without: rows to skip.
             past_end: of `slice_offsets`; distances in mm end at the last slice.
         """
         if len(offsets_mm) and self.has_positions(np.array([row]))[0]:

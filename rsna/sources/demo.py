@@ -62,7 +62,6 @@ def write_demo(folder: Path, parameters: DemoParameters | None = None, n_jobs: i
         folder: gets stage_2_train/, stage_2_test/, stage_2_train.csv, and
             stage_2_sample_submission.csv.
         parameters: None stands for those the folder was begun with, else for the defaults.
-        n_jobs: number of processes.
 
     Raises:
         InputError: the folder holds a demo of other parameters, or something else.
@@ -91,10 +90,6 @@ def write_demo(folder: Path, parameters: DemoParameters | None = None, n_jobs: i
 
 class DemoSource(RSNASource):
     """Demo data: made where they are missing or half-made, then read as the challenge's.
-
-    Args:
-        folder: of the demo; made where it is missing.
-        n_jobs: processes that make it.
 
     Raises:
         InputError: the folder holds something else.

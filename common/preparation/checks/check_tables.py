@@ -82,7 +82,6 @@ def check_labels(
     """Find labels outside 0 to 1, missing where others are known, or at odds with `union`.
 
     Args:
-        slices, studies: the tables; studies may be missing.
         subtypes: labels of which `union` is the largest.
         union: the label that says that there is any of them.
     """
@@ -137,8 +136,6 @@ def check_has_labels(
     """Find that a dataset made with a label table has no label at all: none matched a file.
 
     Args:
-        slices, studies: the tables; studies may be missing.
-        label_names: the labels.
         parameters: of the manifest.
     """
     in_training = slices["split"].eq(TRAIN_SPLIT) & slices["status"].eq(STATUS_OK)
