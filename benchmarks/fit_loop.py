@@ -37,7 +37,9 @@ import torch
 from torch import Tensor, nn
 
 from common.callbacks import TrainingMonitor
-from common.datasets import AbstractDataset, EpochSampler, make_loader
+from common.datasets.base import AbstractDataset
+from common.datasets.loading import make_loader
+from common.datasets.samplers import EpochSampler
 from common.memory import peak_memory_mb
 from common.networks import FitSettings, ImageClassifierNetwork
 from common.networks.losses import weighted_bce_sum

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from common.datasets import AbstractDataset
+from common.datasets.base import AbstractDataset
 from common.errors import InputError
 from common.experiment import JSON_FILE
 from common.files import write_json

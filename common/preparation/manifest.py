@@ -13,7 +13,7 @@ from common.preparation.headers import INDEX_FOLDER, forget_headers, read_shards
 from common.preparation.source import Source
 from common.slices.folds import FOLDS_FILE
 from common.slices.pixel_steps import MANIFEST_FILE, NO_STEPS, PixelSteps, steps_of
-from common.slices.table import SLICES_FILE, STUDIES_FILE
+from common.slices.table import SLICES_FILE, STATUS_OK, STUDIES_FILE
 
 __all__ = ["MANIFEST_FILE", "TABLES", "check_same_source", "write_manifest"]
 
@@ -90,6 +90,17 @@ def table_hashes(dataset_folder: Path) -> dict[str, str]:
         name: hashlib.sha256((dataset_folder / name).read_bytes()).hexdigest()
         for name in TABLES
         if (dataset_folder / name).is_file()
+    }
+
+
+def table_counts(slices: pd.DataFrame) -> dict[str, Any]:
+    """Return the counts of the manifest that follow from the slice table."""
+    by_status = {str(k): int(v) for k, v in slices["status"].value_counts().items()}
+    return {
+        "num_files": int(slices["source_file"].nunique()),
+        "status": {STATUS_OK: 0} | by_status,
+        "num_series": int(slices["store_file"].nunique()),
+        "num_padding": int(slices["num_padding"].sum()),
     }
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from common.errors import InputError
 from common.files import read_parquet, write_json, write_parquet, write_text
-from common.preparation.manifest import MANIFEST_FILE, read_manifest, table_hashes
+from common.preparation.manifest import MANIFEST_FILE, read_manifest, table_counts, table_hashes
 from common.preparation.tables import LABELS_OF_STUDY, set_labels_of_studies, studies_of_slices
 from common.slices.folds import (
     ALWAYS_TRAINING,
@@ -282,13 +282,6 @@ def _write_manifest(
     folder: Path, base: Path, added: Path, slices: pd.DataFrame, note: dict[str, Any]
 ) -> None:
     manifest = read_manifest(base)
-    by_status = {str(k): int(v) for k, v in slices["status"].value_counts().items()}
-    counts = manifest["counts"] | {
-        "num_files": int(slices["source_file"].nunique()),
-        "status": {STATUS_OK: 0} | by_status,
-        "num_series": int(slices["store_file"].nunique()),
-        "num_padding": int(slices["num_padding"].fillna(0).sum()),
-    }
     content = {
         "source": MERGED,
         "sources": sorted({*dataset_sources(base), *dataset_sources(added)}),
@@ -296,7 +289,7 @@ def _write_manifest(
         "complete": True,
         "parameters": manifest["parameters"] | {"merged": note},
         "versions": manifest.get("versions", {}),
-        "counts": counts,
+        "counts": manifest["counts"] | table_counts(slices),
         "sha256": table_hashes(folder),
     }
     write_json(folder / MANIFEST_FILE, content)

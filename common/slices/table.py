@@ -184,7 +184,8 @@ class SliceTable:
         `without` are skipped.
         """
         rows = self._group_without(row, without)
-        place = int(np.flatnonzero(rows == row)[0]) if len(without) else self._place_in_group(row)
+        own_place = int(self._places[row]) - self._group_bounds(row)[0]
+        place = int(np.flatnonzero(rows == row)[0]) if len(without) else own_place
         last = len(rows) - 1
         if past_end == "air":
             return [int(rows[place + k]) if 0 <= place + k <= last else AIR_ROW for k in offsets]
@@ -320,9 +321,6 @@ class SliceTable:
         assert row not in without, "a sample has its own slice"
         rows = self.group_rows(row)
         return rows[~np.isin(rows, list(without))] if len(without) else rows
-
-    def _place_in_group(self, row: int) -> int:
-        return int(self._places[row]) - self._group_bounds(row)[0]
 
     def _group_of(self, row: int) -> int:
         group = int(self._groups[row])

@@ -73,7 +73,6 @@ class CtIchSource(AbstractSource):
 
     @property
     def reader(self) -> SliceReader:
-        """Read a slice from its two JPEGs, or the slices of a volume."""
         return CtIchNiftiReader(self.folder) if self.layout == "nifti" else CtIchReader(self.folder)
 
     def files(self) -> pd.DataFrame:
@@ -127,7 +126,6 @@ class CtIchSource(AbstractSource):
         return labels[["image_id", *LABELS]]
 
     def parameters(self) -> dict[str, Any]:
-        """Return the layout, and the windows of the HU."""
         if self.layout == "nifti":
             return {"layout": self.layout}
         return {"layout": self.layout, "brain_window": BRAIN_WINDOW, "bone_window": BONE_WINDOW}
@@ -162,7 +160,6 @@ class CtIchReader:
         ]
 
     def read_ids(self, source_file: str) -> dict[str, Any]:
-        """Return the ids, which the name of the file tells."""
         patient, number = _patient_and_number(source_file)
         return {"image_id": image_id(patient, number), **scan_ids(patient)}
 

@@ -33,13 +33,13 @@ class CtIchNiftiReader:
     version: str = "ct_ich nifti 2"
 
     def read_headers(self, source_file: str) -> list[SliceHeader]:
-        """Return one header per slice, in the order of the file; raise RejectedFile."""
         volume = _Volume.open(self.folder / source_file)
         patient = _patient(source_file)
         # Columns run along x and rows along y of the turned volume, both backwards.
         axes = _TO_DICOM @ volume.affine[:3, :3]
         spacing = np.linalg.norm(axes, axis=0)
         columns, rows, num_slices = volume.shape
+        data, data_type = volume.image.dataobj, volume.image.get_data_dtype()
         orientation = (*(-axes[:, 0] / spacing[0]), *(-axes[:, 1] / spacing[1]))
         headers = []
         for index in range(num_slices):
@@ -56,22 +56,20 @@ class CtIchNiftiReader:
                     columns=columns,
                     spacing_row=float(spacing[1]),
                     spacing_column=float(spacing[0]),
-                    bits_allocated=volume.bits,
-                    bits_stored=volume.bits,
-                    pixel_representation=int(volume.is_signed),
-                    rescale_slope=volume.slope,
-                    rescale_intercept=volume.intercept,
+                    bits_allocated=8 * data_type.itemsize,
+                    bits_stored=8 * data_type.itemsize,
+                    pixel_representation=int(data_type.kind != "u"),
+                    rescale_slope=float(data.slope),
+                    rescale_intercept=float(data.inter),
                     num_frames=num_slices,
                 )
             )
         return headers
 
     def read_ids(self, source_file: str) -> dict[str, str]:
-        """Return the ids of the scan, which follow from the name of the file."""
         return scan_ids(_patient(source_file))
 
     def read_pixels(self, source_file: str) -> SlicePixels:
-        """Return the pixels of all slices in the order of the file; raise RejectedFile."""
         volume = _Volume.open(self.folder / source_file)
         values = volume.read()
         turned = np.nan_to_num(values, nan=AIR_HU)[::-1, ::-1].transpose(2, 1, 0)
@@ -139,22 +137,6 @@ class _Volume:
     def is_placed(self) -> bool:
         """Whether the file has the orientation of its axes."""
         return any(int(self.image.header[name]) > 0 for name in ("qform_code", "sform_code"))
-
-    @property
-    def bits(self) -> int:
-        return 8 * int(self.image.get_data_dtype().itemsize)
-
-    @property
-    def is_signed(self) -> bool:
-        return bool(self.image.get_data_dtype().kind != "u")
-
-    @property
-    def slope(self) -> float:
-        return float(self.image.dataobj.slope)
-
-    @property
-    def intercept(self) -> float:
-        return float(self.image.dataobj.inter)
 
     def place(self, index: int) -> int:
         """Return the place along z of the slice with number `index` in the file."""

@@ -52,11 +52,9 @@ class VolumeSource(AbstractSource):
 
     @property
     def reader(self) -> "VolumeReader":
-        """Read the array as one file of many frames."""
         return self._reader
 
     def files(self) -> pd.DataFrame:
-        """Return the one file that stands for the array."""
         return pd.DataFrame([(_NAME, "none", 0, 0)], columns=list(FILE_COLUMNS))
 
 

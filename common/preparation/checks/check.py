@@ -26,7 +26,13 @@ from common.preparation.checks.check_tables import (
 from common.preparation.checks.findings import RUN_AGAIN, Finding, finding
 from common.preparation.checks.label_audit import FAULTS, audit_labels
 from common.preparation.engine import LOCK_FILE
-from common.preparation.manifest import MANIFEST_FILE, TABLES, read_manifest, table_hashes
+from common.preparation.manifest import (
+    MANIFEST_FILE,
+    TABLES,
+    read_manifest,
+    table_counts,
+    table_hashes,
+)
 from common.preparation.workers.runner import TaskRunner
 from common.slices.copies import identical_pixels
 from common.slices.store import SliceStore
@@ -34,7 +40,6 @@ from common.slices.table import (
     ADDED_COLUMNS,
     SLICE_COLUMNS,
     SLICES_FILE,
-    STATUS_OK,
     STORE_FOLDER,
     STUDIES_FILE,
 )
@@ -166,14 +171,7 @@ def _read_manifest(dataset_folder: Path) -> tuple[dict[str, Any], list[Finding]]
 
 def _check_counts(manifest: dict[str, Any], slices: pd.DataFrame) -> list[Finding]:
     """Compare the counts of the manifest with those of the table."""
-    counts = manifest.get("counts", {})
-    by_status = {str(k): int(v) for k, v in slices["status"].value_counts().items()}
-    now = {
-        "num_files": slices["source_file"].nunique(),
-        "status": {STATUS_OK: 0} | by_status,
-        "num_series": slices["store_file"].nunique(),
-        "num_padding": int(slices["num_padding"].sum()),
-    }
+    counts, now = manifest.get("counts", {}), table_counts(slices)
     unlike = [name for name in now if name in counts and counts[name] != now[name]]
     what = f"counts of {MANIFEST_FILE} that are not those of {SLICES_FILE}"
     return finding("counts", what, unlike, RUN_AGAIN)

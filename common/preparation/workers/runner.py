@@ -4,40 +4,24 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from tqdm import tqdm
 
 from common.errors import InputError
 from common.preparation.workers.cluster import check_workers, connect
 from common.preparation.workers.limits import MEMORY, TIMEOUT, Limits
-from common.preparation.workers.local import LocalProcesses, memory_share_mb
+from common.preparation.workers.local import LocalProcesses, Outcome, Result, Task, memory_share_mb
 
 __all__ = ["MEMORY", "TIMEOUT", "Limits", "Outcome", "TaskRunner"]
-
-Task = TypeVar("Task")
-Result = TypeVar("Result")
 
 _IN_FLIGHT_PER_PROCESS = 3
 _COUNT_EVERY_S = 10.0
 
 # Those of a worker of a scheduler, which has one task at a time.
 _OWN, _OWN_LOCK = LocalProcesses(1), threading.Lock()
-
-
-@dataclass(frozen=True)
-class Outcome(Generic[Task, Result]):
-    """The result of a task, or None where every process that tried it died.
-
-    Attributes:
-        exceeded: the limit it was killed for (TIMEOUT or MEMORY), or None.
-    """
-
-    task: Task
-    result: Result | None
-    exceeded: str | None = None
 
 
 class TaskRunner:
@@ -118,8 +102,7 @@ class TaskRunner:
                 yield Outcome(task, function(task))
             return
         if self.address is None:
-            for task, result, exceeded in self._local.stream(function, tasks, limits):
-                yield Outcome(task, result, exceeded)
+            yield from self._local.stream(function, tasks, limits)
             return
         yield from self._stream_on_cluster(function, iter(tasks), limits)
 
