@@ -18,7 +18,6 @@ bandwidth where that is slower), and peak_memory_mb of the two epochs.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -36,6 +35,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from benchmarks.figures import print_figures
 from common.datasets.loading import make_loader
 from common.datasets.samplers import EpochSampler, LengthSampler, batches_per_epoch
 from common.datasets.sequence import SequenceDataset
@@ -185,7 +185,7 @@ def main() -> None:
         "epoch_s": seconds["by length"],
         "peak_memory_mb": peak,
     }
-    print(json.dumps(figures))
+    print_figures(figures)
 
 
 if __name__ == "__main__":

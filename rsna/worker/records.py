@@ -126,7 +126,14 @@ class Records:
             self.jobs.labels(state).set(number)
         if not self._has_news:
             return
-        self._has_news = False
+        self._has_news = False  # The outbox may move jobs meanwhile.
+        try:
+            self._write_index()
+        except OSError:
+            self._has_news = True
+            raise
+
+    def _write_index(self) -> None:
         frame = _index(self.journal)
         write_text(self.folder / "index.csv", frame.to_csv(index=False))
         title, subtitle = "Studies by the probability of any", _time(self.journal.now())

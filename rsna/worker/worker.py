@@ -132,7 +132,6 @@ class Worker:
             for state in (LEFT_OUT, NEW):
                 journal.forget("state", state)
         journal.record("shadow", str(self.flags.wk_shadow))
-        self.records.renew()
 
     def run(self, is_over: Callable[[], bool] = lambda: False) -> None:
         """Work until `is_over`, which ends what it is at; InputError if the child can't work."""
