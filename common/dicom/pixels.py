@@ -28,19 +28,20 @@ class DecodedImage:
 
     Attributes:
         image_hu: int16 (frames, rows, columns), HU in [-1024, 31767].
-        headers: one per frame; none where they were not asked for.
         num_padding: pixels set to -1024 because they held padding, not a measurement.
+        note: how a usable file was read, or what was done to it; one line, or empty.
+        counts: int64 (frames, NUM_BINS), pixels by HU before clipping (`plausibility`); None: as in
+            `image_hu`.
+        headers: one per frame; none where they were not asked for.
         num_repaired: pixels whose wrapped 12-bit values were unwrapped.
-        counts: int64 (frames, NUM_BINS), pixels by HU before clipping (`plausibility`).
-        note: how a file was read that is not as PS3.10 has it; one line, or empty.
     """
 
     image_hu: np.ndarray
-    headers: tuple[SliceHeader, ...]
-    num_padding: int
-    num_repaired: int
-    counts: np.ndarray
+    num_padding: int = 0
     note: str = ""
+    counts: np.ndarray | None = None
+    headers: tuple[SliceHeader, ...] = ()
+    num_repaired: int = 0
 
 
 def read_hu(
@@ -74,7 +75,7 @@ def read_hu(
             else:
                 image_hu = found.image_hu[None]
     known = tuple(header for header in headers if isinstance(header, SliceHeader))
-    return DecodedImage(image_hu, known, num_padding, num_repaired, counts, opened.note)
+    return DecodedImage(image_hu, num_padding, opened.note, counts, known, num_repaired)
 
 
 def _sources(opened: OpenFile, header: PixelHeader) -> Iterator[bytes]:

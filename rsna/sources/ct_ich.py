@@ -18,7 +18,7 @@ import pandas as pd
 
 from common.dicom import RejectedFile, SliceHeader
 from common.errors import InputError
-from common.preparation import SlicePixels, SliceReader, list_files
+from common.preparation import DecodedImage, SliceReader, list_files
 from common.preparation.label_tables import label_values, read_label_table, whole_numbers
 from common.windows import SCANNED_AIR_HU
 from common.words import count
@@ -163,7 +163,7 @@ class CtIchReader:
         patient, number = _patient_and_number(source_file)
         return {"image_id": image_id(patient, number), **scan_ids(patient)}
 
-    def read_pixels(self, source_file: str) -> SlicePixels:
+    def read_pixels(self, source_file: str) -> DecodedImage:
         """Return HU put together from both windows; raise RejectedFile."""
         path = Path(source_file)
         greys: dict[str, np.ndarray | None] = {}
@@ -172,7 +172,7 @@ class CtIchReader:
             exists = (self.folder / image_file).exists()
             greys[kind] = self._read_grey(str(image_file)) if exists else None
         image_hu, note = combine_windows(greys["brain"], greys["bone"])
-        return SlicePixels(image_hu[None], note=note)
+        return DecodedImage(image_hu[None], note=note)
 
     def _read_grey(self, source_file: str) -> np.ndarray:
         """Return a JPEG as uint8 (rows, columns)."""

@@ -17,7 +17,7 @@ import numpy as np
 from common.dicom import RejectedFile, SliceHeader
 from common.dicom.checks import MAX_MATRIX, MAX_PIXELS
 from common.dicom.hounsfield import MAX_HU, PADDING_BELOW_HU
-from common.preparation import SlicePixels
+from common.preparation import DecodedImage
 from common.windows import AIR_HU
 
 SCAN_FOLDER = "ct_scans"
@@ -69,14 +69,14 @@ class CtIchNiftiReader:
     def read_ids(self, source_file: str) -> dict[str, str]:
         return scan_ids(_patient(source_file))
 
-    def read_pixels(self, source_file: str) -> SlicePixels:
+    def read_pixels(self, source_file: str) -> DecodedImage:
         volume = _Volume.open(self.folder / source_file)
         values = volume.read()
         turned = np.nan_to_num(values, nan=AIR_HU)[::-1, ::-1].transpose(2, 1, 0)
         num_padding = int(np.count_nonzero(turned < PADDING_BELOW_HU))
         image_hu = np.rint(np.clip(turned, AIR_HU, MAX_HU)).astype(np.int16)
         note = "" if volume.is_placed else "no qform and no sform: the orientation was assumed"
-        return SlicePixels(np.ascontiguousarray(image_hu), num_padding, note)
+        return DecodedImage(np.ascontiguousarray(image_hu), num_padding, note)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from common.dicom.plausibility import (
     why_slices_implausible,
 )
 from common.errors import InputError
-from common.preparation import FILE_COLUMNS, SlicePixels
+from common.preparation import FILE_COLUMNS, DecodedImage
 from rsna.sources.base import AbstractSource
 
 FIELD_OF_VIEW_MM = (50.0, 1000.0)
@@ -67,7 +67,7 @@ class VolumeReader:
         spacing_mm: of slices, rows and columns.
     """
 
-    pixels: SlicePixels
+    pixels: DecodedImage
     spacing_mm: tuple[float, float, float]
     version: str = "volume 1"
 
@@ -81,7 +81,7 @@ class VolumeReader:
     def read_ids(self, source_file: str) -> dict[str, str]:
         return dict.fromkeys(_IDS, _NAME)
 
-    def read_pixels(self, source_file: str) -> SlicePixels:
+    def read_pixels(self, source_file: str) -> DecodedImage:
         return self.pixels
 
 
@@ -153,7 +153,7 @@ def _checked_spacing(
     return z, y, x
 
 
-def _to_pixels(values: np.ndarray) -> SlicePixels:
+def _to_pixels(values: np.ndarray) -> DecodedImage:
     """Return the slices as the DICOM reader returns those of a file; InputError if not HU."""
     header = _header((0, 0), 1, 0, (1.0, 1.0, 1.0))
     native = np.float64 if values.dtype.kind == "f" else values.dtype.newbyteorder("=")
@@ -173,4 +173,4 @@ def _to_pixels(values: np.ndarray) -> SlicePixels:
         if reason := why_implausible(judged.sum(axis=0), num_judged):
             raise InputError(f"the volume is not in HU: {reason}")
     num_padding = sum(found.num_padding for found in slices)
-    return SlicePixels(image_hu, num_padding, "", counts)
+    return DecodedImage(image_hu, num_padding, "", counts)

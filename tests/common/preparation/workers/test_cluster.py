@@ -16,7 +16,7 @@ from distributed import Client
 from prepared import contents, write_series_files
 
 from common.errors import InputError
-from common.preparation import DicomReader, Limits, SlicePixels, prepare_dataset
+from common.preparation import DecodedImage, DicomReader, Limits, prepare_dataset
 from common.preparation.workers import cluster
 from rsna.sources.dicom import DicomSource
 
@@ -85,7 +85,7 @@ def scheduler(project_root: Path, tmp_path: Path) -> Iterator[Scheduler]:
 class DyingReader(DicomReader):
     """Kills the worker as by kill -9 at a slice of series 1.2, once; 1.3 crashes, 1.4 hangs."""
 
-    def read_pixels(self, source_file: str) -> SlicePixels:
+    def read_pixels(self, source_file: str) -> DecodedImage:
         died = self.folder.parent / "died"
         if source_file == "1.2-2.dcm" and not died.exists():
             died.write_text(str(os.getppid()))

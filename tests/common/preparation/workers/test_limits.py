@@ -10,7 +10,7 @@ import pytest
 from prepared import prepare_dicom, write_series_files
 
 from common.dicom import SliceHeader
-from common.preparation import DicomReader, Limits, SlicePixels, prepare_dataset
+from common.preparation import DecodedImage, DicomReader, Limits, prepare_dataset
 from common.preparation.headers import is_raised
 from common.preparation.pixels import read_record, record_exceeding, series_tasks
 from common.preparation.workers.limits import MEMORY, TIMEOUT
@@ -30,7 +30,7 @@ class HostileReader(DicomReader):
             hang()
         return super().read_headers(source_file)
 
-    def read_pixels(self, source_file: str) -> SlicePixels:
+    def read_pixels(self, source_file: str) -> DecodedImage:
         if source_file == "1.1-2.dcm":
             hang()
         if source_file == "1.2-2.dcm":

@@ -14,7 +14,7 @@ from task_functions import (
 )
 
 from common.dicom import SliceHeader
-from common.preparation import DicomReader, SlicePixels, prepare_dataset
+from common.preparation import DecodedImage, DicomReader, prepare_dataset
 from common.preparation.workers.limits import TIMEOUT, Limits
 from common.preparation.workers.runner import _OWN, TaskRunner, _run_on_worker
 from common.slices.table import SliceTable
@@ -24,7 +24,7 @@ from rsna.sources.dicom import DicomSource
 class CrashingReader(DicomReader):
     """Kills its process, as a codec does, on the second slice of series 1.2."""
 
-    def read_pixels(self, source_file: str) -> SlicePixels:
+    def read_pixels(self, source_file: str) -> DecodedImage:
         if source_file == "1.2-2.dcm":
             os.abort()
         return super().read_pixels(source_file)
