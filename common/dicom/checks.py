@@ -63,11 +63,10 @@ class StoredImage:
         return self.rows * self.columns * self.bits_allocated // 8
 
 
-def check_image(opened: OpenFile, *, require_ct: bool) -> StoredImage:
+def check_image(opened: OpenFile) -> StoredImage:
     """Return the size and type of the stored pixels if they can be decoded; raise RejectedFile."""
     dataset = opened.dataset
-    if require_ct:
-        _check_ct(opened)
+    _check_ct(opened)
     _check_syntax(opened)
     _check_color(dataset)
     stored = _stored_image(dataset)

@@ -116,17 +116,12 @@ class SliceHeader(PixelHeader):
 
 
 def read_headers(
-    file: Path | BinaryIO,
-    *,
-    require_ct: bool = True,
-    sort_out: bool = False,
-    with_accession: bool = False,
+    file: Path | BinaryIO, *, sort_out: bool = False, with_accession: bool = False
 ) -> list[SliceHeader]:
     """Return the header of every slice in a file, one per frame, without reading pixels.
 
     Args:
         file: a path or a seekable stream.
-        require_ct: reject what is not a CT image (modality and SOP class).
         sort_out: fill in `left_out` and its reason.
         with_accession: fill in `accession_hash`.
 
@@ -134,25 +129,23 @@ def read_headers(
         RejectedFile: no image can come of this file, for a reason that its header shows.
     """
     with open_dicom(file) as opened:
-        return slice_headers(
-            opened, require_ct=require_ct, sort_out=sort_out, with_accession=with_accession
-        )
+        return slice_headers(opened, sort_out=sort_out, with_accession=with_accession)
 
 
 def slice_headers(
-    opened: OpenFile, *, require_ct: bool, sort_out: bool = False, with_accession: bool = False
+    opened: OpenFile, *, sort_out: bool = False, with_accession: bool = False
 ) -> list[SliceHeader]:
     """Return the header of every slice of an open file; raise RejectedFile."""
-    stored = check_image(opened, require_ct=require_ct)
+    stored = check_image(opened)
     return [
         _frame_header(opened, stored, frame, sort_out, with_accession)
         for frame in range(stored.num_frames)
     ]
 
 
-def pixel_headers(opened: OpenFile, *, require_ct: bool) -> list[PixelHeader]:
+def pixel_headers(opened: OpenFile) -> list[PixelHeader]:
     """Return what decoding needs to know of every slice of an open file; raise RejectedFile."""
-    stored = check_image(opened, require_ct=require_ct)
+    stored = check_image(opened)
     return [
         PixelHeader(**_pixel_fields(opened, stored, frame)) for frame in range(stored.num_frames)
     ]

@@ -125,12 +125,7 @@ _PREDICTED: dict[int, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 }
 
 
-def _categories() -> np.ndarray:
-    """Return by difference, modulo 65536, how many bits its size has: 0 to 16."""
-    differences = np.arange(1 << 16)
-    sizes = np.minimum(differences, (1 << 16) - differences)
-    return np.ceil(np.log2(sizes + 1)).astype(np.uint8)
-
-
-_CATEGORY = _categories()
+_MODULO = np.arange(1 << 16)
+# By difference, modulo 65536, how many bits its size has: 0 to 16.
+_CATEGORY = np.ceil(np.log2(np.minimum(_MODULO, (1 << 16) - _MODULO) + 1)).astype(np.uint8)
 _NO_CODE = 40  # bits that no pixel takes: what the table has no code for was never in the frame

@@ -44,14 +44,11 @@ class DecodedImage:
     num_repaired: int = 0
 
 
-def read_hu(
-    file: Path | BinaryIO, *, require_ct: bool = True, with_headers: bool = True
-) -> DecodedImage:
+def read_hu(file: Path | BinaryIO, *, with_headers: bool = True) -> DecodedImage:
     """Return the pixels of a file in Hounsfield units.
 
     Args:
         file: a path or a seekable stream.
-        require_ct: reject what is not a CT image (modality and SOP class).
         with_headers: return the headers; without, what only they tell is not checked again.
 
     Raises:
@@ -59,7 +56,7 @@ def read_hu(
     """
     with open_dicom(file) as opened:
         read = slice_headers if with_headers else pixel_headers
-        headers: Sequence[PixelHeader] = read(opened, require_ct=require_ct)
+        headers: Sequence[PixelHeader] = read(opened)
         shape = (len(headers), headers[0].rows, headers[0].columns)
         image_hu = np.empty(shape if len(headers) > 1 else 0, np.int16)
         num_padding, num_repaired = 0, 0

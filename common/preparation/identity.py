@@ -53,10 +53,6 @@ def with_pixel_hashes(
     """Return the header table with `pixels` of the chosen rows, and keep that in the dataset.
 
     Rows whose pixels cannot be read are rejected with the reason.
-
-    Args:
-        index: what `read_index` returned.
-        chosen: bool by row.
     """
     wanted = index[chosen & index["pixels"].isna() & index["status"].eq(STATUS_OK)]
     if wanted.empty:

@@ -1,6 +1,5 @@
 """The manifest of a dataset folder: source, parameters and counts."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from common.errors import InputError
-from common.files import write_json
+from common.files import file_sha256, write_json
 from common.preparation.headers import INDEX_FOLDER, forget_headers, read_shards
 from common.preparation.source import Source
 from common.slices.folds import FOLDS_FILE
@@ -87,7 +86,7 @@ def write_manifest(
 def table_hashes(dataset_folder: Path) -> dict[str, str]:
     """Return the SHA-256 of each table that the dataset folder has, by its name."""
     return {
-        name: hashlib.sha256((dataset_folder / name).read_bytes()).hexdigest()
+        name: file_sha256(dataset_folder / name)
         for name in TABLES
         if (dataset_folder / name).is_file()
     }

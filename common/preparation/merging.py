@@ -1,6 +1,5 @@
 """A dataset made of another one and slices with labels of another kind, sharing their pixels."""
 
-import errno
 import logging
 import os
 import shutil
@@ -14,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from common.errors import InputError
-from common.files import read_parquet, write_json, write_parquet, write_text
+from common.files import read_parquet, replacing_folder, write_json, write_parquet, write_text
 from common.preparation.manifest import MANIFEST_FILE, read_manifest, table_counts, table_hashes
 from common.preparation.tables import LABELS_OF_STUDY, set_labels_of_studies, studies_of_slices
 from common.slices.folds import (
@@ -131,17 +130,17 @@ def merge_dataset(
         slices = _with_others(slices, others, image_ids, added.folder.name)
     slices = _with_labels(slices, image_ids, labels, added.label_source, label_names)
     new_folds = _with_folds(folds, slices, image_ids)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
+    with replacing_folder(target) as temporary:
         write_parquet(temporary / SLICES_FILE, slices)
         studies = _studies(slices, [base, added.folder], label_names)
         write_parquet(temporary / STUDIES_FILE, studies)
         write_text(temporary / FOLDS_FILE, new_folds.to_csv(index=False))
         num_linked, num_copied = _share_store(slices, [base, added.folder], temporary)
         _write_manifest(temporary, base, added.folder, slices, note)
-        _move(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if target.exists():
+            raise InputError(
+                f"{target} exists by now, another process made it: choose another name"
+            )
     known = ~np.isnan(labels)
     return Merged(
         num_added=len(image_ids),
@@ -265,17 +264,6 @@ def _share_store(slices: pd.DataFrame, folders: Iterable[Path], target: Path) ->
             shutil.copyfile(source, store / str(name))
             num_copied += 1
     return num_linked, num_copied
-
-
-def _move(temporary: Path, target: Path) -> None:
-    try:
-        os.rename(temporary, target)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-        raise InputError(
-            f"{target} exists by now, another process made it: choose another name"
-        ) from error
 
 
 def _write_manifest(

@@ -50,7 +50,6 @@ class SeriesTask:
         num_slices: slices of the series, undecodable ones included.
         fingerprint: changes when the files, their order, the reader or the steps change.
         spacing_mm: pixel spacing along a column and along a row, None where unknown.
-        steps: pixel steps of the dataset.
     """
 
     reader: SliceReader

@@ -76,7 +76,6 @@ def list_files(
 
     Args:
         folder: what source_file is relative to; `common.dicom.names` has the way it is written.
-        split: split of all these files.
         subfolder: part of the folder to walk.
         wanted: chooses files by their bare name; what cannot be looked at is listed anyway.
     """

@@ -35,7 +35,6 @@ class FoldPlan:
 
     Attributes:
         num_folds: number of patient folds; None: none are made.
-        fold_seed: their seed.
         valid_fraction: share of the patients that a single split validates on, instead of folds;
             0: folds.
         fold_by: `patient`, or `source`: each fold is what one source (`sources_of`) holds.

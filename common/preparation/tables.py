@@ -67,9 +67,6 @@ def studies_table(
 
     A label of a study is the largest of its slices', unknown where one of them is, unless another
     has it by majority; where studies are labelled, it is theirs.
-
-    Args:
-        given: study_id and these, where studies are labelled.
     """
     names = list(label_names)
     studies = studies_of_slices(slices, names)

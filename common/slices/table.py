@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow
 
 from common.errors import InputError
+from common.files import read_parquet
 from common.slices.store import SliceStore
 from common.words import count
 
@@ -101,7 +102,6 @@ class SliceTable:
 
     Args:
         frame: one row per slice with the columns of `SLICE_COLUMNS` and any labels.
-        folder: the dataset folder, with the store beside it.
     """
 
     def __init__(self, frame: pd.DataFrame, folder: Path) -> None:
@@ -147,11 +147,7 @@ class SliceTable:
         """Return the table of a prepared dataset; raise InputError where there is none."""
         path = Path(dataset_folder) / SLICES_FILE
         require_dataset(path.parent)
-        try:
-            frame = pd.read_parquet(path)
-        except (OSError, ValueError) as error:
-            advice = "run preprocessing.py again"
-            raise InputError(f"{path} can't be read ({error}): {advice}") from error
+        frame = read_parquet(path, "run preprocessing.py again")
         # Arrow keeps what it needed while reading: 200 MB of 480 for the index of RSNA 2019.
         pyarrow.default_memory_pool().release_unused()
         return cls(frame, dataset_folder)

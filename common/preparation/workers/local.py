@@ -47,11 +47,7 @@ def memory_share_mb(num_processes: int) -> float:
 
 
 class LocalProcesses:
-    """Processes that are started when there is a task for them, and kept for the next.
-
-    Args:
-        most: how many there may be.
-    """
+    """Processes that are started when there is a task for them, and kept for the next."""
 
     def __init__(self, most: int) -> None:
         self.most = most
