@@ -52,6 +52,7 @@ from common.preparation.splits import (
 from common.preparation.tables import by_majority, slices_table, studies_table
 from common.preparation.volumes import arrange, keep_selected, separate_patients
 from common.preparation.workers.runner import Limits, TaskRunner
+from common.slices.copies import identical_pixels
 from common.slices.folds import TRAIN_SPLIT
 from common.slices.pixel_steps import NO_STEPS, PARAMETER, PixelSteps
 from common.slices.store import SliceStore
@@ -214,9 +215,9 @@ def prepare_dataset(
             slices["keep_for_training"] &= ~outside
             log_marked(outside, slices, source.label_names[-1])
         remove_stale(dataset_folder, {*results, *kept["store_file"].dropna()})
-        store = SliceStore(dataset_folder / STORE_FOLDER)
-        counts: dict[str, Any] = {"audit": log_audit(slices, source.label_names, store)}
-        overlap, concerned = find_overlap(slices, store)
+        copies = identical_pixels(slices, SliceStore(dataset_folder / STORE_FOLDER))
+        counts: dict[str, Any] = {"audit": log_audit(slices, source.label_names, copies)}
+        overlap, concerned = find_overlap(slices, copies)
         if drop_overlap and concerned.any():
             slices["keep_for_training"] &= ~concerned
             overlap = replace(overlap, num_kept=0)
@@ -226,7 +227,7 @@ def prepare_dataset(
             counts["folds"], counts["fold_deviation"], counts["fold_sources"] = write_folds(
                 plan, balanced, source.label_names, dataset_folder, sources
             )
-            in_folds = log_fold_copies(slices, dataset_folder, drop_overlap)
+            in_folds = log_fold_copies(slices, copies, dataset_folder, drop_overlap)
             slices["keep_for_training"] &= ~(in_folds & drop_overlap)
         write_parquet(dataset_folder / STUDIES_FILE, studies)
         write_parquet(dataset_folder / SLICES_FILE, slices)
