@@ -37,7 +37,9 @@ from torch import Tensor, nn
 
 from benchmarks.figures import print_figures
 from common.callbacks import TrainingMonitor
-from common.datasets import AbstractDataset, EpochSampler, make_loader
+from common.datasets.base import AbstractDataset
+from common.datasets.loading import make_loader
+from common.datasets.samplers import EpochSampler
 from common.networks import FitSettings, ImageClassifierNetwork
 from common.networks.losses import weighted_bce_sum
 from common.precision import keep_freed_memory

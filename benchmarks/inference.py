@@ -27,7 +27,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.figures import print_figures
-from common.datasets import AbstractDataset
+from common.datasets.base import AbstractDataset
 
 # Times that torch takes over those of the engine, for every network.
 LIMITS = {"float32": 1.6, "bf16": 3.0}

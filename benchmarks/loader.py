@@ -43,7 +43,9 @@ from torch.utils.data import DataLoader, default_collate  # noqa: E402
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter  # noqa: E402
 
 from benchmarks.figures import print_figures  # noqa: E402
-from common.datasets import AbstractDataset, EpochSampler, make_loader  # noqa: E402
+from common.datasets.base import AbstractDataset  # noqa: E402
+from common.datasets.loading import make_loader  # noqa: E402
+from common.datasets.samplers import EpochSampler  # noqa: E402
 from common.precision import keep_freed_memory  # noqa: E402
 from common.slices.store import SliceStore, write_series  # noqa: E402
 from common.transforms import SampleTransform, catalog, load_transform  # noqa: E402

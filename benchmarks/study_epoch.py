@@ -36,7 +36,8 @@ import pandas as pd
 import torch
 
 from benchmarks.figures import print_figures
-from common.datasets import EpochSampler, LengthSampler, batches_per_epoch, make_loader
+from common.datasets.loading import make_loader
+from common.datasets.samplers import EpochSampler, LengthSampler, batches_per_epoch
 from common.datasets.sequence import SequenceDataset
 from common.datasets.series import SeriesAugmentation
 from common.features.slice_outputs import outputs_of_encoder

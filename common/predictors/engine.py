@@ -9,7 +9,6 @@
 import, nor timm.
 """
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -28,6 +27,7 @@ from common.errors import InputError
 from common.experiment import COPY_AGAIN, JSON_FILE
 from common.features.slice_outputs import Scaling
 from common.files import file_sha256
+from common.machine import end_with_parent
 from common.predictors.base import BuildModel, PredictOptions, checked_weights
 from common.requirements import install_command
 
@@ -39,7 +39,6 @@ RECORD = "engine"
 """Key in predictor.json."""
 ENGINE_FILE = "engine.xml"
 SCALING_FILE = "engine.npz"
-_PR_SET_PDEATHSIG = 1
 _HINTS = {"float32": "f32", "bf16": "bf16"}
 _EXPORT_AGAIN = "export it again (scripts/export.py)"
 
@@ -222,7 +221,7 @@ def batches_for(
     """Return the batches of a dataset, as whatever runs the network takes them."""
     if isinstance(network, EngineNetwork):
         return _batches(dataset, batch_size, num_workers)
-    from common.datasets import make_loader  # torch takes seconds
+    from common.datasets.loading import make_loader  # torch takes seconds
 
     return make_loader(dataset, batch_size, num_workers)
 
@@ -280,8 +279,7 @@ def _start_worker(dataset: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by it the pool ends those that are left
     cv2.setNumThreads(0)
-    # It must not outlive a parent that was killed.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
 
 
 def _batch_of_worker(places: range) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from common.datasets import ImageClassificationDataset
+from common.datasets.classification import ImageClassificationDataset
 from common.predictors.base import PredictOptions, RowLogits
 from common.predictors.engine import EngineNetwork
 from common.predictors.network import NetworkPredictor
@@ -101,7 +101,7 @@ class SlicePredictor(NetworkPredictor):
             float32 (n, height, width), 0 where a slice can't be read, and (rows, columns) of the
             images, which all have one size.
         """
-        from common.datasets import make_loader
+        from common.datasets.loading import make_loader
         from common.models.layer_cam import layer_cam
 
         network = self._torch_network().to(options.device)

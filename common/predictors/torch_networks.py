@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from common.checkpoint import load_weights_file
-from common.datasets import make_loader
+from common.datasets.loading import make_loader
 from common.errors import InputError
 from common.features.slice_outputs import Scaling
 from common.models.study import build_series_model

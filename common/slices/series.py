@@ -90,12 +90,7 @@ def list_series(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def used_rows(frame: pd.DataFrame, series: pd.DataFrame) -> NDArray[np.bool_]:
-    """Return (n,): the readable rows of the volumes that stand for their studies.
-
-    Args:
-        frame: the rows given to `list_series`.
-        series: the result of `list_series`.
-    """
+    """Return (n,): the readable rows of the volumes that stand for their studies."""
     used = series.loc[series["used"] == 1, "store_file"]
     return (frame["readable"] & frame["store_file"].isin(used)).to_numpy(dtype=bool)
 
@@ -114,7 +109,6 @@ def list_studies(
     Args:
         frame: the rows given to `list_series`.
         probabilities: (n, k) of these rows.
-        series: the result of `list_series`.
         prior: (k,) of studies, for those of which no slice can be read.
         label_names: the k labels; the last one decides the top slice.
         calibration: of studies; None for the plain rule.

@@ -11,7 +11,8 @@ import numpy as np
 from common.callbacks import Callback
 from common.callbacks.telemetry import find_module
 from common.checkpoint import load_weights
-from common.datasets import EpochSampler, make_loader
+from common.datasets.loading import make_loader
+from common.datasets.samplers import EpochSampler
 from common.errors import InputError
 from common.models import AbstractModel, TimmClassifier
 from common.models.encoders import (

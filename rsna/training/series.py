@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from common.callbacks import Callback
 from common.checkpoint import load_weights
-from common.datasets import EpochSampler, LengthSampler, make_loader
+from common.datasets.loading import make_loader
+from common.datasets.samplers import EpochSampler, LengthSampler
 from common.datasets.series import SeriesAugmentation
 from common.datasets.series_images import SeriesImageDataset
 from common.errors import InputError

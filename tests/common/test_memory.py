@@ -29,7 +29,8 @@ PROGRAM = """
 import json, sys, tempfile
 from pathlib import Path
 from benchmarks import study_epoch as bench
-from common.datasets import LengthSampler, make_loader
+from common.datasets.loading import make_loader
+from common.datasets.samplers import LengthSampler
 from common.features import slice_outputs
 from common.memory import peak_memory_mb
 slice_outputs._MOST_BYTES = 0  # as of features that are larger than what is kept in memory
