@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.datasets import ImageClassificationDataset
+from common.datasets.classification import ImageClassificationDataset
 from common.errors import InputError
 from common.slices.folds import (
     draw_studies,

@@ -12,7 +12,6 @@ time.
 
 import argparse
 import contextlib
-import json
 import os
 import resource
 import statistics
@@ -30,6 +29,7 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.figures import print_figures  # noqa: E402
 from benchmarks.predictor import make_predictor  # noqa: E402
 
 EXPERIMENT = "cold"
@@ -75,7 +75,7 @@ def main() -> None:
                     print(name, *shown, flush=True)
             assert same(*outputs.values()), "they predict different probabilities"
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    print(json.dumps(summary(runs)))
+    print_figures(summary(runs))
 
 
 def run(checkout: Path, results: Path, folder: Path, output: Path) -> Run:

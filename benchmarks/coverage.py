@@ -14,7 +14,6 @@ star marks what a report does not show, as there are too few positive patients
 """
 
 import argparse
-import json
 import sys
 import time
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from scipy.special import expit, logit
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.figures import print_figures
 from common.cli import run_script
 from common.errors import CheckFailed
 from common.scoring.metrics import max_by_study, row_log_losses
@@ -330,7 +330,7 @@ def main() -> None:
         print("\n".join(table_lines(name, found[name])), flush=True)
     minutes = (time.perf_counter() - started) / 60
     below = failures(found)
-    print(json.dumps({"minutes": minutes, "below": below} | found))
+    print_figures({"minutes": minutes, "below": below} | found)
     if below:
         raise CheckFailed(below)
 

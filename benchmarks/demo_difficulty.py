@@ -11,7 +11,6 @@ Takes about a minute. Prints a table and, as its last line, the figures as JSON.
 """
 
 import argparse
-import json
 import sys
 import warnings
 from pathlib import Path
@@ -27,6 +26,7 @@ from sklearn.preprocessing import StandardScaler
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.figures import print_figures
 from common.cli import run_script
 from common.scoring.metrics import row_log_losses, training_prior
 from common.slices.folds import read_folds
@@ -110,7 +110,7 @@ def main() -> None:
     print(f"{'label':<18}{'prevalence':>11}{'of the prior':>14}")
     for column, (name, ratio) in enumerate(result["ratio_by_label"].items()):
         print(f"{name:<18}{labels[:, column].mean():>11.3f}{ratio:>14.3f}")
-    print(json.dumps(result))
+    print_figures(result)
 
 
 if __name__ == "__main__":

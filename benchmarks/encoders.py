@@ -26,6 +26,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.figures import print_figures
 from benchmarks.levels.level_runs import Plan, Stage, prepare, run_stages
 from common.cli import log_to_console, run_script
 from common.errors import InputError
@@ -156,7 +157,7 @@ def main() -> None:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     minutes = (time.perf_counter() - started) / 60, (used.ru_utime + used.ru_stime) / 60
     print(f"\n{minutes[0]:.1f} minutes, {minutes[1]:.1f} of a processor\n")
-    print(json.dumps(found))
+    print_figures(found)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ the processor; memory is the peak of the process. Ends with one line of JSON; st
 """
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ import numpy as np
 from scipy.special import logit
 
 from benchmarks.ensemble import NUM_FOLDS, SEED, made_up_slices, peak_mb
+from benchmarks.figures import print_figures
 from common.cli import run_script
 from common.errors import CheckFailed
 from common.experiment import FORMAT_VERSION, Experiment
@@ -100,7 +100,7 @@ def main() -> None:
             "cpu_s": round(time.process_time() - start_cpu, 1),
             "peak_mb": round(peak_mb()),
         }
-    print(json.dumps(figures))
+    print_figures(figures)
     if missed := [name for name, limit in LIMITS.items() if figures[name] > limit]:
         raise CheckFailed(missed)
 

@@ -11,13 +11,12 @@ measured apart:
 
 Prints a table of medians, then one line of JSON: overhead_ratio (processor time of fit over that of
 the bare loop, less 1: 0.03 is 3 % more), wall_ratio (the same of wall time), start_cpu_s,
-start_wall_s, new_store_cpu_s, max_weight_difference and peak_memory_mb.
+start_wall_s, new_store_cpu_s and max_weight_difference.
 
     python benchmarks/fit_loop.py [--repeats 7] [--steps 100] [--batch_size 16] [--size 96]
 """
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -36,9 +35,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.figures import print_figures
 from common.callbacks import TrainingMonitor
-from common.datasets import AbstractDataset, EpochSampler, make_loader
-from common.memory import peak_memory_mb
+from common.datasets.base import AbstractDataset
+from common.datasets.loading import make_loader
+from common.datasets.samplers import EpochSampler
 from common.networks import FitSettings, ImageClassifierNetwork
 from common.networks.losses import weighted_bce_sum
 from common.precision import keep_freed_memory
@@ -206,9 +207,8 @@ def main() -> None:
         "start_wall_s": median(start.wall for start in starts),
         "new_store_cpu_s": new_store.cpu,
         "max_weight_difference": weight_difference(bare_model, fit_model),
-        "peak_memory_mb": peak_memory_mb(),
     }
-    print(json.dumps(figures))
+    print_figures(figures)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from common.callbacks import Callback
-from common.datasets import EpochSampler, make_loader
+from common.datasets.loading import make_loader
+from common.datasets.samplers import EpochSampler
 from common.distributed import Processes
 from common.networks import FitSettings, StepOutput
 from common.slices.store import write_series

@@ -14,7 +14,6 @@ Ends with one line of JSON; status 3 where a ratio is below LIMITS.
 import argparse
 import json
 import os
-import resource
 import sys
 import tempfile
 import time
@@ -27,7 +26,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.datasets import AbstractDataset
+from benchmarks.figures import print_figures
+from common.datasets.base import AbstractDataset
 
 # Times that torch takes over those of the engine, for every network.
 LIMITS = {"float32": 1.6, "bf16": 3.0}
@@ -126,10 +126,9 @@ def main() -> None:
         "threads": arguments.threads,
         "rounds": arguments.rounds,
         "load": round(os.getloadavg()[0], 1),
-        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "networks": found,
     }
-    print(json.dumps(result))
+    print_figures(result)
     if any(lowest[way] < LIMITS[way] for way in precisions):
         sys.exit(3)
 

@@ -21,7 +21,6 @@ parts of what is left of store+device, by the wall clock, in ms a sample. The la
 """
 
 import argparse
-import json
 import os
 import random
 import statistics
@@ -43,8 +42,11 @@ from pydicom import examples  # noqa: E402
 from torch.utils.data import DataLoader, default_collate  # noqa: E402
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter  # noqa: E402
 
+from benchmarks.figures import print_figures  # noqa: E402
 from common.albumentations import Memory  # noqa: E402
-from common.datasets import AbstractDataset, EpochSampler, make_loader  # noqa: E402
+from common.datasets.base import AbstractDataset  # noqa: E402
+from common.datasets.loading import make_loader  # noqa: E402
+from common.datasets.samplers import EpochSampler  # noqa: E402
 from common.precision import keep_freed_memory  # noqa: E402
 from common.slices.store import SliceStore, write_series  # noqa: E402
 from common.transforms import SampleTransform, catalog, load_transform  # noqa: E402
@@ -323,7 +325,7 @@ def main() -> None:
     print("parts of store+device, ms a sample")
     for name, value in figures["profile_ms"].items():
         print(f"  {name:<30}{value:.3f}")
-    print(json.dumps(figures))
+    print_figures(figures)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from benchmarks.figures import print_figures
 from benchmarks.predictor import make_predictor
 from common.cli import run_script
 from common.distributed import Processes, connected
@@ -144,7 +145,7 @@ def main() -> None:
     # Where other programs run, the clock says nothing of the cores.
     judged = "ratio_two_processes" if load < 0.5 else "ratio_processor_time"
     print(f"asked: {judged} at least {ASKED}, difference at most {TOLERANCE:g}")
-    print(json.dumps(figures))
+    print_figures(figures)
     if figures[judged] < ASKED or difference > TOLERANCE:
         raise CheckFailed([f"{judged} {figures[judged]:.2f}, difference {difference:.1e}"])
 

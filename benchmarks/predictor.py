@@ -10,7 +10,6 @@ it is the default network with random weights, which takes as long.
 
 import argparse
 import importlib
-import json
 import os
 import statistics
 import sys
@@ -23,6 +22,9 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.figures import print_figures  # noqa: E402
 
 
 def make_predictor(folder: Path) -> Path:
@@ -45,7 +47,6 @@ def make_predictor(folder: Path) -> Path:
 
 
 def main() -> None:
-    sys.path.insert(0, str(ROOT))
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--predictor", type=Path)
@@ -84,7 +85,7 @@ def main() -> None:
         wall, cpu = zip(*spent, strict=True)
         figures[part] = [statistics.median(wall), min(wall), statistics.median(cpu), min(cpu)]
         print(f"{part:<12} {' '.join(f'{seconds:7.3f}' for seconds in figures[part])}")
-    print(json.dumps(figures))
+    print_figures(figures)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ median over rounds of the ratio of neighbours, which alternate. The last line is
     slices_per_second   prepared by one process, by its processor time
     fraction_of_bound   rate of preparing / rate of the bound; at least 0.8 passes
     ratio_vs_reread     rate of reading the store, checksums included / rate of decoding the files
-    peak_rss_mb         the largest memory of this process, 10^6 bytes
     ratio_vs_baseline   processor time of preparing here / in the other checkout, each in a process
                         of its own that has warmed up, median of interleaved pairs; at most 1.05
                         passes; null without --baseline
@@ -24,8 +23,6 @@ Wall times say little on a machine with other work: run the pairs on one that is
 import argparse
 import contextlib
 import io
-import json
-import resource
 import shutil
 import statistics
 import subprocess
@@ -42,6 +39,7 @@ import blosc2  # noqa: E402
 import numpy as np  # noqa: E402
 import pydicom  # noqa: E402
 
+from benchmarks.figures import print_figures  # noqa: E402
 from common.cli import run_script  # noqa: E402
 from common.dicom import quiet_pydicom  # noqa: E402
 from common.errors import InputError  # noqa: E402
@@ -94,10 +92,9 @@ def main() -> int:
         "fraction_of_bound": found["fraction"],
         "ratio_vs_reread": found["reread"] / found["store"],
         "ratio_vs_baseline": ratio,
-        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
         "speedup_2_workers": speedup,
     }
-    print(json.dumps({k: v if v is None else round(v, 3) for k, v in figures.items()}))
+    print_figures({k: v if v is None else round(v, 3) for k, v in figures.items()})
     too_slow = speedup is not None and speedup < LEAST_SPEEDUP
     too_slow |= ratio is not None and ratio > MOST_VS_BASELINE
     return int(found["fraction"] < LEAST_FRACTION or too_slow)

@@ -15,7 +15,6 @@ is shown covers less than 0.93, or an error rate is above the promised one by 3 
 """
 
 import argparse
-import json
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -29,6 +28,7 @@ from scipy.special import expit, logit
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.coverage import COHORTS, failures, share_covered, table_lines
+from benchmarks.figures import print_figures
 from common.cli import run_script
 from common.errors import CheckFailed
 from common.statistics.conformal import fit_triage, triage_rates
@@ -250,7 +250,7 @@ def main() -> None:
         if row[key] > row["promised"] + 3 * row[f"{key}_error"]
     ]
     minutes = (time.perf_counter() - started) / 60
-    print(json.dumps({"minutes": minutes, "below": below, "triage": triages} | found))
+    print_figures({"minutes": minutes, "below": below, "triage": triages} | found)
     if below:
         raise CheckFailed(below)
 

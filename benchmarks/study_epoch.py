@@ -18,7 +18,6 @@ bandwidth where that is slower), and peak_memory_mb of the two epochs.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -36,7 +35,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from common.datasets import EpochSampler, LengthSampler, batches_per_epoch, make_loader
+from benchmarks.figures import print_figures
+from common.datasets.loading import make_loader
+from common.datasets.samplers import EpochSampler, LengthSampler, batches_per_epoch
 from common.datasets.sequence import SequenceDataset
 from common.datasets.series import SeriesAugmentation
 from common.features.slice_outputs import outputs_of_encoder
@@ -184,7 +185,7 @@ def main() -> None:
         "epoch_s": seconds["by length"],
         "peak_memory_mb": peak,
     }
-    print(json.dumps(figures))
+    print_figures(figures)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ loss of any by slice as a share of the prior's, each with its patient interval.
 """
 
 import argparse
-import json
 import logging
 import os
 import shutil
@@ -27,6 +26,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.figures import print_figures
 from benchmarks.levels.level_runs import Plan, Stage, prepare, run_stages
 from common.cli import log_to_console, run_script
 from common.experiment import Experiment
@@ -149,7 +149,7 @@ def show(found: dict[str, dict[str, Any]]) -> None:
             for value, (low, high) in (values[k] for k in list(values)[:3])
         ]
         print(f"{title:<22}{cells[0]:>24}{cells[1]:>24}{cells[2]:>22}")
-    print(json.dumps(found))
+    print_figures(found)
 
 
 def main() -> None:

@@ -10,7 +10,6 @@ then JSON; status 3 where more than 5 % of the null cohorts alarm, or less than 
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from scipy.special import expit
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.figures import print_figures
 from common.cli import run_script
 from common.errors import CheckFailed
 from common.statistics.subgroups import (
@@ -98,7 +98,7 @@ def main() -> None:
     for name, share in shares.items():
         error = np.sqrt(share * (1 - share) / number)
         print(f"{name:<14} {share:.3f} +- {error:.3f} of {number} cohorts")
-    print(json.dumps(shares))
+    print_figures(shares)
     if shares["false_alarms"] > 0.05 or shares["covered"] < 0.93:
         raise CheckFailed(["false alarms above 5 %, or coverage below 0.93"])
 

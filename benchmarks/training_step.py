@@ -19,6 +19,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.figures import print_figures  # noqa: E402
+
 WAYS = {
     "defaults of the libraries": {"OMP_WAIT_POLICY": "ACTIVE", "KEEP": "0"},
     "freed memory kept": {"OMP_WAIT_POLICY": "ACTIVE", "KEEP": "1"},
@@ -29,7 +33,6 @@ WAYS = {
 
 def measure(num_steps: int, batch_size: int, size: int) -> dict[str, float]:
     """Milliseconds per image of the default network in this process."""
-    sys.path.insert(0, str(ROOT))
     import time
 
     import torch
@@ -104,7 +107,7 @@ def main() -> None:
             }
             figures[f"{place}: {way}"] = medians
             print(f"  {way:<26} {medians['cpu_ms']:>14.1f} {medians['wall_ms']:>14.1f}")
-    print(json.dumps(figures))
+    print_figures(figures)
 
 
 if __name__ == "__main__":

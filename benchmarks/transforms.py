@@ -8,7 +8,6 @@ Pipelines take turns; medians over `--repeats` turns of 16 samples. The last lin
 """
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -23,6 +22,7 @@ sys.path.insert(0, str(ROOT))
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
+from benchmarks.figures import print_figures  # noqa: E402
 from benchmarks.loader import write_sources  # noqa: E402
 from common.transforms import SampleTransform, catalog, load_transform  # noqa: E402
 
@@ -87,7 +87,7 @@ def main() -> None:
         for name in transforms:
             print(f"  {name:<36}{made[1][name]:>10.2f}{made[3][name]:>10.2f}")
         figures[title] = {name: [made[1][name], made[3][name]] for name in transforms}
-    print(json.dumps(figures))
+    print_figures(figures)
 
 
 if __name__ == "__main__":

@@ -72,21 +72,23 @@ def make_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def held(path: Path, refusal: str) -> Iterator[None]:
+def held(path: Path, refusal: str, *, shared: bool = False) -> Iterator[None]:
     """Hold the lock of a file or folder inside the block; a killed process leaves no lock.
 
     Args:
         path: a folder that is there, or a file, which is made where it is missing.
         refusal: the message where another process holds it.
+        shared: let others share it, and only read; the path is there.
 
     Raises:
         InputError: another process holds it, or the file system has no locks.
     """
-    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
+    flags = os.O_RDONLY if shared or path.is_dir() else os.O_RDWR | os.O_CREAT
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     descriptor = os.open(path, flags, 0o666)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise InputError(refusal) from error
         except OSError as error:

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import shutil
+import signal
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True)
@@ -134,3 +137,8 @@ def _find_gpu(num_processes: int) -> Gpu | None:
 def _number(variable: str) -> int | None:
     value = os.environ.get(variable, "")
     return (int(value) if value.isdigit() else 0) or None
+
+
+def end_with_parent() -> None:
+    """Make the kernel end this process when the thread that started it ends, even if it hangs."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import torch
 from sklearn.datasets import load_digits
-from torch import Tensor, nn
+from torch import Tensor, nn, optim
 
 from common.callbacks import CheckpointSaver, TrainingMonitor, WeightAverage
 from common.checkpoint import load_checkpoint
 from common.cli import log_to_console
-from common.datasets import AbstractDataset, EpochSampler, make_loader
+from common.datasets.base import AbstractDataset
+from common.datasets.loading import make_loader
+from common.datasets.samplers import EpochSampler
 from common.models import ImageModel
 from common.networks import AbstractNetwork, FitSettings, StepOutput
 
@@ -62,16 +64,14 @@ def main(folder: str = "output/digits", iteration_num: int = 150) -> None:
     images = images.float().reshape(-1, 1, 8, 8) / 16
     train = DigitDataset(images[360:], digits[360:], most_shift=1)
     valid = DigitDataset(images[:360], digits[:360], most_shift=0)
-    model = DigitModel()
-    saver = CheckpointSaver(Path(folder), every=50)
+    model, saver = DigitModel(), CheckpointSaver(Path(folder), every=50)
     monitor = TrainingMonitor(Path(folder) / "metrics.jsonl", shown=("loss", "accuracy"))
     settings = FitSettings(iteration_num, iteration_valid=50, clip_norm=1.0)
-    optimizer = torch.optim.AdamW(model.parameters(), 0.003)
     callbacks = [WeightAverage(model, decay=0.98), monitor, saver]
-    network = DigitNetwork(model, settings, optimizer, callbacks=callbacks)
+    net = DigitNetwork(model, settings, optim.AdamW(model.parameters(), 0.003), callbacks=callbacks)
     if saver.last_path.is_file():  # go on where it stopped, bit for bit
-        network.load_state_dict(load_checkpoint(saver.last_path))
-    network.fit(make_loader(train, 32, 0, EpochSampler(len(train), 1)), make_loader(valid, 64, 0))
+        net.load_state_dict(load_checkpoint(saver.last_path))
+    net.fit(make_loader(train, 32, 0, EpochSampler(len(train), 1)), make_loader(valid, 64, 0))
 
 
 if __name__ == "__main__":

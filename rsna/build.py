@@ -24,9 +24,9 @@ from common.callbacks import (
     TrainingMonitor,
     WeightAverage,
 )
-from common.datasets import (
+from common.datasets.samplers import EpochSampler
+from common.datasets.weighted_samplers import (
     BalancedSampler,
-    EpochSampler,
     GroupSampler,
     PositiveRangeSampler,
     middle_weights,

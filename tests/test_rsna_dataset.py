@@ -8,7 +8,8 @@ import pytest
 import torch
 from tiny_dataset import make_tiny_dataset
 
-from common.datasets import EpochSampler, make_loader
+from common.datasets.loading import make_loader
+from common.datasets.samplers import EpochSampler
 from common.errors import InputError
 from config import Config
 from rsna.data import load_data

@@ -140,7 +140,6 @@ def explain_not_dicom(folder: Path, source_file: str, start: bytes) -> RejectedF
     """Return why a file that is no DICOM is not read, where it is an archive; else None.
 
     Args:
-        folder, source_file: the file or member.
         start: its first bytes.
     """
     kind = next((name for magic, name in _OTHER_ARCHIVES.items() if start.startswith(magic)), None)
@@ -167,7 +166,6 @@ class MemberStream(io.BufferedIOBase):
     """A member as a seekable stream; no more of it is unpacked, and kept, than is read.
 
     Args:
-        opened: the member.
         size: its size by the archive's list, which is all that is ever unpacked.
     """
 

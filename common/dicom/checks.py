@@ -46,11 +46,11 @@ CT_CLASSES = {
 _NOT_SLICES = {"LOCALIZER", "SCOUT"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StoredImage:
     """The size of an image and of its stored values, checked."""
 
-    num_frames: int
+    num_frames: int = 1
     rows: int
     columns: int
     bits_allocated: int
@@ -63,11 +63,10 @@ class StoredImage:
         return self.rows * self.columns * self.bits_allocated // 8
 
 
-def check_image(opened: OpenFile, *, require_ct: bool) -> StoredImage:
+def check_image(opened: OpenFile) -> StoredImage:
     """Return the size and type of the stored pixels if they can be decoded; raise RejectedFile."""
     dataset = opened.dataset
-    if require_ct:
-        _check_ct(opened)
+    _check_ct(opened)
     _check_syntax(opened)
     _check_color(dataset)
     stored = _stored_image(dataset)

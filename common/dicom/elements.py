@@ -105,9 +105,7 @@ def seconds(dataset: Dataset, keywords: Sequence[str], frame: int = 0) -> float 
     """Return the first time that is there in seconds of the day; None where there is none.
 
     Args:
-        dataset: the header.
         keywords: elements with the VR TM or DT, the best first.
-        frame: number of the frame.
     """
     for keyword in keywords:
         for value in texts(dataset, keyword, frame)[:1]:

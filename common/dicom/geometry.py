@@ -26,14 +26,10 @@ def is_axial(orientation: Sequence[float]) -> bool:
     return bool(slice_normal(orientation)[2] >= math.cos(math.radians(LARGEST_TILT_DEG)))
 
 
-def is_orientation(orientation: Sequence[float]) -> bool:
-    """Return whether six numbers are two perpendicular unit vectors, along row and column."""
-    return _is_orientation(tuple(orientation))
-
-
 # The slices of a series share their orientation: what only depends on it is computed once.
 @functools.lru_cache(maxsize=1024)
-def _is_orientation(orientation: tuple[float, ...]) -> bool:
+def is_orientation(orientation: tuple[float, ...]) -> bool:
+    """Return whether six numbers are two perpendicular unit vectors, along row and column."""
     row, column = np.reshape(orientation, (2, 3))
     lengths = np.linalg.norm(row), np.linalg.norm(column)
     errors = np.abs([lengths[0] - 1, lengths[1] - 1, row @ column])

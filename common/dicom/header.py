@@ -29,25 +29,19 @@ LOSSY_SYNTAXES = {f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 81)}
 _ACQUISITION_TIMES = ("FrameAcquisitionDateTime", "AcquisitionTime", "AcquisitionDateTime")
 
 
-@dataclass(frozen=True)
-class PixelHeader:
+@dataclass(frozen=True, kw_only=True)
+class PixelHeader(StoredImage):
     """Kind and size of the stored pixels of one slice, and how they become Hounsfield units."""
 
-    frame: int | None
-    num_frames: int
-    rows: int
-    columns: int
-    bits_allocated: int
-    bits_stored: int
-    pixel_representation: int
-    padding_value: int | None
-    padding_limit: int | None
+    frame: int | None = None
+    padding_value: int | None = None
+    padding_limit: int | None = None
     rescale_slope: float
     rescale_intercept: float
-    transfer_syntax: str
+    transfer_syntax: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SliceHeader(PixelHeader):
     """One slice of one file, in DICOM's own terms; None where an element is absent.
 
@@ -65,15 +59,15 @@ class SliceHeader(PixelHeader):
     patient_id: str
     study_id: str
     series_id: str
-    modality: str
-    image_type: tuple[str, ...]
-    instance_number: int | None
-    position: tuple[float, ...] | None
-    orientation: tuple[float, ...] | None
-    spacing_row: float | None
-    spacing_column: float | None
-    window_center: float | None
-    window_width: float | None
+    modality: str = "CT"
+    image_type: tuple[str, ...] = ()
+    instance_number: int | None = None
+    position: tuple[float, ...] | None = None
+    orientation: tuple[float, ...] | None = None
+    spacing_row: float | None = None
+    spacing_column: float | None = None
+    window_center: float | None = None
+    window_width: float | None = None
     frame_of_reference: str = ""
     slice_location: float | None = None
     slice_thickness: float | None = None
@@ -122,17 +116,12 @@ class SliceHeader(PixelHeader):
 
 
 def read_headers(
-    file: Path | BinaryIO,
-    *,
-    require_ct: bool = True,
-    sort_out: bool = False,
-    with_accession: bool = False,
+    file: Path | BinaryIO, *, sort_out: bool = False, with_accession: bool = False
 ) -> list[SliceHeader]:
     """Return the header of every slice in a file, one per frame, without reading pixels.
 
     Args:
         file: a path or a seekable stream.
-        require_ct: reject what is not a CT image (modality and SOP class).
         sort_out: fill in `left_out` and its reason.
         with_accession: fill in `accession_hash`.
 
@@ -140,25 +129,23 @@ def read_headers(
         RejectedFile: no image can come of this file, for a reason that its header shows.
     """
     with open_dicom(file) as opened:
-        return slice_headers(
-            opened, require_ct=require_ct, sort_out=sort_out, with_accession=with_accession
-        )
+        return slice_headers(opened, sort_out=sort_out, with_accession=with_accession)
 
 
 def slice_headers(
-    opened: OpenFile, *, require_ct: bool, sort_out: bool = False, with_accession: bool = False
+    opened: OpenFile, *, sort_out: bool = False, with_accession: bool = False
 ) -> list[SliceHeader]:
     """Return the header of every slice of an open file; raise RejectedFile."""
-    stored = check_image(opened, require_ct=require_ct)
+    stored = check_image(opened)
     return [
         _frame_header(opened, stored, frame, sort_out, with_accession)
         for frame in range(stored.num_frames)
     ]
 
 
-def pixel_headers(opened: OpenFile, *, require_ct: bool) -> list[PixelHeader]:
+def pixel_headers(opened: OpenFile) -> list[PixelHeader]:
     """Return what decoding needs to know of every slice of an open file; raise RejectedFile."""
-    stored = check_image(opened, require_ct=require_ct)
+    stored = check_image(opened)
     return [
         PixelHeader(**_pixel_fields(opened, stored, frame)) for frame in range(stored.num_frames)
     ]
@@ -189,7 +176,7 @@ def _frame_header(
     spacing = _in_range(dataset, "PixelSpacing", 2, frame, SPACING_MM) or (None, None)
     uid = elements.text(dataset, "SOPInstanceUID")
     kernel = "\\".join(elements.texts(dataset, "ConvolutionKernel", frame))
-    left_out = selection.why_left_out(dataset, frame, orientation) if sort_out else None
+    left_out = (sort_out and selection.why_left_out(dataset, frame, orientation)) or ("", "")
     institution = elements.text(dataset, "InstitutionName")
     accession = elements.text(dataset, "AccessionNumber") if with_accession else ""
     patient_id = elements.text(dataset, "PatientID")
@@ -223,8 +210,8 @@ def _frame_header(
         content_time=elements.seconds(dataset, ("ContentTime",)),
         institution_hash=hash_of(" ".join(institution.casefold().split())),
         accession_hash=hash_of(accession),
-        left_out=left_out[0] if left_out else "",
-        left_out_reason=left_out[1] if left_out else "",
+        left_out=left_out[0],
+        left_out_reason=left_out[1],
         **of_pixels,
         **describe(dataset, frame),
     )

@@ -65,7 +65,6 @@ def to_hounsfield(stored: np.ndarray, header: "PixelHeader") -> Hounsfield:
 
     Args:
         stored: integers (rows, columns).
-        header: its header.
 
     Raises:
         RejectedFile: corrupt, where many pixels hold what no scanner measures.

@@ -6,6 +6,7 @@ Huffman code and the bits of its difference from the prediction, ISO 10918-1 H.1
 """
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,38 +107,25 @@ def _differences(stored: np.ndarray, scan: Scan) -> np.ndarray:
     predicted[0, 1:] = samples[0, :-1]
     predicted[1:, 0] = samples[:-1, 0]
     left, above, corner = samples[1:, :-1], samples[:-1, 1:], samples[:-1, :-1]
-    predicted[1:, 1:] = _predicted(scan.predictor, left, above, corner)
+    if scan.predictor not in _PREDICTED:
+        raise RejectedFile("corrupt", f"a compressed frame has predictor {scan.predictor}")
+    predicted[1:, 1:] = _PREDICTED[scan.predictor](left, above, corner)
     return (samples - predicted).astype(np.uint16)
 
 
-def _predicted(
-    predictor: int, left: np.ndarray, above: np.ndarray, corner: np.ndarray
-) -> np.ndarray:
-    """Return the predictions, ISO 10918-1 table H.1."""
-    match predictor:
-        case 1:
-            return left
-        case 2:
-            return above
-        case 3:
-            return corner
-        case 4:
-            return left + above - corner
-        case 5:
-            return left + ((above - corner) >> 1)
-        case 6:
-            return above + ((left - corner) >> 1)
-        case 7:
-            return (left + above) >> 1
-    raise RejectedFile("corrupt", f"a compressed frame has predictor {predictor}")
+# By predictor, of the samples to the left, above and between, ISO 10918-1 table H.1.
+_PREDICTED: dict[int, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
+    1: lambda left, above, corner: left,
+    2: lambda left, above, corner: above,
+    3: lambda left, above, corner: corner,
+    4: lambda left, above, corner: left + above - corner,
+    5: lambda left, above, corner: left + ((above - corner) >> 1),
+    6: lambda left, above, corner: above + ((left - corner) >> 1),
+    7: lambda left, above, corner: (left + above) >> 1,
+}
 
 
-def _categories() -> np.ndarray:
-    """Return by difference, modulo 65536, how many bits its size has: 0 to 16."""
-    differences = np.arange(1 << 16)
-    sizes = np.minimum(differences, (1 << 16) - differences)
-    return np.ceil(np.log2(sizes + 1)).astype(np.uint8)
-
-
-_CATEGORY = _categories()
+_MODULO = np.arange(1 << 16)
+# By difference, modulo 65536, how many bits its size has: 0 to 16.
+_CATEGORY = np.ceil(np.log2(np.minimum(_MODULO, (1 << 16) - _MODULO) + 1)).astype(np.uint8)
 _NO_CODE = 40  # bits that no pixel takes: what the table has no code for was never in the frame

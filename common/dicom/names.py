@@ -21,8 +21,6 @@ def path_of(name: str) -> str:
     """Return the path that has this name, as `os` takes it; undoes `name_of`."""
     if "\\" not in name:
         return name
-    return _WRITTEN.sub(lambda found: _byte(int(found[1], 16)), name)
-
-
-def _byte(value: int) -> str:
-    return chr(value) if value < 0x80 else chr(0xDC00 + value)
+    return _WRITTEN.sub(
+        lambda found: "\\" if found[1] == "5c" else chr(0xDC00 + int(found[1], 16)), name
+    )

@@ -28,29 +28,27 @@ class DecodedImage:
 
     Attributes:
         image_hu: int16 (frames, rows, columns), HU in [-1024, 31767].
-        headers: one per frame; none where they were not asked for.
         num_padding: pixels set to -1024 because they held padding, not a measurement.
+        note: how a usable file was read, or what was done to it; one line, or empty.
+        counts: int64 (frames, NUM_BINS), pixels by HU before clipping (`plausibility`); None: as in
+            `image_hu`.
+        headers: one per frame; none where they were not asked for.
         num_repaired: pixels whose wrapped 12-bit values were unwrapped.
-        counts: int64 (frames, NUM_BINS), pixels by HU before clipping (`plausibility`).
-        note: how a file was read that is not as PS3.10 has it; one line, or empty.
     """
 
     image_hu: np.ndarray
-    headers: tuple[SliceHeader, ...]
-    num_padding: int
-    num_repaired: int
-    counts: np.ndarray
+    num_padding: int = 0
     note: str = ""
+    counts: np.ndarray | None = None
+    headers: tuple[SliceHeader, ...] = ()
+    num_repaired: int = 0
 
 
-def read_hu(
-    file: Path | BinaryIO, *, require_ct: bool = True, with_headers: bool = True
-) -> DecodedImage:
+def read_hu(file: Path | BinaryIO, *, with_headers: bool = True) -> DecodedImage:
     """Return the pixels of a file in Hounsfield units.
 
     Args:
         file: a path or a seekable stream.
-        require_ct: reject what is not a CT image (modality and SOP class).
         with_headers: return the headers; without, what only they tell is not checked again.
 
     Raises:
@@ -58,7 +56,7 @@ def read_hu(
     """
     with open_dicom(file) as opened:
         read = slice_headers if with_headers else pixel_headers
-        headers: Sequence[PixelHeader] = read(opened, require_ct=require_ct)
+        headers: Sequence[PixelHeader] = read(opened)
         shape = (len(headers), headers[0].rows, headers[0].columns)
         image_hu = np.empty(shape if len(headers) > 1 else 0, np.int16)
         num_padding, num_repaired = 0, 0
@@ -74,7 +72,7 @@ def read_hu(
             else:
                 image_hu = found.image_hu[None]
     known = tuple(header for header in headers if isinstance(header, SliceHeader))
-    return DecodedImage(image_hu, known, num_padding, num_repaired, counts, opened.note)
+    return DecodedImage(image_hu, num_padding, opened.note, counts, known, num_repaired)
 
 
 def _sources(opened: OpenFile, header: PixelHeader) -> Iterator[bytes]:
@@ -102,8 +100,6 @@ def _decode(source: bytes, header: PixelHeader, opened: OpenFile) -> np.ndarray:
 
     Args:
         source: the native pixels of all frames, or the compressed ones of this frame.
-        header: of this frame.
-        opened: its file.
 
     Raises:
         RejectedFile: for whatever a codec raises; those in Rust raise what is no `Exception`.

@@ -29,11 +29,6 @@ def why_left_out(
 ) -> tuple[str, str] | None:
     """Return status and reason where a slice is no axial slice of a head without contrast medium.
 
-    Args:
-        dataset: the header.
-        frame: number of the frame in it.
-        orientation: row and column of the slice, or None where they are unknown.
-
     Returns:
         A key of `rejection.STATUSES` and a sentence; None where nothing speaks against the slice.
     """

@@ -45,10 +45,10 @@ def with_members(files: pd.DataFrame, folder: Path) -> pd.DataFrame:
     return pd.concat([plain, members]).sort_values("source_file", ignore_index=True)
 
 
-def list_archive(path: Path, split: str = "none") -> pd.DataFrame:
+def list_archive(path: Path) -> pd.DataFrame:
     """Return the members of one archive as `with_members` does, relative to its folder."""
     status = path.stat()
-    row = (name_of(path.name), split, status.st_size, status.st_mtime_ns)
+    row = (name_of(path.name), "none", status.st_size, status.st_mtime_ns)
     return with_members(pd.DataFrame([row], columns=list(FILE_COLUMNS)), path.parent)
 
 

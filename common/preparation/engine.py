@@ -52,6 +52,7 @@ from common.preparation.splits import (
 from common.preparation.tables import by_majority, slices_table, studies_table
 from common.preparation.volumes import arrange, keep_selected, separate_patients
 from common.preparation.workers.runner import Limits, TaskRunner
+from common.slices.copies import identical_pixels
 from common.slices.folds import TRAIN_SPLIT
 from common.slices.pixel_steps import NO_STEPS, PARAMETER, PixelSteps
 from common.slices.store import SliceStore
@@ -61,7 +62,6 @@ from common.words import line_of_counts
 logger = logging.getLogger(__name__)
 
 LOCK_FILE = ".lock"
-MARKS_FOLDER = "killed"
 DEFAULT_LIMITS = Limits(seconds=900, memory_mb=4000)
 """Of a series: 2,000 uncompressed slices of 512 x 512 take about 15 s."""
 ROW_ORDER = ["patient_id", "study_id", "series_id", "store_file", "rank", "source_file"]
@@ -74,9 +74,7 @@ class Preparation:
     """Counts of a preparation.
 
     Attributes:
-        num_files: files read.
         num_slices: slices stored.
-        num_series: store files.
         rejected: number of files and slices without pixels, by status.
         notes: number of stored slices with a note, by the note.
         num_padding: pixels that held padding.
@@ -142,8 +140,6 @@ def prepare_dataset(
     """Make or complete a dataset folder, and return what was counted.
 
     Args:
-        source: the files, how to read them, and their labels.
-        dataset_folder: where the dataset goes.
         n_jobs: processes; 0 works in this one, without protection from crashing codecs.
         num_folds: number of patient folds; None makes none, nor are there any without slices of
             the split `train`.
@@ -170,12 +166,11 @@ def prepare_dataset(
         Interrupted: by SIGINT or SIGTERM.
     """
     _check_apart(source.folder, dataset_folder)
-    marks = dataset_folder / INDEX_FOLDER / MARKS_FOLDER
     with contextlib.ExitStack() as stack:
         stack.enter_context(_interruptible(resume_command))
         stack.enter_context(_locked(dataset_folder))
         if runner is None:
-            runner = stack.enter_context(TaskRunner(n_jobs, address, limits, marks))
+            runner = stack.enter_context(TaskRunner(n_jobs, address, limits))
             runner.connect(source.reader, source.folder, dataset_folder)
         files = _without_own(source.files(), source.folder, dataset_folder)
         if files.empty:
@@ -185,14 +180,13 @@ def prepare_dataset(
         labels, study_labels = source.labels(), source.study_labels()
         plan = FoldPlan(num_folds, fold_seed, valid_fraction, fold_by)
         parameters: dict[str, Any] = plan.parameters() | {"drop_overlap": drop_overlap}
-        if steps:
-            parameters[PARAMETER] = steps.parameters()
-        if brain_min:
-            parameters["brain_min"] = brain_min
-        if label_file is not None:
-            parameters["labels"] = f"label file, by {label_file.key}"
-        if train_studies:
-            parameters["train_studies"] = True
+        given = {
+            PARAMETER: steps.parameters(),
+            "brain_min": brain_min,
+            "labels": label_file and f"label file, by {label_file.key}",
+            "train_studies": train_studies,
+        }
+        parameters |= {name: value for name, value in given.items() if value}
         versions = {name: version(name) for name in _LIBRARIES}
         write_manifest(dataset_folder, source, parameters, versions, None)
         if not (dataset_folder / INDEX_FOLDER).exists():
@@ -221,27 +215,23 @@ def prepare_dataset(
             slices["keep_for_training"] &= ~outside
             log_marked(outside, slices, source.label_names[-1])
         remove_stale(dataset_folder, {*results, *kept["store_file"].dropna()})
-        prepared = _count(slices)
-        store = SliceStore(dataset_folder / STORE_FOLDER)
-        prepared = replace(prepared, audit=log_audit(slices, source.label_names, store))
-        overlap, concerned = find_overlap(slices, store)
+        copies = identical_pixels(slices, SliceStore(dataset_folder / STORE_FOLDER))
+        counts: dict[str, Any] = {"audit": log_audit(slices, source.label_names, copies)}
+        overlap, concerned = find_overlap(slices, copies)
         if drop_overlap and concerned.any():
             slices["keep_for_training"] &= ~concerned
             overlap = replace(overlap, num_kept=0)
-        prepared = replace(prepared, overlap=overlap)
         studies = studies_table(slices, source.label_names, study_labels)
         if num_folds is not None and slices["split"].eq(TRAIN_SPLIT).any():
             balanced = by_majority(slices, studies, source.label_names)
-            report, deviation, fold_sources = write_folds(
+            counts["folds"], counts["fold_deviation"], counts["fold_sources"] = write_folds(
                 plan, balanced, source.label_names, dataset_folder, sources
             )
-            prepared = replace(
-                prepared, folds=report, fold_deviation=deviation, fold_sources=fold_sources
-            )
-            in_folds = log_fold_copies(slices, dataset_folder, drop_overlap)
+            in_folds = log_fold_copies(slices, copies, dataset_folder, drop_overlap)
             slices["keep_for_training"] &= ~(in_folds & drop_overlap)
         write_parquet(dataset_folder / STUDIES_FILE, studies)
         write_parquet(dataset_folder / SLICES_FILE, slices)
+        prepared = _count(slices, overlap=overlap, **counts)
         write_manifest(dataset_folder, source, parameters, versions, prepared.counts())
     if prepared.num_slices == 0:
         raise InputError(f"nothing usable in {source.folder}: {prepared.line()}")
@@ -316,8 +306,8 @@ def _store_missing(
     return results
 
 
-def _count(slices: pd.DataFrame) -> Preparation:
-    stored = _stored(slices)
+def _count(slices: pd.DataFrame, **others: Any) -> Preparation:
+    stored = slices["status"] == STATUS_OK
     return Preparation(
         num_files=int(slices["source_file"].nunique()),
         num_slices=int(stored.sum()),
@@ -325,12 +315,8 @@ def _count(slices: pd.DataFrame) -> Preparation:
         rejected=_tally(slices.loc[~stored, "status"]),
         notes=_tally(slices.loc[stored, "reason"]),
         num_padding=int(slices["num_padding"].sum()),
+        **others,
     )
-
-
-def _stored(slices: pd.DataFrame) -> pd.Series:
-    """Return which slices have pixels, as bool by row."""
-    return slices["status"] == STATUS_OK
 
 
 def _tally(words: pd.Series) -> dict[str, int]:

@@ -36,7 +36,6 @@ def log_estimates(files: pd.DataFrame, num_processes: int, folder: Path) -> None
     Args:
         files: with the column size, in bytes.
         num_processes: that share the work; 0 is this one alone.
-        folder: the dataset folder, which is there.
     """
     num_bytes = int(files["size"].sum())
     pixel_ms = len(files) * (HEADER_MS + SLICE_MS) + num_bytes / 2e6 * MEGAPIXEL_MS
@@ -62,7 +61,6 @@ def check_space(slices: pd.DataFrame, num_processes: int, folder: Path) -> None:
     Args:
         slices: rows, columns and size of the file of every slice that is to be stored.
         num_processes: that share the work; 0 is this one alone.
-        folder: the dataset folder, which is there.
 
     Raises:
         InputError: the disk is too small even if the slices compress as well as they ever do.

@@ -88,7 +88,6 @@ class Exported:
     """Counts of an export.
 
     Attributes:
-        folder: of the images.
         counts: slices by their result.
         num_without_pixels: rows of the table that have none.
     """
@@ -113,9 +112,7 @@ def export_images(table: SliceTable, folder: Path, options: ExportOptions, n_job
     pixels or windows have changed, or files are missing.
 
     Args:
-        table: the slices.
         folder: gets the images, flat, each named by its image id (see `file_stem`).
-        options: kind and windows.
         n_jobs: processes; 0 works in this one.
 
     Raises:

@@ -3,6 +3,7 @@
 import logging
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -44,7 +45,11 @@ def make_folds(
             f"{count(len(strata), 'patient')} can't be split into {count(num_folds, 'fold')} "
             f"(--pre_num_folds takes 2 to {len(strata)} here)"
         )
-    return _folds_table(rows, _stratify(strata, num_folds, seed))
+    # Imported here: scikit-learn makes a semaphore when it is imported.
+    from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
+
+    splitter = MultilabelStratifiedKFold(n_splits=num_folds, shuffle=True, random_state=seed)
+    return _folds_table(rows, _stratify(strata, splitter))
 
 
 def make_split(
@@ -62,12 +67,18 @@ def make_split(
     if rows.empty:
         return NO_FOLDS.copy()
     strata = _patient_strata(rows, label_names)
-    if not 1 <= round(valid_fraction * len(strata)) < len(strata):
+    num_valid = round(valid_fraction * len(strata))
+    if not 1 <= num_valid < len(strata):
         raise InputError(
             f"--pre_valid_fraction {valid_fraction}: of {count(len(strata), 'patient')} none is "
             f"left on one of the sides"
         )
-    return _folds_table(rows, _stratified_share(strata, valid_fraction, seed))
+    from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
+
+    splitter = MultilabelStratifiedShuffleSplit(
+        n_splits=1, test_size=num_valid, train_size=len(strata) - num_valid, random_state=seed
+    )
+    return _folds_table(rows, _stratify(strata, splitter))
 
 
 def make_source_folds(
@@ -199,33 +210,13 @@ def _patient_strata(rows: pd.DataFrame, label_names: Sequence[str]) -> pd.DataFr
     return strata.astype("int64")
 
 
-def _stratify(strata: pd.DataFrame, num_folds: int, seed: int) -> pd.Series:
-    """Return the fold of each patient id."""
-    # Imported here: scikit-learn makes a semaphore when it is imported.
-    from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
-
-    splitter = MultilabelStratifiedKFold(n_splits=num_folds, shuffle=True, random_state=seed)
-    fold_of = pd.Series(-1, index=strata.index, dtype="int64")
+def _stratify(strata: pd.DataFrame, splitter: Any) -> pd.Series:
+    """Return by patient id which part of the splitter validates it, else `ALWAYS_TRAINING`."""
+    fold_of = pd.Series(ALWAYS_TRAINING, index=strata.index, dtype="int64")
     with warnings.catch_warnings():
         # It warns where a label has fewer patients than there are folds; the report shows that.
         warnings.simplefilter("ignore")
         parts = splitter.split(np.zeros((len(strata), 1)), strata.to_numpy())
         for fold, (_, members) in enumerate(parts):
             fold_of.iloc[members] = fold
-    return fold_of
-
-
-def _stratified_share(strata: pd.DataFrame, share: float, seed: int) -> pd.Series:
-    """Return 0 for about `share` of the patients, balanced, and -1 for the others."""
-    from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
-
-    num_valid = round(share * len(strata))
-    splitter = MultilabelStratifiedShuffleSplit(
-        n_splits=1, test_size=num_valid, train_size=len(strata) - num_valid, random_state=seed
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        _, members = next(splitter.split(np.zeros((len(strata), 1)), strata.to_numpy()))
-    fold_of = pd.Series(ALWAYS_TRAINING, index=strata.index, dtype="int64")
-    fold_of.iloc[members] = 0
     return fold_of

@@ -4,7 +4,7 @@ import functools
 import logging
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,40 +55,14 @@ HEADER_COLUMNS = {
     "pixels": "str",
     "limit": "float64",  # the one that was exceeded, where the status is one of EXCEEDING
 }
-HEADER_COLUMNS |= {
-    name: SLICE_COLUMNS[name]
-    for name in (
-        "source_file",
-        "status",
-        "reason",
-        "image_id",
-        "patient_id",
-        "study_id",
-        "series_id",
-        "slice_thickness",
-        "kvp",
-        "kernel",
-        "is_sharp",
-        "acquisition_number",
-        "institution_hash",
-        "tilt_deg",
-        "rows",
-        "columns",
-        "spacing_row",
-        "spacing_column",
-        "bits_stored",
-        "pixel_representation",
-        "rescale_slope",
-        "rescale_intercept",
-        "window_center",
-        "window_width",
-        "manufacturer",
-        "model",
-        "age_decade",
-        "sex",
-        "contrast",
-    )
-}
+_OF_SLICES = (
+    "source_file", "status", "reason", "image_id", "patient_id", "study_id", "series_id",
+    "slice_thickness", "kvp", "kernel", "is_sharp", "acquisition_number", "institution_hash",
+    "tilt_deg", "rows", "columns", "spacing_row", "spacing_column", "bits_stored",
+    "pixel_representation", "rescale_slope", "rescale_intercept", "window_center", "window_width",
+    "manufacturer", "model", "age_decade", "sex", "contrast",
+)  # fmt: skip
+HEADER_COLUMNS |= {name: SLICE_COLUMNS[name] for name in _OF_SLICES}
 # Those of them that a SliceHeader has, as a field or as a property.
 _OF_HEADER = [
     name
@@ -120,9 +94,6 @@ def read_index(
 
     Args:
         files: source_file, size, mtime_ns of every file, and reason where some are not opened.
-        reader: how to read them.
-        folder: the dataset folder.
-        runner: the processes to read on.
     """
     index_folder = folder / INDEX_FOLDER
     refused = _no_headers()
@@ -192,12 +163,6 @@ def read_header_task(task: HeaderTask) -> list[dict[str, Any]]:
     return rows
 
 
-def header_table(headers: Iterable[SliceHeader]) -> pd.DataFrame:
-    """Return headers as a table with `HEADER_COLUMNS`; what is known of files alone is missing."""
-    file = {"size": 0, "mtime_ns": 0}
-    return _header_frame([file | _header_row(header) for header in headers])
-
-
 def _header_row(header: SliceHeader) -> dict[str, Any]:
     texts = ("patient_id", "kernel", "frame_of_reference")
     return (
@@ -245,18 +210,16 @@ def _read_missing(
 def _killed_row(outcome: Outcome[HeaderTask, Any], limits: Limits | None) -> dict[str, Any]:
     """Return the row of a file whose header killed its process or exceeded a limit."""
     source_file, size, mtime_ns = outcome.task.files[0]
-    found = {
+    status, reason = why_killed("reading the header", outcome.exceeded, limits)
+    return {
         "source_file": source_file,
         "size": size,
         "mtime_ns": mtime_ns,
         "reader": outcome.task.reader.version,
+        "status": status,
+        "reason": reason,
+        "limit": limits.of(status) if limits is not None and status in EXCEEDING else None,
     }
-    if outcome.exceeded is None or limits is None:
-        reason = "reading the header killed the process"
-        return found | {"status": CRASHED, "reason": reason}
-    reason = f"reading the header took {excess_text(outcome.exceeded, limits)}"
-    limit = limits.of(outcome.exceeded)
-    return found | {"status": outcome.exceeded, "reason": reason, "limit": limit}
 
 
 def _header_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -272,11 +235,14 @@ def _no_headers() -> pd.DataFrame:
     return _header_frame([])
 
 
-def excess_text(exceeded: str, limits: Limits) -> str:
-    """Return the limit that a killed task exceeded, in words."""
-    if exceeded == TIMEOUT:
-        return f"more than {limits.seconds:g} s, the limit"
-    return f"more than {limits.memory_mb:.0f} MB of memory, the limit"
+def why_killed(doing: str, exceeded: str | None, limits: Limits | None) -> tuple[str, str]:
+    """Return status and reason of what a task was `doing` when it killed its process."""
+    if exceeded is None or limits is None:
+        return CRASHED, f"{doing} killed the process"
+    most = (
+        f"{limits.seconds:g} s" if exceeded == TIMEOUT else f"{limits.memory_mb:.0f} MB of memory"
+    )
+    return exceeded, f"{doing} took more than {most}, the limit"
 
 
 def is_raised(exceeded: str, limit: float, limits: Limits | None) -> bool:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from common.dicom import RejectedFile
 from common.files import write_parquet
-from common.preparation.headers import CRASHED, HEADER_COLUMNS, INDEX_FOLDER, excess_text
+from common.preparation.headers import HEADER_COLUMNS, INDEX_FOLDER, why_killed
 from common.preparation.readers import SliceReader
 from common.preparation.workers.runner import TaskRunner
 from common.slices.table import STATUS_OK
@@ -53,13 +53,6 @@ def with_pixel_hashes(
     """Return the header table with `pixels` of the chosen rows, and keep that in the dataset.
 
     Rows whose pixels cannot be read are rejected with the reason.
-
-    Args:
-        index: what `read_index` returned.
-        chosen: bool by row.
-        reader: of the files.
-        runner: processes to read on.
-        folder: the dataset folder.
     """
     wanted = index[chosen & index["pixels"].isna() & index["status"].eq(STATUS_OK)]
     if wanted.empty:
@@ -74,12 +67,9 @@ def with_pixel_hashes(
         if outcome.result is not None:
             found += outcome.result
             continue
-        status, reason = CRASHED, "decoding the pixels killed the process"
-        if outcome.exceeded is not None and runner.limits is not None:
-            excess = excess_text(outcome.exceeded, runner.limits)
-            status, reason = outcome.exceeded, f"decoding the pixels took {excess}"
         task = outcome.task
-        found += [(task.source_file, frame, status, reason, None) for frame in task.frames]
+        failed = *why_killed("decoding the pixels", outcome.exceeded, runner.limits), None
+        found += [(task.source_file, frame, *failed) for frame in task.frames]
     changes = pd.DataFrame(found, columns=[*_KEY, "status", "reason", "pixels"]).set_index(_KEY)
     index = index.set_index(_KEY)
     index.update(changes)

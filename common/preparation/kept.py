@@ -69,12 +69,7 @@ def kept_rows(dataset_folder: Path, index: pd.DataFrame, *, remove: bool) -> pd.
 
 
 def set_aside(headers: pd.DataFrame, kept: pd.DataFrame) -> pd.DataFrame:
-    """Return the headers without those of kept images; other files with these are duplicates.
-
-    Args:
-        headers: what `mark_duplicates` returned.
-        kept: what `kept_rows` returned.
-    """
+    """Return the headers without those of kept images; other files with these are duplicates."""
     if kept.empty:
         return headers
     files = kept.dropna(subset=["image_id"]).set_index("image_id")["source_file"]

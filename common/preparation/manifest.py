@@ -1,6 +1,5 @@
 """The manifest of a dataset folder: source, parameters and counts."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -8,12 +7,12 @@ from typing import Any
 import pandas as pd
 
 from common.errors import InputError
-from common.files import write_json
+from common.files import file_sha256, write_json
 from common.preparation.headers import INDEX_FOLDER, forget_headers, read_shards
 from common.preparation.source import Source
 from common.slices.folds import FOLDS_FILE
 from common.slices.pixel_steps import MANIFEST_FILE, NO_STEPS, PixelSteps, steps_of
-from common.slices.table import SLICES_FILE, STUDIES_FILE
+from common.slices.table import SLICES_FILE, STATUS_OK, STUDIES_FILE
 
 __all__ = ["MANIFEST_FILE", "TABLES", "check_same_source", "write_manifest"]
 
@@ -87,9 +86,20 @@ def write_manifest(
 def table_hashes(dataset_folder: Path) -> dict[str, str]:
     """Return the SHA-256 of each table that the dataset folder has, by its name."""
     return {
-        name: hashlib.sha256((dataset_folder / name).read_bytes()).hexdigest()
+        name: file_sha256(dataset_folder / name)
         for name in TABLES
         if (dataset_folder / name).is_file()
+    }
+
+
+def table_counts(slices: pd.DataFrame) -> dict[str, Any]:
+    """Return the counts of the manifest that follow from the slice table."""
+    by_status = {str(k): int(v) for k, v in slices["status"].value_counts().items()}
+    return {
+        "num_files": int(slices["source_file"].nunique()),
+        "status": {STATUS_OK: 0} | by_status,
+        "num_series": int(slices["store_file"].nunique()),
+        "num_padding": int(slices["num_padding"].sum()),
     }
 
 

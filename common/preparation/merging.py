@@ -1,6 +1,5 @@
 """A dataset made of another one and slices with labels of another kind, sharing their pixels."""
 
-import errno
 import logging
 import os
 import shutil
@@ -14,9 +13,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from common.errors import InputError
-from common.files import read_parquet, write_json, write_parquet, write_text
-from common.preparation.manifest import MANIFEST_FILE, read_manifest, table_hashes
-from common.preparation.tables import LABELS_OF_STUDY, studies_of_slices
+from common.files import read_parquet, replacing_folder, write_json, write_parquet, write_text
+from common.preparation.manifest import MANIFEST_FILE, read_manifest, table_counts, table_hashes
+from common.preparation.tables import LABELS_OF_STUDY, set_labels_of_studies, studies_of_slices
 from common.slices.folds import (
     ALWAYS_TRAINING,
     FOLDS_FILE,
@@ -49,10 +48,8 @@ class Labelled:
     """Slices that get labels.
 
     Attributes:
-        folder: their dataset.
         image_ids: (n,).
         labels: (n, k), NaN where unknown.
-        label_source: where the labels come from.
     """
 
     folder: Path
@@ -105,9 +102,6 @@ def merge_dataset(
 
     Args:
         base: the dataset that is trained on.
-        added: the slices that get labels.
-        target: the new folder.
-        label_names: the k labels.
         note: how the dataset was made, for the manifest.
 
     Raises:
@@ -136,17 +130,17 @@ def merge_dataset(
         slices = _with_others(slices, others, image_ids, added.folder.name)
     slices = _with_labels(slices, image_ids, labels, added.label_source, label_names)
     new_folds = _with_folds(folds, slices, image_ids)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
+    with replacing_folder(target) as temporary:
         write_parquet(temporary / SLICES_FILE, slices)
         studies = _studies(slices, [base, added.folder], label_names)
         write_parquet(temporary / STUDIES_FILE, studies)
         write_text(temporary / FOLDS_FILE, new_folds.to_csv(index=False))
         num_linked, num_copied = _share_store(slices, [base, added.folder], temporary)
         _write_manifest(temporary, base, added.folder, slices, note)
-        _move(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if target.exists():
+            raise InputError(
+                f"{target} exists by now, another process made it: choose another name"
+            )
     known = ~np.isnan(labels)
     return Merged(
         num_added=len(image_ids),
@@ -216,22 +210,13 @@ def _with_labels(
     label_source: str,
     label_names: Sequence[str],
 ) -> pd.DataFrame:
-    slices = slices.copy()
     # Files without an image id are many, and ids looked up have to be different.
-    with_id = np.flatnonzero(slices["image_id"].notna())
-    known = pd.Index(slices["image_id"].iloc[with_id].to_numpy(dtype=object))
-    rows = with_id[known.get_indexer(pd.Index(image_ids, dtype=object))]
-    for column, name in enumerate(label_names):
-        values = slices[name].to_numpy(dtype=np.float32, na_value=np.nan, copy=True)
-        values[rows] = labels[:, column]
-        slices[name] = values
-    source = slices["label_source"].to_numpy(dtype=object, copy=True)
-    source[rows] = label_source
-    keep = slices["keep_for_training"].to_numpy(dtype=bool, copy=True)
-    keep[rows] = True
-    slices["label_source"] = pd.Series(source, index=slices.index).astype("str")
-    slices["label_source"] = slices["label_source"].where(pd.notna(source))
-    slices["keep_for_training"] = keep
+    ids = slices["image_id"].dropna()
+    rows = ids.index[pd.Index(ids.to_numpy(dtype=object)).get_indexer(pd.Index(image_ids))]
+    slices = slices.astype({"label_source": "str"} | dict.fromkeys(label_names, "float32"))
+    slices.loc[rows, list(label_names)] = labels
+    slices.loc[rows, "label_source"] = label_source
+    slices.loc[rows, "keep_for_training"] = True
     return slices
 
 
@@ -257,10 +242,8 @@ def _studies(
         if not path.is_file():
             continue
         given = read_parquet(path, "run preprocessing.py again").set_index("study_id")
-        given = given[given["label_source"].eq(LABELS_OF_STUDY)]
-        given = given[given.index.isin(studies.index)]
-        studies.loc[given.index, names] = given[names].astype("float32")
-        studies.loc[given.index, "label_source"] = LABELS_OF_STUDY
+        is_given = given["label_source"].eq(LABELS_OF_STUDY) & given.index.isin(studies.index)
+        set_labels_of_studies(studies, given.loc[is_given, names])
     return studies.reset_index()[["study_id", "patient_id", *names, "label_source"]]
 
 
@@ -283,28 +266,10 @@ def _share_store(slices: pd.DataFrame, folders: Iterable[Path], target: Path) ->
     return num_linked, num_copied
 
 
-def _move(temporary: Path, target: Path) -> None:
-    try:
-        os.rename(temporary, target)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-        raise InputError(
-            f"{target} exists by now, another process made it: choose another name"
-        ) from error
-
-
 def _write_manifest(
     folder: Path, base: Path, added: Path, slices: pd.DataFrame, note: dict[str, Any]
 ) -> None:
     manifest = read_manifest(base)
-    by_status = {str(k): int(v) for k, v in slices["status"].value_counts().items()}
-    counts = manifest["counts"] | {
-        "num_files": int(slices["source_file"].nunique()),
-        "status": {STATUS_OK: 0} | by_status,
-        "num_series": int(slices["store_file"].nunique()),
-        "num_padding": int(slices["num_padding"].fillna(0).sum()),
-    }
     content = {
         "source": MERGED,
         "sources": sorted({*dataset_sources(base), *dataset_sources(added)}),
@@ -312,7 +277,7 @@ def _write_manifest(
         "complete": True,
         "parameters": manifest["parameters"] | {"merged": note},
         "versions": manifest.get("versions", {}),
-        "counts": counts,
+        "counts": manifest["counts"] | table_counts(slices),
         "sha256": table_hashes(folder),
     }
     write_json(folder / MANIFEST_FILE, content)

@@ -6,9 +6,7 @@ import numpy as np
 import pandas as pd
 
 from common.preparation.identity import DUPLICATE, same_image_files
-from common.slices.copies import identical_pixels
 from common.slices.folds import TEST_SPLIT, TRAIN_SPLIT
-from common.slices.store import SliceStore
 from common.slices.table import STATUS_OK
 from common.words import count
 
@@ -42,7 +40,7 @@ class Overlap:
         )
 
 
-def find_overlap(slices: pd.DataFrame, store: SliceStore) -> tuple[Overlap, np.ndarray]:
+def find_overlap(slices: pd.DataFrame, copies: pd.Series) -> tuple[Overlap, np.ndarray]:
     """Return the overlap, and the training slices concerned, as bool (rows,).
 
     These are the ones with a patient id, study id, image id or pixels of a test slice, and all
@@ -50,7 +48,7 @@ def find_overlap(slices: pd.DataFrame, store: SliceStore) -> tuple[Overlap, np.n
 
     Args:
         slices: the slice table, numbered from 0.
-        store: its pixels; only checksums of slices with equal measures are read.
+        copies: of `identical_pixels`, by row.
     """
     usable = slices["status"].eq(STATUS_OK).to_numpy(dtype=bool)
     in_train = usable & slices["split"].eq(TRAIN_SPLIT).to_numpy(dtype=bool)
@@ -66,8 +64,7 @@ def find_overlap(slices: pd.DataFrame, store: SliceStore) -> tuple[Overlap, np.n
     )
     of_ids = slices["patient_id"].isin(patients) | slices["study_id"].isin(studies)
     of_image, num_images = _images_of_both(slices)
-    group_of = identical_pixels(slices, store)
-    of_pixels = in_train & group_of.isin(group_of[in_test].dropna()).to_numpy(dtype=bool)
+    of_pixels = in_train & copies.isin(copies[in_test].dropna()).to_numpy(dtype=bool)
     concerned = in_train & (of_ids.to_numpy(dtype=bool) | of_image | of_pixels)
     of_patients = slices["patient_id"].isin(slices.loc[concerned, "patient_id"].dropna().unique())
     concerned |= in_train & of_patients.to_numpy(dtype=bool)

@@ -23,7 +23,7 @@ from common.dicom.plausibility import (
 )
 from common.dicom.upright import TURNS, Turn, turn_image
 from common.files import write_text
-from common.preparation.headers import INDEX_FOLDER, TRANSIENT, excess_text, is_raised
+from common.preparation.headers import INDEX_FOLDER, TRANSIENT, is_raised, why_killed
 from common.preparation.readers import SliceReader
 from common.preparation.workers.runner import Limits
 from common.slices.pixel_steps import NO_STEPS, HeadFinder, PixelSteps, SeriesPlan
@@ -43,9 +43,6 @@ class SeriesTask:
     """The slices of one store file, in anatomical order.
 
     Attributes:
-        reader: how to read the files.
-        dataset_folder: where to write.
-        store_file: name of the store file.
         shape: rows and columns of every slice, upright.
         turn: what turns the images of the files upright.
         files: for each file in the order it is decoded, its name and its frames, as indices
@@ -53,7 +50,6 @@ class SeriesTask:
         num_slices: slices of the series, undecodable ones included.
         fingerprint: changes when the files, their order, the reader or the steps change.
         spacing_mm: pixel spacing along a column and along a row, None where unknown.
-        steps: pixel steps of the dataset.
     """
 
     reader: SliceReader
@@ -170,8 +166,7 @@ def store_series(task: SeriesTask) -> bool:
 
 def record_exceeding(task: SeriesTask, exceeded: str, limits: Limits) -> list[SliceResult]:
     """Write and return the record of a series that was stopped for a limit."""
-    reason = f"storing the series took {excess_text(exceeded, limits)}"
-    slices = [SliceResult(exceeded, reason)] * task.num_slices
+    slices = [SliceResult(*why_killed("storing the series", exceeded, limits))] * task.num_slices
     _write_record(task, slices, limit=limits.of(exceeded))
     return slices
 

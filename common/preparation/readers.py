@@ -1,16 +1,14 @@
 """Readers of the files of a source: header first, pixels later, in any process."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-import numpy as np
-
-from common.dicom import RejectedFile, SliceHeader, elements, read_headers, read_hu
+from common.dicom import DecodedImage, RejectedFile, SliceHeader, elements, read_headers, read_hu
 from common.dicom.archives import MemberStream, explain_not_dicom, open_source_file
 from common.dicom.part10 import open_dicom
 
-__all__ = ["DicomReader", "RejectedFile", "SlicePixels", "SliceReader"]
+__all__ = ["DecodedImage", "DicomReader", "RejectedFile", "SliceReader"]
 
 
 _IDS = {
@@ -19,24 +17,6 @@ _IDS = {
     "study_id": "StudyInstanceUID",
     "series_id": "SeriesInstanceUID",
 }
-
-
-@dataclass(frozen=True)
-class SlicePixels:
-    """The pixels of one file.
-
-    Attributes:
-        image_hu: int16 HU (frames, rows, columns), in the order of the file's headers.
-        num_padding: pixels that held padding, not a measurement.
-        counts: int64 (frames, NUM_BINS), pixels by HU before they were clipped, as
-            `common.dicom.plausibility` counts them; None: as in `image_hu`.
-        note: what was done to a usable file, for the user to know; one line, or empty.
-    """
-
-    image_hu: np.ndarray
-    num_padding: int = 0
-    note: str = ""
-    counts: np.ndarray | None = None
 
 
 class SliceReader(Protocol):
@@ -55,7 +35,7 @@ class SliceReader(Protocol):
         """Return the ids of a rejected file, None where unknown."""
         ...
 
-    def read_pixels(self, source_file: str) -> SlicePixels:
+    def read_pixels(self, source_file: str) -> DecodedImage:
         """Return the pixels of all slices of the file; raise RejectedFile."""
         ...
 
@@ -103,14 +83,14 @@ class DicomReader:
             return {}
         return {name: value for name, value in found.items() if value}
 
-    def read_pixels(self, source_file: str) -> SlicePixels:
+    def read_pixels(self, source_file: str) -> DecodedImage:
         with open_source_file(self.folder, source_file) as file:
             if isinstance(file, MemberStream):
                 file.check()
             decoded = read_hu(file, with_headers=False)
         repaired = "wrapped 12-bit values were unwrapped" if decoded.num_repaired else ""
         note = "; ".join(filter(None, (decoded.note, repaired)))
-        return SlicePixels(decoded.image_hu, decoded.num_padding, note, decoded.counts)
+        return replace(decoded, note=note)
 
 
 def _start(file: Path | BinaryIO) -> bytes:

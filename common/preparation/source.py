@@ -2,52 +2,65 @@
 
 import os
 import stat
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import pandas as pd
 
 from common.dicom.names import name_of
+from common.errors import InputError
 from common.preparation.readers import SliceReader
 
 FILE_COLUMNS = ("source_file", "split", "size", "mtime_ns")
 NOT_A_FILE = "neither a folder nor a regular file: a pipe, a socket or a device"
 
 
-class Source(Protocol):
-    """Where the files of a dataset come from; `rsna/sources/` has the ones there are."""
+class Source(ABC):
+    """Where the files of a dataset come from; `rsna/sources/` has the ones there are.
+
+    A subclass defines its files (`files`) and how they are read (`reader`); one with labels
+    overrides `labels` or `study_labels`.
+
+    Raises:
+        InputError: no such folder.
+    """
 
     name: ClassVar[str]
-    folder: Path
     label_names: Sequence[str]
-    keeps_ambiguous: bool
+    keeps_ambiguous: bool = False
     """Whether slices that nothing tells apart are kept in one volume: all have to be predicted."""
 
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise InputError(f"--pre_folder {folder}: no such folder")
+
     @property
+    @abstractmethod
     def reader(self) -> SliceReader:
         """The reader of the files, in any process."""
-        ...
 
+    @abstractmethod
     def files(self) -> pd.DataFrame:
         """Return the files, one row each, with `FILE_COLUMNS`; see `list_files`.
 
         Where there is a column `reason`, files that have one are listed as unreadable, not opened.
         """
-        ...
 
     def labels(self) -> pd.DataFrame | None:
         """Return image_id and the labels of slices (0, 1 or NaN), each id once; None: none."""
-        ...
+        return None
 
     def study_labels(self) -> pd.DataFrame | None:
         """Return study_id and labels of studies, where a source labels those; None: none."""
-        ...
+        return None
 
     def parameters(self) -> dict[str, Any]:
         """Return further facts about the source, for the manifest."""
-        ...
+        return {}
 
 
 def list_files(
@@ -63,7 +76,6 @@ def list_files(
 
     Args:
         folder: what source_file is relative to; `common.dicom.names` has the way it is written.
-        split: split of all these files.
         subfolder: part of the folder to walk.
         wanted: chooses files by their bare name; what cannot be looked at is listed anyway.
     """

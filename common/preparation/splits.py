@@ -18,10 +18,9 @@ from common.preparation.fold_making import (
     make_split,
     sources_of,
 )
-from common.slices.copies import DROP_COPIES, identical_pixels, leaking_copies
+from common.slices.copies import DROP_COPIES, leaking_copies
 from common.slices.folds import FOLDS_FILE, TRAIN_SPLIT, fold_numbers, owners, read_folds
-from common.slices.store import SliceStore
-from common.slices.table import STATUS_OK, STORE_FOLDER
+from common.slices.table import STATUS_OK
 from common.words import count
 
 logger = logging.getLogger(__name__)
@@ -35,7 +34,6 @@ class FoldPlan:
 
     Attributes:
         num_folds: number of patient folds; None: none are made.
-        fold_seed: their seed.
         valid_fraction: share of the patients that a single split validates on, instead of folds;
             0: folds.
         fold_by: `patient`, or `source`: each fold is what one source (`sources_of`) holds.
@@ -97,19 +95,19 @@ def write_folds(
 
 
 def log_fold_copies(
-    slices: pd.DataFrame, dataset_folder: Path, is_dropped: bool
+    slices: pd.DataFrame, copies: pd.Series, dataset_folder: Path, is_dropped: bool
 ) -> NDArray[np.bool_]:
     """Return the slices of patients who share pixels with patients of another fold, bool (rows,).
 
     Args:
         slices: the slice table; what is not trained on is none of them.
-        dataset_folder: with folds.csv and the store.
+        copies: of `identical_pixels`, by row.
+        dataset_folder: with folds.csv.
         is_dropped: whether they will be left out of training, for the log.
     """
     folds = slices["image_id"].map(fold_numbers(read_folds(dataset_folder / FOLDS_FILE)))
-    groups = identical_pixels(slices, SliceStore(dataset_folder / STORE_FOLDER))
     kept = slices["keep_for_training"].to_numpy(dtype=bool)
-    leaks = leaking_copies(groups, folds, kept)
+    leaks = leaking_copies(copies, folds, kept)
     patients = owners(slices)
     concerned = patients.isin(patients[leaks]).to_numpy(dtype=bool) & kept & folds.notna()
     if leaks.any():

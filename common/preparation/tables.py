@@ -39,7 +39,6 @@ def slices_table(
         splits: split by source_file.
         results: by store file, the results of its slices by rank; None where decoding it
             killed every process.
-        label_names: the labels of the task.
         labels: image_id and these, as `Source.labels` returns them.
         kept: rows of an earlier table that stay; their labels are looked up again.
         study_labels: study_id of studies that are labelled as a whole: their slices lack nothing.
@@ -68,21 +67,20 @@ def studies_table(
 
     A label of a study is the largest of its slices', unknown where one of them is, unless another
     has it by majority; where studies are labelled, it is theirs.
-
-    Args:
-        slices: the slice table.
-        label_names: the labels of the task.
-        given: study_id and these, where studies are labelled.
     """
     names = list(label_names)
     studies = studies_of_slices(slices, names)
     if given is not None:
-        given = given.set_index("study_id")
-        given = given.loc[given.index.isin(studies.index), names]
+        given = given[given["study_id"].isin(studies.index)].set_index("study_id")[names]
         _warn_of_contradictions(studies.loc[given.index, names], given)
-        studies.loc[given.index, names] = given.astype("float32")
-        studies.loc[given.index, "label_source"] = LABELS_OF_STUDY
+        set_labels_of_studies(studies, given)
     return studies.reset_index()[["study_id", "patient_id", *names, "label_source"]]
+
+
+def set_labels_of_studies(studies: pd.DataFrame, given: pd.DataFrame) -> None:
+    """Fill in the labels that studies were given as a whole, both by study_id, in place."""
+    studies.loc[given.index, given.columns] = given.astype("float32")
+    studies.loc[given.index, "label_source"] = LABELS_OF_STUDY
 
 
 def _warn_of_contradictions(derived: pd.DataFrame, given: pd.DataFrame) -> None:
@@ -129,25 +127,20 @@ def _with_kept(frame: pd.DataFrame, kept: pd.DataFrame) -> pd.DataFrame:
 
 def _add_results(frame: pd.DataFrame, results: dict[str, list[SliceResult] | None]) -> None:
     """Fill in the results of the pixel pass, in place."""
-    columns = {name: frame[name].to_numpy(dtype=object) for name in ("status", "reason")}
-    before = frame[["rows", "columns"]].copy()
-    for name in SliceResult._fields[2:]:
-        columns[name] = np.full(len(frame), None, dtype=object)
     crash = SliceResult(CRASHED, "decoding the series killed the process")
-    files, ranks = frame["store_file"].to_numpy(dtype=object), frame["rank"].to_numpy()
-    for row in np.flatnonzero(ranks >= 0):
-        outcome = results[files[row]]
-        result = crash if outcome is None else outcome[ranks[row]]
-        for name, value in zip(SliceResult._fields, result):
-            columns[name][row] = value
-    for name, values in columns.items():
-        frame[name] = values
+    ranked = frame.loc[frame["rank"] >= 0, ["store_file", "rank"]]
+    outcomes = [(results[str(file)], rank) for file, rank in ranked.itertuples(index=False)]
+    slices = [crash if of_file is None else of_file[rank] for of_file, rank in outcomes]
+    found = pd.DataFrame(slices, ranked.index, columns=SliceResult._fields, dtype=object)
+    found = found.reindex(frame.index)
+    for name in ("status", "reason"):
+        frame[name] = found[name].where(frame["rank"] >= 0, frame[name])
     # As stored, where steps changed the size; as the header says elsewhere.
     for size, spacing in (("row", "spacing_row"), ("column", "spacing_column")):
-        frame[f"{size}s"] = pd.to_numeric(frame[f"{size}s"]).fillna(before[f"{size}s"])
-        frame[spacing] *= pd.to_numeric(frame.pop(f"scale_{size}")).fillna(1.0)
-    without_pixels = frame["store_index"].isna()
-    frame["store_file"] = frame["store_file"].mask(without_pixels)
+        frame[f"{size}s"] = pd.to_numeric(found.pop(f"{size}s")).fillna(frame[f"{size}s"])
+        frame[spacing] *= pd.to_numeric(found.pop(f"scale_{size}")).fillna(1.0)
+    frame[found.columns[2:]] = found[found.columns[2:]]
+    frame["store_file"] = frame["store_file"].mask(frame["store_index"].isna())
 
 
 def _drop_implausible(frame: pd.DataFrame) -> None:

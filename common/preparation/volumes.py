@@ -101,7 +101,6 @@ def arrange(
 
     Args:
         headers: one row per slice or file, those with status ok have an image id each.
-        keep_ambiguous: see `find_volumes`.
         needs_spacing: reject slices without pixel spacing in a volume that has one.
     """
     headers = headers.reset_index(drop=True)

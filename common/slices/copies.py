@@ -82,7 +82,6 @@ def require_unseen_pixels(
     Args:
         table: the slices; no pixels are read.
         train_rows, valid_rows: the two sides of the fold.
-        fold: its number, for the message.
     """
     in_test = table.readable & table.frame["split"].eq(TEST_SPLIT).to_numpy(dtype=bool)
     is_scored = in_test.copy()

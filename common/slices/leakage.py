@@ -83,7 +83,6 @@ def require_same_folds(what: str, made_with: str | None, folds: pd.DataFrame) ->
     Args:
         what: the features or predictions, such as `features of experiment 0003`.
         made_with: the digest of the fold table that they were made with; None where unknown.
-        folds: the fold table of the dataset now.
     """
     if made_with != folds_digest(folds):
         raise InputError(
@@ -236,11 +235,7 @@ def require_unseen_start(
     Nothing is known of a file without a record.
 
     Args:
-        weights: the file, for messages.
         origins: of the weights, from `origins_of_weights`.
-        dataset: the dataset of the training that starts.
-        folds_sha256: the digest of its fold table.
-        fold: the fold that it validates.
     """
     how = "trained"
     for origin in origins:

@@ -189,7 +189,6 @@ class HeadFinder:
 
     Args:
         spacing_mm: their pixel spacing along a column and along a row, where it is known.
-        region: head or brain.
     """
 
     spacing_mm: tuple[float | None, float | None]
@@ -263,12 +262,7 @@ def steps_of(parameters: Mapping[str, Any]) -> PixelSteps:
 
 
 def require_same_steps(training: Mapping[str, Any], dataset_folder: Path) -> None:
-    """Raise InputError where a dataset was made with other steps than a predictor was trained on.
-
-    Args:
-        training: what the predictor knows of its training.
-        dataset_folder: the prepared dataset that it shall predict.
-    """
+    """Raise InputError where a dataset has other steps than a predictor was trained on."""
     wanted, found = steps_of(training), recorded_steps(dataset_folder)
     if wanted != found:
         raise InputError(

@@ -73,10 +73,6 @@ def skull_mask(
 
     Where bone is missing over a wide angle, all of the head but its outermost 5 mm counts too, so
     that no brain is lost. None where the slice shows no bone (above the skull, or no head).
-
-    Args:
-        image_hu: (rows, columns), HU.
-        spacing_mm: pixel spacing along a column and along a row, where it is known.
     """
     return skull_and_cavity(image_hu, spacing_mm)[0]
 

@@ -23,11 +23,7 @@ UnreadableSlice = UnreadableChunk
 
 
 class SeriesWriter:
-    """Compresses the slices of one series one by one, so that only compressed ones are held.
-
-    Args:
-        rows, columns: the size of every slice of the series.
-    """
+    """Compresses the slices of one series one by one, so that only compressed ones are held."""
 
     def __init__(self, rows: int, columns: int) -> None:
         self.shape = (rows, columns)
@@ -67,7 +63,6 @@ class SliceStore:
     """Reads slices from the `.b2nd` files of a folder; see `ChunkFile`.
 
     Args:
-        folder: where the store files lie.
         max_open: bound on the number of files held open.
     """
 

@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow
 
 from common.errors import InputError
+from common.files import read_parquet
 from common.slices.store import SliceStore
 from common.words import count
 
@@ -101,7 +102,6 @@ class SliceTable:
 
     Args:
         frame: one row per slice with the columns of `SLICE_COLUMNS` and any labels.
-        folder: the dataset folder, with the store beside it.
     """
 
     def __init__(self, frame: pd.DataFrame, folder: Path) -> None:
@@ -147,21 +147,13 @@ class SliceTable:
         """Return the table of a prepared dataset; raise InputError where there is none."""
         path = Path(dataset_folder) / SLICES_FILE
         require_dataset(path.parent)
-        try:
-            frame = pd.read_parquet(path)
-        except (OSError, ValueError) as error:
-            advice = "run preprocessing.py again"
-            raise InputError(f"{path} can't be read ({error}): {advice}") from error
+        frame = read_parquet(path, "run preprocessing.py again")
         # Arrow keeps what it needed while reading: 200 MB of 480 for the index of RSNA 2019.
         pyarrow.default_memory_pool().release_unused()
         return cls(frame, dataset_folder)
 
     def __len__(self) -> int:
         return len(self.frame)
-
-    def is_readable(self, row: int) -> bool:
-        """Return whether a row has pixels in the store."""
-        return bool(self.readable[row])
 
     def image_hu(self, row: int) -> np.ndarray:
         """Return the pixels of a readable row as int16 HU (rows, columns).
@@ -188,7 +180,8 @@ class SliceTable:
         `without` are skipped.
         """
         rows = self._group_without(row, without)
-        place = int(np.flatnonzero(rows == row)[0]) if len(without) else self._place_in_group(row)
+        own_place = int(self._places[row]) - self._group_bounds(row)[0]
+        place = int(np.flatnonzero(rows == row)[0]) if len(without) else own_place
         last = len(rows) - 1
         if past_end == "air":
             return [int(rows[place + k]) if 0 <= place + k <= last else AIR_ROW for k in offsets]
@@ -230,11 +223,9 @@ class SliceTable:
         """Return the rows of the slices that make a sample of a readable row.
 
         Args:
-            row: the sample's own slice.
             slice_offsets: which neighbours by number, 0 being the row itself.
             offsets_mm: as many distances that count in their place, but in a series in which
                 slices have no position; empty where there are none.
-            without: rows to skip.
             past_end: of `slice_offsets`; distances in mm end at the last slice.
         """
         if len(offsets_mm) and self.has_positions(np.array([row]))[0]:
@@ -326,9 +317,6 @@ class SliceTable:
         assert row not in without, "a sample has its own slice"
         rows = self.group_rows(row)
         return rows[~np.isin(rows, list(without))] if len(without) else rows
-
-    def _place_in_group(self, row: int) -> int:
-        return int(self._places[row]) - self._group_bounds(row)[0]
 
     def _group_of(self, row: int) -> int:
         group = int(self._groups[row])

@@ -77,7 +77,6 @@ class Head:
     tentorium_mm: Field
 
     def hu(self) -> Field:
-        """Return the whole head in HU."""
         inside = ramp(self.cavity_mm, load_atlas().edge_mm)
         return self.outside_hu + inside * (self.brain_hu - self.outside_hu)
 

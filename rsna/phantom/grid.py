@@ -52,9 +52,9 @@ def local_axes(where: tuple[slice, slice, slice]) -> tuple[Field, Field, Field]:
 
 
 @lru_cache(maxsize=256)
-def spline_matrix(num_points: int, step: float, spacing: float, offset: float = 0.0) -> Field:
+def spline_matrix(num_points: int, step: float, spacing: float) -> Field:
     """Return cubic B-spline weights (points, knots): points `step`, knots `spacing` apart."""
-    position = offset / spacing + np.arange(num_points) * (step / spacing) + 2.0
+    position = np.arange(num_points) * (step / spacing) + 2.0
     num_knots = int(np.ceil(position[-1])) + 3
     distance = np.abs(position[:, None] - np.arange(num_knots)[None, :])
     near = 2 / 3 - distance**2 + distance**3 / 2

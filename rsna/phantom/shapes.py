@@ -27,12 +27,12 @@ def ellipsoid(center: Point, radii: Point, margin: float = 3.0) -> tuple[Box, Fi
 
 
 def capsule(
-    start: Point, end: Point, radius: float, radius_end: float | None = None, margin: float = 3.0
+    start: Point, end: Point, radius: float, radius_end: float | None = None
 ) -> tuple[Box, Field]:
     """Return a box and in it the distance in mm to a (tapering) capsule, positive inside."""
     radius_end = radius if radius_end is None else radius_end
     a, b = np.array(start, np.float32), np.array(end, np.float32)
-    half = np.abs(b - a) / 2 + max(radius, radius_end) + margin
+    half = np.abs(b - a) / 2 + max(radius, radius_end) + 3.0
     middle = (a + b) / 2
     where = box(tuple(middle), tuple(half))
     z, y, x = local_axes(where)

@@ -3,13 +3,18 @@
 from pathlib import Path
 
 from rsna.sources.base import AbstractSource
+from rsna.sources.cq500 import Cq500Source
+from rsna.sources.ct_ich import CtIchSource
+from rsna.sources.dicom import DicomSource
+from rsna.sources.rsna import RSNASource
+
+_SOURCES = {kind.name: kind for kind in (RSNASource, CtIchSource, Cq500Source, DicomSource)}
 
 
 def make_source(name: str, folder: Path, n_jobs: int) -> AbstractSource:
     """Return the source called `name` (rsna, ct_ich, cq500, dicom or demo) in `folder`.
 
     Args:
-        name: of the source.
         folder: its files; the demo makes them there where they are missing.
         n_jobs: processes that make the demo.
 
@@ -17,23 +22,7 @@ def make_source(name: str, folder: Path, n_jobs: int) -> AbstractSource:
         InputError: the folder does not hold what the source expects.
     """
     if name == "demo":
-        from rsna.sources.demo import DemoSource
+        from rsna.sources.demo import DemoSource  # scipy takes a while to import
 
         return DemoSource(folder, n_jobs=n_jobs)
-    if name == "rsna":
-        from rsna.sources.rsna import RSNASource
-
-        return RSNASource(folder)
-    if name == "ct_ich":
-        from rsna.sources.ct_ich import CtIchSource
-
-        return CtIchSource(folder)
-    if name == "cq500":
-        from rsna.sources.cq500 import Cq500Source
-
-        return Cq500Source(folder)
-    if name == "dicom":
-        from rsna.sources.dicom import DicomSource
-
-        return DicomSource(folder)
-    raise ValueError(f"no source {name!r}")
+    return _SOURCES[name](folder)

@@ -73,7 +73,6 @@ class Cq500Source(AbstractSource):
 
     @property
     def reader(self) -> "Cq500Reader":
-        """Read DICOM files below the folder, under the names of their patients."""
         return Cq500Reader(self.folder)
 
     def files(self) -> pd.DataFrame:
@@ -104,7 +103,6 @@ class Cq500Source(AbstractSource):
         return self._reads
 
     def parameters(self) -> dict[str, Any]:
-        """Return how labels were made of reads."""
         return {"labels": f"majority of {', '.join(READERS)}"}
 
 

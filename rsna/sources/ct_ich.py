@@ -18,7 +18,7 @@ import pandas as pd
 
 from common.dicom import RejectedFile, SliceHeader
 from common.errors import InputError
-from common.preparation import SlicePixels, SliceReader, list_files
+from common.preparation import DecodedImage, SliceReader, list_files
 from common.preparation.label_tables import label_values, read_label_table, whole_numbers
 from common.windows import SCANNED_AIR_HU
 from common.words import count
@@ -73,7 +73,6 @@ class CtIchSource(AbstractSource):
 
     @property
     def reader(self) -> SliceReader:
-        """Read a slice from its two JPEGs, or the slices of a volume."""
         return CtIchNiftiReader(self.folder) if self.layout == "nifti" else CtIchReader(self.folder)
 
     def files(self) -> pd.DataFrame:
@@ -127,7 +126,6 @@ class CtIchSource(AbstractSource):
         return labels[["image_id", *LABELS]]
 
     def parameters(self) -> dict[str, Any]:
-        """Return the layout, and the windows of the HU."""
         if self.layout == "nifti":
             return {"layout": self.layout}
         return {"layout": self.layout, "brain_window": BRAIN_WINDOW, "bone_window": BONE_WINDOW}
@@ -147,36 +145,25 @@ class CtIchReader:
         return [
             SliceHeader(
                 **self.read_ids(source_file),
-                frame=None,
-                modality="CT",
-                image_type=(),
                 instance_number=number,
                 position=(0.0, 0.0, SLICE_SPACING_MM * (number - 1)),
-                orientation=None,
                 rows=rows,
                 columns=columns,
-                spacing_row=None,
-                spacing_column=None,
                 bits_allocated=8,
                 bits_stored=8,
                 pixel_representation=0,
-                padding_value=None,
-                padding_limit=None,
                 rescale_slope=BRAIN_WINDOW[1] / 255,
                 rescale_intercept=BRAIN_WINDOW[0],
                 window_center=BRAIN_WINDOW[0] + BRAIN_WINDOW[1] / 2,
                 window_width=BRAIN_WINDOW[1],
-                transfer_syntax="",
-                num_frames=1,
             )
         ]
 
     def read_ids(self, source_file: str) -> dict[str, Any]:
-        """Return the ids, which the name of the file tells."""
         patient, number = _patient_and_number(source_file)
         return {"image_id": image_id(patient, number), **scan_ids(patient)}
 
-    def read_pixels(self, source_file: str) -> SlicePixels:
+    def read_pixels(self, source_file: str) -> DecodedImage:
         """Return HU put together from both windows; raise RejectedFile."""
         path = Path(source_file)
         greys: dict[str, np.ndarray | None] = {}
@@ -185,7 +172,7 @@ class CtIchReader:
             exists = (self.folder / image_file).exists()
             greys[kind] = self._read_grey(str(image_file)) if exists else None
         image_hu, note = combine_windows(greys["brain"], greys["bone"])
-        return SlicePixels(image_hu[None], note=note)
+        return DecodedImage(image_hu[None], note=note)
 
     def _read_grey(self, source_file: str) -> np.ndarray:
         """Return a JPEG as uint8 (rows, columns)."""

@@ -17,7 +17,7 @@ import numpy as np
 from common.dicom import RejectedFile, SliceHeader
 from common.dicom.checks import MAX_MATRIX, MAX_PIXELS
 from common.dicom.hounsfield import MAX_HU, PADDING_BELOW_HU
-from common.preparation import SlicePixels
+from common.preparation import DecodedImage
 from common.windows import AIR_HU
 
 SCAN_FOLDER = "ct_scans"
@@ -33,13 +33,13 @@ class CtIchNiftiReader:
     version: str = "ct_ich nifti 2"
 
     def read_headers(self, source_file: str) -> list[SliceHeader]:
-        """Return one header per slice, in the order of the file; raise RejectedFile."""
         volume = _Volume.open(self.folder / source_file)
         patient = _patient(source_file)
         # Columns run along x and rows along y of the turned volume, both backwards.
         axes = _TO_DICOM @ volume.affine[:3, :3]
         spacing = np.linalg.norm(axes, axis=0)
         columns, rows, num_slices = volume.shape
+        data, data_type = volume.image.dataobj, volume.image.get_data_dtype()
         orientation = (*(-axes[:, 0] / spacing[0]), *(-axes[:, 1] / spacing[1]))
         headers = []
         for index in range(num_slices):
@@ -49,8 +49,6 @@ class CtIchNiftiReader:
                     **scan_ids(patient),
                     image_id=image_id(patient, index + 1),
                     frame=index,
-                    modality="CT",
-                    image_type=(),
                     instance_number=index + 1,
                     position=tuple(float(value) for value in _TO_DICOM @ corner[:3]),
                     orientation=tuple(float(value) for value in orientation),
@@ -58,34 +56,27 @@ class CtIchNiftiReader:
                     columns=columns,
                     spacing_row=float(spacing[1]),
                     spacing_column=float(spacing[0]),
-                    bits_allocated=volume.bits,
-                    bits_stored=volume.bits,
-                    pixel_representation=int(volume.is_signed),
-                    padding_value=None,
-                    padding_limit=None,
-                    rescale_slope=volume.slope,
-                    rescale_intercept=volume.intercept,
-                    window_center=None,
-                    window_width=None,
-                    transfer_syntax="",
+                    bits_allocated=8 * data_type.itemsize,
+                    bits_stored=8 * data_type.itemsize,
+                    pixel_representation=int(data_type.kind != "u"),
+                    rescale_slope=float(data.slope),
+                    rescale_intercept=float(data.inter),
                     num_frames=num_slices,
                 )
             )
         return headers
 
     def read_ids(self, source_file: str) -> dict[str, str]:
-        """Return the ids of the scan, which follow from the name of the file."""
         return scan_ids(_patient(source_file))
 
-    def read_pixels(self, source_file: str) -> SlicePixels:
-        """Return the pixels of all slices in the order of the file; raise RejectedFile."""
+    def read_pixels(self, source_file: str) -> DecodedImage:
         volume = _Volume.open(self.folder / source_file)
         values = volume.read()
         turned = np.nan_to_num(values, nan=AIR_HU)[::-1, ::-1].transpose(2, 1, 0)
         num_padding = int(np.count_nonzero(turned < PADDING_BELOW_HU))
         image_hu = np.rint(np.clip(turned, AIR_HU, MAX_HU)).astype(np.int16)
         note = "" if volume.is_placed else "no qform and no sform: the orientation was assumed"
-        return SlicePixels(np.ascontiguousarray(image_hu), num_padding, note)
+        return DecodedImage(np.ascontiguousarray(image_hu), num_padding, note)
 
 
 @dataclass(frozen=True)
@@ -146,22 +137,6 @@ class _Volume:
     def is_placed(self) -> bool:
         """Whether the file has the orientation of its axes."""
         return any(int(self.image.header[name]) > 0 for name in ("qform_code", "sform_code"))
-
-    @property
-    def bits(self) -> int:
-        return 8 * int(self.image.get_data_dtype().itemsize)
-
-    @property
-    def is_signed(self) -> bool:
-        return bool(self.image.get_data_dtype().kind != "u")
-
-    @property
-    def slope(self) -> float:
-        return float(self.image.dataobj.slope)
-
-    @property
-    def intercept(self) -> float:
-        return float(self.image.dataobj.inter)
 
     def place(self, index: int) -> int:
         """Return the place along z of the slice with number `index` in the file."""

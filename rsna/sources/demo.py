@@ -6,11 +6,7 @@ RSNA folder, so that the demo runs the real path.
 
 import json
 import logging
-import multiprocessing
-import os
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,6 +17,7 @@ from tqdm import tqdm
 
 from common.errors import InputError
 from common.files import write_bytes, write_json, write_text
+from common.preparation.workers.runner import TaskRunner
 from common.words import count
 from rsna.phantom.rsna_files import Family, draw_family, encode_study, names_of
 from rsna.phantom.study import Study, generate_study, num_studies_of
@@ -65,7 +62,6 @@ def write_demo(folder: Path, parameters: DemoParameters | None = None, n_jobs: i
         folder: gets stage_2_train/, stage_2_test/, stage_2_train.csv, and
             stage_2_sample_submission.csv.
         parameters: None stands for those the folder was begun with, else for the defaults.
-        n_jobs: number of processes.
 
     Raises:
         InputError: the folder holds a demo of other parameters, or something else.
@@ -78,8 +74,15 @@ def write_demo(folder: Path, parameters: DemoParameters | None = None, n_jobs: i
         leftover.unlink()
     missing = [key for key in parameters.studies() if not _record_path(folder, *key).exists()]
     logger.info("making %s in %s", count(len(missing), "phantom study"), folder)
-    with tqdm(total=len(missing), desc="phantom studies", unit="study", disable=None) as bar:
-        for _ in _run(folder, parameters, missing, n_jobs):
+    tasks = [(folder, parameters, *key) for key in missing]
+    with (
+        TaskRunner(n_jobs if min(n_jobs, len(missing)) > 1 else 0) as runner,
+        tqdm(total=len(missing), desc="phantom studies", unit="study", disable=None) as bar,
+    ):
+        for outcome in runner.stream(_write_study, tasks):
+            if outcome.result is None:
+                _, _, patient, number = outcome.task
+                raise RuntimeError(f"study {number} of phantom {patient} ended its process")
             bar.update()
     _write_tables(folder, parameters)
     write_json(folder / "demo.json", _manifest(parameters, finished=True))
@@ -87,10 +90,6 @@ def write_demo(folder: Path, parameters: DemoParameters | None = None, n_jobs: i
 
 class DemoSource(RSNASource):
     """Demo data: made where they are missing or half-made, then read as the challenge's.
-
-    Args:
-        folder: of the demo; made where it is missing.
-        n_jobs: processes that make it.
 
     Raises:
         InputError: the folder holds something else.
@@ -106,41 +105,10 @@ class DemoSource(RSNASource):
         return super().parameters() | _read_manifest(self.folder)
 
 
-def _run(
-    folder: Path, parameters: DemoParameters, keys: list[tuple[int, int]], n_jobs: int
-) -> Iterator[None]:
-    if n_jobs <= 1 or len(keys) <= 1:
-        for key in keys:
-            _write_study(folder, parameters, *key)
-            yield
-        return
-    # Spawned, not forked: the caller may hold threads or open Blosc2 files.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(n_jobs, context, initializer=_start_worker)
-    try:
-        tasks = [pool.submit(_write_study, folder, parameters, *key) for key in keys]
-        for task in as_completed(tasks):
-            task.result()
-            yield
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """Give a worker one thread, and end it when its parent is killed: else it would wait."""
-    cv2.setNumThreads(1)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def leave_with_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=leave_with_parent, daemon=True).start()
-
-
-def _write_study(folder: Path, parameters: DemoParameters, patient: int, number: int) -> None:
-    """Write the files of one study, then the record that says it is complete."""
+def _write_study(task: tuple[Path, DemoParameters, int, int]) -> bool:
+    """Write the files of one study, then the record that says it is complete; return True."""
+    cv2.setNumThreads(1)  # the work is shared by processes
+    folder, parameters, patient, number = task
     study = generate_study(patient, number, parameters.seed, parameters.matrix)
     names = names_of(patient, number, len(study.image_hu), parameters.seed)
     rng = np.random.default_rng([parameters.seed, 6, patient, number])
@@ -158,6 +126,7 @@ def _write_study(folder: Path, parameters: DemoParameters, patient: int, number:
     labels = np.column_stack([study.labels, study.labels.any(axis=1)]).astype(int)
     record = {"image_ids": list(names.image_ids), "labels": labels.tolist()}
     write_json(_record_path(folder, patient, number), record)
+    return True
 
 
 def _with_quirk(patient: int, study: Study, family: Family) -> tuple[Study, Family, int]:

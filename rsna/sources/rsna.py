@@ -53,7 +53,6 @@ class RSNASource(AbstractSource):
         return DicomReader(self.folder)
 
     def files(self) -> pd.DataFrame:
-        """Return the files of the training and of the test folder."""
         parts = []
         for split in ("train", "test"):
             name = self._image_folder(split)
@@ -81,7 +80,6 @@ class RSNASource(AbstractSource):
         return labels
 
     def parameters(self) -> dict[str, Any]:
-        """Return the stage that was read."""
         return {"stage": self.stage}
 
     def _image_folder(self, split: str, stage: str | None = None) -> str | None:

@@ -19,7 +19,7 @@ from common.dicom.plausibility import (
     why_slices_implausible,
 )
 from common.errors import InputError
-from common.preparation import FILE_COLUMNS, SlicePixels
+from common.preparation import FILE_COLUMNS, DecodedImage
 from rsna.sources.base import AbstractSource
 
 FIELD_OF_VIEW_MM = (50.0, 1000.0)
@@ -52,11 +52,9 @@ class VolumeSource(AbstractSource):
 
     @property
     def reader(self) -> "VolumeReader":
-        """Read the array as one file of many frames."""
         return self._reader
 
     def files(self) -> pd.DataFrame:
-        """Return the one file that stands for the array."""
         return pd.DataFrame([(_NAME, "none", 0, 0)], columns=list(FILE_COLUMNS))
 
 
@@ -69,7 +67,7 @@ class VolumeReader:
         spacing_mm: of slices, rows and columns.
     """
 
-    pixels: SlicePixels
+    pixels: DecodedImage
     spacing_mm: tuple[float, float, float]
     version: str = "volume 1"
 
@@ -83,7 +81,7 @@ class VolumeReader:
     def read_ids(self, source_file: str) -> dict[str, str]:
         return dict.fromkeys(_IDS, _NAME)
 
-    def read_pixels(self, source_file: str) -> SlicePixels:
+    def read_pixels(self, source_file: str) -> DecodedImage:
         return self.pixels
 
 
@@ -98,8 +96,6 @@ def _header(
         **ids,
         image_id=str(index),
         frame=index,
-        modality="CT",
-        image_type=(),
         instance_number=index + 1,
         position=(0.0, 0.0, index * spacing_mm[0]),
         orientation=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
@@ -110,13 +106,8 @@ def _header(
         bits_allocated=16,
         bits_stored=16,
         pixel_representation=1,
-        padding_value=None,
-        padding_limit=None,
         rescale_slope=1.0,
         rescale_intercept=0.0,
-        window_center=None,
-        window_width=None,
-        transfer_syntax="",
         num_frames=num_slices,
     )
 
@@ -162,7 +153,7 @@ def _checked_spacing(
     return z, y, x
 
 
-def _to_pixels(values: np.ndarray) -> SlicePixels:
+def _to_pixels(values: np.ndarray) -> DecodedImage:
     """Return the slices as the DICOM reader returns those of a file; InputError if not HU."""
     header = _header((0, 0), 1, 0, (1.0, 1.0, 1.0))
     native = np.float64 if values.dtype.kind == "f" else values.dtype.newbyteorder("=")
@@ -182,4 +173,4 @@ def _to_pixels(values: np.ndarray) -> SlicePixels:
         if reason := why_implausible(judged.sum(axis=0), num_judged):
             raise InputError(f"the volume is not in HU: {reason}")
     num_padding = sum(found.num_padding for found in slices)
-    return SlicePixels(image_hu, num_padding, "", counts)
+    return DecodedImage(image_hu, num_padding, "", counts)

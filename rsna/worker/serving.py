@@ -3,12 +3,10 @@
 It imports nothing heavy before the first request says what is needed.
 """
 
-import ctypes
 import errno
 import gc
 import json
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -17,16 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
+from common.machine import end_with_parent
 
-_PR_SET_PDEATHSIG = 1
 Analyse = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 def main() -> None:
     """Serve requests from standard input until it ends; the first one names what serves them."""
     gc.set_threshold(100_000)  # imports make a million objects that stay
-    # It must not outlive a parent that was killed.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # Prints of libraries are no replies.
 

@@ -22,7 +22,7 @@ from toy import ToyDataset, ToyNetwork, make_toy, toy_loader
 from common.callbacks import Callback, CheckpointSaver, WeightAverage
 from common.checkpoint import load_checkpoint
 from common.cli import run_script
-from common.datasets import make_loader
+from common.datasets.loading import make_loader
 from common.distributed import Processes, connected
 from common.networks import FitSettings
 from common.networks.network import STEPS_AHEAD

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from common.callbacks import Callback
-from common.datasets import AbstractDataset, EpochSampler, make_loader
+from common.datasets.base import AbstractDataset
+from common.datasets.loading import make_loader
+from common.datasets.samplers import EpochSampler
 from common.networks import AbstractNetwork, FitSettings, StepOutput
 
 

@@ -14,7 +14,8 @@ import torch
 from tiny_dataset import make_tiny_dataset
 
 from common.checkpoint import load_checkpoint
-from common.datasets import BalancedSampler, EpochSampler, GroupSampler, PositiveRangeSampler
+from common.datasets.samplers import EpochSampler
+from common.datasets.weighted_samplers import BalancedSampler, GroupSampler, PositiveRangeSampler
 from config import Config
 from rsna.build import log_sampler, make_sampler
 from rsna.data import load_data

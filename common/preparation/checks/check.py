@@ -1,9 +1,8 @@
 """Verify a prepared dataset without changing it."""
 
 import contextlib
-import fcntl
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from common.errors import CheckFailed, InputError
+from common.files import held
 from common.preparation.checks.check_folds import check_folds
 from common.preparation.checks.check_store import check_store
 from common.preparation.checks.check_tables import (
@@ -26,7 +26,13 @@ from common.preparation.checks.check_tables import (
 from common.preparation.checks.findings import RUN_AGAIN, Finding, finding
 from common.preparation.checks.label_audit import FAULTS, audit_labels
 from common.preparation.engine import LOCK_FILE
-from common.preparation.manifest import MANIFEST_FILE, TABLES, read_manifest, table_hashes
+from common.preparation.manifest import (
+    MANIFEST_FILE,
+    TABLES,
+    read_manifest,
+    table_counts,
+    table_hashes,
+)
 from common.preparation.workers.runner import TaskRunner
 from common.slices.copies import identical_pixels
 from common.slices.store import SliceStore
@@ -34,7 +40,6 @@ from common.slices.table import (
     ADDED_COLUMNS,
     SLICE_COLUMNS,
     SLICES_FILE,
-    STATUS_OK,
     STORE_FOLDER,
     STUDIES_FILE,
 )
@@ -83,7 +88,6 @@ def check_dataset(
     and splits; every slice of the store against its checksum and its row.
 
     Args:
-        dataset_folder: the dataset.
         subtypes, union: the labels; the last says that there is one of the others.
         n_jobs: processes; 0 works in this one.
 
@@ -92,7 +96,9 @@ def check_dataset(
     """
     if not any((dataset_folder / name).exists() for name in (SLICES_FILE, MANIFEST_FILE)):
         raise InputError(f"no dataset at {dataset_folder}: run preprocessing.py first")
-    with _not_being_prepared(dataset_folder):
+    lock = dataset_folder / LOCK_FILE
+    refusal = f"{dataset_folder} is being prepared by another process: wait for its end"
+    with held(lock, refusal, shared=True) if lock.is_file() else contextlib.nullcontext():
         names = [*subtypes, union]
         needed = [name for name in SLICE_COLUMNS if name not in ADDED_COLUMNS]
         slices, found = _read_table(dataset_folder / SLICES_FILE, [*needed, *names])
@@ -113,8 +119,8 @@ def check_dataset(
             store = check_store(slices, store_folder, runner)
         sound = slices["store_file"].where(~slices["store_file"].isin(store.unreadable))
         readable = slices.assign(store_file=sound)
-        of_overlap = check_overlap(readable, SliceStore(store_folder))
         groups = identical_pixels(readable, SliceStore(store_folder))
+        of_overlap = check_overlap(readable, groups)
         of_folds, num_folds = check_folds(slices, dataset_folder, parameters, groups)
         audit = audit_labels(slices, subtypes, union, groups)
         found += check_copies(slices, audit)
@@ -165,31 +171,7 @@ def _read_manifest(dataset_folder: Path) -> tuple[dict[str, Any], list[Finding]]
 
 def _check_counts(manifest: dict[str, Any], slices: pd.DataFrame) -> list[Finding]:
     """Compare the counts of the manifest with those of the table."""
-    counts = manifest.get("counts", {})
-    by_status = {str(k): int(v) for k, v in slices["status"].value_counts().items()}
-    now = {
-        "num_files": slices["source_file"].nunique(),
-        "status": {STATUS_OK: 0} | by_status,
-        "num_series": slices["store_file"].nunique(),
-        "num_padding": int(slices["num_padding"].sum()),
-    }
+    counts, now = manifest.get("counts", {}), table_counts(slices)
     unlike = [name for name in now if name in counts and counts[name] != now[name]]
     what = f"counts of {MANIFEST_FILE} that are not those of {SLICES_FILE}"
     return finding("counts", what, unlike, RUN_AGAIN)
-
-
-@contextlib.contextmanager
-def _not_being_prepared(dataset_folder: Path) -> Iterator[None]:
-    """Keep preparations out while the dataset is read, without making a file."""
-    path = dataset_folder / LOCK_FILE
-    if not path.is_file():
-        yield
-        return
-    with open(path) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"{dataset_folder} is being prepared by another process: wait for its end"
-            ) from error
-        yield

@@ -26,9 +26,6 @@ def check_folds(
     """Return what is wrong with the folds and with given splits, and the number of folds.
 
     Args:
-        slices: the slice table.
-        dataset_folder: where the files are.
-        parameters: of the manifest.
         groups: of `identical_pixels`, by row of the slices.
     """
     path = dataset_folder / FOLDS_FILE

@@ -26,8 +26,6 @@ class FileTask:
     """A store file and the rows of its slices in the table.
 
     Attributes:
-        folder: the store.
-        store_file: name of the file.
         indices: int64 (slices,), the place of each slice in the file.
         shapes: int64 (slices, 2), its rows and columns.
         measures: float64 (slices, 4), see `_MEASURES`.
@@ -61,13 +59,7 @@ class StoreCheck(NamedTuple):
 
 
 def check_store(slices: pd.DataFrame, folder: Path, runner: TaskRunner) -> StoreCheck:
-    """Read every slice of the store, and compare it with its checksum and its row.
-
-    Args:
-        slices: the slice table.
-        folder: the store.
-        runner: the processes to read on.
-    """
+    """Read every slice of the store, and compare it with its checksum and its row."""
     stored = slices[slices["store_file"].notna() & slices["store_index"].notna()]
     groups = stored.groupby("store_file").indices
     members = {str(name): np.asarray(rows) for name, rows in groups.items()}

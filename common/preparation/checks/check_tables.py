@@ -12,7 +12,6 @@ from common.preparation.checks.label_audit import CONTRADICTING, AuditFinding
 from common.preparation.overlap import find_overlap
 from common.preparation.tables import LABELS_OF_STUDY, studies_of_slices
 from common.slices.folds import TRAIN_SPLIT, is_pseudo
-from common.slices.store import SliceStore
 from common.slices.table import STATUS_OK, STUDIES_FILE
 from common.windows import AIR_HU
 
@@ -55,7 +54,7 @@ def check_order(slices: pd.DataFrame) -> list[Finding]:
     key = ["series_id", "rows", "columns", "num_slices"]
     together = ranked.groupby(key, dropna=False)["rank"].transform("size")
     incomplete = together % ranked["num_slices"].clip(lower=1) != 0
-    wrong = pd.concat([stored.loc[is_wrong, "image_id"], ranked.loc[incomplete, "image_id"]])
+    wrong = pd.concat([stored["image_id"][is_wrong], ranked["image_id"][incomplete]])
     wrong = wrong[~wrong.index.duplicated()].sort_index()
     same_file = stored["store_file"].eq(stored["store_file"].shift())
     falls = stored["position_mm"].diff() < -POSITION_TOLERANCE_MM
@@ -82,7 +81,6 @@ def check_labels(
     """Find labels outside 0 to 1, missing where others are known, or at odds with `union`.
 
     Args:
-        slices, studies: the tables; studies may be missing.
         subtypes: labels of which `union` is the largest.
         union: the label that says that there is any of them.
     """
@@ -137,8 +135,6 @@ def check_has_labels(
     """Find that a dataset made with a label table has no label at all: none matched a file.
 
     Args:
-        slices, studies: the tables; studies may be missing.
-        label_names: the labels.
         parameters: of the manifest.
     """
     in_training = slices["split"].eq(TRAIN_SPLIT) & slices["status"].eq(STATUS_OK)
@@ -189,9 +185,9 @@ def check_studies(
     return finding("studies", what, images, RUN_AGAIN)
 
 
-def check_overlap(slices: pd.DataFrame, store: SliceStore) -> list[Finding]:
+def check_overlap(slices: pd.DataFrame, copies: pd.Series) -> list[Finding]:
     """Find training slices of patients, studies or images that are in the test too."""
-    overlap, concerned = find_overlap(slices, store)
+    overlap, concerned = find_overlap(slices, copies)
     kept = slices.loc[concerned & slices["keep_for_training"].to_numpy(dtype=bool), "image_id"]
     advice = "run preprocessing.py again with --pre_drop_overlap 1, which leaves them out"
     return finding("overlap", f"training slices trained on although {overlap.line()}", kept, advice)

@@ -9,9 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from common.scoring.metrics import majority
-from common.slices.copies import identical_pixels
 from common.slices.folds import is_pseudo
-from common.slices.store import SliceStore
 from common.slices.table import STATUS_OK
 
 logger = logging.getLogger(__name__)
@@ -86,7 +84,7 @@ def audit_labels(
 
 
 def log_audit(
-    slices: pd.DataFrame, label_names: Sequence[str], store: SliceStore
+    slices: pd.DataFrame, label_names: Sequence[str], copies: pd.Series
 ) -> dict[str, int]:
     """Log what is odd about labels as one block; return how many slices, by kind.
 
@@ -94,7 +92,6 @@ def log_audit(
     """
     if not slices[list(label_names)].notna().any(axis=None):
         return {}
-    copies = identical_pixels(slices, store)
     findings = audit_labels(slices, label_names[:-1], label_names[-1], copies)
     if findings:
         logger.warning(

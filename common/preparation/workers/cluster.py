@@ -25,7 +25,8 @@ def connect(address: str) -> Any:
     """
     from distributed import Client
 
-    _silence()
+    for name in ("distributed", "distributed.nanny", "distributed.scheduler"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     advice = "start it (dask scheduler), or leave --pre_address out"
     try:
         client = Client(address, timeout=CONNECT_S)
@@ -96,8 +97,3 @@ def _problems(here: dict[str, Any], there: Any) -> Iterator[str]:
         yield f"{worker} does not see the files: mount --pre_folder there under the same name"
     if not there["dataset"]:
         yield f"{worker} cannot write to the dataset folder: share it under the same name"
-
-
-def _silence() -> None:
-    for name in ("distributed", "distributed.nanny", "distributed.scheduler"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)

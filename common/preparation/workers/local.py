@@ -1,7 +1,6 @@
 """Processes of this machine with one task at a time: one that dies takes no other task along."""
 
 import contextlib
-import ctypes
 import itertools
 import math
 import multiprocessing
@@ -14,17 +13,32 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import cloudpickle
 import psutil
 
-from common.machine import memory_limit
+from common.machine import end_with_parent, memory_limit
 from common.preparation.workers.limits import POLL_S, Limits
 
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "BLOSC_NTHREADS": "1"}
 _BEGUN = b""
-_PR_SET_PDEATHSIG = 1
+
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+class Outcome(NamedTuple, Generic[Task, Result]):
+    """The result of a task, or None where it killed its process or was killed for a limit.
+
+    Attributes:
+        exceeded: that limit (TIMEOUT or MEMORY), or None.
+    """
+
+    task: Task
+    result: Result | None
+    exceeded: str | None = None
 
 
 def memory_share_mb(num_processes: int) -> float:
@@ -33,11 +47,7 @@ def memory_share_mb(num_processes: int) -> float:
 
 
 class LocalProcesses:
-    """Processes that are started when there is a task for them, and kept for the next.
-
-    Args:
-        most: how many there may be.
-    """
+    """Processes that are started when there is a task for them, and kept for the next."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -64,13 +74,9 @@ class LocalProcesses:
         return _Worker()
 
     def stream(
-        self, function: Callable[[Any], Any], tasks: Iterable[Any], limits: Limits
-    ) -> Iterator[tuple[Any, Any, str | None]]:
-        """Yield each task with its result, in the order they finish; an exception is raised here.
-
-        The result is None where the task killed its process, or was killed for the limit that
-        comes third.
-        """
+        self, function: Callable[[Task], Result], tasks: Iterable[Task], limits: Limits
+    ) -> Iterator[Outcome[Task, Result]]:
+        """Yield the outcomes in the order the tasks finish; an exception is raised here."""
         busy: dict[Connection, _Worker] = {}
         ended: list[tuple[Any, tuple[Any, BaseException | None], str | None]] = []
         waiting = iter(tasks)
@@ -84,7 +90,7 @@ class LocalProcesses:
                 for task, (result, error), exceeded in ended:
                     if error is not None:
                         raise error
-                    yield task, result, exceeded
+                    yield Outcome(task, result, exceeded)
                 if not busy:
                     return
                 wait(busy, POLL_S)
@@ -123,11 +129,9 @@ class _Worker:
         self.is_alive = True
 
     def is_running(self) -> bool:
-        """Return whether the process has not ended."""
         return self._process.poll() is None
 
     def begin(self, function: Callable[[Any], Any], task: Any, limits: Limits) -> None:
-        """Give it a task."""
         self.task, self.answer, self.exceeded = task, (None, None), None
         self._limits, self._began_s = limits, math.inf
         with contextlib.suppress(OSError):  # reading tells that it died
@@ -153,7 +157,6 @@ class _Worker:
         return not self.is_alive
 
     def close(self) -> None:
-        """Kill the process."""
         self.is_alive = False
         self._process.kill()
         self._process.wait()
@@ -163,8 +166,7 @@ class _Worker:
 def work(number: int) -> None:
     """Do tasks from the pipe with this file descriptor, until its other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Not even a codec that hangs may outlive the process it works for.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     with contextlib.suppress(EOFError, OSError), Connection(number) as pipe:
         while True:
             function, task = pickle.loads(pipe.recv_bytes())

@@ -11,7 +11,6 @@ def look(
     Args:
         packages: top-level packages, of whose code a digest is returned; None for a missing one.
         libraries: distributions whose versions are returned; None for a missing one.
-        source_folder: the folder of the original files.
         token: a file that the dataset folder holds at the moment, or None not to look.
     """
     import hashlib

@@ -1,56 +1,27 @@
 """Run tasks on processes; a task that kills its process, or exceeds a limit, fails alone."""
 
-import logging
-import shutil
+import contextlib
+import threading
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from tqdm import tqdm
 
 from common.errors import InputError
 from common.preparation.workers.cluster import check_workers, connect
-from common.preparation.workers.limits import MEMORY, TIMEOUT, Limits, Watchdog, read_mark
-from common.preparation.workers.local import LocalProcesses, memory_share_mb
+from common.preparation.workers.limits import MEMORY, TIMEOUT, Limits
+from common.preparation.workers.local import LocalProcesses, Outcome, Result, Task, memory_share_mb
 
 __all__ = ["MEMORY", "TIMEOUT", "Limits", "Outcome", "TaskRunner"]
-
-logger = logging.getLogger(__name__)
-
-Task = TypeVar("Task")
-Result = TypeVar("Result")
 
 _IN_FLIGHT_PER_PROCESS = 3
 _COUNT_EVERY_S = 10.0
 
-# When this module was imported, in a worker: when its first task arrived.
-_IMPORTED_S = time.monotonic()
-_SETTLING_S = 0.5
-_WATCHDOG = Watchdog()
-
-
-@dataclass(frozen=True)
-class Outcome(Generic[Task, Result]):
-    """The result of a task, or None where every process that tried it died.
-
-    Attributes:
-        exceeded: the limit it was killed for (TIMEOUT or MEMORY), or None.
-    """
-
-    task: Task
-    result: Result | None
-    exceeded: str | None = None
-
-
-@dataclass(frozen=True)
-class _Exceeded:
-    """Stands in for the result of a task that was killed for a limit before."""
-
-    limit: str
+# Those of a worker of a scheduler, which has one task at a time.
+_OWN, _OWN_LOCK = LocalProcesses(1), threading.Lock()
 
 
 class TaskRunner:
@@ -61,41 +32,25 @@ class TaskRunner:
             that crashes takes the whole run with it, and nothing is limited.
         address: of a Dask scheduler, whose workers are used instead.
         limits: of a task; a task that exceeds one is killed with its process.
-        marks: a folder that all processes of a scheduler can write to, for the limits that killed
-            tasks exceeded.
     """
 
     def __init__(
-        self,
-        num_processes: int,
-        address: str | None = None,
-        limits: Limits | None = None,
-        marks: Path | None = None,
+        self, num_processes: int, address: str | None = None, limits: Limits | None = None
     ) -> None:
         self.num_processes = num_processes
         self.address = address
         self._limits = limits or Limits()
-        self._marks = marks
         self._client: Any = None
         self._local = LocalProcesses(num_processes)
         self._counted: tuple[float, int] = (-_COUNT_EVERY_S, num_processes)
 
     def __enter__(self) -> "TaskRunner":
-        if self._marks is not None:
-            shutil.rmtree(self._marks, ignore_errors=True)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._client is not None:
             self._client.close()
         self._local.close()
-        if self._marks is not None:
-            shutil.rmtree(self._marks, ignore_errors=True)
 
     @property
     def limits(self) -> Limits | None:
@@ -139,9 +94,7 @@ class TaskRunner:
         """Yield the outcome of `function` for every task, in the order they finish.
 
         Few tasks are handed out at a time, so the number of tasks costs no memory. An exception
-        of the function is raised here. Whatever shared the processes of a scheduler with a task
-        that killed them is tried again alone, so only the culprit fails; what was killed for a
-        limit is known to be the culprit.
+        of the function is raised here.
         """
         limits = self.limits
         if limits is None:
@@ -149,49 +102,33 @@ class TaskRunner:
                 yield Outcome(task, function(task))
             return
         if self.address is None:
-            for task, result, exceeded in self._local.stream(function, tasks, limits):
-                yield Outcome(task, result, exceeded)
+            yield from self._local.stream(function, tasks, limits)
             return
-        suspects = []
-        for outcome in self._stream_once(function, iter(tasks)):
-            if outcome.result is None and outcome.exceeded is None:
-                suspects.append(outcome.task)
-            else:
-                yield outcome
-        for task in suspects:
-            yield from self._stream_once(function, iter([task]))
+        yield from self._stream_on_cluster(function, iter(tasks), limits)
 
-    def _stream_once(
-        self, function: Callable[[Task], Result], tasks: Iterator[Task]
+    def _stream_on_cluster(
+        self, function: Callable[[Task], Result], tasks: Iterator[Task], limits: Limits
     ) -> Iterator[Outcome[Task, Result]]:
         from distributed import KilledWorker, as_completed
 
-        given: dict[str, tuple[Task, Path | None]] = {}
+        given: dict[str, Task] = {}
         finished = as_completed()
-        limits = self.limits
 
         def hand_out() -> None:
             num_tasks = _IN_FLIGHT_PER_PROCESS * self.num_workers() - len(given)
             for _, task in zip(range(num_tasks), tasks):
-                mark = None if self._marks is None else self._marks / uuid.uuid4().hex
-                future = self._client.submit(_call, function, task, limits, mark, pure=False)
-                given[future.key] = (task, mark)
+                future = self._client.submit(_run_on_worker, function, task, limits, pure=False)
+                given[future.key] = task
                 finished.add(future)
 
         hand_out()
         for future in finished:
-            task, mark = given.pop(future.key)
-            try:
-                result = self._result_of(future)
-            except KilledWorker:
-                result = None if mark is None else read_mark(mark)
-                result = None if result is None else _Exceeded(result)
+            task, result, exceeded = given.pop(future.key), None, None
+            with contextlib.suppress(KilledWorker):
+                result, exceeded = self._result_of(future)
             future.release()
             hand_out()
-            if isinstance(result, _Exceeded):
-                yield Outcome(task, None, result.limit)
-            else:
-                yield Outcome(task, result)
+            yield Outcome(task, result, exceeded)
 
     def _result_of(self, future: Any) -> Any:
         """Return the result of a future; faults of a given cluster become InputError."""
@@ -218,19 +155,10 @@ class TaskRunner:
         return number
 
 
-def _call(
-    function: Callable[[Task], Result], task: Task, limits: Limits, mark: Path | None
-) -> Result | _Exceeded:
-    """Run a task in a worker, unless it was killed for a limit before.
-
-    A worker that dies before its nanny knows that it lives is never replaced (distributed
-    2026.8), so the first task of each waits a little.
-    """
-    time.sleep(max(0.0, _IMPORTED_S + _SETTLING_S - time.monotonic()))
-    if mark is None:
-        return function(task)
-    exceeded = read_mark(mark)
-    if exceeded is not None:
-        return _Exceeded(exceeded)
-    with _WATCHDOG.watching(limits, mark):
-        return function(task)
+def _run_on_worker(
+    function: Callable[[Task], Result], task: Task, limits: Limits
+) -> tuple[Result | None, str | None]:
+    """Run a task in a process of a worker: what kills that leaves the worker alive."""
+    with _OWN_LOCK:
+        ((_, result, exceeded),) = _OWN.stream(function, [task], limits)
+    return result, exceeded

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from common.datasets import AbstractDataset, EpochSampler, batch_memory, make_loader
+from common.datasets import batch_memory
+from common.datasets.base import AbstractDataset
 from common.datasets.batch_memory import SLOTS_PER_WORKER, KeptMemory
+from common.datasets.loading import make_loader
+from common.datasets.samplers import EpochSampler
 
 SIZE = 192  # a bool image has 37 KB, two make a slot
 

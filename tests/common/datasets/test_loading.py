@@ -8,7 +8,9 @@ ROOT = Path(__file__).resolve().parents[3]
 
 SCRIPT = """
 import torch
-from common.datasets import AbstractDataset, EpochSampler, make_loader
+from common.datasets.base import AbstractDataset
+from common.datasets.loading import make_loader
+from common.datasets.samplers import EpochSampler
 class Zeros(AbstractDataset):
     def __len__(self):
         return 8

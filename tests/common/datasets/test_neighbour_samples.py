@@ -10,7 +10,8 @@ import pytest
 import torch
 from predictor_factory import make_dataset, small_transform
 
-from common.datasets import ImageClassificationDataset, make_loader
+from common.datasets.classification import ImageClassificationDataset
+from common.datasets.loading import make_loader
 from common.slices.store import UnreadableSlice
 from common.slices.table import SliceTable
 from common.transforms import SampleTransform

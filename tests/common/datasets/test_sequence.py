@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from study_inputs import LABELS, make_table, neighbour_task
 
-from common.datasets import EpochSampler, make_loader
+from common.datasets.loading import make_loader
+from common.datasets.samplers import EpochSampler
 from common.datasets.sequence import SequenceDataset
 from common.datasets.series import SeriesAugmentation, series_metadata
 from common.features.slice_outputs import SliceOutputs

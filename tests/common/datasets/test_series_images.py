@@ -4,7 +4,7 @@ import torch
 from predictor_factory import rotating_transform, small_transform
 from tiny_dataset import make_tiny_dataset
 
-from common.datasets import ImageClassificationDataset
+from common.datasets.classification import ImageClassificationDataset
 from common.datasets.sequence import SeriesAugmentation
 from common.datasets.series_images import SeriesImageDataset
 from common.slices.pixel_steps import PixelSteps

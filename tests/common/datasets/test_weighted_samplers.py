@@ -7,12 +7,12 @@ from toy import ToyDataset, make_toy, weights_of
 
 from common.callbacks import CheckpointSaver, DataFingerprint
 from common.checkpoint import load_checkpoint
-from common.datasets import (
+from common.datasets.loading import make_loader
+from common.datasets.samplers import EpochSampler
+from common.datasets.weighted_samplers import (
     BalancedSampler,
-    EpochSampler,
     GroupSampler,
     PositiveRangeSampler,
-    make_loader,
     middle_weights,
 )
 from common.errors import InputError

@@ -59,7 +59,7 @@ def test_the_normal_of_axial_slices_points_to_the_head(sign: tuple[int, int]) ->
 def test_the_normal_is_a_unit_vector_across_the_slice(seed: int) -> None:
     rotation, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
     orientation = rotation[:2].ravel()
-    assert is_orientation(orientation)
+    assert is_orientation(tuple(orientation))
     normal = slice_normal(orientation)
     np.testing.assert_allclose(rotation[:2] @ normal, 0, atol=1e-12)
     assert np.linalg.norm(normal) == pytest.approx(1)
@@ -67,7 +67,7 @@ def test_the_normal_is_a_unit_vector_across_the_slice(seed: int) -> None:
 
 @pytest.mark.parametrize("orientation", [(0,) * 6, (1, 0, 0, 1, 0, 0), (2, 0, 0, 0, 2, 0)])
 def test_what_is_no_orientation(orientation: tuple[float, ...]) -> None:
-    assert not is_orientation(orientation)
+    assert not is_orientation(tuple(orientation))
 
 
 @settings(max_examples=50, deadline=None)

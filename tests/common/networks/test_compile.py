@@ -8,7 +8,7 @@ from toy import ToyDataset, make_toy, toy_loader, weights_of
 
 from common.callbacks import CheckpointSaver
 from common.checkpoint import load_checkpoint
-from common.datasets import make_loader
+from common.datasets.loading import make_loader
 from common.networks import FitSettings
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from toy import ToyDataset, ToyNetwork, make_toy, toy_loader, weights_of
 
 from common.callbacks import Callback, StochasticWeightAverage, WeightAverage
-from common.datasets import make_loader
+from common.datasets.loading import make_loader
 from common.distributed import Processes
 from common.errors import InputError, Interrupted
 from common.networks import AbstractNetwork, FitSettings, StepOutput

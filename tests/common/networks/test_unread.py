@@ -11,7 +11,8 @@ from toy import ToyDataset, ToyNetwork, make_toy, toy_loader, weights_of
 
 from common.callbacks import Callback, CheckpointSaver, TrainingMonitor, WeightAverage
 from common.checkpoint import load_checkpoint
-from common.datasets import EpochSampler, make_loader
+from common.datasets.loading import make_loader
+from common.datasets.samplers import EpochSampler
 from common.models import masked
 from common.networks import FitSettings, StepOutput
 from common.networks.lr_range_test import find_learning_rate

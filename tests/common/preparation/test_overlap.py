@@ -14,7 +14,8 @@ from slice_frames import slice_frame
 from common.errors import InputError
 from common.preparation import Preparation, prepare_dataset
 from common.preparation.checks.check import check_dataset
-from common.preparation.overlap import find_overlap, identical_pixels
+from common.preparation.overlap import find_overlap
+from common.slices.copies import identical_pixels
 from common.slices.folds import read_folds, split_rows
 from common.slices.store import SliceStore, write_series
 from common.slices.table import SliceTable
@@ -71,7 +72,7 @@ def test_each_kind_of_overlap(
     changes: dict, counts: tuple[int, ...], concerned: str, tmp_path: Path
 ) -> None:
     frame, store = two_splits(tmp_path, **changes)
-    overlap, rows = find_overlap(frame, store)
+    overlap, rows = find_overlap(frame, identical_pixels(frame, store))
     found = (overlap.num_patients, overlap.num_studies, overlap.num_images, overlap.num_identical)
     assert found == counts
     assert "".join(frame["image_id"][rows]) == concerned

@@ -53,7 +53,9 @@ def test_copies_in_two_folds_are_refused_before_training(tmp_path: Path, fold: i
 def test_other_slices_and_blank_ones_are_no_copies(tmp_path: Path, blank: bool) -> None:
     table = dataset(tmp_path, copies=False, blank=blank)
     require_unseen_pixels(table, *sides(table, 0), 0)
-    assert not log_fold_copies(table.frame, table.folder, False).any()
+    assert not log_fold_copies(
+        table.frame, identical_pixels(table.frame, table.store), table.folder, False
+    ).any()
 
 
 def test_copies_in_training_and_test_are_refused(tmp_path: Path) -> None:
@@ -70,7 +72,9 @@ def test_patients_with_copies_are_dropped_where_asked_for(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     table = dataset(tmp_path, copies=True)
-    dropped = log_fold_copies(table.frame, table.folder, True)
+    dropped = log_fold_copies(
+        table.frame, identical_pixels(table.frame, table.store), table.folder, True
+    )
     assert set(table.frame.loc[dropped, "patient_id"]) == {"patient0", "patient3"}
     assert dropped.sum() == 8
     assert "2 training slices with the pixels" in caplog.text

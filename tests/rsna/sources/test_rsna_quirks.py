@@ -164,7 +164,7 @@ def test_a_corrupt_file_is_passed_over_as_a_neighbour(
     write_labels(folder, *(f"ID_a{number}" for number in range(5)))
     table = prepare(folder)
     row = int(table.rows_of([f"ID_a{bad}"])[0])
-    assert not table.is_readable(row)
+    assert not table.readable[row]
     assert table.frame["any"][row] == 1
     assert table.frame["status"][row] == "truncated"
     lower, upper = (int(table.rows_of([f"ID_a{number}"])[0]) for number in (before, after))

@@ -16,7 +16,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 import train
 from common.checkpoint import load_checkpoint
-from common.datasets import make_loader
+from common.datasets.loading import make_loader
 from common.errors import InputError
 from common.experiment import Experiment
 from common.predictors.loading import load_predictor

@@ -14,7 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 import evaluate
 import preprocessing
 import train
-from common.datasets import make_loader
+from common.datasets.loading import make_loader
 from common.scoring.metrics import majority
 from common.scoring.predictions import read_predictions
 from common.slices.table import SliceTable

@@ -14,7 +14,8 @@ from train_script import FLAGS
 import rsna.training.parts
 from common.callbacks import CheckpointSaver
 from common.checkpoint import load_checkpoint
-from common.datasets import EpochSampler, make_loader
+from common.datasets.loading import make_loader
+from common.datasets.samplers import EpochSampler
 from common.errors import InputError
 from common.networks import FitSettings
 from common.slices.table import SliceTable

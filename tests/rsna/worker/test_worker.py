@@ -723,6 +723,19 @@ def test_the_index_is_sorted_and_the_metrics_count(site, pacs):
     assert "<td>0.03" in (site.work / "index.html").read_text()
 
 
+@pytest.mark.parametrize("name", ["index.csv", "index.html"])
+def test_an_index_that_cannot_be_written_costs_nothing(site, pacs, name):
+    (site.work / name).mkdir()  # As where the disk is full from the start on.
+    site.put("1", 3)
+    worker = site.worker()
+    site.rounds(worker)
+    assert worker.waits.num_failures("front")
+    (site.work / name).rmdir()
+    site.rounds(worker)
+    assert not worker.waits.num_failures("front")
+    assert "committed" in (site.work / name).read_text()
+
+
 def test_the_child_ends_with_its_parent(site):
     worker = site.worker()
     worker.child.start()

@@ -13,6 +13,7 @@ from common.preparation.checks.check import check_dataset
 from common.preparation.checks.label_audit import CONTRADICTING, audit_labels, log_audit
 from common.report.dataset import DatasetReport
 from common.report.exploration.dataset import ExploredDataset
+from common.slices.copies import identical_pixels
 from common.slices.store import SliceStore, write_series
 from rsna_task import LABELS, SUBTYPES
 
@@ -143,7 +144,7 @@ def test_log_check_and_report_show_the_audit(
     dataset: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     frame = pd.read_parquet(dataset / "slices.parquet")
-    counts = log_audit(frame, LABELS, SliceStore(dataset / "store"))
+    counts = log_audit(frame, LABELS, identical_pixels(frame, SliceStore(dataset / "store")))
     assert counts == {"all_labels": 1, CONTRADICTING: 2}
     assert len(caplog.records) == 1
     assert "\n  slices with all 6 labels: 1 (row 4)" in caplog.text

@@ -13,10 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 from distributed import Client
-from prepared import contents, prepare_dicom, write_series_files
+from prepared import contents, write_series_files
 
 from common.errors import InputError
-from common.preparation import DicomReader, SlicePixels, prepare_dataset
+from common.preparation import DecodedImage, DicomReader, Limits, prepare_dataset
 from common.preparation.workers import cluster
 from rsna.sources.dicom import DicomSource
 
@@ -83,13 +83,18 @@ def scheduler(project_root: Path, tmp_path: Path) -> Iterator[Scheduler]:
 
 
 class DyingReader(DicomReader):
-    """Dies as by kill -9 when it first reads a slice of series 1.2."""
+    """Kills the worker as by kill -9 at a slice of series 1.2, once; 1.3 crashes, 1.4 hangs."""
 
-    def read_pixels(self, source_file: str) -> SlicePixels:
+    def read_pixels(self, source_file: str) -> DecodedImage:
         died = self.folder.parent / "died"
         if source_file == "1.2-2.dcm" and not died.exists():
-            died.write_text(str(os.getpid()))
-            os.kill(os.getpid(), signal.SIGKILL)
+            died.write_text(str(os.getppid()))
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(60)
+        if source_file == "1.3-2.dcm":
+            os.abort()
+        if source_file == "1.4-2.dcm":
+            time.sleep(3600)
         return super().read_pixels(source_file)
 
 
@@ -154,15 +159,16 @@ def test_a_cluster_makes_the_same_dataset_though_a_worker_is_killed(
         scheduler.worker()
     with Client(scheduler.address) as client:
         client.wait_for_workers(2, timeout=120)
+    source, limits = DyingSource(tmp_path / "in"), Limits(seconds=10, memory_mb=2000)
     prepared = prepare_dataset(
-        DyingSource(tmp_path / "in"), tmp_path / "out", n_jobs=0, address=scheduler.address
+        source, tmp_path / "out", n_jobs=0, address=scheduler.address, limits=limits
     )
-    assert (prepared.num_slices, prepared.rejected) == (32, {})
+    assert (prepared.num_slices, prepared.rejected) == (24, {"crashed": 4, "timeout": 4})
     # A worker was killed, and it was none of the processes of this test.
     died = int((tmp_path / "died").read_text())
     assert died != os.getpid()
     assert not psutil.pid_exists(died)
-    prepare_dicom(tmp_path / "in", tmp_path / "local")
+    prepare_dataset(source, tmp_path / "local", n_jobs=1, limits=limits)
     assert contents(tmp_path / "out") == contents(tmp_path / "local")
 
 

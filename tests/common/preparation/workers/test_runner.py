@@ -6,11 +6,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from prepared import prepare_dicom, write_series_files
-from task_functions import send_sigint_to_itself, square_or_fail
+from task_functions import (
+    abort_on_three,
+    send_sigint_to_itself,
+    square_or_fail,
+    square_slowly,
+)
 
 from common.dicom import SliceHeader
-from common.preparation import DicomReader, SlicePixels, prepare_dataset
-from common.preparation.workers.runner import TaskRunner
+from common.preparation import DecodedImage, DicomReader, prepare_dataset
+from common.preparation.workers.limits import TIMEOUT, Limits
+from common.preparation.workers.runner import _OWN, TaskRunner, _run_on_worker
 from common.slices.table import SliceTable
 from rsna.sources.dicom import DicomSource
 
@@ -18,7 +24,7 @@ from rsna.sources.dicom import DicomSource
 class CrashingReader(DicomReader):
     """Kills its process, as a codec does, on the second slice of series 1.2."""
 
-    def read_pixels(self, source_file: str) -> SlicePixels:
+    def read_pixels(self, source_file: str) -> DecodedImage:
         if source_file == "1.2-2.dcm":
             os.abort()
         return super().read_pixels(source_file)
@@ -50,6 +56,15 @@ def test_in_this_process_every_task_has_its_outcome() -> None:
 def test_an_exception_of_a_task_is_raised() -> None:
     with TaskRunner(0) as runner, pytest.raises(ArithmeticError):
         list(runner.stream(square_or_fail, [1, 3]))
+
+
+def test_what_kills_a_task_on_a_worker_leaves_the_worker_alive() -> None:
+    assert _run_on_worker(abort_on_three, 2, Limits()) == (4, None)
+    assert _run_on_worker(abort_on_three, 3, Limits()) == (None, None)
+    assert _run_on_worker(square_slowly, 60.0, Limits(seconds=0.5)) == (None, TIMEOUT)
+    with pytest.raises(ArithmeticError, match="three"):
+        _run_on_worker(square_or_fail, 3, Limits())
+    _OWN.close()
 
 
 def test_sigint_is_left_to_the_process_that_started_the_others() -> None:
