@@ -255,15 +255,12 @@ def _with_dev_mode(config: Config, asked: Set[str]) -> Config:
     return config
 
 
-# Reads the 300 flags of an experiment in 3 ms instead of 30; a wheel of PyYAML has it.
-_YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
 def recorded_config(folder: Path) -> Config:
     """The configuration that an experiment folder recorded in its config.yaml."""
     path = Experiment(folder).config_file
     try:
-        flags = yaml.load(path.read_text(encoding="utf-8"), _YAML_LOADER)
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the first takes a tenth of the time
+        flags = yaml.load(path.read_text(encoding="utf-8"), loader)
         known = Config().flags()
         unknown = sorted(set(flags) - set(known))
         if unknown:
@@ -297,8 +294,6 @@ def resumed_config(config: Config) -> Config:
 def _build_config(values: dict[str, Any], groups: Sequence[str], given: frozenset[str]) -> Config:
     parts: dict[str, Any] = {}
     for group in groups:
-        kind = GROUPS[group]
-        parts[group] = kind(
-            **{item.name: values[item.name] for item in fields(kind) if item.name in values}
-        )
+        names = values.keys() & {item.name for item in fields(GROUPS[group])}
+        parts[group] = GROUPS[group](**{name: values[name] for name in names})
     return Config(**parts, given=given)
