@@ -259,7 +259,7 @@ def recorded_config(folder: Path) -> Config:
     """The configuration that an experiment folder recorded in its config.yaml."""
     path = Experiment(folder).config_file
     try:
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the first takes a tenth of the time
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where it can be
         flags = yaml.load(path.read_text(encoding="utf-8"), loader)
         known = Config().flags()
         unknown = sorted(set(flags) - set(known))
