@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from common.cli import run_script
-from common.report.study_page import known_labels
 from common.scoring.doubts import label_doubts
+from common.slices.study_labels import known_labels
 from common.slices.table import SliceTable
 from config import parse_config
 from rsna.evaluation.review import LABEL, find_reasons, open_reviewed

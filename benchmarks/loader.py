@@ -43,6 +43,7 @@ from torch.utils.data import DataLoader, default_collate  # noqa: E402
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter  # noqa: E402
 
 from benchmarks.figures import print_figures  # noqa: E402
+from common.albumentations import Memory  # noqa: E402
 from common.datasets.base import AbstractDataset  # noqa: E402
 from common.datasets.loading import make_loader  # noqa: E402
 from common.datasets.samplers import EpochSampler  # noqa: E402
@@ -59,9 +60,9 @@ WORKERS = (0, 2)
 
 
 class Slices(AbstractDataset):
-    """Samples made by a function of a slice number and a seed."""
+    """Samples made by a function of a slice number, a seed and the memory of the batch."""
 
-    def __init__(self, num_samples: int, num_slices: int, make: Callable[[int, int], Any]) -> None:
+    def __init__(self, num_samples: int, num_slices: int, make: Callable[..., Any]) -> None:
         super().__init__(seed=1)
         self.num_samples, self.num_slices, self.make = num_samples, num_slices, make
 
@@ -70,7 +71,7 @@ class Slices(AbstractDataset):
 
     def make_sample(self, index: int, seed: int) -> dict[str, Any]:
         """Return the image, with the draws where there are any."""
-        made = self.make(index % self.num_slices, seed)
+        made = self.make(index % self.num_slices, seed, self.image_memory)
         return made if isinstance(made, dict) else {"image": made}
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -165,27 +166,28 @@ def write_dicom(folder: Path, size: int) -> list[Path]:
     return paths
 
 
-def make_ways(folder: Path, transform: SampleTransform) -> dict[str, Callable[[int, int], Any]]:
-    """How each way makes the sample of a slice number and a seed."""
+def make_ways(folder: Path, transform: SampleTransform) -> dict[str, Callable[..., Any]]:
+    """How each way makes the sample of a slice number and a seed, and of its place in the batch."""
     store = SliceStore(folder)
     in_hu, in_grey = ThreeChannels(transform, False), ThreeChannels(transform, True)
     host = transform.host_part()
 
-    def from_dicom(number: int, seed: int) -> torch.Tensor:
+    def from_dicom(number: int, seed: int, memory: Memory = None) -> torch.Tensor:
         return in_hu(three_times(read_dicom(folder / f"{number}.dcm")), seed)
 
-    def from_png(number: int, seed: int) -> torch.Tensor:
+    def from_png(number: int, seed: int, memory: Memory = None) -> torch.Tensor:
         image = cv2.imread(str(folder / f"{number}.png"))
         assert image is not None
         return in_grey(image, seed)
 
-    def from_npy(number: int, seed: int) -> torch.Tensor:
+    def from_npy(number: int, seed: int, memory: Memory = None) -> torch.Tensor:
         return in_hu(three_times(np.load(folder / f"{number}.npy").astype(np.float32)), seed)
 
-    def from_store(number: int, seed: int) -> torch.Tensor:
-        return torch.from_numpy(transform(store.read("series.b2nd", number), seed))
+    def from_store(number: int, seed: int, memory: Memory = None) -> torch.Tensor:
+        image_hu = store.read("series.b2nd", number)
+        return torch.from_numpy(transform(image_hu, seed, memory=memory))
 
-    def from_store_for_device(number: int, seed: int) -> dict[str, Any]:
+    def from_store_for_device(number: int, seed: int, memory: Memory = None) -> dict[str, Any]:
         image, draws = host(store.read("series.b2nd", number)[None], seed)
         return {"image": torch.from_numpy(image), "draws": draws}
 

@@ -3,7 +3,7 @@
 The path `common.albumentations` and the names of the classes are part of the JSON file format.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import albumentations as A
@@ -16,6 +16,9 @@ from common.windows import AIR_HU, BRAIN, NETWORK_WINDOWS
 
 _WIDTHS = tuple(window.width for window in NETWORK_WINDOWS)
 _CENTERS = tuple(window.center for window in NETWORK_WINDOWS)
+
+# Gives an array of a shape to write an image to, or None.
+Memory = Callable[[tuple[int, ...]], np.ndarray | None] | None
 
 
 class DicomWindowShift(A.ImageOnlyTransform):
@@ -226,7 +229,11 @@ def usable_windows(windows: np.ndarray) -> np.ndarray:
 
 
 def windowed_channels(
-    image_hu: np.ndarray, widths: Sequence[float], centers: Sequence[float], stretches: bool = False
+    image_hu: np.ndarray,
+    widths: Sequence[float],
+    centers: Sequence[float],
+    stretches: bool = False,
+    memory: Memory = None,
 ) -> np.ndarray:
     """Return all windows of all slices, slice-major, float32 (channels, height, width) in [0, 1].
 
@@ -234,10 +241,14 @@ def windowed_channels(
         image_hu: (height, width) or (height, width, slices), HU.
         widths, centers: those of each window, HU.
         stretches: whether each channel is stretched to [0, 1] after clipping.
+        memory: gives the array of this shape to fill, or None.
     """
     slices = np.moveaxis(np.atleast_3d(image_hu), 2, 0)
-    channels = np.empty((len(slices), len(widths), *image_hu.shape[:2]), np.float32)
-    for one, of_slice in zip(slices, channels):
+    shape = (len(slices) * len(widths), *image_hu.shape[:2])
+    channels = memory(shape) if memory is not None else None
+    if channels is None:
+        channels = np.empty(shape, np.float32)
+    for one, of_slice in zip(slices, channels.reshape(len(slices), len(widths), *shape[1:])):
         one = np.ascontiguousarray(one, np.float32)
         for width, center, channel in zip(widths, centers, of_slice):
             np.subtract(one, np.float32(center - width / 2), out=channel)
@@ -245,7 +256,7 @@ def windowed_channels(
             np.clip(channel, 0, 1, out=channel)
             if stretches:
                 _stretch(channel)
-    return channels.reshape(-1, *image_hu.shape[:2])
+    return channels
 
 
 def _through_windows(

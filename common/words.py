@@ -1,6 +1,6 @@
 """Counts and durations as messages show them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 
 def count(number: int, noun: str) -> str:
@@ -21,6 +21,16 @@ def line_of_counts(
         f"read {count(num_files, 'file')}, stored {count(num_slices, 'slice')} in {num_series} "
         f"series, rejected {sum(rejected.values())}" + (f" ({reasons})" if reasons else "")
     )
+
+
+def shown(value: float | None, digits: int = 3) -> str:
+    """Return a number as a table shows it; a dash for None."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def spread(interval: Sequence[float] | None, digits: int = 3) -> str:
+    """Return an interval to stand behind its value, ` (0.85 to 0.91)`; empty for None."""
+    return f" ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})" if interval else ""
 
 
 def duration(seconds: float) -> str:

@@ -17,6 +17,7 @@ settings.register_profile("project", deadline=None)
 settings.load_profile("project")
 
 STARTED = time.monotonic()
+DRAWS = [False]
 
 # Files that take long: begun first, so that two processes end at about the same time.
 LONGEST = (
@@ -66,8 +67,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what would start after the time budget."""
+    """Skip what would start after the time budget; find out whether figures are drawn."""
+    DRAWS[0] = item.get_closest_marker("drawn") is not None
     budget = item.config.getoption("--time-budget")
     if budget is not None and time.monotonic() - STARTED > budget:
         pytest.skip(f"the time budget of {budget:.0f} s is used up")
@@ -82,18 +85,18 @@ def test_data() -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session", autouse=True)
 def undrawn() -> Iterator[None]:
-    """Leave the figures of reports empty, which take most of the time of a small training.
+    """Leave the figures of reports empty but in tests marked `drawn`: they take most of the time.
 
-    They are drawn in the tests of common/report and of evaluate.py.
+    The marked ones are those of common/report, and one or two of each script that writes a report.
     """
-    from matplotlib.figure import Figure  # half a second, in few processes
+    from matplotlib.figure import Figure
 
     savefig = Figure.savefig
 
     def save(drawing: Figure, place: Any, **options: Any) -> None:
-        if options.get("format") == "svg":
+        if options.get("format") == "svg" and not DRAWS[0]:
             place.write(b'<svg xmlns="http://www.w3.org/2000/svg"/>')
         else:
             savefig(drawing, place, **options)

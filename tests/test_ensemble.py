@@ -97,6 +97,7 @@ def test_a_mean_is_the_mean_and_its_score_that_of_the_table(monkeypatch, capsys,
     assert recorded_config(folder).ensemble.ens_experiments == "0001,0002"
 
 
+@pytest.mark.drawn
 def test_what_is_calibrated_is_reported_raw_too(root, stacked):
     metrics = json.loads((stacked / "metrics.json").read_text())
     assert list(metrics["stages"]) == [

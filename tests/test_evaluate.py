@@ -51,8 +51,9 @@ def check_against_sklearn(metrics: dict, predictions: Path, dataset: Path) -> No
     assert metrics["num_studies"] == len(study)
 
 
+@pytest.mark.drawn
 def test_evaluates_the_rows_it_validated_on(monkeypatch, capsys, experiment):
-    assert run_evaluate(monkeypatch, experiment) == 0
+    assert run_evaluate(monkeypatch, experiment, "--mlflow_enabled", "1") == 0
     metrics = json.loads((experiment / "metrics.json").read_text())
     dataset = experiment.parents[2] / "input" / "datasets" / "own"
     check_against_sklearn(metrics, experiment / "predictions" / "valid.parquet", dataset)

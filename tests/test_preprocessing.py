@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import warm
 from prepared import contents, prepare_dicom, write_rsna_folder, write_series_files
 
 NUM_SERIES = 40
@@ -20,9 +21,7 @@ def command(project_root: Path, *arguments: object) -> list[str]:
 
 
 def run(project_root: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(project_root, *arguments), capture_output=True, text=True, check=False
-    )
+    return warm.run([project_root / "preprocessing.py", *arguments])
 
 
 def flags(tmp_path: Path, source: str = "dicom") -> list[object]:

@@ -26,8 +26,6 @@ from common.experiment import Experiment
 from rsna.training.results import ResultWriter
 from rsna_network import RSNANetwork
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:

@@ -58,7 +58,9 @@ class CheckpointSaver(Callback):
         if value is None:
             logger.warning("%s is undefined at iteration %d: not kept", self.metric, iteration)
             return
-        ranked = sorted([*self.best, (float(value), iteration)], key=self._rank)[: self.num_best]
+        known = [*self.best, (float(value), iteration)]
+        ranked = sorted(known, key=lambda one: (badness(self.metric, one[0]), one[1]))
+        ranked = ranked[: self.num_best]
         if iteration in [kept for _, kept in ranked]:
             dropped, self.best = set(self.best) - set(ranked), ranked
             self._save(network, self._path(iteration))
@@ -96,10 +98,6 @@ class CheckpointSaver(Callback):
         state = network.state_dict()
         if network.processes.is_main:
             save_checkpoint(path, {**state, "config": self.config})
-
-    def _rank(self, entry: tuple[float, int]) -> tuple[float, int]:
-        value, iteration = entry
-        return badness(self.metric, value), iteration
 
     def _path(self, iteration: int) -> Path:
         return self.folder / f"iteration_{iteration:07d}.pt"

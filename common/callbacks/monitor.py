@@ -110,14 +110,12 @@ class TrainingMonitor(Callback):
         means |= {name: self._sums[name] / seconds for name in _OF_TIME}
         means["learning_rate"] = network.step_values["learning_rate"]
         self._sums, self._seconds, self._num_steps = {}, 0.0, 0
-        memory_mb, skipped = peak_memory_mb(network.device), network.state.num_skipped
-        self._write(
-            network,
-            {f"train_{name}": value for name, value in means.items()}
-            | {"memory_mb": memory_mb}
-            | ({"skipped_steps": skipped} if network.settings.amp_dtype == "fp16" else {})
-            | network.gauges,
-        )
+        memory_mb = peak_memory_mb(network.device)
+        values = {f"train_{name}": value for name, value in means.items()}
+        values["memory_mb"] = memory_mb
+        if network.settings.amp_dtype == "fp16":
+            values["skipped_steps"] = network.state.num_skipped
+        self._write(network, values | network.gauges)
         logger.info(
             "iteration %d/%d  loss %.4f  lr %.2e  grad %.2f  %.1f samples/s  "
             "%.0f%% waiting for data  %.0f MB  %s left",

@@ -53,8 +53,8 @@ class MultiLabelMetrics(Callback):
             for name, function in RANK_METRICS.items():
                 if f"{name}.{label}" not in metrics:
                     metrics[f"{name}.{label}"] = function(y, p)
-            for name, value in call_rates(y, p, self.threshold).items():
-                metrics[f"{name}.{label}"] = value
+            rates = call_rates(y, p, self.threshold)
+            metrics |= {f"{name}.{label}": value for name, value in rates.items()}
         for name in REPORTED:
             values = [metrics[f"{name}.{label}"] for label in self.label_names]
             defined = [value for value in values if value is not None]

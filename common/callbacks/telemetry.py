@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from common.networks.hooks import Callback, FittedNetwork
 
 # A unit whose activations all stay below this is dead.
 DEAD_BELOW = 1e-6
+_NUM_NAMES = 5
 
 
 class ActivationTelemetry(Callback):
@@ -101,20 +101,15 @@ class _Statistics:
 
 
 def find_module(model: nn.Module, name: str) -> nn.Module:
-    """Return the module of `model` called `name`."""
+    """Return the module of `model` called `name`; InputError with names spelt alike, or first."""
     modules = dict(model.named_modules())
     if name in modules and name:
         return modules[name]
-    near = _near_names(name, [known for known in modules if known])
+    known, last = [each for each in modules if each], name.split(".")[-1]
+    ends = [other for other in known if last and other.split(".")[-1] == last]
+    alike = difflib.get_close_matches(name, known, _NUM_NAMES, cutoff=0.5)
+    near = list(dict.fromkeys([*alike, *ends, *known]))[:_NUM_NAMES]
     raise InputError(
         f"--cb_telemetry_module_name {name}: the network has no such module; "
         f"near are {', '.join(near)}"
     )
-
-
-def _near_names(name: str, known: Sequence[str], num_names: int = 5) -> list[str]:
-    """Return module names spelt alike, or else the first levels."""
-    last = name.split(".")[-1]
-    ends = [other for other in known if last and other.split(".")[-1] == last]
-    alike = difflib.get_close_matches(name, known, num_names, cutoff=0.5)
-    return list(dict.fromkeys([*alike, *ends, *known]))[:num_names]

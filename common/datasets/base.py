@@ -1,6 +1,7 @@
 """The base of all datasets."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,6 +10,8 @@ from common.seeding import sample_seed
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
+
+    from common.datasets.batch_memory import Batch
 else:  # It is one by its methods; torch takes seconds to import, and an engine does without.
     Dataset = object
 
@@ -22,6 +25,7 @@ class AbstractDataset(ABC, Dataset):
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
+        self._batch: Batch | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -48,8 +52,27 @@ class AbstractDataset(ABC, Dataset):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         return self.make_sample(index, sample_seed(self.seed, epoch, self.sample_id(index)))
 
+    def image_memory(self, shape: tuple[int, ...]) -> np.ndarray | None:
+        """Return where `make_sample` can make its float32 image of a shape without a later copy.
+
+        None where no batch is made, or its images have another shape.
+        """
+        return None if self._batch is None else self._batch.image_memory(shape)
+
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         return {name: _as_tensors(value) for name, value in self.sample(key).items()}
+
+    def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> list[dict[str, Any]]:
+        """Return the samples of a batch, as torch's loader asks for them."""
+        from common.datasets.batch_memory import Batch  # torch takes seconds
+
+        self._batch = Batch(len(keys))
+        try:
+            for key in keys:
+                self._batch.append(self[key])
+            return self._batch
+        finally:
+            self._batch = None
 
 
 def _as_tensors(value: Any) -> Any:

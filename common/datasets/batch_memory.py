@@ -3,10 +3,10 @@
 torch maps new shared memory for every batch: its pages are made, zeroed and mapped in the worker,
 mapped once more in the main process and given back, which takes longer than writing the pixels.
 Here a batch lies in a slot, which is written again once nothing in the main process refers to it
-any more. While all slots are in use, batches come as torch sends them.
+any more. While all slots are in use, batches come as torch sends them. Images can be made in their
+place of the batch; those that are not are copied there.
 """
 
-import functools
 import itertools
 import math
 import mmap
@@ -14,7 +14,7 @@ import multiprocessing
 import os
 import sys
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -60,10 +60,9 @@ class KeptMemory:
 
     def use_in_worker(self, worker: int) -> None:
         """Make `stacked` write into the slots of a worker; to be called in its process."""
-        global _stack_in_slot
+        global _worker_memory
         first = worker * SLOTS_PER_WORKER
-        slots = range(first, first + SLOTS_PER_WORKER)
-        _stack_in_slot = functools.partial(self._stack, slots)
+        _worker_memory = self, range(first, first + SLOTS_PER_WORKER)
 
     def take(self, slot: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """Return the tensor in a slot, which is free again once its storage is."""
@@ -73,16 +72,27 @@ class KeptMemory:
 
     def _stack(self, slots: range, tensors: Sequence[torch.Tensor]) -> "_InSlot | None":
         """Return the stack for the main process; None where no slot is free, or it needs none."""
-        first = tensors[0]
-        num_bytes = first.nbytes * len(tensors)
+        taken = self.take_free(slots, (len(tensors), *tensors[0].shape), tensors[0].dtype)
+        if taken is None:
+            return None
+        torch.stack(list(tensors), out=taken[0])
+        return taken[1]
+
+    def take_free(
+        self, slots: range, shape: tuple[int, ...], dtype: torch.dtype
+    ) -> "tuple[torch.Tensor, _InSlot] | None":
+        """Return a tensor to write, and what stands for it on its way; None as in `_stack`."""
+        num_bytes = math.prod(shape) * dtype.itemsize
         slot = next((slot for slot in slots if not self._is_taken[slot]), None)
         if slot is None or not MIN_BYTES <= num_bytes <= SLOT_BYTES:
             return None
-        shape = (len(tensors), *first.shape)
-        kept = torch.from_numpy(self._bytes(slot, num_bytes)).view(first.dtype).view(shape)
-        torch.stack(list(tensors), out=kept)
+        kept = torch.from_numpy(self._bytes(slot, num_bytes)).view(dtype).view(shape)
         self._is_taken[slot] = 1
-        return _InSlot(self._key, slot, shape, first.dtype)
+        return kept, _InSlot(self._key, slot, shape, dtype)
+
+    def free(self, slot: int) -> None:
+        """Let a slot be written again."""
+        self._is_taken[slot] = 0
 
     def _bytes(self, slot: int, num_bytes: int) -> np.ndarray:
         kept = self._maps.get(slot)
@@ -101,22 +111,75 @@ class _InSlot:
     def __reduce__(self) -> tuple[Any, ...]:
         return _taken, self._place
 
+    def free(self) -> None:
+        """Let the slot be written again: the tensor is not sent."""
+        key, slot, *_ = self._place
+        _memories[key].free(slot)
+
 
 def _taken(key: int, slot: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     return _memories[key].take(slot, shape, dtype)
 
 
+class Batch(list[dict[str, Any]]):
+    """The samples of a batch, with memory for their images to be made in, one after the other.
+
+    Args:
+        num_samples: how many there will be.
+    """
+
+    def __init__(self, num_samples: int) -> None:
+        super().__init__()
+        self._num_samples = num_samples
+        self._images: torch.Tensor | None = None
+        self._in_slot: _InSlot | None = None
+
+    def image_memory(self, shape: tuple[int, ...]) -> np.ndarray | None:
+        """Return the place of the next sample's float32 image; None where it has another shape."""
+        if self._images is None:
+            whole = (self._num_samples, *shape)
+            if _worker_memory is None:
+                self._images = torch.empty(whole)
+            elif taken := _worker_memory[0].take_free(_worker_memory[1], whole, torch.float32):
+                self._images, self._in_slot = taken
+        if self._images is None or self._images.shape[1:] != shape:
+            return None
+        return self._images[len(self)].numpy()
+
+    def stacked(self) -> Any:
+        """Return the batch as torch's `default_collate` does."""
+        batch = collate(self, collate_fn_map=_COLLATE | {torch.Tensor: self._stacked_tensors})
+        if self._in_slot is not None:  # no tensor was of that shape
+            self._in_slot.free()
+        return batch
+
+    def _stacked_tensors(self, tensors: Sequence[torch.Tensor], **others: Any) -> Any:
+        images = self._images
+        fits = images is not None and all(
+            (one.shape, one.dtype) == (images.shape[1:], images.dtype) for one in tensors
+        )
+        if images is None or not fits:
+            return _stacked_tensors(tensors, **others)
+        for place, one in zip(images, tensors, strict=True):
+            if one.data_ptr() != place.data_ptr():
+                place.copy_(one)
+        made, self._images, self._in_slot = self._in_slot or images, None, None
+        return made
+
+
 def stacked(samples: list[Any]) -> Any:
     """Return a batch as torch's `default_collate` does, in kept memory where there is some."""
+    if isinstance(samples, Batch):
+        return samples.stacked()
     return collate(samples, collate_fn_map=_COLLATE)
 
 
 def _stacked_tensors(tensors: Sequence[torch.Tensor], *, collate_fn_map: Any = None) -> Any:
-    in_slot = _stack_in_slot and _stack_in_slot(tensors)
+    in_slot = _worker_memory and _worker_memory[0]._stack(_worker_memory[1], tensors)
     return in_slot or default_collate_fn_map[torch.Tensor](tensors, collate_fn_map=collate_fn_map)
 
 
 _COLLATE = {**default_collate_fn_map, torch.Tensor: _stacked_tensors}
 _keys = itertools.count()
 _memories: weakref.WeakValueDictionary[int, KeptMemory] = weakref.WeakValueDictionary()
-_stack_in_slot: Callable[[Sequence[torch.Tensor]], _InSlot | None] | None = None
+_worker_memory: tuple[KeptMemory, range] | None = None

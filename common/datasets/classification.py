@@ -105,7 +105,8 @@ class ImageClassificationDataset(AbstractDataset):
             image_hu = slices[0][None] if len(slices) == 1 else np.stack(slices)
             image, draws = self.host_transform(image_hu, seed, window, spacing_mm)
             return {"image": image, "draws": draws, **others}
-        image = self.transform(np.stack(slices, axis=-1), seed, window, spacing_mm)
+        image_hu = np.stack(slices, axis=-1)
+        image = self.transform(image_hu, seed, window, spacing_mm, self.image_memory)
         return {"image": image, **others}
 
     def slices_hu(self, index: int) -> list[np.ndarray]:

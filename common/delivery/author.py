@@ -28,7 +28,6 @@ class Author:
         weights_sha256: of the model.
         device_uid: of the model, as an observer: another one for other weights.
         mark: the research notice in few words, for series descriptions, which have 64 characters.
-        notice: the research notice.
         facts: what else each object says: model, weights, calibration, operating point.
         body_part: BodyPartExamined.
     """

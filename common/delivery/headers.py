@@ -66,10 +66,6 @@ class Wanted(NamedTuple):
 def read_slices(folder: Path, wanted: Sequence[Wanted]) -> list[SourceSlice]:
     """Return the slices of one volume, in the order asked for.
 
-    Args:
-        folder: of the source.
-        wanted: the slices.
-
     Raises:
         Undeliverable: a file has changed, or lacks UIDs that results could refer to.
     """
@@ -81,8 +77,7 @@ def read_slices(folder: Path, wanted: Sequence[Wanted]) -> list[SourceSlice]:
                 found[one] = _slice_of(opened, one.image_id, *copied)
     slices = [found[one] for one in wanted]
     for each in slices:
-        fault = _fault_of_uids({keyword: str(each.header[keyword].value) for keyword in _UIDS})
-        if fault:
+        if fault := _fault_of_uids({word: str(each.header[word].value) for word in _UIDS}):
             raise Undeliverable(fault)
     if len({one.name for one in slices}) < len(slices):
         raise Undeliverable("images share a SOPInstanceUID: results can't refer to one of them")
@@ -168,7 +163,6 @@ def _slice_of(opened: OpenFile, image_id: str, common: Dataset, repaired: set[st
     """Return a slice of an open file with its plane.
 
     Args:
-        opened: the file.
         image_id: the SOPInstanceUID; in multi-frame files followed by `_<frame>` from 0.
         common, repaired: the result of `common_header`.
     """
@@ -176,9 +170,7 @@ def _slice_of(opened: OpenFile, image_id: str, common: Dataset, repaired: set[st
     is_multiframe = (elements.integer(source, "NumberOfFrames") or 1) > 1
     suffix = image_id.removeprefix(f"{header.SOPInstanceUID}_").partition("_")[0]
     number = int(suffix) if is_multiframe else 0
-    planes = {
-        keyword: elements.numbers(source, keyword, count, number) for keyword, count in _PLANE
-    }
+    planes = {word: elements.numbers(source, word, num, number) for word, num in _PLANE}
     for keyword, values in planes.items():
         if values is not None:
             setattr(header, keyword, [DS(value, auto_format=True) for value in values])
@@ -190,9 +182,8 @@ def _slice_of(opened: OpenFile, image_id: str, common: Dataset, repaired: set[st
     if thickness_mm is not None and thickness_mm > 0:
         header.SliceThickness = DS(thickness_mm, auto_format=True)
     has_plane = None not in planes.values() and "FrameOfReferenceUID" in header
-    return SourceSlice(
-        header, number + 1 if is_multiframe else None, has_plane, frozenset(repaired)
-    )
+    frame = number + 1 if is_multiframe else None
+    return SourceSlice(header, frame, has_plane, frozenset(repaired))
 
 
 _PLANE = (("ImagePositionPatient", 3), ("ImageOrientationPatient", 6), ("PixelSpacing", 2))
@@ -253,6 +244,7 @@ def _one_of(*values: str) -> Callable[[str], str]:
     return lambda text: text if text in values else ""
 
 
+_MODIFIED = ("UNMODIFIED", "MODIFIED", "REMOVED")
 _TAKEN: Mapping[str, tuple[Callable[[str], str], bool]] = {
     "PatientName": (_person, True),
     "PatientID": (_identifier(_LONG), True),
@@ -261,10 +253,7 @@ _TAKEN: Mapping[str, tuple[Callable[[str], str], bool]] = {
     "PatientSex": (_one_of("M", "F", "O"), True),
     "PatientIdentityRemoved": (_one_of("YES", "NO"), False),
     "DeidentificationMethod": (_identifier(_LONG), False),
-    "LongitudinalTemporalInformationModified": (
-        _one_of("UNMODIFIED", "MODIFIED", "REMOVED"),
-        False,
-    ),
+    "LongitudinalTemporalInformationModified": (_one_of(*_MODIFIED), False),
     "StudyDate": (_date, True),
     "StudyTime": (_time, True),
     "StudyID": (_identifier(_SHORT), True),

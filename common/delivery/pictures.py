@@ -34,7 +34,6 @@ def secondary_captures(
     """Return a color image of each key slice, in the plane of its source.
 
     Args:
-        result: the study.
         images_hu: HU (rows, columns) of each key slice, as its file has them.
         maps: 0 to 1 (rows, columns), on the same pixels.
         captions: a line for each, that is burnt in below the slice with the notice.
@@ -151,7 +150,6 @@ _AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
 def _reference(one: SourceSlice) -> Dataset:
-    """Return an item that refers to a slice."""
     item = Dataset()
     item.ReferencedSOPClassUID = one.header.SOPClassUID
     item.ReferencedSOPInstanceUID = one.header.SOPInstanceUID

@@ -23,6 +23,7 @@ NUM_KEYS = 5
 _IMAGING_REPORT = Code("18748-4", "LN", "Diagnostic Imaging Report")
 _KEY_DESCRIPTION = Code("113012", "DCM", "Key Object Description")
 _SOURCE = Code("260753009", "SCT", "Source")
+_CONTAINED = RelationshipTypeValues.CONTAINS
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,6 @@ class Finding:
 
     @property
     def sentence(self) -> str:
-        """The finding in words."""
         calls = {True: ", called present", False: ", called absent", None: ""}
         return f"{self.name}: probability {percent_text(self.probability)}{calls[self.is_present]}."
 
@@ -63,7 +63,6 @@ class StudyResult:
     Attributes:
         slices: of the volume that was used, in anatomical order.
         keys: places in `slices` of those to look at, ascending.
-        findings: of the labels.
         summary: sentences on the study: how much of it was seen.
         procedure: code of the examination.
         subject: what the probabilities are of, in a word or two.
@@ -141,11 +140,9 @@ def measurement_report(result: StudyResult) -> Dataset:
 def text_report(result: StudyResult) -> Dataset:
     """Return an Enhanced SR of plain text, which viewers show that show no TID 1500."""
     root = hd.sr.ContainerContentItem(name=_IMAGING_REPORT)
-    contained = RelationshipTypeValues.CONTAINS
-    findings = hd.sr.ContainerContentItem(name=codes.DCM.Findings, relationship_type=contained)
-    sentences = [finding.sentence for finding in result.findings]
+    findings = hd.sr.ContainerContentItem(name=codes.DCM.Findings, relationship_type=_CONTAINED)
     findings.ContentSequence = hd.sr.ContentSequence(
-        [TextContentItem(codes.DCM.Finding, sentence, contained) for sentence in sentences]
+        [TextContentItem(codes.DCM.Finding, one.sentence, _CONTAINED) for one in result.findings]
     )
     notice, *others = _comments(result)
     root.ContentSequence = hd.sr.ContentSequence([notice, findings, *others])
@@ -158,13 +155,12 @@ def key_objects(result: StudyResult) -> Dataset:
         f"The slices with the highest probabilities of {result.subject} by a network, whatever "
         f"these are. "
     )
-    contained = RelationshipTypeValues.CONTAINS
     # highdicom's template refers to whole files: of multi-frame ones some frames are meant.
     root = hd.sr.ContainerContentItem(name=codes.DCM.OfInterest, template_id="2010")
     root.ContentSequence = hd.sr.ContentSequence(
         [
             *result.author.observer(),
-            TextContentItem(_KEY_DESCRIPTION, what + result.author.statement, contained),
+            TextContentItem(_KEY_DESCRIPTION, what + result.author.statement, _CONTAINED),
             *(_image(one) for one in result.key_slices),
         ]
     )
@@ -183,7 +179,7 @@ def _image(one: SourceSlice) -> hd.sr.ImageContentItem:
         referenced_sop_class_uid=one.header.SOPClassUID,
         referenced_sop_instance_uid=one.header.SOPInstanceUID,
         referenced_frame_numbers=one.frame,
-        relationship_type=RelationshipTypeValues.CONTAINS,
+        relationship_type=_CONTAINED,
     )
 
 
@@ -211,7 +207,6 @@ def _document(
 
 
 def _headers(slices: Sequence[SourceSlice]) -> list[Dataset]:
-    """Return the header of each file once."""
     return list({one.header.SOPInstanceUID: one.header for one in slices}.values())
 
 
@@ -249,5 +244,4 @@ def _group(result: StudyResult, finding: Finding) -> hd.sr.MeasurementsAndQualit
 
 def _comments(result: StudyResult) -> list[TextContentItem]:
     texts = (result.author.notice, *result.author.facts, *result.summary)
-    contained = RelationshipTypeValues.CONTAINS
-    return [TextContentItem(codes.DCM.Comment, text, contained) for text in texts]
+    return [TextContentItem(codes.DCM.Comment, text, _CONTAINED) for text in texts]

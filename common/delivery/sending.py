@@ -76,14 +76,10 @@ def read_objects(folder: Path) -> list[StoredObject]:
 
 def _read_object(path: Path) -> StoredObject:
     header = dcmread(path, stop_before_pixels=True)
-    return StoredObject(
-        path,
-        str(header.SOPClassUID),
-        str(header.SOPInstanceUID),
-        str(header.StudyInstanceUID),
-        str(header.SeriesInstanceUID),
-        str(header.file_meta.TransferSyntaxUID),
-    )
+    names = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+    own, instance, study, series = (str(header[name].value) for name in names)
+    syntax = str(header.file_meta.TransferSyntaxUID)
+    return StoredObject(path, own, instance, study, series, syntax)
 
 
 def open_destination(
@@ -92,8 +88,6 @@ def open_destination(
     """Return the destination of an address: `dicom:AET@host:port` or that of a DICOMweb server.
 
     Args:
-        address: where to.
-        calling: AE title of ours.
         commit_port: port on which reports of storage commitment are taken; 0: query instead.
         auth: user and password of a DICOMweb server.
 
@@ -117,7 +111,6 @@ class WebDestination:
     Its methods raise Refused or Busy of some objects, and Unreachable.
 
     Args:
-        address: base address of its services.
         auth: user and password.
     """
 
@@ -143,7 +136,6 @@ class WebDestination:
             raise Refused(_joined(refused))
 
     def missing(self, objects: Sequence[StoredObject]) -> list[StoredObject]:
-        """Return the objects that QIDO does not find."""
         return _not_in(objects, self._found)
 
     def _found(self, study: str, series: str) -> list[str]:
@@ -177,7 +169,6 @@ class DicomDestination:
     Its methods raise what those of `WebDestination` do.
 
     Args:
-        called, host, port: of the destination.
         calling: AE title of ours, for which the destination knows the address of `commit_port`.
         commit_port: where reports of storage commitment are taken; 0: query by C-FIND.
 
@@ -305,7 +296,6 @@ class DicomDestination:
                 association.release()
 
     def close(self) -> None:
-        """Close the port."""
         if self._server is not None:
             self._server.shutdown()
 
@@ -326,7 +316,6 @@ class _Reports:
         return self._transactions.setdefault(frozenset(instances), str(generate_uid()))
 
     def take(self, event: Any) -> tuple[int, None]:
-        """Handle N-EVENT-REPORT."""
         report = event.event_information
         transaction = str(report.get("TransactionUID", ""))
         failed = {

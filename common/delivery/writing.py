@@ -22,8 +22,6 @@ def write_objects(folder: Path, objects: Mapping[str, Dataset], start: datetime)
     """Write objects as `<name>.dcm`, each whole on disk before the next.
 
     Args:
-        folder: of the files.
-        objects: by name.
         start: the one time in them that is not of the source.
     """
     for name, made in objects.items():

@@ -5,14 +5,22 @@ import io
 import logging
 import os
 import re
+import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from pydicom import config
+from pydicom.charset import convert_encodings
+from pydicom.dataelem import (
+    DataElement,
+    RawDataElement,
+    convert_raw_data_element,
+    empty_value_for_VR,
+)
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag, Tag
@@ -23,7 +31,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
 )
-from pydicom.valuerep import VR
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, VR
 
 from common.dicom import elements
 from common.dicom.rejection import RejectedFile
@@ -39,9 +47,16 @@ PIXEL_TAGS = {
     0x7FE00009: "DoubleFloatPixelData",
     0x7FE00010: "PixelData",
 }
-_LONG_VRS = {"OB", "OD", "OF", "OL", "OV", "OW", "UN"}  # their length takes 4 bytes, PS3.5 7.1.2
 _PIXEL_VRS = {None, "OB", "OW", "UN"}  # PS3.5 A.4 and 6.2.2; None where the VR is implicit
 _VRS = {vr.value for vr in VR}
+_VR_NAMES = {name.encode(): name for name in _VRS}
+_LONG_VRS = {name for name in _VRS if name in EXPLICIT_VR_LENGTH_32}  # 4 bytes, PS3.5 7.1.2
+_Elements = dict[BaseTag, DataElement | RawDataElement]
+_CHARACTER_SET, _LATIN_1 = BaseTag(0x00080005), "iso8859"
+_EXPLICIT = struct.Struct("<HH2sH").unpack_from  # PS3.5 7.1.2
+_LENGTH = struct.Struct("<L").unpack_from
+_HEAD_BYTES = 1 << 15
+"""So much of a file is scanned; longer headers are left to pydicom."""
 _NO_MARKER = "no DICM marker at byte 128, and no data set at the start"
 _PYDICOM_MODULES = r"pydicom(\.|$)"
 
@@ -124,10 +139,14 @@ def open_dicom(file: Path | BinaryIO) -> Iterator[OpenFile]:
 def _parse(stream: BinaryIO) -> OpenFile:
     size = stream.seek(0, io.SEEK_END)
     stream.seek(0)
-    is_marked = stream.read(132)[128:] == b"DICM"
+    head = stream.read(_HEAD_BYTES)
+    is_marked = head[128:132] == b"DICM"
+    stream.seek(132)
     bare_syntax = "" if is_marked else _find_start(stream)
     if size > MAX_FILE_BYTES:
         raise RejectedFile("too_large", f"{size} bytes, above the limit of {MAX_FILE_BYTES}")
+    if is_marked and (scanned := _scanned(stream, head, size)):
+        return scanned
     meta = Dataset()
     if not bare_syntax:
         meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
@@ -161,6 +180,64 @@ def _parse(stream: BinaryIO) -> OpenFile:
     offset = stream.tell() + (12 if vr in _LONG_VRS else 8)
     pixels = PixelElement(PIXEL_TAGS[tag], vr or "OW", offset, length, max(0, size - offset))
     return OpenFile(dataset, transfer_syntax, pixels, stream, media_class, note)
+
+
+def _scanned(stream: BinaryIO, head: bytes, size: int) -> OpenFile | None:
+    """Return an open file whose elements are as plain as most; None where pydicom has to read it.
+
+    The elements are the same, in half of the time of opening a file; test_part10.py compares them.
+    """
+    found = _scan(head, 132, False, lambda tag: tag >> 16 != 2)
+    if found is None or not found[0]:
+        return None
+    meta, (_, _, _, start) = Dataset(found[0]), found[1]
+    syntax = elements.text(meta, "TransferSyntaxUID")
+    is_implicit = syntax == ImplicitVRLittleEndian
+    if syntax in (ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian):
+        return None
+    found = _scan(head, start, is_implicit, PIXEL_TAGS.__contains__)
+    if found is None:
+        return None
+    values, (tag, vr, length, start) = found
+    offset = start + (12 if vr in _LONG_VRS else 8)
+    if PIXEL_TAGS[tag] == "PixelData" and vr not in _PIXEL_VRS:
+        return None
+    dataset, character_set = Dataset(values), values.get(_CHARACTER_SET)
+    encoding: Any = _LATIN_1
+    if isinstance(character_set, RawDataElement):  # converted apart: it stays raw in the dataset
+        encoding = convert_encodings(convert_raw_data_element(character_set).value)
+    dataset.set_original_encoding(is_implicit, True, encoding)
+    pixels = PixelElement(PIXEL_TAGS[tag], vr or "OW", offset, length, max(0, size - offset))
+    return OpenFile(dataset, syntax, pixels, stream, elements.text(meta, "MediaStorageSOPClassUID"))
+
+
+def _scan(
+    head: bytes, start: int, is_implicit: bool, is_end: Callable[[int], bool]
+) -> tuple[_Elements, tuple[int, str | None, int, int]] | None:
+    """Return the elements from a place on, and tag, VR, length and place of the one that ends them.
+
+    None where the head ends first, or an element has no VR of DICOM's or no length of its own.
+    """
+    found: _Elements = {}
+    while start + 12 <= len(head):
+        group, number, vr, length = _EXPLICIT(head, start)
+        tag, name, place = group << 16 | number, _VR_NAMES.get(vr), start + 8
+        if is_implicit == (name is not None) or group == 0xFFFE:
+            return None
+        if is_implicit:
+            (length,) = _LENGTH(head, start + 4)
+        elif name in _LONG_VRS:
+            (length,) = _LENGTH(head, place)
+            place += 4
+        if is_end(tag):
+            return found, (tag, name, length, start)
+        start = place + length
+        if start > len(head):
+            break
+        value: Any = head[place:start] if length else empty_value_for_VR(name, raw=True)
+        key = BaseTag(tag)
+        found[key] = RawDataElement(key, name, length, value, place, is_implicit, True)
+    return None
 
 
 def _find_start(stream: BinaryIO) -> str:

@@ -108,9 +108,8 @@ def read_members(
         frame, of_rows = frame[common].reset_index(drop=True), of_rows[common]
         columns = [[part[common] for part in parts] for parts in columns]
     probabilities, logits = (np.stack(parts) for parts in zip(*columns, strict=True))
-    return MemberTables(
-        frame, of_rows, probabilities.astype(np.float64), logits.astype(np.float32), num_left_out
-    )
+    both = probabilities.astype(np.float64), logits.astype(np.float32)
+    return MemberTables(frame, of_rows, *both, num_left_out)
 
 
 def _read(path: Path, label_names: Sequence[str], folds: pd.Series | None) -> pd.DataFrame:

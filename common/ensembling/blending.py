@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from scipy.special import expit, logit
 
 from common.scoring.metrics import Floats, require_probabilities
-from common.scoring.predictions import MEMBER_FLOOR, _safe_logit, member_logits
+from common.scoring.predictions import MEMBER_FLOOR, clipped_logit, member_logits
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Blender:
         power = self.options.power if self.options.method == "power" else 1.0
         for member, weight in zip(p, w.T, strict=True):
             blended += weight * np.clip(member, MEMBER_FLOOR, 1 - MEMBER_FLOOR) ** power
-        return _safe_logit(blended ** (1 / power))
+        return clipped_logit(blended ** (1 / power))
 
     @property
     def _adds_logits(self) -> bool:
@@ -103,17 +103,12 @@ class Blender:
                 smooth = expit(np.interp(z, values, scale))
                 levels += np.where(last > first, tied, smooth)
             mean_quantiles = quantiles[:, column].mean(axis=0)
-            blended[:, column] = np.interp(_safe_logit(levels / len(p)), scale, mean_quantiles)
+            blended[:, column] = np.interp(clipped_logit(levels / len(p)), scale, mean_quantiles)
         return blended
 
     def to_json(self) -> dict[str, Any]:
         quantiles = np.asarray(self.quantiles, dtype=np.float64).tolist()
-        return {
-            "options": asdict(self.options),
-            "weights": [list(row) for row in self.weights],
-            "bias": list(self.bias),
-            "quantiles": quantiles,
-        }
+        return {**asdict(self), "quantiles": quantiles}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Blender":
@@ -197,17 +192,12 @@ def fit_weights(options: BlendOptions, probabilities: Floats, labels: Floats) ->
         value, gradient = loss(w)
         return value / scale, gradient / scale
 
-    ones = np.ones(num_members)
-    if options.weight_sum_min == 1:
-        constraints: Any = {"type": "eq", "fun": lambda w: w.sum() - 1, "jac": lambda w: ones}
-    else:
+    ones, least = np.ones(num_members), options.weight_sum_min
+    constraints: Any = {"type": "eq", "fun": lambda w: w.sum() - 1, "jac": lambda w: ones}
+    if least != 1:
         constraints = [
             {"type": "ineq", "fun": lambda w: 1 - w.sum(), "jac": lambda w: -ones},
-            {
-                "type": "ineq",
-                "fun": lambda w: w.sum() - options.weight_sum_min,
-                "jac": lambda w: ones,
-            },
+            {"type": "ineq", "fun": lambda w: w.sum() - least, "jac": lambda w: ones},
         ]
     found = minimize(
         scaled,
@@ -231,8 +221,7 @@ def fit_stack(probabilities: Floats, labels: Floats, stack_c: float) -> tuple[Fl
         probabilities: (n, m).
         labels: (n,) 0 or 1.
     """
-    # Imported late: scikit-learn takes a second.
-    from sklearn.linear_model import LogisticRegression
+    from sklearn.linear_model import LogisticRegression  # takes a second to import
 
     model = LogisticRegression(C=stack_c, max_iter=500, tol=1e-6)
     model.fit(member_logits(probabilities), labels > 0.5)

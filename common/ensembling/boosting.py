@@ -79,7 +79,6 @@ class BoostedTrees:
     constants: list[float]
 
     def predict(self, inputs: LevelInputs) -> NDArray[np.float32]:
-        """Return the logits, float32 (n, labels)."""
         logits = np.empty((len(inputs), len(self.boosters)), dtype=np.float32)
         for label, (booster, constant) in enumerate(zip(self.boosters, self.constants)):
             if booster is None:
@@ -152,16 +151,12 @@ def fit_boosting(
             f"--sl_patience {settings.patience}: stopping early takes two folds beside the one "
             f"that is predicted, and there are {len(known)} in all: give --sl_patience 0"
         )
-    num_labels = labels.shape[1]
     models = {fold: BoostedTrees(settings.num_neighbors, [], []) for fold in known}
-    for label in range(num_labels):
+    for label, own in enumerate(labels.T):
         values = label_features(inputs, label, settings.num_neighbors)
-        is_known = ~np.isnan(labels[:, label])
         for fold in known:
-            chosen = np.flatnonzero(is_known & (folds != fold))
-            booster, constant = _fit_label(
-                values[chosen], labels[chosen, label], folds[chosen], settings
-            )
+            chosen = np.flatnonzero(~np.isnan(own) & (folds != fold))
+            booster, constant = _fit_label(values[chosen], own[chosen], folds[chosen], settings)
             models[fold].boosters.append(booster)
             models[fold].constants.append(constant)
     return models
@@ -178,21 +173,16 @@ def label_features(inputs: LevelInputs, label: int, num_neighbors: int) -> NDArr
     num_experiments, num_labels = inputs.logits.shape[1:]
     others = [other for other in range(num_labels) if other != label]
     columns: list[NDArray] = []
+    offsets = range(-num_neighbors, num_neighbors + 1)
     for experiment in range(num_experiments):
         logits = inputs.logits[:, experiment]
-        own = logits[:, label]
-        columns += [
-            sequences.shifted(own, offset) for offset in range(-num_neighbors, num_neighbors + 1)
-        ]
+        columns += [sequences.shifted(logits[:, label], offset) for offset in offsets]
         columns += [logits[:, other] for other in others]
         probabilities = expit(logits)
         means = sequences.series_statistic(probabilities, "mean")
         columns += [means[:, column] for column in (label, *others)]
-        own_probability = probabilities[:, [label]]
-        columns += [
-            sequences.series_statistic(own_probability, "max")[:, 0],
-            sequences.series_statistic(own_probability, "std")[:, 0],
-        ]
+        own = probabilities[:, [label]]
+        columns += [sequences.series_statistic(own, kind)[:, 0] for kind in ("max", "std")]
     columns += [
         sequences.places,
         sequences.places / np.maximum(sequences.sizes - 1, 1),
@@ -212,18 +202,16 @@ def _fit_label(
         least = 1 / (2 * max(len(targets), 1))
         share = float(targets.mean()) if len(targets) else 0.5
         return None, float(logit(np.clip(share, least, 1 - least)))
-    parameters = settings.parameters()
-    num_rounds = settings.num_rounds
-    inner_folds = sorted(set(folds.tolist()))
-    if settings.patience and len(inner_folds) < 2:
+    parameters, num_rounds = settings.parameters(), settings.num_rounds
+    inner = [
+        (np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)) for fold in np.unique(folds)
+    ]
+    if settings.patience and len(inner) < 2:
         logger.warning(
             "a label is known in one training fold alone: %d trees, without stopping early",
             num_rounds,
         )
     elif settings.patience:
-        inner = [
-            (np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)) for fold in inner_folds
-        ]
         curves: Any = lightgbm.cv(
             parameters,
             lightgbm.Dataset(values, targets),

@@ -12,7 +12,7 @@ come in that saw neither fold.
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,7 @@ from common.ensembling.blending import Blender, BlendOptions, Floats, fit_blende
 from common.scoring.calibration import ConsistentCalibration, fit_calibration
 from common.scoring.metrics import max_by_study
 from common.scoring.predictions import Calibrator
+from common.scoring.shrinkage import Rows
 from common.scoring.study_calibration import (
     StudyCalibration,
     StudyFeatures,
@@ -67,7 +68,7 @@ class FittedBlend:
 
 
 @dataclass(frozen=True)
-class BlendRows:
+class BlendRows(Rows):
     """The n rows that a blend is fitted and scored on.
 
     Attributes:
@@ -84,15 +85,6 @@ class BlendRows:
     patient_ids: NDArray[np.object_]
     study_ids: NDArray[np.object_]
     used: NDArray[np.bool_] | None = None
-
-    def of(self, chosen: NDArray[np.bool_]) -> "BlendRows":
-        return BlendRows(
-            self.labels[chosen],
-            self.groups[chosen],
-            self.patient_ids[chosen],
-            self.study_ids[chosen],
-            None if self.used is None else self.used[chosen],
-        )
 
 
 @dataclass(frozen=True)
@@ -206,8 +198,7 @@ def patient_groups(patient_ids: NDArray[np.object_], num_groups: int, seed: int)
     return group_of[codes]
 
 
-@dataclass(frozen=True)
-class _Studies:
+class _Studies(NamedTuple):
     """Studies in the order of their first rows: ids (s,), labels (s, k), patients (s,)."""
 
     ids: NDArray[Any]
@@ -225,6 +216,5 @@ def _studies(rows: BlendRows, probabilities: Floats) -> _Studies:
     patients = np.empty(len(ids), dtype=object)
     patients[codes] = rows.patient_ids
     used = np.ones(len(codes), dtype=bool) if rows.used is None else rows.used
-    return _Studies(
-        ids, labels, patients, study_features(probabilities[used], codes[used], len(ids))
-    )
+    features = study_features(probabilities[used], codes[used], len(ids))
+    return _Studies(ids, labels, patients, features)

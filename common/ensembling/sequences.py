@@ -76,7 +76,6 @@ class SliceSequences:
         return np.isfinite(self._positions_mm[self._slots])
 
     def _spread(self, values: NDArray) -> Floats:
-        """Return values of rows by slot, NaN where there is none."""
         spread = np.full((len(self._series_of_slot), *values.shape[1:]), np.nan, values.dtype)
         spread[self._slots] = values
         return spread

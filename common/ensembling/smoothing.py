@@ -42,8 +42,8 @@ class Smoothing:
     widths: tuple[float, ...]
 
     def predict(self, inputs: LevelInputs) -> NDArray[np.float32]:
-        """Return the smoothed logits, float32 (n, labels)."""
-        averaged = self._averaged(inputs)
+        values = inputs.logits.astype(np.float64)
+        averaged = (expit(values) if self.space == "probabilities" else values).mean(axis=1)
         assert averaged.shape[1] == len(self.widths), "one width per label"
         smoothed = averaged.copy()
         for width in sorted({width for width in self.widths if width > 0}):
@@ -54,11 +54,6 @@ class Smoothing:
         if self.space == "probabilities":
             smoothed = logit(np.clip(smoothed, _MARGIN, 1 - _MARGIN))
         return smoothed.astype(np.float32)
-
-    def _averaged(self, inputs: LevelInputs) -> Floats:
-        """Return what is smoothed: the mean over the experiments, (n, labels)."""
-        values = inputs.logits.astype(np.float64)
-        return (expit(values) if self.space == "probabilities" else values).mean(axis=1)
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "widths": list(self.widths)}

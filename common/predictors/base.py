@@ -106,6 +106,8 @@ class PredictOptions:
 
 Share = Callable[["AbstractPredictor", SliceTable, NDArray[np.int64], PredictOptions], RowLogits]
 _DEFAULT_OPTIONS = PredictOptions()
+# Fields that predictor.json holds as they are, and that folders of earlier versions lack.
+_OPTIONAL = ("fitted_on_salt", "calibrated_on", "operating_points", "conformal")
 _NOT_FINITE = "the network gives logits that are not finite: its weights are bad"
 
 
@@ -189,26 +191,14 @@ class AbstractPredictor(ABC):
     def from_folder(
         cls, folder: Path, content: dict[str, Any], networks: Networks, load: LoadPart
     ) -> Self:
-        """Return the predictor of this kind in `folder`.
-
-        Args:
-            folder: where `save` wrote.
-            content: of predictor.json.
-            networks: opens networks of such folders.
-            load: loads a predictor that lies in a folder inside.
-        """
+        """Return the predictor of this kind in `folder`."""
 
     def predict_rows(
         self, table: SliceTable, rows: ArrayLike, options: PredictOptions = _DEFAULT_OPTIONS
     ) -> RowLogits:
-        """Return the logits of rows of a slice table, in their order.
+        """Return the logits of rows of a slice table, int (n,), in their order.
 
-        A row without readable pixels gets the prior.
-
-        Args:
-            table: the slices.
-            rows: int (n,), rows of the table, readable or not.
-            options: how; the defaults are those of validation.
+        A row without readable pixels gets the prior. The default options are those of validation.
         """
         if options.with_features and not self.gives_features:
             raise InputError(
@@ -258,10 +248,7 @@ class AbstractPredictor(ABC):
             "threshold": self.threshold,
             "training": self.training,
             "fitted_on": list(self.fitted_on),
-            "fitted_on_salt": self.fitted_on_salt,
-            "calibrated_on": self.calibrated_on,
-            "operating_points": self.operating_points,
-            "conformal": self.conformal,
+            **{name: getattr(self, name) for name in _OPTIONAL},
         }
 
     def _by_label(self, values: Floats) -> dict[str, float]:
@@ -278,15 +265,12 @@ class AbstractPredictor(ABC):
             "prior": np.array([content["prior"][name] for name in names]),
             "study_prior": of_studies and np.array([of_studies[name] for name in names]),
             "calibration": calibrator_from_json(content["calibration"]),
+            "threshold": content["threshold"],
+            "training": content["training"],
             # Folders of earlier versions lack these; blends had the first three.
             "study_calibration": StudyCalibration.from_json(content.get("study_calibration")),
             "fitted_on": tuple(content.get("fitted_on", ())),
-            "fitted_on_salt": content.get("fitted_on_salt", ""),
-            "calibrated_on": content.get("calibrated_on"),
-            "operating_points": content.get("operating_points"),
-            "conformal": content.get("conformal"),
-            "threshold": content["threshold"],
-            "training": content["training"],
+            **{name: content[name] for name in _OPTIONAL if name in content},
         }
 
 

@@ -51,7 +51,6 @@ class BlendPredictor(ComposedPredictor):
 
     @property
     def parts(self) -> Mapping[str, AbstractPredictor]:
-        """The members, numbered."""
         return {f"member_{number}": member for number, member in enumerate(self.members)}
 
     def _own_json(self, folder: Path) -> dict[str, Any]:
@@ -68,7 +67,6 @@ class BlendPredictor(ComposedPredictor):
     def from_folder(
         cls, folder: Path, content: dict[str, Any], networks: Networks, load: LoadPart
     ) -> Self:
-        """Return the blend in `folder`, its members with it."""
         if not content["num_members"]:
             raise InputError(
                 f"{folder} blends prediction tables and has no networks: it can't predict; blend "

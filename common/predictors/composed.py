@@ -35,12 +35,10 @@ class ComposedPredictor(AbstractPredictor):
 
     @property
     def num_networks(self) -> int:
-        """Networks that see each slice, for progress."""
         return sum(part.num_networks for part in self.parts.values())
 
     @property
     def sees_whole_series(self) -> bool:
-        """Whether it does itself, or a part does."""
         parts = self.parts.values()
         return not self.asks_alike or any(part.sees_whole_series for part in parts)
 

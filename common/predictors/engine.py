@@ -47,8 +47,6 @@ class EngineNetwork:
     """A network of one folder in OpenVINO, compiled for this processor at its first batch.
 
     Args:
-        folder: of a predictor with an engine.
-        content: of its predictor.json.
         precision: of the arithmetic; bf16 keeps 8 bits of a mantissa.
         in_torch: opens the network in torch, for what an engine can't do.
 
@@ -77,7 +75,6 @@ class EngineNetwork:
         return {**self.__dict__, "_compiled": None}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the weights, of torch."""
         return dict(self.in_torch().state_dict())
 
     def run(
@@ -134,7 +131,6 @@ class EngineNetworks:
         self.precision, self.build_model = precision, build_model
 
     def slice_network(self, folder: Path, content: dict[str, Any]) -> EngineNetwork:
-        """Return the engine in a folder of one network, checked against its weights."""
         self._check(folder, content)
         in_torch = partial(_network_in_torch, self.build_model, folder, content)
         return EngineNetwork(folder, content, self.precision, in_torch)
@@ -142,15 +138,13 @@ class EngineNetworks:
     def sequence_network(
         self, folder: Path, content: dict[str, Any]
     ) -> tuple[EngineNetwork, list[Scaling | None]]:
-        """Return the engine of a sequence network, and the scaling of each slice predictor."""
-        self._check(folder, content)
-        in_torch = partial(_network_in_torch, self.build_model, folder, content)
+        network = self.slice_network(folder, content)
         with np.load(folder / SCALING_FILE, allow_pickle=False) as arrays:
             scalings = [
                 Scaling(*arrays[f"{n}"]) if f"{n}" in arrays else None
                 for n in range(content["num_slice_predictors"])
             ]
-        return EngineNetwork(folder, content, self.precision, in_torch), scalings
+        return network, scalings
 
     def _check(self, folder: Path, content: dict[str, Any]) -> None:
         """Raise InputError unless the engine is as it was exported, of the weights beside it."""
@@ -246,10 +240,8 @@ def _threads() -> dict[str, Any]:
 
 def _batches(dataset: Any, batch_size: int, num_workers: int) -> Iterator[dict[str, Any]]:
     """Yield the samples of a dataset as arrays, made by so many processes; 0: by this one."""
-    places = [
-        range(start, min(start + batch_size, len(dataset)))
-        for start in range(0, len(dataset), batch_size)
-    ]
+    rows = range(len(dataset))
+    places = [rows[start : start + batch_size] for start in rows[::batch_size]]
     if num_workers == 0 or len(places) < 2:
         yield from (_batch(dataset, part) for part in places)
         return

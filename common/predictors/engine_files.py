@@ -4,7 +4,7 @@ import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -86,8 +86,14 @@ def export_engines(
     parts = dict(_networks(predictor, folder))
     chosen = {home: rows[:_SLICES_OF_PART] for home in parts} | {folder: rows}
     predictors: dict[Path, AbstractPredictor] = {**parts, folder: predictor}
+
+    def predicted() -> dict[Path, RowLogits]:
+        return {
+            home: p.predict_rows(table, chosen[home], options) for home, p in predictors.items()
+        }
+
     with tempfile.TemporaryDirectory(prefix=".engine.", dir=folder) as scratch:
-        in_torch = _predictions(predictors, table, chosen, options)
+        in_torch = predicted()
         records = {
             home: _write_engine(part, home, Path(scratch) / str(number))
             for number, (home, part) in enumerate(parts.items())
@@ -98,15 +104,19 @@ def export_engines(
                 place, content = Path(scratch) / str(number), {"model": None, RECORD: records[home]}
                 part.network = EngineNetwork(place, content, precision, lambda: nn.Identity())
             try:
-                found = _predictions(predictors, table, chosen, options)
+                found = predicted()
             except RuntimeError as error:  # of an engine that runs with the traced batch alone
                 raise _unusable(folder, error) from error
             for home in predictors:
                 both = in_torch[home], found[home]
                 result = _compared(predictors[home], table, chosen[home], *both)
                 measured[home][precision] = result
-                if precision == "float32":
-                    _require_equal(home, result)
+                if precision == "float32" and not result.largest_difference <= TOLERANCE:
+                    raise InputError(
+                        f"{home}: a probability of the engine is {result.largest_difference:.2g} "
+                        f"off that of torch, more than {TOLERANCE:g}: nothing was written; predict "
+                        f"with torch"
+                    )
         for number, home in enumerate(parts):
             for name in records[home]["files"]:
                 shutil.move(Path(scratch) / str(number) / name, home / name)
@@ -136,18 +146,6 @@ def _networks(predictor: AbstractPredictor, folder: Path) -> Iterator[tuple[Path
         )
 
 
-def _predictions(
-    predictors: Mapping[Path, AbstractPredictor],
-    table: SliceTable,
-    rows: Mapping[Path, NDArray[np.int64]],
-    options: PredictOptions,
-) -> dict[Path, RowLogits]:
-    return {
-        home: predictor.predict_rows(table, rows[home], options)
-        for home, predictor in predictors.items()
-    }
-
-
 def _compared(
     predictor: AbstractPredictor,
     table: SliceTable,
@@ -164,14 +162,6 @@ def _compared(
     weights = predictor.label_weights
     losses = [weighted_log_loss(labels, values, weights) for values in (q, p)]
     return Measured(largest, *losses)
-
-
-def _require_equal(home: Path, found: Measured) -> None:
-    if not found.largest_difference <= TOLERANCE:
-        raise InputError(
-            f"{home}: a probability of the engine is {found.largest_difference:.2g} off that of "
-            f"torch, more than {TOLERANCE:g}: nothing was written; predict with torch"
-        )
 
 
 def _write_engine(predictor: Any, home: Path, folder: Path) -> dict[str, Any]:
@@ -289,15 +279,11 @@ class _OfOutputs(nn.Module):
 
 def _image_example(predictor: SlicePredictor) -> tuple[dict[str, Tensor], tuple[int, int] | None]:
     """Return images to trace a network with, and their (rows, columns); None where these vary."""
-    images = [
-        predictor.transform(
-            np.full((*shape, len(predictor.slice_offsets)), AIR_HU, np.int16),
-            0,
-            None,
-            (0.5, 0.5, 5.0),
-        )
+    airs = [
+        np.full((*shape, len(predictor.slice_offsets)), AIR_HU, np.int16)
         for shape in ((512, 512), (384, 640))
     ]
+    images = [predictor.transform(air_hu, 0, None, (0.5, 0.5, 5.0)) for air_hu in airs]
     rows, columns = images[0].shape[1:]
     example = torch.from_numpy(images[0]).repeat(_BATCH, 1, 1, 1)
     return {"image": example}, (rows, columns) if images[0].shape == images[1].shape else None

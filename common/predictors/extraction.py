@@ -31,10 +31,8 @@ def extract(
     be read gets the prior and has no features.
 
     Args:
-        predictor: of any kind; one that gives features where there is a writer.
-        table: the slices.
+        predictor: one that gives features where there is a writer.
         rows: int (n,), rows of the table.
-        options: how; its features are those of `writer`.
         writer: takes the features; None where none are wanted.
         fold: whose network it is, for the writer.
         on_block: called with the number of rows of each finished block, all views counted.

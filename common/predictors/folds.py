@@ -67,7 +67,6 @@ class FoldsPredictor(ComposedPredictor):
 
     @property
     def parts(self) -> Mapping[str, AbstractPredictor]:
-        """The member of each fold."""
         return {f"fold_{fold}": member for fold, member in self.members.items()}
 
     def _own_json(self, folder: Path) -> dict[str, Any]:
@@ -85,7 +84,6 @@ class FoldsPredictor(ComposedPredictor):
     def from_folder(
         cls, folder: Path, content: dict[str, Any], networks: Networks, load: LoadPart
     ) -> Self:
-        """Return the predictor in `folder`, with all its members."""
         members = {int(fold): load(folder / f"fold_{fold}") for fold in content["folds"]}
         for fold, member in members.items():
             if list(member.label_names) != content["label_names"]:

@@ -115,9 +115,8 @@ def heat_maps(
     assert len(rows) and table.readable[rows].all(), "heat maps are of readable rows"
     label = label or predictor.label_names[-1]
     if label not in predictor.label_names:
-        raise InputError(
-            f"no heat map of {label!r}: the predictor knows {', '.join(predictor.label_names)}"
-        )
+        known = ", ".join(predictor.label_names)
+        raise InputError(f"no heat map of {label!r}: the predictor knows {known}")
     k = list(predictor.label_names).index(label)
     networks, others = slice_networks(predictor, k)
     grids = source_grids(table, rows)

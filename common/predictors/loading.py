@@ -37,7 +37,6 @@ def load_predictor(
     """Return the predictor in `folder`, of whatever kind, ready to predict on the CPU.
 
     Args:
-        folder: where `save` wrote.
         build_model: makes a network, with any weights, from the `model` dict of predictor.json.
         engine: the precision of its engines (`common.predictors.engine`); None: torch.
 

@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from common.datasets.base import AbstractDataset
 from common.errors import InputError
 from common.experiment import JSON_FILE
 from common.files import write_json
@@ -57,7 +56,6 @@ class NetworkPredictor(AbstractPredictor):
         self.transform.require_deterministic()
 
     def save(self, folder: Path) -> None:
-        """Write predictor.json and model.pt, each in one step."""
         from common.checkpoint import save_weights  # torch takes seconds
 
         content = {
@@ -75,7 +73,6 @@ class NetworkPredictor(AbstractPredictor):
     def from_folder(
         cls, folder: Path, content: dict[str, Any], networks: Networks, load: LoadPart
     ) -> Self:
-        """Return the predictor in `folder`, ready to predict on the CPU."""
         tta, where = content["tta_transform"], str(folder / JSON_FILE)
         return cls(
             network=networks.slice_network(folder, content),
@@ -97,17 +94,13 @@ class NetworkPredictor(AbstractPredictor):
         """Return what predictor.json holds of them."""
 
     @abstractmethod
-    def _dataset(
-        self,
-        table: SliceTable,
-        rows: NDArray[np.int64],
-        transform: Any,
-        view: str,
-        options: PredictOptions,
+    def dataset(
+        self, table: SliceTable, rows: NDArray[np.int64], view: str, options: PredictOptions
     ) -> Any:
         """Return the samples of readable rows in one view; `rows` says which rows they count.
 
         Of a sample, `index` holds the places in `rows`, -1 where nothing is to be predicted.
+        InputError where there is no such view.
         """
 
     def _batch_size(self, num_slices: int) -> int:
@@ -117,39 +110,42 @@ class NetworkPredictor(AbstractPredictor):
     def _predict(
         self, table: SliceTable, rows: NDArray[np.int64], options: PredictOptions
     ) -> RowLogits:
-        views = [(name, self._view_transform(name)) for name in options.views]
+        for view in options.views:
+            self._view_transform(view)  # refused before the work
         asked, places = np.unique(rows, return_inverse=True)
         left = rows[table.readable[rows]]
-        total, features = LogitMean(options.mean), FeatureMean(len(asked))
-        of_series = LogitMean(options.mean)
+        total, of_series = LogitMean(options.mean), LogitMean(options.mean)
+        features: NDArray[np.float32] | None = None
         has_series = "series_logits" in getattr(self.network, "output_names", ())
-        for view, transform in views:
+        for view in options.views:
             logits = np.zeros((len(asked), len(self.label_names)))
             series_logits = np.zeros_like(logits)
             if len(left):
-                dataset = self._dataset(table, left, transform, view, options)
+                dataset = self.dataset(table, left, view, options)
                 batch_size = self._batch_size(options.batch_size)
-                outputs = self.run(dataset, batch_size, options)
+                outputs = outputs_of(self.network, self.sees, dataset, batch_size, options)
                 was_read = outputs["index"] >= 0
                 left = dataset.rows[outputs["index"][was_read]]
                 found = np.searchsorted(asked, left)
                 logits[found] = outputs["logits"][was_read]
                 if options.with_features:
-                    features.add(found, outputs["features"][was_read])
+                    own = outputs["features"][was_read]
+                    if features is None:
+                        features = np.zeros((len(asked), own.shape[1]), np.float32)
+                    features[found] += own
                 if has_series:
                     series_logits[found] = outputs["series_logits"][was_read]
             total.add(logits)
             of_series.add(series_logits)
         is_read = np.isin(asked, left)
-        of_rows = features.result(is_read)[places] if options.with_features else None
-        own = of_series.result()[places].astype(np.float32) if has_series else None
-        return self.filled(total.result()[places], ~is_read[places], of_rows, own)
-
-    def run(
-        self, dataset: AbstractDataset, batch_size: int, options: PredictOptions
-    ) -> dict[str, NDArray[Any]]:
-        """Return the outputs of the network for all samples of a dataset, by name, in its order."""
-        return outputs_of(self.network, self.sees, dataset, batch_size, options)
+        if options.with_features:
+            if features is None:
+                raise InputError("no slice can be read: there are no features")
+            features /= np.float32(len(options.views))
+            features[~is_read] = 0
+        of_rows = None if features is None else features[places]
+        own_series = of_series.result()[places].astype(np.float32) if has_series else None
+        return self.filled(total.result()[places], ~is_read[places], of_rows, own_series)
 
     def _view_transform(self, view: str) -> Any:
         """Return what makes the images of a view; InputError where this predictor has none."""
@@ -160,27 +156,3 @@ class NetworkPredictor(AbstractPredictor):
         if view == "swap" and len(self.slice_offsets) == 1:
             raise InputError("--pr_tta_views swap: the images of this network have no neighbours")
         return self.transform if view == PLAIN else ViewTransform(view, self.transform)
-
-
-class FeatureMean:
-    """The mean of features (n, dim) over views, 0 for rows without any."""
-
-    def __init__(self, num_rows: int) -> None:
-        self.num_rows = num_rows
-        self._total: NDArray[np.float32] | None = None
-        self._num = 0
-
-    def add(self, indices: NDArray[np.int64], features: NDArray[np.float32]) -> None:
-        """Take the features of one view, of some of the rows."""
-        if self._total is None:
-            self._total = np.zeros((self.num_rows, features.shape[1]), np.float32)
-        self._total[indices] += features
-        self._num += 1
-
-    def result(self, readable: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Return the mean of all views; InputError where there is none."""
-        if self._total is None:
-            raise InputError("no slice can be read: there are no features")
-        mean = self._total / np.float32(self._num)
-        mean[~readable] = 0
-        return mean

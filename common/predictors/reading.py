@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from common.datasets.base import AbstractDataset
 from common.predictors.base import PredictOptions, RowLogits
-from common.predictors.engine import batches_for
+from common.predictors.engine import batches_for, outputs_of
 from common.scoring.predictions import mean_logits
 from common.slices.table import SliceTable
 
@@ -35,8 +35,6 @@ def predict_slices(
 
     Args:
         asked: at least one network with its options; batch size and workers are those of the first.
-        table: the slices.
-        rows: int (n,), rows of the table.
     """
     wanted = np.unique(rows)
     ordered = table.anatomical_order(wanted[table.readable[wanted]])
@@ -45,7 +43,7 @@ def predict_slices(
         for view in options.views:
             recipe = predictor.recipe(view, options)
             if recipe not in datasets:
-                datasets[recipe] = predictor.view_dataset(once, ordered, view, options)
+                datasets[recipe] = predictor.dataset(once, ordered, view, options)
     collected = [_Collected(predictor, options, wanted) for predictor, options in asked]
     size = max(asked[0][1].batch_size // len(datasets), 1)
     joint, num_workers = _Joint(datasets), asked[0][1].num_workers
@@ -75,11 +73,10 @@ class _Collected:
     ) -> None:
         """Run the network on images (batch, channels, rows, columns) of its recipes."""
         images = [np.asarray(batch[recipe]) for recipe in self.recipes]
-        if len(images) > 1 and len({image.shape for image in images}) == 1:
-            runs = [np.concatenate(images)]
-        else:
-            runs = images
-        parts = [self.predictor.run(_Made(run), len(run), self.alone) for run in runs]
+        are_alike = len({image.shape for image in images}) == 1
+        runs = [np.concatenate(images)] if are_alike and len(images) > 1 else images
+        network = self.predictor.network
+        parts = [outputs_of(network, "slices", _Made(run), len(run), self.alone) for run in runs]
         by_view = (len(images), len(was_read), -1)
         logits = np.concatenate([part["logits"] for part in parts]).reshape(by_view)[:, was_read]
         self.logits[places] = mean_logits(list(logits), self.options.mean)
@@ -93,7 +90,6 @@ class _Collected:
             self.options.on_batch(len(places) * len(images))
 
     def result(self, rows: NDArray[np.int64]) -> RowLogits:
-        """Return the prediction of rows in their order."""
         places = np.searchsorted(self.wanted, rows)
         features = None if self.features is None else self.features[places]
         return self.predictor.filled(self.logits[places], ~self.is_read[places], features)

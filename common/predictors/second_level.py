@@ -42,7 +42,6 @@ class SecondLevelPredictor(ComposedPredictor):
     rows of it are asked for.
 
     Attributes:
-        members: the predictors of the first level.
         levels: the second levels by fold; all of one kind.
         fold_priors: the prior (k,) of the rows that each fold's level was fitted on.
     """
@@ -54,7 +53,6 @@ class SecondLevelPredictor(ComposedPredictor):
 
     @property
     def parts(self) -> Mapping[str, AbstractPredictor]:
-        """The members, numbered."""
         return {f"{MEMBERS_FOLDER}/{n}": member for n, member in enumerate(self.members)}
 
     def _own_json(self, folder: Path) -> dict[str, Any]:
@@ -77,7 +75,6 @@ class SecondLevelPredictor(ComposedPredictor):
     def from_folder(
         cls, folder: Path, content: dict[str, Any], networks: Networks, load: LoadPart
     ) -> Self:
-        """Return the predictor in `folder`, its networks in evaluation mode on the CPU."""
         model = content["model"]
         levels: dict[int, Level] = {}
         for fold, level in content["levels"].items():

@@ -69,7 +69,6 @@ class StudyPredictor(ComposedPredictor):
 
     @property
     def parts(self) -> Mapping[str, AbstractPredictor]:
-        """The slice predictors, numbered."""
         return {f"slices_{n}": predictor for n, predictor in enumerate(self.slice_predictors)}
 
     @property
@@ -98,7 +97,6 @@ class StudyPredictor(ComposedPredictor):
     def from_folder(
         cls, folder: Path, content: dict[str, Any], networks: Networks, load: LoadPart
     ) -> Self:
-        """Return the predictor in `folder`, ready to predict on the CPU."""
         network, scalings = networks.sequence_network(folder, content)
         return cls(
             network=network,
@@ -122,8 +120,11 @@ class StudyPredictor(ComposedPredictor):
             known = np.logical_and.reduce([output.is_known for output in said])
             part = part[known[part]]
             dataset = SequenceDataset(table, part, said, ())
-            for name, values in self._sequence_outputs(dataset, options).items():
-                found[name][dataset.rows] = values
+            if len(dataset):
+                plain = PredictOptions(device=options.device)
+                outputs = outputs_of(self.network, "outputs", dataset, _SERIES_BATCH, plain)
+                for name, values in found.items():
+                    values[dataset.rows] = outputs[name]
             is_read[part] = True
         of_series = found.get("series_logits")
         return self.filled(
@@ -172,16 +173,6 @@ class StudyPredictor(ComposedPredictor):
         feature_rows[rows] = np.arange(len(rows))
         features = FeaturesInMemory(found.features.astype(self.network.feature_dtype))
         return SliceOutputs(name, logits, folds, features, feature_rows, {0: scaling})
-
-    def _sequence_outputs(
-        self, dataset: SequenceDataset, options: PredictOptions
-    ) -> dict[str, NDArray[np.float32]]:
-        """Return the logits of the rows of a dataset and of their series, in their order."""
-        if not len(dataset):
-            return {}
-        plain = PredictOptions(device=options.device)
-        outputs = outputs_of(self.network, "outputs", dataset, _SERIES_BATCH, plain)
-        return {name: outputs[name] for name in self.network.output_names}
 
 
 def _parts(groups: list[NDArray[np.int64]], num_networks: int = 1) -> Iterator[NDArray[np.int64]]:

@@ -37,18 +37,13 @@ class SeriesPredictor(NetworkPredictor):
     sees: ClassVar[str] = "series"
     steps: PixelSteps = NO_STEPS
 
-    def _dataset(
-        self,
-        table: SliceTable,
-        rows: NDArray[np.int64],
-        transform: Any,
-        view: str,
-        options: PredictOptions,
+    def dataset(
+        self, table: SliceTable, rows: NDArray[np.int64], view: str, options: PredictOptions
     ) -> SeriesImageDataset:
         return SeriesImageDataset(
             table,
             np.unique(rows),
-            transform,
+            self._view_transform(view),
             (),
             slice_offsets=self.slice_offsets,
             steps=self.steps,
@@ -87,8 +82,7 @@ class BagPredictor(SeriesPredictor):
 
     @property
     def series_rule(self) -> str:
-        """The pooling that was trained."""
-        return pooled_rule(self.model["pooling"])
+        return f"{self.model['pooling']} over the slices of the used series, as trained"
 
     def _own_json(self) -> dict[str, Any]:
         return {**super()._own_json(), STUDY_RULE: self.study_rule}
@@ -97,8 +91,3 @@ class BagPredictor(SeriesPredictor):
 def series_per_batch(num_slices: int) -> int:
     """Return how many series make a batch of about so many slices."""
     return max(1, num_slices // USUAL_NUM_SLICES)
-
-
-def pooled_rule(pooling: str) -> str:
-    """Return in words how a pool makes probabilities of studies."""
-    return f"{pooling} over the slices of the used series, as trained"

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from common.datasets.base import AbstractDataset
 from common.datasets.classification import ImageClassificationDataset
 from common.predictors.base import PredictOptions, RowLogits
 from common.predictors.engine import EngineNetwork
@@ -44,18 +43,13 @@ class SlicePredictor(NetworkPredictor):
         """Not so: a slice is read with its neighbours alone."""
         return False
 
-    def _dataset(
-        self,
-        table: SliceTable,
-        rows: NDArray[np.int64],
-        transform: Any,
-        view: str,
-        options: PredictOptions,
+    def dataset(
+        self, table: SliceTable, rows: NDArray[np.int64], view: str, options: PredictOptions
     ) -> "_PredictionDataset":
         dataset = _PredictionDataset(
             table if isinstance(table, ReadOnce) else ReadOnce(table),
             rows,
-            transform,
+            self._view_transform(view),
             (),
             self.slice_offsets,
             options.seed,
@@ -81,12 +75,6 @@ class SlicePredictor(NetworkPredictor):
         neighbours = (self.slice_offsets, self.offsets_mm, self.past_end)
         seed = options.seed if is_random else 0
         return f"{view} {seed} {neighbours} {transform and transform.to_dict()}"
-
-    def view_dataset(
-        self, table: SliceTable, rows: NDArray[np.int64], view: str, options: PredictOptions
-    ) -> AbstractDataset:
-        """Return the images of readable rows in a view; InputError where there is no such view."""
-        return self._dataset(table, rows, self._view_transform(view), view, options)
 
     def require_maps(self) -> None:
         """Make the map of a slice of air, to know before a study is read that maps can be made.
@@ -117,7 +105,7 @@ class SlicePredictor(NetworkPredictor):
         from common.models.layer_cam import layer_cam
 
         network = self._torch_network().to(options.device)
-        dataset = self._dataset(table, rows, self.transform, PLAIN, options)
+        dataset = self.dataset(table, rows, PLAIN, options)
         maps, k = [], list(self.label_names).index(label)
         for batch in make_loader(dataset, min(options.batch_size, _MAPS_AT_ONCE), 0):
             found = layer_cam(network, batch["image"].to(options.device), k).cpu().numpy()

@@ -73,9 +73,8 @@ class EncoderPredictor(SlicePredictor):
         with open(own / ".lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if (own / f"{NAME}.parquet").is_file() and _are_sound(own):
-                logger.info(
-                    "features of the encoder: %s, kept in %s", count(len(rows), "slice"), own
-                )
+                num = count(len(rows), "slice")
+                logger.info("features of the encoder: %s, kept in %s", num, own)
             else:
                 self._extract(table, rows, own, made_of, options)
             return FeatureTable.load(own, NAME)

@@ -39,7 +39,6 @@ class TorchNetworks:
         self.build_model = build_model
 
     def slice_network(self, folder: Path, content: dict[str, Any]) -> nn.Module:
-        """Return the network of one image or of whole series in a folder."""
         network, path = self.build_model(content["model"]), checked_weights(folder, content)
         try:
             network.load_state_dict(load_weights_file(path))
@@ -52,7 +51,6 @@ class TorchNetworks:
     def sequence_network(
         self, folder: Path, content: dict[str, Any]
     ) -> tuple[nn.Module, list[Scaling | None]]:
-        """Return the sequence network in a folder, and the scaling of each slice predictor."""
         state = load_weights_file(checked_weights(folder, content))
         network = build_series_model(content["model"])
         network.load_state_dict(state["network"])

@@ -258,6 +258,8 @@ def _known_headers(
 ) -> pd.DataFrame:
     """Return the kept headers of files that have not changed."""
     known = read_shards(index_folder)
+    if known.empty:
+        return known
     earlier = known[known["reader"] == reader.version + _EARLIER]
     known = known[(known["reader"] == reader.version) & ~known["status"].isin(TRANSIENT)]
     for status in EXCEEDING:

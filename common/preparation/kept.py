@@ -36,7 +36,7 @@ def kept_rows(dataset_folder: Path, index: pd.DataFrame, *, remove: bool) -> pd.
         remove: keep none.
     """
     previous = _previous_rows(dataset_folder)
-    if remove:
+    if remove or previous.empty:
         return previous.head(0)
     seen = index[~index["status"].isin(TRANSIENT)]
     images = seen[seen["status"] == STATUS_OK]
@@ -105,7 +105,7 @@ def remove_stale(dataset_folder: Path, store_files: set[str]) -> None:
 def _previous_rows(dataset_folder: Path) -> pd.DataFrame:
     """Return slices.parquet of the preparation before; no rows where there was none."""
     path = dataset_folder / SLICES_FILE
-    previous = pd.DataFrame(columns=list(SLICE_COLUMNS)).astype(SLICE_COLUMNS)
+    previous = pd.DataFrame(columns=list(SLICE_COLUMNS))
     if path.is_file():
         try:
             previous = read_parquet(path, "nothing of it is kept")

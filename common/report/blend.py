@@ -41,7 +41,6 @@ def blend_sections(
 
     Args:
         metrics: of the blend, as in metrics.json.
-        label_names: the k labels.
         slices, studies: probabilities by stage, the raw ones first, those in the end last.
     """
     return render(
@@ -70,7 +69,6 @@ def _mean_over_labels(
 
 
 def _reliability(stages: Sequence[StageSet], label_names: Sequence[str]) -> Markup:
-    ends = [stages[0], stages[-1]] if len(stages) > 1 else [stages[0]]
-    sets = {stage.name.split(",")[0]: stage.probabilities for stage in ends}
+    sets = {each.name.split(",")[0]: each.probabilities for each in (stages[0], stages[-1])}
     drawing = figures.reliability_figure(stages[0].labels, sets, label_names)
     return figure(drawing, "share of positives over predicted probability")

@@ -1,16 +1,12 @@
 """The page of experiments that are compared on the same patients."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import pandas as pd
 from markupsafe import Markup
 
 from common.report.page import figure, render
-from common.report.plots import COLORS, label_axes, new_figure
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from common.report.plots import COLORS, Figure, label_axes, new_figure
 
 
 def comparison_html(
@@ -34,13 +30,11 @@ def comparison_html(
     """
     names = list(doubts)
     units = {}
+    what = f"differences to {names[0]} with their intervals"
     for unit, rows in found.groupby("unit", sort=False):
-        drawing = forest_figure(rows, names, margin)
-        what = f"differences to {names[0]} with their intervals"
-        units[unit] = {
-            "figure": figure(drawing, what),
-            "rows": rows.astype(object).where(rows.notna(), None).to_dict("records"),
-        }
+        cells = rows.astype(object).where(rows.notna(), None)
+        drawing = figure(forest_figure(rows, names, margin), what)
+        units[unit] = {"figure": drawing, "rows": cells.to_dict("records")}
     return render(
         "comparison.html",
         title=title,
@@ -55,7 +49,7 @@ def comparison_html(
 
 def forest_figure(
     rows: pd.DataFrame, names: Sequence[str], margin: tuple[str, float] | None
-) -> "Figure":
+) -> Figure:
     """Draw the difference of each experiment to the first, a panel for each score."""
     scores = list(dict.fromkeys(rows["score"]))
     num_lines = max(rows[rows["score"] == kind]["label"].nunique(dropna=False) for kind in scores)
@@ -68,14 +62,11 @@ def forest_figure(
         for number, name in enumerate(names[1:]):
             of_name = own[own["experiment"] == name]
             values = of_name["difference"].to_numpy(dtype=float)
-            low, high = (
-                abs(of_name[f"difference_{end}"].to_numpy(dtype=float) - values)
-                for end in ("low", "high")
-            )
+            ends = of_name[["difference_low", "difference_high"]].to_numpy(dtype=float).T
             places = [line + number * step - 0.35 + step / 2 for line in range(len(labels))]
             style = {"fmt": "o", "markersize": 4, "capsize": 2, "linewidth": 1.2}
-            color = COLORS[number % len(COLORS)]
-            axes.errorbar(values, places, xerr=[low, high], color=color, label=name, **style)
+            style |= {"xerr": abs(ends - values), "color": COLORS[number % len(COLORS)]}
+            axes.errorbar(values, places, label=name, **style)
         axes.axvline(0, color="#666666", linewidth=1)
         is_up = kind == "auc"
         if margin is not None and margin[0] == kind:

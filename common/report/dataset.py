@@ -20,6 +20,8 @@ from common.windows import READING_WINDOWS
 REPORT_FILE = "report.html"
 MOST_ROWS = 20
 """Rows that the audit of labels names for each kind of oddity."""
+SLICES_PER_LABEL, SEED = 2, 0
+"""Slices that are shown of each label and oddity, and the seed of their choice."""
 
 
 @dataclass(frozen=True)
@@ -27,23 +29,14 @@ class DatasetReport:
     """The page of a dataset; `templates/dataset.html` lays it out.
 
     Only the pixels of the slices that are shown are read.
-
-    Attributes:
-        dataset: what it is about.
-        slices_per_label: how many slices of each label are shown.
-        seed: of the choice of slices.
     """
 
     dataset: ExploredDataset
-    slices_per_label: int = 2
-    seed: int = 0
 
     def write(self, path: Path) -> None:
-        """Write the page to `path`, in one step."""
         write_text(path, self.html())
 
     def html(self) -> str:
-        """Return the page."""
         frame = self.dataset.frame
         num_stored = int(self.dataset.table.readable.sum())
         source = f" from source {self.dataset.source}" if self.dataset.source else ""
@@ -156,9 +149,11 @@ class DatasetReport:
             "slices whose matrix is not square": int((stored["rows"] != stored["columns"]).sum()),
         }
         per_owner = []
-        for inner, outer in (("series", "studies"), ("studies", "patients")):
-            ids = {"series": "series_id", "studies": "study_id", "patients": "patient_id"}
-            numbers = headers.counts_per(frame, ids[inner], ids[outer]).head(12)
+        for inner, outer, ids in (
+            ("series", "studies", ("series_id", "study_id")),
+            ("studies", "patients", ("study_id", "patient_id")),
+        ):
+            numbers = headers.counts_per(frame, *ids).head(12)
             numbers = numbers.rename(outer).rename_axis(f"{inner} of one of the {outer}")
             per_owner.append(frame_table(numbers.to_frame()))
         return {
@@ -183,19 +178,18 @@ class DatasetReport:
             return []
         copies = identical_pixels(dataset.frame, table.store)
         for odd in audit_labels(dataset.frame, dataset.subtypes, dataset.overall, copies):
-            worst = [int(row) for row in odd.rows[: self.slices_per_label]]
             cards = [
                 {
                     "row": row,
                     "labels": images.labels_of(table, row, dataset.label_names),
                     "picture": self._strip(row),
                 }
-                for row in worst
+                for row in map(int, odd.rows[:SLICES_PER_LABEL])
             ]
             rows = ", ".join(map(str, odd.rows[:MOST_ROWS]))
-            more = ", ..." if len(odd.rows) > MOST_ROWS else ""
-            found.append({"what": odd.what, "number": len(odd.rows), "rows": rows + more})
-            found[-1]["cards"] = cards
+            rows += ", ..." if len(odd.rows) > MOST_ROWS else ""
+            number = len(odd.rows)
+            found.append({"what": odd.what, "number": number, "rows": rows, "cards": cards})
         return found
 
     def _strip(self, row: int) -> str | None:
@@ -206,7 +200,7 @@ class DatasetReport:
     def _slices(self) -> list[dict[str, Any]]:
         dataset, table, found = self.dataset, self.dataset.table, []
         for choice in images.choose_slices(
-            table, dataset.studies, dataset.subtypes, self.slices_per_label, self.seed
+            table, dataset.studies, dataset.subtypes, SLICES_PER_LABEL, SEED
         ):
             of_slice = images.labels_of(table, choice.row, dataset.label_names)
             found.append(
@@ -221,7 +215,7 @@ class DatasetReport:
 
     def _series(self) -> dict[str, Any] | None:
         dataset, table = self.dataset, self.dataset.table
-        row = images.choose_series(table, dataset.studies, dataset.subtypes, self.seed)
+        row = images.choose_series(table, dataset.studies, dataset.subtypes, SEED)
         if row is None:
             return None
         picture, shown = images.montage(table, row)

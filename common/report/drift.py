@@ -1,19 +1,16 @@
 """The page of new studies compared with a reference."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
 from common.report.page import figure, render
-from common.report.plots import COLORS, label_axes, new_figure
+from common.report.plots import COLORS, Figure, label_axes, new_figure
 from common.scoring.drift import Found
 from common.slices.summaries import HU_BINS, HU_RANGE, HU_STEP
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _NUM_PANELS = 12
 _SIDES = (("reference", COLORS[0]), ("new", COLORS[4]))
@@ -27,10 +24,11 @@ def drift_html(title: str, verdict: Sequence[str], found: Found) -> Markup:
         found: all of it.
     """
     columns = found.columns.astype(object).where(found.columns.notna(), None)
-    what = f"the {_NUM_PANELS} columns that differ most"
-    pictures = [figure(columns_figure(found), what)]
+    pictures = []
     if set(HU_BINS) <= set(found.reference):
-        pictures.insert(0, figure(histogram_figure(found), "HU of reference and new studies"))
+        pictures.append(figure(histogram_figure(found), "HU of reference and new studies"))
+    what = f"the {_NUM_PANELS} columns that differ most"
+    pictures.append(figure(columns_figure(found), what))
     return render(
         "drift.html",
         title=title,
@@ -41,7 +39,7 @@ def drift_html(title: str, verdict: Sequence[str], found: Found) -> Markup:
     )
 
 
-def histogram_figure(found: Found) -> "Figure":
+def histogram_figure(found: Found) -> Figure:
     """Draw the mean histogram of HU of both sides, with the middle half of the patients."""
     drawing, axes = new_figure(1, 1, (11, 3.4))
     middles = np.arange(*HU_RANGE, HU_STEP) + HU_STEP / 2
@@ -55,7 +53,7 @@ def histogram_figure(found: Found) -> "Figure":
     return drawing
 
 
-def columns_figure(found: Found) -> "Figure":
+def columns_figure(found: Found) -> Figure:
     """Draw both sides' histograms of the columns that differ most; shares as bars."""
     shown = found.columns[found.columns["p_value"].notna()].head(_NUM_PANELS)
     num_rows = max(1, -(-len(shown) // 4))

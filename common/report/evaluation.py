@@ -23,7 +23,6 @@ class PlannedSchedule:
 
     Attributes:
         rate: learning rate of the last layer by the number of iterations done.
-        num_steps: iterations of the training.
         lowest_scale: share of it that the first layer has.
         swa_start: iterations before stochastic weight averaging, or None.
     """
@@ -59,8 +58,6 @@ class EvaluationReport:
     """The page of an evaluation; `templates/evaluation.html` lays it out.
 
     Attributes:
-        title, subtitle: head of the page.
-        label_names: the k labels.
         main: the scored set that figures and examples show.
         others: further sets for the first table.
         folds: the metrics of each fold by its name, where the rows are out-of-fold ones.
@@ -74,8 +71,6 @@ class EvaluationReport:
         study_sections: HTML of further sections about studies, after those.
         read_image_hu: pixels of a row of `main`, None where they can't be read.
         num_random_examples: slices shown that were drawn at random.
-        study_rule: how a study's probability comes from its slices'; empty for `study.rule` of the
-            metrics.
     """
 
     title: str
@@ -94,14 +89,11 @@ class EvaluationReport:
     study_sections: Markup = field(default_factory=Markup)
     read_image_hu: Callable[[int], NDArray[np.int16] | None] = lambda row: None
     num_random_examples: int = 6
-    study_rule: str = ""
 
     def write(self, path: Path) -> None:
-        """Write the page to `path`, in one step."""
         write_text(path, self.html())
 
     def html(self) -> str:
-        """Return the page."""
         return render(
             "evaluation.html",
             title=self.title,
@@ -123,26 +115,19 @@ class EvaluationReport:
         if len(labels):
             curves = figures.curves_figure(labels, p, names)
             found["curves"] = figure(curves, "ROC and precision-recall curves of each label")
-            reliability = figures.reliability_figure(labels, {"": p}, names)
-            found["reliability"] = figure(
-                reliability, "share of positives over predicted probability"
-            )
+            drawing = figures.reliability_figure(labels, {"": p}, names)
+            found["reliability"] = figure(drawing, "share of positives over predicted probability")
         study = main.metrics["study"]
         if "scores" in study:
             last = names[-1]
             point = (study["operating_points"] or {}).get(last)
-            drawing = figures.decision_figure(
-                None if point is None or point["reason"] else point,
-                study["decision_curve"][last],
-                last,
-            )
+            point = None if point is None or point["reason"] else point
+            drawing = figures.decision_figure(point, study["decision_curve"][last], last)
             found["decisions"] = figure(drawing, "predictive values, and net benefit of calls")
-            drawing = figures.study_reliability_figure(
-                {name: study["reliability"][name] for name in names}
-            )
-            found["study_reliability"] = figure(
-                drawing, "share of positive studies, with intervals"
-            )
+            shares = {name: study["reliability"][name] for name in names}
+            drawing = figures.study_reliability_figure(shares)
+            what = "share of positive studies, with intervals"
+            found["study_reliability"] = figure(drawing, what)
         if self.learning_records:
             others = [f"valid_{weights}_weighted_log_loss" for weights in ("raw", "ema")]
             drawing = figures.learning_figure(

@@ -33,9 +33,6 @@ def choose_examples(
     Args:
         labels: (n, k) 0, 1 or NaN.
         probabilities: (n, k).
-        label_names: the k columns' names.
-        num_random: rows drawn from what is left.
-        seed: of that draw.
     """
     chosen: dict[int, str] = {}
     for column, name in enumerate(label_names):

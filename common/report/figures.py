@@ -1,28 +1,21 @@
-"""The figures of a report, drawn without matplotlib's global state.
-
-matplotlib is imported when a figure is drawn: it makes a folder for its cache.
-"""
+"""The figures of a report, drawn without matplotlib's global state."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common.report.plots import COLORS, label_axes, new_figure
+from common.report.plots import COLORS, Axes, Figure, label_axes, new_figure
 from common.scoring import metrics
 from common.scoring.metrics import Floats
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 NUM_RELIABILITY_POINTS = 10
 _MOST_POINTS = 400
 _MOST_SCHEDULE_POINTS = 2000
 
 
-def curves_figure(labels: Floats, probabilities: Floats, label_names: Sequence[str]) -> "Figure":
+def curves_figure(labels: Floats, probabilities: Floats, label_names: Sequence[str]) -> Figure:
     """Draw the ROC curves and the precision-recall curves of all labels, (n, k) arrays."""
     drawing, (left, right) = new_figure(1, 2, (11, 4.8))
     for column, name in enumerate(label_names):
@@ -43,7 +36,7 @@ def curves_figure(labels: Floats, probabilities: Floats, label_names: Sequence[s
 
 def reliability_figure(
     labels: Floats, sets: Mapping[str, Floats], label_names: Sequence[str]
-) -> "Figure":
+) -> Figure:
     """Draw, per label, the share of positives over the predicted probability.
 
     Each point is a tenth of the rows by probability, so that rare labels show their small
@@ -52,13 +45,9 @@ def reliability_figure(
     Args:
         labels: (n, k).
         sets: one or two sets of probabilities (n, k) by name; the first of two is grey.
-        label_names: of the k labels.
     """
-    num_rows, num_columns = (len(label_names) + 2) // 3, min(3, len(label_names))
-    drawing, all_axes = new_figure(num_rows, num_columns, (11 / 3 * num_columns, 3.4 * num_rows))
-    for axes in np.ravel(all_axes)[len(label_names) :]:
-        axes.axis("off")
-    for column, (label, axes) in enumerate(zip(label_names, np.ravel(all_axes))):
+    drawing, all_axes = _panels(len(label_names))
+    for column, (label, axes) in enumerate(zip(label_names, all_axes)):
         own = COLORS[column % len(COLORS)]
         end, title = 0.01, label
         for (name, p), color in zip(sets.items(), [own] if len(sets) == 1 else ["#8a94a0", own]):
@@ -68,7 +57,7 @@ def reliability_figure(
             error = metrics.expected_calibration_error(labels[:, column], p[:, column])
             text = f"(ECE {'–' if error is None else f'{error:.3f}'})"
             title = f"{label} {text}" if len(sets) == 1 else label
-            style = {"marker": "o", "markersize": 4, "linewidth": 1}
+            style: Any = {"marker": "o", "markersize": 4, "linewidth": 1}
             axes.plot(x, share, color=color, label=f"{name} {text}", **style)
             end = 1.1 * max([end / 1.1, *x, *share])
         axes.plot([0, end], [0, end], color="#999999", linewidth=1, linestyle=":")
@@ -84,25 +73,20 @@ def learning_figure(
     loss_names: Sequence[str],
     auc_names: Sequence[str],
     baseline: float | None = None,
-) -> "Figure":
+) -> Figure:
     """Draw the lines of metrics.jsonl over the iteration: losses on the left, AUCs on the right.
 
     Args:
-        records: the lines.
         loss_names, auc_names: the values to draw; those that never occur are left out.
         baseline: a constant to compare the losses with, or None.
     """
     drawing, (left, right) = new_figure(1, 2, (11, 4))
     for axes, names in ((left, loss_names), (right, auc_names)):
         for number, name in enumerate(names):
-            points = [
-                (record["iteration"], record[name])
-                for record in records
-                if record.get(name) is not None
-            ]
+            points = _points(records, name)
             if points:
-                style = {"linewidth": 1} if len(points) > 30 else {"marker": "o", "markersize": 3}
-                axes.plot(*zip(*points), color=COLORS[number], label=name, **style)
+                many: Any = {"linewidth": 1} if len(points) > 30 else {"marker": "o", "ms": 3}
+                axes.plot(*zip(*points), color=COLORS[number], label=name, **many)
     if baseline is not None:
         left.axhline(baseline, color="#999999", linestyle=":", label="constant prior")
     label_axes(left, "loss", "iteration", "")
@@ -120,24 +104,19 @@ def schedule_figure(
     lowest_scale: float = 1.0,
     swa_start: int | None = None,
     records: Sequence[Mapping[str, Any]] = (),
-) -> "Figure":
+) -> Figure:
     """Draw the learning rate of every iteration of a training, planned and used.
 
     Args:
-        rate: the learning rate of the last layer by the number of iterations done.
-        num_steps: iterations of the training.
-        lowest_scale: share of it that the first layer has.
-        swa_start: iterations before stochastic weight averaging, or None.
-        records: lines of metrics.jsonl, for what was used; those without are passed over.
+        rate, num_steps, lowest_scale, swa_start: as of `PlannedSchedule`.
+        records: lines of metrics.jsonl, for what was used; those without are left out.
     """
     drawing, axes = new_figure(1, 1, (11, 3.4))
     steps = np.unique(np.linspace(0, num_steps - 1, _MOST_SCHEDULE_POINTS).round().astype(int))
     rates = np.array([rate(int(step)) for step in steps])
-    named = lowest_scale != 1
-    axes.step(
-        steps + 1, rates, where="mid", color=COLORS[0], label="last layer" if named else "schedule"
-    )
-    if named:
+    label = "schedule" if lowest_scale == 1 else "last layer"
+    axes.step(steps + 1, rates, where="mid", color=COLORS[0], label=label)
+    if lowest_scale != 1:
         lowest, label = rates * lowest_scale, f"first layer ({lowest_scale:.2g} of it)"
         axes.step(steps + 1, lowest, where="mid", color=COLORS[6], linewidth=1, label=label)
         axes.fill_between(
@@ -146,12 +125,7 @@ def schedule_figure(
     if swa_start is not None:
         label = "stochastic weight averaging begins"
         axes.axvline(swa_start, color="#999999", linestyle=":", label=label)
-    used = [
-        (record["iteration"], record["train_learning_rate"])
-        for record in records
-        if record.get("train_learning_rate") is not None
-    ]
-    if used:
+    if used := _points(records, "train_learning_rate"):
         thinned = _thinned(*(np.array(values) for values in zip(*used)))
         style = {"linestyle": "none", "marker": ".", "markersize": 5}
         axes.plot(*thinned, color=COLORS[4], label="used", **style)
@@ -163,7 +137,7 @@ def schedule_figure(
 
 def decision_figure(
     point: Mapping[str, Any] | None, curve: Mapping[str, Any], label: str
-) -> "Figure":
+) -> Figure:
     """Draw predictive values over prevalence, and the decision curve, of one label.
 
     Args:
@@ -196,17 +170,14 @@ def decision_figure(
     return drawing
 
 
-def study_reliability_figure(tables: Mapping[str, Mapping[str, Any]]) -> "Figure":
+def study_reliability_figure(tables: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Draw the share of positive studies, with intervals, over the mean probability of each bin.
 
     Args:
         tables: `study.reliability` of metrics.json, of the labels to draw.
     """
-    num_rows, num_columns = (len(tables) + 2) // 3, min(3, len(tables))
-    drawing, all_axes = new_figure(num_rows, num_columns, (11 / 3 * num_columns, 3.4 * num_rows))
-    for axes in np.ravel(all_axes)[len(tables) :]:
-        axes.axis("off")
-    for (label, table), axes, color in zip(tables.items(), np.ravel(all_axes), COLORS):
+    drawing, all_axes = _panels(len(tables))
+    for (label, table), axes, color in zip(tables.items(), all_axes, COLORS):
         x, y = _floats(table["mean_probability"]), _floats(table["value"])
         low, high = _floats(table["low"]), _floats(table["high"])
         axes.vlines(x, low, high, color=color, linewidth=1.2)
@@ -217,10 +188,21 @@ def study_reliability_figure(tables: Mapping[str, Mapping[str, Any]]) -> "Figure
     return drawing
 
 
-def _band(
-    axes: "Axes", x: Sequence[float], curve: Mapping[str, Any], color: str, name: str
-) -> None:
-    """Draw a curve with its interval."""
+def _points(records: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
+    """Return iteration and value of the records that have a value."""
+    return [(each["iteration"], each[name]) for each in records if each.get(name) is not None]
+
+
+def _panels(number: int) -> tuple[Figure, list[Axes]]:
+    """Return a figure with so many axes, three in a row."""
+    num_rows, num_columns = (number + 2) // 3, min(3, number)
+    drawing, all_axes = new_figure(num_rows, num_columns, (11 / 3 * num_columns, 3.4 * num_rows))
+    for axes in np.ravel(all_axes)[number:]:
+        axes.axis("off")
+    return drawing, list(np.ravel(all_axes)[:number])
+
+
+def _band(axes: Axes, x: Sequence[float], curve: Mapping[str, Any], color: str, name: str) -> None:
     axes.plot(x, _floats(curve["value"]), color=color, label=name)
     low, high = _floats(curve["low"]), _floats(curve["high"])
     axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)

@@ -23,6 +23,9 @@ NO_STUDY = "of no known study"
 
 _BOX_WIDTH, _GAP, _SIDE_WIDTH = 300.0, 40.0, 430.0
 _LINE, _PAD, _WRAP = 19, 11, 58
+_EXCLUDED = {
+    "files": "not used", "volumes": "do not stand for a study", "studies": "not scored",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -91,12 +94,8 @@ def study_flow(
 
 def _stage(unit: str, num_found: int, reasons: pd.Series) -> dict[str, Any]:
     excluded = {str(reason): int(num) for reason, num in reasons.value_counts().items()}
-    return {
-        "unit": unit,
-        "found": num_found,
-        "excluded": excluded,
-        "kept": num_found - len(reasons),
-    }
+    kept = num_found - len(reasons)
+    return {"unit": unit, "found": num_found, "excluded": excluded, "kept": kept}
 
 
 def flow_svg(stages: Sequence[Mapping[str, Any]]) -> Markup:
@@ -108,10 +107,8 @@ def flow_svg(stages: Sequence[Mapping[str, Any]]) -> Markup:
         boxes.append(box)
         below, y = box["bottom"], box["bottom"] + _GAP
         if stage["excluded"]:
-            what = "do not stand for a study" if stage["unit"] == "volumes" else "not scored"
-            what = "not used" if stage["unit"] == "files" else what
-            total = sum(stage["excluded"].values())
-            lines = [f"{number(total)} {what}:"]
+            total = number(sum(stage["excluded"].values()))
+            lines = [f"{total} {_EXCLUDED[stage['unit']]}:"]
             lines += [f"{number(num)}  {reason}" for reason, num in stage["excluded"].items()]
             box = _box(side, below + _GAP / 2, _SIDE_WIDTH, lines)
             boxes.append(box)

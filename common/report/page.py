@@ -5,7 +5,7 @@ import functools
 import io
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import jinja2
@@ -14,8 +14,7 @@ import pandas as pd
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from common.report.plots import Figure
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -28,28 +27,22 @@ def render(template: str, **values: Any) -> Markup:
 def frame_table(
     frame: pd.DataFrame,
     percent: Collection[str] = (),
-    digits: int = 3,
     index: bool = True,
     classes: str | None = None,
 ) -> Markup:
-    """Return a frame as an HTML table.
+    """Return a frame as an HTML table; None and NaN become dashes.
 
     Args:
-        frame: the values; None and NaN become dashes.
         percent: columns that are shares.
-        digits: of other numbers that are not whole.
         index: whether the first column is the index.
         classes: `words` where the second column is text.
     """
     frame = frame.reset_index(names=[str(frame.index.name or "")]) if index else frame
-    cells = {
-        name: [_cell(value, str(name) in percent, digits) for value in frame[name]]
-        for name in frame
-    }
+    cells = {name: [_cell(value, str(name) in percent) for value in frame[name]] for name in frame}
     return Markup(pd.DataFrame(cells).to_html(index=False, border=0, classes=classes))
 
 
-def figure(drawing: "Figure", description: str) -> Markup:
+def figure(drawing: Figure, description: str) -> Markup:
     """Return a matplotlib figure as an inline SVG image."""
     buffer = io.BytesIO()
     drawing.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
@@ -96,11 +89,7 @@ def _estimate(found: Mapping[str, Any] | None, digits: int = 2, with_counts: boo
 
 def _within(value: float | None, interval: Sequence[float] | None, digits: int = 3) -> str:
     """Return a value with its interval behind it, where it has one."""
-    return (
-        f"{number(value, digits)} ({_interval(interval, digits)})"
-        if interval
-        else number(value, digits)
-    )
+    return number(value, digits) + (f" ({_interval(interval, digits)})" if interval else "")
 
 
 def _interval(interval: Sequence[float] | None, digits: int = 3, reason: str | None = None) -> str:
@@ -129,14 +118,14 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _cell(value: Any, is_percent: bool, digits: int) -> str:
+def _cell(value: Any, is_percent: bool) -> str:
     if isinstance(value, str):
         return value
     if value is None or pd.isna(value):
         return "–"
     if is_percent:
         return f"{100 * value:.2f} %"
-    return f"{int(value):,}" if float(value).is_integer() else f"{value:.{digits}f}"
+    return f"{int(value):,}" if float(value).is_integer() else f"{value:.3f}"
 
 
 def _data_uri(data: bytes, kind: str) -> str:

@@ -19,9 +19,9 @@ from common.files import without_nan
 from common.report.examples import EXAMPLE_WINDOWS, window_strip, windows_text
 from common.report.page import picture_uri, render
 from common.report.plots import COLORS
-from common.scoring.metrics import Floats, majority
-from common.slices.folds import is_pseudo
+from common.scoring.metrics import Floats
 from common.slices.store import UnreadableSlice
+from common.slices.study_labels import known_labels
 from common.slices.table import SliceTable
 from common.windows import AIR_HU
 from common.words import count
@@ -185,7 +185,6 @@ def stored_study_html(
     """Return the page of a study of a prepared dataset; None where none of its slices has pixels.
 
     Args:
-        table: the dataset.
         study: a row of studies.csv: number, top_image_id and the labels.
         predictions: rows of a prediction table by image_id, one for each image.
         slices: `stored_slices` of top_image_id, where they are read already.
@@ -216,13 +215,6 @@ def stored_study_html(
         notes=[*notes, *left_out],
         **options,
     )
-
-
-def known_labels(table: SliceTable, rows: NDArray[np.int64], label_names: Sequence[str]) -> Floats:
-    """Return (n, k) labels of rows by majority; NaN where unknown, or made by a model."""
-    labels = majority(table.labels(rows, label_names))
-    labels[is_pseudo(table.frame.iloc[rows])] = np.nan
-    return labels
 
 
 def key_slices(probabilities: Floats, labels: Floats | None) -> dict[int, str]:
@@ -287,7 +279,6 @@ def _shrunk(
 
 
 def _scaled(places: Floats, low: float, span: float) -> Floats:
-    """Return the x of places in the plot."""
     width = _PLOT["width"] - _PLOT["left"] - _PLOT["right"]
     return _PLOT["left"] + (places - low) / span * width
 

@@ -1,16 +1,13 @@
 """The section of a page about groups of studies: which are worse, a forest plot, all numbers."""
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
 from common.report.page import figure, render
-from common.report.plots import COLORS, new_figure
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from common.report.plots import COLORS, Figure, new_figure
 
 SHOWN = {"auc": "AUC", "sensitivity": "sensitivity", "specificity": "specificity"}
 SIGNIFICANT = 0.05
@@ -25,7 +22,8 @@ def subgroup_section(subgroups: Mapping[str, Any], words: Callable[[str], str]) 
         words: the name of a grouping as the page shows it.
     """
     groups = {words(title): each for title, each in subgroups["groups"].items()}
-    values = [name for name in SHOWN if any(name in group for _, _, group in _rows(groups))]
+    own = [group for each in groups.values() for group in each.values()]
+    values = [name for name in SHOWN if any(name in group for group in own)]
     with_loss = [title for title, each in groups.items() if "log_loss" in next(iter(each.values()))]
     drawing = forest_figure(groups, values) if values else None
     return render(
@@ -39,21 +37,17 @@ def subgroup_section(subgroups: Mapping[str, Any], words: Callable[[str], str]) 
     )
 
 
-def forest_figure(groups: Mapping[str, Mapping[str, Any]], values: list[str]) -> "Figure":
+def forest_figure(groups: Mapping[str, Mapping[str, Any]], values: list[str]) -> Figure:
     """Draw each value of each group with its interval, filled where it differs beyond chance.
 
     Args:
         groups: by the names of grouping and group, as in metrics.json.
         values: which of SHOWN.
     """
-    rows = list(_rows(groups))
-    titles = [(place, title) for place, title in enumerate(groups)]
     # A line for the name of each grouping, above its groups.
     lines: list[tuple[str, Mapping[str, Any] | None]] = []
-    for _, title in titles:
-        lines += [(title, None)] + [
-            (f"   {name}", group) for own, name, group in rows if own == title
-        ]
+    for title, each in groups.items():
+        lines += [(title, None), *((f"   {name}", group) for name, group in each.items())]
     height = _ROW_INCHES * len(lines) + 0.7
     drawing, all_axes = new_figure(1, len(values), (11, height))
     for number, (axes, value) in enumerate(zip(np.ravel(all_axes), values)):
@@ -80,10 +74,6 @@ def _mark(axes: Any, place: int, group: Mapping[str, Any], value: str) -> None:
         axes.plot(group[value]["interval"], [place, place], color=color, linewidth=1.5)
     fill = color if is_beyond else "white"
     axes.plot(group[value]["value"], place, "o", color=color, markerfacecolor=fill, markersize=4.5)
-
-
-def _rows(groups: Mapping[str, Mapping[str, Any]]) -> Any:
-    return ((title, name, group) for title, each in groups.items() for name, group in each.items())
 
 
 def _plain(name: str) -> str:

@@ -126,13 +126,14 @@ def fit_calibration(
     assert y.shape == z.shape and kind in CALIBRATORS, (y.shape, z.shape, kind)
     patients = number_patients(patient_ids, len(y))
     first = fit_shared_line(y, z, patients) if shared else _UNCHANGED
-    z = apply_line(first, z)
+    kept = "left as it is" if first == _UNCHANGED else "left at the line of all labels"
+    z = first[0] * z + first[1]
     lines: list[Line] = []
     points: list[Steps] = []
     for column in range(y.shape[1]):
         known = ~np.isnan(y[:, column])
         rows = LabelRows(y[known, column], z[known, column], patients[known])
-        line, steps, note = _fit_label(kind, rows, _kept(first))
+        line, steps, note = _fit_label(kind, rows, kept)
         if label_names and note:
             logger.warning("%s calibration of %s: %s", kind, label_names[column], note)
         lines.append(line)
@@ -174,17 +175,8 @@ def fit_shared_line(labels: Floats, logits: Floats, patients: NDArray[np.int64])
     """
     known = ~np.isnan(labels)
     of_cells = np.broadcast_to(patients[:, None], labels.shape)[known]
-    line, _ = fit_if_it_helps(
-        LabelRows(labels[known], logits[known], of_cells),
-        _fit_temperature,
-        _apply_line,
-    )
-    return line or _UNCHANGED
-
-
-def apply_line(line: Line, logits: Floats) -> Floats:
-    """Return logits times a slope plus a bias."""
-    return line[0] * logits + line[1]
+    rows = LabelRows(labels[known], logits[known], of_cells)
+    return fit_if_it_helps(rows, _fit_temperature, _apply_line)[0] or _UNCHANGED
 
 
 def calibrator_to_json(calibrator: Calibrator | None) -> dict[str, Any] | None:
@@ -194,8 +186,8 @@ def calibrator_to_json(calibrator: Calibrator | None) -> dict[str, Any] | None:
     if isinstance(calibrator, ConsistentCalibration):
         inner = calibrator_to_json(calibrator.inner)
         return {"kind": "consistent", "union": calibrator.union, "inner": inner}
-    kind = "isotonic" if isinstance(calibrator, IsotonicCalibration) else "temperature"
     assert isinstance(calibrator, IsotonicCalibration | Calibration)
+    kind = "isotonic" if isinstance(calibrator, IsotonicCalibration) else "temperature"
     return {"kind": kind, **asdict(calibrator)}
 
 
@@ -207,15 +199,9 @@ def calibrator_from_json(content: dict[str, Any] | None) -> Calibrator | None:
     if kind == "consistent":
         return ConsistentCalibration(calibrator_from_json(content["inner"]), content["union"])
     if kind == "isotonic":
-        return IsotonicCalibration(
-            tuple(map(tuple, content["logits"])), tuple(map(tuple, content["calibrated"]))
-        )
+        points = (tuple(map(tuple, content[key])) for key in ("logits", "calibrated"))
+        return IsotonicCalibration(*points)
     return Calibration(tuple(content["temperature"]), tuple(content["bias"]))
-
-
-def _kept(first: Line) -> str:
-    """Return in words what a label keeps whose own fit does not help."""
-    return "left as it is" if first == _UNCHANGED else "left at the line of all labels"
 
 
 def _fit_label(kind: str, rows: LabelRows, instead: str) -> tuple[Line, Steps, str]:
@@ -245,7 +231,7 @@ def _fit_temperature(rows: LabelRows) -> Line:
 
 
 def _apply_line(line: Line, rows: LabelRows) -> Floats:
-    return apply_line(line, rows.logits)
+    return line[0] * rows.logits + line[1]
 
 
 def _fit_isotonic(rows: LabelRows) -> Steps:
@@ -254,8 +240,7 @@ def _fit_isotonic(rows: LabelRows) -> Steps:
     The labels are mixed with the probabilities of a fitted temperature, which count like
     `_PRIOR_PATIENTS` patients of the rarer class, as the prior of a beta-binomial share does.
     """
-    # Imported late: scikit-learn takes a second.
-    from sklearn.isotonic import IsotonicRegression
+    from sklearn.isotonic import IsotonicRegression  # takes a second to import
 
     z, weight = rows.logits, _PRIOR_PATIENTS / (_PRIOR_PATIENTS + rows.num_rarer)
     of_line = expit(_apply_line(_fit_temperature(rows), rows))

@@ -59,11 +59,7 @@ class Reference:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """Return what `to_json` was of.
-
-        Raises:
-            InputError: it is damaged.
-        """
+        """Return what `to_json` was of; InputError where it is damaged."""
         try:
             columns: dict[str, Any] = {
                 name: np.array(text.split(), dtype=np.float64)
@@ -125,14 +121,11 @@ def compare_with(
     first, second = values.iloc[: sizes[0]], values.iloc[sizes[0] :]
     drift = permutation_test(first, second, num_permutations=num_permutations, seed=seed)
     is_share = np.array([": " in str(name) for name in values])
-    means = [part.mean() for part in (first, second)]
-    medians = [part.median() for part in (first, second)]
-    old_side, new_side = (np.where(is_share, a, b) for a, b in zip(means, medians, strict=True))
+    sides = (np.where(is_share, part.mean(), part.median()) for part in (first, second))
     columns = pd.DataFrame(
         {
             "column": list(values),
-            "reference": old_side,
-            "new": new_side,
+            **dict(zip(("reference", "new"), sides, strict=True)),
             "is_share": is_share,
             "p_value": drift.p_values,
             "alarm": drift.p_values <= rate,

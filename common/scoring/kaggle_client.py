@@ -69,19 +69,17 @@ class KaggleClient:
         try:
             from kaggle.api.kaggle_api_extended import KaggleApi
         except ImportError:
-            raise self._error(
-                f"the kaggle client is not installed: {install_command('kaggle')}"
-            ) from None
+            what = f"the kaggle client is not installed: {install_command('kaggle')}"
+            raise self._error(what) from None
         except (OSError, SystemExit):  # versions that ask for credentials when they are imported
             raise self._no_credentials() from None
         api = KaggleApi()
         try:
             api.authenticate()
-        except (OSError, SystemExit) as error:
-            if _status(error) is None and not _is_of_network(error):
+        except (Exception, SystemExit) as error:
+            is_known = _status(error) is not None or _is_of_network(error)
+            if isinstance(error, OSError | SystemExit) and not is_known:
                 raise self._no_credentials() from None
-            raise self._error(_reason(error)) from None
-        except Exception as error:
             raise self._error(_reason(error)) from None
         return api
 
@@ -100,10 +98,8 @@ def _silenced() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with (
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
+        out, errors = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
             yield
     finally:
         logging.disable(before)

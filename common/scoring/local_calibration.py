@@ -18,7 +18,7 @@ from scipy.special import expit
 
 from common.errors import InputError
 from common.scoring.calibration import ConsistentCalibration, composed, fit_calibration
-from common.scoring.metrics import Floats, training_prior, weighted_log_loss
+from common.scoring.metrics import Floats, constant_log_loss, training_prior, weighted_log_loss
 from common.scoring.predictions import Calibration, Calibrator, probabilities_of
 from common.scoring.study_calibration import (
     StudyCalibration,
@@ -60,7 +60,6 @@ class LocalData:
 
     @property
     def labels_slices(self) -> bool:
-        """Whether any slice has a label."""
         return not bool(np.isnan(self.labels).all())
 
     def features(self, slices: Calibrator | None) -> StudyFeatures:
@@ -99,9 +98,10 @@ def fit_local(
         for ids in (data.patients, data.study_patients)
     )
     slices, old = data.calibration, data.study_calibration
-    consistent = isinstance(slices, ConsistentCalibration)
+    consistent, inner = isinstance(slices, ConsistentCalibration), slices
+    if isinstance(slices, ConsistentCalibration):
+        inner = slices.inner
     if data.labels_slices:
-        inner = slices.inner if isinstance(slices, ConsistentCalibration) else slices
         known = rows & ~np.isnan(data.labels).all(axis=1)
         logits = data.logits[known]
         line = fit_calibration(
@@ -170,8 +170,9 @@ def score_local(
     found: dict[str, Any] = {}
     for name, (y, before, calibrated) in parts.items():
         prior = training_prior(y)
-        of_prior = weighted_log_loss(y, np.broadcast_to(prior, y.shape), weights)
-        own: dict[str, Any] = {"scored_prior_weighted_log_loss": of_prior}
+        own: dict[str, Any] = {
+            "scored_prior_weighted_log_loss": constant_log_loss(y, prior, weights)
+        }
         for stage, p in (("before", before), ("calibrated", calibrated)):
             intervals = patient_intervals(
                 y, p, ids[name], label_names=label_names, weights=weights, prior=prior

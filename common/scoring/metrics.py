@@ -91,6 +91,15 @@ def weighted_log_loss(
     return float(np.dot(w, np.array(losses, dtype=np.float64)) / w.sum())
 
 
+def constant_log_loss(
+    labels: ArrayLike, prior: ArrayLike | None, weights: Sequence[float]
+) -> float | None:
+    """Return the weighted log loss of a constant (k,), or one a row (n, k); None without one."""
+    if prior is None:
+        return None
+    return weighted_log_loss(labels, np.broadcast_to(prior, np.shape(labels)), weights)
+
+
 def auc(labels: ArrayLike, probabilities: ArrayLike) -> float | None:
     """Return the area under the ROC curve of one label (Mann-Whitney, ties count half)."""
     y, p = _known(labels, probabilities)
@@ -248,8 +257,7 @@ def evaluate_slices(
     prevalences of these rows, less than which no constant can have.
 
     Args:
-        labels: (n, k) 0, 1 or NaN.
-        probabilities: (n, k).
+        labels, probabilities: (n, k).
         prior: (k,), or (n, k) where rows of several runs are pooled, from `training_prior`.
         selected: true where the checkpoint was chosen on these rows.
 
@@ -260,24 +268,13 @@ def evaluate_slices(
     p = require_probabilities(probabilities, label_names)
     assert y.shape == p.shape == (len(y), len(label_names)), (y.shape, p.shape)
     slice_counts = {
-        name: confusion(y[:, column], p[:, column], threshold)
-        for column, name in enumerate(label_names)
+        name: confusion(y[:, k], p[:, k], threshold) for k, name in enumerate(label_names)
     }
     rates = {name: confusion_rates(counts) for name, counts in slice_counts.items()}
     return {
-        "weighted_log_loss": weighted_log_loss(y, p, weights),
-        "prior_weighted_log_loss": (
-            None
-            if prior is None
-            else weighted_log_loss(y, np.broadcast_to(np.asarray(prior), y.shape), weights)
-        ),
-        "scored_prior_weighted_log_loss": weighted_log_loss(
-            y, np.broadcast_to(training_prior(y), y.shape), weights
-        ),
-        "log_loss": _by_label(log_loss, y, p, label_names),
-        "auc": _by_label(auc, y, p, label_names),
-        "average_precision": _by_label(average_precision, y, p, label_names),
-        "ece": _by_label(expected_calibration_error, y, p, label_names),
+        **label_scores(y, p, label_names, weights),
+        "prior_weighted_log_loss": constant_log_loss(y, prior, weights),
+        "scored_prior_weighted_log_loss": constant_log_loss(y, training_prior(y), weights),
         "num_slices": int(np.sum(~np.isnan(y).all(axis=1))),
         "threshold": threshold,
         "confusion": slice_counts,
@@ -286,6 +283,22 @@ def evaluate_slices(
             for rate in ("accuracy", "precision", "recall", "specificity")
         },
         "selected": selected,
+    }
+
+
+def label_scores(
+    labels: Floats, probabilities: Floats, label_names: Sequence[str], weights: Sequence[float]
+) -> dict[str, Any]:
+    """Return weighted log loss, and log loss, AUC, AP and ECE by label, of (n, k) arrays."""
+    by_label: dict[str, Any] = {
+        "log_loss": log_loss,
+        "auc": auc,
+        "average_precision": average_precision,
+        "ece": expected_calibration_error,
+    }
+    return {"weighted_log_loss": weighted_log_loss(labels, probabilities, weights)} | {
+        key: {name: metric(labels[:, k], probabilities[:, k]) for k, name in enumerate(label_names)}
+        for key, metric in by_label.items()
     }
 
 
@@ -302,10 +315,6 @@ def _counts_by_threshold(y: NDArray[np.bool_], p: Floats) -> tuple[Floats, Float
     true_positives = np.cumsum(y[order], dtype=np.float64)[last_of_ties]
     false_positives = np.cumsum(~y[order], dtype=np.float64)[last_of_ties]
     return true_positives, false_positives
-
-
-def _by_label(metric: Any, y: Floats, p: Floats, names: Sequence[str]) -> dict[str, float | None]:
-    return {name: metric(y[:, column], p[:, column]) for column, name in enumerate(names)}
 
 
 def _max_by_code(values: Floats, codes: NDArray[np.intp], num_codes: int) -> Floats:

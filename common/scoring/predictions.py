@@ -12,7 +12,7 @@ from scipy.special import expit, logit
 
 from common.errors import InputError
 from common.files import write_parquet
-from common.scoring.metrics import Floats
+from common.scoring.metrics import PROBABILITY_FLOOR, Floats
 from common.words import count
 
 ID_COLUMNS = ("image_id", "patient_id", "study_id", "series_id")
@@ -67,7 +67,6 @@ def build_predictions(
     label_names: Sequence[str],
     fold: int | None,
     experiment_id: str,
-    view: str = MEAN_VIEW,
     calibration: Calibrator | None = None,
     series_logits: ArrayLike | None = None,
 ) -> pd.DataFrame:
@@ -85,15 +84,12 @@ def build_predictions(
     columns: dict[str, Any] = {name: frame_rows[name].to_numpy() for name in ID_COLUMNS}
     columns["fold"] = pd.array([fold] * len(frame_rows), dtype="Int64")
     columns["experiment_id"] = experiment_id
-    columns["view"] = view
-    for column, name in enumerate(label_names):
-        columns[name] = probabilities[:, column]
-    for column, name in enumerate(label_names):
-        columns[f"logit_{name}"] = values[:, column]
+    columns["view"] = MEAN_VIEW
+    parts = {"": probabilities, "logit_": values}
     if series_logits is not None:
-        of_series = np.asarray(series_logits, dtype=np.float32)
-        for column, name in enumerate(label_names):
-            columns[f"{SERIES_LOGIT}{name}"] = of_series[:, column]
+        parts[SERIES_LOGIT] = np.asarray(series_logits, dtype=np.float32)
+    for start, part in parts.items():
+        columns |= {f"{start}{name}": part[:, k] for k, name in enumerate(label_names)}
     return pd.DataFrame(columns)
 
 
@@ -112,17 +108,13 @@ def check_predictions(frame: pd.DataFrame, label_names: Sequence[str], where: st
     missing = [name for name in wanted if name not in frame]
     if missing:
         raise InputError(f"{where}: not a prediction table, without column {', '.join(missing)}")
-    num_repeated = int(frame.duplicated(["image_id", "view"]).sum())
-    if num_repeated:
-        raise InputError(
-            f"{where}: {count(num_repeated, 'row')} with a repeated image id in the same view"
-        )
     probabilities = frame[list(label_names)].to_numpy(dtype=np.float64)
-    outside = ~((probabilities >= 0) & (probabilities <= 1)).all(axis=1)
-    if outside.any():
-        raise InputError(
-            f"{where}: {count(int(outside.sum()), 'row')} with a probability outside [0, 1]"
-        )
+    for bad, what in (
+        (frame.duplicated(["image_id", "view"]), "repeated image id in the same view"),
+        (~((probabilities >= 0) & (probabilities <= 1)).all(axis=1), "probability outside [0, 1]"),
+    ):
+        if bad.any():
+            raise InputError(f"{where}: {count(int(bad.sum()), 'row')} with a {what}")
     names = [f"{kind}{name}" for kind in ("logit_", SERIES_LOGIT) for name in label_names]
     logits = frame[[name for name in names if name in frame]].to_numpy(dtype=np.float64)
     if not np.isfinite(logits).all():
@@ -149,9 +141,6 @@ def read_predictions(path: Path, label_names: Sequence[str]) -> pd.DataFrame:
 
 Mean = Literal["logits", "probabilities"]
 
-# Probabilities are clipped as the metric does before their mean becomes a logit.
-_LEAST_PROBABILITY = 1e-15
-
 
 class LogitMean:
     """The mean over several predictions of the same rows, as logits.
@@ -174,9 +163,7 @@ class LogitMean:
     def result(self) -> NDArray[np.float64]:
         assert self._total is not None, "there is nothing to average"
         mean = self._total / self._num
-        if self.mean == "logits":
-            return mean
-        return logit(np.clip(mean, _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY))
+        return mean if self.mean == "logits" else clipped_logit(mean, PROBABILITY_FLOOR)
 
 
 def mean_logits(predictions: Sequence[ArrayLike], mean: Mean = "logits") -> NDArray[np.float64]:
@@ -194,9 +181,10 @@ MEMBER_FLOOR = 1e-7
 
 def member_logits(probabilities: ArrayLike) -> Floats:
     """Return the logits of a member's probabilities, cut to those of `MEMBER_FLOOR`."""
+    return clipped_logit(probabilities, MEMBER_FLOOR)
+
+
+def clipped_logit(probabilities: ArrayLike, floor: float = PROBABILITY_FLOOR) -> Floats:
+    """Return the logits of probabilities, cut to [floor, 1 - floor] first; as the metric cuts."""
     p = np.asarray(probabilities, dtype=np.float64)
-    return np.asarray(logit(np.clip(p, MEMBER_FLOOR, 1 - MEMBER_FLOOR)))
-
-
-def _safe_logit(probabilities: Floats) -> Floats:
-    return np.asarray(logit(np.clip(probabilities, 1e-15, 1 - 1e-15)))
+    return np.asarray(logit(np.clip(p, floor, 1 - floor)))

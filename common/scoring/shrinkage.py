@@ -7,8 +7,8 @@ no change. `fit_if_it_helps` keeps a fit only where it gains on patients that it
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,17 @@ Fitted = TypeVar("Fitted")
 
 
 @dataclass(frozen=True)
-class LabelRows:
+class Rows:
+    """Arrays whose first axis is one of rows, or None."""
+
+    def of(self, chosen: ArrayLike) -> Self:
+        """Return the chosen rows, by a mask or by their numbers."""
+        own = {k: v if v is None else v[np.asarray(chosen)] for k, v in vars(self).items()}
+        return replace(self, **own)
+
+
+@dataclass(frozen=True)
+class LabelRows(Rows):
     """The n rows that know a label.
 
     Attributes:
@@ -41,10 +51,6 @@ class LabelRows:
     logits: Floats
     patients: NDArray[np.int64]
     features: Floats | None = None
-
-    def of(self, chosen: NDArray[np.bool_]) -> "LabelRows":
-        features = None if self.features is None else self.features[chosen]
-        return LabelRows(self.labels[chosen], self.logits[chosen], self.patients[chosen], features)
 
     @property
     def num_rarer(self) -> int:
@@ -137,11 +143,10 @@ def fit_if_it_helps(
         fit: fits rows of either class.
         apply: returns the logits of rows.
     """
+    if not len(rows.labels):
+        return None, "no row knows it"
     if rows.num_rarer < 2:
-        reason = (
-            "no row knows it" if not len(rows.labels) else "one class is of fewer than two patients"
-        )
-        return None, reason
+        return None, "one class is of fewer than two patients"
     gain, error = _gain(rows, fit, apply)
     least = float(stdtrit(rows.num_rarer - 1, CONFIDENCE)) * error
     if gain <= least:

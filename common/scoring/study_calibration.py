@@ -7,7 +7,7 @@ errs upward. A calibrator per label corrects it.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from common.scoring.metrics import Floats, max_by_study, training_prior
 from common.scoring.predictions import member_logits
 from common.scoring.shrinkage import (
     LabelRows,
+    Rows,
     fit_if_it_helps,
     number_patients,
     shrunk_logistic,
@@ -37,7 +38,7 @@ _UNCHANGED: _Fitted = (1.0, 0.0, 0.0), 0.0
 
 
 @dataclass(frozen=True)
-class StudyFeatures:
+class StudyFeatures(Rows):
     """Features of s studies, from the probabilities of their slices.
 
     Attributes:
@@ -52,17 +53,8 @@ class StudyFeatures:
 
     def matrix(self, column: int) -> Floats:
         """Return the (s, 3) features of a label: two logits, and the log of the number."""
-        return np.column_stack(
-            [
-                member_logits(self.largest[:, column]),
-                member_logits(self.mean_top[:, column]),
-                np.log(self.num_slices),
-            ]
-        )
-
-    def of(self, studies: ArrayLike) -> "StudyFeatures":
-        chosen = np.asarray(studies)
-        return StudyFeatures(self.largest[chosen], self.mean_top[chosen], self.num_slices[chosen])
+        logits = (member_logits(p[:, column]) for p in (self.largest, self.mean_top))
+        return np.column_stack([*logits, np.log(self.num_slices)])
 
 
 def study_features(
@@ -130,22 +122,15 @@ class StudyCalibration:
         return p
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "coefficients": [list(w) for w in self.coefficients],
-            "bias": list(self.bias),
-            "consistent": self.consistent,
-        }
+        return asdict(self)
 
     @classmethod
     def from_json(cls, content: dict[str, Any] | None) -> "StudyCalibration | None":
         if content is None:
             return None
         # Blends of before 0.2 lack `consistent`: their studies were never made so.
-        return cls(
-            tuple(map(tuple, content["coefficients"])),
-            tuple(content["bias"]),
-            content.get("consistent", False),
-        )
+        coefficients, bias = map(tuple, content["coefficients"]), content["bias"]
+        return cls(tuple(coefficients), tuple(bias), content.get("consistent", False))
 
 
 LARGEST = "largest slice of the used series"
@@ -164,10 +149,9 @@ def study_probabilities(
     calibration: StudyCalibration | None = None,
     of_series: ArrayLike | None = None,
 ) -> Floats:
-    """Return the probabilities (s, k) of studies from those of the slices of their used volume.
+    """Return the probabilities (s, k) of studies; see `study_features`.
 
     Args:
-        probabilities, codes, num_studies, of_series: as of `study_features`.
         calibration: None for the largest probability.
     """
     features = study_features(probabilities, codes, num_studies, of_series)
@@ -224,7 +208,9 @@ def fit_study_calibration(
         known = ~np.isnan(labels[:, column])
         own = x[column][known]
         rows = LabelRows(labels[known, column], _linear(start, own), patients[known], own)
-        found, reason = fit_if_it_helps(rows, partial(_fit_label, start=start), _apply)
+        found, reason = fit_if_it_helps(
+            rows, partial(_fit_label, start=start), lambda fit, own: _linear(fit, own.features)
+        )
         if label_names and reason:
             name = label_names[column]
             logger.warning("study calibration of %s: %s is kept: %s", name, kept, reason)
@@ -244,10 +230,5 @@ def _fit_label(rows: LabelRows, start: _Fitted) -> _Fitted:
     return tuple((weights + start[0]).tolist()), bias
 
 
-def _apply(fitted: _Fitted, rows: LabelRows) -> Floats:
-    assert rows.features is not None
-    return _linear(fitted, rows.features)
-
-
-def _linear(fitted: _Fitted, features: Floats) -> Floats:
+def _linear(fitted: _Fitted, features: Any) -> Floats:
     return np.asarray(features @ np.array(fitted[0]) + fitted[1])

@@ -53,12 +53,10 @@ def read_sample(path: Path, label_names: Sequence[str]) -> SubmissionSample:
             f"experiment predicts, which are: {', '.join(label_names)}; choose an experiment that "
             f"predicts all the labels asked for, or correct the file"
         )
-    if ids.duplicated().any():
-        first = ids[ids.duplicated()].iloc[0]
-        num_repeated = int(ids.duplicated().sum())
-        raise InputError(
-            f"{path}: {count(num_repeated, 'row')} with a repeated id, the first is {first!r}"
-        )
+    repeated = ids[ids.duplicated()]
+    if len(repeated):
+        rows = count(len(repeated), "row")
+        raise InputError(f"{path}: {rows} with a repeated id, the first is {repeated.iloc[0]!r}")
     images, image_ids = pd.factorize(parts[0])
     incomplete = np.bincount(images, minlength=len(image_ids)) != len(label_names)
     if incomplete.any():

@@ -37,6 +37,13 @@ def read_study_labels(
     return studies.set_index("study_id")[list(label_names)]
 
 
+def known_labels(table: SliceTable, rows: NDArray[np.int64], label_names: Sequence[str]) -> Floats:
+    """Return (n, k) labels of rows by majority; NaN where unknown, or made by a model."""
+    labels = majority(table.labels(rows, label_names))
+    labels[is_pseudo(table.frame.iloc[rows])] = np.nan
+    return labels
+
+
 def labels_of_volumes(table: SliceTable, label_names: Sequence[str]) -> pd.DataFrame:
     """Return the labels of studies by the store file of the volume that stands for each.
 

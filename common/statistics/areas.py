@@ -5,6 +5,7 @@ from scipy.special import ndtri
 
 from common.scoring.metrics import Floats
 from common.statistics.estimates import (
+    LEAST_PATIENTS,
     Codes,
     Influence,
     Interval,
@@ -13,25 +14,18 @@ from common.statistics.estimates import (
     t_quantile,
 )
 
-LEAST_PATIENTS = 2
-
 
 def area_influence(labels: Floats, probabilities: Floats, codes: Codes) -> Influence:
     """Return the AUC (Mann-Whitney, ties count half) and DeLong's deviations, by patient.
 
-    Args:
-        labels: (n,) 0, 1 or NaN.
-        probabilities: (n,).
-        codes: (n,) number of the patient.
+    Labels (n,) are 0, 1 or NaN, probabilities and codes (the number of the patient) are (n,).
 
     Raises:
         NoInterval: there are fewer than two positive or two negative patients.
     """
     num_patients = int(codes.max()) + 1 if len(codes) else 0
-    is_positive, is_negative = labels == 1, labels == 0
-    rows = np.stack(
-        [sum_by_patient(chosen, codes, num_patients) for chosen in (is_positive, is_negative)]
-    )
+    is_positive, is_negative = both = labels == 1, labels == 0
+    rows = np.stack([sum_by_patient(chosen, codes, num_patients) for chosen in both])
     num_positive, num_negative = np.sum(rows > 0, axis=1).tolist()
     empty = Influence(np.nan, np.zeros_like(rows), rows, num_positive, num_negative)
     empty.require_patients(LEAST_PATIENTS)

@@ -5,6 +5,8 @@ long as new patients are like those of the calibration, at most the chosen share
 positive study is ruled out, and at most the chosen share of those with a negative one is ruled in.
 Calibration patients must be others than those that trained, and than those that are scored.
 
+Labels (n,) are 0, 1 or NaN: such studies don't count. Probabilities and patient ids are (n,).
+
 Sources: Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005, 4.5; Vovk, ACML
 2012, 475-490.
 """
@@ -87,9 +89,6 @@ def fit_triage(
     largest of his negative ones: patients are exchangeable, studies of one are not.
 
     Args:
-        labels: (n,) 0, 1 or NaN: such studies don't count.
-        probabilities: (n,).
-        patient_ids: (n,).
         rule_out_error: share of patients with a positive study who may have one ruled out.
         rule_in_error: share of those with a negative one who may have one ruled in.
     """
@@ -122,14 +121,12 @@ def _bound(values: Floats, patient_ids: ArrayLike, error_rate: float, noun: str)
 
 
 def triage_rates(
-    labels: ArrayLike, decisions: ArrayLike, patient_ids: ArrayLike, *, level: float = LEVEL
+    labels: ArrayLike, decisions: ArrayLike, patient_ids: ArrayLike
 ) -> dict[str, Rate]:
     """Return what a triage does to studies that it was not calibrated on.
 
     Args:
-        labels: (n,) 0, 1 or NaN: such studies don't count.
         decisions: (n,) of `Triage.decide`.
-        patient_ids: (n,).
 
     Returns:
         decided: share of studies not left to a person; ruled_out, ruled_in: of all;
@@ -153,6 +150,6 @@ def triage_rates(
         "wrong_among_ruled_in": (into, ~positive, "study that is ruled in"),
     }
     return {
-        name: rate(found[chosen], owners[chosen], noun=noun, level=level)
+        name: rate(found[chosen], owners[chosen], noun=noun)
         for name, (chosen, found, noun) in rows.items()
     }

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from common.scoring.metrics import Floats
-from common.scoring.shrinkage import LabelRows, number_patients
+from common.scoring.shrinkage import LabelRows, Rows, number_patients
 from common.statistics.conformal import READ, Bound, Triage, fit_triage
 from common.statistics.operating_points import (
     NoThreshold,
@@ -32,7 +32,7 @@ WHOLE, PARTIAL = "ok", "partial"
 
 
 @dataclass(frozen=True)
-class Studies:
+class Studies(Rows):
     """One label of s studies.
 
     Attributes:
@@ -50,10 +50,6 @@ class Studies:
     folds: NDArray[Any] | None = None
     statuses: NDArray[Any] | None = None
     calls: Floats | None = None
-
-    def of(self, chosen: NDArray[np.bool_]) -> "Studies":
-        values: Any = {k: v if v is None else v[chosen] for k, v in vars(self).items()}
-        return Studies(**values)
 
     @property
     def is_whole(self) -> NDArray[np.bool_]:
@@ -137,13 +133,10 @@ class ScoredStudies:
     """Studies that are scored: of tables, calls, groups and pages.
 
     Attributes:
-        labels: (s, k) 0, 1 or NaN.
-        probabilities: (s, k).
-        patient_ids: (s,).
-        study_ids: (s,).
+        labels, probabilities: (s, k).
+        patient_ids, study_ids, folds, statuses: (s,), as of `Studies`.
         rule: how the probabilities come from those of slices.
         prior: (k,) share of positive studies in training; None where it is not recorded.
-        folds, statuses: (s,) as of `Studies`.
         rows: of the table, the slices that the probabilities come from.
         called: of each label, by thresholds that were not chosen on the studies; empty without.
     """
@@ -210,13 +203,8 @@ def cross_fit_triage(studies: Studies, error_rate: float) -> Triaged:
 
 def triage_of(studies: Studies, error_rate: float) -> Triage:
     """Return the triage with the same error rate on both sides."""
-    return fit_triage(
-        studies.labels,
-        studies.probabilities,
-        studies.patient_ids,
-        rule_out_error=error_rate,
-        rule_in_error=error_rate,
-    )
+    of = (studies.labels, studies.probabilities, studies.patient_ids)
+    return fit_triage(*of, rule_out_error=error_rate, rule_in_error=error_rate)
 
 
 def triage_from_json(content: Mapping[str, Any]) -> Triage:

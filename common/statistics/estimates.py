@@ -4,7 +4,7 @@ The patients are a sample, and all rows of each come along: a study, or a slice.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,17 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
-from common.scoring.metrics import Floats
+from common.scoring.metrics import Floats, row_log_losses
 from common.words import count
 
 Interval = list[float]
 Codes = NDArray[np.intp]
 
 LEVEL = 0.95
+# An interval needs this many patients: of one, that of a share of 0.9 holds it in 0.9 of cohorts.
+LEAST_PATIENTS = 2
+# Of a certain prediction that is wrong: a 1 is clipped to a little nearer to 1 than a 0 to 0.
+LARGEST_LOSS = float(row_log_losses([1, 0], [0, 1]).max())
 
 
 class NoInterval(Exception):
@@ -48,6 +52,19 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Difference(Estimate):
+    """An estimate minus another.
+
+    Attributes:
+        p_value, adjusted_p_value: of no difference, two-sided; the latter by Holm for all
+            differences that belong together.
+    """
+
+    p_value: float | None = None
+    adjusted_p_value: float | None = None
+
+
+@dataclass(frozen=True)
 class Influence:
     """A value, and what each patient adds to its deviation from the true one.
 
@@ -66,13 +83,7 @@ class Influence:
 
     def __sub__(self, other: "Influence") -> "Influence":
         """Return the difference of two values of the same rows."""
-        return Influence(
-            self.value - other.value,
-            self.parts - other.parts,
-            self.rows,
-            self.num_positive,
-            self.num_negative,
-        )
+        return replace(self, value=self.value - other.value, parts=self.parts - other.parts)
 
     @property
     def variance(self) -> float:
@@ -93,7 +104,6 @@ class Influence:
 
     @property
     def freedom(self) -> float:
-        """Degrees of freedom: see `effective_freedom`."""
         return effective_freedom(self.parts.sum(axis=0), min(self.num_positive, self.num_negative))
 
     def require_patients(self, least: int) -> None:
@@ -148,6 +158,13 @@ def or_reason(make: Callable[..., Interval], *arguments: Any) -> tuple[Interval 
         return make(*arguments), None
     except NoInterval as reason:
         return None, str(reason)
+
+
+def times_exp(value: float, half_width: float, largest: float) -> Interval:
+    """Return value / e^h and value * e^h, at most `largest`."""
+    with np.errstate(over="ignore"):
+        factor = float(np.exp(half_width))
+    return [value / factor, min(value * factor, largest)]
 
 
 def _unbiased(number: int) -> float:

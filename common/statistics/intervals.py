@@ -2,6 +2,9 @@
 
 The patients are a sample, and the slices of each come along. `benchmarks/coverage.py` measures how
 often each interval holds the true value.
+
+Labels (n, k) are 0, 1 or NaN, probabilities (n, k), patient ids (n,) and the weights of the log
+loss (k,). `level` is how often an interval is to hold the true value.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,8 +15,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from common.scoring.metrics import Floats, require_probabilities, row_log_losses
-from common.statistics.areas import LEAST_PATIENTS, area_influence, area_interval
+from common.statistics.areas import area_influence, area_interval
 from common.statistics.estimates import (
+    LARGEST_LOSS,
+    LEAST_PATIENTS,
     LEVEL,
     Codes,
     Interval,
@@ -24,6 +29,7 @@ from common.statistics.estimates import (
     require_patients,
     sum_by_patient,
     t_quantile,
+    times_exp,
 )
 
 # An interval needs this many patients with a positive row; an AUC as many with a negative one too.
@@ -34,8 +40,6 @@ MIN_POSITIVE_PATIENTS = {
     "weighted_log_loss_to_scored_prior": 5,
     "difference": 2,
 }
-# Of a certain prediction that is wrong: a 1 is clipped to a little nearer to 1 than a 0 to 0.
-_LARGEST_LOSS = float(row_log_losses([1, 0], [0, 1]).max())
 
 
 def patient_intervals(
@@ -51,13 +55,7 @@ def patient_intervals(
     """Return the intervals of an evaluation, each [low, high] or None.
 
     Args:
-        labels: (n, k) 0, 1 or NaN.
-        probabilities: (n, k).
-        patient_ids: (n,).
-        label_names: the k columns' names.
-        weights: (k,) of the weighted log loss.
         prior: (k,) or (n, k), the constant to compare with.
-        level: how often an interval is to hold the true value.
 
     Returns:
         weighted_log_loss, its ratio weighted_log_loss_to_prior,
@@ -82,7 +80,9 @@ def patient_intervals(
         ),
     }
     areas = {
-        name: or_reason(_auc_interval, y[:, column], p[:, column], codes, level)
+        name: or_reason(
+            lambda k: area_interval(area_influence(y[:, k], p[:, k], codes), level), column
+        )
         for column, name in enumerate(label_names)
     }
     intervals, reasons = (
@@ -108,13 +108,6 @@ def paired_interval(
     level: float = LEVEL,
 ) -> dict[str, Any]:
     """Return how much more weighted log loss `others` have than `probabilities`, on equal rows.
-
-    Args:
-        labels: (n, k) 0, 1 or NaN.
-        probabilities, others: (n, k).
-        patient_ids: (n,).
-        weights: (k,) of the weighted log loss.
-        level: as of `patient_intervals`.
 
     Returns:
         difference (None where undefined), interval, [low, high] or None, and reason, why there is
@@ -208,14 +201,14 @@ def _leave_out(
 def _loss_interval(losses: _Losses, level: float) -> Interval:
     losses.require("weighted_log_loss")
     half = _half_width(np.log(losses.without_each), losses.num_positive, level)
-    return _times_exp(losses.mean, half, _LARGEST_LOSS)
+    return times_exp(losses.mean, half, LARGEST_LOSS)
 
 
 def _ratio_interval(losses: _Losses, prior: _Losses, level: float) -> Interval:
     losses.require("weighted_log_loss_to_prior")
     logs = np.log(losses.without_each) - np.log(prior.without_each)
     half = _half_width(logs, losses.num_positive, level)
-    return _times_exp(losses.mean / prior.mean, half, _LARGEST_LOSS / prior.mean)
+    return times_exp(losses.mean / prior.mean, half, LARGEST_LOSS / prior.mean)
 
 
 def _difference_interval(losses: _Losses, level: float) -> Interval:
@@ -236,17 +229,6 @@ def _half_width(without_each: Floats, num_positive: int, level: float) -> float:
     squares = np.sum((deviations / scale) ** 2)
     error = scale * np.sqrt((len(deviations) - 1) / len(deviations) * squares)
     return float(t_quantile(effective_freedom(deviations, num_positive), level) * error)
-
-
-def _times_exp(value: float, half_width: float, largest: float) -> Interval:
-    """Return value / e^h and value * e^h, at most `largest`."""
-    with np.errstate(over="ignore"):
-        factor = float(np.exp(half_width))
-    return [value / factor, min(value * factor, largest)]
-
-
-def _auc_interval(labels: Floats, probabilities: Floats, codes: Codes, level: float) -> Interval:
-    return area_interval(area_influence(labels, probabilities, codes), level)
 
 
 def _sums(values: Floats, codes: Codes, num_patients: int) -> Floats:

@@ -82,14 +82,6 @@ class _Shares:
     prevalence: float
 
 
-def _by_sensitivity(shares: _Shares, rule: Rule) -> int:
-    return int(np.argmax(shares.sensitivity >= rule.value - _ROUNDING))
-
-
-def _by_specificity(shares: _Shares, rule: Rule) -> int:
-    return int(np.flatnonzero(shares.specificity >= rule.value - _ROUNDING)[-1])
-
-
 def _by_cost(shares: _Shares, rule: Rule) -> int:
     prevalence = shares.prevalence if rule.prevalence is None else rule.prevalence
     misses = rule.value * prevalence * (1 - shares.sensitivity)
@@ -98,19 +90,15 @@ def _by_cost(shares: _Shares, rule: Rule) -> int:
 
 
 CHOOSERS: dict[str, Callable[[_Shares, Rule], int]] = {
-    "sensitivity": _by_sensitivity,
-    "specificity": _by_specificity,
+    "sensitivity": lambda s, rule: int(np.argmax(s.sensitivity >= rule.value - _ROUNDING)),
+    "specificity": lambda s, rule: int(np.flatnonzero(s.specificity >= rule.value - _ROUNDING)[-1]),
     "cost": _by_cost,
 }
 """A new rule is a function and a row."""
 
 
 def choose_threshold(labels: ArrayLike, probabilities: ArrayLike, rule: Rule) -> float:
-    """Return the threshold of one label.
-
-    Args:
-        labels: (n,) 0, 1 or NaN: such studies don't count.
-        probabilities: (n,).
+    """Return the threshold of labels (n,) of 0, 1 or NaN, which don't count, by probabilities (n,).
 
     Raises:
         NoThreshold: there is no positive or no negative study.
@@ -149,11 +137,8 @@ def cross_fitted_thresholds(
         NoThreshold: there is none for a fold; the message names it.
         ValueError: there is one fold only, or a patient is in two.
     """
-    p, y, fold_of = (
-        np.asarray(probabilities),
-        np.asarray(labels, dtype=np.float64),
-        np.asarray(folds),
-    )
+    p, y = np.asarray(probabilities), np.asarray(labels, dtype=np.float64)
+    fold_of = np.asarray(folds)
     numbers, (codes, num_patients) = np.unique(fold_of), number_patients(patient_ids)
     if len(set(zip(codes.tolist(), fold_of.tolist()))) > num_patients:
         raise ValueError("a patient is in two folds: a threshold must be chosen on others")

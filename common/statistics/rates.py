@@ -3,6 +3,8 @@
 Sensitivity and specificity are shares; predictive values at a prevalence, alarms and net benefit
 are computed from both, and so are their intervals. `benchmarks/study_coverage.py` measures how
 often each interval holds the true value.
+
+Labels (n,) are 0, 1 or NaN: such studies don't count. Probabilities and patient ids are (n,).
 """
 
 import math
@@ -15,6 +17,7 @@ from scipy.special import ndtri
 
 from common.scoring.metrics import Floats
 from common.statistics.estimates import (
+    LEAST_PATIENTS,
     LEVEL,
     Codes,
     Estimate,
@@ -27,9 +30,6 @@ from common.statistics.estimates import (
 from common.words import count
 
 Bools = NDArray[np.bool_]
-
-# An interval needs this many patients: of one, it holds a share of 0.9 in 0.9 of cohorts.
-LEAST_PATIENTS = 2
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,6 @@ class Rate(Estimate):
 
     @property
     def complement(self) -> "Rate":
-        """The share of the other studies."""
         if self.value is None or self.low is None or self.high is None:
             return self
         return replace(
@@ -83,7 +82,6 @@ def rate(
 
     Args:
         is_found: (n,) of the studies that count.
-        patient_ids: (n,).
         noun: of such a study, for the reason.
     """
     found: Bools = np.asarray(is_found, dtype=bool)
@@ -193,15 +191,11 @@ RATES: dict[str, tuple[_Choice, _Choice, str]] = {
 }
 
 
-def operating_point(
-    labels: ArrayLike, calls: ArrayLike, patient_ids: ArrayLike, *, level: float = LEVEL
-) -> dict[str, Rate]:
+def operating_point(labels: ArrayLike, calls: ArrayLike, patient_ids: ArrayLike) -> dict[str, Rate]:
     """Return the rates of RATES by their names; multiply those of alarms by 100 for 100 studies.
 
     Args:
-        labels: (n,) 0, 1 or NaN: such studies don't count.
         calls: (n,) bool, probability >= the threshold of the study.
-        patient_ids: (n,).
     """
     y, patients = np.asarray(labels, dtype=np.float64), np.asarray(patient_ids)
     known = ~np.isnan(y)
@@ -210,7 +204,7 @@ def operating_point(
     for name, (of, is_found, noun) in RATES.items():
         chosen = of(positive, called)
         hits = is_found(positive, called)[chosen]
-        found[name] = rate(hits, owners[chosen], noun=noun, level=level)
+        found[name] = rate(hits, owners[chosen], noun=noun)
     return found
 
 
@@ -249,12 +243,10 @@ def decision_curve(
     thresholds: ArrayLike,
     *,
     prevalence: float | None = None,
-    level: float = LEVEL,
 ) -> list[dict[str, Estimate]]:
     """Return `net_benefit` at each threshold probability in (0, 1).
 
     Args:
-        labels: (n,) 0, 1 or NaN.
         prevalence: that of the known labels by default, taken as given.
     """
     y = np.asarray(labels, dtype=np.float64)
@@ -265,14 +257,14 @@ def decision_curve(
     curve = []
     for threshold in np.asarray(thresholds, dtype=np.float64).tolist():
         called = p >= threshold
-        found = rate(called[y == 1], owners[y == 1], noun="positive study", level=level)
-        passed = rate(~called[y == 0], owners[y == 0], noun="negative study", level=level)
+        found = rate(called[y == 1], owners[y == 1], noun="positive study")
+        passed = rate(~called[y == 0], owners[y == 0], noun="negative study")
         curve.append(net_benefit(found, passed, prevalence, threshold))
     return curve
 
 
 def studies_needed(
-    target: float, expected: float = 1.0, *, design_effect: float = 1.0, level: float = LEVEL
+    target: float, expected: float = 1.0, *, design_effect: float = 1.0
 ) -> int | None:
     """Return of how many studies the Wilson interval begins at `target` or above.
 
@@ -285,19 +277,12 @@ def studies_needed(
     """
     if expected <= target:
         return None
-    z = float(ndtri((1 + level) / 2))
+    z = float(ndtri((1 + LEVEL) / 2))
     needed = z**2 * target * (1 - target) / (expected - target) ** 2
     return math.ceil(needed * design_effect - 1e-9)
 
 
-def statement(
-    found: Rate,
-    noun: str,
-    target: float | None = None,
-    *,
-    verb: str = "found",
-    level: float = LEVEL,
-) -> str:
+def statement(found: Rate, noun: str, target: float | None = None, *, verb: str = "found") -> str:
     """Return in words how sure a rate is, by the interval that is shown, and what a claim takes.
 
     Args:
@@ -307,27 +292,22 @@ def statement(
     """
     if found.value is None or found.low is None:
         return f"{found.reason}: nothing can be claimed"
-    percent = f"{100 * level:g} %"
-    text = (
-        f"{found.num_found} of {found.num_studies} {verb}: at least {found.low:.2f} with {percent}"
-    )
+    counts = f"{found.num_found} of {found.num_studies}"
+    text = f"{counts} {verb}: at least {found.low:.2f} with {100 * LEVEL:g} %"
     if target is None:
         return text
     if found.low >= target:
         return f"{text}, which is enough to claim {target:g}"
     effect = found.num_studies / found.num_effective
-    needed = studies_needed(target, found.value, design_effect=effect, level=level)
+    needed = studies_needed(target, found.value, design_effect=effect)
     if needed is None:
         return f"{text}; {target:g} can't be claimed: only {found.value:.3g} were {verb}"
+    first, _, rest = noun.partition(" ")
+    studies = f"{count(needed, first)} {rest}".strip()
     return (
-        f"{text}; too few to claim {target:g}: it takes about {_studies(needed, noun)} "
+        f"{text}; too few to claim {target:g}: it takes about {studies} "
         f"if {found.value:.2f} of them are {verb}"
     )
-
-
-def _studies(number: int, noun: str) -> str:
-    first, _, rest = noun.partition(" ")
-    return f"{count(number, first)} {rest}".strip()
 
 
 def mean_rate_by_bin(

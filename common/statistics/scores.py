@@ -3,6 +3,9 @@
 A score is a function that returns its value and the influence of each patient on it, and a row of
 SCORES. Intervals and comparisons follow from that: the variance of a value, or of the difference of
 two, is that of the patients' influences (the infinitesimal jackknife; for the AUC DeLong's).
+
+Labels (n,) are 0, 1 or NaN: such studies don't count. Probabilities and patient ids are (n,); for a
+score of all labels, labels and probabilities are (n, k).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,18 +26,19 @@ from common.scoring.metrics import (
 from common.scoring.shrinkage import shrunk_logistic
 from common.statistics.areas import area_influence, area_interval
 from common.statistics.estimates import (
+    LARGEST_LOSS,
     LEVEL,
     Codes,
+    Difference,
     Estimate,
     Influence,
     Interval,
     NoInterval,
     number_patients,
     sum_by_patient,
+    times_exp,
 )
 from common.statistics.permutation import holm
-
-_LARGEST_LOSS = float(row_log_losses([1, 0], [0, 1]).max())
 
 
 def _influence(value: float, by_row: Floats, labels: Floats, codes: Codes) -> Influence:
@@ -62,21 +66,15 @@ def weighted_log_loss_score(weights: Sequence[float]) -> "Score":
     return Score(influence, _loss_scale, "min", 5)
 
 
-def _mean_loss(losses: Floats, labels: Floats, codes: Codes) -> Influence:
-    if not len(losses):
+def _mean_loss(
+    labels: Floats, probabilities: Floats, codes: Codes, *, loss: Callable[[Floats, Floats], Floats]
+) -> Influence:
+    """Return the mean of a loss of labels and probabilities (n,)."""
+    if not len(labels):
         raise NoInterval("no study with a known label")
+    losses = loss(labels, probabilities)
     mean = float(losses.mean())
     return _influence(mean, (losses - mean) / len(losses), labels, codes)
-
-
-def log_loss_influence(labels: Floats, probabilities: Floats, codes: Codes) -> Influence:
-    """Return the log loss in nats."""
-    return _mean_loss(row_log_losses(labels, probabilities), labels, codes)
-
-
-def brier_influence(labels: Floats, probabilities: Floats, codes: Codes) -> Influence:
-    """Return the Brier score, the mean squared distance from label to probability."""
-    return _mean_loss((probabilities - labels) ** 2, labels, codes)
 
 
 def average_precision_influence(labels: Floats, probabilities: Floats, codes: Codes) -> Influence:
@@ -104,28 +102,16 @@ def average_precision_influence(labels: Floats, probabilities: Floats, codes: Co
     return _influence(area, by_value / num_positive, labels, codes)
 
 
-def slope_influence(labels: Floats, probabilities: Floats, codes: Codes) -> Influence:
-    """Return the slope of a logistic regression of the label on the logit; 1 if calibrated.
+def _recalibration(
+    y: Floats, p: Floats, codes: Codes, *, column: int = 0, fixed_slope: bool = False
+) -> Influence:
+    """Return a coefficient of a logistic regression of the label on the logit.
 
     Its variance is the sandwich over patients.
-    """
-    return _recalibration(labels, probabilities, codes, 0)
 
-
-def intercept_influence(labels: Floats, probabilities: Floats, codes: Codes) -> Influence:
-    """Return the intercept of the same regression; 0 if calibrated."""
-    return _recalibration(labels, probabilities, codes, 1)
-
-
-def in_the_large_influence(labels: Floats, probabilities: Floats, codes: Codes) -> Influence:
-    """Return the intercept with a slope of 1: above 0 where probabilities are too low."""
-    return _recalibration(labels, probabilities, codes, 0, fixed_slope=True)
-
-
-def _recalibration(
-    y: Floats, p: Floats, codes: Codes, column: int, *, fixed_slope: bool = False
-) -> Influence:
-    """Return a coefficient of a logistic regression on the logit.
+    Args:
+        column: 0 for the slope, 1 if calibrated; 1 for the intercept, 0 if calibrated.
+        fixed_slope: the intercept with a slope of 1: above 0 where probabilities are too low.
 
     Raises:
         NoInterval: one class only, one logit only, or a logit separates the classes: there the
@@ -179,9 +165,8 @@ def _plain(influence: Influence, level: float) -> Interval:
 def _log_scale(influence: Influence, level: float, largest: float) -> Interval:
     if not influence.value:
         raise NoInterval("a loss of 0")
-    with np.errstate(over="ignore"):
-        factor = float(np.exp(influence.half_width(level) / influence.value))
-    return [influence.value / factor, min(influence.value * factor, largest)]
+    value = influence.value
+    return times_exp(value, influence.half_width(level) / value, largest)
 
 
 def _logit_scale(influence: Influence, level: float) -> Interval:
@@ -213,67 +198,57 @@ class Score:
     span: float = np.inf
 
 
-_loss_scale = partial(_log_scale, largest=_LARGEST_LOSS)
+_loss_scale = partial(_log_scale, largest=LARGEST_LOSS)
 _unit_scale = partial(_log_scale, largest=1.0)
+_log_loss = partial(_mean_loss, loss=row_log_losses)
+_squared_error = partial(_mean_loss, loss=lambda labels, p: (p - labels) ** 2)
+_intercept = partial(_recalibration, column=1)
+_in_the_large = partial(_recalibration, fixed_slope=True)
 SCORES = {
     "auc": Score(area_influence, area_interval, "max", 2, span=1.0),
     "average_precision": Score(average_precision_influence, _logit_scale, "max", 2, 10, 1.0),
-    "log_loss": Score(log_loss_influence, _loss_scale, "min", 5),
-    "brier": Score(brier_influence, _unit_scale, "min", 5, span=1.0),
-    "calibration_slope": Score(slope_influence, _plain, None, 2),
-    "calibration_intercept": Score(intercept_influence, _plain, None, 2),
-    "calibration_in_the_large": Score(in_the_large_influence, _plain, None, 2),
+    "log_loss": Score(_log_loss, _loss_scale, "min", 5),
+    "brier": Score(_squared_error, _unit_scale, "min", 5, span=1.0),
+    "calibration_slope": Score(_recalibration, _plain, None, 2),
+    "calibration_intercept": Score(_intercept, _plain, None, 2),
+    "calibration_in_the_large": Score(_in_the_large, _plain, None, 2),
 }
 
 
 def score(
-    name: str | Score,
-    labels: ArrayLike,
-    probabilities: ArrayLike,
-    patient_ids: ArrayLike,
-    *,
-    level: float = LEVEL,
+    name: str | Score, labels: ArrayLike, probabilities: ArrayLike, patient_ids: ArrayLike
 ) -> Estimate:
     """Return a score of SCORES with its interval.
 
     Args:
         name: of SCORES, or a score of all labels.
-        labels: (n,) 0, 1 or NaN: such studies don't count; (n, k) of all labels.
-        probabilities: (n,), or (n, k).
-        patient_ids: (n,).
 
     Raises:
         ValueError: a probability is NaN or infinite.
     """
     row = SCORES[name] if isinstance(name, str) else name
     y, (p,), codes = _known(labels, [probabilities], patient_ids)
+    value = None
     try:
         influence = row.influence(y, p, codes)
-    except NoInterval as reason:
-        return Estimate(None, reason=str(reason))
-    try:
+        value = influence.value
         influence.require_patients(row.least)
-        low, high = row.interval(influence, level)
+        low, high = row.interval(influence, LEVEL)
+        return Estimate(value, low, high)
     except NoInterval as reason:
-        return Estimate(influence.value, reason=str(reason))
-    return Estimate(influence.value, low, high)
+        return Estimate(value, reason=str(reason))
 
 
 @dataclass(frozen=True)
-class Comparison(Estimate):
+class Comparison(Difference):
     """An experiment's score minus that of the reference, on the same studies.
 
     Attributes:
-        error: standard error.
-        p_value, adjusted_p_value: of no difference, two-sided; the latter by Holm for all
-            experiments that were compared.
         p_value_worse, non_inferior: of being worse by the margin or more, one-sided, by Holm; and
-            whether it is at most (1 - level) / 2. None without a margin.
+            whether it is at most (1 - LEVEL) / 2. None without a margin.
     """
 
     error: float | None = None
-    p_value: float | None = None
-    adjusted_p_value: float | None = None
     p_value_worse: float | None = None
     non_inferior: bool | None = None
 
@@ -285,18 +260,16 @@ def compare(
     patient_ids: ArrayLike,
     *,
     margin: float | None = None,
-    level: float = LEVEL,
 ) -> dict[str, Comparison]:
     """Return for each experiment but the first how its score differs from that of the first.
 
     For the AUC it is DeLong's paired comparison over patients (DeLong, Biometrics 1988, 837-845;
     Obuchowski 1997), with Student's t in place of the normal distribution. Intervals are each at
-    `level`, not corrected for their number; p-values are.
+    LEVEL, not corrected for their number; p-values are.
 
     Args:
         name: of SCORES, of those that have a better side, or a score of all labels.
-        labels: (n,) 0, 1 or NaN; (n, k) of all labels.
-        probabilities: of the same studies, like the labels, by experiment.
+        probabilities: of the same studies, by experiment.
         margin: how much worse is still no loss, in units of the score.
     """
     row = SCORES[name] if isinstance(name, str) else name
@@ -311,13 +284,11 @@ def compare(
         except NoInterval as reason:
             found[experiment] = Comparison(None, reason=str(reason))
             continue
-        found[experiment] = _comparison(row, difference, margin, level)
-    return _corrected(found, (1 - level) / 2)
+        found[experiment] = _comparison(row, difference, margin)
+    return _corrected(found)
 
 
-def _comparison(
-    row: Score, difference: Influence, margin: float | None, level: float
-) -> Comparison:
+def _comparison(row: Score, difference: Influence, margin: float | None) -> Comparison:
     value, error = difference.value, float(np.sqrt(difference.variance))
     try:
         difference.require_patients(row.least_paired)
@@ -325,17 +296,17 @@ def _comparison(
             raise NoInterval("no patient tells the experiments apart")
     except NoInterval as reason:
         return Comparison(value, reason=str(reason))
-    low, high = np.clip(_plain(difference, level), -row.span, row.span).tolist()
+    low, high = np.clip(_plain(difference, LEVEL), -row.span, row.span).tolist()
     freedom = max(difference.freedom, 0.1)
     worse = None
     if margin is not None:
         gain = value if row.better == "max" else -value
         worse = float(stdtr(freedom, -(gain + margin) / error))
     p_value = float(2 * stdtr(freedom, -abs(value) / error))
-    return Comparison(value, low, high, None, error, p_value, None, worse)
+    return Comparison(value, low, high, None, p_value, None, error, worse)
 
 
-def _corrected(found: dict[str, Comparison], most: float) -> dict[str, Comparison]:
+def _corrected(found: dict[str, Comparison]) -> dict[str, Comparison]:
     """Return the comparisons with p-values by Holm, and the verdicts on the margin."""
     names = [name for name, each in found.items() if each.p_value is not None]
     p_values = np.array([found[name].p_value for name in names], dtype=np.float64)
@@ -344,7 +315,7 @@ def _corrected(found: dict[str, Comparison], most: float) -> dict[str, Compariso
     for name, p_value, worse in zip(names, adjusted, adjusted_worse):
         each = replace(found[name], adjusted_p_value=p_value)
         if each.p_value_worse is not None:
-            each = replace(each, p_value_worse=worse, non_inferior=worse <= most)
+            each = replace(each, p_value_worse=worse, non_inferior=worse <= (1 - LEVEL) / 2)
         found[name] = each
     return found
 

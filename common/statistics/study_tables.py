@@ -15,7 +15,6 @@ from common.statistics.decisions import Called, Studies, Triaged
 from common.statistics.estimates import Estimate
 from common.statistics.operating_points import Rule
 from common.statistics.rates import (
-    Rate,
     at_prevalence,
     decision_curve,
     mean_rate_by_bin,
@@ -81,7 +80,6 @@ def point_table(
     Args:
         studies: of known labels, with their calls. Sensitivity, specificity and npv are of those
             seen whole; the others are counted apart, as `partial`.
-        called: how they are called.
         rule: for the claim that the statement is about.
         prevalence: for predictive values and alarms elsewhere; None for those of the studies alone.
     """
@@ -111,19 +109,23 @@ def point_table(
     for name in ("alarms", "false_alarms"):
         found[f"{name}_per_100"] = estimate_table(rates[name], 100)
     both = rates["sensitivity"], rates["specificity"]
-    found["at_prevalence"] = None if prevalence is None else _elsewhere(*both, prevalence)
+    found["at_prevalence"] = None
+    if prevalence is not None:
+        there = at_prevalence(*both, prevalence)
+        found["at_prevalence"] = {name: estimate_table(there[name]) for name in ("ppv", "npv")}
+        found["at_prevalence"]["alarms_per_100"] = estimate_table(there["alarms"], 100)
     over = [at_prevalence(*both, share) for share in PREVALENCES]
     found["over_prevalence"] = {
         "prevalence": list(PREVALENCES),
         **{name: curve_table([point[name] for point in over]) for name in ("ppv", "npv")},
     }
     targets = {rule.kind: rule.value}
-    noun = "study {} the label"
+    nouns = ("study with the label", "study without the label")
     found["statement"] = {
-        "sensitivity": statement(both[0], noun.format("with"), targets.get("sensitivity")),
-        "specificity": statement(
-            both[1], noun.format("without"), targets.get("specificity"), verb="not called"
-        ),
+        name: statement(share, noun, targets.get(name), verb=verb)
+        for name, share, noun, verb in zip(
+            ("sensitivity", "specificity"), both, nouns, ("found", "not called"), strict=True
+        )
     }
     return found
 
@@ -141,12 +143,3 @@ def triage_table(studies: Studies, triaged: Triaged, error_rate: float) -> dict[
         return found
     rates = triage_rates(studies.labels, triaged.decisions, studies.patient_ids)
     return found | {name: estimate_table(each) for name, each in rates.items()}
-
-
-def _elsewhere(sensitivity: Rate, specificity: Rate, prevalence: float) -> dict[str, Any]:
-    found = at_prevalence(sensitivity, specificity, prevalence)
-    return {
-        "ppv": estimate_table(found["ppv"]),
-        "npv": estimate_table(found["npv"]),
-        "alarms_per_100": estimate_table(found["alarms"], 100),
-    }

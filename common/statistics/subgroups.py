@@ -11,9 +11,17 @@ from scipy.optimize import brentq
 from scipy.special import ndtr
 
 from common.scoring.metrics import Floats
-from common.statistics.areas import LEAST_PATIENTS, area_influence, area_interval
+from common.statistics.areas import area_influence, area_interval
 from common.statistics.decisions import Studies
-from common.statistics.estimates import LEVEL, Estimate, Interval, NoInterval, number_patients
+from common.statistics.estimates import (
+    LEAST_PATIENTS,
+    LEVEL,
+    Difference,
+    Estimate,
+    Interval,
+    NoInterval,
+    number_patients,
+)
 from common.statistics.permutation import holm
 from common.statistics.rates import Rate, rate, weighted_sum, wilson_interval
 from common.statistics.scores import score
@@ -43,18 +51,6 @@ class Grouping:
 
 
 @dataclass(frozen=True)
-class Difference(Estimate):
-    """A value of a group minus that of all other studies.
-
-    Attributes:
-        p_value, adjusted_p_value: of no difference, two-sided; the latter by Holm.
-    """
-
-    p_value: float | None = None
-    adjusted_p_value: float | None = None
-
-
-@dataclass(frozen=True)
 class Group:
     """The scores of a group.
 
@@ -62,7 +58,7 @@ class Group:
         num_studies, num_positive, num_patients: of the group, with the negative studies of all
             where only positive ones have a group.
         estimates: by the names of scores and rates.
-        differences: by those of COMPARED.
+        differences: by those of COMPARED, from all other studies.
     """
 
     num_studies: int
@@ -123,25 +119,29 @@ def worst_group(found: Mapping[str, Mapping[str, Group]]) -> tuple[str, str, str
     Merged rests and what is unknown are no group that could be named.
     """
     worse = [
-        (difference.p_value, (title, name, value))
-        for title, groups in found.items()
-        for name, group in groups.items()
-        for value, difference in group.differences.items()
-        if name not in (OTHERS, UNKNOWN)
-        and difference.p_value is not None
-        and (difference.value or 0.0) < 0
+        (difference.p_value, place)
+        for place, difference in _compared(found).items()
+        if place[1] not in (OTHERS, UNKNOWN) and (difference.value or 0.0) < 0
     ]
     return min(worse)[1] if worse else None
 
 
 def num_compared(found: Mapping[str, Mapping[str, Group]]) -> int:
     """Return how many p-values there are."""
-    return sum(
-        difference.p_value is not None
-        for groups in found.values()
-        for group in groups.values()
-        for difference in group.differences.values()
-    )
+    return len(_compared(found))
+
+
+def _compared(
+    found: Mapping[str, Mapping[str, Group]],
+) -> dict[tuple[str, str, str], Difference]:
+    """Return the differences with a p-value by grouping, group and value."""
+    return {
+        (title, name, value): difference
+        for title, groups in found.items()
+        for name, group in groups.items()
+        for value, difference in group.differences.items()
+        if difference.p_value is not None
+    }
 
 
 @dataclass(frozen=True)
@@ -233,14 +233,9 @@ def _p_value(at: Callable[[float], Estimate], value: float) -> float:
 
 
 def _corrected(found: dict[str, dict[str, Group]]) -> dict[str, dict[str, Group]]:
-    places = [
-        (group, name)
-        for groups in found.values()
-        for group in groups.values()
-        for name, difference in group.differences.items()
-        if difference.p_value is not None
-    ]
-    adjusted = holm([group.differences[name].p_value or 0.0 for group, name in places])
-    for (group, name), p_value in zip(places, adjusted.tolist()):
-        group.differences[name] = replace(group.differences[name], adjusted_p_value=p_value)
+    compared = _compared(found)
+    adjusted = holm([difference.p_value or 0.0 for difference in compared.values()])
+    for (title, name, value), p_value in zip(compared, adjusted.tolist()):
+        own = found[title][name].differences
+        own[value] = replace(own[value], adjusted_p_value=p_value)
     return found

@@ -1,6 +1,6 @@
 """Trackers: where a run is shown beside its own metrics.jsonl, which stays the source of truth."""
 
-from common.trackers.backend import Backend, Point, Status
+from common.trackers.backend import Backend, Point, Status, reason_of
 from common.trackers.mlflow import MLflowBackend
 from common.trackers.neptune import NeptuneBackend
 from common.trackers.sender import FolderSender
@@ -16,4 +16,5 @@ __all__ = [
     "Status",
     "TensorBoardBackend",
     "Tracker",
+    "reason_of",
 ]

@@ -8,11 +8,15 @@ from typing import Literal, NamedTuple
 Status = Literal["finished", "failed", "killed"]
 
 
+def reason_of(error: Exception) -> str:
+    """Return kind and first line of an error of a store, at most 200 characters of it."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+
+
 class Point(NamedTuple):
     """One value of a metric.
 
     Attributes:
-        name: of the metric.
         value: a finite number.
         time_ms: milliseconds since 1970.
         iteration: optimizer steps done.

@@ -43,7 +43,6 @@ class MLflowBackend(Backend):
         self._has_history = False
 
     def connect(self) -> None:
-        """Find or make the run."""
         client = _make_client(self.uri)
         run_id = self._known_run(client)
         self._has_history = run_id is not None
@@ -56,7 +55,6 @@ class MLflowBackend(Backend):
         self._client, self._run_id = client, run_id
 
     def known_iterations(self, name: str) -> set[int]:
-        """The iterations at which the run had the metric when it was connected."""
         if not self._has_history:
             return set()
         return {int(point.step) for point in self._client.get_metric_history(self._run_id, name)}
@@ -71,21 +69,17 @@ class MLflowBackend(Backend):
             self._client.log_batch(self._run_id, params=new[start : start + MAX_PARAMS_PER_BATCH])
 
     def send_points(self, points: Sequence[Point]) -> None:
-        """Add up to 1,000 values."""
         from mlflow.entities import Metric
 
         self._client.log_batch(self._run_id, metrics=[Metric(*point) for point in points])
 
     def send_file(self, path: Path) -> None:
-        """Add or replace a file."""
         self._client.log_artifact(self._run_id, str(path))
 
     def end(self, status: Status) -> None:
-        """Mark the run as ended."""
         self._client.set_terminated(self._run_id, status.upper())
 
     def _known_run(self, client: Any) -> str | None:
-        """Return the id of the run this experiment has in the store, if it has one."""
         if not self._run_id_file.exists():
             return None
         run_id = self._run_id_file.read_text(encoding="utf-8").strip()

@@ -100,7 +100,6 @@ class NeptuneBackend(Backend):
             self._run["parameters"] = self._params
 
     def known_iterations(self, name: str) -> set[int]:
-        """The iterations at which the run on the server had the metric."""
         if not self.project:
             return set()
         series = self._run[f"metrics/{name}"]
@@ -110,13 +109,11 @@ class NeptuneBackend(Backend):
         return {int(step) for step in values["step"]}
 
     def send_params(self, params: Mapping[str, str]) -> None:
-        """Add or replace parameters."""
         self._params |= params
         if self._run is not None:
             self._run["parameters"] = self._params
 
     def send_points(self, points: Sequence[Point]) -> None:
-        """Add values."""
         if self._run is None:
             self._begin()
         for point in points:
@@ -127,12 +124,10 @@ class NeptuneBackend(Backend):
             self._run.wait()
 
     def send_file(self, path: Path) -> None:
-        """Add or replace a file; offline, nothing: the file is beside the run's."""
         if self.project:
             self._run[f"files/{path.name.replace('.', '_')}"].upload(str(path), wait=True)
 
     def end(self, status: Status) -> None:
-        """Deliver all that is left and end the run."""
         if self._run is None:
             return
         self._run["status"] = status

@@ -4,9 +4,8 @@ import contextlib
 import fcntl
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -27,10 +26,6 @@ class FolderSender:
 
     Whatever raises is sent by the next call, and only that: values that a call of the store took
     are not sent again.
-
-    Args:
-        backend: the store.
-        folder: the experiment folder.
     """
 
     def __init__(self, backend: Backend, folder: Path) -> None:
@@ -46,8 +41,10 @@ class FolderSender:
     def send(self) -> None:
         """Send the flags and all values that are there now."""
         if not self._is_connected:
+            path = self.experiment.config_file
+            text = path.read_text(encoding="utf-8") if path.is_file() else "{}"
             self.backend.connect()
-            self.backend.send_params(public_params(self._flags()))
+            self.backend.send_params(public_params(yaml.safe_load(text)))
             self._is_connected = True
         self._read()
         while points := self._waiting[:MAX_POINTS]:
@@ -76,10 +73,6 @@ class FolderSender:
                 time.sleep(0.2)
             yield
 
-    def _flags(self) -> Mapping[str, Any]:
-        path = self.experiment.config_file
-        return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
     def _read(self) -> None:
         """Add the values that the store lacks of the whole lines after the last that was read."""
         path = self.experiment.metrics_log
@@ -104,10 +97,7 @@ def _points(line: bytes) -> Iterator[Point]:
         iteration, time_ms = int(record["iteration"]), round(1000 * record["time"])
     except (ValueError, KeyError, TypeError):
         return
-    values = {
-        name: value
-        for name, value in record.items()
-        if name not in PLACE_KEYS and isinstance(value, int | float)
-    }
+    own = {name: value for name, value in record.items() if name not in PLACE_KEYS}
+    values = {name: value for name, value in own.items() if isinstance(value, int | float)}
     for name, value in public_metrics(values).items():
         yield Point(name, value, time_ms, iteration)

@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
-from common.trackers.backend import Backend, Status
+from common.trackers.backend import Backend, Status, reason_of
 from common.trackers.sender import FolderSender
 
 
@@ -26,8 +26,6 @@ class Order(NamedTuple):
     """What a sidecar follows.
 
     Attributes:
-        backend: the store.
-        folder: the experiment folder.
         parent: id of the training's process.
         batch_seconds: how often the folder is looked at.
         retry_seconds: how long a failed store is left alone.
@@ -56,7 +54,7 @@ def follow(order: Order, training: Connection) -> None:
             except Exception as error:
                 # Whatever a store, a network or a disk throws concerns the store alone.
                 if not has_failed:
-                    _report(training, _reason(error))
+                    _report(training, reason_of(error))
                 if status is not None:
                     return
                 has_failed, retry_at = True, time.monotonic() + order.retry_seconds
@@ -72,10 +70,6 @@ def _status(order: Order, training: Connection) -> Status | None:
         status: Status = training.recv()
         return status
     return "killed"
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
 
 
 def _report(training: Connection, message: str | None) -> None:
@@ -95,7 +89,7 @@ def main() -> None:
     try:
         follow(training.recv(), training)
     except Exception as error:
-        _report(training, _reason(error))
+        _report(training, reason_of(error))
     # Clients leave threads behind that would hold up an orderly exit.
     os._exit(0)
 

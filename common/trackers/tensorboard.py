@@ -44,28 +44,21 @@ class TensorBoardBackend(Backend):
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        events = [
-            Event(
-                wall_time=point.time_ms / 1000,
-                step=point.iteration,
-                summary=Summary(
-                    value=[Summary.Value(tag=_tag(point.name), simple_value=point.value)]
-                ),
-            )
-            for point in points
-        ]
+        events = []
+        for point in points:
+            value = Summary.Value(tag=_tag(point.name), simple_value=point.value)
+            place = {"wall_time": point.time_ms / 1000, "step": point.iteration}
+            events.append(Event(**place, summary=Summary(value=[value])))
         if self._file is None:
             self._file = self._begin()
         _append(self._file, events)
 
     def end(self, status: Status) -> None:
-        """Close the file."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
     def ui_command(self) -> str:
-        """Return the command that shows the runs beside each other."""
         tensorboard = shlex.quote(str(Path(sys.executable).with_name("tensorboard")))
         return f"{tensorboard} --logdir {shlex.quote(str(self.folder.parent.parent))}"
 

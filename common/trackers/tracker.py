@@ -30,11 +30,8 @@ class Tracker:
     | close | once, at the end |
 
     Args:
-        folder: the experiment folder.
         backends: the stores; none: nothing is shown anywhere.
         close_seconds: the longest wait for what is left at the end.
-        batch_seconds: how often the folder is looked at.
-        retry_seconds: how long a failed store is left alone.
     """
 
     def __init__(
@@ -60,7 +57,6 @@ class Tracker:
             self.sidecars = [Sidecar(order) for order in self._orders]
 
     def check(self) -> None:
-        """Warn of stores that have failed."""
         for sidecar in self.sidecars:
             sidecar.listen()
 
@@ -93,7 +89,6 @@ class Sidecar:
                 logger.warning("%s: its process does not start: %s", self.title, error)
 
     def listen(self) -> None:
-        """Take in what the process reports."""
         with contextlib.suppress(OSError, EOFError):
             while self._connection.poll():
                 message = self._connection.recv()
@@ -104,7 +99,6 @@ class Sidecar:
                     )
 
     def end(self, status: Status) -> None:
-        """Send the status of the run."""
         with contextlib.suppress(OSError):  # a process that is gone has nothing to report
             self._connection.send(status)
 

@@ -14,13 +14,14 @@ import cv2
 import numpy as np
 from scipy.special import ndtri
 
-from common.albumentations import windowed_channels
+from common.albumentations import Memory, windowed_channels
 from common.transforms import catalog
 from common.transforms.catalog import Node
 from common.transforms.draw import HeaderWindow, Recorder
 
 # As many as there are 16-bit numbers: noise beyond 4.3 standard deviations does not occur.
 NUM_QUANTILES = 2**16
+NOISE_ROWS = 128
 
 
 class ChannelStages:
@@ -39,12 +40,13 @@ class ChannelStages:
         generator: np.random.Generator,
         py: random.Random,
         header_window: HeaderWindow = None,
+        memory: Memory = None,
     ) -> np.ndarray:
         """Return float32 (channels, height, width) in [0, 1]; see `HostStages`."""
         record = self._recorder.draw(image_hu.shape, generator, py, header_window)
         window, *rest = self._recorder.leaves
         widths, centers = record[0]["widths"], record[0]["centers"]
-        channels = windowed_channels(image_hu, widths, centers, window.min_max_normalize)
+        channels = windowed_channels(image_hu, widths, centers, window.min_max_normalize, memory)
         for position, leaf in enumerate(rest, start=1):
             if position in record:
                 _TRANSFORMS[type(leaf).__name__](channels, leaf, record[position])
@@ -61,15 +63,19 @@ def _add_noise(channels: np.ndarray, leaf: Any, drawn: dict[str, Any]) -> None:
     """Add the noise of albumentations' GaussNoise in a third of the time."""
     height, width = channels.shape[1:]
     num_planes = len(channels) if leaf.per_channel else 1
-    # Four numbers at a time; OpenCV looks them up without making wide integers of them.
-    size = height * width * num_planes
-    raw = np.random.SFC64(drawn["seed"]).random_raw(math.ceil(size / 4)).view(np.uint16)
-    index = raw[:size].reshape(height, width, num_planes)
+    generator = np.random.SFC64(drawn["seed"])
     noise_of = _normal_quantiles() * np.float32(drawn["std"]) + np.float32(drawn["mean"])
-    planes = [cv2.LUT(plane, noise_of) for plane in cv2.split(index)]
-    for channel, noise in zip(channels, planes if leaf.per_channel else planes * len(channels)):
-        channel += noise
-        np.clip(channel, 0, 1, out=channel)
+    # Blocks that fit a cache; of a multiple of four numbers, which are drawn at a time.
+    for top in range(0, height, NOISE_ROWS):
+        block = channels[:, top : top + NOISE_ROWS]
+        size = block.shape[1] * width * num_planes
+        # OpenCV looks 16-bit numbers up without making wide integers of them.
+        index = generator.random_raw(math.ceil(size / 4)).view(np.uint16)[:size]
+        planes = cv2.split(index.reshape(-1, width, num_planes))
+        noises = [cv2.LUT(plane, noise_of) for plane in planes]
+        for channel, noise in zip(block, noises if leaf.per_channel else noises * len(block)):
+            channel += noise
+            np.clip(channel, 0, 1, out=channel)
 
 
 @functools.cache

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from common.albumentations import Memory
 from common.errors import InputError
 from common.transforms import catalog, matrices
 from common.transforms.area_resize import BoxStep
@@ -55,6 +56,7 @@ class HostStages:
         py: random.Random,
         header_window: HeaderWindow = None,
         spacing_mm: SpacingMm | None = None,
+        memory: Memory = None,
     ) -> tuple[np.ndarray, SpacingMm | None]:
         """Return float32 (slices or channels, height, width) of float32 HU, and its `spacing_mm`.
 
@@ -62,6 +64,7 @@ class HostStages:
             image: (height, width[, slices]).
             generator, py: the random state, which goes on from here.
             spacing_mm: how far rows, columns and slices lie apart; None where nothing is in mm.
+            memory: gives an array to return the channels in; others are returned at times.
         """
         for transform in self._before:
             before = image.shape
@@ -73,7 +76,7 @@ class HostStages:
         if self._geometry is not None:
             image, spacing_mm = self._geometry(image, generator, py, spacing_mm)
         image = _run(self._scanner, image, generator, py, spacing_mm)
-        return self._on_channels(image, generator, py, header_window), spacing_mm
+        return self._on_channels(image, generator, py, header_window, memory), spacing_mm
 
     def _on_channels(
         self,
@@ -81,10 +84,11 @@ class HostStages:
         generator: np.random.Generator,
         py: random.Random,
         header_window: HeaderWindow,
+        memory: Memory,
     ) -> np.ndarray:
         if self._channels is None:
             return _channels_first(image)
-        channels = self._channels(image, generator, py, header_window)
+        channels = self._channels(image, generator, py, header_window, memory)
         if not self._after:
             return channels
         # albumentations takes the channels of a pixel together.

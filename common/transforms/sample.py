@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from common.albumentations import Memory
 from common.errors import InputError
 from common.transforms import catalog, coordinates, sizes
 from common.transforms.draw import HeaderWindow, random_state
@@ -63,6 +64,7 @@ class SampleTransform:
         seed: int,
         header_window: HeaderWindow = None,
         spacing_mm: Spacing = None,
+        memory: Memory = None,
     ) -> np.ndarray:
         """Return float32 (channels, height, width), channels = slices * windows, slice-major.
 
@@ -73,6 +75,7 @@ class SampleTransform:
                 with `HeaderWindow`.
             spacing_mm: how far rows, columns and slices lie apart, NaN where unknown, for pipelines
                 with transforms in mm.
+            memory: gives an array to make the image in; another may be returned all the same.
 
         Raises:
             ValueError: mean and std are not for this number of channels.
@@ -85,7 +88,7 @@ class SampleTransform:
         generator, py = random_state(seed)
         py.random()  # A.Compose draws whether it runs; DeviceTransform's draws are the same ones.
         known = known_spacing_mm(spacing_mm, image.shape) if self.pipeline.is_in_mm else None
-        channels, _ = self._stages(image, generator, py, header_window, known)
+        channels, _ = self._stages(image, generator, py, header_window, known, memory)
         return self._normalized(channels)
 
     def _normalized(self, channels: np.ndarray) -> np.ndarray:

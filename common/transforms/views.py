@@ -107,11 +107,13 @@ class ViewTransform:
         seed: int,
         header_window: Sequence[float] | NDArray[Any] | None = None,
         spacing_mm: Sequence[float] | NDArray[Any] | None = None,
+        *memory: Any,
     ) -> NDArray[Any]:
         if spacing_mm is not None and self.view in _TURNED:
             row, column, gap = spacing_mm
             spacing_mm = (column, row, gap)
-        return self.transform(apply_view(self.view, image_hu), seed, header_window, spacing_mm)
+        viewed = apply_view(self.view, image_hu)
+        return self.transform(viewed, seed, header_window, spacing_mm, *memory)
 
     @property
     def header_fallback(self) -> tuple[float, float] | None:

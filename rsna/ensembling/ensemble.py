@@ -2,7 +2,7 @@
 
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,11 @@ from common.predictors.blend import BlendPredictor
 from common.predictors.composed import mean_study_prior
 from common.scoring.kaggle_client import KaggleClient
 from common.scoring.metrics import training_prior
-from common.scoring.predictions import (
-    read_predictions,
-    write_predictions,
-)
+from common.scoring.predictions import read_predictions, write_predictions
 from common.scoring.study_calibration import study_prior
 from common.scoring.submission import build_submission, read_sample, write_submission
 from common.slices.leakage import id_digests
+from common.words import shown
 from config import Config
 from rsna.ensembling.members import (
     EnsembleData,
@@ -46,7 +44,7 @@ from rsna.ensembling.nested import nested_members
 from rsna.evaluation.blend import describe_members, write_evaluation
 from rsna.evaluation.model_card import write_card
 from rsna.evaluation.prediction import SUBMISSION_FILE
-from rsna.evaluation.scoring import prior_of, shown
+from rsna.evaluation.scoring import prior_of
 
 logger = logging.getLogger(__name__)
 
@@ -64,17 +62,14 @@ class Ensemble:
     submission: Path | None = None
 
     def lines(self) -> list[str]:
-        found = [f"{'blend':<24} {_shown(self.metrics)}"]
-        for name, values in self.metrics["members"].items():
-            found.append(f"{name:<24} {_shown(values)}")
-        for name, values in self.metrics["leave_one_out"].items():
-            found.append(f"without {name:<16} {_shown(values)}")
+        scores = [("blend", self.metrics), *self.metrics["members"].items()]
+        scores += [(f"without {n:<16}", v) for n, v in self.metrics["leave_one_out"].items()]
+        found = [
+            f"{name:<24} weighted log loss {shown(values['weighted_log_loss'], 4)}"
+            for name, values in scores
+        ]
         found.append(f"report: {self.experiment.report_file}")
         return found + ([f"submission: {self.submission}"] if self.submission else [])
-
-
-def _shown(metrics: Mapping[str, Any]) -> str:
-    return f"weighted log loss {shown(metrics['weighted_log_loss'], 4)}"
 
 
 def make_ensemble(config: Config) -> Ensemble:
@@ -117,10 +112,8 @@ def make_ensemble(config: Config) -> Ensemble:
         submission = None
         if sample is not None:
             place = Path(config.prediction.pr_output or experiment.folder) / SUBMISSION_FILE
-            test = read_predictions(experiment.predictions_file("test"), data.task.label_names)
-            content, missing = build_submission(
-                sample, test, predictor.prior, data.task.label_names
-            )
+            test = read_predictions(experiment.predictions_file("test"), names)
+            content, missing = build_submission(sample, test, predictor.prior, names)
             write_submission(place, content, sample)
             submission = place
             if missing:
@@ -138,10 +131,10 @@ def blend_plan(config: Config) -> BlendPlan:
     flags = config.ensemble
     options = BlendOptions(
         flags.ens_method,
-        power=flags.ens_power,
-        space=flags.ens_space,
-        weight_sum_min=flags.ens_weight_sum_min,
-        stack_c=flags.ens_stack_c,
+        flags.ens_power,
+        flags.ens_space,
+        flags.ens_weight_sum_min,
+        flags.ens_stack_c,
     )
     return BlendPlan(
         options, flags.ens_calibration, bool(flags.ens_consistency), bool(flags.ens_studies)
@@ -190,15 +183,14 @@ def _write_tables(
         calibrated = expit(fitted.calibrated_logits)
         frame = frame.assign(**{f"calibrated_{n}": calibrated[:, k] for k, n in enumerate(names)})
     write_predictions(experiment.predictions_file("oof"), frame, names)
-    studies: dict[str, Any] = {
-        "study_id": fitted.study_ids,
-        "patient_id": fitted.study_patients,
-    }
-    values_of = {"label": fitted.study_labels, "raw": fitted.study_raw}
-    if fitted.study_calibrated is not None:
-        values_of["calibrated"] = fitted.study_calibrated
-    for kind, values in values_of.items():
-        studies |= {f"{kind}_{name}": values[:, k] for k, name in enumerate(names)}
+    studies = {"study_id": fitted.study_ids, "patient_id": fitted.study_patients}
+    for kind, values in (
+        ("label", fitted.study_labels),
+        ("raw", fitted.study_raw),
+        ("calibrated", fitted.study_calibrated),
+    ):
+        if values is not None:
+            studies |= {f"{kind}_{name}": values[:, k] for k, name in enumerate(names)}
     write_parquet(experiment.predictions_file("studies"), pd.DataFrame(studies))
     if data.test is not None:
         raw = kept.blender.apply(data.test.probabilities)

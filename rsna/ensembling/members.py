@@ -84,7 +84,6 @@ class Member:
 
     @property
     def config(self) -> Config | None:
-        """Its flags; None for a table."""
         return None if self.experiment is None else recorded_config(self.experiment.folder)
 
 
@@ -224,10 +223,10 @@ def read_data(
     for info in infos:
         require_same_steps(info["training"], table.folder)
     frame, folds = tables.frame, tables.folds
-    labels = majority(table.labels(table.rows_of(frame["image_id"]), task.label_names))
+    rows_of_table = table.rows_of(frame["image_id"])
+    labels = majority(table.labels(rows_of_table, task.label_names))
     if np.isnan(labels).all():
         raise InputError(f"{table.folder}: none of the members' rows has a label")
-    rows_of_table = table.rows_of(frame["image_id"])
     for member in members:
         if member.is_evaluated and member.home is not None:
             require_unseen_rows(member.home, table, rows_of_table, config.data.data_dataset)
@@ -245,12 +244,12 @@ def read_data(
         groups = patient_groups(patients, NUM_GROUPS, config.general.seed)
         if len(np.unique(groups)) < 2:
             raise InputError(f"{flag}: the rows are of one patient: nothing can be fitted")
-    used = used_of(table, table.rows_of(frame["image_id"]))
-    rows = BlendRows(labels, groups, patients, frame["study_id"].to_numpy(dtype=object), used)
-    test = None
-    if all(member.test.is_file() for member in members):
-        test = read_members([member.test for member in members], task.label_names, all_rows=True)
-    elif any(member.test.is_file() for member in members):
+    used, study_ids = used_of(table, rows_of_table), frame["study_id"].to_numpy(dtype=object)
+    rows = BlendRows(labels, groups, patients, study_ids, used)
+    test, paths = None, [member.test for member in members]
+    if all(path.is_file() for path in paths):
+        test = read_members(paths, task.label_names, all_rows=True)
+    elif any(path.is_file() for path in paths):
         logger.warning("no test.parquet: some members have none")
     return EnsembleData(members, table, task, tables, rows, by_patients, test)
 

@@ -5,7 +5,7 @@ trained without fold i as well: the experiment `<id>-without-<i>`, trained with 
 and `--data_leave_out_fold i`. With k folds these are k (k - 1) trainings a member.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -52,25 +52,25 @@ def nested_members(config: Config, data: EnsembleData) -> Mapping[int, Floats]:
                 f"trained without a fold: blend experiments that see images"
             )
     folds = [int(fold) for fold in np.unique(data.rows.groups)]
-    _require_trained(config, data.members, folds)
-    found = {}
-    for fold in folds:
-        found[fold] = np.stack([_read(config, data, member, fold) for member in data.members])
-    return found
-
-
-def _require_trained(config: Config, members: Sequence[Member], folds: Sequence[int]) -> None:
-    missing = []
-    for member in members:
-        for fold in folds:
-            inner = Experiment(config.experiment_folder(nested_id(member.name, fold)))
-            if not inner.predictions_file("oof").is_file():
-                missing.append(_command(config, member, fold))
+    missing = [
+        _command(config, member, fold)
+        for member in data.members
+        for fold in folds
+        if not _inner(config, member, fold).predictions_file("oof").is_file()
+    ]
     if missing:
         raise InputError(
             f"--stack_nested 1: {len(missing)} trainings are missing, of all folds but one each: "
             + " ; ".join(missing)
         )
+    return {
+        fold: np.stack([_read(config, data, member, fold) for member in data.members])
+        for fold in folds
+    }
+
+
+def _inner(config: Config, member: Member, fold: int) -> Experiment:
+    return Experiment(config.experiment_folder(nested_id(member.name, fold)))
 
 
 def _command(config: Config, member: Member, fold: int) -> str:
@@ -85,8 +85,7 @@ def _command(config: Config, member: Member, fold: int) -> str:
 
 def _read(config: Config, data: EnsembleData, member: Member, fold: int) -> Floats:
     """Return the (n, k) probabilities of a member that was trained without `fold`."""
-    name = nested_id(member.name, fold)
-    experiment = Experiment(config.experiment_folder(name))
+    name, experiment = nested_id(member.name, fold), _inner(config, member, fold)
     inner = Member(name, experiment.predictions_file("oof"), Path(), experiment)
     assert inner.config is not None and member.config is not None
     flags, wanted = inner.config.flags(), member.config.flags()

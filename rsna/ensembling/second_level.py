@@ -22,11 +22,12 @@ from common.report import EvaluationReport
 from common.scoring.metrics import Floats, training_prior
 from common.scoring.predictions import prior_logits, write_predictions
 from common.scoring.study_calibration import study_prior
+from common.words import shown
 from config import Config
 from rsna.ensembling.members import Member, find_member, read_data, recorded_data
 from rsna.evaluation.flow import write_flow
 from rsna.evaluation.model_card import weights_digest, write_card
-from rsna.evaluation.scoring import score_predictions, shown
+from rsna.evaluation.scoring import score_predictions
 from rsna_model import build_model
 
 logger = logging.getLogger(__name__)
@@ -90,13 +91,9 @@ class SecondLevel:
     def _fit(self) -> dict[int, Level]:
         flags = self.config.second_level
         inputs = self._inputs(self.data.tables, self.rows)
-        logger.info(
-            "%s: %d slices of %d series, %d folds",
-            flags.sl_method,
-            len(inputs),
-            int(inputs.sequences.series.max()) + 1,
-            len(self.fold_priors),
-        )
+        num_series, num_folds = int(inputs.sequences.series.max()) + 1, len(self.fold_priors)
+        what = "%s: %d slices of %d series, %d folds"
+        logger.info(what, flags.sl_method, len(inputs), num_series, num_folds)
         levels: dict[int, Level] = {}
         if flags.sl_method == "boosting":
             settings = _boosting_settings(self.config)
@@ -180,22 +177,14 @@ class SecondLevel:
             "prior_of_studies": study_prior(self.labels, self.data.rows.study_ids),
         }
         main = score_predictions("second level", oof, table, prior, **options)
-        others = [
-            score_predictions(
-                f"experiment {member.name}",
-                tables.predictions(logits, task.label_names, member.name, probabilities),
-                table,
-                prior,
-                **options,
-            )
-            for member, logits, probabilities in zip(
-                self.data.members, tables.logits, tables.probabilities, strict=True
-            )
-        ]
-        losses = {
-            member.name: scored.metrics["weighted_log_loss"]
-            for member, scored in zip(self.data.members, others)
-        }
+        others, losses = [], {}
+        for member, logits, probabilities in zip(
+            self.data.members, tables.logits, tables.probabilities, strict=True
+        ):
+            own = tables.predictions(logits, task.label_names, member.name, probabilities)
+            title = f"experiment {member.name}"
+            others.append(score_predictions(title, own, table, prior, **options))
+            losses[member.name] = others[-1].metrics["weighted_log_loss"]
         metrics = {**main.metrics, "members": losses}
         why_not = "not predicted out of fold"
         metrics["flow"], flow = write_flow(experiment, main, table, task, why_not)
@@ -215,11 +204,9 @@ class SecondLevel:
             flow=flow,
         ).write(experiment.report_file)
         write_card(experiment, table, new=True)
-        logger.info(
-            "weighted log loss %s; below: %s",
-            shown(metrics["weighted_log_loss"], 4),
-            ", ".join(f"{name} {shown(loss, 4)}" for name, loss in losses.items()),
-        )
+        below = ", ".join(f"{name} {shown(loss, 4)}" for name, loss in losses.items())
+        loss = shown(metrics["weighted_log_loss"], 4)
+        logger.info("weighted log loss %s; below: %s", loss, below)
 
 
 def _own_config(config: Config, members: Sequence[Member]) -> Config:

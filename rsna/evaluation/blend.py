@@ -2,13 +2,11 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
 from scipy.special import expit
 
 from common.ensembling.blending import Floats, correlations
@@ -24,6 +22,7 @@ from common.files import read_parquet, write_json
 from common.report import EvaluationReport
 from common.report.blend import StageSet, blend_sections
 from common.scoring.calibration import ConsistentCalibration
+from common.scoring.metrics import label_scores
 from common.scoring.metrics import weighted_log_loss as weighted
 from common.scoring.study_calibration import study_rule
 from common.slices.folds import owners
@@ -37,7 +36,6 @@ from rsna.evaluation.flow import write_flow
 from rsna.evaluation.model_card import weights_digest, write_card
 from rsna.evaluation.scoring import (
     folds_of_studies,
-    label_scores,
     predictor_info,
     read_experiment,
     score_predictions,
@@ -73,12 +71,14 @@ def describe_members(
     of_members: dict[str, Any] = {}
     for name, p in zip(names, members, strict=True):
         gain = paired_interval(rows.labels, blended, p, rows.patient_ids, weights)
-        of_members[name] = label_scores(rows.labels, p, task) | {"blend_gains": gain}
+        scores = label_scores(rows.labels, p, task.label_names, weights)
+        of_members[name] = scores | {"blend_gains": gain}
     leave_one_out: dict[str, Any] = {}
     for number, name in enumerate(names if len(names) > 1 else []):
         others = np.delete(members, number, axis=0)
         inner = nested and {fold: np.delete(p, number, axis=0) for fold, p in nested.items()}
-        without = expit(cross_fit(_slices_only(plan), others, rows, inner).logits)
+        of_slices = replace(plan, studies=False)
+        without = expit(cross_fit(of_slices, others, rows, inner).logits)
         adds = paired_interval(rows.labels, blended, without, rows.patient_ids, weights)
         leave_one_out[name] = {
             "weighted_log_loss": weighted(rows.labels, without, weights),
@@ -87,11 +87,7 @@ def describe_members(
     return {
         "member_names": names,
         "plan": {
-            "method": plan.options.method,
-            "power": plan.options.power,
-            "space": plan.options.space,
-            "weight_sum_min": plan.options.weight_sum_min,
-            "stack_c": plan.options.stack_c,
+            **asdict(plan.options),
             "calibration": plan.calibration,
             "consistency": plan.consistent,
             "studies": plan.studies,
@@ -111,11 +107,7 @@ def describe_members(
 def write_evaluation(
     experiment: Experiment, table: SliceTable, how: Deciding = AS_KEPT
 ) -> dict[str, Any]:
-    """Score the tables of a blend, and write metrics.json and report.html.
-
-    Args:
-        how: studies are called and triaged.
-    """
+    """Score the tables of a blend, and write metrics.json and report.html."""
     info = predictor_info(experiment)
     task = task_of(info)
     content = _read_blend(experiment.blend_file)
@@ -124,6 +116,7 @@ def write_evaluation(
     # Blends of earlier versions used the slices of all series of a study.
     rule = content["plan"].get("study_rule", f"{studies[-1].name}, of the slices of all series")
     last, rows = studies[-1], table.rows_of(frame["image_id"])
+    fold_of = frame.drop_duplicates("study_id").set_index("study_id")["fold"]
     of_studies = ScoredStudies(
         last.labels,
         last.probabilities,
@@ -131,7 +124,7 @@ def write_evaluation(
         last.study_ids,
         rule,
         study_prior_of(info),
-        _study_folds(experiment, frame),
+        folds_of_studies(fold_of.reindex(last.study_ids).to_numpy(), last.study_ids),
         rows=rows[used_of(table, rows)],
     )
     main = score_predictions(
@@ -141,34 +134,28 @@ def write_evaluation(
     raw = expit(frame[[f"logit_{name}" for name in task.label_names]].to_numpy(np.float64))
     stages = _stages(content, raw, main.probabilities, experiment, task)
     metrics = dict(main.metrics)
-    metrics["stages"] = {
-        name: with_all_labels(label_scores(labels, p, task), task.label_names)
-        for name, p in stages.items()
-    }
-    metrics["calibration_gains"] = paired_interval(
-        labels, main.probabilities, raw, patients, task.label_weights
-    )
+    weights = task.label_weights
+    metrics["stages"] = {name: _scores(labels, p, task) for name, p in stages.items()}
+    gains = paired_interval(labels, main.probabilities, raw, patients, weights)
+    metrics["calibration_gains"] = gains
     metrics["study"] = metrics["study"] | _study_metrics(studies, task)
-    for key in ("members", "weights", "correlation", "error_correlation", "leave_one_out"):
+    for key in ("members", "weights", "correlation", "error_correlation", "leave_one_out", "plan"):
         metrics[key] = content[key]
-    metrics["plan"] = content["plan"]
-    metrics["flow"], flow = write_flow(
-        experiment, main, table, task, "not predicted out of fold by every member"
-    )
+    why_not = "not predicted out of fold by every member"
+    metrics["flow"], flow = write_flow(experiment, main, table, task, why_not)
     metrics["weights_sha256"] = weights_digest(experiment.predictor)
     of_groups, sections = analyse_studies(main, frame, table, experiment, task.label_names)
     metrics |= of_groups
     write_json(experiment.metrics_file, metrics)
     slice_sets = [StageSet(name, labels, p) for name, p in stages.items()]
+    num = content["num_left_out"]
     EvaluationReport(
         title=f"Blend {experiment.folder.name}",
         subtitle=f"{info['model']['name']}; out-of-fold rows of {info['training'].get('dataset')}",
         label_names=task.label_names,
         main=replace(main, metrics=metrics),
         facts=_facts(info, content["plan"]),
-        num_skipped={"rows that not all members predict": content["num_left_out"]}
-        if content["num_left_out"]
-        else {},
+        num_skipped={"rows that not all members predict": num} if num else {},
         flow=flow,
         study_sections=sections,
         sections=blend_sections(metrics, task.label_names, slice_sets, studies),
@@ -177,8 +164,9 @@ def write_evaluation(
     return metrics
 
 
-def _slices_only(plan: BlendPlan) -> BlendPlan:
-    return replace(plan, studies=False)
+def _scores(labels: Floats, probabilities: Floats, task: Task) -> dict[str, Any]:
+    names = task.label_names
+    return with_all_labels(label_scores(labels, probabilities, names, task.label_weights), names)
 
 
 def _stages(
@@ -191,16 +179,14 @@ def _stages(
         union = ConsistentCalibration(None, task.label_names.index("any"))
         with np.errstate(divide="ignore"):
             stages[f"{RAW}, {CONSISTENT}"] = expit(union.apply(np.log(raw) - np.log1p(-raw)))
-    if plan["calibration"] != "none":
-        if plan["consistency"]:
-            columns = [f"calibrated_{name}" for name in task.label_names]
-            path = experiment.predictions_file("oof")
-            before = read_parquet(path, "blend again", columns=columns)
-            stages[CALIBRATED] = before.to_numpy(np.float64)
-            stages[f"{CALIBRATED}, {CONSISTENT}"] = final
-        else:
-            stages[CALIBRATED] = final
-    return stages
+    if plan["calibration"] == "none":
+        return stages
+    if not plan["consistency"]:
+        return stages | {CALIBRATED: final}
+    columns = [f"calibrated_{name}" for name in task.label_names]
+    path = experiment.predictions_file("oof")
+    before = read_parquet(path, "blend again", columns=columns).to_numpy(np.float64)
+    return stages | {CALIBRATED: before, f"{CALIBRATED}, {CONSISTENT}": final}
 
 
 def study_sets(experiment: Experiment, task: Task) -> list[StageSet]:
@@ -218,29 +204,12 @@ def study_sets(experiment: Experiment, task: Task) -> list[StageSet]:
     return found
 
 
-def _study_folds(experiment: Experiment, slices: pd.DataFrame) -> NDArray[Any] | None:
-    """Return the folds (s,) of the rows of the table of studies; None where one is not known."""
-    path = experiment.predictions_file("studies")
-    ids = read_parquet(path, "blend again", columns=["study_id"])["study_id"]
-    of_study = slices.drop_duplicates("study_id").set_index("study_id")["fold"]
-    return folds_of_studies(of_study.reindex(ids).to_numpy(), ids.to_numpy())
-
-
 def _study_metrics(studies: Sequence[StageSet], task: Task) -> dict[str, Any]:
     """Return the metrics of the final probabilities of studies, the others under their names."""
-    by_kind = {
-        each.name: with_all_labels(
-            label_scores(each.labels, each.probabilities, task), task.label_names
-        )
-        for each in studies
-    }
-    last = studies[-1]
+    by_kind = {each.name: _scores(each.labels, each.probabilities, task) for each in studies}
+    last, raw = studies[-1], studies[0].probabilities
     gains = paired_interval(
-        last.labels,
-        last.probabilities,
-        studies[0].probabilities,
-        last.patient_ids,
-        task.label_weights,
+        last.labels, last.probabilities, raw, last.patient_ids, task.label_weights
     )
     return {**by_kind[last.name], **by_kind, "calibration_gains": gains}
 
@@ -252,13 +221,10 @@ def _weights(
     parts = {f"fold {group}": part for group, part in fitted.parts.items()} | {"all rows": kept}
     return {
         label: {
-            name: {
-                "weights": list(part.blender.weights[column]),
-                "bias": part.blender.bias[column],
-            }
+            name: {"weights": list(part.blender.weights[k]), "bias": part.blender.bias[k]}
             for name, part in parts.items()
         }
-        for column, label in enumerate(label_names)
+        for k, label in enumerate(label_names)
     }
 
 

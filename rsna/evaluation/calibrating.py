@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,12 @@ from common.experiment import JSON_FILE, PredictorHome
 from common.files import make_folder, replacing_folder
 from common.predictors.base import AbstractPredictor
 from common.scoring.local_calibration import LocalData, cross_fit_local, fit_local, score_local
-from common.scoring.metrics import Floats
 from common.slices.folds import owners
 from common.slices.pixel_steps import require_same_steps
 from common.slices.series import used_rows
 from common.slices.table import SliceTable
 from common.statistics.decisions import ScoredStudies
-from common.words import count
+from common.words import count, shown, spread
 from config import Config
 from rsna.evaluation.deciding import (
     NEARLY,
@@ -36,11 +35,10 @@ from rsna.evaluation.folders import calibration_target
 from rsna.evaluation.labelled import Labelled, PredictedRows, find_labelled, predict_labelled
 from rsna.evaluation.model_card import write_card
 from rsna.evaluation.prediction import predict_options
-from rsna.evaluation.scoring import predictor_info, shown, task_of
+from rsna.evaluation.scoring import predictor_info, task_of
 from rsna.evaluation.unseen import require_unseen_rows, require_unseen_source
 from rsna.opening import open_predictor
 from rsna.predictor import predict_with_progress
-from rsna_task import Task
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +74,9 @@ def calibrate(config: Config) -> Iterator[str]:
     fitted = fit_local(data, label_names=task.label_names)
     predictor.calibration, predictor.study_calibration = fitted.slices, fitted.studies
     _drop_decisions(predictor, home)
-    decided, how = _decided(data, cross_fitted[1], task, config)
+    how, names = Deciding.from_flags(config.evaluation), task.label_names
+    studies = ScoredStudies(data.study_labels, cross_fitted[1], data.study_patients)
+    decided = decided_metrics(call_studies(studies, names, how), names, how)
     _record(predictor, table, labelled.rows, name, decided, how)
     patients = np.union1d(data.patients.astype(str), data.study_patients.astype(str))
     predictor.calibrated_on = {
@@ -136,15 +136,6 @@ def _local_data(
     )
 
 
-def _decided(
-    data: LocalData, probabilities: Floats, task: Task, config: Config
-) -> tuple[dict[str, Any], Deciding]:
-    """Return the rates of what the flags ask to decide, on cross-fitted probabilities (s, k)."""
-    how, names = Deciding.from_flags(config.evaluation), task.label_names
-    studies = ScoredStudies(data.study_labels, probabilities, data.study_patients)
-    return decided_metrics(call_studies(studies, names, how), names, how), how
-
-
 def _record(
     predictor: AbstractPredictor,
     table: SliceTable,
@@ -172,7 +163,6 @@ def _digest(folder: Path) -> str:
 
 
 def _lines(record: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the scores, raw and calibrated, as a short table."""
     num = count(record["num_patients"], "patient")
     yield f"{num}, {count(record['num_studies'], 'study')} of {record['dataset']}:"
     for name, part in record["scores"].items():
@@ -180,12 +170,8 @@ def _lines(record: Mapping[str, Any]) -> Iterator[str]:
             own, prior = part[stage], part["scored_prior_weighted_log_loss"]
             loss = own["weighted_log_loss"]
             of_prior = f", {loss / prior:.2f} of the scored prior's" if loss and prior else ""
-            yield f"{name:<8} {stage:<11} log loss {_spread(loss, own['interval'])}{of_prior}"
-        gain = part["gain"]
-        yield f"{name:<8} {'gain':<11} {_spread(gain['difference'], gain['interval'])}"
+            score = shown(loss, 4) + spread(own["interval"], 4)
+            yield f"{name:<8} {stage:<11} log loss {score}{of_prior}"
+        gain = shown(part["gain"]["difference"], 4) + spread(part["gain"]["interval"], 4)
+        yield f"{name:<8} {'gain':<11} {gain}"
     yield "calibrated: each patient by a fit to others; in parentheses 95 % intervals"
-
-
-def _spread(value: float | None, interval: Sequence[float] | None) -> str:
-    inside = f" ({interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
-    return f"{shown(value, 4)}{inside}"

@@ -12,11 +12,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from common.errors import InputError
-from common.files import make_folder, replacing, write_text
+from common.files import make_folder, write_text
 from common.report.comparison import comparison_html
-from common.scoring.metrics import Floats, majority
-from common.slices.folds import is_pseudo, sampled
-from common.slices.study_labels import labels_by_study
+from common.scoring.metrics import Floats
+from common.slices.folds import sampled
+from common.slices.study_labels import known_labels, labels_by_study
 from common.slices.table import SliceTable
 from common.statistics.scores import SCORES, Score, compare, score, weighted_log_loss_score
 from common.words import count
@@ -71,14 +71,14 @@ def compare_experiments(config: Config) -> Iterator[str]:
     )
     claims = list(_claims(found, doubts, flags, task))
     names = list(frames)
-    folder = Path(config.general.output_dir) / FOLDER / _folder_name(names)
+    own_name = re.sub(r"[^A-Za-z0-9_.-]+", "-", "_".join(names))[:120]
+    folder = Path(config.general.output_dir) / FOLDER / own_name
     make_folder(folder)
-    with replacing(folder / TABLE_FILE) as temporary:
-        found.to_csv(temporary, index=False)
-    counts = [_counts(unit, shared) for unit, shared in units.items()]
+    write_text(folder / TABLE_FILE, found.to_csv(index=False))
+    counts = " and ".join(_counts(unit, shared) for unit, shared in units.items())
     html = comparison_html(
         title=f"{count(len(names), 'experiment')} on the same patients",
-        subtitle=f"{dataset}: {' and '.join(counts)} that all have scored",
+        subtitle=f"{dataset}: {counts} that all have scored",
         found=found.assign(score_name=found["score"].map(SHOWN)),
         doubts=doubts,
         left_out={unit: shared.left_out for unit, shared in units.items()},
@@ -86,7 +86,7 @@ def compare_experiments(config: Config) -> Iterator[str]:
         margin=None if flags.ev_margin is None else (flags.ev_margin_score, flags.ev_margin),
     )
     write_text(folder / REPORT_FILE, html)
-    yield f"{dataset}: {' and '.join(counts)} that all have scored"
+    yield f"{dataset}: {counts} that all have scored"
     for unit, shared in units.items():
         lost = [f"{name} {number}" for name, number in shared.left_out.items() if number]
         if lost:
@@ -115,8 +115,10 @@ def read_shared(
             f"--ev_experiments: no slice is scored by all ({sizes}): give experiments of the same "
             f"fold or of all, or evaluate each on one --data_dataset"
         )
-    found = {"slices": _slices(table, frames, image_ids, task)}
-    found["studies"] = _studies(table, stored, frames, task)
+    found = {
+        "slices": _slices(table, frames, image_ids, task),
+        "studies": _studies(table, stored, frames, task),
+    }
     found = {unit: each for unit, each in found.items() if not np.isnan(each.labels).all()}
     if not found:
         raise InputError(f"{table.folder}: nothing that all experiments have scored has a label")
@@ -136,8 +138,7 @@ def _slices(
 ) -> Shared:
     rows = table.rows_of(image_ids.to_numpy())
     of_table = table.frame.iloc[rows]
-    labels = majority(table.labels(rows, task.label_names))
-    labels[is_pseudo(of_table)] = np.nan
+    labels = known_labels(table, rows, task.label_names)
     probabilities = {
         name: columns_of(frame.set_index("image_id").loc[image_ids], task)
         for name, frame in frames.items()
@@ -154,10 +155,8 @@ def _studies(
     ids = _common([each.index for each in tables.values()])
     rows = np.unique(np.concatenate([table.rows_of(f["image_id"]) for f in frames.values()]))
     rows = rows[table.frame["study_id"].iloc[rows].isin(ids).to_numpy(dtype=bool)]
-    of_slices = table.frame.iloc[rows]
-    labels = majority(table.labels(rows, task.label_names))
-    labels[is_pseudo(of_slices)] = np.nan
-    known, values = labels_by_study(table, task.label_names, labels, of_slices["study_id"])
+    labels, study_ids = known_labels(table, rows, task.label_names), table.frame["study_id"]
+    known, values = labels_by_study(table, task.label_names, labels, study_ids.iloc[rows])
     of_studies = pd.DataFrame(values, index=known).reindex(ids).to_numpy(dtype=np.float64)
     probabilities = {name: columns_of(each.loc[ids], task) for name, each in tables.items()}
     left_out = {name: len(each) - len(ids) for name, each in tables.items()}
@@ -181,19 +180,17 @@ def compare_shared(
         known = ~np.isnan(y) if y.ndim == 1 else ~np.isnan(y).all(axis=1)
         for name, values in p.items():
             own, by = score(of, y, values, patients), differences.get(name)
-            record: dict[str, Any] = {
+            yield {
                 "unit": unit,
                 "score": kind,
                 "label": label,
                 "experiment": name,
-            }
-            record |= {"num": int(known.sum()), "num_patients": len(set(patients[known]))}
-            record |= {"value": own.value, "low": own.low, "high": own.high, "reason": own.reason}
-            record |= {
-                f"difference{suffix}": by and getattr(by, attribute)
-                for suffix, attribute in (("", "value"), ("_low", "low"), ("_high", "high"))
-            }
-            record |= {
+                "num": int(known.sum()),
+                "num_patients": len(set(patients[known])),
+                **vars(own),
+                "difference": by and by.value,
+                "difference_low": by and by.low,
+                "difference_high": by and by.high,
                 "p_value": by and by.p_value,
                 "p_value_holm": by and by.adjusted_p_value,
                 "margin": margin,
@@ -201,12 +198,6 @@ def compare_shared(
                 "non_inferior": by and by.non_inferior,
                 "difference_reason": by and by.reason,
             }
-            yield record
-
-
-def is_better_up(kind: str) -> bool:
-    """Return whether more of a score is better."""
-    return kind in SCORES and SCORES[kind].better == "max"
 
 
 def _claims(
@@ -243,15 +234,12 @@ def _lines(found: pd.DataFrame, task: Task) -> Iterator[str]:
     shown = found[found["label"].isna() | found["label"].eq(task.label_names[-1])]
     width = max(map(len, found["experiment"]))
     for (unit, kind), rows in shown.groupby(["unit", "score"], sort=False):
-        better = "more" if is_better_up(str(kind)) else "less"
+        better = "more" if kind in SCORES and SCORES[str(kind)].better == "max" else "less"
         of = "" if kind == WEIGHTED else f" of {task.label_names[-1]}"
         yield f"{unit}: {SHOWN[str(kind)]}{of} ({better} is better)"
         for row in rows.to_dict("records"):
-            yield f"  {row['experiment']:<{width}}  {_own(row)}  {_difference(row)}".rstrip()
-
-
-def _own(row: Mapping[Any, Any]) -> str:
-    return _spread(row["value"], row["low"], row["high"], "0.4f").ljust(26)
+            own = _spread(row["value"], row["low"], row["high"], "0.4f")
+            yield f"  {row['experiment']:<{width}}  {own:<26}  {_difference(row)}".rstrip()
 
 
 def _difference(row: Mapping[Any, Any]) -> str:
@@ -276,7 +264,3 @@ def _spread(value: float, low: float, high: float, form: str) -> str:
 def _counts(unit: str, shared: Shared) -> str:
     num = int((~np.isnan(shared.labels).all(axis=1)).sum())
     return f"{num} {unit} of {count(len(set(shared.patients)), 'patient')}"
-
-
-def _folder_name(names: Sequence[str]) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", "_".join(names))[:120]

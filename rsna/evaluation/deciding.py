@@ -32,7 +32,7 @@ from common.statistics.study_tables import (
     score_table,
     triage_table,
 )
-from common.words import count
+from common.words import count, shown, spread
 from flags.evaluation import EvaluationConfig
 from rsna.evaluation.unseen import fitted_ids
 
@@ -103,13 +103,12 @@ def decided_metrics(
     columns = studies.columns(label_names)
     known = {name: each.of(~np.isnan(each.labels)) for name, each in columns.items()}
     scores = {name: score_table(each) for name, each in known.items()}
+    curves = {name: decision_table(each, how.prevalence) for name, each in known.items()}
     names = next(iter(scores.values()))
     return {
         "scores": {name: {label: scores[label][name] for label in known} for name in names},
         "reliability": {name: reliability_table(each) for name, each in known.items()},
-        "decision_curve": {
-            name: decision_table(each, how.prevalence) for name, each in known.items()
-        },
+        "decision_curve": curves,
         POINTS: _points(known, studies.called, how),
         "triage": _triage(known, how),
     }
@@ -223,16 +222,9 @@ def kept_records(
             found[POINTS] = None
     if how.error_rate:
         triage = study["triage"]
-        names = ("label", "error_rate", "rule_out", "rule_in")
-        found[TRIAGE] = (
-            None
-            if triage["reason"]
-            else {
-                **{name: triage[name] for name in names},
-                "guarantee": guarantee,
-                "fitted_on": fitted,
-            }
-        )
+        kept = {name: triage[name] for name in ("label", "error_rate", "rule_out", "rule_in")}
+        kept |= {"guarantee": guarantee, "fitted_on": fitted}
+        found[TRIAGE] = None if triage["reason"] else kept
     return found
 
 
@@ -275,9 +267,9 @@ def decision_lines(study: Mapping[str, Any], label_names: Sequence[str]) -> Iter
             if point["reason"]:
                 yield f"{name:<18} no threshold: {point['reason']}"
                 continue
-            rates = (f"{rate} {_spread(point[rate])}" for rate in ("sensitivity", "specificity"))
+            both = (f"{rate} {_spread(point[rate])}" for rate in ("sensitivity", "specificity"))
             alarms = _spread(point["alarms_per_100"], 1)
-            yield f"{name:<18} {', '.join(rates)}, {alarms} alarms per 100 studies"
+            yield f"{name:<18} {', '.join(both)}, {alarms} alarms per 100 studies"
         if not known[-1][1]["reason"]:
             for rate, text in known[-1][1]["statement"].items():
                 yield f"{known[-1][0]}, {rate}: {text}"
@@ -287,16 +279,12 @@ def decision_lines(study: Mapping[str, Any], label_names: Sequence[str]) -> Iter
             yield f"no triage: {triage['reason']}"
             return
         names = ("decided", "missed", "false_alarms")
-        shown = ", ".join(f"{name.replace('_', ' ')} {_spread(triage[name])}" for name in names)
-        yield f"triage of {triage['label']} at an error rate of {triage['error_rate']:g}: {shown}"
+        rates = ", ".join(f"{name.replace('_', ' ')} {_spread(triage[name])}" for name in names)
+        yield f"triage of {triage['label']} at an error rate of {triage['error_rate']:g}: {rates}"
         for side in ("rule_out", "rule_in"):
             if triage[side]["reason"]:
                 yield f"no {side}: {triage[side]['reason']}"
 
 
 def _spread(estimate: Mapping[str, Any], digits: int = 2) -> str:
-    value, interval = estimate["value"], estimate["interval"]
-    if value is None:
-        return "-"
-    inside = f" ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})" if interval else ""
-    return f"{value:.{digits}f}{inside}"
+    return shown(estimate["value"], digits) + spread(estimate["interval"], digits)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from common.errors import InputError
 from common.experiment import JSON_FILE, Experiment, PredictorHome
-from common.files import make_folder, read_csv, read_parquet, replacing, write_json, write_text
+from common.files import make_folder, read_csv, read_parquet, write_json, write_text
 from common.report.drift import drift_html
 from common.scoring.drift import MOST_PATIENTS, Found, Reference, compare_with
 from common.slices.folds import owners
@@ -89,8 +89,7 @@ def find_drift(config: Config) -> Iterator[str]:
     name = folder.parent.name if folder.name == "dataset" else folder.name
     place = Path(config.general.output_dir) / FOLDER / f"{home.id.replace('/', '_')}_{name}"
     make_folder(place)
-    with replacing(place / TABLE_FILE) as temporary:
-        found.columns.to_csv(temporary, index=False)
+    write_text(place / TABLE_FILE, found.columns.to_csv(index=False))
     verdict = list(_verdict(found, reference, flags.dr_false_alarms))
     write_text(place / REPORT_FILE, drift_html(f"Drift of {home.title.lower()}", verdict, found))
     yield from verdict

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,6 +64,11 @@ from rsna_model import build_model
 
 logger = logging.getLogger(__name__)
 
+_OF_FOLD = (
+    *("weighted_log_loss", "prior_weighted_log_loss", "num_slices", "num_studies"),
+    *("scored_prior_weighted_log_loss", "auc"),
+)
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -73,7 +78,6 @@ class Evaluation:
     place: ScoredFolder
 
     def summary(self) -> str:
-        """Return a short table of the metrics, and where the page is."""
         return summary(self.metrics, self.place.report_file)
 
 
@@ -113,7 +117,9 @@ def evaluate_experiment(
         metrics["best"] = others[0].metrics
     folds = _fold_metrics(experiment) if is_folded else {}
     if is_folded:
-        metrics["folds"] = {fold: _fold_summary(values) for fold, values in folds.items()}
+        metrics["folds"] = {
+            fold: {name: values.get(name) for name in _OF_FOLD} for fold, values in folds.items()
+        }
     which = "out-of-fold rows" if is_folded else f"validation rows (fold {config.data.data_fold})"
     metrics["flow"], flow = write_flow(experiment, main, table, task, f"not among the {which}")
     metrics["weights_sha256"] = weights_digest(experiment.predictor)
@@ -122,12 +128,13 @@ def evaluate_experiment(
     write_json(experiment.metrics_file, metrics)
     _keep_decisions(experiment, metrics, how, config, table)
     dataset = config.data.data_dataset
-    report = EvaluationReport(
+    what = f"Validation rows of {dataset}, fold {config.data.data_fold}"
+    if is_folded:
+        by = "each predicted by the fold that did not train on its patient"
+        what = f"Out-of-fold rows of {dataset}: {by}"
+    EvaluationReport(
         title=experiment.title,
-        subtitle=f"Out-of-fold rows of {dataset}: each predicted by the fold that did not train on "
-        f"its patient"
-        if is_folded
-        else f"Validation rows of {dataset}, fold {config.data.data_fold}",
+        subtitle=what,
         folds=folds,
         label_names=task.label_names,
         main=main,
@@ -139,9 +146,8 @@ def evaluate_experiment(
         loss_note=_loss_note(config),
         schedule=None if is_folded else _planned_schedule(config, info["model"]),
         study_sections=sections,
-        read_image_hu=_ImageReader(table, last["image_id"]),
-    )
-    report.write(experiment.report_file)
+        read_image_hu=_image_reader(table, last["image_id"]),
+    ).write(experiment.report_file)
     write_card(experiment, table)
     return Evaluation(metrics, experiment)
 
@@ -198,15 +204,9 @@ def evaluate_on_dataset(
     place = home.evaluation(name)
     write_predictions(place.predictions_file, frame, task.label_names)
     studies, of_studies = score_labelled_studies(labelled, found, frame, predictor)
+    scores: dict[str, Any] = {"task": task, "studies": studies, "how": how}
     main = score_predictions(
-        "last weights",
-        frame,
-        table,
-        prior_of(info),
-        info["threshold"],
-        task=task,
-        studies=studies,
-        how=how,
+        "last weights", frame, table, prior_of(info), info["threshold"], **scores
     )
     why_not = "not scored" if held_out is None else "not named by --ev_held_out"
     stages, flow = write_flow(place, main, table, task, why_not)
@@ -220,7 +220,7 @@ def evaluate_on_dataset(
     num_skipped = {**_num_unusable(table), **labelled.num_skipped, **of_studies}
     if found.unreadable.any():
         num_skipped["pixels found damaged, scored with the prior"] = int(found.unreadable.sum())
-    report = EvaluationReport(
+    EvaluationReport(
         title=f"{home.title} on {name}",
         subtitle=f"All labelled {'studies' if labelled.by_study else 'slices'} of {name}",
         label_names=task.label_names,
@@ -229,9 +229,8 @@ def evaluate_on_dataset(
         num_skipped=num_skipped,
         flow=flow,
         study_sections=sections,
-        read_image_hu=_ImageReader(table, frame["image_id"]),
-    )
-    report.write(place.report_file)
+        read_image_hu=_image_reader(table, frame["image_id"]),
+    ).write(place.report_file)
     write_card(home)
     return Evaluation(metrics, place)
 
@@ -280,13 +279,6 @@ def _fold_metrics(experiment: Experiment) -> dict[str, dict[str, Any]]:
         for number, fold in experiment.folds.items()
         if fold.metrics_file.is_file()
     }
-
-
-def _fold_summary(values: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("weighted_log_loss", "prior_weighted_log_loss", "num_slices", "num_studies")
-    scored_prior = values.get("scored_prior_weighted_log_loss")
-    own = {name: values[name] for name in names}
-    return {**own, "scored_prior_weighted_log_loss": scored_prior, "auc": values["auc"]}
 
 
 def _facts(info: Mapping[str, Any]) -> dict[str, Any]:
@@ -363,16 +355,15 @@ def _learning_records(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-class _ImageReader:
-    """Read the pixels of a row of a prediction table; None where they can't be read."""
+def _image_reader(table: SliceTable, image_ids: pd.Series) -> Callable[[int], np.ndarray | None]:
+    """Return what reads the pixels of a row of a prediction table; None where they can't be."""
+    rows = table.rows_of(image_ids)
 
-    def __init__(self, table: SliceTable, image_ids: pd.Series) -> None:
-        self.table = table
-        self.rows = table.rows_of(image_ids)
-
-    def __call__(self, row: int) -> np.ndarray | None:
+    def read(row: int) -> np.ndarray | None:
         try:
-            return self.table.image_hu(int(self.rows[row]))
+            return table.image_hu(int(rows[row]))
         except UnreadableSlice as error:
             logger.warning("an example slice can't be read: %s", error)
             return None
+
+    return read

@@ -34,8 +34,8 @@ def export(config: Config) -> Iterator[str]:
 
 
 def _line(found: Measured) -> str:
-    difference = f"probabilities differ from those of torch by {found.largest_difference:.2g}"
+    text = f"probabilities differ from those of torch by {found.largest_difference:.2g} at most"
     if found.log_loss is None or found.log_loss_in_torch is None:
-        return f"{difference} at most, no log loss as there are no labels of slices"
+        return f"{text}, no log loss as there are no labels of slices"
     change = found.log_loss - found.log_loss_in_torch
-    return f"{difference} at most, log loss {found.log_loss:.5f} ({change:+.1e})"
+    return f"{text}, log loss {found.log_loss:.5f} ({change:+.1e})"

@@ -44,23 +44,20 @@ def analyse_studies(
     """
     described = describe_studies(table, scored.studies, label_names)
     groups = subgroup_metrics(table, scored.studies, label_names, described)
-    threshold, last = (
-        scored.metrics["threshold"],
-        scored.studies.columns(label_names)[label_names[-1]],
-    )
+    threshold, union = scored.metrics["threshold"], label_names[-1]
+    last = scored.studies.columns(label_names)[union]
     p, calls = np.where(last.is_seen, last.probabilities, np.nan), last.calls
     own = safe_calls(p, threshold, last.is_whole) if calls is None else calls
     studies = _list_studies(scored.studies, predictions, table, described, label_names, own)
     write_csv(place.studies_file, studies)
     failed = studies[studies["failure"].notna()]
-    errors = (failed[f"label_{label_names[-1]}"] - failed[label_names[-1]]).abs()
+    errors = (failed[f"label_{union}"] - failed[union]).abs()
     worst = failed.loc[errors.sort_values(ascending=False, kind="stable").index].head(MOST_PAGES)
     pages = _write_pages(place.failures, worst.to_dict("records"), predictions, table, label_names)
     note = ""
     if len(worst) and not pages:
         note = f"No page of them: dataset {table.folder.name} has no pixels of them at hand."
         logger.warning("failures: %s", note)
-    at = "at the operating point" if calls is not None else f"at a probability of {threshold:g}"
     section = render(
         "failures.html",
         failures=worst.astype(object).where(worst.notna(), None).to_dict("records"),
@@ -70,7 +67,7 @@ def analyse_studies(
         studies_file=place.studies_file.relative_to(place.folder).as_posix(),
         num_failures=len(failed),
         num_studies=int((~np.isnan(last.labels)).sum()),
-        at=at,
+        at=f"at a probability of {threshold:g}" if calls is None else "at the operating point",
         note=note,
     )
     return {"subgroups": groups}, subgroup_section(groups, words) + section

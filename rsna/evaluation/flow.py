@@ -11,8 +11,12 @@ from common.report import ScoredSet
 from common.report.flow import ScoredIds, flow_svg, study_flow
 from common.report.page import svg_figure
 from common.scoring.metrics import majority
-from common.slices.folds import is_pseudo
-from common.slices.study_labels import LABELS_OF_SLICES, LABELS_OF_STUDY, read_study_labels
+from common.slices.study_labels import (
+    LABELS_OF_SLICES,
+    LABELS_OF_STUDY,
+    known_labels,
+    read_study_labels,
+)
 from common.slices.table import SliceTable
 from rsna_task import Task
 
@@ -23,12 +27,11 @@ def write_flow(
     """Write the drawing of the flow; return its stages, which metrics.json has, and the figure.
 
     Args:
-        main: what was scored.
         why_not: why labelled studies are not scored.
     """
     names = task.label_names
-    labels = majority(table.labels(np.arange(len(table)), names))
-    is_labelled = ~np.isnan(labels).all(axis=1) & ~is_pseudo(table.frame)
+    labels = known_labels(table, np.arange(len(table)), names)
+    is_labelled = np.asarray(~np.isnan(labels).all(axis=1))
     labelled = set(table.frame["study_id"][is_labelled].dropna())
     of_studies = read_study_labels(table, names, (LABELS_OF_SLICES, LABELS_OF_STUDY))
     if of_studies is not None:

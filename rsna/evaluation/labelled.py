@@ -11,10 +11,15 @@ from numpy.typing import NDArray
 
 from common.errors import InputError
 from common.predictors.base import AbstractPredictor, RowLogits
-from common.scoring.metrics import Floats, majority
-from common.slices.folds import is_pseudo, owners
+from common.scoring.metrics import Floats
+from common.slices.folds import owners
 from common.slices.series import NO_CT, list_series, used_rows
-from common.slices.study_labels import LABELS_OF_STUDY, labels_by_study, read_study_labels
+from common.slices.study_labels import (
+    LABELS_OF_STUDY,
+    known_labels,
+    labels_by_study,
+    read_study_labels,
+)
 from common.slices.table import SliceTable
 from common.statistics.decisions import ScoredStudies
 from rsna.predictor import image_rows, make_studies
@@ -82,8 +87,7 @@ def find_labelled(
     Raises:
         InputError: no slice that can be read has a label, nor has its study.
     """
-    labels = majority(table.labels(np.arange(len(table)), label_names))
-    labels[is_pseudo(table.frame)] = np.nan
+    labels = known_labels(table, np.arange(len(table)), label_names)
     is_asked = np.ones(len(table), dtype=bool)
     if held_out is not None:
         columns = table.frame[["patient_id", "study_id"]]
@@ -124,18 +128,16 @@ def predict_labelled(
         predict: returns the prediction of rows of the table.
     """
     frame = labelled.frame
-    own = labelled.own
     parts: dict[int, tuple[NDArray[np.float32], NDArray[np.float32] | None, bool]] = {}
     while True:
         series = list_series(frame)
-        wanted = np.union1d(own, frame.index.to_numpy()[used_rows(frame, series)])
+        wanted = np.union1d(labelled.own, frame.index.to_numpy()[used_rows(frame, series)])
         missing = np.array([row for row in wanted.tolist() if row not in parts], dtype=np.int64)
         if not len(missing):
             break
         result = predict(missing)
-        of_series = result.series_logits
-        own_logits = [None] * len(missing) if of_series is None else of_series
-        values = zip(result.logits, own_logits, result.unreadable, strict=True)
+        own = [None] * len(missing) if result.series_logits is None else result.series_logits
+        values = zip(result.logits, own, result.unreadable, strict=True)
         parts |= dict(zip(missing.tolist(), values, strict=True))
         damaged = frame.index.isin(missing[result.unreadable])
         frame = frame.assign(readable=frame["readable"] & ~damaged)
@@ -175,21 +177,18 @@ def score_labelled_studies(
     skipped = {note: int(counts[status]) for note, status in notes.items() if status in counts}
     scored = studies[studies["status"] != NO_CT]
     labels = labelled.studies.reindex(scored["study_id"])[names].to_numpy(dtype=np.float64)
-    if labelled.by_study:
-        num_used = int(used_rows(found.frame, found.series).sum())
-        num_others = int(found.frame["readable"].sum()) - num_used
-        if num_others:
-            skipped["slices of series that are not used for their study"] = num_others
-    return (
-        ScoredStudies(
-            labels,
-            scored[names].to_numpy(dtype=np.float64),
-            owners(scored).to_numpy(dtype=object),
-            scored["study_id"].to_numpy(dtype=object),
-            predictor.study_rule,
-            predictor.study_prior,
-            statuses=scored["status"].to_numpy(dtype=object),
-            rows=found.frame.index.to_numpy(dtype=np.int64)[used_rows(found.frame, found.series)],
-        ),
-        skipped,
+    is_used = used_rows(found.frame, found.series)
+    num_others = int(found.frame["readable"].sum()) - int(is_used.sum())
+    if labelled.by_study and num_others:
+        skipped["slices of series that are not used for their study"] = num_others
+    of_studies = ScoredStudies(
+        labels,
+        scored[names].to_numpy(dtype=np.float64),
+        owners(scored).to_numpy(dtype=object),
+        scored["study_id"].to_numpy(dtype=object),
+        predictor.study_rule,
+        predictor.study_prior,
+        statuses=scored["status"].to_numpy(dtype=object),
+        rows=found.frame.index.to_numpy(dtype=np.int64)[is_used],
     )
+    return of_studies, skipped

@@ -5,6 +5,7 @@ person can state is listed as open, item by item of TRIPOD+AI (tripod.yaml).
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import platform
@@ -25,10 +26,14 @@ from common.predictors.engine import RECORD
 from common.preparation.manifest import MANIFEST_FILE
 from common.report.page import render
 from common.requirements import program_version, required_packages
-from common.scoring.metrics import majority
 from common.slices.folds import is_pseudo
 from common.slices.leakage import STARTED_FROM, TRAINED_ON
-from common.slices.study_labels import LABELS_OF_STUDY, labels_by_study, read_study_labels
+from common.slices.study_labels import (
+    LABELS_OF_STUDY,
+    known_labels,
+    labels_by_study,
+    read_study_labels,
+)
 from common.slices.table import SliceTable
 from common.words import count
 from config import recorded_config
@@ -106,7 +111,10 @@ def write_card(home: PredictorHome, table: SliceTable | None = None, new: bool =
         },
         "subgroups": metrics.get("subgroups"),
         "protocols": sorted({of["protocol"] for of in scores.values() if of.get("protocol")}),
-        "hashes": {"predictor": hashes, "config.yaml": _config_sha256(home)},
+        "hashes": {
+            "predictor": hashes,
+            "config.yaml": file_sha256(home.config_file) if home.config_file.is_file() else None,
+        },
         "software": {
             "made": versions() if new else old.get("software", {}).get("made"),
             "renewed": versions(),
@@ -148,6 +156,7 @@ def _digest_of(hashes: Mapping[str, str]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Return the versions of this program, of Python and of the required packages."""
     found = {"head-ct-hemorrhage": program_version(), "python": platform.python_version()}
@@ -214,8 +223,7 @@ def _licence(name: str) -> str | None:
         with contextlib.suppress(PackageNotFoundError):
             licence = metadata(PACKAGED_WEIGHTS[name])["License"]
             return None if licence in (None, "UNKNOWN") else licence
-    # Imported late: takes seconds.
-    import timm
+    import timm  # takes seconds
 
     with contextlib.suppress(RuntimeError):
         return getattr(timm.get_pretrained_cfg(name), "license", None)
@@ -227,9 +235,9 @@ def _training_flags(home: PredictorHome, info: Mapping[str, Any]) -> dict[str, A
     made_of_others = "experiments" in info["training"] or "blend" in info
     if TRAINED_ON in info["training"] or made_of_others or not home.config_file.is_file():
         return None
-    config = recorded_config(home.folder)
-    flags = {**vars(config.data), **vars(config.network), **vars(config.optimizer)}
-    flags |= vars(config.training)
+    config, flags = recorded_config(home.folder), dict[str, Any]()
+    for group in (config.data, config.network, config.optimizer, config.training):
+        flags |= vars(group)
     return {name: value for name, value in flags.items() if name != "data_input_folder"}
 
 
@@ -237,19 +245,14 @@ def _data(table: SliceTable, info: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is counted in the dataset of a training."""
     names, manifest = info["label_names"], _read(table.folder / MANIFEST_FILE)
     parameters, frame = manifest.get("parameters", {}), table.frame
-    labels = majority(table.labels(np.arange(len(table)), names))
-    pseudo = is_pseudo(frame)
-    num_pseudo = int((pseudo & table.readable).sum())
-    labels[pseudo] = np.nan
+    labels, ids = known_labels(table, np.arange(len(table)), names), frame[table.readable]
+    num_pseudo = int((is_pseudo(frame) & table.readable).sum())
     known = table.readable & ~np.isnan(labels).all(axis=1) & frame["study_id"].notna().to_numpy()
-    _, of_studies = labels_by_study(
-        table, names, labels[table.readable], frame["study_id"][table.readable]
-    )
+    _, of_studies = labels_by_study(table, names, labels[table.readable], ids["study_id"])
     given = read_study_labels(table, names, (LABELS_OF_STUDY,))
     sources = set(frame["label_source"][known].dropna().astype(str))
     if given is not None and len(given):
         sources.add(LABELS_OF_STUDY)
-    ids = frame[table.readable]
     return {
         "dataset": info["training"].get("dataset") or table.folder.name,
         "source": manifest.get("source"),
@@ -286,14 +289,9 @@ def _scores(
     scores: Mapping[str, Mapping[str, Any]], info: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """Return the scores on the predictor's own rows, and on each other dataset."""
-    found = []
+    found, fold = [], info["training"].get("fold")
+    own = "out of fold" if fold == "all" else f"validation rows of fold {fold}"
     for dataset, metrics in scores.items():
-        is_folded = info["training"].get("fold") == "all"
-        own = (
-            "out of fold"
-            if is_folded
-            else f"validation rows of fold {info['training'].get('fold')}"
-        )
         for name, of in (("last weights", metrics), ("best checkpoint", metrics.get("best"))):
             if of:
                 where = {"dataset": dataset or info["training"].get("dataset")}
@@ -323,10 +321,8 @@ def _limits(content: Mapping[str, Any]) -> list[str]:
     for score in scores:
         reasons = (score["study"] or {}).get("interval", {}).get("reason", {}).get("auc", {})
         if reasons:
-            labels = ", ".join(reasons)
-            found.append(
-                f"Too few positive studies of {score['dataset']} for an interval: {labels}."
-            )
+            few = f"Too few positive studies of {score['dataset']} for an interval"
+            found.append(f"{few}: {', '.join(reasons)}.")
     if data.get("num_labelled_by_a_model"):
         found.append(f"{count(data['num_labelled_by_a_model'], 'slice')} with labels by a model.")
     return list(dict.fromkeys(found))
@@ -336,14 +332,13 @@ def _tripod(content: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return each item with the keys of the card that tell of it, and what is open."""
     found = []
     for item in yaml.safe_load(TRIPOD_FILE.read_text(encoding="utf-8")):
-        evidence = item.get("evidence", [])
-        lacking = [key for key in evidence if not has_value(content, key)]
-        missing = [f"the card has no {key}" for key in lacking]
+        known = {key: has_value(content, key) for key in item.get("evidence", [])}
+        missing = [f"the card has no {key}" for key, is_there in known.items() if not is_there]
         found.append(
             {
                 "item": item["item"],
                 "topic": item["topic"],
-                "evidence": [key for key in evidence if key not in lacking],
+                "evidence": [key for key, is_there in known.items() if is_there],
                 "open": "; ".join(filter(None, [item.get("person"), *missing])),
             }
         )
@@ -363,11 +358,6 @@ def _kind(calibration: Mapping[str, Any] | None) -> str:
     if calibration.get("kind") == "consistent":
         return f"{_kind(calibration['inner'])}, any at least its subtypes"
     return str(calibration.get("kind", "temperature"))
-
-
-def _config_sha256(home: PredictorHome) -> str | None:
-    path = home.config_file
-    return file_sha256(path) if path.is_file() else None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from common.cli import command_line
 from common.errors import Interrupted
-from common.files import make_folder, replacing
+from common.files import make_folder, write_text
 from common.predictors.base import AbstractPredictor, PredictOptions
 from common.preparation.workers.runner import TaskRunner
 from common.scoring.kaggle_client import KaggleClient
@@ -40,7 +40,6 @@ def predict(config: Config, runner: TaskRunner) -> Iterator[str]:
     """Predict --pr_input, write the tables and the submission, and yield the lines to print.
 
     Args:
-        config: flags.
         runner: the processes that prepare files.
     """
     source, output = prediction_folders(config)
@@ -57,14 +56,8 @@ def predict(config: Config, runner: TaskRunner) -> Iterator[str]:
     except Interrupted as interrupted:
         raise Interrupted(interrupted.signal_number, command_line()) from interrupted
     (output / STUDIES_FILE).unlink(missing_ok=True)  # it comes last, and says that all is there
-    write_study_pages(
-        prediction.table,
-        prediction.predictions,
-        prediction.studies,
-        predictor.label_names,
-        output,
-        config.prediction.pr_pages,
-    )
+    made, names, num_pages = prediction, predictor.label_names, config.prediction.pr_pages
+    write_study_pages(made.table, made.predictions, made.studies, names, output, num_pages)
     write_prediction(prediction, predictor, output, sample)
     num_slices, num_studies = len(prediction.predictions), len(prediction.studies)
     yield f"{count(num_slices, 'slice')} and {count(num_studies, 'study')}: {output}"
@@ -94,10 +87,8 @@ def write_prediction(
     names = predictor.label_names
     filled = prediction.filled
     if sample is not None:
-        submission, missing = build_submission(
-            sample, prediction.predictions, predictor.prior, names
-        )
-        write_submission(folder / SUBMISSION_FILE, submission, sample)
+        made, missing = build_submission(sample, prediction.predictions, predictor.prior, names)
+        write_submission(folder / SUBMISSION_FILE, made, sample)
         if missing:
             logger.warning("%d images asked for are not in the input: prior", len(missing))
         by_choice = prediction.left_out.set_index("image_id")["reason"]
@@ -131,5 +122,4 @@ def predict_options(config: Config) -> PredictOptions:
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
     """Write a table as csv, in one step."""
-    with replacing(path) as temporary:
-        frame.to_csv(temporary, index=False)
+    write_text(path, frame.to_csv(index=False))

@@ -62,9 +62,8 @@ def read_protocol(path: Path) -> dict[str, Any]:
         known = content.pop(_HASH)
         is_whole = isinstance(content["flags"], dict)
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
-        raise InputError(
-            f"--ev_protocol {path} is no protocol: name a new file to write"
-        ) from error
+        what = f"--ev_protocol {path} is no protocol: name a new file to write"
+        raise InputError(what) from error
     if known != hash_of(content) or not is_whole:
         raise InputError(
             f"--ev_protocol {path} was changed after it was written: restore it, or name a new "

@@ -13,10 +13,10 @@ from common.dicom.header import hash_of
 from common.errors import InputError
 from common.files import make_folder, read_csv, write_text
 from common.report.page import render
-from common.report.study_page import Ticks, known_labels, stored_slices, stored_study_html
+from common.report.study_page import Ticks, stored_slices, stored_study_html
 from common.scoring.doubts import label_doubts, neighbour_doubts
 from common.scoring.metrics import Floats, majority, row_log_losses
-from common.slices.study_labels import LABELS_OF_STUDY, read_study_labels
+from common.slices.study_labels import LABELS_OF_STUDY, known_labels, read_study_labels
 from common.slices.table import SLICES_FILE, SliceTable
 from common.words import count
 from config import Config
@@ -200,8 +200,9 @@ def write_pages(reviewed: Reviewed, reasons: pd.DataFrame, folder: Path) -> int:
     some = dict(zip(studies, image_ids))
     cases, pages = list[dict[Any, Any]](), list[pd.DataFrame]()
     by_study = list(reasons.groupby("study_id", sort=False))
-    for study_id, why in tqdm(by_study, unit="study", desc="pages", disable=None):
-        top = next(iter(why["image_id"].dropna()), some[str(study_id)])
+    for name, why in tqdm(by_study, unit="study", desc="pages", disable=None):
+        study_id = str(name)
+        top = next(iter(why["image_id"].dropna()), some[study_id])
         slices = stored_slices(table, top, image_ids)
         if slices is None:
             continue

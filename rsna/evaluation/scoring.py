@@ -23,27 +23,20 @@ from common.report import ScoredSet
 from common.scoring.metrics import (
     DEFAULT_THRESHOLD,
     Floats,
-    auc,
-    average_precision,
+    constant_log_loss,
     evaluate_slices,
-    expected_calibration_error,
-    log_loss,
-    majority,
+    label_scores,
     training_prior,
-    weighted_log_loss,
 )
 from common.scoring.predictions import read_predictions, series_probabilities
-from common.scoring.study_calibration import (
-    OWN_OF_SERIES,
-    study_probabilities,
-    study_rule,
-)
-from common.slices.folds import is_pseudo, owners, sampled
+from common.scoring.study_calibration import OWN_OF_SERIES, study_probabilities, study_rule
+from common.slices.folds import owners, sampled
 from common.slices.series import list_series, used_rows
-from common.slices.study_labels import labels_by_study
+from common.slices.study_labels import known_labels, labels_by_study
 from common.slices.table import SliceTable
 from common.statistics.decisions import ScoredStudies
 from common.statistics.intervals import LEVEL, patient_intervals
+from common.words import shown, spread
 from rsna.evaluation.deciding import (
     AS_KEPT,
     Deciding,
@@ -79,20 +72,14 @@ def score_predictions(
         studies: of the rows; by default those of `studies_of_rows`.
         prior_of_studies, rule_of_studies: where `studies` is not given: (k,), and the words for how
             the network makes the logits of series in the table.
-        how: studies are called and triaged.
     """
     names = task.label_names
     rows = table.rows_of(predictions["image_id"])
-    labels = majority(table.labels(rows, names))
-    labels[is_pseudo(table.frame.iloc[rows])] = np.nan
+    labels = known_labels(table, rows, names)
     probabilities = predictions[list(names)].to_numpy(dtype=np.float64)
     options: dict[str, Any] = {"label_names": names, "weights": task.label_weights, "prior": prior}
     metrics = evaluate_slices(
-        labels,
-        probabilities,
-        selected=selected,
-        threshold=threshold,
-        **options,
+        labels, probabilities, selected=selected, threshold=threshold, **options
     )
     metrics["interval"] = patient_intervals(labels, probabilities, sampled(predictions), **options)
     if studies is None:
@@ -106,15 +93,8 @@ def score_predictions(
     metrics["num_studies"] = int(np.sum(~np.isnan(studies.labels).all(axis=1)))
     studies = call_studies(studies, names, how)
     metrics["study"] = score_studies(studies, task, how)
-    image_ids = predictions["image_id"].astype(str).tolist()
-    return ScoredSet(
-        name,
-        with_all_labels(metrics, names),
-        labels,
-        probabilities,
-        image_ids,
-        studies,
-    )
+    metrics, image_ids = with_all_labels(metrics, names), predictions["image_id"].astype(str)
+    return ScoredSet(name, metrics, labels, probabilities, image_ids.tolist(), studies)
 
 
 def studies_of_rows(
@@ -178,47 +158,27 @@ def folds_of_studies(folds: ArrayLike, study_ids: ArrayLike) -> NDArray[Any] | N
 
 def score_studies(studies: ScoredStudies, task: Task, how: Deciding = AS_KEPT) -> dict[str, Any]:
     """Return `study` of metrics.json, by the labels of the task."""
-    names, y, p = task.label_names, studies.labels, studies.probabilities
-    prior = studies.prior
+    names, weights = task.label_names, task.label_weights
+    y, p, prior = studies.labels, studies.probabilities, studies.prior
     interval = patient_intervals(
         y,
         p,
         studies.patient_ids,
         label_names=names,
-        weights=task.label_weights,
+        weights=weights,
         prior=np.full(len(names), 0.5) if prior is None else prior,
     )
     if prior is None:
         interval["weighted_log_loss_to_prior"] = None
         interval["reason"]["weighted_log_loss_to_prior"] = "no prior of studies is recorded"
-    constant = None if prior is None else np.broadcast_to(prior, y.shape)
     return {
         "rule": studies.rule,
-        **label_scores(y, p, task),
-        "prior_weighted_log_loss": (
-            None if constant is None else weighted_log_loss(y, constant, task.label_weights)
-        ),
-        "scored_prior_weighted_log_loss": weighted_log_loss(
-            y, np.broadcast_to(training_prior(y), y.shape), task.label_weights
-        ),
+        **label_scores(y, p, names, weights),
+        "prior_weighted_log_loss": constant_log_loss(y, prior, weights),
+        "scored_prior_weighted_log_loss": constant_log_loss(y, training_prior(y), weights),
         "num_positive": {name: int(np.nansum(y[:, k])) for k, name in enumerate(names)},
         "interval": interval,
         **decided_metrics(studies, names, how),
-    }
-
-
-def label_scores(labels: Floats, probabilities: Floats, task: Task) -> dict[str, Any]:
-    """Return weighted log loss, and log loss, ECE, AUC and AP by label, of (n, k) arrays."""
-    names = task.label_names
-    by_label: Mapping[str, Any] = {
-        "log_loss": log_loss,
-        "ece": expected_calibration_error,
-        "auc": auc,
-        "average_precision": average_precision,
-    }
-    return {"weighted_log_loss": weighted_log_loss(labels, probabilities, task.label_weights)} | {
-        key: {name: metric(labels[:, k], probabilities[:, k]) for k, name in enumerate(names)}
-        for key, metric in by_label.items()
     }
 
 
@@ -312,10 +272,10 @@ def next_steps(experiment_folder: Path, monitor_command: str | None) -> str:
     which = ("--experiment_id", experiment_id, *place)
     predict, train = script_command(*which, script="predict.py"), script_command(script="train.py")
     lines = [f"to watch the runs:  {monitor_command}"] if monitor_command else []
+    model = "--net_model rsna-seresnext-50.32.4d"
     lines += [
         f"to try next:        {predict} --pr_input <folder of DICOM> --pr_output <folder>",
-        "                    "
-        f"{train} --net_model rsna-seresnext-50.32.4d   ({train} --help: more flags)",
+        f"                    {train} {model}   ({train} --help: more flags)",
     ]
     return "\n".join(lines)
 
@@ -329,28 +289,18 @@ def score_line(name: str, values: Mapping[str, Any]) -> str:
     loss = values["weighted_log_loss"]
     if loss is None and "study" in values:
         return f"{name:<18} weighted log loss -"
-    of, areas = values.get("interval", {}), values.get("auc", {})
-    line = f"{name:<18} weighted log loss {shown(loss, 4)}{_spread(of.get('weighted_log_loss'), 3)}"
+    of, area = values.get("interval", {}), values.get("auc", {}).get(ANY)
+    line = f"{name:<18} weighted log loss {shown(loss, 4)}{spread(of.get('weighted_log_loss'))}"
     for key, what in (("scored_prior", "scored prior's"), ("prior", "training prior's")):
         prior = values.get(f"{key}_weighted_log_loss")
         if prior and loss is not None:
-            spread = _spread(of.get(f"weighted_log_loss_to_{key}"), 2)
-            line += f", {loss / prior:.2f}{spread} of the {what}"
-    area = areas.get(ANY)
+            inside = spread(of.get(f"weighted_log_loss_to_{key}"), 2)
+            line += f", {loss / prior:.2f}{inside} of the {what}"
     if area is None:
         return line
-    return f"{line}, AUC of any {area:.3f}{_spread(of.get('auc', {}).get(ANY), 3)}"
+    return f"{line}, AUC of any {area:.3f}{spread(of.get('auc', {}).get(ANY))}"
 
 
 def score_lines(name: str, values: Mapping[str, Any]) -> list[str]:
     """Return the lines of slices and of studies, from the metrics of an evaluation."""
     return [score_line(name, values), score_line("  studies", values["study"])]
-
-
-def _spread(interval: Sequence[float] | None, digits: int) -> str:
-    return f" ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})" if interval else ""
-
-
-def shown(value: float | None, digits: int = 3) -> str:
-    """Return a number as a table shows it; a dash for None."""
-    return "-" if value is None else f"{value:.{digits}f}"

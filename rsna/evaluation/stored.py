@@ -53,7 +53,6 @@ class Stored:
 
     @property
     def task(self) -> Task:
-        """The labels; of a table alone all of them."""
         return task_of(self.info) if self.info else CHALLENGE
 
     def read(self, table: SliceTable) -> pd.DataFrame:
@@ -208,9 +207,9 @@ def _stored(
 def _with_own_names(found: list[Stored]) -> list[Stored]:
     """Return them with a number behind names that come twice."""
     names = [each.name for each in found]
-    numbers = [names[:place].count(name) + 1 for place, name in enumerate(names)]
+    numbers = [names[: place + 1].count(name) for place, name in enumerate(names)]
     return [
-        replace(each, name=each.name if number == 1 else f"{each.name} ({number})")
+        each if number == 1 else replace(each, name=f"{each.name} ({number})")
         for each, number in zip(found, numbers)
     ]
 

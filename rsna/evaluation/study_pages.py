@@ -38,11 +38,7 @@ def write_study_pages(
     there whole or not at all.
 
     Args:
-        table: the slices that were predicted.
-        predictions: one row per image.
-        studies: the table that is written to studies.csv.
         label_names: the labels; the last one decides the order.
-        folder: of the pages.
         num_pages: most pages; 0 writes no index either.
     """
     for path in (folder / INDEX_FILE, *folder.glob("study_*.html"), *folder.glob(".*.html.*.tmp")):
@@ -93,15 +89,12 @@ def by_probability(studies: pd.DataFrame, label_names: Sequence[str]) -> pd.Data
 
 
 def _notes(study: Mapping[Any, Any]) -> list[str]:
-    decided = [f"{name} {decision(study[name])}" for name in study if _is_decision(name)]
-    notes = [f"At the thresholds of the predictor: {', '.join(decided)}."] if decided else []
+    names = [name for name in study if name in DECIDED or str(name).startswith("call_")]
+    decided = ", ".join(f"{name} {decision(study[name])}" for name in names)
+    notes = [f"At the thresholds of the predictor: {decided}."] if decided else []
     if study["status"] != "ok":
         notes.append(f"Status {study['status']}: {study['reason']}.")
     return notes
-
-
-def _is_decision(column: Any) -> bool:
-    return column in DECIDED or str(column).startswith("call_")
 
 
 def _study_labels(table: SliceTable, label_names: Sequence[str]) -> dict[str, np.ndarray]:

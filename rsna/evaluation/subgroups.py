@@ -10,8 +10,8 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from common.report.exploration.headers import TILTED_DEG
-from common.scoring.metrics import Floats, majority
-from common.slices.folds import is_pseudo
+from common.scoring.metrics import Floats
+from common.slices.study_labels import known_labels
 from common.slices.table import SLICES_FILE, SliceTable
 from common.statistics.decisions import ScoredStudies
 from common.statistics.study_tables import estimate_table
@@ -54,8 +54,7 @@ def describe_studies(
     gaps_mm = pd.Series(table.spacings_mm(rows)[:, 2], frame["study_id"].to_numpy())
     gaps_mm = gaps_mm.groupby(level=0).median().reindex(studies.study_ids)
     spacing_mm = gaps_mm.fillna(values["spacing_slice"])
-    y = majority(table.labels(rows, label_names[-1:]))[:, 0]
-    y[is_pseudo(frame)] = np.nan
+    y = known_labels(table, rows, label_names[-1:])[:, 0]
     of_slices = pd.Series(y, frame["study_id"].to_numpy()).groupby(level=0)
     # A slice without a label may have a bleed.
     num_positive = of_slices.sum().where(of_slices.count() == of_slices.size())

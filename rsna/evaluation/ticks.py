@@ -38,7 +38,6 @@ def write_labels(table: SliceTable, folder: Path, given: str) -> Iterator[str]:
     """Write the labels of a dataset with the ticks of pages in their place; yield lines to print.
 
     Args:
-        folder: of the review.
         given: csv files of its pages, and folders of such, with commas between them.
 
     Raises:
@@ -77,7 +76,6 @@ def read_ticks(paths: Sequence[Path], pages: pd.DataFrame) -> pd.DataFrame:
     """Return what the last saves of all readers say, one row for each slice or study.
 
     Args:
-        paths: the csv files.
         pages: ids of all that may be ticked.
 
     Returns:

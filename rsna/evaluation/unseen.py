@@ -60,7 +60,6 @@ def require_unseen_rows(
 
     Args:
         rows: those that are scored, or fitted on.
-        name: of the dataset.
     """
     for content in recorded_predictors(home.predictor):
         salt, fitted = content.get("fitted_on_salt", ""), content.get("fitted_on", ())

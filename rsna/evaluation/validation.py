@@ -66,9 +66,9 @@ def validate(given: Config) -> Iterator[str]:
     named = given.validation.ev_protocol
     path = None if named is None else Path(named)
     frozen = None if path is None or not path.is_file() else read_protocol(path)
+    chosen = {} if frozen is None else dict(frozen["flags"])
     asked = given.given & (_WHERE | _KEPT | {_HELD_OUT}) | OF_THE_MACHINE
-    own = {name: given.flags()[name] for name in asked}
-    chosen = {**({} if frozen is None else frozen["flags"]), **own}
+    chosen |= {name: given.flags()[name] for name in asked}
     recorded = recorded_config(home.folder) if isinstance(home, Experiment) else given
     config = recorded.with_flags(**chosen, output_dir=given.general.output_dir)
     protocol = make_protocol(config, home)

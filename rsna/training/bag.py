@@ -15,12 +15,7 @@ from common.scoring.metrics import majority, training_prior
 from common.slices.study_labels import labels_of_volumes
 from common.slices.table import SliceTable
 from common.words import count
-from rsna.training.series import (
-    EncoderParts,
-    RSNASeriesNetwork,
-    SeriesData,
-    encoder_options,
-)
+from rsna.training.series import EncoderParts, RSNASeriesNetwork, SeriesData, encoder_options
 from rsna_network import RSNANetwork, study_metrics
 
 logger = logging.getLogger(__name__)
@@ -32,7 +27,6 @@ class RSNABagNetwork(RSNASeriesNetwork):
     """Slices and their studies, validated both."""
 
     def compute_metrics(self, outputs: Any) -> dict[str, float | None]:
-        """Return the metrics of slices and, as `study_<name>`, those of studies."""
         return super().compute_metrics(outputs) | study_metrics(outputs, self.task)
 
 
@@ -77,19 +71,13 @@ class BagParts(EncoderParts[BagModel]):
         return replace(data, prior=prior)
 
     def log(self) -> None:
-        """Log what the base logs, and the terms of the loss by kind."""
         super().log()
         for side, dataset in (("training", self.data.train), ("validation", self.data.valid)):
-            num_slices, num_series = (
-                int((~np.isnan(labels)).any(axis=1).sum())
-                for labels in (dataset.labels, dataset.series_labels)
+            of_slices, of_studies = (
+                count(int((~np.isnan(labels)).any(axis=1).sum()), noun)
+                for labels, noun in ((dataset.labels, "slice"), (dataset.series_labels, "study"))
             )
-            logger.info(
-                "%s: labels of %s and of %s",
-                side,
-                count(num_slices, "slice"),
-                count(num_series, "study"),
-            )
+            logger.info("%s: labels of %s and of %s", side, of_slices, of_studies)
 
     def seen_values(self) -> np.ndarray:
         train = self.data.train

@@ -7,6 +7,7 @@ import pandas as pd
 
 from common.experiment import Experiment
 from common.features.store import FeatureTable, writing_features
+from common.predictors.extraction import BLOCK_ROWS
 from common.predictors.folds import FoldsPredictor
 from common.predictors.loading import load_predictor
 from common.scoring.predictions import (
@@ -24,9 +25,6 @@ from rsna.evaluation.model_card import write_card
 from rsna.training.results import feature_manifest
 from rsna_model import build_model
 
-# Rows of features that are copied at once.
-_BLOCK_ROWS = 16384
-
 
 def assemble(experiment: Experiment, folds: Sequence[int], config: Config) -> None:
     """Write predictions, features and predictor of an experiment whose folds are all trained.
@@ -38,8 +36,8 @@ def assemble(experiment: Experiment, folds: Sequence[int], config: Config) -> No
     members = {fold: load_predictor(part.predictor, build_model) for fold, part in parts.items()}
     training = {**members[folds[0]].training, "experiment_id": experiment.id, "fold": "all"}
     predictor = FoldsPredictor(members, mean=config.views.pr_tta_mean, training=training)
-    _write_oof(experiment, parts, predictor, config, "valid", "oof")
-    _write_oof(experiment, parts, predictor, config, "valid_best", "oof_best")
+    for source, name in (("valid", "oof"), ("valid_best", "oof_best")):
+        _write_oof(experiment, parts, predictor, config, source, name)
     _write_test(experiment, parts, predictor)
     for name in ("oof", "test"):
         _join_features(experiment, parts, predictor, name)
@@ -101,8 +99,7 @@ def _join_features(
     with writing_features(experiment.features, name, manifest) as writer:
         for part in parts.values():
             table = FeatureTable.load(part.features, name)
-            frame = table.frame
-            for start in range(0, len(frame), _BLOCK_ROWS):
-                block = frame.iloc[start : start + _BLOCK_ROWS]
+            for start in range(0, len(table.frame), BLOCK_ROWS):
+                block = table.frame.iloc[start : start + BLOCK_ROWS]
                 values = table.read(block["row"].to_numpy())
                 writer.append_rows(block, values.astype(np.float16))

@@ -12,10 +12,10 @@ from typing import Any
 from common.distributed import Processes, connected, failing_together
 from common.experiment import Experiment
 from common.slices.table import SliceTable
+from common.words import shown
 from config import Config, resumed_config
 from rsna.build import find_device
 from rsna.evaluation.evaluation import evaluate_experiment
-from rsna.evaluation.scoring import shown
 from rsna.training.fold_tables import assemble
 from rsna.training.kinds import build_parts, parts_class
 from rsna.training.parts import TrainingParts
@@ -101,11 +101,10 @@ class RSNAFoldsTraining:
         experiment_id = f"{experiment.id}/{own.folder.name}"
         logger.info("fold %d of %d: %s", self.folds.index(fold) + 1, len(self.folds), experiment_id)
         config = self._fold_config(fold, experiment_id, is_resumed=place == "begun")
-        parts, self._first = self._first, None
-        if parts is not None and fold == self.folds[0]:
+        parts = self._first if fold == self.folds[0] else None
+        self._first = None
+        if parts is not None:
             parts.config = config
-        else:
-            parts = None
         RSNATraining(config, parts).run()
         del parts
         gc.collect()
@@ -115,7 +114,9 @@ class RSNAFoldsTraining:
         """Return the state of a fold: `absent`, `begun` with a checkpoint, or `done`."""
         is_done = own.metrics_file.is_file() and own.report_file.is_file()
         has_checkpoint = own.last_checkpoint.is_file()
-        if is_done and has_checkpoint and self._lacks_features(own):
+        is_wanted = self.config.training.tr_features and parts_class(self.config).gives_features
+        lacks_features = is_wanted and not own.features_file("oof").is_file()
+        if is_done and has_checkpoint and lacks_features:
             logger.warning("fold %d is trained, but lacks its features: they are made again", fold)
             return "begun"
         if is_done:
@@ -127,20 +128,15 @@ class RSNAFoldsTraining:
             shutil.rmtree(own.folder)
         return "absent"
 
-    def _lacks_features(self, own: Experiment) -> bool:
-        is_wanted = self.config.training.tr_features and parts_class(self.config).gives_features
-        return bool(is_wanted) and not own.features_file("oof").is_file()
-
     def _evaluate_fold(self, config: Config, own: Experiment, fold: int) -> None:
         """Score a fold; its report comes last, and marks the fold as done."""
         with tracking(config, own.folder) as tracker:
             evaluation = evaluate_experiment(own.folder, self._table)
             tracker.start()
-        metrics = evaluation.metrics
-        of_studies = metrics["weighted_log_loss"] is None
-        loss = (metrics["study"] if of_studies else metrics)["weighted_log_loss"]
-        what = "weighted log loss of studies" if of_studies else "weighted log loss"
-        logger.info("fold %d: %s %s", fold, what, shown(loss, 4))
+        metrics, what = evaluation.metrics, "weighted log loss"
+        if metrics["weighted_log_loss"] is None:
+            metrics, what = metrics["study"], "weighted log loss of studies"
+        logger.info("fold %d: %s %s", fold, what, shown(metrics["weighted_log_loss"], 4))
 
     def _finish(self, experiment: Experiment) -> None:
         assemble(experiment, self.folds, self.config)

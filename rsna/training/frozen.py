@@ -123,7 +123,6 @@ class FrozenParts(SequenceParts):
         return [outputs_of_encoder(features, table, rows, self.rows[0], fold, num_labels)]
 
     def seen_values(self) -> np.ndarray:
-        """Return the labels, and what tells the encoder's weights from others."""
         digest = bytes.fromhex(self.features.manifest["weights_sha256"])
         return np.append(self.data.train.labels, np.frombuffer(digest, np.uint8))
 

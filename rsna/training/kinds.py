@@ -2,7 +2,6 @@
 
 import logging
 
-from common.networks import FitSettings
 from common.precision import set_precision
 from common.seeding import seed_everything
 from config import Config
@@ -38,13 +37,9 @@ def build_parts(config: Config) -> TrainingParts:
     seed_everything(config.general.seed)
     config = config.resolved("training")
     settings = fit_settings(config)
-    _set_precision(config, settings)
-    return parts_class(config)(config, settings)
-
-
-def _set_precision(config: Config, settings: FitSettings) -> None:
     training, device = config.training, settings.device
-    deterministic, compiled = bool(training.tr_deterministic), bool(training.tr_compile)
-    set_precision(device, bool(training.tr_tf32), deterministic, compiled)
+    switches = map(bool, (training.tr_tf32, training.tr_deterministic, training.tr_compile))
+    set_precision(device, *switches)
     if training.tr_sync_bn and not (settings.processes.are_many and device.type == "cuda"):
         logger.warning("--tr_sync_bn has no effect without torchrun and GPUs")
+    return parts_class(config)(config, settings)

@@ -10,12 +10,7 @@ from rsna.build import build_schedule
 
 
 def require_lengthenable(folder: Path, config: Config) -> None:
-    """Raise InputError where more iterations would have changed those that are done.
-
-    Args:
-        folder: of the experiment that goes on.
-        config: its flags from now on.
-    """
+    """Raise InputError where more iterations would have changed those that are done."""
     recorded = recorded_config(folder)
     before, now = recorded.training.tr_iteration_num, config.training.tr_iteration_num
     if recorded.flags() | _lengthened(config) == recorded.flags():

@@ -9,7 +9,7 @@ import pandas as pd
 
 from common.errors import InputError
 from common.experiment import Experiment
-from common.files import replacing, write_json
+from common.files import replacing, write_json, write_text
 from common.networks.lr_range_test import LearningRateRange, find_learning_rate, range_figure
 from common.precision import keep_freed_memory
 from config import Config
@@ -60,9 +60,8 @@ class RSNALearningRateFinder:
                 logger.info(self.config.chosen)
             self.parts.data.log_sizes()
             network, loader = self.parts.make_network([]), self.parts.train_loader()
-            found = find_learning_rate(
-                network, loader, flags.lrf_start_lr, flags.lrf_end_lr, num_iterations
-            )
+            span = flags.lrf_start_lr, flags.lrf_end_lr
+            found = find_learning_rate(network, loader, *span, num_iterations)
             result = RangeTestResult(found, experiment.folder)
             _write(result)
         return result
@@ -102,7 +101,6 @@ def _write(result: RangeTestResult) -> None:
         "start_loss": found.start_losses,
         "smoothed": found.smoothed,
     }
-    with replacing(folder / "lr_finder.csv") as temporary:
-        pd.DataFrame(columns).to_csv(temporary, index=False)
+    write_text(folder / "lr_finder.csv", pd.DataFrame(columns).to_csv(index=False))
     with replacing(result.plot) as temporary:
         range_figure(found).savefig(temporary, format="png", dpi=120)

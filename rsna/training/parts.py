@@ -143,6 +143,15 @@ class TrainingParts(ABC, Generic[Model, Data]):
     def _log_transforms(self) -> None:
         logger.info("training transforms: all on the CPU")
 
+    def predictor_fields(self, training: dict[str, Any]) -> dict[str, Any]:
+        """Return the fields of the predictor that every kind has."""
+        return {
+            "label_names": self.task.label_names,
+            "label_weights": self.task.label_weights,
+            "prior": self.data.prior,
+            "training": training,
+        }
+
     def averages(self) -> list[Any]:
         return list(build_averages(self.config, self.model, self.statistics_loader))
 
@@ -190,14 +199,13 @@ class SliceParts(TrainingParts[RSNAModel, RSNAData]):
 
     def _create_model(self) -> RSNAModel:
         flags = self.config.network
-        is_fresh = not self.is_resumed and flags.net_weight_file is None
         num_channels, *image_size = image_shape(self.config)
         model = RSNAModel(
             flags.net_model,
             flags.net_num_classes,
             in_chans=num_channels,
             image_size=image_size,
-            pretrained=bool(flags.net_pretrained) and is_fresh,
+            pretrained=bool(flags.net_pretrained) and self.starts_at_prior,
             drop_rate=flags.net_drop_rate,
             drop_path_rate=flags.net_drop_path_rate,
             pooling=flags.net_pooling,
@@ -226,14 +234,12 @@ class SliceParts(TrainingParts[RSNAModel, RSNAData]):
         sampler = make_sampler(self.config, self.data.train, self.settings.processes.num)
         batch_size = self.config.training.tr_batch_size
         if min(batch_size, sampler.num_samples) == 1:
-            what = "--tr_batch_size 1"
-            if batch_size > 1:
-                what = f"--data_dataset {self.config.data.data_dataset} with 1 slice to train on"
+            few = f"--data_dataset {self.config.data.data_dataset} with 1 slice to train on"
+            what = few if batch_size > 1 else "--tr_batch_size 1"
             require_variance(self.model, self.config, what)
         return sampler
 
     def log(self) -> None:
-        """Log what the base logs, and how many positive slices an epoch holds."""
         super().log()
         log_sampler(self.config, self.sampler, self.data.train, self.settings.processes.num)
 
@@ -254,7 +260,6 @@ class SliceParts(TrainingParts[RSNAModel, RSNAData]):
         return draw_subset(self.data.valid, training.tr_valid_subset, seed)
 
     def statistics_loader(self) -> Any:
-        """Return a loader of training slices as validation sees them; None if unused."""
         num_samples = self.config.optimizer.optim_ema_bn_samples
         if not num_samples:
             return None
@@ -272,15 +277,12 @@ class SliceParts(TrainingParts[RSNAModel, RSNAData]):
         return SlicePredictor(
             network=self.model,
             model=self.model.specification,
-            label_names=self.task.label_names,
-            label_weights=self.task.label_weights,
             transform=self.data.valid.transform,
             tta_transform=self.data.tta_transform,
-            prior=self.data.prior,
             slice_offsets=self.data.valid.slice_offsets,
             offsets_mm=self.data.valid.offsets_mm,
             past_end=self.data.valid.past_end,
-            training=training,
+            **self.predictor_fields(training),
         )
 
 
@@ -320,8 +322,7 @@ def synchronized(model: Any, config: Config, settings: FitSettings) -> Any:
     """Return a module whose batch norm counts the batches of all GPUs, if asked for."""
     if not (config.training.tr_sync_bn and settings.device.type == "cuda"):
         return model
-    # Imported late: timm makes folders when it is.
-    from timm.layers import convert_sync_batchnorm
+    from timm.layers import convert_sync_batchnorm  # imported, timm makes folders
 
     return convert_sync_batchnorm(model)
 

@@ -127,28 +127,22 @@ class ResultWriter:
         return result
 
     def _write_fold_outputs(self, predictor: AbstractPredictor) -> None:
-        """Write features/oof.* of the validation rows and the test outputs, for one of all folds.
+        """Write predictions/test.parquet of one of all folds, and features/{oof,test}.* if asked.
 
-        In the main process; the weights to predict with are in place.
-        """
-        if self.config.training.tr_features and predictor.gives_features:
-            rows = self.parts.data.valid.rows
-            self._of_views["valid"] = self._extract(predictor, rows, "validation", features="oof")
-        self._write_test_outputs(predictor)
-
-    def _write_test_outputs(self, predictor: AbstractPredictor) -> None:
-        """Write predictions/test.parquet, and features/test.* if asked for.
-
-        Unreadable slices have the prior, and no features. Without test rows nothing is written.
+        In the main process; the weights to predict with are in place. Unreadable slices have the
+        prior, and no features. Without test rows nothing is written of the test.
         """
         general, table, fold = self.config.general, self.table, self.config.data.data_fold
         assert isinstance(fold, int)
+        has_features = self.config.training.tr_features and predictor.gives_features
+        if has_features:
+            rows = self.parts.data.valid.rows
+            self._of_views["valid"] = self._extract(predictor, rows, "validation", features="oof")
         rows = test_rows(table)
         if general.dev_enabled:
             rows = limit_studies(table, rows, general.dev_num_studies, general.seed)
         if not table.readable[rows].any():
             return
-        has_features = self.config.training.tr_features and predictor.gives_features
         result = self._extract(predictor, rows, "test", features="test" if has_features else None)
         labels = predictor.label_names
         frame = build_predictions(
@@ -183,8 +177,7 @@ class ResultWriter:
         if features is not None:
             manifest = feature_manifest(predictor, self.experiment)
             writing = writing_features(self.experiment.features, features, manifest)
-        total = len(rows) * len(views.names)
-        title = f"{what} rows, fold {fold}"
+        total, title = len(rows) * len(views.names), f"{what} rows, fold {fold}"
         with writing as writer, tqdm(total=total, unit="slice", desc=title, disable=None) as bar:
             return extract(
                 predictor, self.table, rows, options, writer=writer, fold=fold, on_block=bar.update
@@ -198,10 +191,8 @@ class ResultWriter:
         return training_prior(labels_by_study(self.table, names, labels, study_ids)[1])
 
     def _origin(self, iteration: int) -> dict[str, Any]:
-        folder = self.parts.data.train.table.folder
-        origin = origin_of(
-            self.config, self.experiment.id, iteration, self.parts.folds_sha256, folder
-        )
+        folder, digest = self.parts.data.train.table.folder, self.parts.folds_sha256
+        origin = origin_of(self.config, self.experiment.id, iteration, digest, folder)
         return origin | {ENCODER: self.parts.weights_record()}
 
 

@@ -73,15 +73,16 @@ class SequenceParts(WholeSeriesParts[SequenceModel, SeriesSides]):
 
     def _build_model(self, feature_dims: Sequence[int], num_networks: int) -> SequenceModel:
         flags = self.config.network
-        specification: dict[str, Any] = {
-            "name": flags.net_model,
-            "num_labels": len(self.task.label_names),
-            "feature_dims": feature_dims,
-            "num_networks": num_networks,
-            "hidden": flags.net_study_hidden,
-            **sequence_options(flags),
-        }
-        return build_sequence_model(specification)
+        return build_sequence_model(
+            {
+                "name": flags.net_model,
+                "num_labels": len(self.task.label_names),
+                "feature_dims": feature_dims,
+                "num_networks": num_networks,
+                "hidden": flags.net_study_hidden,
+                **sequence_options(flags),
+            }
+        )
 
     def _load_outputs(self) -> list[SliceOutputs]:
         """Read the outputs of each slice experiment; InputError if one may have seen a patient."""
@@ -107,22 +108,13 @@ class SequenceParts(WholeSeriesParts[SequenceModel, SeriesSides]):
                     f"--data_features {name}: has the labels {', '.join(info['label_names'])}, "
                     f"wanted are {', '.join(self.task.label_names)} (--net_num_classes)"
                 )
-            views = recorded_config(experiment_folder).views.names
-            with_features = config.network.net_study_inputs == "both"
-            output = load_slice_outputs(
-                experiment_folder,
-                self.table,
-                self.task.label_names,
-                views if with_features else None,
-            )
-            rows = np.flatnonzero(output.is_known)
-            require_unseen_features(
-                f"outputs of experiment {name}",
-                self.table.frame["image_id"].iloc[rows],
-                output.folds[rows],
-                output.folds_digest,
-                folds,
-            )
+            views, labels = None, self.task.label_names
+            if config.network.net_study_inputs == "both":
+                views = recorded_config(experiment_folder).views.names
+            output = load_slice_outputs(experiment_folder, self.table, labels, views)
+            known, what = output.is_known, f"outputs of experiment {name}"
+            ids, own = self.table.frame["image_id"][known], output.folds[known]
+            require_unseen_features(what, ids, own, output.folds_digest, folds)
             outputs.append(output)
         return outputs
 
@@ -143,17 +135,16 @@ class SequenceParts(WholeSeriesParts[SequenceModel, SeriesSides]):
         where = f"fold {flags.data_fold}"
         require_disjoint_patients(patients.iloc[train_rows], patients.iloc[valid_rows], where)
         known = np.logical_and.reduce([output.is_known for output in self.outputs])
-        if not known[valid_rows].all() or not known[train_rows].any():
+        num_lost = int((~known[train_rows]).sum())
+        if not known[valid_rows].all() or num_lost == len(train_rows):
             side = "validation" if not known[valid_rows].all() else "training"
             raise InputError(
                 f"--data_features {flags.data_features}: {side} slices of {where} have no "
                 f"out-of-fold predictions: train these experiments with --data_fold all"
             )
-        if not known[train_rows].all():
-            logger.warning(
-                "left out %s without out-of-fold predictions",
-                count(int((~known[train_rows]).sum()), "training slice"),
-            )
+        if num_lost:
+            lost = count(num_lost, "training slice")
+            logger.warning("left out %s without out-of-fold predictions", lost)
             train_rows = train_rows[known[train_rows]]
         what = (self.outputs, self.task.label_names)
         train = SequenceDataset(self.table, train_rows, *what, self._augmentation(), seed)
@@ -187,10 +178,7 @@ class SequenceParts(WholeSeriesParts[SequenceModel, SeriesSides]):
             slice_views=self._slice_views(),
             kept=self._kept_outputs(fold),
             table=self.table,
-            label_names=self.task.label_names,
-            label_weights=self.task.label_weights,
-            prior=self.data.prior,
-            training=training,
+            **self.predictor_fields(training),
         )
 
     def _slice_predictors(self, fold: int) -> list[AbstractPredictor]:
@@ -201,19 +189,13 @@ class SequenceParts(WholeSeriesParts[SequenceModel, SeriesSides]):
 
     def _kept_outputs(self, fold: int) -> list[SliceOutputs | None]:
         """Return the outputs of each slice network of the fold for the test rows, if kept."""
-        views = [names for names, _ in self._slice_views()]
-        return [
-            load_test_outputs(
-                folder,
-                fold,
-                self.table,
-                None if output.features is None else names,
-                output.scaling.get(fold),
-            )
-            for folder, names, output in zip(
-                self._slice_experiments(), views, self.outputs, strict=True
-            )
-        ]
+        kept = []
+        for folder, (views, _), output in zip(
+            self._slice_experiments(), self._slice_views(), self.outputs, strict=True
+        ):
+            wanted, scaling = None if output.features is None else views, output.scaling.get(fold)
+            kept.append(load_test_outputs(folder, fold, self.table, wanted, scaling))
+        return kept
 
     def _slice_views(self) -> list[tuple[Sequence[str], Mean]]:
         views = [recorded_config(folder).views for folder in self._slice_experiments()]

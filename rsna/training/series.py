@@ -72,9 +72,8 @@ class SeriesSides:
 
     def log_sizes(self) -> None:
         for side, dataset in (("training", self.train), ("validation", self.valid)):
-            logger.info(
-                "%s: %s of %d series", side, count(len(dataset.rows), "slice"), len(dataset)
-            )
+            num = count(len(dataset.rows), "slice")
+            logger.info("%s: %s of %d series", side, num, len(dataset))
             if dataset.num_without_positions:
                 logger.warning(
                     "%s: %d series with a slice without position: their slices count as 5 mm apart",
@@ -100,10 +99,8 @@ class WholeSeriesParts(TrainingParts[Model, Sides], Generic[Model, Sides]):
         return True
 
     def _augmentation(self) -> SeriesAugmentation:
-        flags = self.config.data
-        return SeriesAugmentation(
-            flags.data_study_thin, flags.data_study_reverse, flags.data_study_crop
-        )
+        own = self.config.data
+        return SeriesAugmentation(own.data_study_thin, own.data_study_reverse, own.data_study_crop)
 
     def _make_sampler(self) -> EpochSampler:
         train = self.data.train
@@ -131,7 +128,6 @@ class WholeSeriesParts(TrainingParts[Model, Sides], Generic[Model, Sides]):
         return self._as_validated(valid, valid.rows[chosen])
 
     def statistics_loader(self) -> Any:
-        """Return a loader of training series for batch norm, not augmented; None if unused."""
         general, train = self.config.general, self.data.train
         num_slices = min(self.config.optimizer.optim_ema_bn_samples, len(train.rows))
         if not num_slices or not self._gathers_statistics():
@@ -199,12 +195,12 @@ class SeriesParts(WholeSeriesParts[SeriesModel, SeriesData], Generic[SeriesModel
             "seed": seed,
             "study_labels": study_labels,
         }
+        training, plain, tta = transforms
         train = SeriesImageDataset(
-            table, train_rows, transforms[0], names, self._augmentation(), **options
+            table, train_rows, training, names, self._augmentation(), **options
         )
-        valid = SeriesImageDataset(table, valid_rows, transforms[1], names, **options)
-        prior = training_prior(majority(train.labels))
-        return SeriesData(train, valid, prior, transforms[1], transforms[2])
+        valid = SeriesImageDataset(table, valid_rows, plain, names, **options)
+        return SeriesData(train, valid, training_prior(majority(train.labels)), plain, tta)
 
     def _study_labels(self, table: SliceTable) -> tuple[pd.DataFrame | None, Any]:
         """Return the labels of studies that are trained on, as `SeriesImageDataset` takes them, and
@@ -230,14 +226,11 @@ class SeriesParts(WholeSeriesParts[SeriesModel, SeriesData], Generic[SeriesModel
         return self.predictor_class(
             network=self.model,
             model=self.model.specification,
-            label_names=self.task.label_names,
-            label_weights=self.task.label_weights,
             transform=self.data.valid_transform,
             tta_transform=self.data.tta_transform,
-            prior=self.data.prior,
             slice_offsets=self.data.valid.slice_offsets,
             steps=self.data.valid.steps,
-            training=training,
+            **self.predictor_fields(training),
         )
 
 
@@ -254,8 +247,7 @@ class EncoderParts(SeriesParts[SeriesModel], Generic[SeriesModel]):
 
     def _create_model(self) -> SeriesModel:
         flags = self.config.network
-        is_fresh = not self.is_resumed and flags.net_weight_file is None
-        model: Any = self._new_model(bool(flags.net_pretrained) and is_fresh)
+        model: Any = self._new_model(bool(flags.net_pretrained) and self.starts_at_prior)
         if flags.net_weight_file is not None and not self.is_resumed:
             path = Path(flags.net_weight_file)
             names = read_weight_file(path, "--net_weight_file")
@@ -290,7 +282,11 @@ class JointParts(EncoderParts[JointModel]):
     predictor_class: ClassVar[type[SeriesPredictor]] = JointPredictor
 
     def _new_model(self, pretrained: bool) -> JointModel:
-        return create_joint_model(self.config, len(self.task.label_names), pretrained)
+        return JointModel(
+            **encoder_options(self.config, PREFIX, len(self.task.label_names)),
+            sequence=sequence_options(self.config.network),
+            pretrained=pretrained,
+        )
 
 
 def sequence_options(flags: NetworkConfig) -> dict[str, Any]:
@@ -325,15 +321,6 @@ def encoder_options(config: Config, prefix: str, num_labels: int) -> dict[str, A
         "chunk": flags.net_encoder_slices,
         "checkpointing": bool(flags.net_encoder_checkpoint),
     }
-
-
-def create_joint_model(config: Config, num_labels: int, pretrained: bool) -> JointModel:
-    """Return the network that the flags name."""
-    return JointModel(
-        **encoder_options(config, PREFIX, num_labels),
-        sequence=sequence_options(config.network),
-        pretrained=pretrained,
-    )
 
 
 class VolumeParts(SeriesParts[VolumeModel]):

@@ -16,6 +16,7 @@ from common.trackers import (
     Status,
     TensorBoardBackend,
     Tracker,
+    reason_of,
 )
 from config import Config
 from rsna.training.preflight import require_clients
@@ -84,9 +85,9 @@ def resend(config: Config) -> dict[str, tuple[int, int]]:
         return _resend(config, Experiment(folder))
     totals: dict[str, tuple[int, int]] = {}
     for fold_folder in fold_folders(folder):
-        for title, counts in _resend(config, Experiment(fold_folder)).items():
-            before = totals.get(title, (0, 0))
-            totals[title] = (before[0] + counts[0], before[1] + counts[1])
+        for title, (num_sent, num_known) in _resend(config, Experiment(fold_folder)).items():
+            sent, known = totals.get(title, (0, 0))
+            totals[title] = (sent + num_sent, known + num_known)
     return totals
 
 
@@ -105,10 +106,9 @@ def _resend_to(backend: Backend, experiment: Experiment) -> tuple[int, int]:
             sender.finish("finished" if experiment.predictor.is_dir() else "killed")
     except Exception as error:
         # Whatever a client throws: it is the store that can't be used.
-        reason = (str(error).splitlines() or [""])[0][:200]
         raise InputError(
-            f"{backend.title} can't be reached ({type(error).__name__}: {reason}): start it, or "
-            f"name another; what has arrived is not sent again"
+            f"{backend.title} can't be reached ({reason_of(error)}): start it, or name another; "
+            f"what has arrived is not sent again"
         ) from error
     return sender.num_sent, sender.num_known
 

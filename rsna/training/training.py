@@ -34,7 +34,6 @@ class RSNATraining:
     `ResultWriter` writes the results: each can be read apart.
 
     Args:
-        config: the flags; those of a resumed run are completed from its record.
         parts: of the training, where they have been built for these flags already.
     """
 
@@ -86,18 +85,11 @@ class RSNATraining:
         self, experiment: Experiment, saver: CheckpointSaver, tracker: Tracker
     ) -> RSNANetwork:
         """Return the network with its callbacks, in the order in which they run."""
-        parts = self.parts
-        averages = parts.averages()
-        callbacks = build_callbacks(
-            self.config,
-            parts.model,
-            parts.task.label_names,
-            self.processes.is_main,
-            experiment,
-            tracker,
-        )
+        parts, is_main = self.parts, self.processes.is_main
+        averages, names = parts.averages(), parts.task.label_names
+        own = build_callbacks(self.config, parts.model, names, is_main, experiment, tracker)
         fingerprint = DataFingerprint(parts.data.train.image_ids, parts.seen_values())
-        return parts.make_network([*averages, *callbacks, fingerprint, self.latest, saver])
+        return parts.make_network([*averages, *own, fingerprint, self.latest, saver])
 
     @contextlib.contextmanager
     def _open_records(self, experiment: Experiment) -> Iterator[Tracker]:
@@ -111,11 +103,10 @@ class RSNATraining:
 
 def open_experiment(config: Config, is_resumed: bool) -> Experiment:
     """Return the experiment to go on with, or a new one."""
-    results = results_folder(config.general.output_dir)
-    experiment_id = config.general.experiment_id
+    results, own_id = results_folder(config.general.output_dir), config.general.experiment_id
     if is_resumed:
-        return Experiment(results / str(experiment_id))
-    return Experiment.create(results, experiment_id, config.to_yaml())
+        return Experiment(results / str(own_id))
+    return Experiment.create(results, own_id, config.to_yaml())
 
 
 @contextlib.contextmanager

@@ -22,7 +22,6 @@ class Instance:
     """An image, as a front knows it.
 
     Attributes:
-        uid: its SOPInstanceUID.
         name: what the key is made of.
         place: where the front has it.
         num_bytes: its size; 0 where the front does not say.
@@ -43,7 +42,6 @@ class Arrival:
         instances: its CT images that are not ours.
         stations, descriptions: those of its series and of the study.
         age_years: of the patient, where the front knows it.
-        date: of the study.
     """
 
     study: str
@@ -87,18 +85,13 @@ class Rule:
 def _check(name: str, value: str) -> Callable[[Arrival, datetime.date], bool]:
     if name in ("station", "description"):
         pattern = re.compile(value, re.IGNORECASE)
-        attribute = {"station": "stations", "description": "descriptions"}[name]
-        return lambda arrival, _: any(map(pattern.search, getattr(arrival, attribute)))
+        return lambda one, _: any(map(pattern.search, getattr(one, f"{name}s")))
     if name == "age":
         low, high = (float(part) for part in value.split("-"))
-        return lambda arrival, _: (
-            arrival.age_years is not None and (low <= arrival.age_years <= high)
-        )
+        return lambda one, _: one.age_years is not None and (low <= one.age_years <= high)
     if name == "days":
         most = int(value)
-        return lambda arrival, today: (
-            arrival.date is not None and (today - arrival.date).days <= most
-        )
+        return lambda one, today: one.date is not None and (today - one.date).days <= most
     raise KeyError(name)
 
 

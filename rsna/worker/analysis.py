@@ -30,16 +30,15 @@ def open_analysis(settings: Mapping[str, Any]) -> Analyse:
         source, output = Path(request["source"]), Path(request["output"])
         start = datetime.fromisoformat(request["time"])
         found = deliverer.deliver(source, output, start, request["predecessors"])
-        return {
-            "studies": [
-                {
-                    "folder": one.folder.name,
-                    "reason": one.reason,
-                    "probability": list(one.probabilities.values())[-1:],
-                    "documents": {kind: dict(uids) for kind, uids in one.documents.items()},
-                }
-                for one in found
-            ]
-        }
+        studies = [
+            {
+                "folder": one.folder.name,
+                "reason": one.reason,
+                "probability": list(one.probabilities.values())[-1:],
+                "documents": {kind: dict(uids) for kind, uids in one.documents.items()},
+            }
+            for one in found
+        ]
+        return {"studies": studies}
 
     return analyse

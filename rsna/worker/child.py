@@ -151,7 +151,6 @@ class Child:
         return ChildDied(KILLED if status in _FROM_OUTSIDE else CRASHED)
 
     def close(self) -> None:
-        """End the process."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()

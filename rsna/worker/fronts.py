@@ -61,7 +61,6 @@ class OrthancFront:
     Args:
         address: of its REST API, such as http://127.0.0.1:8042.
         own_root: UIDs that begin with it are ours, and not analysed; None where ours have none.
-        auth: user and password.
     """
 
     def __init__(
@@ -111,26 +110,24 @@ class OrthancFront:
             return None
         tags = {str(item.get("ID")): _tags(item) for item in all_series}
         is_ct = {own for own, found in tags.items() if clean(found.get("Modality")) == "CT"}
-        instances = tuple(
-            Instance(uid, uid, place, int(size) if isinstance(size, int) else 0)
-            for item in all_instances
-            for uid in [clean(_tags(item).get("SOPInstanceUID"))]
-            for place, size in [(str(item.get("ID")), item.get("FileSize"))]
-            if str(item.get("ParentSeries")) in is_ct
-            and _ORTHANC_ID.fullmatch(place)
-            and _UID.fullmatch(uid)
-            and not _is_own(uid, self.own_root)
-        )
+        instances = []
+        for item in all_instances:
+            uid, place = clean(_tags(item).get("SOPInstanceUID")), str(item.get("ID"))
+            is_valid = _ORTHANC_ID.fullmatch(place) and _UID.fullmatch(uid)
+            is_ours = _is_own(uid, self.own_root)
+            if is_valid and str(item.get("ParentSeries")) in is_ct and not is_ours:
+                size = item.get("FileSize")
+                num_bytes = int(size) if isinstance(size, int) else 0
+                instances.append(Instance(uid, uid, place, num_bytes))
         own, patient = _tags(study), _mapping(study.get("PatientMainDicomTags"))
         date = date_of(own.get("StudyDate"))
         series = [{**own, **found} for own_id, found in tags.items() if own_id in is_ct]
+        descriptions = [own.get("StudyDescription"), *(s.get("SeriesDescription") for s in series)]
         return Arrival(
             _hash(name),
-            instances,
-            texts(found.get("StationName") for found in series),
-            texts(
-                [own.get("StudyDescription"), *(each.get("SeriesDescription") for each in series)]
-            ),
+            tuple(instances),
+            texts(each.get("StationName") for each in series),
+            texts(descriptions),
             age_of(patient.get("PatientBirthDate"), date),
             date,
         )
@@ -153,12 +150,8 @@ class OrthancFront:
         num_bytes, end = 0, time.monotonic() + WHOLE_S
         is_image = path.startswith("/instances/")  # Others may be well.
         try:
-            with self.session.get(
-                self.address + path,
-                timeout=(CONNECT_S, READ_S),
-                stream=True,
-                allow_redirects=False,
-            ) as answer:
+            how: Any = {"timeout": (CONNECT_S, READ_S), "stream": True, "allow_redirects": False}
+            with self.session.get(self.address + path, **how) as answer:
                 status = answer.status_code
                 if status != 200:
                     # A list does not go: what answers so is no Orthanc, or not up yet.
@@ -189,7 +182,6 @@ class _File(NamedTuple):
     tags: Mapping[str, str]
 
 
-_LEVELS = ("Study", "Series")
 _TAGS = (
     *("StationName", "StudyDescription", "SeriesDescription"),
     *("StudyDate", "PatientBirthDate", "PatientAge"),
@@ -203,7 +195,6 @@ class FolderFront:
     in a zip archive is not looked at.
 
     Args:
-        folder: the folder.
         own_root, is_over: as of `OrthancFront`.
     """
 
@@ -224,10 +215,11 @@ class FolderFront:
         for path in _regular_files(self.folder):
             if self.is_over():
                 raise Stopped
-            stamp = _stamp(path)
-            if stamp is None:
+            try:
+                status = path.stat()
+            except OSError:
                 continue
-            name = os.fspath(path)
+            stamp, name = (status.st_size, status.st_mtime_ns), os.fspath(path)
             known = self._files.get(name)
             files[name] = known if known and known.stamp == stamp else self._read(path, stamp)
             group = files[name].group
@@ -248,24 +240,21 @@ class FolderFront:
         tags = [file.tags for file in wanted.values()]
         date = next(filter(None, (date_of(each.get("StudyDate")) for each in tags)), None)
         ages = (age_of(each.get("PatientBirthDate"), date, each.get("PatientAge")) for each in tags)
+        instances = (
+            Instance(file.uid, f"{file.uid} {file.stamp[0]}", path, file.stamp[0])
+            for path, file in sorted(wanted.items())
+        )
+        words = ("StudyDescription", "SeriesDescription")
         return Arrival(
             name,
-            tuple(
-                Instance(file.uid, f"{file.uid} {file.stamp[0]}", path, file.stamp[0])
-                for path, file in sorted(wanted.items())
-            ),
+            tuple(instances),
             texts(each.get("StationName") for each in tags),
-            texts(
-                each.get(word)
-                for each in tags
-                for word in ("StudyDescription", "SeriesDescription")
-            ),
+            texts(each.get(word) for each in tags for word in words),
             next((age for age in ages if age is not None), None),
             date,
         )
 
     def fetch(self, arrival: Arrival, folder: Path) -> None:
-        """Copy the images into a folder; raise Gone."""
         make_folder(folder)
         for number, instance in enumerate(arrival.instances):
             if not os.access(instance.place, os.R_OK):
@@ -302,14 +291,6 @@ def _regular_files(folder: Path) -> Iterator[Path]:
             path = Path(place, name)
             if not name.startswith(".") and path.is_file() and not path.is_symlink():
                 yield path
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_size, found.st_mtime_ns
 
 
 def _hash(text: str) -> str:

@@ -105,7 +105,6 @@ class Job:
 
     @property
     def short(self) -> str:
-        """The characters of the key that people see."""
         return self.key[:SHORT]
 
     @property
@@ -129,7 +128,6 @@ class Journal:
     """The jobs, in a file that several threads and processes may open.
 
     Args:
-        path: the file.
         now: the time of day, in seconds since 1970; nothing depends on its going forward.
         read_only: neither make nor change anything.
 
@@ -171,7 +169,6 @@ class Journal:
             )
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
     @contextmanager
@@ -186,13 +183,15 @@ class Journal:
                     self._file.execute("ROLLBACK")
                 raise
 
-    def _rows(self, query: str, *values: Any) -> list[Job]:
+    def _read(self, query: str, *values: Any) -> list[Any]:
         with self._lock:
-            rows = list(map(dict, self._file.execute(query, values).fetchall()))
+            return self._file.execute(query, values).fetchall()
+
+    def _rows(self, query: str, *values: Any) -> list[Job]:
+        rows = list(map(dict, self._read(query, *values)))
         return [Job(**row | {name: json.loads(row[name]) for name in _JSON}) for row in rows]
 
     def find(self, key: str) -> Job | None:
-        """Return the job of this key."""
         return next(iter(self._rows("SELECT * FROM jobs WHERE key=?", key)), None)
 
     def of_study(self, study: str) -> list[Job]:
@@ -214,28 +213,20 @@ class Journal:
             "other.study=jobs.study AND other.slices=jobs.slices AND other.predicted IS NOT NULL), "
             "number"
         )
-        with self._lock:
-            return [str(row[0]) for row in self._file.execute(query, (NEW,)).fetchall()]
+        return [str(row[0]) for row in self._read(query, NEW)]
 
     def most_probable(self, most: int) -> list[Job]:
         """Return the predicted jobs, the highest probability first."""
-        query = (
-            "SELECT * FROM jobs WHERE probability IS NOT NULL "
-            "ORDER BY probability DESC, number LIMIT ?"
-        )
-        return self._rows(query, most)
+        where = "probability IS NOT NULL ORDER BY probability DESC, number LIMIT ?"
+        return self._rows(f"SELECT * FROM jobs WHERE {where}", most)
 
     def counts(self) -> dict[str, int]:
-        """Return the number of jobs in each state."""
-        with self._lock:
-            rows = self._file.execute("SELECT state, count(*) FROM jobs GROUP BY state").fetchall()
+        rows = self._read("SELECT state, count(*) FROM jobs GROUP BY state")
         return {**dict.fromkeys(STATES, 0), **{row[0]: row[1] for row in rows}}
 
     def oldest_s(self) -> float:
         """Return for how long the oldest open job has been there, in seconds."""
-        query = f"SELECT min(created) FROM jobs WHERE state IN {OPEN_STATES}"
-        with self._lock:
-            created = self._file.execute(query).fetchone()[0]
+        created = self._read(f"SELECT min(created) FROM jobs WHERE state IN {OPEN_STATES}")[0][0]
         return 0.0 if created is None else max(0.0, self.now() - created)
 
     def add(
@@ -257,12 +248,11 @@ class Journal:
                 if is_taken and _contains(job.slices, slices):
                     return None
             file.execute("DELETE FROM jobs WHERE study=? AND state=?", (study, NEW))
-            replaced = (job for job in before if job.state in _DELIVERED)
-            values = (key, study, slices, predictor, state, reason, now, now)
+            replaced = next((job.key for job in before if job.state in _DELIVERED), None)
             file.execute(
                 "INSERT INTO jobs (key, study, slices, predictor, state, reason, created, changed, "
                 "predecessor) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (*values, next((job.key for job in replaced), None)),
+                (key, study, slices, predictor, state, reason, now, now, replaced),
             )
         return self.find(key)
 
@@ -286,19 +276,15 @@ class Journal:
         """Note the value of a setting with the time, if it is not the last one; whether it is."""
         if self.setting(name) == value:
             return False
+        query = "INSERT INTO settings (since, name, value) VALUES (?, ?, ?)"
         with self._change() as file:
-            file.execute(
-                "INSERT INTO settings (since, name, value) VALUES (?, ?, ?)",
-                (self.now(), name, value),
-            )
+            file.execute(query, (self.now(), name, value))
         return True
 
     def setting(self, name: str) -> str | None:
         """Return the last noted value of a setting."""
         query = "SELECT value FROM settings WHERE name=? ORDER BY number DESC LIMIT 1"
-        with self._lock:
-            row = self._file.execute(query, (name,)).fetchone()
-        return None if row is None else str(row[0])
+        return next((str(row[0]) for row in self._read(query, name)), None)
 
     def forget(self, column: str, value: str) -> None:
         """Remove the jobs with a value in a column, so that they are looked at again."""

@@ -40,17 +40,14 @@ class Waits:
         return self._waits.get(name, (0, 0.0))[0]
 
     def is_due(self, name: str) -> bool:
-        """Return whether the next attempt is due."""
         return name not in self._waits or self.clock() >= self._waits[name][1]
 
     def failed(self, name: str) -> None:
-        """Wait longer than before."""
         number = self.num_failures(name) + 1
         wait_s = min(LONGEST_WAIT_S, 2.0 ** min(number - 1, 10))
         self._waits[name] = number, self.clock() + wait_s
 
     def worked(self, name: str) -> None:
-        """Wait no longer."""
         self._waits.pop(name, None)
 
 
@@ -90,7 +87,7 @@ class Outbox:
             if job is None or job.state == NEW:
                 shutil.rmtree(path)  # It is made again, the same.
             elif job.state not in (PREDICTED, SENT, REFUSED):
-                self._finish(job)
+                self.keep(job, path)
         for job in self.journal.in_states((REFUSED,)):
             self.journal.move(job, PREDICTED)
 
@@ -103,7 +100,6 @@ class Outbox:
         sync_folder(self.waiting)
 
     def start(self) -> None:
-        """Start the thread."""
         self._thread = threading.Thread(target=self._run, daemon=True, name="outbox")
         self._thread.start()
 
@@ -177,21 +173,18 @@ class Outbox:
             self.waits.failed(job.key)
             return
         job = self.journal.move(job, COMMITTED)
-        self._finish(job)
+        self.keep(job, self.waiting / job.key)
         self.records.moved(job, objects=len(objects))
         self.waits.worked(job.key)
 
-    def keep(self, job: Job, folder: Path) -> None:
+    def keep(self, job: Job, made: Path) -> None:
         """Move results to `kept/`, or remove them if none are kept."""
         target = self.kept / job.key
         if self.keep_days and not target.exists():
-            os.replace(folder, target)
+            os.replace(made, target)
             os.utime(target, (self.journal.now(),) * 2)
         else:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def _finish(self, job: Job) -> None:
-        self.keep(job, self.waiting / job.key)
+            shutil.rmtree(made, ignore_errors=True)
 
     def remove_old(self) -> None:
         """Remove what was kept for --wk_keep_days."""

@@ -53,8 +53,6 @@ class Records:
     """The audit log, the index and the metrics of one worker.
 
     Args:
-        folder: the worker's folder.
-        journal: its jobs.
         metrics_port: of the metrics, on this machine alone; 0 for none.
 
     Raises:
@@ -89,7 +87,6 @@ class Records:
             ) from error
 
     def close(self) -> None:
-        """Close the port."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
@@ -144,13 +141,11 @@ class Records:
 
 def _index(journal: Journal) -> pd.DataFrame:
     columns = ["study", "any", "state", "slices", "replaces", "predictor", "predicted"]
-    rows = [
-        (
-            *(job.short, job.probability, job.state, job.num_slices),
-            *((job.predecessor or "")[:8], job.predictor[:8], _time(job.predicted or 0)),
-        )
-        for job in journal.most_probable(MOST_ROWS)
-    ]
+    rows = []
+    for job in journal.most_probable(MOST_ROWS):
+        before, predictor, when = (job.predecessor or "")[:8], job.predictor[:8], job.predicted or 0
+        own = (job.short, job.probability, job.state, job.num_slices)
+        rows.append((*own, before, predictor, _time(when)))
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -188,7 +183,6 @@ def retry(folder: Path, which: str) -> int:
     """Let the worker, running or not, try again what was rejected or refused; return how many.
 
     Args:
-        folder: of the worker.
         which: the start of a key, or `all`.
 
     Raises:

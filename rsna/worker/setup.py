@@ -69,7 +69,11 @@ def open_worker(config: Config, analysis: str = ANALYSIS) -> Iterator["Worker"]:
     if flags.wk_send is None and not flags.wk_shadow:
         raise InputError("--wk_send is missing: say where results go, or give --wk_shadow 1")
     if flags.wk_watch is not None:
-        require_apart(Path(flags.wk_watch), folder)
+        watched = Path(flags.wk_watch)
+        if not watched.is_dir():
+            raise InputError(f"--wk_watch {watched}: no such folder: make it, or give another")
+        if folder.resolve().is_relative_to(watched.resolve()):
+            raise InputError(f"--wk_work {folder} lies in --wk_watch: choose a folder outside it")
     for name in OWN_FOLDERS:
         if (folder / name).exists() and not (folder / JOURNAL_FILE).exists():
             raise InputError(
@@ -78,14 +82,6 @@ def open_worker(config: Config, analysis: str = ANALYSIS) -> Iterator["Worker"]:
     make_folder(folder)
     with locked(folder), ExitStack() as stack:
         yield _assemble(config, folder, record, analysis, stack)
-
-
-def require_apart(watched: Path, folder: Path) -> None:
-    """Raise InputError where there is no folder to watch, or what is written lies in it."""
-    if not watched.is_dir():
-        raise InputError(f"--wk_watch {watched}: no such folder: make it, or give another")
-    if folder.resolve().is_relative_to(watched.resolve()):
-        raise InputError(f"--wk_work {folder} lies in --wk_watch: choose a folder outside it")
 
 
 def _assemble(

@@ -53,7 +53,6 @@ class Stable:
         self._looked: dict[str, str] = {}
 
     def update(self, listed: list[Listed]) -> None:
-        """Take note of what a front lists now."""
         now, since = self.clock(), self._since
         self._since = {
             name: since[name] if since.get(name, ("",))[0] == version else (version, now)
@@ -89,13 +88,9 @@ class Model:
 
 
 class Worker:
-    """One round after the other.
+    """One round after the other: studies of a front are predicted by a child.
 
     Args:
-        flags: its settings.
-        front: where studies come from.
-        child: what predicts.
-        model: the predictor.
         journal, records, outbox: in its work folder.
         clock: seconds that only go forward.
     """
@@ -204,11 +199,12 @@ class Worker:
         instances = [one for one in arrival.instances if one.uid not in own]
         names = [one.name for one in instances] or [f"{arrival.study} has no CT"]
         today = datetime.datetime.fromtimestamp(self.journal.now()).date()
-        state, reason = NEW, ""
-        refusal = self.rule.refusal(arrival, today) if instances else "no CT image"
-        if refusal:
-            state, reason = LEFT_OUT, refusal
-        elif _is_too_large(instances):
+        sizes = [one.num_bytes for one in instances]
+        is_large = len(sizes) > MOST_SLICES or sum(sizes) > MOST_BYTES
+        state, reason = NEW, self.rule.refusal(arrival, today) if instances else "no CT image"
+        if reason:
+            state = LEFT_OUT
+        elif is_large or max(sizes) > MAX_FILE_BYTES:
             state, reason = REJECTED, "larger than any head CT"
         added = self.journal.add(arrival.study, names, self.model.digest, state, reason)
         if added is not None:
@@ -277,21 +273,16 @@ class Worker:
         if not objects:
             self.records.moved(self.journal.move(job, REJECTED, reason or "nothing was made of it"))
             return
-        state = SHADOW if self.flags.wk_shadow else PREDICTED
-        if state == SHADOW:
-            self.outbox.keep(job, folder / "out")
-        else:
-            self.outbox.put(job, folder / "out")
-        probabilities = [p for one in studies for p in one["probability"]]
-        job = self.journal.move(
-            job,
-            state,
-            reason,
-            probability=max(probabilities, default=None),
-            objects=[item.instance for item in objects],
-            documents={one["folder"]: one["documents"] for one in studies if one["documents"]},
-        )
-        self.records.moved(job, objects=len(objects))
+        state, take = PREDICTED, self.outbox.put
+        if self.flags.wk_shadow:
+            state, take = SHADOW, self.outbox.keep
+        take(job, folder / "out")
+        made = {
+            "probability": max((p for one in studies for p in one["probability"]), default=None),
+            "objects": [item.instance for item in objects],
+            "documents": {one["folder"]: one["documents"] for one in studies if one["documents"]},
+        }
+        self.records.moved(self.journal.move(job, state, reason, **made), objects=len(objects))
 
     def _withheld(self, job: Job, error: Gone) -> None:
         """Count an image that was not given; reject the job after too many, others go on."""
@@ -329,8 +320,3 @@ class Worker:
             self.records.note(None, "disk_full", reason="less than --wk_disk_mb is free")
         self._has_space = has_space
         return has_space
-
-
-def _is_too_large(instances: list[Instance]) -> bool:
-    sizes = [one.num_bytes for one in instances]
-    return len(sizes) > MOST_SLICES or sum(sizes) > MOST_BYTES or max(sizes) > MAX_FILE_BYTES

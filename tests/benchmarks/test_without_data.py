@@ -1,12 +1,7 @@
 """A benchmark whose data are not there ends with one line and status 2."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
+import warm
 
 
 @pytest.mark.parametrize(
@@ -25,14 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 )
 def test_one_line_and_status_2(tmp_path, arguments, message):
     script, *others = arguments
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / script), *others],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = warm.run([warm.ROOT / "benchmarks" / script, *others], cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     lines = [line for line in done.stderr.splitlines() if line]
     assert len(lines) == 1

@@ -1,4 +1,4 @@
-"""Two processes, started by torchrun, are one process with the doubled batch."""
+"""Two processes, started as by torchrun, are one process with the doubled batch."""
 
 import os
 import subprocess
@@ -9,26 +9,23 @@ import distributed_toy
 import numpy as np
 import pytest
 import torch
+import warm
 
 from common import distributed
 from common.datasets.samplers import EpochSampler, PartSampler, batches_per_epoch
 from common.distributed import Processes, connected
 from common.errors import InputError
 
+TOY = warm.ROOT / "tests" / "helpers" / "distributed_toy.py"
+
 
 def run_toy(
-    root: Path, folder: Path, what: str, num_processes: int, dropout: float = 0.0
+    folder: Path, what: str, num_processes: int, dropout: float = 0.0
 ) -> subprocess.CompletedProcess[str]:
     folder.mkdir(parents=True, exist_ok=True)
-    program = [
-        str(root / "tests" / "helpers" / "distributed_toy.py"),
-        str(folder),
-        what,
-        str(dropout),
-    ]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     return subprocess.run(
-        [*torchrun, f"--nproc_per_node={num_processes}", *program],
+        [*torchrun, f"--nproc_per_node={num_processes}", TOY, folder, what, str(dropout)],
         capture_output=True,
         text=True,
         timeout=120,
@@ -46,12 +43,13 @@ def assert_same(first: dict, second: dict, tolerance: float) -> None:
         torch.testing.assert_close(second[name], value, rtol=0, atol=tolerance)
 
 
-def test_two_processes_are_one_with_the_doubled_batch(project_root: Path, tmp_path: Path) -> None:
+def test_two_processes_are_one_with_the_doubled_batch(tmp_path: Path) -> None:
     # 21 samples in batches of 8 end with a batch of 5, which two processes share as 3 and 2.
     (tmp_path / "1").mkdir()
     distributed_toy.train(tmp_path / "1", "fit", 0.0, Processes())
-    done = run_toy(project_root, tmp_path / "2", "fit", 2)
-    assert done.returncode == 0, done.stderr
+    (tmp_path / "2").mkdir()
+    for done in warm.run_together(2, [TOY, tmp_path / "2", "fit", 0.0]):
+        assert done.returncode == 0, done.stderr
     (alone,) = results(tmp_path / "1", 1)
     for together in results(tmp_path / "2", 2):
         assert_same(alone["model"], together["model"], 1e-12)
@@ -69,26 +67,24 @@ def test_two_processes_are_one_with_the_doubled_batch(project_root: Path, tmp_pa
 
 
 @pytest.mark.long
-def test_stopped_together_and_resumed_to_the_same_bits(project_root: Path, tmp_path: Path) -> None:
+def test_stopped_together_and_resumed_to_the_same_bits(tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert run_toy(project_root, whole, "fit", 2, dropout=0.3).returncode == 0
-    stopped = run_toy(project_root, parts, "stop", 2, dropout=0.3)
+    assert run_toy(whole, "fit", 2, dropout=0.3).returncode == 0
+    stopped = run_toy(parts, "stop", 2, dropout=0.3)
     assert stopped.returncode != 0
     assert torch.load(parts / "last.pt", weights_only=True)["iteration"] == 4
-    assert run_toy(project_root, parts, "resume", 2, dropout=0.3).returncode == 0
+    assert run_toy(parts, "resume", 2, dropout=0.3).returncode == 0
     for first, second in zip(results(whole, 2), results(parts, 2), strict=True):
         assert_same(first["model"], second["model"], 0.0)
 
 
 @pytest.mark.parametrize("what", [pytest.param("fail", marks=pytest.mark.long), "late"])
-def test_processes_fail_together_with_the_reason(
-    project_root: Path, tmp_path: Path, what: str
-) -> None:
-    failed = run_toy(project_root, tmp_path, what, 2)
-    assert failed.returncode != 0
-    assert "error: the loss is not finite at iteration 5" in failed.stderr
+def test_processes_fail_together_with_the_reason(tmp_path: Path, what: str) -> None:
+    first, last = warm.run_together(2, [TOY, tmp_path, what, 0.0])
+    assert first.returncode != 0 and last.returncode != 0
+    assert "error: the loss is not finite at iteration 5" in last.stderr
     reason = "stopped by the failure of another process: process 1: the loss is not finite"
-    assert reason in failed.stderr
+    assert reason in first.stderr
     weights = torch.load(tmp_path / "last.pt", weights_only=True)
     assert weights["iteration"] == 4
     assert all(torch.isfinite(value).all() for value in weights["model"].values())

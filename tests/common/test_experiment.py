@@ -19,7 +19,7 @@ def test_ids_are_free_numbers(tmp_path):
 
 
 def test_processes_at_once_get_different_ids(tmp_path):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     queue = context.Queue()
     processes = [context.Process(target=_take, args=(tmp_path, queue)) for _ in range(4)]
     for process in processes:

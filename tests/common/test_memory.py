@@ -1,13 +1,11 @@
 """The peak memory of a run grows with its batches, not with its data."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import torch
+import warm
 
 from common.memory import peak_memory_mb
 
@@ -49,9 +47,9 @@ with tempfile.TemporaryDirectory() as name:
 """
 
 
-def test_a_training_and_a_prediction_hold_batches_not_data(project_root: Path) -> None:
+def test_a_training_and_a_prediction_hold_batches_not_data() -> None:
     """A study network reads 330 MB of features, in float32; less than a third of them is held."""
-    command = [sys.executable, "-c", PROGRAM, "1200"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=project_root)
+    done = warm.run(["-c", PROGRAM, 1200])
+    assert done.returncode == 0, done.stderr
     first, last, features = json.loads(done.stdout)
     assert features > 300 and last - first < features / 3

@@ -22,7 +22,8 @@ def make_experiment(root: Path) -> Path:
     make_dataset(root / "input" / "datasets" / "other", num_patients=4)
     folder = root / "output" / "results" / "0001"
     folder.mkdir(parents=True)
-    config = Config().with_flags(data_dataset="own", data_input_folder=str(root / "input"))
+    place = {"data_dataset": "own", "data_input_folder": str(root / "input")}
+    config = Config().with_flags(**place, mlflow_enabled=0)  # seconds of a start
     (folder / "config.yaml").write_text(config.to_yaml())
     lines = [{"iteration": 10, "train_loss": 0.6}, {"iteration": 10, "valid_auc.any": 0.5}]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -1,17 +1,13 @@
 """train.py started as its user starts it, and what its experiments leave."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import torch
+import warm
 
 from common.checkpoint import load_checkpoint
-
-ROOT = Path(__file__).resolve().parents[2]
 
 FLAGS = [
     *("--data_dataset", "tiny", "--net_model", "test_efficientnet", "--net_pretrained", "0"),
@@ -22,23 +18,15 @@ FLAGS = [
 ]
 
 
-def start(place: Path, *flags: str, moment: str | None = None, **options) -> subprocess.Popen:
+def start(place: Path, *flags: str, moment: str | None = None, **options) -> warm.Process:
     script = ["tests/helpers/killed_training.py", moment] if moment else ["train.py"]
     places = ["--data_input_folder", str(place / "input"), "--output_dir", str(place / "output")]
-    return subprocess.Popen(
-        [sys.executable, *script, *places, *flags],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        **options,
-    )
+    return warm.Process([*script, *places, *flags], **options)
 
 
 def run(place: Path, *flags: str, **options) -> tuple[int, str, str]:
     process = start(place, *flags, **options)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate()
     return process.returncode, out, err
 
 

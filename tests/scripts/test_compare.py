@@ -35,11 +35,6 @@ def root(tmp_path_factory) -> Path:
     return root
 
 
-@pytest.fixture(autouse=True)
-def no_figures(monkeypatch):
-    monkeypatch.setattr("common.report.comparison.figure", lambda drawing, name: name)
-
-
 def run(monkeypatch, root: Path, names: str, *arguments: str) -> int:
     common = ["--output_dir", str(root / "output"), "--ev_experiments", names]
     monkeypatch.setattr(sys, "argv", ["compare.py", *common, *arguments])
@@ -92,6 +87,7 @@ def test_scores_are_those_of_evaluate_and_differences_those_of_the_statistics(
     assert not any(name in shown for name in ("secret-patient", "study1", "ID_p"))
 
 
+@pytest.mark.drawn
 def test_a_planted_gap_is_found_and_a_margin_is_claimed_only_where_it_holds(
     monkeypatch, capsys, root
 ):

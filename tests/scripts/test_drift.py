@@ -39,11 +39,6 @@ def root(tmp_path) -> Path:
     return tmp_path
 
 
-@pytest.fixture(autouse=True)
-def no_figures(monkeypatch):
-    monkeypatch.setattr("common.report.drift.figure", lambda drawing, name: name)
-
-
 def run(monkeypatch, root: Path, *arguments: str) -> int:
     common = ["--output_dir", str(root / "output"), "--experiment_id", "0001"]
     monkeypatch.setattr(sys, "argv", ["drift.py", *common, *arguments])
@@ -77,6 +72,7 @@ def write_output(root: Path, dataset: Path, experiment_id: str) -> Path:
     return folder
 
 
+@pytest.mark.drawn
 def test_a_reference_is_fitted_and_a_shift_of_hu_found(monkeypatch, capsys, root):
     given = "--dr_input", str(root / "before")
     assert "keeps no reference" in refused(monkeypatch, capsys, root, *given)

@@ -6,22 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import warm
 
 from config import Config
 from flags.help import SCRIPTS
 from scripts import ich
 
 
-def run(*arguments: str, cwd: Path | None = None, **environment: str):
-    root = Path(__file__).resolve().parents[2]
-    return subprocess.run(
-        [sys.executable, "-m", "scripts.ich", *arguments],
-        cwd=cwd or root,
-        env={**os.environ, "PYTHONPATH": str(root), **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def run(*arguments: str, cwd: Path = warm.ROOT) -> subprocess.CompletedProcess[str]:
+    return warm.run(["-m", "scripts.ich", *arguments], cwd=cwd)
 
 
 def test_every_script_is_a_command_and_has_a_help(project_root: Path) -> None:
@@ -102,7 +95,7 @@ def test_messages_name_the_command_as_it_was_called(tmp_path: Path) -> None:
     found = run("evaluate", "--experiment_id", "0007", cwd=tmp_path)
     assert found.returncode == 2
     assert "no experiment at output/results/0007" in found.stderr
-    found = run("train", cwd=tmp_path, OMP_NUM_THREADS="1")
+    found = run("train", cwd=tmp_path)
     assert found.returncode == 2
     assert "python -m scripts.ich prepare" in found.stderr
     assert ".py" not in found.stderr.splitlines()[-1]

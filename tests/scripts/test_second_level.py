@@ -26,8 +26,6 @@ from rsna_model import RSNAModel, build_model
 from rsna_task import LABEL_WEIGHTS, LABELS
 from scripts import second_level
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 TREES = ["--sl_method", "boosting", "--sl_rounds", "3", "--sl_min_leaf", "5", "--sl_patience", "0"]
 
 

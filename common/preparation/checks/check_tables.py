@@ -54,7 +54,7 @@ def check_order(slices: pd.DataFrame) -> list[Finding]:
     key = ["series_id", "rows", "columns", "num_slices"]
     together = ranked.groupby(key, dropna=False)["rank"].transform("size")
     incomplete = together % ranked["num_slices"].clip(lower=1) != 0
-    wrong = pd.concat([stored.loc[is_wrong, "image_id"], ranked.loc[incomplete, "image_id"]])
+    wrong = pd.concat([stored["image_id"][is_wrong], ranked["image_id"][incomplete]])
     wrong = wrong[~wrong.index.duplicated()].sort_index()
     same_file = stored["store_file"].eq(stored["store_file"].shift())
     falls = stored["position_mm"].diff() < -POSITION_TOLERANCE_MM

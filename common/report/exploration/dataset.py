@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from common.errors import InputError
+from common.files import read_parquet
 from common.preparation.manifest import MANIFEST_FILE
 from common.scoring.metrics import majority
 from common.slices.folds import FOLDS_FILE, read_folds
@@ -21,10 +22,8 @@ class ExploredDataset:
     Attributes:
         name: of the dataset folder.
         source: kind of the data it was made from; empty where the manifest does not tell.
-        table: its slices.
         studies: content of studies.parquet; empty where there is none.
         folds: content of folds.csv, or None.
-        label_names: the labels of the task.
         overall: the one of them that is the union of the others, or None.
     """
 
@@ -71,21 +70,16 @@ class ExploredDataset:
 
     @property
     def subtypes(self) -> Sequence[str]:
-        """The labels without the overall one."""
         return [name for name in self.label_names if name != self.overall]
 
 
 def _read_studies(path: Path) -> pd.DataFrame:
     if not path.is_file():
         return pd.DataFrame({"study_id": [], "patient_id": [], "label_source": []}, dtype="str")
-    try:
-        return pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} can't be read ({error}): run preprocessing.py again") from error
+    return read_parquet(path, "run preprocessing.py again")
 
 
 def _source_of(path: Path) -> str:
-    """Return the name of the source that a manifest tells."""
     if not path.is_file():
         return ""
     try:

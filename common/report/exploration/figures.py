@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -10,26 +9,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from common.report.examples import window_strip, windows_text
 from common.report.exploration.images import ChosenSlice, labels_of, montage, read_image
-from common.report.plots import COLORS, label_axes, new_figure
+from common.report.plots import COLORS, Axes, Figure, label_axes, new_figure
 from common.slices.table import SliceTable
 from common.windows import READING_WINDOWS
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _NUM_BINS = 60
 
 
 class Picture:
-    """A figure as a notebook shows it: a PNG of few dots, so that the notebook stays small.
+    """A figure as a notebook shows it: a PNG of few dots, so that the notebook stays small."""
 
-    Args:
-        drawing: the figure.
-        dpi: dots per inch.
-    """
-
-    def __init__(self, drawing: "Figure", dpi: int = 72) -> None:
+    def __init__(self, drawing: Figure, dpi: int = 72) -> None:
         self._drawing, self._dpi = drawing, dpi
 
     def __repr__(self) -> str:
@@ -44,7 +34,7 @@ class Picture:
         return buffer.getvalue()
 
 
-def label_figure(of_slices: pd.DataFrame, of_studies: pd.DataFrame) -> "Figure":
+def label_figure(of_slices: pd.DataFrame, of_studies: pd.DataFrame) -> Figure:
     """Draw the share of positives of each label, of slices on the left, of studies on the right.
 
     Args:
@@ -64,7 +54,7 @@ def label_figure(of_slices: pd.DataFrame, of_studies: pd.DataFrame) -> "Figure":
     return drawing
 
 
-def matrix_figure(counts: pd.DataFrame, shares: pd.DataFrame, title: str) -> "Figure":
+def matrix_figure(counts: pd.DataFrame, shares: pd.DataFrame, title: str) -> Figure:
     """Draw a matrix of labels: numbers of rows, coloured by the share of the row's label."""
     num_labels = len(counts)
     drawing, axes = new_figure(1, 1, (1.6 + 0.95 * num_labels, 1.2 + 0.6 * num_labels))
@@ -85,7 +75,7 @@ def matrix_figure(counts: pd.DataFrame, shares: pd.DataFrame, title: str) -> "Fi
     return drawing
 
 
-def place_figure(shares: pd.DataFrame) -> "Figure":
+def place_figure(shares: pd.DataFrame) -> Figure:
     """Draw the share of positives over the place in the series, as `share_by_place` returns it."""
     drawing, axes = new_figure(1, 1, (11, 3.4))
     for number, name in enumerate(shares.columns):
@@ -97,12 +87,11 @@ def place_figure(shares: pd.DataFrame) -> "Figure":
     return drawing
 
 
-def fold_figure(report: pd.DataFrame, label_names: Sequence[str]) -> "Figure":
+def fold_figure(report: pd.DataFrame, label_names: Sequence[str]) -> Figure:
     """Draw the prevalence of each label per fold, a line at that of all folds.
 
     Args:
         report: what `fold_report` returned.
-        label_names: the labels.
     """
     drawing, axes = new_figure(1, 1, (11, 3.4))
     folds = report.drop(index="all")
@@ -123,18 +112,17 @@ def fold_figure(report: pd.DataFrame, label_names: Sequence[str]) -> "Figure":
 
 def geometry_figure(
     spacing_mm: ArrayLike, gaps_mm: ArrayLike, tilts_deg: ArrayLike, lengths: ArrayLike
-) -> "Figure":
+) -> Figure:
     """Draw pixel spacing and gaps of slices, tilt and length of series, as histograms."""
-    drawing, four = new_figure(2, 2, (11, 6))
-    top, bottom = four
-    _histogram(top[0], spacing_mm, "pixel spacing", "mm between rows", "slices")
-    _histogram(top[1], gaps_mm, "gap to the slice before", "mm along the normal", "slices")
-    _histogram(bottom[0], tilts_deg, "gantry tilt", "degrees", "series")
-    _histogram(bottom[1], lengths, "length of a series", "slices", "series")
+    drawing, ((first, second), (third, fourth)) = new_figure(2, 2, (11, 6))
+    _histogram(first, spacing_mm, "pixel spacing", "mm between rows", "slices")
+    _histogram(second, gaps_mm, "gap to the slice before", "mm along the normal", "slices")
+    _histogram(third, tilts_deg, "gantry tilt", "degrees", "series")
+    _histogram(fourth, lengths, "length of a series", "slices", "series")
     return drawing
 
 
-def intensity_figure(frame: pd.DataFrame) -> "Figure":
+def intensity_figure(frame: pd.DataFrame) -> Figure:
     """Draw smallest, largest and mean HU and the share of brain of the slices in `frame`."""
     drawing, four = new_figure(2, 2, (11, 6))
     names = ("smallest HU", "largest HU", "mean HU", "share of the pixels in brain")
@@ -147,7 +135,7 @@ def intensity_figure(frame: pd.DataFrame) -> "Figure":
 
 def windows_figure(
     table: SliceTable, chosen: Sequence[ChosenSlice], label_names: Sequence[str]
-) -> "Figure":
+) -> Figure:
     """Draw slices, one in a row, in the four windows, with their image ids and labels only."""
     drawing, grid = new_figure(max(1, len(chosen)), 1, (9.6, 2.75 * len(chosen) or 0.6))
     if not chosen:
@@ -165,7 +153,7 @@ def windows_figure(
     return drawing
 
 
-def montage_figure(table: SliceTable, row: int) -> "Figure":
+def montage_figure(table: SliceTable, row: int) -> Figure:
     """Draw the whole series of a row, in order."""
     picture, shown = montage(table, row)
     height, width = picture.shape
@@ -176,7 +164,7 @@ def montage_figure(table: SliceTable, row: int) -> "Figure":
     return drawing
 
 
-def _histogram(axes: "Axes", values: ArrayLike, title: str, x_name: str, y_name: str) -> None:
+def _histogram(axes: Axes, values: ArrayLike, title: str, x_name: str, y_name: str) -> None:
     """Draw the finite values between their 0.1 % quantiles; what lies beyond is told."""
     finite: NDArray[np.float64] = np.asarray(values, dtype=np.float64)
     num_all = len(finite)

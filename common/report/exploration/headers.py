@@ -53,13 +53,9 @@ def reason_counts(frame: pd.DataFrame, most: int = 60) -> pd.DataFrame:
     counts = told.groupby(["status", "reason"]).size().rename("slices").reset_index()
     counts = counts.sort_values(["slices", "status", "reason"], ascending=[False, True, True])
     if len(counts) > most:
-        rest = counts.iloc[most:]
-        last = {
-            "status": "",
-            "reason": f"{len(rest)} other reasons",
-            "slices": rest["slices"].sum(),
-        }
-        counts = pd.concat([counts.iloc[:most], pd.DataFrame([last])])
+        num, reason = counts["slices"].iloc[most:].sum(), f"{len(counts) - most} other reasons"
+        last = pd.DataFrame([{"status": "", "reason": reason, "slices": num}])
+        counts = pd.concat([counts.iloc[:most], last])
     return counts.reset_index(drop=True)
 
 
@@ -82,7 +78,7 @@ def overview(frame: pd.DataFrame, by: pd.Series) -> pd.DataFrame:
             "series": groups["store_file"].nunique(),
             "studies": groups["study_id"].nunique(),
             "patients": groups["patient_id"].nunique(),
-            "matrix, most frequent": groups.apply(_usual_matrix),
+            "matrix, most frequent": groups.apply(lambda own: str(sizes(own).mode().iat[0])),
             "pixel spacing, median mm": groups["spacing_row"].median(),
             "slice gap, median mm": gaps["gap_mm"].groupby(by.loc[gaps.index]).median(),
             "slices with tilt, %": 100 * tilted.where(frame["tilt_deg"].notna()).groupby(by).mean(),
@@ -118,7 +114,11 @@ def top_counts(values: pd.Series, by: pd.Series, most: int = 15) -> pd.DataFrame
 
 def sizes(frame: pd.DataFrame) -> pd.Series:
     """Return the matrix of each slice with pixels, as "rows x columns"."""
-    return _pairs(with_pixels(frame), "rows", "columns").rename("matrix")
+
+    def words(values: tuple[float, ...]) -> str:
+        return " x ".join("unknown" if np.isnan(value) else f"{value:g}" for value in values)
+
+    return _by_combination(with_pixels(frame), ("rows", "columns"), words).rename("matrix")
 
 
 def bit_families(frame: pd.DataFrame) -> pd.Series:
@@ -131,8 +131,12 @@ def bit_families(frame: pd.DataFrame) -> pd.Series:
 
 def windows(frame: pd.DataFrame) -> pd.Series:
     """Return the first window of each slice with pixels, as "center / width"."""
+
+    def words(values: tuple[float, ...]) -> str:
+        return "none" if np.isnan(values).any() else f"{values[0]:g} / {values[1]:g}"
+
     columns = ("window_center", "window_width")
-    return _by_combination(with_pixels(frame), columns, _window_words).rename("center / width")
+    return _by_combination(with_pixels(frame), columns, words).rename("center / width")
 
 
 def slice_gaps(frame: pd.DataFrame) -> pd.DataFrame:
@@ -183,17 +187,6 @@ def tilts_deg(frame: pd.DataFrame) -> np.ndarray:
     return with_pixels(frame).groupby("store_file")["tilt_deg"].first().dropna().to_numpy()
 
 
-def _pairs(frame: pd.DataFrame, first: str, second: str) -> pd.Series:
-    def words(values: tuple[float, ...]) -> str:
-        return " x ".join("unknown" if np.isnan(value) else f"{value:g}" for value in values)
-
-    return _by_combination(frame, (first, second), words)
-
-
-def _usual_matrix(frame: pd.DataFrame) -> str:
-    return str(_pairs(frame, "rows", "columns").mode().iat[0])
-
-
 def _by_combination(
     frame: pd.DataFrame, columns: Sequence[str], words: Callable[[tuple[float, ...]], str]
 ) -> pd.Series:
@@ -214,10 +207,6 @@ def _family_words(values: tuple[float, ...]) -> str:
         return "unknown"
     signed = {0.0: "unsigned", 1.0: "signed"}.get(sign, "of unknown sign")
     return f"{bits:g} bits, {signed}, slope {slope:g}, intercept {intercept:g}"
-
-
-def _window_words(values: tuple[float, ...]) -> str:
-    return "none" if np.isnan(values).any() else f"{values[0]:g} / {values[1]:g}"
 
 
 def _without_identity(rows: pd.DataFrame) -> list[str]:

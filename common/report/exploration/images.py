@@ -48,11 +48,8 @@ def choose_slices(
     positive are left out, and no slice comes twice.
 
     Args:
-        table: the slices.
         studies: study_id and the labels of studies.
         label_names: the labels to show; not one that is the union of others.
-        per_label: how many of each.
-        seed: of the draw.
     """
     rng = np.random.default_rng(seed)
     readable = np.flatnonzero(table.readable)
@@ -115,7 +112,6 @@ class _Draw:
         return rows
 
     def _in_order(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return rows of one series in anatomical order."""
         return rows[np.argsort(self._table.places(rows)[0], kind="stable")]
 
 

@@ -35,6 +35,18 @@ class Numbered(AbstractDataset):
         return {"image": torch.full((height, SIZE), index).to(self.dtype), "index": index}
 
 
+class InPlace(Numbered):
+    """The same; each image that has a place in its batch is made there, but every third."""
+
+    def make_sample(self, index: int, seed: int) -> dict[str, Any]:
+        image = super().make_sample(index, seed)["image"].numpy()
+        place = self.image_memory(image.shape)
+        if place is not None and index % 3 and image.dtype == place.dtype:
+            place[:] = image
+            image = place
+        return {"image": image, "index": index}
+
+
 def are_right(batches: list[dict[str, torch.Tensor]]) -> bool:
     return all(bool((batch["image"] == batch["index"][:, None, None]).all()) for batch in batches)
 
@@ -125,3 +137,33 @@ def test_small_tensors_and_different_shapes_are_left_to_torch() -> None:
 def test_the_main_process_does_without() -> None:
     batch = batch_memory.stacked([{"image": torch.ones(SIZE, SIZE), "n": np.float32(2)}] * 3)
     assert batch["image"].shape == (3, SIZE, SIZE) and batch["n"].tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int16])
+def test_images_made_in_their_place_are_those_made_elsewhere(
+    num_workers: int, dtype: torch.dtype
+) -> None:
+    """Of int16 there are none: the memory is for float32, and its slot is let go."""
+    sampler = EpochSampler(63, seed=0)
+    loader = make_loader(InPlace(63, dtype), 4, num_workers, sampler)
+    sampler.start(0)
+    batches = list(loader)
+    assert are_right(batches) and {batch["image"].dtype for batch in batches} == {dtype}
+    assert sorted(torch.cat([batch["index"] for batch in batches]).tolist()) == list(range(63))
+    if num_workers:
+        del batches
+        gc.collect()
+        assert num_slots_in_use(loader) == 0
+
+
+def test_a_batch_is_the_memory_that_its_images_were_made_in() -> None:
+    dataset = InPlace(5)
+    samples = dataset.__getitems__([1, 2, 4])
+    batch = dataset.collate(samples)
+    assert batch["image"].data_ptr() == samples[0]["image"].data_ptr()
+    assert are_right([batch]) and len(batch["image"]) == 3
+    assert dataset.image_memory((SIZE, SIZE)) is None, "no batch is made"
+    grows = InPlace(4, grows=True)
+    with pytest.raises(RuntimeError, match="equal size"):
+        grows.collate(grows.__getitems__([1, 2]))

@@ -4,13 +4,13 @@ import os
 import pickle
 import shutil
 import signal
-import subprocess
 import sys
 from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pytest
 import torch
+import warm
 from predictor_factory import build_network, make_dataset, make_predictor
 from torch import nn
 
@@ -269,12 +269,10 @@ subprocess.run(["true"], check=True)
 """
 
 
-def test_signals_are_handled_after_engines_are_gone(tmp_path, table, project_root):
+def test_signals_are_handled_after_engines_are_gone(tmp_path, table):
     folder = exported(make_predictor(), tmp_path / "net", table)
-    command = [sys.executable, "-c", SIGNALLED, str(folder), str(tmp_path / "other")]
-    path = os.pathsep.join([str(project_root), str(project_root / "tests" / "helpers")])
-    run = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=False)
-    assert run.returncode == 0
+    done = warm.run(["-c", SIGNALLED, folder, tmp_path / "other"])
+    assert done.returncode == 0, done.stderr
 
 
 class Killed:

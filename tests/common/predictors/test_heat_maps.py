@@ -63,7 +63,7 @@ def test_maps_lie_on_the_pixels_of_the_file(tmp_path: Path, number: int, turn: T
     for nodes in PIPELINES:
         predictor = spot_predictor(*nodes)
         maps = heat_maps(predictor, table, rows)
-        dataset = predictor._dataset(table, rows, predictor.transform, "plain", PredictOptions())
+        dataset = predictor.dataset(table, rows, "plain", PredictOptions())
         for index, (place, grid) in enumerate(zip(wanted, source_grids(table, rows), strict=True)):
             found = maps[index]
             assert found.shape == (160, 150) and found.dtype == np.float32

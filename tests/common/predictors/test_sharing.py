@@ -1,12 +1,9 @@
 """Processes that predict together give the tables of one."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import shared_prediction
+import warm
 from predictor_factory import make_dataset, make_predictor
 
 from common.predictors.base import PredictOptions
@@ -21,23 +18,12 @@ def table(tmp_path_factory) -> SliceTable:
     return make_dataset(tmp_path_factory.mktemp("dataset"))
 
 
-def run_shared(
-    root: Path, table: SliceTable, folder: Path, what: str, num: int
-) -> subprocess.CompletedProcess[str]:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    program = root / "tests" / "helpers" / "shared_prediction.py"
-    return subprocess.run(
-        [*torchrun, f"--nproc_per_node={num}", program, table.folder, folder, what],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+PROGRAM = warm.ROOT / "tests" / "helpers" / "shared_prediction.py"
 
 
-def test_two_processes_find_what_one_finds(project_root: Path, table, tmp_path) -> None:
-    done = run_shared(project_root, table, tmp_path, "all", 2)
-    assert done.returncode == 0, done.stderr
+def test_two_processes_find_what_one_finds(table, tmp_path) -> None:
+    for done in warm.run_together(2, [PROGRAM, table.folder, tmp_path, "all"]):
+        assert done.returncode == 0, done.stderr
     predictors, alone = shared_prediction.make_all(), tmp_path / "alone"
     each = shared_prediction.predict_each(predictors, table, alone, PredictOptions(batch_size=8))
     expected = shared_prediction.arrays({name: find() for name, find in each.items()}, alone)
@@ -48,14 +34,13 @@ def test_two_processes_find_what_one_finds(project_root: Path, table, tmp_path) 
             np.testing.assert_allclose(found[name], value, rtol=0, atol=2e-6, err_msg=name)
 
 
-@pytest.mark.long
-def test_a_process_that_fails_ends_all_with_its_reason(project_root: Path, table, tmp_path) -> None:
-    done = run_shared(project_root, table, tmp_path, "fail", 2)
-    assert done.returncode == 1
-    assert "error: model.pt is missing here" in done.stderr
+def test_a_process_that_fails_ends_all_with_its_reason(table, tmp_path) -> None:
+    first, last = warm.run_together(2, [PROGRAM, table.folder, tmp_path, "fail"])
+    assert first.returncode != 0 and last.returncode == 2
+    assert "error: model.pt is missing here" in last.stderr
     reason = "stopped by the failure of another process: process 1: model.pt is missing here"
-    assert reason in done.stderr
-    assert "a fault of the program" not in done.stderr
+    assert reason in first.stderr
+    assert "a fault of the program" not in first.stderr + last.stderr
     assert not (tmp_path / "found.npz").exists()
 
 

@@ -42,6 +42,7 @@ def page(large, slices_read) -> str:
         return html_of(large)
 
 
+@pytest.mark.drawn
 def test_the_page_needs_nothing_but_itself(page):
     sources = re.findall(r'(?:src|href)="([^"]{0,40})', page)
     assert len(sources) > 15
@@ -49,6 +50,7 @@ def test_the_page_needs_nothing_but_itself(page):
     assert not re.search(r"https?://|<script|@import|url\(", page)
 
 
+@pytest.mark.drawn
 def test_the_page_tells_counts_reasons_and_shares(page, large):
     frame = pd.read_parquet(large / SLICES_FILE)
     assert "not a medical device" in page
@@ -61,6 +63,7 @@ def test_the_page_tells_counts_reasons_and_shares(page, large):
         assert f"<h2>{heading}</h2>" in page
 
 
+@pytest.mark.drawn
 def test_the_page_tells_of_no_patient_and_no_file(page):
     assert "secret" not in page
     assert ".dcm" not in page
@@ -68,17 +71,12 @@ def test_the_page_tells_of_no_patient_and_no_file(page):
     assert re.search(r"<code>ID_\d+</code>", page)
 
 
+@pytest.mark.drawn
 def test_only_what_is_shown_is_read(page, slices_read):
     assert len(slices_read) == page.count('class="card"') + 34
 
 
-@pytest.fixture
-def undrawn(monkeypatch) -> None:
-    """Figures are made, but not rendered, which takes most of the time of a page."""
-    monkeypatch.setattr("common.report.dataset.figure", lambda drawing, description: description)
-
-
-def test_a_dataset_of_one_series_without_labels_folds_and_studies_has_a_page(tmp_path, undrawn):
+def test_a_dataset_of_one_series_without_labels_folds_and_studies_has_a_page(tmp_path):
     folder = make_tiny_dataset(tmp_path, num_patients=1)
     frame = pd.read_parquet(folder / SLICES_FILE).assign(**dict.fromkeys(LABELS, np.nan))
     frame.drop(columns="epidural").to_parquet(folder / SLICES_FILE)
@@ -89,7 +87,7 @@ def test_a_dataset_of_one_series_without_labels_folds_and_studies_has_a_page(tmp
     assert 'class="card"' in page
 
 
-def test_a_dataset_whose_studies_are_labelled_has_a_page(tmp_path, undrawn):
+def test_a_dataset_whose_studies_are_labelled_has_a_page(tmp_path):
     folder = make_tiny_dataset(tmp_path, num_patients=3)
     frame = pd.read_parquet(folder / SLICES_FILE)
     frame.assign(**dict.fromkeys(LABELS, np.float32("nan"))).to_parquet(folder / SLICES_FILE)
@@ -100,7 +98,7 @@ def test_a_dataset_whose_studies_are_labelled_has_a_page(tmp_path, undrawn):
     assert "label of the study" in page
 
 
-def test_a_dataset_without_pixels_has_a_page(tmp_path, undrawn):
+def test_a_dataset_without_pixels_has_a_page(tmp_path):
     folder = make_tiny_dataset(tmp_path, num_patients=2)
     frame = pd.read_parquet(folder / SLICES_FILE)
     frame = frame.assign(status="corrupt", store_file=None, store_index=None)

@@ -55,6 +55,7 @@ def make_report(scored: ScoredSet, **options) -> EvaluationReport:
     )
 
 
+@pytest.mark.drawn
 def test_the_page_needs_nothing_but_itself(html):
     sources = re.findall(r'(?:src|href)="([^"]{0,40})', html)
     assert sources
@@ -62,6 +63,7 @@ def test_the_page_needs_nothing_but_itself(html):
     assert not re.search(r"https?://|<script|@import|url\(", html)
 
 
+@pytest.mark.drawn
 def test_the_page_shows_its_figures_and_says_what_it_is(html):
     scored = scored_set()
     assert "not a medical device" in html
@@ -75,6 +77,7 @@ def test_the_page_shows_its_figures_and_says_what_it_is(html):
         assert heading in html
 
 
+@pytest.mark.drawn
 def test_a_selected_checkpoint_is_marked(html):
     assert html.count("best (selected on these rows)") == 1
     assert "last weights (selected" not in html
@@ -84,12 +87,14 @@ def scored_arrays(scored: ScoredSet):
     return scored.labels, scored.probabilities, scored.image_ids
 
 
+@pytest.mark.drawn
 def test_a_set_without_slice_labels_has_a_page_without_curves():
     html = make_report(scored_set(unknown=True)).html()
     assert "Reliability" not in html
     assert "–" in html
 
 
+@pytest.mark.drawn
 def test_a_label_without_positives_is_drawn():
     scored = scored_set()
     scored.labels[:, 0] = 0
@@ -126,7 +131,8 @@ def test_what_comes_from_data_is_escaped():
     scored = scored_set(12)
     scored = ScoredSet(evil, scored.metrics, scored.labels, scored.probabilities, [evil] * 12)
     options = {"num_skipped": {evil: 1}, "facts": {evil: evil}, "loss_note": evil}
-    options |= {"folds": {evil: scored.metrics}, "study_rule": evil}
+    options |= {"folds": {evil: scored.metrics}}
+    scored.metrics["study"]["rule"] = evil
     html = make_report(scored, **options).html()
     assert "<b " not in html
     assert html.count("&lt;b onclick=&#39;x&#39;&gt;&#34;&amp;") > 12
@@ -174,6 +180,7 @@ def test_the_schedule_is_drawn_over_all_iterations():
     assert len(plain.axes[0].lines[0].get_xdata()) <= 2000
 
 
+@pytest.mark.drawn
 def test_a_page_with_a_schedule_shows_it():
     schedule = PlannedSchedule(lambda step: 1.0, 20)
     shown = make_report(scored_set(), schedule=schedule, loss_note="a focal loss").html()

@@ -34,18 +34,13 @@ def dataset(tmp_path) -> Path:
     return make_tiny_dataset(tmp_path / "input" / "datasets" / "x")
 
 
-@pytest.fixture
-def undrawn(monkeypatch) -> None:
-    monkeypatch.setattr("common.report.dataset.figure", lambda drawing, description: description)
-
-
-def test_a_prepared_dataset_needs_no_source(run, dataset, undrawn):
+def test_a_prepared_dataset_needs_no_source(run, dataset):
     lines = run("--pre_report", 1)
     assert lines == [f"report: {dataset / 'report.html'}"]
     assert (dataset / "report.html").read_text().startswith("<!DOCTYPE html>")
 
 
-def test_what_has_no_effect_on_a_prepared_dataset_earns_a_warning(run, dataset, undrawn, caplog):
+def test_what_has_no_effect_on_a_prepared_dataset_earns_a_warning(run, dataset, caplog):
     with caplog.at_level(logging.WARNING):
         run("--pre_report", 1, "--pre_num_folds", 3, "--pre_export_windows", "[bone]")
     warnings = "\n".join(caplog.messages)
@@ -54,7 +49,7 @@ def test_what_has_no_effect_on_a_prepared_dataset_earns_a_warning(run, dataset, 
     assert len(caplog.messages) == 2
 
 
-def test_a_preparation_ends_with_the_report_and_the_export(run, tmp_path, undrawn):
+def test_a_preparation_ends_with_the_report_and_the_export(run, tmp_path):
     write_series_files(tmp_path / "in")
     flags = ["--pre_source", "dicom", "--pre_folder", tmp_path / "in", "--pre_report", 1]
     lines = run(*flags, "--pre_export", "png", "--pre_export_folder", tmp_path / "out")
