@@ -179,7 +179,7 @@ def prepare_dataset(
         # Before the work: a fault in the label file must not show hours later.
         labels, study_labels = source.labels(), source.study_labels()
         plan = FoldPlan(num_folds, fold_seed, valid_fraction, fold_by)
-        parameters: dict[str, Any] = plan.parameters() | {"drop_overlap": drop_overlap}
+        parameters: dict[str, Any] = asdict(plan) | {"drop_overlap": drop_overlap}
         given = {
             PARAMETER: steps.parameters(),
             "brain_min": brain_min,

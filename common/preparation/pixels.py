@@ -101,7 +101,8 @@ def series_tasks(
     spacings = headers[["spacing_row", "spacing_column"]].to_numpy(dtype=np.float64)
     turns = {text: turn for turn, text in TURNS.items()}
     turned = headers["turned"].fillna("").to_numpy(dtype=object)
-    for store_file, members in _groups(headers).items():
+    for store_file, found in headers.groupby("store_file").indices.items():
+        members = np.asarray(found)
         rows = members[np.argsort(values["rank"][members])]
         frames_of: dict[str, list[tuple[int, int]]] = {}
         for row in rows:
@@ -124,7 +125,7 @@ def series_tasks(
         yield SeriesTask(
             reader=reader,
             dataset_folder=dataset_folder,
-            store_file=store_file,
+            store_file=str(store_file),
             shape=(int(shapes[rows[0], 0]), int(shapes[rows[0], 1])),
             files=tuple((name, tuple(frames)) for name, frames in frames_of.items()),
             num_slices=len(rows),
@@ -218,12 +219,6 @@ def record_folder(dataset_folder: Path) -> Path:
 def record_path(dataset_folder: Path, store_file: str) -> Path:
     """Return the path of the record of a store file."""
     return record_folder(dataset_folder) / f"{Path(store_file).stem}.json"
-
-
-def _groups(headers: pd.DataFrame) -> dict[str, np.ndarray]:
-    return {
-        str(name): np.asarray(rows) for name, rows in headers.groupby("store_file").indices.items()
-    }
 
 
 def _plan(task: SeriesTask) -> SeriesPlan | None:

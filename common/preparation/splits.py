@@ -2,9 +2,8 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -43,9 +42,6 @@ class FoldPlan:
     fold_seed: int = 4667
     valid_fraction: float = 0.0
     fold_by: str = BY_PATIENT
-
-    def parameters(self) -> dict[str, Any]:
-        return asdict(self)
 
     def check(self, headers: pd.DataFrame, sources: pd.Series | None) -> None:
         """Raise InputError where slices can't be split so, before their pixels are read.
