@@ -54,8 +54,9 @@ def measure(spec: str, rounds: int, precisions: list[Any], folder: Path) -> dict
     """Return ms a slice by way, ratios, and how far logits are from those of torch."""
     import torch
 
+    from common.experiment import ENGINE
     from common.predictors.base import PredictOptions
-    from common.predictors.engine import ENGINE_FILE, RECORD, EngineNetwork
+    from common.predictors.engine import ENGINE_FILE, EngineNetwork
     from common.predictors.engine_files import OfImages, convert
     from common.predictors.torch_networks import run_network
     from rsna_model import RSNAModel
@@ -67,7 +68,7 @@ def measure(spec: str, rounds: int, precisions: list[Any], folder: Path) -> dict
     folder.mkdir()
     convert(OfImages(network), example, (int(pixels), int(pixels)), folder, folder / ENGINE_FILE)
     record = {"outputs": ["logits", "features"], "feature_dtype": "float32", "is_of_series": False}
-    content = {"model": None, RECORD: record}
+    content = {"model": None, ENGINE: record}
     images, options = Images(int(batch), int(pixels)), PredictOptions()
     ways: dict[str, Callable[[], Any]] = {
         "torch": lambda: run_network(network, "slices", images, int(batch), options)

@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 PREDICTOR_FOLDER = "predictor"
 JSON_FILE, WEIGHTS_FILE = "predictor.json", "model.pt"
+ENGINE = "engine"
+"""Key of predictor.json, and name of the files, of the engine made of the weights."""
 FORMAT_VERSION = 1
 """Version of predictor.json."""
 COPY_AGAIN = "copy the whole predictor folder again"

@@ -34,6 +34,7 @@ def author_of(record: ModelRecord, uid_root: str | None, study: Mapping[Any, Any
     facts = [
         f"Model: {record.name}.",
         f"Weights SHA-256: {record.weights_sha256}.",
+        *([f"Engine: OpenVINO, {record.precision}."] if record.precision else []),
         _calibration_fact(record),
         *_point_facts(record, study),
     ]

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.experiment import JSON_FILE, read_predictor_json
+from common.experiment import ENGINE, JSON_FILE, read_predictor_json
 from common.files import file_sha256
 from common.slices.leakage import SOURCES, TRAINED_ON
 
 # Keys of predictor.json that change no prediction.
 _NO_SETTINGS = {"training", "source", "licence", "reference", "calibrated_on", "fitted_on"}
-_NO_SETTINGS |= {"fitted_on_salt", "digests", "salt"}
+_NO_SETTINGS |= {"fitted_on_salt", "digests", "salt", ENGINE}
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,13 @@ class ModelRecord:
         name: of its network or kind, with its experiment.
         weights_sha256: of its file of weights, as `sha256sum` prints it; of several files, that of
             metrics.json: of their names and digests.
-        settings_sha256: of all else in predictor.json that a prediction follows from: calibration,
-            operating points, transform, rules.
+        settings_sha256: of all else that a prediction follows from: calibration, operating points,
+            transform and rules in predictor.json; the engine in use and its precision.
         sources: of the data that it, or what it started from or is made of, was trained on; names
             of datasets where predictor.json, of an earlier version, knows no sources.
         content: of predictor.json.
         parts: the content of each predictor.json in the folder, its own among them.
+        precision: of the engine in use; None: torch predicts.
     """
 
     name: str
@@ -38,15 +39,22 @@ class ModelRecord:
     sources: frozenset[str]
     content: Mapping[str, Any]
     parts: Sequence[Mapping[str, Any]]
+    precision: str | None = None
 
     @classmethod
-    def read(cls, folder: Path) -> "ModelRecord":
-        """Return the record of the predictor in a folder; InputError where there is none."""
+    def read(cls, folder: Path, precision: str | None = None) -> "ModelRecord":
+        """Return the record of the predictor in a folder; InputError where there is none.
+
+        Args:
+            precision: of its engine, where that predicts.
+        """
         content = read_predictor_json(folder)
         paths = sorted(folder.rglob(JSON_FILE))
         parts = [read_predictor_json(path.parent) for path in paths]
         named = [str(path.relative_to(folder)) for path in paths]
-        settings = json.dumps([named, [_settings(part) for part in parts]], sort_keys=True)
+        settings: list[Any] = [named, [_settings(part) for part in parts]]
+        if precision is not None:
+            settings += [precision, [part.get(ENGINE, {}).get("files") for part in parts]]
         trainings = [each for part in parts for each in _trainings(part.get("training", {}))]
         known = (
             each.get(SOURCES) or [each.get("dataset", each.get(TRAINED_ON))] for each in trainings
@@ -54,10 +62,11 @@ class ModelRecord:
         return cls(
             _name(content),
             _weights_sha256(folder),
-            _sha256(settings),
+            _sha256(json.dumps(settings, sort_keys=True)),
             frozenset(str(name) for names in known for name in names if name),
             content,
             parts,
+            precision,
         )
 
 
@@ -77,7 +86,10 @@ def _weights_sha256(folder: Path) -> str:
     digests = {
         name.as_posix(): file_sha256(path)
         for name, path in files.items()
-        if path.is_file() and name.suffix not in (".json", ".md") and name.parts[0] != "evaluations"
+        if path.is_file()
+        and name.suffix not in (".json", ".md")
+        and name.stem != ENGINE  # made of the weights
+        and name.parts[0] != "evaluations"
     }
     if len(digests) == 1:
         return next(iter(digests.values()))

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError
-from common.experiment import COPY_AGAIN, JSON_FILE
+from common.experiment import COPY_AGAIN, ENGINE, JSON_FILE
 from common.features.slice_outputs import Scaling
 from common.files import file_sha256
 from common.machine import end_with_parent
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 Precision = Literal["float32", "bf16"]
-RECORD = "engine"
-"""Key in predictor.json."""
 ENGINE_FILE = "engine.xml"
 SCALING_FILE = "engine.npz"
 _HINTS = {"float32": "f32", "bf16": "bf16"}
@@ -62,7 +60,7 @@ class EngineNetwork:
         precision: Precision,
         in_torch: "Callable[[], nn.Module]",
     ) -> None:
-        record = content[RECORD]
+        record = content[ENGINE]
         self.specification = content["model"]
         self.in_torch = in_torch
         self.output_names: tuple[str, ...] = tuple(record["outputs"])
@@ -148,7 +146,7 @@ class EngineNetworks:
 
     def _check(self, folder: Path, content: dict[str, Any]) -> None:
         """Raise InputError unless the engine is as it was exported, of the weights beside it."""
-        record = content.get(RECORD)
+        record = content.get(ENGINE)
         if record is None:
             raise InputError(
                 f"--pr_engine openvino: {folder} has no engine: make one by scripts/export.py"
@@ -178,7 +176,7 @@ def _network_in_torch(
     from common.predictors.torch_networks import TorchNetworks
 
     networks = TorchNetworks(build_model)
-    if SCALING_FILE in content[RECORD]["files"]:
+    if SCALING_FILE in content[ENGINE]["files"]:
         return networks.sequence_network(folder, content)[0]
     return networks.slice_network(folder, content)
 

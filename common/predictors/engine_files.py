@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from common.errors import InputError
-from common.experiment import JSON_FILE, read_predictor_json
+from common.experiment import ENGINE, JSON_FILE, read_predictor_json
 from common.files import file_sha256, write_json
 from common.predictors.base import AbstractPredictor, PredictOptions, RowLogits
 from common.predictors.composed import ComposedPredictor
 from common.predictors.engine import (
     ENGINE_FILE,
-    RECORD,
     SCALING_FILE,
     EngineNetwork,
     Precision,
@@ -101,7 +100,7 @@ def export_engines(
         measured: dict[Path, dict[Precision, Measured]] = {home: {} for home in predictors}
         for precision in precisions:
             for number, (home, part) in enumerate(parts.items()):
-                place, content = Path(scratch) / str(number), {"model": None, RECORD: records[home]}
+                place, content = Path(scratch) / str(number), {"model": None, ENGINE: records[home]}
                 part.network = EngineNetwork(place, content, precision, lambda: nn.Identity())
             try:
                 found = predicted()
@@ -124,7 +123,7 @@ def export_engines(
         kept: dict[str, Any] = {name: asdict(result) for name, result in results.items()}
         kept |= {"dataset": dataset, "num_slices": len(chosen[home])}
         record = {**records.get(home, {}), "measured": kept}
-        write_json(home / JSON_FILE, {**read_predictor_json(home), RECORD: record})
+        write_json(home / JSON_FILE, {**read_predictor_json(home), ENGINE: record})
     return measured[folder]
 
 

@@ -78,7 +78,8 @@ def deliverable_record(config: Config) -> ModelRecord:
             f"the package highdicom, which is not installed, makes the results: "
             f"{install_command('clinic')}"
         )
-    record = ModelRecord.read(config.predictor_home(recorded=False).predictor)
+    home = config.predictor_home(recorded=False)
+    record = ModelRecord.read(home.predictor, config.engine.precision)
     if is_of_phantoms(record) and not config.delivery.dl_force:
         raise InputError(
             "the predictor was trained on phantoms alone and knows nothing of patients: "

@@ -19,10 +19,9 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from common.experiment import JSON_FILE, PredictorHome, evaluations_of
+from common.experiment import ENGINE, JSON_FILE, PredictorHome, evaluations_of
 from common.files import file_sha256, write_json, write_text
 from common.models.timm_factory import PACKAGED_WEIGHTS
-from common.predictors.engine import RECORD
 from common.preparation.manifest import MANIFEST_FILE
 from common.report.page import render
 from common.requirements import program_version, required_packages
@@ -151,7 +150,7 @@ def _digest_of(hashes: Mapping[str, str]) -> str:
     lines = [
         f"{name} {value}\n"
         for name, value in hashes.items()
-        if not name.endswith(".json") and not PurePath(name).name.startswith(f"{RECORD}.")
+        if not name.endswith(".json") and not PurePath(name).name.startswith(f"{ENGINE}.")
     ]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 

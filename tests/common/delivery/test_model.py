@@ -64,6 +64,23 @@ def test_settings_are_what_predictions_follow_from(tmp_path, changes, is_other):
     assert (plain.settings_sha256 != changed.settings_sha256) is is_other
 
 
+def test_an_engine_changes_the_settings_where_it_predicts_and_never_the_weights(tmp_path):
+    plain = record_of(tmp_path)
+    content = json.loads((tmp_path / "predictor.json").read_text())
+    (tmp_path / "engine.bin").write_bytes(b"1")
+
+    def exported(digest: str, precision: str | None) -> ModelRecord:
+        files = {"engine": {"files": {"engine.bin": digest}, "measured": {}}}
+        (tmp_path / "predictor.json").write_text(json.dumps(content | files))
+        return ModelRecord.read(tmp_path, precision)
+
+    in_torch = exported("1", None)
+    assert in_torch.settings_sha256 == plain.settings_sha256
+    engines = [exported("1", "float32"), exported("1", "bf16"), exported("2", "float32")]
+    assert {one.weights_sha256 for one in [in_torch, *engines]} == {plain.weights_sha256}
+    assert len({one.settings_sha256 for one in [plain, *engines]}) == 4
+
+
 @pytest.mark.parametrize(
     ("training", "sources"),
     [
