@@ -102,6 +102,7 @@ def _main(
         os.dup2(file, number)
         os.close(file)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, closefd=False) for number in (1, 2))
+    multiprocessing.set_start_method(None, force=True)  # that of a new Python, for its own children
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
