@@ -83,3 +83,8 @@ def test_tools_find_nothing(check, project_root: Path):
     command = [sys.executable, *CHECKS[check]]
     result = subprocess.run(command, cwd=project_root, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_files_that_are_begun_first_exist(request: pytest.FixtureRequest, project_root: Path):
+    conftest = request.config.pluginmanager.get_plugin(str(project_root / "tests" / "conftest.py"))
+    assert set(conftest.LONGEST) <= {path.name for path in project_root.glob("tests/**/test_*.py")}

@@ -190,6 +190,8 @@ def _describe(frame: pd.DataFrame) -> pd.DataFrame:
         gap_mm=gaps_mm.where(gaps_mm > 0),
         has_brain=~(fractions < MIN_BRAIN_FRACTION),
         is_repeated=gaps_mm <= SAME_POSITION_MM,
+        sharpness=slices["sharpness"].astype("float64"),
+        selected=slices["selected"].astype("boolean").fillna(False).astype(bool),
     )
     volumes = slices.groupby(["study_id", "store_file"], as_index=False).agg(
         patient_id=("patient_id", "first"),
@@ -198,8 +200,8 @@ def _describe(frame: pd.DataFrame) -> pd.DataFrame:
         kernel=("kernel", "first"),
         grouping=("grouping", "first"),
         is_sharp=("is_sharp", "first"),
-        sharpness=("sharpness", lambda values: values.astype("float64").median()),
-        selected=("selected", lambda values: bool(values.astype("boolean").fillna(False).any())),
+        sharpness=("sharpness", "median"),
+        selected=("selected", "any"),
         num_slices=("image_id", "size"),
         rows=("rows", "first"),
         columns=("columns", "first"),

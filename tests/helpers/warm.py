@@ -42,9 +42,12 @@ class Process:
         self._texts = [tempfile.NamedTemporaryFile("r") for _ in range(2)]  # noqa: SIM115
         names = [text.name for text in self._texts]
         environment = dict(os.environ if env is None else env)
-        given = (self.args, str(cwd), environment, names, start_new_session)
+        # Closed when the process and all that it forked are gone, as a pipe of stdout is.
+        self._end, held = CONTEXT.Pipe(duplex=False)
+        given = (self.args, str(cwd), environment, names, start_new_session, held)
         self._process = CONTEXT.Process(target=_main, args=given)
         self._process.start()
+        held.close()
 
     @property
     def pid(self) -> int:
@@ -60,7 +63,7 @@ class Process:
     def communicate(self, timeout: float = 300) -> tuple[str, str]:
         """Wait for its end and return what it wrote to stdout and stderr."""
         self._process.join(timeout)
-        if self.returncode is None:
+        if self.returncode is None or not self._end.poll(timeout):
             self._process.kill()
             raise subprocess.TimeoutExpired(self.args, timeout)
         out, err = (text.read() for text in self._texts)
@@ -93,7 +96,12 @@ def run_together(
 
 
 def _main(
-    arguments: list[str], cwd: str, environment: dict[str, str], names: list[str], leads: bool
+    arguments: list[str],
+    cwd: str,
+    environment: dict[str, str],
+    names: list[str],
+    leads: bool,
+    held: Any,
 ) -> None:
     if leads:
         os.setsid()
@@ -102,6 +110,7 @@ def _main(
         os.dup2(file, number)
         os.close(file)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, closefd=False) for number in (1, 2))
+    multiprocessing.set_start_method(None, force=True)  # that of a new Python, for its own children
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
