@@ -46,7 +46,8 @@ def note(event, arguments):
 sys.addaudithook(note)
 sys.path.insert(0, os.getcwd())
 if sys.argv[2] == "-c":
-    exec(sys.argv[3])
+    program, sys.argv[:] = sys.argv[3], sys.argv[2:3] + sys.argv[4:]
+    exec(program)
 elif sys.argv[2] == "-m":
     sys.argv = sys.argv[3:]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
