@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests: ./test.sh the quick ones (about seven minutes on 2 cores), ./test.sh --all also
+# Runs the tests: ./test.sh the quick ones (seven to eight minutes on 2 cores), ./test.sh --all also
 # the long ones. Other arguments go to pytest. The first run sets up .venv, which train.sh shares.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
