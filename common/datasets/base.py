@@ -66,11 +66,14 @@ class AbstractDataset(ABC, Dataset):
         """Return the samples of a batch, as torch's loader asks for them."""
         from common.datasets.batch_memory import Batch  # torch takes seconds
 
-        self._batch = Batch(len(keys))
+        self._batch = batch = Batch(len(keys))
         try:
             for key in keys:
-                self._batch.append(self[key])
-            return self._batch
+                batch.append(self[key])
+            return batch
+        except BaseException:
+            batch.release()
+            raise
         finally:
             self._batch = None
 

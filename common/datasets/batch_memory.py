@@ -67,11 +67,13 @@ class KeptMemory:
     def take(self, slot: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """Return the tensor in a slot, which is free again once its storage is."""
         array = self._bytes(slot, math.prod(shape) * dtype.itemsize)
-        weakref.finalize(array, self._is_taken.__setitem__, slot, 0).atexit = False
+        weakref.finalize(array, self._free_in, os.getpid(), slot).atexit = False
         return torch.from_numpy(array).view(dtype).view(shape)
 
     def _stack(self, slots: range, tensors: Sequence[torch.Tensor]) -> "_InSlot | None":
         """Return the stack for the main process; None where no slot is free, or it needs none."""
+        if len({tensor.shape for tensor in tensors}) > 1:
+            return None
         taken = self.take_free(slots, (len(tensors), *tensors[0].shape), tensors[0].dtype)
         if taken is None:
             return None
@@ -93,6 +95,11 @@ class KeptMemory:
     def free(self, slot: int) -> None:
         """Let a slot be written again."""
         self._is_taken[slot] = 0
+
+    def _free_in(self, process: int, slot: int) -> None:
+        """Free a slot whose tensor is gone in the process that took it, not in a fork of it."""
+        if os.getpid() == process:
+            self.free(slot)
 
     def _bytes(self, slot: int, num_bytes: int) -> np.ndarray:
         kept = self._maps.get(slot)
@@ -133,6 +140,7 @@ class Batch(list[dict[str, Any]]):
         self._num_samples = num_samples
         self._images: torch.Tensor | None = None
         self._in_slot: _InSlot | None = None
+        self._num_given = 0
 
     def image_memory(self, shape: tuple[int, ...]) -> np.ndarray | None:
         """Return the place of the next sample's float32 image; None where it has another shape."""
@@ -142,27 +150,40 @@ class Batch(list[dict[str, Any]]):
                 self._images = torch.empty(whole)
             elif taken := _worker_memory[0].take_free(_worker_memory[1], whole, torch.float32):
                 self._images, self._in_slot = taken
-        if self._images is None or self._images.shape[1:] != shape:
+        if self._images is None or self._images.shape[1:] != shape or self._num_given > len(self):
             return None
+        self._num_given = len(self) + 1
         return self._images[len(self)].numpy()
+
+    def release(self) -> None:
+        """Give back memory that no batch was made in."""
+        if self._in_slot is not None:
+            self._in_slot.free()
+        self._images = self._in_slot = None
 
     def stacked(self) -> Any:
         """Return the batch as torch's `default_collate` does."""
-        batch = collate(self, collate_fn_map=_COLLATE | {torch.Tensor: self._stacked_tensors})
-        if self._in_slot is not None:  # no tensor was of that shape
-            self._in_slot.free()
-        return batch
+        try:
+            return collate(self, collate_fn_map=_COLLATE | {torch.Tensor: self._stacked_tensors})
+        finally:
+            self.release()
 
     def _stacked_tensors(self, tensors: Sequence[torch.Tensor], **others: Any) -> Any:
         images = self._images
-        fits = images is not None and all(
-            (one.shape, one.dtype) == (images.shape[1:], images.dtype) for one in tensors
-        )
-        if images is None or not fits:
+        if images is None or any(
+            (one.shape, one.dtype) != (images.shape[1:], images.dtype) for one in tensors
+        ):
             return _stacked_tensors(tensors, **others)
-        for place, one in zip(images, tensors, strict=True):
-            if one.data_ptr() != place.data_ptr():
-                place.copy_(one)
+        places = list(images)
+        are_there = [
+            (one.data_ptr(), one.stride()) == (place.data_ptr(), place.stride())
+            for one, place in zip(tensors, places, strict=True)
+        ]
+        if not any(are_there):  # others of that shape, such as masks
+            return _stacked_tensors(tensors, **others)
+        for place, one, is_there in zip(places, tensors, are_there, strict=True):
+            if not is_there:
+                place.copy_(one.clone())  # it may be another view of its place
         made, self._images, self._in_slot = self._in_slot or images, None, None
         return made
 

@@ -55,6 +55,7 @@ _Elements = dict[BaseTag, DataElement | RawDataElement]
 _CHARACTER_SET, _LATIN_1 = BaseTag(0x00080005), "iso8859"
 _EXPLICIT = struct.Struct("<HH2sH").unpack_from  # PS3.5 7.1.2
 _LENGTH = struct.Struct("<L").unpack_from
+_NOT_SCANNED = ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian
 _HEAD_BYTES = 1 << 15
 """So much of a file is scanned; longer headers are left to pydicom."""
 _NO_MARKER = "no DICM marker at byte 128, and no data set at the start"
@@ -187,15 +188,14 @@ def _scanned(stream: BinaryIO, head: bytes, size: int) -> OpenFile | None:
 
     The elements are the same, in half of the time of opening a file; test_part10.py compares them.
     """
-    found = _scan(head, 132, False, lambda tag: tag >> 16 != 2)
+    found = _scan(head, 132, lambda tag: tag >> 16 != 2)
     if found is None or not found[0]:
         return None
     meta, (_, _, _, start) = Dataset(found[0]), found[1]
     syntax = elements.text(meta, "TransferSyntaxUID")
-    is_implicit = syntax == ImplicitVRLittleEndian
-    if syntax in (ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian):
+    if syntax in _NOT_SCANNED:
         return None
-    found = _scan(head, start, is_implicit, PIXEL_TAGS.__contains__)
+    found = _scan(head, start, PIXEL_TAGS.__contains__)
     if found is None:
         return None
     values, (tag, vr, length, start) = found
@@ -206,14 +206,14 @@ def _scanned(stream: BinaryIO, head: bytes, size: int) -> OpenFile | None:
     encoding: Any = _LATIN_1
     if isinstance(character_set, RawDataElement):  # converted apart: it stays raw in the dataset
         encoding = convert_encodings(convert_raw_data_element(character_set).value)
-    dataset.set_original_encoding(is_implicit, True, encoding)
-    pixels = PixelElement(PIXEL_TAGS[tag], vr or "OW", offset, length, max(0, size - offset))
+    dataset.set_original_encoding(False, True, encoding)
+    pixels = PixelElement(PIXEL_TAGS[tag], vr, offset, length, max(0, size - offset))
     return OpenFile(dataset, syntax, pixels, stream, elements.text(meta, "MediaStorageSOPClassUID"))
 
 
 def _scan(
-    head: bytes, start: int, is_implicit: bool, is_end: Callable[[int], bool]
-) -> tuple[_Elements, tuple[int, str | None, int, int]] | None:
+    head: bytes, start: int, is_end: Callable[[int], bool]
+) -> tuple[_Elements, tuple[int, str, int, int]] | None:
     """Return the elements from a place on, and tag, VR, length and place of the one that ends them.
 
     None where the head ends first, or an element has no VR of DICOM's or no length of its own.
@@ -222,11 +222,9 @@ def _scan(
     while start + 12 <= len(head):
         group, number, vr, length = _EXPLICIT(head, start)
         tag, name, place = group << 16 | number, _VR_NAMES.get(vr), start + 8
-        if is_implicit == (name is not None) or group == 0xFFFE:
+        if name is None or group == 0xFFFE:
             return None
-        if is_implicit:
-            (length,) = _LENGTH(head, start + 4)
-        elif name in _LONG_VRS:
+        if name in _LONG_VRS:
             (length,) = _LENGTH(head, place)
             place += 4
         if is_end(tag):
@@ -236,7 +234,7 @@ def _scan(
             break
         value: Any = head[place:start] if length else empty_value_for_VR(name, raw=True)
         key = BaseTag(tag)
-        found[key] = RawDataElement(key, name, length, value, place, is_implicit, True)
+        found[key] = RawDataElement(key, name, length, value, place, False, True)
     return None
 
 

@@ -294,7 +294,8 @@ def _scores(
         for name, of in (("last weights", metrics), ("best checkpoint", metrics.get("best"))):
             if of:
                 where = {"dataset": dataset or info["training"].get("dataset")}
-                where |= {"rows": "all with a label" if dataset else own, "weights": name}
+                weights = f"{name}, {engine}" if (engine := metrics.get("engine")) else name
+                where |= {"rows": "all with a label" if dataset else own, "weights": weights}
                 found.append(where | {key: of.get(key) for key in _SCORES})
     return found
 

@@ -1,6 +1,7 @@
 """Run tasks on processes; a task that kills its process, or exceeds a limit, fails alone."""
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -159,6 +160,11 @@ def _run_on_worker(
     function: Callable[[Task], Result], task: Task, limits: Limits
 ) -> tuple[Result | None, str | None]:
     """Run a task in a process of a worker: what kills that leaves the worker alive."""
+    from distributed import get_worker
+
+    most = get_worker().memory_manager.memory_limit  # its nanny does not see the process
+    if most:
+        limits = replace(limits, memory_mb=min(limits.memory_mb or math.inf, most / 1e6))
     with _OWN_LOCK:
         ((_, result, exceeded),) = _OWN.stream(function, [task], limits)
     return result, exceeded

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import default_collate
 
 from common.datasets import batch_memory
 from common.datasets.base import AbstractDataset
@@ -130,8 +131,7 @@ def test_small_tensors_and_different_shapes_are_left_to_torch() -> None:
     assert memory._stack(slots, [torch.zeros(3)] * 2) is None
     assert memory._stack(slots, [torch.zeros(SIZE, SIZE)] * 2) is not None
     assert memory._stack(range(0), [torch.zeros(SIZE, SIZE)]) is None
-    with pytest.raises(RuntimeError, match="equal size"):
-        memory._stack(slots, [torch.zeros(SIZE, SIZE), torch.zeros(SIZE, SIZE + 1)])
+    assert memory._stack(slots, [torch.zeros(SIZE, SIZE), torch.zeros(SIZE, 2)]) is None
 
 
 def test_the_main_process_does_without() -> None:
@@ -167,3 +167,77 @@ def test_a_batch_is_the_memory_that_its_images_were_made_in() -> None:
     grows = InPlace(4, grows=True)
     with pytest.raises(RuntimeError, match="equal size"):
         grows.collate(grows.__getitems__([1, 2]))
+
+
+class Odd(Numbered):
+    """Images made in their place, beside others of their shape, or returned as another view."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__(12)
+        self.way = way
+
+    def make_sample(self, index: int, seed: int) -> dict[str, Any]:
+        def made(value: float) -> np.ndarray:
+            found = self.image_memory((SIZE, SIZE))
+            found = np.empty((SIZE, SIZE), np.float32) if found is None else found
+            found[:] = value + np.arange(SIZE, dtype=np.float32) / SIZE
+            return found
+
+        if self.way == "mask":
+            return {"mask": np.full((SIZE, SIZE), -1, np.float32), "image": made(index)}
+        if self.way == "two":
+            return {"image": made(index), "other": made(index + 100)}
+        is_turned = self.way == "turned" or index % 2
+        return {"image": made(index).T if is_turned else made(index)}
+
+
+@pytest.mark.parametrize("way", ["mask", "two", "turned", "some turned"])
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_tensors_of_the_shape_of_the_image_are_those_of_default_collate(
+    way: str, num_workers: int
+) -> None:
+    dataset = Odd(way)
+    batches = list(make_loader(dataset, 4, num_workers))
+    for number, batch in enumerate(batches):
+        wanted = default_collate([dataset[4 * number + n] for n in range(4)])
+        assert batch.keys() == wanted.keys()
+        assert all(torch.equal(batch[name], wanted[name]) for name in wanted)
+
+
+class Failing(Numbered):
+    """The last sample of each batch of four fails, or has another shape than the rest."""
+
+    def __init__(self, raises: bool) -> None:
+        super().__init__(4 * 3 * SLOTS_PER_WORKER)
+        self.raises = raises
+
+    def make_sample(self, index: int, seed: int) -> dict[str, Any]:
+        if index % 4 == 3 and self.raises:
+            raise ValueError("damaged")
+        image = self.image_memory((SIZE, SIZE))
+        image = np.zeros((SIZE, SIZE), np.float32) if image is None else image
+        return {"image": image[: SIZE - 1] if index % 4 == 3 else image}
+
+
+@pytest.mark.parametrize("raises", [True, False])
+def test_a_batch_that_fails_keeps_no_slot(raises: bool) -> None:
+    loader = make_loader(Failing(raises), 4, 1)
+    batches = iter(loader)
+    for _ in range(3 * SLOTS_PER_WORKER):
+        with pytest.raises((ValueError, RuntimeError)):
+            next(batches)
+    assert num_slots_in_use(loader) == 0
+
+
+def test_a_fork_frees_no_slot_of_the_process_that_made_it() -> None:
+    loader = make_loader(Numbered(16), 4, 1)
+    kept = list(loader)
+    before = num_slots_in_use(loader)
+    child = os.fork()
+    if child == 0:
+        del kept
+        gc.collect()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert num_slots_in_use(loader) == before > 0
+    assert are_right(kept)

@@ -13,7 +13,14 @@ from metric_keys import check_keys
 
 from common.experiment import Experiment
 from common.slices.table import SliceTable
-from rsna.evaluation.model_card import TRIPOD_FILE, card_page, has_value, public, write_card
+from rsna.evaluation.model_card import (
+    TRIPOD_FILE,
+    _scores,
+    card_page,
+    has_value,
+    public,
+    write_card,
+)
 from rsna_task import LABELS
 
 
@@ -159,3 +166,9 @@ def test_every_item_of_tripod_has_evidence_or_is_open(evaluated):
         assert found["evidence"] or found["open"]
         assert item.get("person", "") in found["open"]
     assert np.sum([bool(item["open"]) for item in card["tripod"]]) > 20
+
+
+def test_scores_of_an_engine_are_marked():
+    scores = {"mine": {"engine": "openvino bf16", "num_slices": 3}, "other": {"num_slices": 4}}
+    found = _scores(scores, {"training": {}})
+    assert [one["weights"] for one in found] == ["last weights, openvino bf16", "last weights"]

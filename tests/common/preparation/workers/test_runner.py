@@ -1,6 +1,8 @@
 import os
 import signal
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,7 +17,7 @@ from task_functions import (
 
 from common.dicom import SliceHeader
 from common.preparation import DecodedImage, DicomReader, prepare_dataset
-from common.preparation.workers.limits import TIMEOUT, Limits
+from common.preparation.workers.limits import MEMORY, TIMEOUT, Limits
 from common.preparation.workers.runner import _OWN, TaskRunner, _run_on_worker
 from common.slices.table import SliceTable
 from rsna.sources.dicom import DicomSource
@@ -58,6 +60,31 @@ def test_an_exception_of_a_task_is_raised() -> None:
         list(runner.stream(square_or_fail, [1, 3]))
 
 
+@pytest.fixture
+def memory_of_worker(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The memory limit of the Dask worker that this process stands for."""
+    memory = SimpleNamespace(memory_limit=None)
+    worker = SimpleNamespace(memory_manager=memory)
+    monkeypatch.setattr("distributed.get_worker", lambda: worker)
+    return memory
+
+
+def hold_memory(num_bytes: int) -> int:
+    held = bytearray(os.urandom(1 << 20) * (num_bytes >> 20))
+    time.sleep(3)
+    return len(held)
+
+
+def test_a_task_has_no_more_memory_than_its_worker(memory_of_worker: SimpleNamespace) -> None:
+    for limits in (Limits(), Limits(memory_mb=4000)):
+        memory_of_worker.memory_limit = 500_000_000
+        assert _run_on_worker(hold_memory, 800 << 20, limits) == (None, MEMORY)
+    memory_of_worker.memory_limit = 4_000_000_000
+    assert _run_on_worker(hold_memory, 800 << 20, Limits())[1] is None
+    _OWN.close()
+
+
+@pytest.mark.usefixtures("memory_of_worker")
 def test_what_kills_a_task_on_a_worker_leaves_the_worker_alive() -> None:
     assert _run_on_worker(abort_on_three, 2, Limits()) == (4, None)
     assert _run_on_worker(abort_on_three, 3, Limits()) == (None, None)
