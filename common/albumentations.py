@@ -17,7 +17,8 @@ from common.windows import AIR_HU, BRAIN, NETWORK_WINDOWS
 _WIDTHS = tuple(window.width for window in NETWORK_WINDOWS)
 _CENTERS = tuple(window.center for window in NETWORK_WINDOWS)
 
-# Gives an array of a shape to write an image to, or None.
+# Gives an array of a shape to write an image to; None where it has none, and the image needs a new
+# one. Writing into the batch itself saves a copy.
 Memory = Callable[[tuple[int, ...]], np.ndarray | None] | None
 
 

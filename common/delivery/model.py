@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from common.experiment import ENGINE, JSON_FILE, read_predictor_json
@@ -81,19 +81,28 @@ def _name(content: Mapping[str, Any]) -> str:
     return f"{name}, experiment {experiment}" if experiment else name
 
 
+def holds_weights(name: PurePath) -> bool:
+    """Return whether a file, by its path in a predictor's folder, holds weights.
+
+    An engine is made of these.
+    """
+    is_text = name.suffix in (".json", ".md") or name.parts[0] == "evaluations"
+    return not is_text and name.stem != ENGINE
+
+
+def digest_of(hashes: Mapping[str, str]) -> str:
+    """Return one digest of several files, by their names and digests."""
+    return _sha256("".join(f"{name} {value}\n" for name, value in hashes.items()))
+
+
 def _weights_sha256(folder: Path) -> str:
     files = {path.relative_to(folder): path for path in sorted(folder.rglob("*"))}
-    digests = {
+    hashes = {
         name.as_posix(): file_sha256(path)
         for name, path in files.items()
-        if path.is_file()
-        and name.suffix not in (".json", ".md")
-        and name.stem != ENGINE  # made of the weights
-        and name.parts[0] != "evaluations"
+        if path.is_file() and holds_weights(name)
     }
-    if len(digests) == 1:
-        return next(iter(digests.values()))
-    return _sha256("".join(f"{name} {value}\n" for name, value in digests.items()))
+    return next(iter(hashes.values())) if len(hashes) == 1 else digest_of(hashes)
 
 
 def _settings(value: Any) -> Any:

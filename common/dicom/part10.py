@@ -175,12 +175,16 @@ def _parse(stream: BinaryIO) -> OpenFile:
     if not found:
         _check_end(dataset, stream.tell(), size)
         return OpenFile(dataset, transfer_syntax, None, stream, media_class, note)
-    tag, vr, length = found[-1]
+    pixels = _pixel_element(*found[-1], stream.tell(), size)
+    return OpenFile(dataset, transfer_syntax, pixels, stream, media_class, note)
+
+
+def _pixel_element(tag: int, vr: str | None, length: int, start: int, size: int) -> PixelElement:
+    """Return the element of pixels that starts at a place of a file of `size` bytes."""
     if PIXEL_TAGS[tag] == "PixelData" and vr not in _PIXEL_VRS:
         raise RejectedFile("corrupt", "PixelData has a VR that it cannot have")
-    offset = stream.tell() + (12 if vr in _LONG_VRS else 8)
-    pixels = PixelElement(PIXEL_TAGS[tag], vr or "OW", offset, length, max(0, size - offset))
-    return OpenFile(dataset, transfer_syntax, pixels, stream, media_class, note)
+    offset = start + (12 if vr in _LONG_VRS else 8)
+    return PixelElement(PIXEL_TAGS[tag], vr or "OW", offset, length, max(0, size - offset))
 
 
 def _scanned(stream: BinaryIO, head: bytes, size: int) -> OpenFile | None:
@@ -198,16 +202,13 @@ def _scanned(stream: BinaryIO, head: bytes, size: int) -> OpenFile | None:
     found = _scan(head, start, PIXEL_TAGS.__contains__)
     if found is None:
         return None
-    values, (tag, vr, length, start) = found
-    offset = start + (12 if vr in _LONG_VRS else 8)
-    if PIXEL_TAGS[tag] == "PixelData" and vr not in _PIXEL_VRS:
-        return None
+    values, of_pixels = found
     dataset, character_set = Dataset(values), values.get(_CHARACTER_SET)
     encoding: Any = _LATIN_1
     if isinstance(character_set, RawDataElement):  # converted apart: it stays raw in the dataset
         encoding = convert_encodings(convert_raw_data_element(character_set).value)
     dataset.set_original_encoding(False, True, encoding)
-    pixels = PixelElement(PIXEL_TAGS[tag], vr, offset, length, max(0, size - offset))
+    pixels = _pixel_element(*of_pixels, size)
     return OpenFile(dataset, syntax, pixels, stream, elements.text(meta, "MediaStorageSOPClassUID"))
 
 

@@ -24,8 +24,10 @@ NO_STUDY = "of no known study"
 _BOX_WIDTH, _GAP, _SIDE_WIDTH = 300.0, 40.0, 430.0
 _LINE, _PAD, _WRAP = 19, 11, 58
 _EXCLUDED = {
-    "files": "not used", "volumes": "do not stand for a study", "studies": "not scored",
-}  # fmt: skip
+    "files": "not used",
+    "volumes": "do not stand for a study",
+    "studies": "not scored",
+}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ person can state is listed as open, item by item of TRIPOD+AI (tripod.yaml).
 
 import contextlib
 import functools
-import hashlib
 import json
 import platform
 import re
@@ -19,7 +18,8 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from common.experiment import ENGINE, JSON_FILE, PredictorHome, evaluations_of
+from common.delivery.model import digest_of, holds_weights
+from common.experiment import JSON_FILE, PredictorHome, evaluations_of
 from common.files import file_sha256, write_json, write_text
 from common.models.timm_factory import PACKAGED_WEIGHTS
 from common.preparation.manifest import MANIFEST_FILE
@@ -146,13 +146,8 @@ def weights_digest(folder: Path) -> str:
 
 
 def _digest_of(hashes: Mapping[str, str]) -> str:
-    """Return one digest of the files with weights; an engine is made of these."""
-    lines = [
-        f"{name} {value}\n"
-        for name, value in hashes.items()
-        if not name.endswith(".json") and not PurePath(name).name.startswith(f"{ENGINE}.")
-    ]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    """Return one digest of the files with weights."""
+    return digest_of({n: value for n, value in hashes.items() if holds_weights(PurePath(n))})
 
 
 @functools.cache

@@ -159,12 +159,17 @@ class TaskRunner:
 def _run_on_worker(
     function: Callable[[Task], Result], task: Task, limits: Limits
 ) -> tuple[Result | None, str | None]:
-    """Run a task in a process of a worker: what kills that leaves the worker alive."""
+    """Run a task in a process of a worker: what kills that leaves the worker alive.
+
+    A task has no more memory than the worker, which Dask limits without its processes. Taking
+    more is no excess of the preparation's limit: another worker may have it.
+    """
     from distributed import get_worker
 
-    most = get_worker().memory_manager.memory_limit  # its nanny does not see the process
-    if most:
-        limits = replace(limits, memory_mb=min(limits.memory_mb or math.inf, most / 1e6))
+    most_mb = (get_worker().memory_manager.memory_limit or math.inf) / 1e6
+    asked_mb = limits.memory_mb or math.inf
+    if most_mb < asked_mb:
+        limits = replace(limits, memory_mb=most_mb)
     with _OWN_LOCK:
         ((_, result, exceeded),) = _OWN.stream(function, [task], limits)
-    return result, exceeded
+    return result, None if exceeded == MEMORY and most_mb < asked_mb else exceeded
