@@ -2,7 +2,8 @@
 #
 #   source scripts/setup.sh; ensure_environment requirements.txt
 #
-# Versions are those of requirements/lock.txt; LOCK= takes the newest releases instead.
+# Versions are those of requirements/lock.txt; LOCK= takes the newest releases instead. TORCH=cpu
+# takes the build of torch without GPU libraries, a tenth of the download.
 # Afterwards $PYTHON_BIN is the interpreter. Nothing is downloaded when all is in place, so that
 # a second run works offline. PYTHON=... chooses the Python that makes the environment.
 
@@ -23,7 +24,7 @@ find_python() {
 }
 
 ensure_environment() {
-    local requirements=$1 wanted stamp python small_torch
+    local requirements=$1 wanted stamp python install
     if [[ $(uname -s) != Linux ]]; then
         echo "error: only Linux is supported: on Windows use WSL 2, on macOS a Linux container" >&2
         return 2
@@ -33,16 +34,16 @@ ensure_environment() {
     if [[ -x $PYTHON_BIN && -f $stamp && $(cat "$stamp") == "$wanted" ]]; then
         return
     fi
+    if [[ ${TORCH:=} && $TORCH != cpu ]]; then
+        echo "error: TORCH=$TORCH: give TORCH=cpu, or leave it out for the build with GPUs" >&2
+        return 2
+    fi
     python=$(find_python)
-    small_torch=$(grep -oE '^(torch|torchvision)==[0-9.]+' requirements/lock.txt | xargs)
     if [[ ! -x $PYTHON_BIN ]]; then
-        cat >&2 <<TEXT
-Setting up .venv (once). This downloads about 3 GB, most of it torch with its GPU libraries, needs
-8 GB of disk and takes 4 to 15 minutes. Without a GPU a tenth of that is enough; stop here (Ctrl-C)
-and install the small torch first:
-    python3 -m venv .venv
-    .venv/bin/pip install $small_torch --index-url https://download.pytorch.org/whl/cpu
-then run this command again.
+        echo "Setting up .venv (once): 4 to 15 minutes." >&2
+        [[ $TORCH ]] || cat >&2 <<'TEXT'
+This downloads about 3 GB, most of it torch with its GPU libraries, and needs 8 GB of disk. Without
+a GPU a tenth is enough: stop here (Ctrl-C), remove .venv, and set TORCH=cpu before the command.
 TEXT
         "$python" -m venv .venv || {
             echo "error: 'python -m venv' failed: on Debian and Ubuntu, install python3-venv" >&2
@@ -50,8 +51,15 @@ TEXT
         }
     fi
     echo "Installing $requirements ..." >&2
-    if ! "$PYTHON_BIN" -m pip install --quiet --disable-pip-version-check \
-        --requirement "$requirements" ${LOCK:+--constraint "$LOCK"} >&2; then
+    install=("$PYTHON_BIN" -m pip install --quiet --disable-pip-version-check
+        ${LOCK:+--constraint "$LOCK"})
+    if [[ $TORCH ]] && ! "${install[@]}" --no-deps torch torchvision \
+        --index-url https://download.pytorch.org/whl/cpu >&2; then
+        echo "error: pip could not install torch from download.pytorch.org (see above): run the" \
+            "same again, or without TORCH=cpu" >&2
+        return 2
+    fi
+    if ! "${install[@]}" --requirement "$requirements" >&2; then
         echo "error: pip could not install $requirements (see above): run the same again" >&2
         return 2
     fi

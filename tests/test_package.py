@@ -76,14 +76,6 @@ def test_the_lock_has_every_package_at_a_version_that_is_allowed(
                 assert requirement.specifier.contains(version), requirement
 
 
-def test_the_readme_names_the_locked_torch(project_root: Path) -> None:
-    lock = (project_root / "requirements" / "lock.txt").read_text()
-    locked = re.findall(r"^(?:torch|torchvision)==[\d.]+$", lock, re.MULTILINE)
-    assert len(locked) == 2
-    readme = (project_root / "README.md").read_text()
-    assert f"pip install {' '.join(locked)} --index-url" in readme
-
-
 @pytest.fixture(scope="module")
 def installed(project_root: Path, tmp_path_factory) -> Path:
     """The command of the wheel in an environment of its own, which borrows only packages."""
