@@ -201,11 +201,15 @@ def _vr(tag: int) -> str:
     return dictionary_VR(tag)
 
 
+# One object for each tag: dictionaries find it by identity, and pydicom compares tags in Python.
+tag_of = functools.lru_cache(maxsize=4096)(BaseTag)
+
+
 @functools.cache
 def _tag(keyword: str) -> BaseTag:
     tag = tag_for_keyword(keyword)
     assert tag is not None, keyword
-    return BaseTag(tag)
+    return tag_of(tag)
 
 
 def _values(value: Any) -> Sequence[Any]:

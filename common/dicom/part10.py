@@ -234,7 +234,7 @@ def _scan(
         if start > len(head):
             break
         value: Any = head[place:start] if length else empty_value_for_VR(name, raw=True)
-        key = BaseTag(tag)
+        key = elements.tag_of(tag)
         found[key] = RawDataElement(key, name, length, value, place, False, True)
     return None
 

@@ -6,6 +6,7 @@ and never quoted: what a site writes there can hold names. Kernels are ignored: 
 reconstructions are in Hounsfield units too.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -44,6 +45,12 @@ def _other_image(dataset: Dataset, frame: int) -> tuple[str, str] | None:
     """Return why an image is no measured slice at all."""
     kinds = {value.upper() for value in elements.texts(dataset, "ImageType")}
     kinds |= {value.upper() for value in elements.texts(dataset, "FrameType", frame)}
+    return _other_kind(frozenset(kinds), text_of(dataset, "SeriesDescription"))
+
+
+# All slices of a series have the same.
+@functools.lru_cache(maxsize=256)
+def _other_kind(kinds: frozenset[str], description: str) -> tuple[str, str] | None:
     for kind in sorted(kinds):
         if any(fnmatchcase(kind, pattern) for pattern in _IMAGE_TYPE["localizer"]):
             return "localizer", "ImageType says localizer"
@@ -52,7 +59,6 @@ def _other_image(dataset: Dataset, frame: int) -> tuple[str, str] | None:
         for pattern, what in _IMAGE_TYPE["derived"].items():
             if fnmatchcase(kind, pattern):
                 return "derived", f"ImageType says {kind}: {what}"
-    description = text_of(dataset, "SeriesDescription")
     if is_in(description, _SCOUT):
         return "localizer", "SeriesDescription says scout, topogram or the like"
     for what, words in _DERIVED.items():
