@@ -22,6 +22,7 @@ from worker_factory import SECRETS, states, until
 
 from common.errors import InputError
 from common.preparation.workers.limits import Limits
+from rsna.worker.child import Child
 from rsna.worker.fronts import FrontFailure, Gone, OrthancFront
 from rsna.worker.journal import locked
 from rsna.worker.records import retry, status
@@ -179,7 +180,7 @@ def test_a_study_that_ends_the_child_is_tried_once_more_alone(site, pacs, mishap
 
 def test_memory_is_bounded(site, pacs):
     site.put("1", 1, StudyDescription="memory")
-    worker = site.worker(limits=Limits(60, 400))
+    worker = site.worker(limits=Limits(60, 400), kind=Child)
     site.rounds(worker, 5)
     assert worker.journal.in_states(["rejected"])[0].reason == "memory"
 
@@ -345,7 +346,7 @@ def test_a_front_that_answers_404_is_waited_for(site, pacs):
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), NotFound) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         front = OrthancFront(f"http://127.0.0.1:{server.server_port}", None)
         worker = site.worker(front=front)
         site.rounds(worker, 3)
