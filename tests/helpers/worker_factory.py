@@ -162,4 +162,4 @@ def until(holds: Callable[[], bool], seconds: float = 30.0) -> None:
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, "it did not come true"
-        time.sleep(0.1)
+        time.sleep(0.02)

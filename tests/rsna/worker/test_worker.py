@@ -5,8 +5,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import warm
 from dicom_factory import write_dataset
 from pacs import Pacs
 from pydicom.dataset import FileMetaDataset
@@ -188,11 +187,11 @@ def test_memory_is_bounded(site, pacs):
 def test_a_child_killed_from_outside_costs_nothing(site, pacs):
     for study in ("1", "2"):
         site.put(study, 2)
-    worker = site.worker(settings={"seconds": 0.4})
+    worker = site.worker(settings={"seconds": 0.3})
 
     def kill() -> None:
         for _ in range(3):
-            time.sleep(0.3)
+            time.sleep(0.2)
             process = worker.child.process
             if process is not None:
                 os.kill(process.pid, signal.SIGKILL)
@@ -215,18 +214,16 @@ def test_sigterm_waits_for_no_study_and_leaves_it_for_the_next_start(
     """Also where systemd sends it to the child as well (KillMode=control-group)."""
     site.put("1", 2)
     helper = Path(__file__).resolve().parents[2] / "helpers" / "worker_process.py"
-    given = {"work": str(site.work), "watch": str(site.watched), "seconds": 600}
-    process = subprocess.Popen([sys.executable, str(helper), json.dumps(given)])
-    try:
-        until(lambda: any((site.work / "jobs").glob("*/in/*1.dcm")), 60)
-        time.sleep(0.5)
-        children = psutil.Process(process.pid).children()
-        for target in (process, *(children if is_for_all else ())):
-            target.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
-    finally:
-        process.kill()
-    assert not any(child.is_running() for child in children)
+    given = {"work": str(site.work), "watch": str(site.watched), "seconds": 600, "stable_s": 1}
+    process = warm.Process([helper, json.dumps(given)])
+    until(lambda: any((site.work / "jobs").glob("*/in/*1.dcm")), 60)
+    time.sleep(0.5)
+    children = psutil.Process(process.pid).children()
+    for pid in (process.pid, *(child.pid for child in children if is_for_all)):
+        os.kill(pid, signal.SIGTERM)
+    process.communicate(20)
+    assert process.returncode == 0
+    assert children and not any(child.is_running() for child in children)
     worker = site.worker()
     (job,) = worker.journal.in_states(["new"])
     assert job.deaths == 0
