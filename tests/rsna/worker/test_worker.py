@@ -179,7 +179,7 @@ def test_a_study_that_ends_the_child_is_tried_once_more_alone(site, pacs, mishap
 
 def test_memory_is_bounded(site, pacs):
     site.put("1", 1, StudyDescription="memory")
-    worker = site.worker(limits=Limits(60, 400), kind=Child)
+    worker = site.worker(limits=Limits(60, 250), kind=Child)
     site.rounds(worker, 5)
     assert worker.journal.in_states(["rejected"])[0].reason == "memory"
 
