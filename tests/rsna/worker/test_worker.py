@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,7 +14,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import warm
 from dicom_factory import write_dataset
 from pacs import Pacs
 from pydicom.dataset import FileMetaDataset
@@ -215,14 +216,16 @@ def test_sigterm_waits_for_no_study_and_leaves_it_for_the_next_start(
     site.put("1", 2)
     helper = Path(__file__).resolve().parents[2] / "helpers" / "worker_process.py"
     given = {"work": str(site.work), "watch": str(site.watched), "seconds": 600, "stable_s": 1}
-    process = warm.Process([helper, json.dumps(given)])
-    until(lambda: any((site.work / "jobs").glob("*/in/*1.dcm")), 60)
-    time.sleep(0.5)
-    children = psutil.Process(process.pid).children()
-    for pid in (process.pid, *(child.pid for child in children if is_for_all)):
-        os.kill(pid, signal.SIGTERM)
-    process.communicate(20)
-    assert process.returncode == 0
+    process = subprocess.Popen([sys.executable, str(helper), json.dumps(given)])
+    try:
+        until(lambda: any((site.work / "jobs").glob("*/in/*1.dcm")), 60)
+        time.sleep(0.5)
+        children = psutil.Process(process.pid).children()
+        for target in (process, *(children if is_for_all else ())):
+            target.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
     assert children and not any(child.is_running() for child in children)
     worker = site.worker()
     (job,) = worker.journal.in_states(["new"])
