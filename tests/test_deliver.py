@@ -1,14 +1,13 @@
 """The script: flags that are refused, phantoms, a full disk, a kill."""
 
 import json
-import os
 import re
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import warm
 from delivered import START, contents, make_deliverer, write_head, write_predictor
 from small_disk import files_up_to
 from spot_network import node, transform_of
@@ -169,13 +168,8 @@ def test_a_killed_delivery_leaves_whole_folders_and_goes_on(root, tmp_path, proj
     output, whole = tmp_path / "out", tmp_path / "whole"
     script = project_root / "tests" / "helpers" / "killed_delivery.py"
     arguments = [str(call), str(root / "net"), str(tmp_path / "in"), str(output)]
-    found = subprocess.run(
-        [sys.executable, str(script), *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=False,
-        capture_output=True,
-    )
-    assert found.returncode == -signal.SIGKILL, found.stderr.decode()
+    found = warm.run([script, *arguments])
+    assert found.returncode == -signal.SIGKILL, found.stderr
     deliverer = make_deliverer(root / "net")
     deliverer.deliver(tmp_path / "in", whole, START)
     expected = contents(whole)

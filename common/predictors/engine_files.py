@@ -215,11 +215,17 @@ def convert(
 ) -> None:
     """Write a module as OpenVINO keeps it, with names for its inputs."""
     import openvino
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
+    example = tuple(given.values())
     try:
         with torch.no_grad(), warnings.catch_warnings(), _log_as_it_is():
-            warnings.simplefilter("ignore")  # of tracing: what comes out is compared
-            model = openvino.convert_model(module, example_input=tuple(given.values()))
+            # What comes out is compared: no warnings of tracing, and no tracing again to check it.
+            warnings.simplefilter("ignore")
+            traced = TorchScriptPythonDecoder(
+                module, example_input=example, trace_kwargs={"check_trace": False}
+            )
+            model = openvino.convert_model(traced, example_input=example)
         for port, name in zip(model.inputs, given, strict=True):
             port.get_tensor().set_names({name})
         if size is not None:

@@ -297,7 +297,8 @@ def _choose(series: pd.DataFrame) -> pd.DataFrame:
         + ["store_file"]
     )
     of_study = ranked.groupby("study_id")
-    best, num_series = of_study.transform("first"), of_study["is_empty"].transform("size")
+    best = of_study[["others", "coverage", "sharp", "distance"]].transform("first")
+    num_series = of_study["is_empty"].transform("size")
     num_empty = of_study["is_empty"].transform("sum")
     used = ~ranked.duplicated("study_id") & ~ranked["is_empty"]
     unreadable = "no slice can be read: " + ranked["statuses"].replace("", DAMAGED)

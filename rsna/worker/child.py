@@ -65,7 +65,12 @@ class Child:
         self.close()
         environment = {name: text for name, text in os.environ.items() if "_AUTH" not in name}
         environment["PYTHONPATH"] = os.pathsep.join([str(_ROOT), *filter(None, sys.path)])
-        self.process = subprocess.Popen(
+        self.process = self._begin(environment)
+        self.num_starts, self._is_ready = self.num_starts + 1, False
+        self._write({"module": self.module, "settings": dict(self.settings)})
+
+    def _begin(self, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
             [sys.executable, "-P", "-m", "rsna.worker.serving"],  # not of the present folder
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -74,8 +79,6 @@ class Child:
             env=environment,
             start_new_session=True,
         )
-        self.num_starts, self._is_ready = self.num_starts + 1, False
-        self._write({"module": self.module, "settings": dict(self.settings)})
 
     def start(self) -> None:
         """Start the process if it is not up, and wait until it can be asked.

@@ -1,6 +1,8 @@
 """A PACS in the process of a test, by pynetdicom; it can drop, refuse, and be down."""
 
 from collections.abc import Callable, Iterator
+from functools import partialmethod
+from socketserver import BaseServer
 from threading import Thread
 from typing import Any
 
@@ -14,6 +16,12 @@ from pynetdicom.sop_class import (
     StorageCommitmentPushModel,
     StudyRootQueryRetrieveInformationModelFind,
 )
+from pynetdicom.transport import AssociationServer
+
+from common.delivery.sending import send_promptly
+
+# A server looks each half second whether it is to stop, and a test would wait for that.
+AssociationServer.serve_forever = partialmethod(BaseServer.serve_forever, 0.02)  # type: ignore[assignment]
 
 
 class Pacs:
@@ -49,6 +57,7 @@ class Pacs:
 
     def start(self) -> "Pacs":
         handlers: list[Any] = [
+            (evt.EVT_CONN_OPEN, send_promptly),
             (evt.EVT_C_STORE, self.store),
             (evt.EVT_C_FIND, self.find),
             (evt.EVT_N_ACTION, self.commit),

@@ -24,6 +24,14 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["rsna.training.folds", "rsna.predictor"])
 
 
+def ensure_running() -> None:
+    """Start the process that is forked, unless it is there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        forkserver.ensure_running()
+
+
 class Process:
     """A process as subprocess.Popen has it, of what follows `python` in a command."""
 
@@ -34,10 +42,7 @@ class Process:
         env: Mapping[str, str] | None = None,
         start_new_session: bool = False,
     ) -> None:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("PYTHONPATH", str(ROOT))
-            patch.setenv("OMP_NUM_THREADS", "1")
-            forkserver.ensure_running()
+        ensure_running()
         self.args = [str(argument) for argument in arguments]
         self._texts = [tempfile.NamedTemporaryFile("r") for _ in range(2)]  # noqa: SIM115
         names = [text.name for text in self._texts]

@@ -1,11 +1,15 @@
 """Workers of tests: on a folder or an Orthanc, with the stand-in child and clocks that are set."""
 
-from collections.abc import Callable
+import os
+import subprocess
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import warm
 from dicom_factory import write_ct
+from worker_standin import serve
 
 from common.delivery.sending import open_destination
 from common.preparation.workers.limits import Limits
@@ -19,6 +23,44 @@ from rsna.worker.worker import Model, Worker
 
 LIMITS = Limits(60, 2000)
 SECRETS = ("SECRET^NAME", "SECRET-ID", "19350403", "1.2.840.113619.2.")
+
+
+class Fork:
+    """A child as subprocess.Popen has it, that finds what it imports: see warm.py."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        warm.ensure_running()
+        pipes = [warm.CONTEXT.Pipe(duplex=False) for _ in range(2)]
+        (requests, write), (read, replies) = pipes
+        given = (requests, replies, dict(environment))
+        self._process = warm.CONTEXT.Process(target=serve, args=given, daemon=True)
+        self._process.start()
+        self.pid, self.kill, self.terminate = (
+            self._process.pid,
+            self._process.kill,
+            self._process.terminate,
+        )
+        self.stdin = os.fdopen(os.dup(write.fileno()), "wb")
+        self.stdout = os.fdopen(os.dup(read.fileno()), "rb")
+        for ends in pipes:
+            for end in ends:
+                end.close()
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired("fork", timeout or 0.0)
+        return self._process.exitcode
+
+
+class WarmChild(Child):
+    """A child that is a fork."""
+
+    def _begin(self, environment: Mapping[str, str]) -> Any:
+        return Fork(environment)
 
 
 class Clock:
@@ -63,6 +105,7 @@ class Site:
         front: Front | None = None,
         limits: Limits = LIMITS,
         settings: dict[str, Any] | None = None,
+        kind: type[Child] = WarmChild,
         **flags: Any,
     ) -> Worker:
         """Return a worker as a new process would have it."""
@@ -74,7 +117,7 @@ class Site:
         records = Records(self.work, journal)
         outbox = Outbox(self.work, journal, records, destination, config.wk_keep_days)
         outbox.waits.clock = self.clock
-        child = Child("worker_standin", {"digest": model, **(settings or {})}, limits)
+        child = kind("worker_standin", {"digest": model, **(settings or {})}, limits)
         made = Worker(
             config,
             front or FolderFront(self.watched, None),
@@ -119,4 +162,4 @@ def until(holds: Callable[[], bool], seconds: float = 30.0) -> None:
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, "it did not come true"
-        time.sleep(0.1)
+        time.sleep(0.02)

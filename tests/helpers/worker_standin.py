@@ -5,6 +5,7 @@ A mishap is asked for by the StudyDescription of a slice: crash, hang, memory, f
 
 import hashlib
 import os
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,9 +21,24 @@ from pydicom.uid import (
 )
 
 from common.errors import InputError
+from rsna.worker import serving
 
 KINDS = {"measurements": Comprehensive3DSRStorage, "report": EnhancedSRStorage}
 NOISE = "a codec prints this"
+
+
+def serve(requests: Any, replies: Any, environment: dict[str, str]) -> None:
+    """What a fork of a child does."""
+    os.setsid()
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    for number, file in enumerate((requests.fileno(), replies.fileno(), nothing)):
+        os.dup2(file, number)
+    for end in (requests, replies):
+        end.close()
+    sys.stdin = os.fdopen(0)
+    os.environ.clear()
+    os.environ.update(environment)
+    serving.main()
 
 
 def open_analysis(settings: Mapping[str, Any]) -> Any:
@@ -52,7 +68,8 @@ def mishap(word: str) -> None:
     if word == "memory":
         kept = []
         while True:
-            kept.append(bytearray(os.urandom(1 << 20) * 16))
+            kept.append(b"x" * (16 << 20))
+            time.sleep(0.02)
     if word == "fault":
         raise KeyError("SECRET^NAME")
     if word == "reject":

@@ -69,6 +69,14 @@ def delivered(tmp_path_factory, predictor, head) -> Path:
     return one.folder
 
 
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory, predictor, head) -> Path:
+    """The folder of the same study, without images."""
+    return deliver_one(
+        head, predictor, tmp_path_factory.mktemp("reports"), dl_heat_map="none"
+    ).folder
+
+
 def deliver_one(source: Path, predictor: Path, output: Path, **flags):
     (one,) = make_deliverer(predictor, **flags).deliver(source, output, START)
     return one
@@ -246,10 +254,10 @@ def test_the_same_time_gives_the_same_bytes_and_another_the_same_uids(
 @pytest.mark.parametrize(
     "what", ["weights", "threshold", "calibration", "study calibration", "heat map", "root"]
 )
-def test_what_objects_depend_on_changes_their_uids(delivered, head, tmp_path, what):
-    changes, flags = {}, {"dl_heat_map": "pm"}
+def test_what_objects_depend_on_changes_their_uids(delivered, reports, head, tmp_path, what):
+    changes, flags, known = {}, {"dl_heat_map": "none"}, reports
     if what == "weights":
-        changes = {"network": seeded_network(1)}
+        changes, flags, known = {"network": seeded_network(1)}, {"dl_heat_map": "pm"}, delivered
     elif what == "threshold":
         changes = {"operating_points": POINTS}
     elif what == "calibration":
@@ -257,11 +265,12 @@ def test_what_objects_depend_on_changes_their_uids(delivered, head, tmp_path, wh
     elif what == "study calibration":
         changes = {"study_calibration": StudyCalibration(((1.0, 0.0, 0.0),) * 6, (0.1,) * 6)}
     elif what == "heat map":
-        flags = {"dl_heat_map": "sc"}
+        flags, known = {"dl_heat_map": "sc"}, delivered
     else:
         flags["dl_uid_root"] = "1.2.826.0.1.3680043.8.498"
     one = deliver_one(head, write_predictor(tmp_path / "net", **changes), tmp_path / "out", **flags)
-    before, now = objects_in(delivered), objects_in(one.folder)
+    before, now = objects_in(known), objects_in(one.folder)
+    assert now
     for name, made in now.items():
         assert made.SOPInstanceUID != before[name].SOPInstanceUID
         assert made.SeriesInstanceUID != before[name].SeriesInstanceUID

@@ -49,13 +49,14 @@ def true_labels() -> pd.DataFrame:
     return pd.DataFrame(y, pd.Index(ids, name="SOPInstanceUID"), list(LABELS))
 
 
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An experiment over DICOM of twelve patients that is right but for one uncertain study.
 
     The labels of slice 1.4.2 are all wrong, slice 1.6.1 has shares of raters, and the last study
     has a wrong label as a whole.
     """
+    tmp_path = tmp_path_factory.mktemp("made")
     for p in range(NUM_PATIENTS):
         names = {"PatientName": f"{EVIL}^{p}", "PatientID": f"secret{p}", "AccessionNumber": EVIL}
         write_series_files(tmp_path / "dicom", f"1.{p + 1}", NUM_SLICES, **names)
@@ -68,17 +69,25 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     last = 1 - truth.iloc[-NUM_SLICES:]["any"].max()
     (tmp_path / "studies.csv").write_text(f"StudyInstanceUID,any\n1.12.0,{last}\n")
     files = f"{tmp_path / 'labels.csv'},{tmp_path / 'studies.csv'}"
-    table = prepare(monkeypatch, tmp_path, "own", files)
+    with pytest.MonkeyPatch.context() as patch:
+        table = prepare(patch, tmp_path, "own", files)
     folder = tmp_path / "output" / "results" / "0001"
     network = RSNAModel("test_resnet")
     options = {"network": network, "model": network.specification}
     make_predictor(**options, training={"dataset": "own", "fold": 0}).save(folder / "predictor")
-    config = Config().with_flags(data_dataset="own", data_input_folder=str(tmp_path / "input"))
-    (folder / "config.yaml").write_text(config.to_yaml())
     logits = 8 * truth.loc[table.frame["image_id"]].to_numpy() - 4
     logits[table.frame["study_id"].eq("1.9.0"), -1] = 0.1
     frame = build_predictions(table.frame, logits, LABELS, 0, "0001")
     write_predictions(folder / "predictions" / "oof.parquet", frame, LABELS)
+    return tmp_path
+
+
+@pytest.fixture
+def root(tmp_path: Path, made: Path) -> Path:
+    """The experiment, to be changed."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    config = Config().with_flags(data_dataset="own", data_input_folder=str(tmp_path / "input"))
+    (tmp_path / "output/results/0001/config.yaml").write_text(config.to_yaml())
     return tmp_path
 
 

@@ -1,6 +1,7 @@
 """Sending by C-STORE and STOW: what counts as stored, as refused, and as not now."""
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -12,7 +13,7 @@ import pytest
 from orthanc import free_port
 from pacs import Pacs
 from pydicom.uid import Comprehensive3DSRStorage
-from pynetdicom import AE
+from pynetdicom import AE, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel
 from worker_factory import until
 from worker_standin import write_results
@@ -71,6 +72,19 @@ def test_a_report_of_commitment_that_is_late_counts_at_the_next_question(
         assert destination.missing(objects) == []
     finally:
         destination.close()
+
+
+def test_a_data_set_waits_for_no_acknowledgement(pacs, objects, monkeypatch):
+    found = []
+
+    def look(event) -> None:
+        sending.send_promptly(event)
+        opened = event.assoc.dul.socket.socket
+        found.append(opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    monkeypatch.setattr(sending, "_PROMPT", (evt.EVT_CONN_OPEN, look))
+    open_destination(pacs.address, "ICH").send(objects)
+    assert found == [1]
 
 
 @pytest.mark.parametrize("status", [0x0000, 0x0111, 0xB000, 0xB006])
@@ -245,7 +259,7 @@ class Web(BaseHTTPRequestHandler):
 @pytest.fixture
 def web() -> Iterator[str]:
     server = HTTPServer(("127.0.0.1", 0), Web)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/dicom-web"
     server.shutdown()
     server.server_close()

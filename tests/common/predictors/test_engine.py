@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,8 +40,26 @@ def table(tmp_path_factory) -> SliceTable:
     return make_dataset(tmp_path_factory.mktemp("dataset"))
 
 
+MODEL = {"name": "tiny", "num_classes": len(LABELS), "in_chans": 3}
+
+
+class WithFeatures(nn.Module):
+    """The tiny network, which gives its features too."""
+
+    feature_dim = 4
+
+    def __init__(self, model: dict) -> None:
+        super().__init__()
+        *body, self.forward_head = build_network(model)
+        self.forward_features = nn.Sequential(*body)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.forward_head(self.forward_features(image))
+
+
 def networks_of(model: dict) -> nn.Module:
-    return build_network(model) if model["name"] == "tiny" else build_model(model)
+    kinds = {"tiny": build_network, "features": WithFeatures}
+    return kinds.get(model["name"], build_model)(model)
 
 
 def timm_predictor(seed: int = 0) -> AbstractPredictor:
@@ -56,8 +75,20 @@ def exported(predictor: AbstractPredictor, folder, table: SliceTable):
     return folder
 
 
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory, table) -> Path:
+    return exported(make_predictor(), tmp_path_factory.mktemp("tiny"), table)
+
+
+@pytest.fixture
+def folder(tmp_path, tiny) -> Path:
+    """A predictor with its engine, to be changed."""
+    return Path(shutil.copytree(tiny, tmp_path / "net"))
+
+
 def study_predictor(name: str) -> StudyPredictor:
-    slices = [timm_predictor(1), timm_predictor(2)]
+    models = [{**MODEL, "name": "features", "seed": seed} for seed in (1, 2)]
+    slices = [make_predictor(network=WithFeatures(m).eval(), model=m) for m in models]
     torch.manual_seed(3)
     dim = slices[0].network.feature_dim
     network = build_sequence_model(
@@ -104,8 +135,7 @@ def test_an_engine_gives_the_features(tmp_path, table):
     assert_same(folder, table, PredictOptions(batch_size=4, with_features=True))
 
 
-def test_a_conversion_sends_no_statistics(tmp_path, table):
-    exported(make_predictor(), tmp_path, table)
+def test_a_conversion_sends_no_statistics(tiny):
     from openvino.tools.ovc import telemetry_utils
 
     assert telemetry_utils.tm.__name__ == "openvino.tools.ovc.telemetry_stub"
@@ -135,12 +165,8 @@ def test_engines_of_all_folds(tmp_path, table):
     assert abs(kept["float32"]["log_loss"] - kept["float32"]["log_loss_in_torch"]) < 1e-5
 
 
-MODEL = {"name": "tiny", "num_classes": len(LABELS), "in_chans": 3}
-
-
-def test_an_opened_engine_can_be_pickled_and_has_gradients_in_torch(tmp_path, table):
-    folder = exported(make_predictor(), tmp_path, table)
-    opened = load_predictor(folder, build_network, "float32")
+def test_an_opened_engine_can_be_pickled_and_has_gradients_in_torch(tiny, table):
+    opened = load_predictor(tiny, build_network, "float32")
     before = opened.predict_rows(table, [0, 1], OPTIONS)
     other = pickle.loads(pickle.dumps(opened))
     np.testing.assert_array_equal(other.predict_rows(table, [0, 1], OPTIONS).logits, before.logits)
@@ -197,10 +223,7 @@ def flip_a_byte(path):
         (lambda folder: make_predictor().save(folder), "has no engine: make one"),
     ],
 )
-def test_an_engine_that_is_not_of_the_weights_beside_it_is_refused(
-    tmp_path, table, damage, message
-):
-    folder = exported(make_predictor(), tmp_path, table)
+def test_an_engine_that_is_not_of_the_weights_beside_it_is_refused(folder, damage, message):
     damage(folder)
     with pytest.raises(InputError, match=message):
         load_predictor(folder, build_network, "float32")
@@ -269,9 +292,8 @@ subprocess.run(["true"], check=True)
 """
 
 
-def test_signals_are_handled_after_engines_are_gone(tmp_path, table):
-    folder = exported(make_predictor(), tmp_path / "net", table)
-    done = warm.run(["-c", SIGNALLED, folder, tmp_path / "other"])
+def test_signals_are_handled_after_engines_are_gone(tmp_path, tiny):
+    done = warm.run(["-c", SIGNALLED, tiny, tmp_path / "other"])
     assert done.returncode == 0, done.stderr
 
 

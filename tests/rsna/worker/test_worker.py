@@ -22,6 +22,7 @@ from worker_factory import SECRETS, states, until
 
 from common.errors import InputError
 from common.preparation.workers.limits import Limits
+from rsna.worker.child import Child
 from rsna.worker.fronts import FrontFailure, Gone, OrthancFront
 from rsna.worker.journal import locked
 from rsna.worker.records import retry, status
@@ -179,7 +180,7 @@ def test_a_study_that_ends_the_child_is_tried_once_more_alone(site, pacs, mishap
 
 def test_memory_is_bounded(site, pacs):
     site.put("1", 1, StudyDescription="memory")
-    worker = site.worker(limits=Limits(60, 400))
+    worker = site.worker(limits=Limits(60, 250), kind=Child)
     site.rounds(worker, 5)
     assert worker.journal.in_states(["rejected"])[0].reason == "memory"
 
@@ -187,11 +188,11 @@ def test_memory_is_bounded(site, pacs):
 def test_a_child_killed_from_outside_costs_nothing(site, pacs):
     for study in ("1", "2"):
         site.put(study, 2)
-    worker = site.worker(settings={"seconds": 0.4})
+    worker = site.worker(settings={"seconds": 0.3})
 
     def kill() -> None:
         for _ in range(3):
-            time.sleep(0.3)
+            time.sleep(0.2)
             process = worker.child.process
             if process is not None:
                 os.kill(process.pid, signal.SIGKILL)
@@ -214,7 +215,7 @@ def test_sigterm_waits_for_no_study_and_leaves_it_for_the_next_start(
     """Also where systemd sends it to the child as well (KillMode=control-group)."""
     site.put("1", 2)
     helper = Path(__file__).resolve().parents[2] / "helpers" / "worker_process.py"
-    given = {"work": str(site.work), "watch": str(site.watched), "seconds": 600}
+    given = {"work": str(site.work), "watch": str(site.watched), "seconds": 600, "stable_s": 1}
     process = subprocess.Popen([sys.executable, str(helper), json.dumps(given)])
     try:
         until(lambda: any((site.work / "jobs").glob("*/in/*1.dcm")), 60)
@@ -225,7 +226,7 @@ def test_sigterm_waits_for_no_study_and_leaves_it_for_the_next_start(
         assert process.wait(20) == 0
     finally:
         process.kill()
-    assert not any(child.is_running() for child in children)
+    assert children and not any(child.is_running() for child in children)
     worker = site.worker()
     (job,) = worker.journal.in_states(["new"])
     assert job.deaths == 0
@@ -345,7 +346,7 @@ def test_a_front_that_answers_404_is_waited_for(site, pacs):
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), NotFound) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         front = OrthancFront(f"http://127.0.0.1:{server.server_port}", None)
         worker = site.worker(front=front)
         site.rounds(worker, 3)
