@@ -18,5 +18,7 @@ done
 # Two processes, a file to each in turn, the longest first (tests/conftest.py); one torch thread each
 # is faster than two that share cores.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+# Without kept bytecode each process spends half of its start on compiling the tests.
+unset PYTHONDONTWRITEBYTECODE
 exec "$PYTHON_BIN" -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
     -m "$marker" ${arguments[@]+"${arguments[@]}"}

@@ -51,6 +51,7 @@ from rsna_task import LABEL_WEIGHTS, LABELS
 
 BLOCK_ROWS = 8192
 RESIDENT_STEPS = 40
+COPIED_BYTES = 1 << 28
 
 
 def make_table(num_studies: int, folder: Path) -> SliceTable:
@@ -125,7 +126,7 @@ def resident_seconds_per_slice(dataset: SequenceDataset, dim: int, batch_size: i
 
 def copy_bytes_per_second() -> float:
     """Return how fast memory is copied, by bytes read."""
-    values = np.ones(1 << 28, np.uint8)
+    values = np.ones(COPIED_BYTES, np.uint8)
     target = values.copy()
     return len(values) / min(seconds_of(lambda: np.copyto(target, values)) for _ in range(3))
 

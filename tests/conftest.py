@@ -1,5 +1,6 @@
 """What all tests share: the place of the test data, and the project on the import path."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -15,6 +16,9 @@ from hypothesis import settings
 # A busy machine is no failure.
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")
+
+# What the imports of a collection make stays to the end: looking for garbage in it is vain.
+gc.disable()
 
 STARTED = time.monotonic()
 DRAWS = [False]
@@ -76,6 +80,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         names = {item.path.name for item in items}
         place = {name: zlib.crc32(commit + name.encode()) for name in names}
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage in what tests make, not in modules and items."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -120,6 +120,8 @@ def read_index(
 
 def _refused(files: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of files that are not opened, with the reason of each."""
+    if files.empty:
+        return _no_headers()
     known = {"status": UNREADABLE, "size": 0, "mtime_ns": 0}
     names = zip(files["source_file"], files["reason"])
     return _header_frame([known | {"source_file": n, "reason": reason} for n, reason in names])
@@ -137,7 +139,7 @@ def read_shards(index_folder: Path) -> pd.DataFrame:
             if not set(HEADER_COLUMNS) <= set(shard):
                 shard = shard.reindex(columns=list(HEADER_COLUMNS))
                 shard["reader"] = shard["reader"].astype("str") + _EARLIER
-            shards.append(shard[list(HEADER_COLUMNS)].astype(HEADER_COLUMNS))
+            shards.append(_typed(shard[list(HEADER_COLUMNS)]))
         except (OSError, ValueError) as error:
             logger.warning("%s can't be read, its headers are read again: %s", path.name, error)
     return pd.concat(shards, ignore_index=True)
@@ -227,7 +229,13 @@ def _header_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=list(HEADER_COLUMNS))
     for name, fill in (("frame", -1), ("num_frames", 0)):
         frame[name] = frame[name].astype("float64").fillna(fill)
-    return frame.astype(HEADER_COLUMNS)
+    return _typed(frame)
+
+
+def _typed(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with the types of `HEADER_COLUMNS`; setting one that is there is slow."""
+    types = {name: kind for name, kind in HEADER_COLUMNS.items() if frame[name].dtype != kind}
+    return frame.astype(types)
 
 
 @functools.cache

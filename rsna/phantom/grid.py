@@ -87,4 +87,6 @@ def ramp(field: Field, width: Field | float) -> Field:
 
     With a signed distance in mm this is the share of a voxel that lies inside.
     """
-    return np.clip(field / width + 0.5, 0, 1)
+    share = field / width
+    share += 0.5
+    return np.clip(share, 0, 1, out=share)

@@ -30,6 +30,13 @@ def own_pid(number: int) -> int:
     return os.getpid()
 
 
+def hold_memory(num_bytes: int) -> int:
+    """Hold memory for as long as it takes to be seen."""
+    held = b"x" * num_bytes
+    time.sleep(1)
+    return len(held)
+
+
 def square_slowly(seconds: float) -> float:
     time.sleep(seconds)
     return seconds**2

@@ -6,11 +6,9 @@ import math
 import multiprocessing
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -18,11 +16,13 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import cloudpickle
 import psutil
 
-from common.machine import end_with_parent, memory_limit
+from common.machine import memory_limit
 from common.preparation.workers.limits import POLL_S, Limits
+from common.tasks import BEGUN
 
+# What the tasks of a preparation need is imported while the first one is made.
+IMPORTED_FIRST = __package__
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "BLOSC_NTHREADS": "1"}
-_BEGUN = b""
 
 
 Task = TypeVar("Task")
@@ -114,7 +114,7 @@ class _Worker:
         self.exceeded: str | None = None
         self._limits, self._began_s = Limits(), math.inf
         self.pipe, theirs = multiprocessing.Pipe()
-        code = f"from {__name__} import work; work({theirs.fileno()})"
+        code = f"import {IMPORTED_FIRST}; from common.tasks import work; work({theirs.fileno()})"
         path = os.pathsep.join(filter(None, sys.path))
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", code],  # without the present folder before all else
@@ -142,7 +142,7 @@ class _Worker:
         try:
             while self.pipe.poll():
                 data = self.pipe.recv_bytes()
-                if data != _BEGUN:
+                if data != BEGUN:
                     self.answer = pickle.loads(data)
                     return True
                 self._began_s = time.monotonic()
@@ -161,23 +161,3 @@ class _Worker:
         self._process.kill()
         self._process.wait()
         self.pipe.close()
-
-
-def work(number: int) -> None:
-    """Do tasks from the pipe with this file descriptor, until its other end is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()
-    with contextlib.suppress(EOFError, OSError), Connection(number) as pipe:
-        while True:
-            function, task = pickle.loads(pipe.recv_bytes())
-            pipe.send_bytes(_BEGUN)
-            pipe.send_bytes(cloudpickle.dumps(_answer(function, task)))
-
-
-def _answer(function: Callable[[Any], Any], task: Any) -> tuple[Any, BaseException | None]:
-    try:
-        return function(task), None
-    except Exception as error:
-        if not isinstance(error, OSError):  # whose notes are for users
-            error.add_note(f"in another process: {traceback.format_exc()}")
-        return None, error

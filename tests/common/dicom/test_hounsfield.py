@@ -76,7 +76,8 @@ def by_pixel(stored: np.ndarray, head: SliceHeader) -> tuple[list[int], int, int
         return [place in reached for place in places]
 
     slope, intercept = Fraction(head.rescale_slope), Fraction(head.rescale_intercept)
-    hu = [round(value * slope + intercept) for value in values]
+    hu_of = {value: round(value * slope + intercept) for value in set(values)}
+    hu = [hu_of[value] for value in values]
     has_air_below = 100 * sum(2896 <= value < 3095 for value in values) >= len(values)
     first = 2896 if has_air_below else 3096
     wrapped = [value for value in values if value >= first]
@@ -151,7 +152,7 @@ def test_frames_near_the_limits_equal_the_rules_pixel_by_pixel(
     image_hu, num_padding, num_repaired = by_pixel(stored, head)
     all_impossible = min(
         round(int(v) * Fraction(head.rescale_slope) + Fraction(head.rescale_intercept))
-        for v in stored.flat
+        for v in np.unique(stored)
     )
     if all_impossible > 31767 and not num_repaired:
         with pytest.raises(RejectedFile, match="all pixels"):

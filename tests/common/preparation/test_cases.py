@@ -214,7 +214,7 @@ def test_slices_whose_intercept_differs_are_refused_alone(
     assert refused["store_index"].isna().all()
     assert refused["reason"].str.contains("not in this slice").all()
     assert found.studies["status"].tolist() == ["partial"]
-    assert check_dataset(tmp_path / "out", subtypes=SUBTYPES, union="any", n_jobs=1).findings == []
+    assert check_dataset(tmp_path / "out", subtypes=SUBTYPES, union="any", n_jobs=0).findings == []
 
 
 def test_positions_that_are_all_zero_leave_the_order_to_the_numbers(

@@ -57,7 +57,7 @@ def test_a_folder_that_is_not_there_keeps_its_volume(
         assert_same_but_notes(frame, before)
         assert noted(frame) == [f"1.2.{k}" for k in range(4)]
         assert contents(folder / "out" / "store") == store
-        checked = check_dataset(folder / "out", subtypes=SUBTYPES, union="any", n_jobs=1)
+        checked = check_dataset(folder / "out", subtypes=SUBTYPES, union="any", n_jobs=0)
         assert checked.findings == []
     write_series_files(folder / "in" / "new", "1.0")
     _, frame = prepare_dicom(folder / "in", folder / "out")

@@ -106,18 +106,19 @@ def test_no_dataset_and_foreign_table_are_input_errors(tmp_path: Path) -> None:
     st.randoms(use_true_random=False),
 )
 def test_neighbours_equal_a_plain_search(rows: list, offset: int, random: object) -> None:
+    ranks = random.sample(range(len(rows)), len(rows))  # type: ignore[attr-defined]
     frame = slice_frame(
         image_id=[str(k) for k in range(len(rows))],
         status=["ok" if good else "corrupt" for _, good in rows],
         store_file=[name for name, _ in rows],
         store_index=[k if good else None for k, (_, good) in enumerate(rows)],
-        rank=random.sample(range(len(rows)), len(rows)),  # type: ignore[attr-defined]
+        rank=ranks,
     )
     table = SliceTable(frame, Path("nowhere"))
     for row, (name, good) in enumerate(rows):
         if good:
-            same = frame[(frame["store_file"] == name) & (frame["status"] == "ok")]
-            ordered = same.sort_values("rank").index.tolist()
+            same = [k for k, one in enumerate(rows) if one == (name, True)]
+            ordered = sorted(same, key=ranks.__getitem__)
             place = min(max(ordered.index(row) + offset, 0), len(ordered) - 1)
             assert table.neighbour_rows(row, [offset]) == [ordered[place]]
 

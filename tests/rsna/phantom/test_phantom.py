@@ -1,5 +1,6 @@
 """Phantom heads: the same seed gives the same bytes, tissue has its HU, blood lies where it may."""
 
+import copy
 import dataclasses
 import functools
 
@@ -25,9 +26,15 @@ def small_study(patient: int) -> Study:
     return generate_study(patient, 0, SEED, matrix=64)
 
 
-def make_head(seed: int = 1) -> Head:
-    rng = np.random.default_rng(seed)
+@functools.cache
+def built_head() -> Head:
+    rng = np.random.default_rng(1)
     return build_head(Body.draw(rng), rng)
+
+
+def make_head() -> Head:
+    """Return a head of its own, which a test may paint."""
+    return copy.deepcopy(built_head())
 
 
 def bleeding(label: str, seed: int) -> tuple[Head, np.ndarray]:

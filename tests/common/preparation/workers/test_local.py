@@ -7,6 +7,7 @@ import psutil
 import pytest
 from task_functions import abort_on_three, own_pid, square_or_fail, square_slowly
 
+from common.preparation.workers import local
 from common.preparation.workers.limits import TIMEOUT, Limits
 from common.preparation.workers.local import LocalProcesses, memory_share_mb
 
@@ -14,7 +15,9 @@ NONE = Limits()
 
 
 @pytest.fixture
-def processes():
+def processes(monkeypatch):
+    """Two processes that import nothing but what their tasks need."""
+    monkeypatch.setattr(local, "IMPORTED_FIRST", "common")
     found = LocalProcesses(2)
     yield found
     found.close()

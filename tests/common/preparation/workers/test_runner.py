@@ -1,6 +1,5 @@
 import os
 import signal
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +9,7 @@ import pytest
 from prepared import prepare_dicom, write_series_files
 from task_functions import (
     abort_on_three,
+    hold_memory,
     send_sigint_to_itself,
     square_or_fail,
     square_slowly,
@@ -17,6 +17,7 @@ from task_functions import (
 
 from common.dicom import SliceHeader
 from common.preparation import DecodedImage, DicomReader, prepare_dataset
+from common.preparation.workers import local
 from common.preparation.workers.limits import MEMORY, TIMEOUT, Limits
 from common.preparation.workers.runner import _OWN, TaskRunner, _run_on_worker
 from common.slices.table import SliceTable
@@ -61,6 +62,12 @@ def test_an_exception_of_a_task_is_raised() -> None:
 
 
 @pytest.fixture
+def imports_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process imports nothing but what its tasks need."""
+    monkeypatch.setattr(local, "IMPORTED_FIRST", "common")
+
+
+@pytest.fixture
 def memory_of_worker(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The memory limit of the Dask worker that this process stands for."""
     memory = SimpleNamespace(memory_limit=None)
@@ -69,32 +76,29 @@ def memory_of_worker(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return memory
 
 
-def hold_memory(num_bytes: int) -> int:
-    held = bytearray(os.urandom(1 << 20) * (num_bytes >> 20))
-    time.sleep(3)
-    return len(held)
-
-
-def test_a_task_has_no_more_memory_than_its_worker(memory_of_worker: SimpleNamespace) -> None:
-    memory_of_worker.memory_limit = 500_000_000
+def test_a_task_has_no_more_memory_than_its_worker(
+    memory_of_worker: SimpleNamespace, imports_little: None
+) -> None:
+    memory_of_worker.memory_limit = 150_000_000
     for limits in (Limits(), Limits(memory_mb=4000)):  # not their excess: tried again
-        assert _run_on_worker(hold_memory, 800 << 20, limits) == (None, None)
-    assert _run_on_worker(hold_memory, 800 << 20, Limits(memory_mb=400)) == (None, MEMORY)
+        assert _run_on_worker(hold_memory, 300 << 20, limits) == (None, None)
+    assert _run_on_worker(hold_memory, 300 << 20, Limits(memory_mb=100)) == (None, MEMORY)
     memory_of_worker.memory_limit = 4_000_000_000
-    assert _run_on_worker(hold_memory, 800 << 20, Limits())[1] is None
+    assert _run_on_worker(hold_memory, 300 << 20, Limits()) == (300 << 20, None)
     _OWN.close()
 
 
-@pytest.mark.usefixtures("memory_of_worker")
+@pytest.mark.usefixtures("memory_of_worker", "imports_little")
 def test_what_kills_a_task_on_a_worker_leaves_the_worker_alive() -> None:
     assert _run_on_worker(abort_on_three, 2, Limits()) == (4, None)
     assert _run_on_worker(abort_on_three, 3, Limits()) == (None, None)
-    assert _run_on_worker(square_slowly, 60.0, Limits(seconds=0.5)) == (None, TIMEOUT)
+    assert _run_on_worker(square_slowly, 60.0, Limits(seconds=0.2)) == (None, TIMEOUT)
     with pytest.raises(ArithmeticError, match="three"):
         _run_on_worker(square_or_fail, 3, Limits())
     _OWN.close()
 
 
+@pytest.mark.usefixtures("imports_little")
 def test_sigint_is_left_to_the_process_that_started_the_others() -> None:
     with TaskRunner(1) as runner:
         outcomes = list(runner.stream(send_sigint_to_itself, [1, 3, 2]))
