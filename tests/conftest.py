@@ -1,5 +1,6 @@
 """What all tests share: the place of the test data, and the project on the import path."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -76,6 +77,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         names = {item.path.name for item in items}
         place = {name: zlib.crc32(commit + name.encode()) for name in names}
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from what imports made: a collection takes 0.4 s with it."""
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
