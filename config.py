@@ -15,6 +15,7 @@ import yaml
 
 from common.errors import InputError
 from common.experiment import Experiment, PredictorHome, find_predictor, results_folder
+from common.files import parse_yaml
 from common.machine import Machine
 from flags.automatic import Work, choose, describe
 from flags.combinations import refuse_unusable, warn_about_flags
@@ -259,8 +260,7 @@ def recorded_config(folder: Path) -> Config:
     """The configuration that an experiment folder recorded in its config.yaml."""
     path = Experiment(folder).config_file
     try:
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where it can be
-        flags = yaml.load(path.read_text(encoding="utf-8"), loader)
+        flags = parse_yaml(path.read_text(encoding="utf-8"))
         known = Config().flags()
         unknown = sorted(set(flags) - set(known))
         if unknown:

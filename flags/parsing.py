@@ -18,6 +18,7 @@ import yaml
 
 from common.cli import shown_name
 from common.errors import InputError
+from common.files import parse_yaml
 from flags.help import FULL_HELP, HELP, prepare_help
 
 
@@ -114,7 +115,7 @@ def build_parser(description: str, groups: tuple[type, ...], passed_over: frozen
 
     def load_own(text: str) -> Any:
         """One file serves all scripts: the flags of other scripts in it are passed over."""
-        value = yaml.safe_load(text)
+        value = parse_yaml(text)
         if isinstance(value, dict):
             return {name: item for name, item in value.items() if name not in passed_over}
         return value

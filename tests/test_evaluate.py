@@ -8,6 +8,7 @@ import pytest
 from evaluate_script import make_experiment, run_evaluate
 from predictor_factory import make_dataset
 from sklearn.metrics import log_loss, roc_auc_score
+from tracker_stubs import RecordingBackend
 
 from benchmarks.pooled_folds import pool
 from common.errors import InputError
@@ -17,7 +18,9 @@ from common.scoring.predictions import (
     write_predictions,
 )
 from common.slices.table import SliceTable
+from common.trackers.public import ARTIFACTS
 from rsna.evaluation.scoring import read_experiment, score_predictions
+from rsna.training import tracking
 from rsna_task import LABEL_WEIGHTS, LABELS
 
 
@@ -52,8 +55,11 @@ def check_against_sklearn(metrics: dict, predictions: Path, dataset: Path) -> No
 
 
 @pytest.mark.drawn
-def test_evaluates_the_rows_it_validated_on(monkeypatch, capsys, experiment):
+def test_evaluates_the_rows_it_validated_on(monkeypatch, capsys, experiment, tmp_path):
+    store = RecordingBackend(tmp_path / "calls")  # MLflow's own takes seconds of a start
+    monkeypatch.setattr(tracking, "MLflowBackend", lambda *_: store)
     assert run_evaluate(monkeypatch, experiment, "--mlflow_enabled", "1") == 0
+    assert store.calls("file") == list(ARTIFACTS) and store.calls("end") == ["finished"]
     metrics = json.loads((experiment / "metrics.json").read_text())
     dataset = experiment.parents[2] / "input" / "datasets" / "own"
     check_against_sklearn(metrics, experiment / "predictions" / "valid.parquet", dataset)

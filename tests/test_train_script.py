@@ -102,7 +102,7 @@ def test_what_the_last_validation_computed_is_what_would_be_predicted(place, mon
 def test_signal_saves_and_prints_the_command_that_goes_on(place, number):
     name = f"stopped{int(number)}"
     flags = [*FLAGS, "--tr_iteration_num", "100000", "--n_jobs", "2", "--experiment_id", name]
-    process = start(place, *flags, start_new_session=True)
+    process = start(place, *flags)
     metrics = results(place, name) / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:

@@ -39,6 +39,11 @@ _OPTIONAL = (
     "reason",
 )  # fmt: skip
 
+# Of a volume they are what its first slice says that says anything.
+_OF_FIRST = (
+    "patient_id", "series_id", "volume_id", "kernel", "grouping", "is_sharp", "rows", "columns",
+)  # fmt: skip
+
 SERIES_COLUMNS = (
     "study_id", "patient_id", "series_id", "volume_id", "store_file", "kernel", "num_slices",
     "num_found", "num_unreadable", "rows", "columns", "spacing_mm", "brain_mm", "coverage_mm",
@@ -193,23 +198,19 @@ def _describe(frame: pd.DataFrame) -> pd.DataFrame:
         sharpness=slices["sharpness"].astype("float64"),
         selected=slices["selected"].astype("boolean").fillna(False).astype(bool),
     )
-    volumes = slices.groupby(["study_id", "store_file"], as_index=False).agg(
-        patient_id=("patient_id", "first"),
-        series_id=("series_id", "first"),
-        volume_id=("volume_id", "first"),
-        kernel=("kernel", "first"),
-        grouping=("grouping", "first"),
-        is_sharp=("is_sharp", "first"),
-        sharpness=("sharpness", "median"),
-        selected=("selected", "any"),
-        num_slices=("image_id", "size"),
-        rows=("rows", "first"),
-        columns=("columns", "first"),
-        spacing_mm=("gap_mm", "median"),
-        num_brain=("has_brain", "sum"),
-        num_gaps=("position_mm", _num_gaps),
-        num_same_position=("is_repeated", "sum"),
-    )
+    # Columns that are treated alike go together: each call takes a millisecond or two.
+    groups = slices.groupby(["study_id", "store_file"])
+    of_slices, medians = groups[[*_OF_FIRST]].first(), groups[["sharpness", "gap_mm"]].median()
+    sums = groups[["has_brain", "is_repeated"]].sum()
+    volumes = of_slices.assign(
+        sharpness=medians["sharpness"],
+        selected=groups["selected"].any(),
+        num_slices=groups.size(),
+        spacing_mm=medians["gap_mm"],
+        num_brain=sums["has_brain"],
+        num_gaps=groups["position_mm"].agg(_num_gaps),
+        num_same_position=sums["is_repeated"],
+    ).reset_index()
     volumes["brain_mm"] = volumes["num_brain"] * volumes["spacing_mm"].fillna(USUAL_SPACING_MM)
     volumes["coverage_mm"] = volumes["store_file"].map(_coverage(slices, volumes))
     return _with_unreadable(volumes, frame[~frame["readable"].astype(bool)]).assign(num_left_out=0)

@@ -7,9 +7,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
-
 from common.experiment import Experiment
+from common.files import parse_yaml
 from common.trackers.backend import Backend, Point, Status
 from common.trackers.public import ARTIFACTS, public_metrics, public_params
 
@@ -44,7 +43,7 @@ class FolderSender:
             path = self.experiment.config_file
             text = path.read_text(encoding="utf-8") if path.is_file() else "{}"
             self.backend.connect()
-            self.backend.send_params(public_params(yaml.safe_load(text)))
+            self.backend.send_params(public_params(parse_yaml(text)))
             self._is_connected = True
         self._read()
         while points := self._waiting[:MAX_POINTS]:

@@ -15,12 +15,11 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from common.delivery.model import digest_of, holds_weights
 from common.experiment import JSON_FILE, PredictorHome, evaluations_of
-from common.files import file_sha256, write_json, write_text
+from common.files import file_sha256, parse_yaml, write_json, write_text
 from common.models.timm_factory import PACKAGED_WEIGHTS
 from common.preparation.manifest import MANIFEST_FILE
 from common.report.page import render
@@ -326,7 +325,7 @@ def _limits(content: Mapping[str, Any]) -> list[str]:
 def _tripod(content: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return each item with the keys of the card that tell of it, and what is open."""
     found = []
-    for item in yaml.safe_load(TRIPOD_FILE.read_text(encoding="utf-8")):
+    for item in _tripod_items():
         known = {key: has_value(content, key) for key in item.get("evidence", [])}
         missing = [f"the card has no {key}" for key, is_there in known.items() if not is_there]
         found.append(
@@ -338,6 +337,11 @@ def _tripod(content: Mapping[str, Any]) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+@functools.cache
+def _tripod_items() -> list[dict[str, Any]]:
+    return list(parse_yaml(TRIPOD_FILE.read_text(encoding="utf-8")))
 
 
 def has_value(content: Any, key: str) -> bool:

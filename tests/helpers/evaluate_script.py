@@ -1,7 +1,10 @@
 """An experiment as training leaves it, and evaluate.py over it."""
 
+import functools
 import json
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +21,23 @@ from rsna_task import LABELS
 
 def make_experiment(root: Path) -> Path:
     """An experiment on dataset `own` beside a dataset `other`, as training leaves it."""
+    shutil.copytree(_made().name, root, dirs_exist_ok=True)
+    folder = root / "output" / "results" / "0001"
+    place = {"data_dataset": "own", "data_input_folder": str(root / "input")}
+    config = Config().with_flags(**place, mlflow_enabled=0)  # seconds of a start
+    (folder / "config.yaml").write_text(config.to_yaml())
+    return folder
+
+
+@functools.cache
+def _made() -> tempfile.TemporaryDirectory[str]:
+    """Return a folder, made once, with all but the flags, which name the folder."""
+    made = tempfile.TemporaryDirectory()
+    root = Path(made.name)
     own = make_dataset(root / "input" / "datasets" / "own", num_patients=6)
     make_dataset(root / "input" / "datasets" / "other", num_patients=4)
     folder = root / "output" / "results" / "0001"
     folder.mkdir(parents=True)
-    place = {"data_dataset": "own", "data_input_folder": str(root / "input")}
-    config = Config().with_flags(**place, mlflow_enabled=0)  # seconds of a start
-    (folder / "config.yaml").write_text(config.to_yaml())
     lines = [{"iteration": 10, "train_loss": 0.6}, {"iteration": 10, "valid_auc.any": 0.5}]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     network = RSNAModel("test_resnet")
@@ -41,7 +54,7 @@ def make_experiment(root: Path) -> Path:
         logits = 4 * labels[rows] - 2 + rng.normal(0, noise, (len(rows), len(LABELS)))
         frame = build_predictions(own.frame.iloc[rows], logits, LABELS, 0, "0001")
         write_predictions(folder / "predictions" / f"{name}.parquet", frame, LABELS)
-    return folder
+    return made
 
 
 def run_evaluate(monkeypatch, experiment: Path, *more: str) -> int:

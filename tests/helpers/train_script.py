@@ -21,7 +21,7 @@ FLAGS = [
 def start(place: Path, *flags: str, moment: str | None = None, **options) -> warm.Process:
     script = ["tests/helpers/killed_training.py", moment] if moment else ["train.py"]
     places = ["--data_input_folder", str(place / "input"), "--output_dir", str(place / "output")]
-    return warm.Process([*script, *places, *flags], **options)
+    return warm.Process([*script, *places, *flags], start_new_session=True, **options)
 
 
 def run(place: Path, *flags: str, **options) -> tuple[int, str, str]:

@@ -86,16 +86,16 @@ def test_the_p_values_are_those_of_the_columns_as_numbers():
     assert shown.loc["hu_q50", "new"] == pytest.approx(new["hu_q50"].median(), rel=1e-3)
 
 
-def test_studies_like_the_reference_alarm_at_the_rate():
-    num = 600
+@pytest.mark.parametrize("num", [200, pytest.param(600, marks=pytest.mark.long)])
+def test_studies_like_the_reference_alarm_at_the_rate(num):
     alarms = 0
     for seed in range(num):
         kept = reference(seed=2 * seed + 10)
         found = compare_with(kept, rows(12, 2 * seed + 11), **(OPTIONS | {"seed": seed}))
         alarms += found.p_value <= 0.05
         assert (found.p_value <= 0.05) == found.columns["alarm"].any()
-    # Four standard errors of the share.
-    assert abs(alarms / num - 0.05) < 4 * np.sqrt(0.05 * 0.95 / num)
+    # Four standard errors of the share of 600.
+    assert abs(alarms / num - 0.05) < 4 * np.sqrt(0.05 * 0.95 / 600)
 
 
 @pytest.mark.parametrize(

@@ -105,8 +105,8 @@ def _group_of(data: LocalData, patient: str, seed: int) -> np.ndarray:
 
 def test_the_scores_are_those_of_the_tables():
     data = drawn(5, 60, 0.4, -1.5)
-    scores = score_local(data, cross_fit_local(data, seed=1), NAMES, WEIGHTS)
-    slices, studies = cross_fit_local(data, seed=1)
+    slices, studies = fitted = cross_fit_local(data, seed=1)
+    scores = score_local(data, fitted, NAMES, WEIGHTS)
     raw = weighted_log_loss(data.labels, expit(data.logits), WEIGHTS)
     own = weighted_log_loss(data.labels, slices, WEIGHTS)
     assert scores["slices"]["before"]["weighted_log_loss"] == pytest.approx(raw)

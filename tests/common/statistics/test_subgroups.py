@@ -147,8 +147,9 @@ def test_what_can_not_be_compared_has_a_reason():
     assert "negative" in difference.reason
 
 
-def test_null_cohorts_rarely_alarm_and_a_gap_is_covered_and_named():
-    shares = measure(25, seed=7)
+@pytest.mark.parametrize("num_cohorts", [13, pytest.param(25, marks=pytest.mark.long)])
+def test_null_cohorts_rarely_alarm_and_a_gap_is_covered_and_named(num_cohorts):
+    shares = measure(num_cohorts, seed=7)
     assert shares["false_alarms"] <= 0.08
     assert shares["covered"] >= 0.84
     assert shares["named"] >= 0.8

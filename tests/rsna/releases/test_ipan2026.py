@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from common.errors import InputError
 from common.files import write_parquet
-from common.models import build_series_model
+from common.models import build_series_model, hub
 from common.predictors.base import PredictOptions
 from common.predictors.loading import load_predictor
 from common.predictors.sequence import StudyPredictor
@@ -276,6 +276,7 @@ def test_a_silent_hub_is_refused_within_5_s(tmp_path: Path, monkeypatch) -> None
     assert snapshot_download
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub, "TIMEOUT_S", 0.5)  # test_hub.py looks at what it is
     config = Config().with_flags(im_source="some/release", output_dir=str(tmp_path / "output"))
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"http://127.0.0.1:{server.getsockname()[1]}"

@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from slice_experiments import make_slice_experiment
 from timm.models._hub import save_for_hf
 from tiny_dataset import make_tiny_dataset
 
@@ -236,11 +237,8 @@ def test_a_slice_network_of_a_folder_stands_alone_bit_for_bit(place, monkeypatch
 def test_a_slice_experiment_of_ones_own_is_an_encoder_for_its_folds(
     place, monkeypatch, capsys, caplog
 ):
-    flags = {**FLAGS, "net_model": "test_resnet"}
-    del flags["net_encoder"]
-    assert run(monkeypatch, place, train, "slices", **flags, data_fold="all") == 0
-    own = f"{results(place, 'slices')}/fold_{{fold}}/predictor/model.pt"
-    capsys.readouterr()
+    slices = make_slice_experiment(place, "slices", "tiny", model="test_resnet")
+    own = f"{slices}/fold_{{fold}}/predictor/model.pt"
     other = {**FLAGS, "net_weight_file": own.format(fold=1)}
     assert run(monkeypatch, place, train, "leak", **other) == 2
     assert "it has seen the patients that fold 0 validates" in capsys.readouterr().err
