@@ -61,15 +61,15 @@ def main() -> None:
         folder = given.folder.resolve()
         make_experiments(Path(place), folder)
         ways = {
-            "new": (ROOT, "cold"),
-            "old": (given.baseline.resolve(), "cold"),
-            "engine": (ROOT, "engine", "--pr_engine", "openvino"),
+            "new": (ROOT, ["cold"]),
+            "old": (given.baseline.resolve(), ["cold"]),
+            "engine": (ROOT, ["engine", "--pr_engine", "openvino"]),
         }
         runs: dict[str, list[Run]] = {name: [] for name in ways}
         for number in range(given.pairs + 1):
             outputs = {name: Path(place) / f"{name}-{number}" for name in ways}
-            for name, (checkout, experiment, *flags) in ways.items():
-                flags = ["--experiment_id", experiment, "--output_dir", place, *flags]
+            for name, (checkout, flags) in ways.items():
+                flags = ["--output_dir", place, "--experiment_id", *flags]
                 found = run(checkout, flags, folder, outputs[name])
                 if number:  # the first round warms the disk's cache
                     runs[name].append(found)

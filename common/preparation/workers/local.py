@@ -20,7 +20,7 @@ from common.machine import memory_limit
 from common.preparation.workers.limits import POLL_S, Limits
 from common.tasks import BEGUN
 
-# What the tasks of a preparation need is imported while the first one is made.
+# Tasks of a preparation need it: it is imported while the first one is made.
 IMPORTED_FIRST = __package__
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "BLOSC_NTHREADS": "1"}
 
