@@ -90,6 +90,9 @@ def test_one_slice_alone_has_a_map(result, tmp_path):
     assert conformance_errors(tmp_path / "map.dcm") == set()
     stored = pydicom.dcmread(tmp_path / "map.dcm")
     assert set(np.frombuffer(stored.FloatPixelData, np.float32)) == {np.float32(0.25)}
+    (frame,) = stored.PerFrameFunctionalGroupsSequence
+    (source,) = frame.DerivationImageSequence[0].SourceImageSequence
+    assert source.ReferencedSOPInstanceUID == result.slices[0].header.SOPInstanceUID
 
 
 def test_key_slices_are_the_likeliest_and_not_of_one_place():

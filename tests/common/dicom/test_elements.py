@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 
 import pydicom
+import pytest
 from pydicom.data import get_testdata_file
 
 from common.dicom import elements, quiet_pydicom
@@ -34,3 +35,20 @@ def test_plain_values_are_those_of_pydicom(test_data: Path) -> None:
             assert elements._values(plain) == expected, (path.name, tag)
             num_compared += 1
     assert num_compared > 1000
+
+
+@pytest.mark.parametrize(
+    ("elements_of", "expected"),
+    [
+        ({"AcquisitionTime": "013005.5", "ContentTime": "02"}, 5405.5),
+        ({"AcquisitionTime": "", "ContentTime": "100102"}, 36062),
+        ({"AcquisitionTime": "none", "ContentTime": "100102"}, 36062),
+        ({}, None),
+    ],
+)
+def test_the_first_time_that_is_there_is_seconds_of_the_day(elements_of, expected) -> None:
+    dataset = pydicom.Dataset()
+    for keyword, value in elements_of.items():
+        with pydicom.config.disable_value_validation():
+            setattr(dataset, keyword, value)
+    assert elements.seconds(dataset, ("AcquisitionTime", "ContentTime")) == expected

@@ -65,7 +65,9 @@ def test_the_normal_is_a_unit_vector_across_the_slice(seed: int) -> None:
     assert np.linalg.norm(normal) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("orientation", [(0,) * 6, (1, 0, 0, 1, 0, 0), (2, 0, 0, 0, 2, 0)])
+@pytest.mark.parametrize(
+    "orientation", [(0,) * 6, (1, 0, 0, 1, 0, 0), (2, 0, 0, 0, 1, 0), (1, 0, 0, 0, 2, 0)]
+)
 def test_what_is_no_orientation(orientation: tuple[float, ...]) -> None:
     assert not is_orientation(tuple(orientation))
 

@@ -1,5 +1,6 @@
 """The predictor of all folds is the mean of its members, and stands alone."""
 
+import json
 import shutil
 
 import numpy as np
@@ -86,3 +87,13 @@ def test_the_folder_stands_alone(tmp_path, table):
 def test_features_are_those_of_a_member(table):
     with pytest.raises(InputError, match="no features of slices"):
         make_folds().predict_rows(table, [0], PredictOptions(with_features=True))
+
+
+def test_a_member_of_other_labels_is_refused(tmp_path):
+    make_folds().save(tmp_path / "p")
+    path = tmp_path / "p" / "predictor.json"
+    content = json.loads(path.read_text())
+    for names in (content["label_names"][::-1], sorted(content["label_names"])):
+        path.write_text(json.dumps({**content, "label_names": names}))
+        with pytest.raises(InputError, match="fold_0 has other labels"):
+            load_predictor(tmp_path / "p", build_network)

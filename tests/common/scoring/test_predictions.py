@@ -1,12 +1,14 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import expit, logit
 
 from common.errors import InputError
 from common.scoring.predictions import (
     Calibration,
     build_predictions,
     check_predictions,
+    mean_logits,
     prior_logits,
     probabilities_of,
     read_predictions,
@@ -92,3 +94,10 @@ def test_missing_and_broken_files_are_the_users_to_put_right(tmp_path):
     (tmp_path / "broken.parquet").write_bytes(b"not parquet")
     with pytest.raises(InputError, match="not a readable parquet"):
         read_predictions(tmp_path / "broken.parquet", NAMES)
+
+
+@pytest.mark.parametrize("mean", ["logits", "probabilities"])
+def test_each_of_three_predictions_counts_alike(mean):
+    logits = np.array([[-1.0], [0.5], [2.0]])
+    expected = logits.mean() if mean == "logits" else logit(expit(logits).mean())
+    assert mean_logits(logits[:, None], mean) == pytest.approx(expected)

@@ -96,6 +96,8 @@ def test_few_studies_keep_the_largest_slice_and_say_so(caplog):
     found = fit_study_calibration(features, labels, label_names=["epidural"])
     np.testing.assert_allclose(found.apply(features), features.largest, rtol=1e-6)
     assert "study calibration of epidural: the largest slice is kept" in caplog.text
+    fit_study_calibration(features, labels, label_names=["subdural"], shared=True)
+    assert "of subdural: the largest slice is kept" in caplog.text  # No line was fitted.
     # Studies of one patient are one patient's.
     features, labels = studies(200, seed=1)
     one = fit_study_calibration(features, labels, np.where(labels[:, 0] == 1, 0, 1))

@@ -10,7 +10,12 @@ from tiny_dataset import make_tiny_dataset
 from common.errors import InputError
 from common.preparation.checks.check_folds import check_folds
 from common.preparation.splits import log_fold_copies
-from common.slices.copies import identical_pixels, leaking_copies, require_unseen_pixels
+from common.slices.copies import (
+    identical_pixels,
+    leaking_copies,
+    pixel_names,
+    require_unseen_pixels,
+)
 from common.slices.folds import read_folds, split_rows
 from common.slices.store import write_series
 from common.slices.table import SliceTable
@@ -115,3 +120,14 @@ def test_what_leaks(folds: list[float], leaks: list[bool]) -> None:
     groups, trained = pd.Series([7.0, 7.0]), np.ones(2, dtype=bool)
     assert leaking_copies(groups, pd.Series(folds), trained).tolist() == leaks
     assert not leaking_copies(pd.Series([7.0, np.nan]), pd.Series(folds), trained).any()
+
+
+def test_copies_are_found_behind_an_unreadable_store(tmp_path: Path) -> None:
+    table = dataset(tmp_path, copies=True)
+    table.frame[["hu_min", "hu_max", "hu_mean"]] = [0, 80, 40]  # Only checksums tell them apart.
+    unreadable = table.frame["store_file"] == "series1.b2nd"
+    (table.folder / "store" / "series1.b2nd").write_bytes(b"")
+    groups = identical_pixels(table.frame, table.store)
+    assert set(table.frame.loc[groups.notna(), "image_id"]) == {"ID_0_2", "ID_3_1"}
+    names = pixel_names(table, table.frame["study_id"])
+    assert len(set(names)) == table.frame.loc[~unreadable, "study_id"].nunique()

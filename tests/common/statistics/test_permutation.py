@@ -90,3 +90,12 @@ def test_an_unknown_or_constant_column_is_no_finding():
     assert found.p_value == found.p_values[0]
     again = permutation_test(a, b, num_permutations=99, seed=0)
     np.testing.assert_array_equal(again.p_values, found.p_values)
+
+
+def test_unknown_values_do_not_count_in_the_mean_of_a_patient():
+    rows = np.array([[4.0], [np.nan], [1.0], [3.0], [np.nan]])
+    found = permutation_test(
+        rows, [[2.5], [5.0]], reference_patients=list("aabbc"), num_permutations=9, seed=0
+    )
+    means = permutation_test([[4.0], [2.0]], [[2.5], [5.0]], num_permutations=9, seed=0)
+    assert found.statistics == pytest.approx(means.statistics)
