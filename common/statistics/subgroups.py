@@ -14,7 +14,6 @@ from common.scoring.metrics import Floats
 from common.statistics.areas import area_influence, area_interval
 from common.statistics.decisions import Studies
 from common.statistics.estimates import (
-    LEAST_PATIENTS,
     LEVEL,
     Difference,
     Estimate,
@@ -192,7 +191,6 @@ def _area(studies: Studies) -> _Value:
     codes, _ = number_patients(studies.patient_ids)
     try:
         influence = area_influence(studies.labels, studies.probabilities, codes)
-        influence.require_patients(LEAST_PATIENTS)
     except NoInterval as reason:
         return _Value(Estimate(None, reason=str(reason)), lambda level: [])
     limits = partial(area_interval, influence)

@@ -38,17 +38,37 @@ def test_plain_values_are_those_of_pydicom(test_data: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("elements_of", "expected"),
+    ("acquired", "whole", "expected"),
     [
-        ({"AcquisitionTime": "013005.5", "ContentTime": "02"}, 5405.5),
-        ({"AcquisitionTime": "", "ContentTime": "100102"}, 36062),
-        ({"AcquisitionTime": "none", "ContentTime": "100102"}, 36062),
-        ({}, None),
+        ("103015.5", "20260102110000", 37815.5),
+        ("10:30:15", "", 37815.0),  # as ACR-NEMA wrote it
+        ("", "20260102110203.25", 39723.25),
+        ("1030", "", None),
     ],
 )
-def test_the_first_time_that_is_there_is_seconds_of_the_day(elements_of, expected) -> None:
+def test_the_first_time_counts_in_seconds_of_the_day(
+    acquired: str, whole: str, expected: float | None
+) -> None:
     dataset = pydicom.Dataset()
-    for keyword, value in elements_of.items():
-        with pydicom.config.disable_value_validation():
-            setattr(dataset, keyword, value)
-    assert elements.seconds(dataset, ("AcquisitionTime", "ContentTime")) == expected
+    dataset.AcquisitionTime, dataset.AcquisitionDateTime = acquired, whole
+    keywords = ("AcquisitionTime", "AcquisitionDateTime", "ContentTime")
+    assert elements.seconds(dataset, keywords) == expected
+
+
+def groups(spacing: list[float]) -> pydicom.Sequence:
+    item, measures = pydicom.Dataset(), pydicom.Dataset()
+    measures.PixelSpacing = spacing
+    item.PixelMeasuresSequence = [measures]
+    return pydicom.Sequence([item])
+
+
+def test_a_frame_has_its_own_value_or_the_shared_one_or_that_of_the_file() -> None:
+    dataset = pydicom.Dataset()
+    dataset.PixelSpacing = [1.0, 1.0]
+    assert elements.numbers(dataset, "PixelSpacing", 2) == (1.0, 1.0)
+    dataset.SharedFunctionalGroupsSequence = groups([2.0, 2.0])
+    assert elements.numbers(dataset, "PixelSpacing", 2) == (2.0, 2.0)
+    dataset.PerFrameFunctionalGroupsSequence = groups([3.0, 3.0])
+    assert elements.numbers(dataset, "PixelSpacing", 2) == (3.0, 3.0)
+    del dataset.SharedFunctionalGroupsSequence
+    assert elements.numbers(dataset, "PixelSpacing", 2) == (3.0, 3.0)

@@ -174,3 +174,12 @@ def test_headers_that_say_others_or_unknown_are_not_lost():
     values = pd.Series(["unknown"] * 12 + [None] * 3 + ["others"] * 11 + ["rare"] * 2)
     sizes = {name: int(mask.sum()) for name, mask in part(values).items()}
     assert sizes == {"unknown": 15, "others": 13}
+
+
+def test_one_positive_patient_gives_no_area():
+    studies = cohort(20)
+    labels = np.zeros(20)
+    labels[3] = 1
+    alone = Studies(labels, studies.probabilities, studies.patient_ids)
+    group = compare_groups(alone, {"x": Grouping({"a": np.ones(20)})})["x"]["a"]
+    assert group.estimates["auc"].value is None and "positive" in group.estimates["auc"].reason
