@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the tests: ./test.sh the quick ones (seven to eight minutes on 2 cores), ./test.sh --all also
-# the long ones. Other arguments go to pytest. The first run sets up .venv, which train.sh shares.
+# Runs the tests: ./test.sh the quick ones (five minutes on 2 cores), ./test.sh --all also the
+# long ones. Other arguments go to pytest. The first run sets up .venv, which train.sh shares.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 source scripts/setup.sh
