@@ -1,4 +1,4 @@
-"""The other end of a process that does tasks; importing it is cheap."""
+"""Do tasks that another process sends. It imports little, so that such a process starts at once."""
 
 import contextlib
 import pickle

@@ -99,8 +99,7 @@ def read_index(
     refused = _no_headers()
     if "reason" in files:
         has_reason = files["reason"].notna()
-        if has_reason.any():
-            refused, files = _refused(files[has_reason]), files[~has_reason]
+        refused, files = _refused(files[has_reason]), files[~has_reason]
     known = _known_headers(index_folder, files, reader, runner.limits)
     missing = files[~files["source_file"].isin(known["source_file"])]
     if missing.empty:

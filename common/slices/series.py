@@ -39,7 +39,7 @@ _OPTIONAL = (
     "reason",
 )  # fmt: skip
 
-# Of a volume they are what its first slice says that says anything.
+# A volume has these from its first slice with a value.
 _OF_FIRST = (
     "patient_id", "series_id", "volume_id", "kernel", "grouping", "is_sharp", "rows", "columns",
 )  # fmt: skip
