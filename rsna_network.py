@@ -8,7 +8,8 @@ from scipy.special import expit
 from torch import Tensor, nn
 
 from common.networks import FitSettings, ImageClassifierNetwork
-from common.scoring.metrics import OF_STUDIES, auc, log_loss, majority, weighted_log_loss
+from common.scoring.directions import OF_STUDIES
+from common.scoring.metrics import auc, log_loss, majority, weighted_log_loss
 from rsna_task import CHALLENGE, METRIC, Task
 
 # Weight of `any` in the loss by fifths of the training, where that is asked for: that of the 2019

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.errors import InputError
-from common.scoring.metrics import OF_STUDIES, reported_names
+from common.scoring.directions import OF_STUDIES, reported_names
 
 LABELS = (
     "epidural",

@@ -7,7 +7,8 @@ Claims: at most half of the time, and, with the engine, under 1 GB for all proce
 CHECKOUT is a git worktree of the commit to compare with. Runs are interleaved; both predict with
 the default network (random weights, images of 192 px), and it fails where a bit of a probability
 differs. A third run predicts with the engine. The last line is JSON with the medians, and `ratio`
-of wall time, `ratio_cpu` of processor time and `ratio_engine` of wall time with the engine.
+of wall time, `ratio_cpu` of processor time, `ratio_engine` of wall time with the engine and
+`ratio_help` of `train.py --help`.
 """
 
 import argparse
@@ -66,6 +67,7 @@ def main() -> None:
             "engine": (ROOT, ["engine", "--pr_engine", "openvino"]),
         }
         runs: dict[str, list[Run]] = {name: [] for name in ways}
+        helps: dict[str, list[float]] = {"new": [], "old": []}
         for number in range(given.pairs + 1):
             outputs = {name: Path(place) / f"{name}-{number}" for name in ways}
             for name, (checkout, flags) in ways.items():
@@ -75,9 +77,11 @@ def main() -> None:
                     runs[name].append(found)
                     shown = (f"{key} {value:.2f}" for key, value in found._asdict().items())
                     print(name, *shown, flush=True)
+            for name, seconds in helps.items():
+                seconds.append(seconds_of_help(ways[name][0]))
             assert same(outputs["new"], outputs["old"]), "they predict different probabilities"
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    print_figures(summary(runs))
+    print_figures(summary(runs) | help_summary(helps))
 
 
 def make_experiments(place: Path, folder: Path) -> None:
@@ -116,6 +120,13 @@ def run(checkout: Path, flags: list[str], folder: Path, output: Path) -> Run:
     return Run(wall, cpu, *peak)
 
 
+def seconds_of_help(checkout: Path) -> float:
+    start = time.perf_counter()
+    command = [sys.executable, "train.py", "--help"]
+    subprocess.run(command, cwd=checkout, stdout=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - start
+
+
 def weigh(process: "subprocess.Popen[Any]", peak: list[float]) -> None:
     """Keep in `peak` the most memory in MB, all and own, of a process and its descendants."""
     watched = psutil.Process(process.pid)
@@ -147,6 +158,15 @@ def summary(runs: dict[str, list[Run]]) -> dict[str, float]:
     found["ratio_engine"] = statistics.median(one.seconds / old.seconds for one, old in engines)
     found["ratio_cpu"] = statistics.median(new.processor_s / old.processor_s for new, old in pairs)
     return {name: round(value, 3) for name, value in found.items()}
+
+
+def help_summary(helps: dict[str, list[float]]) -> dict[str, float]:
+    """Return the median seconds of `train.py --help`, and of the ratio within rounds."""
+    ratios = (new / old for new, old in zip(helps["new"], helps["old"], strict=True))
+    found = {f"{name}_help_s": statistics.median(times) for name, times in helps.items()}
+    return {name: round(value, 3) for name, value in found.items()} | {
+        "ratio_help": round(statistics.median(ratios), 3)
+    }
 
 
 if __name__ == "__main__":

@@ -26,9 +26,10 @@ from benchmarks.figures import print_figures
 from common.cli import run_script
 from common.errors import CheckFailed
 from common.experiment import FORMAT_VERSION, Experiment
-from common.files import write_json, write_parquet
+from common.files import write_json
 from common.scoring.predictions import build_predictions, write_predictions
 from common.slices.table import SLICE_COLUMNS, SliceTable
+from common.tables import write_parquet
 from config import Config
 from flags.evaluation import EvaluationConfig
 from rsna.evaluation.deciding import Deciding

@@ -29,12 +29,12 @@ from benchmarks.predictor import make_predictor
 from common.cli import run_script
 from common.distributed import Processes, connected
 from common.errors import CheckFailed
-from common.files import write_parquet
 from common.predictors.base import PredictOptions
 from common.predictors.loading import load_predictor
 from common.predictors.sharing import share_rows, together
 from common.slices.store import write_series
 from common.slices.table import SLICE_COLUMNS, SLICES_FILE, STORE_FOLDER, SliceTable
+from common.tables import write_parquet
 from rsna.predictor import Predictor
 from rsna_model import build_model
 from rsna_task import LABELS

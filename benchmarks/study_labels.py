@@ -30,12 +30,12 @@ from benchmarks.figures import print_figures
 from benchmarks.levels.level_runs import Plan, Stage, prepare, run_stages
 from common.cli import log_to_console, run_script
 from common.experiment import Experiment
-from common.files import write_parquet
 from common.models.bag import POOLS
 from common.slices.folds import FOLDS_FILE
 from common.slices.pixel_steps import MANIFEST_FILE
 from common.slices.study_labels import LABELS_OF_STUDY
 from common.slices.table import SLICES_FILE, STORE_FOLDER, STUDIES_FILE, SliceTable
+from common.tables import write_parquet
 from rsna.evaluation.scoring import (
     predictor_info,
     read_experiment,

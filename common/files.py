@@ -8,12 +8,10 @@ import math
 import os
 import shutil
 import uuid
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import yaml
 
 from common.errors import InputError
@@ -125,39 +123,6 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON to `path`; NaN and infinity become null."""
     write_text(path, json.dumps(without_nan(value), indent=2, allow_nan=False) + "\n")
-
-
-def write_parquet(path: Path, frame: pd.DataFrame) -> None:
-    """Write `frame` to `path` as parquet, without its index."""
-    with replacing(path) as temporary:
-        frame.to_parquet(temporary, index=False)
-
-
-def read_parquet(path: Path, advice: str, **options: Any) -> pd.DataFrame:
-    """Return a parquet file as `pandas.read_parquet` reads it with `options`.
-
-    Raises:
-        InputError: the file can't be read; it ends with the advice.
-    """
-    try:
-        return pd.read_parquet(path, **options)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} can't be read ({error}): {advice}") from error
-
-
-def read_csv(path: Path, **options: Any) -> pd.DataFrame:
-    """Return a csv file of the user's as `pandas.read_csv` reads it with `options`.
-
-    Raises:
-        InputError: the file can't be read, or is no csv.
-    """
-    try:
-        with warnings.catch_warnings():
-            # Rows longer than the header.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            return pd.read_csv(path, index_col=False, **options)
-    except (OSError, ValueError, pd.errors.ParserWarning) as error:
-        raise InputError(f"{path}: not a readable csv file ({error})") from error
 
 
 def parse_yaml(text: str) -> Any:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from benchmarks.levels.levels import SLICE_MM, SPACING_MM, LevelsStudy, generate_levels_study
 from common.errors import InputError
-from common.files import write_json, write_parquet, write_text
+from common.files import write_json, write_text
 from common.preparation.fold_making import make_folds
 from common.preparation.manifest import MANIFEST_FILE, table_hashes
 from common.preparation.tables import LABELS_OF_SLICES, studies_of_slices
@@ -30,6 +30,7 @@ from common.slices.table import (
     STORE_FOLDER,
     STUDIES_FILE,
 )
+from common.tables import write_parquet
 from rsna_task import LABELS, SUBTYPES
 
 logger = logging.getLogger(__name__)

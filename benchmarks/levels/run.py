@@ -33,10 +33,11 @@ from benchmarks.levels.level_scores import measure, show
 from benchmarks.levels.levels import MATRIX
 from benchmarks.levels.levels_dataset import LevelsParameters, write_levels_dataset
 from common.cli import log_to_console, run_script
-from common.files import write_bytes, write_json, write_parquet
+from common.files import write_bytes, write_json
 from common.preparation.manifest import MANIFEST_FILE, table_hashes
 from common.slices.folds import FOLDS_FILE
 from common.slices.table import SLICES_FILE, STORE_FOLDER, STUDIES_FILE
+from common.tables import write_parquet
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from common.checkpoint import save_checkpoint
 from common.networks.hooks import Callback, FittedNetwork
-from common.scoring.metrics import badness, direction_of
+from common.scoring.directions import badness, direction_of
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ class CheckpointSaver(Callback):
     Args:
         every: iterations from one last.pt to the next.
         metric: name of the metric that decides, as validations of the whole fold report it;
-            `common.scoring.metrics` knows which way it is better.
+            `common.scoring.directions` knows which way it is better.
     """
 
     def __init__(

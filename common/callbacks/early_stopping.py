@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from common.networks.hooks import Callback, FittedNetwork
-from common.scoring.metrics import direction_of, improves
+from common.scoring.directions import direction_of, improves
 from common.words import count
 
 logger = logging.getLogger(__name__)

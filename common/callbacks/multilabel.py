@@ -8,9 +8,9 @@ import numpy as np
 from scipy.special import expit
 
 from common.networks.hooks import Callback, FittedNetwork
+from common.scoring.directions import REPORTED
 from common.scoring.metrics import (
     DEFAULT_THRESHOLD,
-    REPORTED,
     auc,
     confusion,
     confusion_rates,

@@ -23,7 +23,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from common.chunks import ChunkFile, ChunkFormat, ChunkWriter, UnreadableChunk
 from common.errors import InputError
-from common.files import replacing, write_json, write_parquet
+from common.files import replacing, write_json
+from common.tables import write_parquet
 from common.transforms.views import PLAIN
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from common.errors import InputError, Interrupted
-from common.files import held, make_folder, write_parquet
+from common.files import held, make_folder
 from common.preparation.checks.label_audit import log_audit
 from common.preparation.estimates import check_space, log_estimates
 from common.preparation.headers import INDEX_FOLDER, read_index
@@ -57,6 +57,7 @@ from common.slices.folds import TRAIN_SPLIT
 from common.slices.pixel_steps import NO_STEPS, PARAMETER, PixelSteps
 from common.slices.store import SliceStore
 from common.slices.table import SLICES_FILE, STATUS_OK, STORE_FOLDER, STUDIES_FILE
+from common.tables import write_parquet
 from common.words import line_of_counts
 
 logger = logging.getLogger(__name__)

@@ -12,10 +12,10 @@ from typing import Any
 import pandas as pd
 
 from common.dicom import RejectedFile, SliceHeader
-from common.files import write_parquet
 from common.preparation.readers import SliceReader
 from common.preparation.workers.runner import MEMORY, TIMEOUT, Limits, Outcome, TaskRunner
 from common.slices.table import SLICE_COLUMNS, STATUS_OK
+from common.tables import write_parquet
 from common.words import count
 
 logger = logging.getLogger(__name__)

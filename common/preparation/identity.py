@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 
 from common.dicom import RejectedFile
-from common.files import write_parquet
 from common.preparation.headers import HEADER_COLUMNS, INDEX_FOLDER, why_killed
 from common.preparation.readers import SliceReader
 from common.preparation.workers.runner import TaskRunner
 from common.slices.table import STATUS_OK
+from common.tables import write_parquet
 from common.words import count
 
 logger = logging.getLogger(__name__)

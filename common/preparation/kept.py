@@ -12,11 +12,11 @@ from pathlib import Path
 import pandas as pd
 
 from common.errors import InputError
-from common.files import read_parquet
 from common.preparation.headers import INDEX_FOLDER, TRANSIENT
 from common.preparation.identity import DUPLICATE, SAME_IMAGE
 from common.preparation.pixels import SliceResult, record_folder, record_path
 from common.slices.table import SLICE_COLUMNS, SLICES_FILE, STATUS_OK, STORE_FOLDER
+from common.tables import read_parquet
 from common.words import count
 
 logger = logging.getLogger(__name__)

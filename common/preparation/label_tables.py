@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from common.errors import InputError
-from common.files import read_csv
+from common.tables import read_csv
 from common.words import count
 
 logger = logging.getLogger(__name__)

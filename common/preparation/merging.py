@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from common.errors import InputError
-from common.files import read_parquet, replacing_folder, write_json, write_parquet, write_text
+from common.files import replacing_folder, write_json, write_text
 from common.preparation.manifest import MANIFEST_FILE, read_manifest, table_counts, table_hashes
 from common.preparation.tables import LABELS_OF_STUDY, set_labels_of_studies, studies_of_slices
 from common.slices.folds import (
@@ -36,6 +36,7 @@ from common.slices.table import (
     STUDIES_FILE,
     SliceTable,
 )
+from common.tables import read_parquet, write_parquet
 from common.words import count
 
 logger = logging.getLogger(__name__)

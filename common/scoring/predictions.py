@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 
 from common.errors import InputError
-from common.files import write_parquet
 from common.scoring.metrics import PROBABILITY_FLOOR, Floats
+from common.tables import write_parquet
 from common.words import count
 
 ID_COLUMNS = ("image_id", "patient_id", "study_id", "series_id")

@@ -12,8 +12,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from common.errors import InputError
-from common.files import read_csv, replacing
+from common.files import replacing
 from common.scoring.metrics import Floats
+from common.tables import read_csv
 from common.words import count
 
 COLUMNS = ("ID", "Label")

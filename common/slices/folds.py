@@ -11,9 +11,9 @@ import pyarrow.compute
 from numpy.typing import ArrayLike, NDArray
 
 from common.errors import InputError
-from common.files import read_csv
 from common.slices.leakage import require_disjoint_patients
 from common.slices.table import SliceTable
+from common.tables import read_csv
 from common.words import count
 
 logger = logging.getLogger(__name__)

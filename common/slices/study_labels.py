@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from common.files import read_parquet
 from common.scoring.metrics import Floats, majority, max_by_study
 from common.slices.folds import is_pseudo
 from common.slices.series import list_series
 from common.slices.table import STUDIES_FILE, SliceTable
+from common.tables import read_parquet
 
 LABELS_OF_SLICES = "slices"
 LABELS_OF_STUDY = "study"

@@ -13,8 +13,8 @@ import pandas as pd
 import pyarrow
 
 from common.errors import InputError
-from common.files import read_parquet
 from common.slices.store import SliceStore
+from common.tables import read_parquet
 from common.words import count
 
 SLICES_FILE = "slices.parquet"

@@ -16,13 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit, logit, stdtr
 
-from common.scoring.metrics import (
-    PROBABILITY_FLOOR,
-    Direction,
-    Floats,
-    require_probabilities,
-    row_log_losses,
-)
+from common.scoring.directions import Direction
+from common.scoring.metrics import PROBABILITY_FLOOR, Floats, require_probabilities, row_log_losses
 from common.scoring.shrinkage import shrunk_logistic
 from common.statistics.areas import area_influence, area_interval
 from common.statistics.estimates import (

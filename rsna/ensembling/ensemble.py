@@ -21,7 +21,7 @@ from common.ensembling.cross_fitting import (
 )
 from common.errors import InputError
 from common.experiment import Experiment, results_folder
-from common.files import write_json, write_parquet
+from common.files import write_json
 from common.predictors.base import AbstractPredictor
 from common.predictors.blend import BlendPredictor
 from common.predictors.composed import mean_study_prior
@@ -31,6 +31,7 @@ from common.scoring.predictions import read_predictions, write_predictions
 from common.scoring.study_calibration import study_prior
 from common.scoring.submission import build_submission, read_sample, write_submission
 from common.slices.leakage import id_digests
+from common.tables import write_parquet
 from common.words import shown
 from config import Config
 from rsna.ensembling.members import (

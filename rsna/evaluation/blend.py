@@ -18,7 +18,7 @@ from common.ensembling.cross_fitting import (
 )
 from common.errors import InputError
 from common.experiment import Experiment
-from common.files import read_parquet, write_json
+from common.files import write_json
 from common.report import EvaluationReport
 from common.report.blend import StageSet, blend_sections
 from common.scoring.calibration import ConsistentCalibration
@@ -29,6 +29,7 @@ from common.slices.folds import owners
 from common.slices.table import SliceTable
 from common.statistics.decisions import ScoredStudies
 from common.statistics.intervals import paired_interval
+from common.tables import read_parquet
 from rsna.ensembling.members import EnsembleData
 from rsna.evaluation.deciding import AS_KEPT, Deciding
 from rsna.evaluation.failures import analyse_studies

@@ -10,13 +10,14 @@ import pandas as pd
 
 from common.errors import InputError
 from common.experiment import JSON_FILE, Experiment, PredictorHome
-from common.files import make_folder, read_csv, read_parquet, write_json, write_text
+from common.files import make_folder, write_json, write_text
 from common.report.drift import drift_html
 from common.scoring.drift import MOST_PATIENTS, Found, Reference, compare_with
 from common.slices.folds import owners
 from common.slices.pixel_steps import require_same_steps
 from common.slices.summaries import study_summaries
 from common.slices.table import SLICES_FILE, SliceTable
+from common.tables import read_csv, read_parquet
 from common.words import count
 from config import Config
 from rsna.evaluation.folders import STUDIES_FILE

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from common.experiment import JSON_FILE, Experiment, PredictorHome, ScoredFolder
-from common.files import read_parquet, write_json
+from common.files import write_json
 from common.predictors.base import PredictOptions
 from common.predictors.blend import BlendPredictor
 from common.predictors.engine import Precision
@@ -23,6 +23,7 @@ from common.slices.leakage import ENCODER
 from common.slices.pixel_steps import require_same_steps
 from common.slices.store import UnreadableSlice
 from common.slices.table import STATUS_OK, SliceTable
+from common.tables import read_parquet
 from common.words import count
 from config import Config, recorded_config
 from rsna.build import build_schedule

@@ -11,13 +11,14 @@ from tqdm import tqdm
 
 from common.dicom.header import hash_of
 from common.errors import InputError
-from common.files import make_folder, read_csv, write_text
+from common.files import make_folder, write_text
 from common.report.page import render
 from common.report.study_page import Ticks, stored_slices, stored_study_html
 from common.scoring.doubts import label_doubts, neighbour_doubts
 from common.scoring.metrics import Floats, majority, row_log_losses
 from common.slices.study_labels import LABELS_OF_STUDY, known_labels, read_study_labels
 from common.slices.table import SLICES_FILE, SliceTable
+from common.tables import read_csv
 from common.words import count
 from config import Config
 from rsna.evaluation.drifting import PREDICTIONS_FILE

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from common.errors import InputError
 from common.experiment import JSON_FILE, Experiment, PredictorHome, find_predictor
-from common.files import read_parquet
 from common.scoring.metrics import Floats
 from common.scoring.predictions import MEAN_VIEW, read_predictions, series_probabilities
 from common.scoring.study_calibration import StudyCalibration, study_probabilities
 from common.slices.folds import FOLDS_FILE, is_in, owners, read_folds
 from common.slices.leakage import folds_digest
 from common.slices.table import SliceTable, require_dataset
+from common.tables import read_parquet
 from config import Config, recorded_config
 from rsna.evaluation.scoring import predictor_info, task_of, used_of
 from rsna.evaluation.unseen import require_unseen_rows, source_note

@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from common.files import read_parquet, write_text
+from common.files import write_text
 from common.report.page import decision, render
 from common.report.study_page import stored_study_html
 from common.scoring.metrics import majority
 from common.slices.study_labels import LABELS_OF_SLICES, LABELS_OF_STUDY
 from common.slices.table import STUDIES_FILE, SliceTable
+from common.tables import read_parquet
 from common.words import count
 
 INDEX_FILE = "index.html"

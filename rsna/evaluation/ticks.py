@@ -7,12 +7,13 @@ import numpy as np
 import pandas as pd
 
 from common.errors import InputError
-from common.files import read_csv, write_text
+from common.files import write_text
 from common.preparation.label_tables import label_values, read_label_table, whole_numbers
 from common.scoring.metrics import majority
 from common.slices.folds import is_pseudo
 from common.slices.study_labels import LABELS_OF_STUDY, read_study_labels
 from common.slices.table import SliceTable
+from common.tables import read_csv
 from common.words import count
 from rsna_task import LABELS, SUBTYPES, task_of_labels
 

@@ -12,9 +12,10 @@ from tiny_dataset import make_tiny_dataset
 from benchmarks.ct_ich_ablation import fit_temperature
 from benchmarks.pooled_folds import pool
 from common.errors import InputError
-from common.files import write_json, write_parquet
+from common.files import write_json
 from common.scoring.predictions import build_predictions, write_predictions
 from common.slices.table import SliceTable
+from common.tables import write_parquet
 from rsna.evaluation.scoring import score_line, score_lines
 from rsna_task import LABEL_WEIGHTS, LABELS
 

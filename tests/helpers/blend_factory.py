@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 from predictor_factory import make_dataset, make_predictor
 
-from common.files import write_parquet
 from common.scoring.metrics import training_prior
 from common.scoring.predictions import build_predictions, write_predictions
 from common.slices.table import SliceTable
+from common.tables import write_parquet
 from config import Config
 from rsna_model import RSNAModel
 from rsna_task import LABELS

@@ -121,12 +121,12 @@ def _peak_rss_bytes() -> int:
 def _prepare(folder: Path, num_files: int) -> list[Prepared]:
     """Run the passes over headers and pixels on each file, and read the store back."""
     from common.dicom import read_headers
-    from common.files import write_parquet
     from common.preparation.headers import HeaderTask, _header_frame, read_header_task
     from common.preparation.pixels import read_record, series_tasks, store_series
     from common.preparation.readers import DicomReader
     from common.preparation.volumes import arrange
     from common.slices.store import SliceStore
+    from common.tables import write_parquet
 
     dataset = folder / "out"
     shutil.rmtree(dataset, ignore_errors=True)

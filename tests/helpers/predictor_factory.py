@@ -8,10 +8,11 @@ import pandas as pd
 import torch
 from torch import nn
 
-from common.files import write_json, write_parquet
+from common.files import write_json
 from common.predictors.slices import SlicePredictor
 from common.slices.store import write_series
 from common.slices.table import SLICE_COLUMNS, STORE_FOLDER, SliceTable
+from common.tables import write_parquet
 from common.transforms import SampleTransform
 from rsna_task import LABEL_WEIGHTS, LABELS
 

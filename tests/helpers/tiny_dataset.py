@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from common.files import write_parquet
 from common.slices.store import write_series
 from common.slices.table import SLICE_COLUMNS, SLICES_FILE, STORE_FOLDER
+from common.tables import write_parquet
 from rsna_task import LABELS, SUBTYPES
 
 

@@ -14,12 +14,12 @@ from predictor_factory import make_dataset
 
 from common.cli import status_of
 from common.experiment import Experiment
-from common.files import write_parquet
 from common.predictors.loading import load_predictor
 from common.scoring.drift import Reference
 from common.scoring.predictions import build_predictions, read_predictions, write_predictions
 from common.slices.store import write_series
 from common.slices.table import STORE_FOLDER, SliceTable
+from common.tables import write_parquet
 from rsna.evaluation.drifting import keep_reference
 from rsna_model import build_model
 from rsna_task import LABELS

@@ -8,11 +8,11 @@ from pathlib import Path
 import pandas as pd
 
 from common.errors import InputError
-from common.files import read_parquet
 from common.preparation.manifest import MANIFEST_FILE
 from common.scoring.metrics import majority
 from common.slices.folds import FOLDS_FILE, read_folds
 from common.slices.table import STUDIES_FILE, SliceTable
+from common.tables import read_parquet
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_sco
 from sklearn.metrics import log_loss as reference_log_loss
 
 from common.callbacks import MultiLabelMetrics
-from common.scoring.metrics import reported_names
+from common.scoring.directions import reported_names
 
 NAMES = ("epidural", "any")
 

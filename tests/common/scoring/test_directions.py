@@ -1,7 +1,7 @@
 import pytest
 
 from common.errors import InputError
-from common.scoring.metrics import DIRECTIONS, badness, direction_of, improves
+from common.scoring.directions import DIRECTIONS, badness, direction_of, improves
 
 # Written down again by hand: a loss or an error is better small, a rate of hits great.
 SMALLER = {"loss", "weighted_log_loss", "log_loss", "ece"}

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from slice_frames import slice_frame
 
 from common.errors import InputError
-from common.files import write_parquet
 from common.slices.store import write_series
 from common.slices.table import STORE_FOLDER, SliceTable
+from common.tables import write_parquet
 
 
 def small_table(folder: Path) -> SliceTable:

@@ -19,13 +19,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from common.errors import InputError
-from common.files import write_parquet
 from common.models import build_series_model, hub
 from common.predictors.base import PredictOptions
 from common.predictors.loading import load_predictor
 from common.predictors.sequence import StudyPredictor
 from common.slices.store import write_series
 from common.slices.table import SLICE_COLUMNS, STORE_FOLDER, SliceTable
+from common.tables import write_parquet
 from config import Config
 from rsna.predictor import Predictor
 from rsna.releases import ipan2026

@@ -12,12 +12,13 @@ from prepared import contents, write_rsna_folder
 
 from common.cli import status_of
 from common.errors import CheckFailed, InputError
-from common.files import write_json, write_parquet
+from common.files import write_json
 from common.preparation import prepare_dataset
 from common.preparation.checks.check import Checked, check_dataset
 from common.preparation.manifest import table_hashes
 from common.slices.store import SeriesWriter, SliceStore
 from common.slices.table import SliceTable
+from common.tables import write_parquet
 from preprocessing import main
 from rsna.sources.rsna import RSNASource
 from rsna_task import LABELS, SUBTYPES
