@@ -26,9 +26,17 @@ print("outcomes", *[found[mutant] for mutant in mutants])
 
 
 def test_every_module_and_its_tests_exist(project_root: Path) -> None:
-    for module, tests in mutation.TESTS.items():
+    for module in (*mutation.MODULES, *mutation.MORE_TESTS):
         assert (project_root / module).is_file()
+        tests = mutation.tests_of(module)
         assert tests and all((project_root / "tests" / name).is_file() for name in tests)
+
+
+def test_a_module_without_tests_of_its_own_is_refused() -> None:
+    with pytest.raises(
+        SystemExit, match=r"--modules common/a\.py: there is no tests/common/test_a"
+    ):
+        mutation.tests_of("common/a.py")
 
 
 def test_changes_of_annotations_are_known() -> None:
