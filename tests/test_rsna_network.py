@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 import torch
+from scipy.special import expit
+from sklearn.metrics import log_loss, roc_auc_score
 from torch import nn
 
 from common.networks import FitSettings
@@ -9,7 +11,7 @@ from config import Config
 from rsna.build import build_averages, build_network, build_schedule
 from rsna_model import RSNAModel
 from rsna_network import RSNANetwork
-from rsna_task import LABEL_WEIGHTS
+from rsna_task import CHALLENGE, LABEL_WEIGHTS, LABELS, validation_metrics
 
 
 def _batch(num_rows: int = 5) -> dict[str, torch.Tensor]:
@@ -49,6 +51,19 @@ def test_the_loss_follows_the_schedule_and_the_metric_does_not():
         seen.append((float(step.loss_sum), network.compute_metrics(outputs)["weighted_log_loss"]))
     assert seen[0][0] != seen[1][0]
     assert seen[0][1] == seen[1][1]
+
+
+def test_metrics_are_of_all_slices_and_of_each_label():
+    network = _network()
+    step = network.validation_step(_batch(40))
+    outputs = {name: value.numpy() for name, value in step.outputs.items()}
+    metrics = network.compute_metrics(outputs)
+    assert {"loss", *metrics} == set(validation_metrics(CHALLENGE, has_rates=False))
+    for column, name in enumerate(LABELS):
+        known = ~np.isnan(outputs["labels"][:, column])
+        y, p = outputs["labels"][known, column], expit(outputs["logits"][known, column])
+        assert metrics[f"auc.{name}"] == pytest.approx(roc_auc_score(y, p))
+        assert metrics[f"log_loss.{name}"] == pytest.approx(log_loss(y, p), rel=1e-6)
 
 
 def test_focal_loss_is_trained_with_smoothed_labels_and_validated_with_true_ones():

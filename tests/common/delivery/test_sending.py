@@ -131,7 +131,7 @@ def test_a_pacs_that_is_down_is_asked_again(pacs, objects):
     "address",
     [
         "pacs:104",
-        "dicom:PACS@host:99999",
+        "dicom:PACS@host:65536",
         "dicom:PACS@host:0",
         "dicom:PACS@host",
         "dicom:@host:104",

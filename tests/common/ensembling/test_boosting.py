@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from scipy.special import expit
+from scipy.special import expit, logit
 from tiny_dataset import make_tiny_dataset
 
 from common.ensembling import boosting
@@ -122,6 +122,16 @@ def test_missing_package_is_named(monkeypatch, inputs):
     monkeypatch.setattr(boosting, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install -r requirements/boosting\.txt"):
         fit_boosting(inputs, np.zeros((len(inputs), 6)), folds_of(inputs), SETTINGS)
+
+
+def test_a_label_of_one_class_is_a_constant_half_a_slice_off(inputs):
+    labels = np.zeros((len(inputs), 6))
+    labels[:, 1] = 1.0
+    model = fit_boosting(inputs, labels, folds_of(inputs), SETTINGS)[0]
+    num = int((folds_of(inputs) != 0).sum())
+    assert model.boosters == [None] * 6
+    rates = [1 / (2 * num), 1 - 1 / (2 * num)] + [1 / (2 * num)] * 4
+    assert model.constants == pytest.approx([logit(rate) for rate in rates])
 
 
 def test_a_label_known_in_one_training_fold_alone_has_all_its_trees(inputs, caplog):

@@ -18,14 +18,14 @@ from common.models import build_series_model
 from common.predictors.base import AbstractPredictor, PredictOptions
 from common.predictors.blend import BlendPredictor
 from common.predictors.folds import FoldsPredictor
-from common.predictors.heat_maps import _scale, heat_maps, slice_networks
+from common.predictors.heat_maps import _NetworkMaps, _scale, heat_maps, slice_networks
 from common.predictors.second_level import SecondLevelPredictor
 from common.predictors.sequence import StudyPredictor
 from common.predictors.series import BagPredictor, JointPredictor, VolumePredictor
 from common.predictors.slices import SlicePredictor
 from common.preparation import prepare_dataset
 from common.slices.pixel_steps import PixelSteps
-from common.slices.source_grid import source_grids
+from common.slices.source_grid import SourceGrid, source_grids
 from common.slices.table import SliceTable
 from rsna.sources.dicom import DicomSource
 from rsna_task import LABEL_WEIGHTS, LABELS
@@ -97,6 +97,14 @@ def test_a_study_has_one_scale_and_slices_their_probabilities(table: SliceTable)
     assert ratio == pytest.approx(largest[1] / largest[0] / 2, rel=1e-4)
     own = predictor.predict_rows(table, rows).logits[:, ANY]
     assert heat_maps(predictor, table, rows).probabilities == pytest.approx(1 / (1 + np.exp(-own)))
+
+
+@pytest.mark.parametrize(("size", "cells"), [((20, 80), (2, 4)), ((80, 20), (4, 2))])
+def test_the_resolution_is_the_longer_side_of_a_cell(
+    size: tuple[int, int], cells: tuple[int, int]
+) -> None:
+    maps = _NetworkMaps(1.0, np.zeros((1, *cells), np.float32), size, [np.eye(3)])
+    assert maps.cell_width(0, SourceGrid(np.eye(3), size, next(iter(TURNS)))) == 20.0
 
 
 def test_studies_have_scales_of_their_own() -> None:

@@ -105,6 +105,13 @@ def test_positions_and_labels_may_be_unknown() -> None:
     np.testing.assert_array_equal(found, [np.nan, 1, 0, 0, 0, 1])
 
 
+def test_the_page_opens_on_the_slice_that_is_most_likely_any() -> None:
+    p = np.full((NUM_SLICES, len(LABELS)), 0.1)
+    p[5, -1], p[2, 0], p[1, -2] = 0.6, 0.9, 0.9
+    html = page(volume(), probabilities=p)
+    assert json.loads(re.search(r'id="data">(.*?)</script>', html)[1])["start"] == 5
+
+
 def test_key_slices_are_the_surest_and_the_missed_ones() -> None:
     p = np.full((32, 2), 0.01)
     p[10, 1], p[11, 1], p[20, 1] = 0.9, 0.8, 0.5

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common.slices.pixel_steps import BONE_MARGIN_MM, HeadFinder, PixelSteps
-from common.slices.regions import skull_and_cavity, skull_mask
+from common.slices.regions import _disk, skull_and_cavity, skull_mask
 from rsna.phantom import anatomy, grid, scanner, study
 from rsna.phantom.atlas import load_atlas
 
@@ -114,6 +114,10 @@ def test_a_bone_flap_that_is_out_costs_no_brain() -> None:
         assert mask is not None and mask[inside].mean() > 0.995
         checked += 1
     assert checked > 5
+
+
+def test_a_disk_is_round_in_mm() -> None:
+    assert _disk(10.0, (0.5, 1.0)).shape == (21, 11)
 
 
 def test_parts_of_a_base_without_scalp_are_all_kept_and_a_table_is_not() -> None:

@@ -70,12 +70,14 @@ def test_unknown_labels_have_no_share():
 
 
 def test_the_place_is_that_in_the_series():
-    frame = slice_frame(rank=[0, 1, 2, 3, 0], num_slices=[4, 4, 4, 4, 1]).assign(
-        a=[0.0, 1.0, 1.0, 0.0, 1.0]
+    frame = slice_frame(rank=[0, 1, 2, 3, 4, 0], num_slices=[5, 5, 5, 5, 5, 1]).assign(
+        a=[0.0, 1.0, 1.0, 0.0, 1.0, 1.0]
     )
-    shares = labels.share_by_place(frame, ("a",), num_bins=3)
-    assert shares["a"].tolist() == [0.0, 1.0, 0.5]
-    assert shares.index.tolist() == pytest.approx([1 / 6, 1 / 2, 5 / 6])
+    shares = labels.share_by_place(frame, ("a",), num_bins=5)
+    assert shares["a"].tolist() == [0.0, 1.0, 1.0, 0.0, 1.0]
+    assert shares.index.tolist() == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.9])
+    shares = labels.share_by_place(frame, ("a",), num_bins=2)
+    assert shares["a"].tolist() == pytest.approx([1 / 2, 2 / 3])
 
 
 def test_copies_are_counted():
