@@ -8,7 +8,7 @@ import pytest
 from tiny_dataset import make_tiny_dataset
 
 from common.slices.folds import PSEUDO
-from common.slices.study_labels import LABELS_OF_STUDY, labels_of_volumes
+from common.slices.study_labels import LABELS_OF_STUDY, labels_by_study, labels_of_volumes
 from common.slices.table import SliceTable
 from rsna_task import LABELS
 
@@ -53,3 +53,20 @@ def test_a_file_that_is_no_slice_needs_no_label(folder, study):
 def test_labels_by_a_model_are_none_of_the_study(folder):
     found = labels_with(folder, 4, label_source=f"{PSEUDO}0001")
     assert "series1.b2nd" not in found.dropna() and found.notna().sum() == 4
+
+
+def test_studies_are_scored_by_their_own_label_where_they_have_one(folder):
+    studies = pd.read_parquet(folder / "studies.parquet")
+    studies.loc[1, ["any", "label_source"]] = [1.0, LABELS_OF_STUDY]  # though no slice has it
+    studies.to_parquet(folder / "studies.parquet")
+    table = SliceTable.load(folder)
+    study_ids = [*np.repeat([f"study{number}" for number in (3, 1, 0)], 2), None]
+    slices = np.zeros((7, len(LABELS)))
+    slices[[0, 6], -1] = 1.0
+    ids, labels = labels_by_study(table, LABELS, slices, study_ids)
+    assert ids.tolist() == ["study3", "study1", "study0"]
+    assert labels[:, -1].tolist() == [1.0, 1.0, 0.0]  # raters of study0: a quarter, so no
+    assert not labels[:, :-1].any()
+    (folder / "studies.parquet").unlink()
+    _, labels = labels_by_study(table, LABELS, slices, study_ids)
+    assert labels[:, -1].tolist() == [1.0, 0.0, 0.0]
