@@ -29,6 +29,7 @@ from delivered import (
 from dicom_factory import write_rsna
 
 import rsna.delivery
+from common.delivery.reports import percent_text
 from common.errors import InputError
 from common.scoring.predictions import Calibration
 from common.scoring.study_calibration import StudyCalibration
@@ -75,6 +76,13 @@ def reports(tmp_path_factory, predictor, head) -> Path:
     return deliver_one(
         head, predictor, tmp_path_factory.mktemp("reports"), dl_heat_map="none"
     ).folder
+
+
+@pytest.fixture(scope="module")
+def predicted(tmp_path_factory, predictor, head):
+    """What predict.py finds in the same study."""
+    found = make_deliverer(predictor).predictor
+    return found.predict_folder(head, tmp_path_factory.mktemp("predicted"))
 
 
 def deliver_one(source: Path, predictor: Path, output: Path, **flags):
@@ -156,9 +164,8 @@ def test_visible_text_names_no_patient(delivered):
         assert not [text for text in identifying if text in " ".join(said)]
 
 
-def test_probabilities_are_those_of_the_study(delivered, predictor, head, tmp_path):
-    deliverer = make_deliverer(predictor)
-    again = deliverer.predictor.predict_folder(head, tmp_path).studies.iloc[0]
+def test_probabilities_are_those_of_the_study(delivered, predicted):
+    again = predicted.studies.iloc[0]
     record = json.loads((delivered / "result.json").read_text())
     assert record["probabilities"] == {name: again[name] for name in LABELS}
     dsrdump = shutil.which("dsrdump")
@@ -173,8 +180,8 @@ def test_probabilities_are_those_of_the_study(delivered, predictor, head, tmp_pa
     )
 
 
-def test_each_finding_names_the_slice_that_shows_it_best(delivered, predictor, head, tmp_path):
-    found = make_deliverer(predictor).predictor.predict_folder(head, tmp_path).predictions
+def test_each_finding_names_the_slice_that_shows_it_best(delivered, predicted):
+    found = predicted.predictions
     best = [found["image_id"][found[name].idxmax()] for name in LABELS]
     assert len(set(best)) > 1
     report = pydicom.dcmread(delivered / "measurements.dcm")
@@ -187,6 +194,30 @@ def test_each_finding_names_the_slice_that_shows_it_best(delivered, predictor, h
         for group in groups_of(report)
     ]
     assert named == [[name] for name in best]
+
+
+def test_the_caption_of_an_image_is_its_place_and_probability(
+    monkeypatch, predictor, predicted, head, tmp_path
+):
+    captions = {}
+
+    def kept(result, images_hu, maps, lines, description):
+        uids = [one.header.SOPInstanceUID for one in result.key_slices]
+        captions.update(zip(uids, lines, strict=True))
+        return []
+
+    monkeypatch.setattr(rsna.delivery, "secondary_captures", kept)
+    deliver_one(head, predictor, tmp_path)
+    planes = sorted(
+        map(pydicom.dcmread, head.glob("*.dcm")), key=lambda p: p.ImagePositionPatient[2]
+    )
+    any_of = predicted.predictions.set_index("image_id")["any"]
+    expected = {
+        plane.SOPInstanceUID: f"Slice {place} of {len(planes)} from below: any hemorrhage "
+        + percent_text(any_of[plane.SOPInstanceUID])
+        for place, plane in enumerate(planes, start=1)
+    }
+    assert captions and captions.items() <= expected.items()
 
 
 def groups_of(item: pydicom.Dataset) -> list[pydicom.Dataset]:

@@ -71,7 +71,11 @@ def test_a_folder_that_is_not_there_keeps_its_volume(
 def test_a_flag_removes_what_is_not_there(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     shutil.rmtree(folder / "in" / "1.2")
     prepare_dicom(folder / "in", folder / "out")
+    of_killed_runs = [folder / "out" / ".slices.parquet.1a.tmp", folder / "out/index/.a.1a.tmp"]
+    for path in of_killed_runs:
+        path.touch()
     prepare_dicom(folder / "in", folder / "out", remove=True)
+    assert not any(path.exists() for path in of_killed_runs)
     frame = table(folder)
     assert set(frame["series_id"]) == {"1.1", "1.3"}
     assert len(list((folder / "out" / "store").iterdir())) == 2
