@@ -1,5 +1,6 @@
 """A machine is what containers, Slurm and torchrun leave of it."""
 
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -113,6 +114,21 @@ def test_without_a_driver_the_machine_is_known_without_torch(project_root):
         [sys.executable, "-c", code], cwd=project_root, capture_output=True, text=True, check=True
     )
     assert found.stdout == "None\n"
+
+
+def test_a_child_ends_with_its_parent_although_it_hangs(project_root):
+    child = "from common.machine import end_with_parent as e; e(); print(1); import time; "
+    parent = (
+        f"import subprocess as s, sys; s.run([sys.executable, '-uc', {child + 'time.sleep(60)'!r}])"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", parent], cwd=project_root, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"1\n"
+        process.kill()
+        # The end of the file comes when no process has it open any more.
+        assert select.select([process.stdout], [], [], 20)[0] and process.stdout.read() == b""
 
 
 def test_compiling_is_refused_where_something_is_missing(monkeypatch, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -54,6 +55,29 @@ def test_it_is_the_mean_of_its_members(table, mean):
         np.testing.assert_allclose(found, parts.mean(axis=0), atol=1e-6)
     else:
         np.testing.assert_allclose(expit(found), expit(parts).mean(axis=0), atol=1e-6)
+
+
+@pytest.mark.parametrize("lacking", [None, 1])
+def test_logits_of_series_are_the_mean_where_all_members_have_their_own(
+    table, monkeypatch, lacking
+):
+    of_series = np.random.default_rng(0).normal(size=(3, len(table), 6)).astype(np.float32)
+    parts_of = FoldsPredictor._predict_parts
+
+    def with_series(self, *arguments):
+        results, unreadable = parts_of(self, *arguments)
+        pairs = enumerate(zip(results, of_series, strict=True))
+        return [
+            one if fold == lacking else replace(one, series_logits=own)
+            for fold, (one, own) in pairs
+        ], unreadable
+
+    monkeypatch.setattr(FoldsPredictor, "_predict_parts", with_series)
+    found = make_folds().predict_rows(table, np.arange(len(table))).series_logits
+    if lacking is None:
+        np.testing.assert_allclose(found, of_series.mean(axis=0), atol=1e-6)
+    else:
+        assert found is None
 
 
 def test_what_can_not_be_read_has_the_mean_prior(table):

@@ -59,6 +59,7 @@ def test_made_data_with_every_kind_of_loss(tmp_path: Path) -> None:
     # One file of many frames, of which one can't be used: the file is.
     frame.loc[frame["series_id"] == "p5r0", "source_file"] = "p5/all.dcm"
     frame.loc[frame.index[frame["series_id"] == "p5r0"][0], "status"] = "truncated"
+    frame["grouping"] = "by number (no positions)"  # a remark that is no reason of its own
     table = SliceTable(frame, tmp_path)
     scored = ScoredIds(["study0", "study1"], np.eye(2, 6), {f"study{n}" for n in range(4)}, "other")
     stages = study_flow(table, scored, LABELS)
