@@ -10,8 +10,11 @@ from torch.optim import lr_scheduler
 from common.optim import Schedule, make_schedule
 
 
-def optimizer(*scales: float):
+def optimizer(*scales: float | None):
     groups = [{"params": nn.Linear(1, 1).parameters(), "lr_scale": scale} for scale in scales]
+    for group in groups:
+        if group["lr_scale"] is None:
+            del group["lr_scale"]
     return torch.optim.SGD(groups, 0.5)
 
 
@@ -88,15 +91,16 @@ def test_averaging_takes_the_learning_rate_over_without_a_jump():
 
 def test_groups_keep_their_share_and_a_loaded_schedule_goes_on():
     schedule = Schedule("one_cycle_lr", 9, 0.5)
-    whole = make_schedule(optimizer(1.0, 0.25), schedule)
+    whole = make_schedule(optimizer(1.0, 0.25, None), schedule)
     states = []
     for step in range(9):
-        first, second = (group["lr"] for group in whole.optimizer.param_groups)
+        first, second, plain = (group["lr"] for group in whole.optimizer.param_groups)
         assert (first, second) == (schedule(step), schedule(step) * 0.25)
+        assert plain == first
         states.append((whole.state_dict(), whole.optimizer.state_dict()))
         whole.optimizer.step()
         whole.step()
-    resumed = make_schedule(optimizer(1.0, 0.25), schedule)
+    resumed = make_schedule(optimizer(1.0, 0.25, None), schedule)
     resumed.load_state_dict(states[4][0])
     resumed.optimizer.load_state_dict(states[4][1])
     assert resumed.optimizer.param_groups[1]["lr"] == schedule(4) * 0.25
