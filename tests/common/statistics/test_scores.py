@@ -199,6 +199,11 @@ def test_non_inferiority_is_the_limit_of_the_interval(name):
     plain = compare(name, labels, both, patients)["b"]
     assert plain.non_inferior is plain.p_value_worse is None
     worst = plain.low if name == "auc" else -plain.high
+    # Without a margin the question is whether it is better, one-sided.
+    none = compare(name, labels, both, patients, margin=0.0)["b"]
+    is_better = (plain.value > 0) == (name == "auc")
+    half = plain.p_value / 2
+    assert none.p_value_worse == pytest.approx(half if is_better else 1 - half)
     for margin, expected in ((-worst + 1e-6, True), (-worst - 1e-6, False)):
         found = compare(name, labels, both, patients, margin=margin)["b"]
         assert found.non_inferior is expected

@@ -62,6 +62,30 @@ def pipeline(name: str, p: float, **arguments: Any) -> SampleTransform:
     return SampleTransform.from_dict({"__version__": "2.0.8", "transform": compose}, "test.json")
 
 
+SETTLED = [
+    ("FieldOfView", 1.0, {"field_mm_range": [180, 180]}),
+    ("GantryTilt", 1.0, {"degrees_range": [20, 20]}),
+    ("DoseNoise", 1.0, {"std_hu_range": [20, 20], "cutoff_range": [1, 1]}),
+    ("PadIfNeeded", 1.0, {"position": "random"}),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "p", "arguments"),
+    [
+        *((name, p, {}) for name in sorted(GEOMETRIC | SCANNER | INTENSITY) for p in (0, 0.5, 1)),
+        *SETTLED,
+    ],
+)
+def test_what_is_said_to_draw_differs_between_seeds_and_nothing_else_does(
+    name: str, p: float, arguments: dict[str, Any]
+) -> None:
+    transform = pipeline(name, p, **arguments)
+    image_hu = smooth_head() + np.float32([0, 5, 20])  # neighbours differ
+    seen = {transform(image_hu, seed).tobytes() for seed in range(6)}
+    assert (len(seen) > 1) == bool(transform.random_transforms)
+
+
 UNCHANGED = pipeline("HorizontalFlip", 0.0)(smooth_head(), 0)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from rsna.worker.journal import Journal, job_key, slice_hashes
+from rsna.worker.journal import Journal, is_locked, job_key, locked, slice_hashes
 
 
 @pytest.fixture
@@ -100,6 +100,26 @@ def test_a_version_that_can_not_be_added_leaves_the_one_before(journal):
 def test_times_are_those_of_the_first_time_in_a_state(journal):
     job = journal.move(journal.add("s", ["a"], "p", "new"), "sent")
     assert journal.move(job, "sent", "again").sent == job.sent
+
+
+def test_a_job_knows_its_slices_and_the_folder_how_long_the_oldest_waits(journal):
+    journal.now = iter([1000.0, 1500.0, 1600.0, 1700.0, 1800.0, 1900.0]).__next__
+    assert journal.oldest_s() == 0.0
+    job = journal.add("s", ["a", "b", "c"], "p", "new")
+    assert job.num_slices == 3 and journal.oldest_s() == 500.0
+    journal.add("t", ["d"], "p", "new")
+    assert journal.oldest_s() == 700.0
+    journal.move(job, "committed")
+    assert journal.oldest_s() == 300.0
+
+
+def test_a_folder_is_locked_while_a_worker_holds_it(tmp_path):
+    assert not is_locked(tmp_path)
+    with locked(tmp_path):
+        assert is_locked(tmp_path)
+        with pytest.raises(InputError, match="another worker works there"), locked(tmp_path):
+            pass
+    assert not is_locked(tmp_path)
 
 
 def test_what_is_no_journal_is_refused(tmp_path):
