@@ -68,6 +68,7 @@ def test_real_slices_have_tissue_at_its_hu_and_labels_of_the_table(
     assert frame["patient_id"].tolist() == ["049"] * 4 + ["050"] * 4
     assert frame["position_mm"].tolist() == [40, 45, 50, 55] * 2
     assert set(frame["split"]) == {"train"}
+    assert (frame["window_center"] == 40).all() and (frame["window_width"] == 120).all()
     assert set(frame["label_source"]) == {"slices"}
     given = pd.read_csv(subset / "hemorrhage_diagnosis.csv")
     for row, patient, number in zip(frame.index, frame["patient_id"], (9, 10, 11, 12) * 2):
