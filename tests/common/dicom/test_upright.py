@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from common.dicom.upright import AS_STORED, TURNS, turn_image, turn_of
+from common.dicom.upright import AS_STORED, TURNS, turn_back, turn_image, turn_of
 
 UPRIGHT = np.arange(6).reshape(2, 3)
 
@@ -27,6 +27,7 @@ def test_every_way_of_lying_ends_upright(how: tuple[bool, bool, bool]) -> None:
     image, orientation = stored(*how)
     turn = turn_of(orientation)
     assert np.array_equal(turn_image(image, turn), UPRIGHT)
+    assert np.array_equal(turn_back(UPRIGHT, turn), image)
     assert (turn == AS_STORED) == (not any(how)) and turn in TURNS
 
 
