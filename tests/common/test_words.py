@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.words import count, duration, first_line
+from common.words import count, duration, first_line, shown, spread
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,11 @@ def test_nouns_agree_with_their_number(number: int, noun: str, text: str) -> Non
 )
 def test_durations_have_a_unit_that_suits_them(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_an_estimate_has_its_interval_behind_it() -> None:
+    assert shown(0.87654) + spread((0.85, 0.91234), 2) == "0.877 (0.85 to 0.91)"
+    assert shown(None) + spread(None) == "-"
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from common.report.overlay import overlay
-from common.windows import BONE, windowed
+from common.windows import BONE, BRAIN, windowed
 
 IMAGE = np.linspace(-50, 130, 600).reshape(20, 30).astype(np.int16)
 
@@ -25,6 +25,16 @@ def test_the_color_says_how_much_whatever_else_the_map_holds() -> None:
     # Red comes last: the largest values look warm.
     red, green, blue = overlay(flat, heat)[-1, -1].astype(int)
     assert red > green + 40 and red > blue + 40
+
+
+def test_the_slice_shows_through_by_what_the_color_leaves() -> None:
+    heat = np.full(IMAGE.shape, 0.4, np.float32)
+    made, black = overlay(IMAGE, heat), overlay(np.full_like(IMAGE, -1024), heat)
+    shown = made.astype(float) - black
+    share = shown[..., 0] / np.maximum(windowed(IMAGE, *BRAIN), 1)
+    bright = windowed(IMAGE, *BRAIN) > 100
+    assert 0.1 < share[bright].mean() < 0.95 and np.ptp(share[bright]) < 0.03
+    assert np.ptp(shown, axis=2).max() <= 1  # grey
 
 
 @pytest.mark.parametrize("value", [-3.0, 7.0])
