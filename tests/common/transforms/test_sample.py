@@ -89,6 +89,15 @@ def test_normalization_is_tiled_over_slices() -> None:
     )
 
 
+def test_normalization_by_color_is_averaged_for_other_than_three_windows() -> None:
+    sizes = {key: [one, one + 1] for key, one in (("width", 80), ("center", 40))}
+    ranges = {f"window_{k}_{end}s": sizes[k] for k in sizes for end in ("min", "max")}
+    transform = transform_of({**WINDOW, **ranges})
+    assert transform.num_windows == 2
+    by_color = transform.with_normalization([0.1, 0.2, 0.6], [0.5, 0.25, 0.75])
+    assert np.array_equal(by_color(SLICES, 0), transform.with_normalization(0.3, 0.5)(SLICES, 0))
+
+
 def test_normalization_of_the_file_wins() -> None:
     transform = transform_of(WINDOW, NORMALIZE)
     assert transform.with_normalization(0.5, 0.5) is transform
