@@ -99,8 +99,15 @@ def test_evaluates_another_dataset_with_the_predictor(monkeypatch, experiment):
     dataset = experiment.parents[2] / "input" / "datasets" / "other"
     check_against_sklearn(metrics, folder / "predictions.parquet", dataset)
     page = (folder / "report.html").read_text()
-    for heading in ("Calls at", "<h2>Each label</h2>", "<h2>Studies</h2>"):
+    for heading in ("Calls at", "<h2>Each label</h2>", "<h2>Probabilities of studies</h2>"):
         assert heading in page
+    assert page.count("<th>AUC") == 2, "of slices in one table, of studies in another"
+    alone = [
+        f"{score['value']:.3f} ({score['reason']})"
+        for score in metrics["study"]["scores"]["log_loss"].values()
+        if score["value"] is not None and score["interval"] is None
+    ]
+    assert alone and all(told in page for told in alone), "a value without interval says why"
 
 
 def test_folds_pooled_score_as_one_set_with_the_prior_of_each(experiment, tmp_path):
@@ -147,7 +154,7 @@ def test_a_dataset_that_labels_studies_gets_study_metrics(monkeypatch, experimen
     ]
     assert study["weighted_log_loss"] == pytest.approx(np.dot(losses, LABEL_WEIGHTS) / 7, abs=1e-12)
     page = (experiment / "evaluations/by_study/report.html").read_text()
-    assert "<h2>Studies</h2>" in page and "<h2>ROC and precision-recall</h2>" in page
+    assert "<h2>Probabilities of studies</h2>" in page and "<h2>ROC and precision-recall</h2>" in page
     assert "Calls at" not in page and "<h2>Each label</h2>" not in page
 
 
