@@ -154,7 +154,8 @@ def test_a_dataset_that_labels_studies_gets_study_metrics(monkeypatch, experimen
     ]
     assert study["weighted_log_loss"] == pytest.approx(np.dot(losses, LABEL_WEIGHTS) / 7, abs=1e-12)
     page = (experiment / "evaluations/by_study/report.html").read_text()
-    assert "<h2>Probabilities of studies</h2>" in page and "<h2>ROC and precision-recall</h2>" in page
+    assert "<h2>Probabilities of studies</h2>" in page
+    assert "<h2>ROC and precision-recall</h2>" in page
     assert "Calls at" not in page and "<h2>Each label</h2>" not in page
 
 
