@@ -13,8 +13,10 @@ import blosc2
 import numpy as np
 from numpy.typing import NDArray
 
+from common.errors import DamagedData
 
-class UnreadableChunk(Exception):
+
+class UnreadableChunk(DamagedData):
     """Stored numbers that can't be read, or are not those that were written."""
 
 

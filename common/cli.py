@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from common.errors import CheckFailed, InputError, Interrupted, PeerFailure
+from common.errors import CheckFailed, DamagedData, InputError, Interrupted, PeerFailure
 
 logger = logging.getLogger(__name__)
 
@@ -153,6 +153,11 @@ def status_of(main: Callable[[], None]) -> int:
     except (InputError, FloatingPointError) as error:
         _note(_tell(f"error: {error}"))
         return EXIT_INPUT
+    except DamagedData as error:
+        # Of one in a worker process torch makes a traceback, whose last line is the error.
+        reason = str(error).strip().splitlines()[-1].removeprefix(f"{_qualified(error)}: ")
+        _note(_tell(f"error: {reason}: preprocessing.py --pre_check 1 lists all that is damaged"))
+        return EXIT_INPUT
     except PeerFailure as error:
         _tell(f"stopped by the failure of another process: {error}")
         return EXIT_FAULT
@@ -194,6 +199,10 @@ def _fault() -> int:
     kind, error = sys.exc_info()[:2]
     _note(f"a fault of the program, its traceback is above: {kind and kind.__name__}: {error}")
     return EXIT_FAULT
+
+
+def _qualified(error: Exception) -> str:
+    return f"{type(error).__module__}.{type(error).__qualname__}"
 
 
 def _tell(line: str) -> str:

@@ -8,6 +8,10 @@ class InputError(ValueError):
     """
 
 
+class DamagedData(Exception):
+    """What is stored of a dataset can't be read, or is not what was written."""
+
+
 class CheckFailed(Exception):
     """A check found something wrong: scripts list `findings` and exit with status 3."""
 

@@ -219,5 +219,5 @@ def _known(group: Any, name: str, known: Sequence[str]) -> None:
 def ids_in(value: str) -> frozenset[str]:
     """Return the ids in a file, or separated by commas."""
     path = Path(value)
-    text = path.read_text("utf-8") if path.is_file() else value
+    text = path.read_text("utf-8-sig") if path.is_file() else value
     return frozenset(filter(None, (part.strip() for part in re.split(r"[,\n]", text))))

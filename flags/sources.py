@@ -60,12 +60,14 @@ def naming_file(argv: Sequence[str], known: Collection[str]) -> Iterator[None]:
         is_overridden = found[1] in command_line_names(argv)
         if is_overridden and found[2] != str(source.value):
             raise
-        raise InputError(f"{source.file}: {error}") from error
+        advice = ": put it in quotes" if str(error).endswith("must be text") else ""
+        raise InputError(f"{source.file}: {error}{advice}") from error
 
 
 def _flags_in(file: str) -> dict[Any, Any]:
     try:
-        flags = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        text = Path(file).read_text(encoding="utf-8")
+        flags, names = yaml.safe_load(text), _names_in(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = "" if mark is None else f", line {mark.line + 1}"
@@ -77,4 +79,14 @@ def _flags_in(file: str) -> dict[Any, Any]:
         raise InputError(f"--config {file or EMPTY}: {error.strerror}: name a YAML file") from error
     if not isinstance(flags, dict):
         raise InputError(f"--config {file}: holds no flags: {_ADVICE}")
+    twice = next((name for name in flags if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"--config {file}: {twice} stands there twice: remove one")
     return flags
+
+
+def _names_in(text: str) -> list[str]:
+    """Return the names of all lines of YAML; of equal ones `safe_load` keeps the last."""
+    node = yaml.compose(text, yaml.SafeLoader)
+    lines = node.value if isinstance(node, yaml.MappingNode) else []
+    return [str(name.value) for name, _ in lines]

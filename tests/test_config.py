@@ -209,6 +209,7 @@ def test_yaml_gives_defaults_and_flags_win(tmp_path):
         ("net_drop_rate: 2", "--net_drop_rate 2.0: must be from 0 to 1"),
         ("tr_iteration_num: many", "--tr_iteration_num many: must be a whole number"),
         ("tr_iteration_num: null", "--tr_iteration_num null: must be a whole number"),
+        ("experiment_id: 0007", "--experiment_id 7: must be text: put it in quotes"),
         ("data_fold: x", "--data_fold x: must be a whole number or all"),
         ("tr_best_metric: auc", "--tr_best_metric auc: no validation reports it; near are auc.any"),
         ("optim_swa_enabled: 1\noptim_swa_start: 400", "--optim_swa_start 400: must be less than"),
@@ -220,6 +221,13 @@ def test_an_error_in_a_file_names_file_key_value_and_rule(tmp_path, text, messag
     with pytest.raises(InputError) as error:
         parse("--config", str(path), "--tr_batch_size", "3")
     assert str(error.value).startswith(f"{path}: {message}")
+
+
+def test_a_flag_that_stands_twice_in_a_file_is_refused(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("seed: 5\ntr_batch_size: 3\nseed: 6\n")
+    with pytest.raises(InputError, match=f"--config {path}: seed stands there twice: remove one"):
+        parse("--config", str(path))
 
 
 def test_an_error_on_the_command_line_is_not_of_the_file(tmp_path):

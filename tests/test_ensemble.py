@@ -226,6 +226,24 @@ def test_evaluate_scores_the_studies_that_predict_writes(
     assert (filled > np.array([info["prior"][name] for name in LABELS])).all()
 
 
+def test_studies_are_scored_by_the_labels_that_they_were_given(monkeypatch, root):
+    folder = root / "input" / "datasets" / DATASET
+    frame = SliceTable.load(folder).frame
+    studies = frame.groupby("study_id", as_index=False)[["patient_id", *LABELS]].max()
+    given = studies.assign(**{name: 1 - studies[name] for name in LABELS}, label_source="study")
+    given.to_parquet(folder / "studies.parquet")
+    try:
+        blended = blend(monkeypatch, root, "given")
+    finally:
+        (folder / "studies.parquet").unlink()
+    told = pd.read_parquet(blended / "predictions" / "studies.parquet").set_index("study_id")
+    expected = given.set_index("study_id").loc[told.index]
+    for name in LABELS:
+        assert told[f"label_{name}"].tolist() == expected[name].tolist()
+    study = json.loads((blended / "metrics.json").read_text())["study"]
+    assert study["num_positive"] == {name: int(expected[name].sum()) for name in LABELS}
+
+
 def test_an_old_blend_without_a_prior_of_studies_warns(
     monkeypatch, caplog, root, stacked, tmp_path
 ):

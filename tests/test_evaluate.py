@@ -99,8 +99,15 @@ def test_evaluates_another_dataset_with_the_predictor(monkeypatch, experiment):
     dataset = experiment.parents[2] / "input" / "datasets" / "other"
     check_against_sklearn(metrics, folder / "predictions.parquet", dataset)
     page = (folder / "report.html").read_text()
-    for heading in ("Calls at", "<h2>Each label</h2>", "<h2>Studies</h2>"):
+    for heading in ("Calls at", "<h2>Each label</h2>", "<h2>Probabilities of studies</h2>"):
         assert heading in page
+    assert page.count("<th>AUC") == 2, "of slices in one table, of studies in another"
+    alone = [
+        f"{score['value']:.3f} ({score['reason']})"
+        for score in metrics["study"]["scores"]["log_loss"].values()
+        if score["value"] is not None and score["interval"] is None
+    ]
+    assert alone and all(told in page for told in alone), "a value without interval says why"
 
 
 def test_folds_pooled_score_as_one_set_with_the_prior_of_each(experiment, tmp_path):
@@ -147,7 +154,8 @@ def test_a_dataset_that_labels_studies_gets_study_metrics(monkeypatch, experimen
     ]
     assert study["weighted_log_loss"] == pytest.approx(np.dot(losses, LABEL_WEIGHTS) / 7, abs=1e-12)
     page = (experiment / "evaluations/by_study/report.html").read_text()
-    assert "<h2>Studies</h2>" in page and "<h2>ROC and precision-recall</h2>" in page
+    assert "<h2>Probabilities of studies</h2>" in page
+    assert "<h2>ROC and precision-recall</h2>" in page
     assert "Calls at" not in page and "<h2>Each label</h2>" not in page
 
 
@@ -222,7 +230,7 @@ def test_labels_by_a_model_are_not_scored(experiment):
 
 
 def test_imported_weights_are_scored_on_what_was_held_out(
-    monkeypatch, capsys, experiment, tmp_path
+    monkeypatch, capsys, caplog, experiment, tmp_path
 ):
     dataset = experiment.parents[2] / "input" / "datasets" / "challenge"
     frame = make_dataset(dataset, num_patients=4).frame
@@ -236,13 +244,16 @@ def test_imported_weights_are_scored_on_what_was_held_out(
     assert run_evaluate(monkeypatch, imported, "--data_dataset", "challenge") == 2
     assert "trained on the data that it was made from" in capsys.readouterr().err
     ids = tmp_path / "held_out.txt"
-    ids.write_text("secret-patient-2\nstudy3\n\n")
+    ids.write_bytes(b"\xef\xbb\xbfsecret-patient-2\r\nstudy3\r\n\r\n")  # as Windows saves it
     what = ("--data_dataset", "challenge", "--ev_held_out")
     assert run_evaluate(monkeypatch, imported, *what, str(ids)) == 0
     of_rows = frame["patient_id"].eq("secret-patient-2") | frame["study_id"].eq("study3")
     metrics = json.loads((imported / "evaluations/challenge/metrics.json").read_text())
     assert metrics["num_slices"] == of_rows.sum()
     assert metrics["num_studies"] == 2
+    assert "--ev_held_out" not in caplog.text
+    assert run_evaluate(monkeypatch, imported, *what, "study3,nobody") == 0
+    assert "--ev_held_out: 1 of 2 ids are of no patient or study of challenge" in caplog.text
     assert run_evaluate(monkeypatch, imported, *what, "nobody") == 2
     assert "no slice, of those that --ev_held_out names, that can" in capsys.readouterr().err
     # Data of others need no list.

@@ -225,6 +225,21 @@ def test_a_damaged_checkpoint_is_refused_and_the_offered_one_goes_on(
     assert_equal_results(whole, folder, place)
 
 
+@pytest.mark.parametrize("jobs", ["0", "1"])
+def test_damaged_pixels_are_no_fault_of_the_program(place, capsys, monkeypatch, jobs):
+    dataset = make_tiny_dataset(place / "input" / "datasets" / f"broken{jobs}")
+    for path in (dataset / "store").iterdir():
+        path.write_bytes(path.read_bytes()[:-300])
+    places = ["--data_input_folder", str(place / "input"), "--output_dir", str(place / "broken")]
+    flags = [*places, *FLAGS, "--data_dataset", dataset.name, "--n_jobs", jobs]
+    monkeypatch.setattr(sys, "argv", ["train.py", *flags])
+    assert status_of(train.main) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: ") and ".b2nd can't be opened" in line
+    assert line.endswith(": preprocessing.py --pre_check 1 lists all that is damaged")
+    assert "Traceback" not in line and "UnreadableChunk" not in line
+
+
 TINY = ("--data_dataset", "tiny", "--net_model", "test_efficientnet", "--net_pretrained", "0")
 
 

@@ -134,7 +134,9 @@ class TrainingMonitor(Callback):
         self, network: FittedNetwork, metrics: dict[str, float | None], prefix: str, title: str
     ) -> None:
         self._write(network, {f"{prefix}{name}": value for name, value in metrics.items()})
-        shown = [f"{name} {metrics[name]:.4f}" for name in self.shown if metrics.get(name)]
+        shown = [
+            f"{name} {metrics[name]:.4f}" for name in self.shown if metrics.get(name) is not None
+        ]
         logger.info("%s at %d: %s", title, network.state.iteration, "  ".join(shown))
 
     def _write(self, network: FittedNetwork, values: Mapping[str, float | None]) -> None:

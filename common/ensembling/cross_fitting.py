@@ -78,6 +78,7 @@ class BlendRows(Rows):
         study_ids: (n,).
         used: (n,) rows of the volume that stands for its study, one of each study at least; None
             for all rows.
+        study_labels: (n, k) of the study of each row; None for the largest of its rows'.
     """
 
     labels: Floats
@@ -85,6 +86,14 @@ class BlendRows(Rows):
     patient_ids: NDArray[np.object_]
     study_ids: NDArray[np.object_]
     used: NDArray[np.bool_] | None = None
+    study_labels: Floats | None = None
+
+    def labels_by_study(self) -> tuple[NDArray[Any], Floats]:
+        """Return the ids of known studies, in order of appearance, and their labels (s, k)."""
+        known = pd.notna(self.study_ids)
+        labels = (self.labels if self.study_labels is None else self.study_labels)[known]
+        ids, of_studies, _ = max_by_study(labels, np.zeros(labels.shape), self.study_ids[known])
+        return ids, of_studies
 
 
 @dataclass(frozen=True)
@@ -96,7 +105,7 @@ class CrossFitted:
         calibrated_logits: (n, k); the raw ones where nothing is calibrated; not made consistent.
         logits: (n, k) in the end.
         parts: by fold, what was fitted on the other folds.
-        study_labels: (s, k), the largest of all slices'.
+        study_labels: (s, k), those given to the studies, or the largest of all slices'.
         study_raw: (s, k), the largest probability of the slices of the used volume.
         study_calibrated: (s, k), None where no study calibrator was asked for.
     """
@@ -209,9 +218,9 @@ class _Studies(NamedTuple):
 
 def _studies(rows: BlendRows, probabilities: Floats) -> _Studies:
     """Return the studies of rows, their features from the rows of the used volumes."""
+    ids, labels = rows.labels_by_study()
     known = pd.notna(rows.study_ids)
     rows, probabilities = rows.of(known), probabilities[known]
-    ids, labels, _ = max_by_study(rows.labels, probabilities, rows.study_ids)
     codes = pd.factorize(rows.study_ids)[0]
     patients = np.empty(len(ids), dtype=object)
     patients[codes] = rows.patient_ids

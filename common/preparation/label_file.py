@@ -73,7 +73,7 @@ class LabelFile:
         labels = label_values(table, [names[name] for name in present], path, soft=True)
         labels = labels.set_axis(present, axis=1).reindex(columns=[*subtypes, union])
         if union not in present:
-            labels[union] = _union(labels[list(subtypes)])
+            labels[union] = union_of(labels[list(subtypes)])
             logger.info("%s has no column %s: it is the largest of the others", path.name, union)
         below = labels[union] < labels[list(subtypes)].max(axis=1)
         if below.any():
@@ -218,7 +218,7 @@ def _id_column(names: dict[str, str], path: Path) -> tuple[str, str]:
     )
 
 
-def _union(labels: pd.DataFrame) -> pd.Series:
+def union_of(labels: pd.DataFrame) -> pd.Series:
     """Return the largest, unknown where a label is, unless another is 1; float32."""
     largest = labels.max(axis=1)
     return largest.mask(labels.isna().any(axis=1) & (largest != 1)).astype("float32")

@@ -78,10 +78,14 @@ def decision(value: Any) -> str:
 
 
 def _estimate(found: Mapping[str, Any] | None, digits: int = 2, with_counts: bool = False) -> str:
-    """Return an estimate of metrics.json with its interval, and of how many studies it is."""
+    """Return an estimate of metrics.json with its interval, or why there is none; and of how many
+    studies it is.
+    """
     if not found or found["value"] is None:
         return f"– ({found['reason']})" if found and found["reason"] else "–"
     text = _within(found["value"], found["interval"], digits)
+    if not found["interval"] and found["reason"]:
+        text += f" ({found['reason']})"
     if not with_counts:
         return text
     return f"{text}, {found['num_found']:,} of {found['num_studies']:,}"

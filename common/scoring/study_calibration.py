@@ -12,12 +12,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
 from common.scoring.calibration import fit_shared_line
-from common.scoring.metrics import Floats, max_by_study, training_prior
+from common.scoring.metrics import Floats
 from common.scoring.predictions import member_logits
 from common.scoring.shrinkage import (
     LabelRows,
@@ -156,19 +155,6 @@ def study_probabilities(
     """
     features = study_features(probabilities, codes, num_studies, of_series)
     return features.largest if calibration is None else calibration.apply(features)
-
-
-def study_prior(labels: ArrayLike, study_ids: ArrayLike) -> Floats:
-    """Return the share of studies (k,) with each label, clipped as `training_prior` does.
-
-    Args:
-        labels: (n, k) 0, 1 or NaN of slices.
-        study_ids: (n,), missing where a slice is of no known study.
-    """
-    ids, y = np.asarray(study_ids, dtype=object), np.asarray(labels)
-    known = pd.notna(ids)
-    _, of_studies, _ = max_by_study(y[known], np.zeros(y[known].shape), ids[known])
-    return training_prior(of_studies)
 
 
 def fit_study_calibration(

@@ -136,13 +136,20 @@ def split_rows(
     usable &= ~is_unlabelled
     is_train = usable & train_side & frame["keep_for_training"].to_numpy(dtype=bool)
     is_valid = usable & valid_side & ~by_model
+    num_in_neither = int((usable & ~train_side & ~valid_side).sum())
+    if num_in_neither:
+        logger.warning("%s left out: in no fold", count(num_in_neither, "labelled slice"))
     patients = owners(frame)
     require_disjoint_patients(patients[train_side], patients[valid_side], f"fold {fold}")
+    never = [name for name, column in zip(label_names, is_unknown.T) if column.all()]
+    hint = "" if of_studies is not None else _IF_STUDIES
+    if of_studies is None and never and label_names[-1] not in never:
+        union = label_names[-1]
+        hint = f": none knows {', '.join(never)}; --net_num_classes 1 trains {union} alone"
     for name, rows in (("training", is_train), ("validation", is_valid)):
         if not rows.any():
             raise InputError(
-                f"fold {fold} of {table.folder} has no {name} slices with labels"
-                + ("" if of_studies is not None else _IF_STUDIES)
+                f"fold {fold} of {table.folder} has no {name} slices with labels{hint}"
             )
     return np.flatnonzero(is_train), np.flatnonzero(is_valid)
 
@@ -169,7 +176,7 @@ def is_validated(folds: pd.DataFrame, fold: int) -> pd.Series:
     known = sorted(set(folds["fold"]) - {ALWAYS_TRAINING})
     if fold not in known:
         raise InputError(
-            f"--data_fold {fold}: the dataset has the folds {', '.join(map(str, known))}"
+            f"--data_fold {fold}: the dataset has the folds {', '.join(map(str, known)) or 'none'}"
         )
     return folds["fold"] == fold
 

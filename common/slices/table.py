@@ -301,6 +301,11 @@ class SliceTable:
         """Return the row of each image id as int64; raise InputError for unknown ids."""
         if self._row_of_image_id is None:
             ids = self.frame["image_id"].dropna()
+            if not ids.is_unique:
+                raise InputError(
+                    f"{self.folder / SLICES_FILE}: several rows have one image id: run "
+                    f"preprocessing.py again"
+                )
             self._row_of_image_id = pd.Series(ids.index.to_numpy(), index=ids.to_numpy())
         wanted = pd.Index(np.asarray(image_ids, dtype=object))
         rows = self._row_of_image_id.reindex(wanted).fillna(-1).to_numpy(dtype=np.int64)

@@ -28,7 +28,6 @@ from common.predictors.composed import mean_study_prior
 from common.scoring.kaggle_client import KaggleClient
 from common.scoring.metrics import training_prior
 from common.scoring.predictions import read_predictions, write_predictions
-from common.scoring.study_calibration import study_prior
 from common.scoring.submission import build_submission, read_sample, write_submission
 from common.slices.leakage import id_digests
 from common.tables import write_parquet
@@ -154,7 +153,7 @@ def _predictor(
     prior = np.mean(priors, axis=0) if priors else training_prior(data.rows.labels)
     of_studies = mean_study_prior(predictors)
     if of_studies is None:
-        of_studies = study_prior(data.rows.labels, data.rows.study_ids)
+        of_studies = training_prior(data.rows.labels_by_study()[1])
     # Patient ids may be short enough to be guessed from plain digests.
     salt = secrets.token_hex(16)
     return BlendPredictor(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from common.ensembling.blend_tables import MemberTables, read_members
 from common.ensembling.cross_fitting import BlendRows, patient_groups
@@ -24,6 +25,7 @@ from common.slices.leakage import (
     require_unseen_features,
 )
 from common.slices.pixel_steps import PARAMETER, recorded_steps, require_same_steps
+from common.slices.study_labels import labels_by_study
 from common.slices.table import SliceTable
 from config import Config, recorded_config
 from rsna.evaluation.scoring import predictor_info, prior_of, task_of, used_of
@@ -245,7 +247,9 @@ def read_data(
         if len(np.unique(groups)) < 2:
             raise InputError(f"{flag}: the rows are of one patient: nothing can be fitted")
     used, study_ids = used_of(table, rows_of_table), frame["study_id"].to_numpy(dtype=object)
-    rows = BlendRows(labels, groups, patients, study_ids, used)
+    ids, given = labels_by_study(table, task.label_names, labels, study_ids)
+    of_studies = pd.DataFrame(given, pd.Index(ids)).reindex(study_ids).to_numpy()
+    rows = BlendRows(labels, groups, patients, study_ids, used, of_studies)
     test, paths = None, [member.test for member in members]
     if all(path.is_file() for path in paths):
         test = read_members(paths, task.label_names, all_rows=True)

@@ -21,7 +21,6 @@ from common.predictors.second_level import Level, SecondLevelPredictor, mean_of_
 from common.report import EvaluationReport
 from common.scoring.metrics import Floats, training_prior
 from common.scoring.predictions import prior_logits, write_predictions
-from common.scoring.study_calibration import study_prior
 from common.words import shown
 from config import Config
 from rsna.ensembling.members import Member, find_member, read_data, recorded_data
@@ -161,7 +160,7 @@ class SecondLevel:
             label_names=self.data.task.label_names,
             label_weights=self.data.task.label_weights,
             prior=training_prior(self.labels),
-            study_prior=study_prior(self.labels, self.data.rows.study_ids),
+            study_prior=training_prior(self.data.rows.labels_by_study()[1]),
             training={
                 **self.data.origin(experiment, self.config),
                 "folds_sha256": self.data.members[0].folds_sha256,
@@ -174,7 +173,7 @@ class SecondLevel:
         prior = np.stack([self.fold_priors[fold] for fold in self.folds])
         options: dict[str, Any] = {
             "task": task,
-            "prior_of_studies": study_prior(self.labels, self.data.rows.study_ids),
+            "prior_of_studies": training_prior(self.data.rows.labels_by_study()[1]),
         }
         main = score_predictions("second level", oof, table, prior, **options)
         others, losses = [], {}

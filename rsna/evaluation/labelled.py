@@ -1,5 +1,6 @@
 """The labelled part of another dataset, predicted; its studies as predict.py writes them."""
 
+import logging
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -22,7 +23,10 @@ from common.slices.study_labels import (
 )
 from common.slices.table import SliceTable
 from common.statistics.decisions import ScoredStudies
+from common.words import count
 from rsna.predictor import image_rows, make_studies
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,14 @@ def find_labelled(
     if held_out is not None:
         columns = table.frame[["patient_id", "study_id"]]
         is_asked = columns.isin(held_out).any(axis=1).to_numpy(dtype=bool)
+        num_unknown = len(held_out - set(columns.to_numpy(dtype=object).ravel()))
+        if num_unknown:
+            logger.warning(
+                "--ev_held_out: %d of %s are of no patient or study of %s",
+                num_unknown,
+                count(len(held_out), "id"),
+                name,
+            )
     labels[~is_asked] = np.nan
     has_label = ~np.isnan(labels).all(axis=1)
     study_ids = table.frame["study_id"]

@@ -19,6 +19,7 @@ import pandas as pd
 from common.dicom import RejectedFile, SliceHeader
 from common.errors import InputError
 from common.preparation import DecodedImage, SliceReader, list_files
+from common.preparation.label_file import union_of
 from common.preparation.label_tables import label_values, read_label_table, whole_numbers
 from common.windows import SCANNED_AIR_HU
 from common.words import count
@@ -100,7 +101,7 @@ class CtIchSource(AbstractSource):
         return pd.concat([files, refused]).sort_values("source_file", ignore_index=True)
 
     def labels(self) -> pd.DataFrame:
-        """Return the labels of all slices; `any` is one of the five, or none of "No"."""
+        """Return the labels of all slices; `any` is one of the five, or what No_Hemorrhage says."""
         path = self._label_path
         table = read_label_table(path)
         table.columns = table.columns.str.lower()
@@ -111,7 +112,8 @@ class CtIchSource(AbstractSource):
         patients = whole_numbers(table, "patientnumber", path).str.zfill(3)
         numbers = whole_numbers(table, "slicenumber", path).astype("int64")
         labels = label_values(table, [*SUBTYPES, "no_hemorrhage"], path)
-        labels["any"] = labels[list(SUBTYPES)].max(axis=1)
+        is_bleeding = 1 - labels["no_hemorrhage"]
+        labels["any"] = union_of(labels[list(SUBTYPES)]).fillna(is_bleeding)
         contradictory = labels.index[labels["any"] == labels["no_hemorrhage"]]
         if len(contradictory):
             raise InputError(

@@ -13,6 +13,7 @@ import pandas as pd
 
 from common.errors import InputError
 from common.preparation import DicomReader, list_files
+from common.preparation.label_file import union_of
 from common.preparation.label_tables import label_values, read_label_table
 from common.words import count
 from rsna.sources.base import AbstractSource
@@ -72,7 +73,7 @@ class RSNASource(AbstractSource):
         labels, num_repeated = read_label_rows(path)
         if num_repeated:
             logger.info("%s repeats %s: dropped", path.name, count(num_repeated, "row"))
-        unlike = int((labels["any"] != labels[list(SUBTYPES)].max(axis=1)).sum())
+        unlike = int(((labels["any"] - union_of(labels[list(SUBTYPES)])).fillna(0) != 0).sum())
         if unlike:
             logger.warning(
                 "%s: in %s, any is not the OR of the others", path.name, count(unlike, "image")

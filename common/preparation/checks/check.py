@@ -101,8 +101,8 @@ def check_dataset(
     with held(lock, refusal, shared=True) if lock.is_file() else contextlib.nullcontext():
         names = [*subtypes, union]
         needed = [name for name in SLICE_COLUMNS if name not in ADDED_COLUMNS]
-        slices, found = _read_table(dataset_folder / SLICES_FILE, [*needed, *names])
-        studies, of_studies = _read_table(dataset_folder / STUDIES_FILE, [*_STUDY_COLUMNS, *names])
+        slices, found = _read_table(dataset_folder / SLICES_FILE, needed, names)
+        studies, of_studies = _read_table(dataset_folder / STUDIES_FILE, _STUDY_COLUMNS, names)
         manifest, of_manifest = _read_manifest(dataset_folder)
         found = [*of_manifest, *found, *of_studies]
         if slices is None:
@@ -136,16 +136,22 @@ def check_dataset(
     )
 
 
-def _read_table(path: Path, columns: list[str]) -> tuple[pd.DataFrame | None, list[Finding]]:
+def _read_table(
+    path: Path, columns: Sequence[str], labels: Sequence[str]
+) -> tuple[pd.DataFrame | None, list[Finding]]:
     """Return a table numbered from 0; None and a finding where it can't be used."""
     try:
         frame = pd.read_parquet(path)
     except (OSError, ValueError):
         what = f"{path.name} missing or not readable"
         return None, [Finding("unreadable_table", what, 1, (), RUN_AGAIN)]
-    lacking = [name for name in columns if name not in frame]
+    lacking = [name for name in (*columns, *labels) if name not in frame]
     if lacking:
         return None, finding("columns", f"columns that {path.name} lacks", lacking, RUN_AGAIN)
+    texts = frame[list(labels)].dropna(axis=1, how="all").select_dtypes(exclude="number")
+    if len(texts.columns):
+        what = f"labels of {path.name} that are no numbers"
+        return None, finding("label_type", what, texts.columns, RUN_AGAIN)
     return frame.reset_index(drop=True), []
 
 

@@ -154,6 +154,15 @@ def test_learning_rates_of_every_group(tmp_path):
     assert rates[1] == [0.1, 0.01]
 
 
+def test_the_log_shows_a_metric_of_0_and_none_that_is_undefined(tmp_path, caplog):
+    caplog.set_level("INFO")
+    monitor = TrainingMonitor(tmp_path / "metrics.jsonl", shown=("auc.any", "auc.epidural"))
+    monitor.on_metrics(
+        make_toy(FitSettings(iteration_num=2)), {"auc.any": 0.0, "auc.epidural": None}
+    )
+    assert "validation at 0: auc.any 0.0000" in caplog.text and "epidural" not in caplog.text
+
+
 def test_device_memory_is_silent_on_a_cpu():
     network = make_toy(FitSettings(iteration_num=2), callbacks=(DeviceMemory(every=1),))
     assert fit(network).gauges == {}

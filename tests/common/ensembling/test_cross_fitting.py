@@ -15,7 +15,7 @@ from common.ensembling.cross_fitting import (
 )
 from common.errors import InputError
 from common.scoring.calibration import fit_calibration
-from common.scoring.metrics import weighted_log_loss
+from common.scoring.metrics import training_prior, weighted_log_loss
 from common.scoring.study_calibration import (
     fit_study_calibration,
     study_features,
@@ -35,6 +35,22 @@ def drawn(num_patients: int = 60, per_patient: int = 10, seed: int = 0):
     members = expit(2 * truth + rng.normal(0, 1, (2, *truth.shape)))
     names = np.array([f"p{number}" for number in patient], dtype=object)
     return members, BlendRows(labels, patient % 3, names, names)
+
+
+def test_the_prior_of_studies_counts_studies():
+    labels = np.array([[0, 1.0], [1, 0], [0, 0], [np.nan, 0], [0, np.nan], [1, 1]])
+    ids = np.array(["a", "a", "b", "c", "d", None], dtype=object)
+    rows = BlendRows(labels, np.zeros(6, dtype=np.int64), ids, ids)
+    # a has both; b has neither; c is unknown for the first label, d for the second.
+    found, of_studies = rows.labels_by_study()
+    assert found.tolist() == ["a", "b", "c", "d"]
+    np.testing.assert_allclose(training_prior(of_studies), [1 / 3, 1 / 3])
+    of_one = rows.of([2]).labels_by_study()[1]
+    np.testing.assert_allclose(training_prior(of_one), [0.5, 0.5])
+    given = BlendRows(labels, rows.groups, ids, ids, study_labels=1 - labels[[0, 0, 2, 3, 4, 5]])
+    np.testing.assert_array_equal(
+        given.labels_by_study()[1], [[1, 0], [1, 1], [np.nan, 1], [1, np.nan]]
+    )
 
 
 def test_labels_of_a_fold_do_not_change_its_predictions():

@@ -10,7 +10,6 @@ from common.scoring.study_calibration import (
     StudyCalibration,
     fit_study_calibration,
     study_features,
-    study_prior,
     study_probabilities,
     study_rule,
 )
@@ -142,14 +141,6 @@ def test_study_probabilities_are_the_largest_or_the_calibrated():
     np.testing.assert_allclose(
         study_probabilities(p, codes, 2, calibration)[:, 0], expit(u), rtol=1e-12
     )
-
-
-def test_the_prior_of_studies_counts_studies():
-    labels = np.array([[0, 1.0], [1, 0], [0, 0], [np.nan, 0], [0, np.nan]])
-    ids = ["a", "a", "b", "c", "d"]
-    # a has both; b has neither; c is unknown for the first label, d for the second.
-    np.testing.assert_allclose(study_prior(labels, ids), [1 / 3, 1 / 3])
-    np.testing.assert_allclose(study_prior(labels[2:3], ids[2:3]), [0.5, 0.5])
 
 
 @pytest.mark.parametrize("num_rarer", [2, 40])

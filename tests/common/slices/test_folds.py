@@ -207,6 +207,9 @@ def test_slices_without_a_label_are_counted(caplog: pytest.LogCaptureFixture) ->
     frame.loc[[3, 9], "rare"] = np.nan
     split_rows(SliceTable(frame, Path()), folds, 0, LABELS)
     assert "2 slices left out: a label is unknown" in caplog.text
+    assert "in no fold" not in caplog.text
+    split_rows(SliceTable(frame, Path()), folds.drop(index=[0, 5, 7]), 0, LABELS)
+    assert "3 labelled slices left out: in no fold" in caplog.text
 
 
 def test_a_slice_belongs_to_its_patient_or_else_to_its_study() -> None:
@@ -284,6 +287,12 @@ def test_an_empty_side_is_refused(tmp_path: Path) -> None:
     table = SliceTable(frame.assign(keep_for_training=False), tmp_path)
     with pytest.raises(InputError, match="no training slices"):
         split_rows(table, folds, 0, LABELS)
+    with pytest.raises(InputError, match="the dataset has the folds none"):
+        split_rows(table, folds.iloc[:0], 0, LABELS)
+    of_any = SliceTable(frame.assign(**{LABELS[0]: np.nan}), tmp_path)
+    told = f"no training slices with labels: none knows {LABELS[0]}; --net_num_classes 1 trains "
+    with pytest.raises(InputError, match=f"{told}{LABELS[-1]} alone"):
+        split_rows(of_any, folds, 0, LABELS)
 
 
 def test_folds_survive_their_file(tmp_path: Path) -> None:

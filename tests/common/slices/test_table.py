@@ -80,6 +80,9 @@ def test_rows_of_ids(tmp_path: Path) -> None:
     assert SliceTable(gaps, tmp_path).rows_of(np.array(["t", "q", "q"])).tolist() == [6, 2, 2]
     with pytest.raises(InputError, match="'nobody'"):
         table.rows_of(["a0", "nobody"])
+    again = SliceTable(table.frame.assign(image_id="a0"), tmp_path)
+    with pytest.raises(InputError, match="several rows have one image id: run preprocessing"):
+        again.rows_of(["a0"])
 
 
 def test_pixels_of_a_loaded_and_pickled_table(tmp_path: Path) -> None:

@@ -114,3 +114,15 @@ def test_other_folders_and_tables_are_refused(subset: Path, tmp_path: Path) -> N
     table.drop(columns="Epidural").to_csv(path, index=False)
     with pytest.raises(InputError, match="epidural"):
         CtIchSource(subset).labels()
+
+
+def test_any_is_unknown_where_a_subtype_and_no_hemorrhage_are(subset: Path) -> None:
+    path = subset / "hemorrhage_diagnosis.csv"
+    table = pd.read_csv(path).head(4)
+    types = [name for name in table if name.lower() in SUBTYPES]
+    table[types] = [[0] * 5, [0] * 5, [0] * 5, [1, 0, 0, 0, 0]]
+    table["No_Hemorrhage"] = [1, 0, None, None]
+    table[types[-1]] = None
+    table.to_csv(path, index=False)
+    found = CtIchSource(subset).labels()["any"].tolist()
+    assert found[:2] == [0, 1] and np.isnan(found[2]) and found[3] == 1

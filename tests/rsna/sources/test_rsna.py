@@ -126,6 +126,19 @@ def test_wrong_label_files_are_refused(tmp_path: Path, rows: list[str], message:
         read_label_rows(label_file(tmp_path / "a.csv", *rows))
 
 
+def test_unknown_labels_contradict_nothing(tmp_path: Path, caplog) -> None:
+    write_rsna_folder(tmp_path / "in")
+    path = tmp_path / "in" / "stage_2_train.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(line for line in lines if "_any," not in line))
+    labels = RSNASource(tmp_path / "in").labels()
+    assert labels["any"].isna().all() and "not the OR" not in caplog.text
+    changed = [line.replace("_any,0", "_any,2").replace("_any,1", "_any,0") for line in lines]
+    path.write_text("\n".join(line.replace("_any,2", "_any,1") for line in changed))
+    RSNASource(tmp_path / "in").labels()
+    assert f"in {len(labels)} images, any is not the OR of the others" in caplog.text
+
+
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe_any,0\n", b"ID,Label\nID_a_any,2\n"])
 def test_a_wrong_label_file_is_told_before_the_work(tmp_path: Path, content: bytes) -> None:
     write_rsna_folder(tmp_path / "in")

@@ -199,6 +199,10 @@ BREAKINGS: dict[str, tuple[Breaking, set[str]]] = {
         {"changed_table", "unreadable_table"},
     ),
     "a column is missing": (edit(lambda frame: frame.drop(columns="any")), {"columns"}),
+    "labels are text": (
+        edit(lambda frame: frame.assign(any=frame["any"].astype(str))), {"label_type"}),
+    "labels of studies are text": (
+        edit(lambda frame: frame.assign(any=frame["any"].astype(str)), "studies"), {"label_type"}),
     "an id twice": (
         edit(lambda frame: frame.assign(image_id=["ID_000000000"] * 2 + [*frame["image_id"][2:]])),
         {"repeated_ids", "fold_unknown"},
