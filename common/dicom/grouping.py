@@ -2,8 +2,9 @@
 
 A volume is what shares patient, study, frame of reference, orientation, matrix and pixel spacing,
 with at most one slice per position. Slices of one series that would lie at the same positions are
-split by header elements that differ; series that continue each other are joined. Slices that
-nothing separates are refused rather than interleaved.
+split by header elements that differ, and so are reconstructions that lie between each other's
+slices; series that continue each other are joined. Slices that nothing separates are refused rather
+than interleaved.
 """
 
 from collections.abc import Callable, Iterator
@@ -34,6 +35,8 @@ FEW_POSITIONS = 0.1
 """Where no more of the positions hold slices that nothing separates, only those are refused."""
 FEWEST_AT_ONE = 3
 """So many slices that all claim one position are no passes over it: the position is not known."""
+LEAST_RATIO = 1.5
+"""Slices whose thicknesses differ by this factor, and alternate, are of two reconstructions."""
 AMBIGUOUS = "ambiguous"
 
 KINDS = {
@@ -122,7 +125,9 @@ class _Grouper:
     def _by_geometry(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         """Yield the rows of one frame of reference, orientation and spacing after the other."""
         series = self.texts["series_id"][rows]
-        frames = _known_in_series(self.texts["frame_of_reference"][rows], series)
+        frames = _known_in_series(
+            _without_own(self.texts["frame_of_reference"][rows], series), series
+        )
         orientations = _known_in_series(
             _alike(self.texts["orientation"][rows], _same_orientation), series
         )
@@ -202,6 +207,8 @@ class _Grouper:
         if self._is_placeholder(rows, coordinates):
             coordinates[POSITION][:] = np.nan
             note = "all ImagePositionPatient are equal: left out of account"
+        elif _is_of_each(self.texts["frame_of_reference"][rows]):
+            note = "each slice has a FrameOfReferenceUID of its own: left out of account"
         coordinate, places, order_from = place_slices(coordinates)
         stems = [
             (name.rpartition("_")[0] if frame >= 0 else name, frame)
@@ -247,10 +254,9 @@ class _Grouper:
         numbers = position_numbers(volume.places)
         most = int(np.bincount(numbers).max())
         if most == 1:
-            return [volume]
+            return self._between_each_other(volume)
         for name, words in KINDS.items():
-            values = self.texts[name] if name in self.texts else self.numbers[name]
-            parts = [volume.part(own) for own in _each(values[volume.rows])]
+            parts = [volume.part(own) for own in _each(self._values(name, volume))]
             if len(parts) > 1 and all(_most_at_one(part) < most for part in parts):
                 separated = [self._separate(part) for part in parts]
                 if all(part is not None for part in separated):
@@ -264,6 +270,45 @@ class _Grouper:
                 parts = [volume.part(passes == number) for number in range(most)]
                 return [_noted(part, words) for part in parts]
         return None
+
+    def _between_each_other(self, volume: Volume) -> list[Volume]:
+        """Return the reconstructions of which each has slices between those of the others.
+
+        Parts of the head that follow each other, each with a kernel or thickness of its own, are
+        one volume.
+        """
+        for name in ("kernel", "slice_thickness"):
+            values = self._values(name, volume)
+            each = _each(values)
+            is_known = not ({"", -1.0} & set(values.tolist()))
+            differ = values.dtype.kind != "f" or values.max() >= LEAST_RATIO * values.min()
+            num_runs = 1 + int((values[1:] != values[:-1]).sum())
+            if is_known and differ and num_runs > 2 * len(each):
+                apart = [self._between_each_other(volume.part(own)) for own in each]
+                return [_noted(part, KINDS[name]) for parts in apart for part in parts]
+        return [volume]
+
+    def _values(self, name: str, volume: Volume) -> np.ndarray:
+        """Return one of `KINDS` of the slices of a volume, -1 for an unknown number."""
+        if name in self.texts:
+            return self.texts[name][volume.rows]
+        return np.nan_to_num(self.numbers[name][volume.rows], nan=-1.0)
+
+
+def _is_of_each(values: np.ndarray) -> bool:
+    """Return whether each slice of a series has another value: then it is not of the series."""
+    return FEWEST_AT_ONE <= len(values) == len(set(values))
+
+
+def _without_own(values: np.ndarray, series: np.ndarray) -> np.ndarray:
+    """Return values, "" where each slice of a series has one of its own."""
+    if len(set(values)) < FEWEST_AT_ONE:
+        return values
+    values = values.copy()
+    for name in set(series):
+        if _is_of_each(values[series == name]):
+            values[series == name] = ""
+    return values
 
 
 def _known_in_series(values: np.ndarray, series: np.ndarray) -> np.ndarray:
@@ -319,9 +364,7 @@ def _noted(volume: Volume, words: str) -> Volume:
 
 
 def _each(values: np.ndarray) -> list[np.ndarray]:
-    """Return a mask for each value, in ascending order; unknown numbers are one value."""
-    if values.dtype.kind == "f":
-        values = np.where(np.isnan(values), -1.0, values)
+    """Return a mask for each value, in ascending order."""
     return [values == value for value in sorted(set(values.tolist()))]
 
 
