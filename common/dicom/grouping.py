@@ -7,12 +7,22 @@ slices; series that continue each other are joined. Slices that nothing separate
 than interleaved.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
+from common.dicom.alike import (
+    FEWEST_AT_ONE,
+    alike,
+    in_pairs,
+    is_of_each,
+    known_in_series,
+    same_orientation,
+    same_spacing,
+    without_own,
+)
 from common.dicom.checks import MAX_FRAMES
 from common.dicom.geometry import parse_orientation, slice_normal
 from common.dicom.order import (
@@ -27,14 +37,9 @@ from common.dicom.order import (
 )
 from common.dicom.volume import Volume, join_volumes
 
-ORIENTATION_TOLERANCE = 0.01
-"""Largest difference of a direction cosine within a volume: half a degree."""
-SPACING_TOLERANCE = 1e-3
-"""Largest relative difference of the pixel spacing within a volume."""
+SPACINGS = "spacing_row", "spacing_column"
 FEW_POSITIONS = 0.1
 """Where no more of the positions hold slices that nothing separates, only those are refused."""
-FEWEST_AT_ONE = 3
-"""So many slices that all claim one position are no passes over it: the position is not known."""
 LEAST_RATIO = 1.5
 """Slices whose thicknesses differ by this factor, and alternate, are of two reconstructions."""
 AMBIGUOUS = "ambiguous"
@@ -125,19 +130,37 @@ class _Grouper:
     def _by_geometry(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         """Yield the rows of one frame of reference, orientation and spacing after the other."""
         series = self.texts["series_id"][rows]
-        frames = _known_in_series(
-            _without_own(self.texts["frame_of_reference"][rows], series), series
+        frames = known_in_series(
+            without_own(self.texts["frame_of_reference"][rows], series), series
         )
-        orientations = _known_in_series(
-            _alike(self.texts["orientation"][rows], _same_orientation), series
+        orientations = known_in_series(
+            alike(self.texts["orientation"][rows], same_orientation), series
         )
-        spacings = _known_in_series(_alike(_pairs(self.numbers, rows), _same_spacing), series)
+        orientations[self._has_no_plane(rows, series)] = "none"
+        between_rows, between_columns = (self.numbers[name][rows] for name in SPACINGS)
+        pairs = in_pairs(between_rows, between_columns)
+        spacings = known_in_series(alike(pairs, same_spacing), series)
         if all(len(set(values)) == 1 for values in (frames, orientations, spacings)):
             yield rows
             return
         classes = pd.DataFrame({"f": frames, "o": orientations, "s": spacings})
         for members in classes.groupby(["f", "o", "s"]).indices.values():
             yield rows[np.sort(members)]
+
+    def _has_no_plane(self, rows: np.ndarray, series: np.ndarray) -> np.ndarray:
+        """Return which images are no slices of their series: pages with doses, for one.
+
+        They have neither position nor orientation, and a type that no slice with a position has.
+        """
+        is_placed = np.isfinite(self.positions[rows]).all(axis=1)
+        types = self.texts["image_type"][rows]
+        others = ~is_placed & (self.texts["orientation"][rows] == "") & (types != "")
+        if others.any():
+            of_slices = set(zip(series[is_placed], types[is_placed]))
+            has_slices = np.isin(series, series[is_placed])
+            is_alike = np.array([pair in of_slices for pair in zip(series, types)])
+            others = others & has_slices & ~is_alike
+        return others
 
     def _group(self, rows: np.ndarray) -> None:
         """Split the series of one geometry where slices collide, join those that continue."""
@@ -207,7 +230,7 @@ class _Grouper:
         if self._is_placeholder(rows, coordinates):
             coordinates[POSITION][:] = np.nan
             note = "all ImagePositionPatient are equal: left out of account"
-        elif _is_of_each(self.texts["frame_of_reference"][rows]):
+        elif is_of_each(self.texts["frame_of_reference"][rows]):
             note = "each slice has a FrameOfReferenceUID of its own: left out of account"
         coordinate, places, order_from = place_slices(coordinates)
         stems = [
@@ -251,13 +274,13 @@ class _Grouper:
         """Return the parts of a volume with one slice per position; None where nothing tells."""
         if volume.coordinate == IDS:
             return [volume]
-        numbers = position_numbers(volume.places)
+        numbers = self._position_numbers(volume)
         most = int(np.bincount(numbers).max())
         if most == 1:
             return self._between_each_other(volume)
         for name, words in KINDS.items():
             parts = [volume.part(own) for own in _each(self._values(name, volume))]
-            if len(parts) > 1 and all(_most_at_one(part) < most for part in parts):
+            if len(parts) > 1 and all(self._most_at_one(part) < most for part in parts):
                 separated = [self._separate(part) for part in parts]
                 if all(part is not None for part in separated):
                     return [_noted(part, words) for parts in separated for part in parts or ()]
@@ -269,7 +292,23 @@ class _Grouper:
             if passes is not None and passes.max() + 1 == most:
                 parts = [volume.part(passes == number) for number in range(most)]
                 return [_noted(part, words) for part in parts]
-        return None
+        is_apart = volume.num_positions == len(volume.rows)
+        return self._between_each_other(volume) if is_apart else None
+
+    def _position_numbers(self, volume: Volume) -> np.ndarray:
+        """Return the number of the position of each slice.
+
+        Without positions, instance numbers go on from one pass over the head to the next; that
+        they come back to the same places is to be seen by SliceLocation.
+        """
+        locations = self.numbers[SLICE_LOCATION][volume.rows]
+        by_number = volume.coordinate == INSTANCE_NUMBER and (self.frames[volume.rows] < 0).all()
+        if by_number and np.ptp(locations) > SAME_POSITION_MM:  # not NaN
+            return position_numbers(locations)
+        return position_numbers(volume.places)
+
+    def _most_at_one(self, volume: Volume) -> int:
+        return int(np.bincount(self._position_numbers(volume)).max())
 
     def _between_each_other(self, volume: Volume) -> list[Volume]:
         """Return the reconstructions of which each has slices between those of the others.
@@ -295,66 +334,6 @@ class _Grouper:
         return np.nan_to_num(self.numbers[name][volume.rows], nan=-1.0)
 
 
-def _is_of_each(values: np.ndarray) -> bool:
-    """Return whether each slice of a series has another value: then it is not of the series."""
-    return FEWEST_AT_ONE <= len(values) == len(set(values))
-
-
-def _without_own(values: np.ndarray, series: np.ndarray) -> np.ndarray:
-    """Return values, "" where each slice of a series has one of its own."""
-    if len(set(values)) < FEWEST_AT_ONE:
-        return values
-    values = values.copy()
-    for name in set(series):
-        if _is_of_each(values[series == name]):
-            values[series == name] = ""
-    return values
-
-
-def _known_in_series(values: np.ndarray, series: np.ndarray) -> np.ndarray:
-    """Return values in which an unknown one ("") is that of its series, where it has only one."""
-    if (values != "").all():
-        return values
-    values = values.copy()
-    for name in set(series[values == ""]):
-        known = set(values[(series == name) & (values != "")])
-        if len(known) == 1:
-            values[(series == name) & (values == "")] = known.pop()
-    return values
-
-
-def _alike(values: np.ndarray, same: Callable[[str, str], bool]) -> np.ndarray:
-    """Return values in which each stands for those that are the same within the tolerance."""
-    texts, counts = np.unique(values.astype(str), return_counts=True)
-    if len(texts) == 1:
-        return values
-    leaders: list[str] = []
-    leader_of = {"": ""}
-    for text in texts[np.lexsort((texts, -counts))]:
-        if text:
-            found = next((leader for leader in leaders if same(leader, text)), None)
-            if found is None:
-                leaders.append(text)
-            leader_of[text] = found or text
-    return np.array([leader_of[text] for text in values], dtype=object)
-
-
-def _same_orientation(one: str, other: str) -> bool:
-    pairs = zip(parse_orientation(one), parse_orientation(other))
-    return all(abs(a - b) < ORIENTATION_TOLERANCE for a, b in pairs)
-
-
-def _same_spacing(one: str, other: str) -> bool:
-    pairs = zip(one.split("\\"), other.split("\\"))
-    return all(abs(float(a) / float(b) - 1) < SPACING_TOLERANCE for a, b in pairs)
-
-
-def _pairs(numbers: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
-    """Return row and column spacing as one text, empty where unknown."""
-    pairs = zip(*(numbers[name][rows].tolist() for name in ("spacing_row", "spacing_column")))
-    return np.array(["" if a != a or b != b else f"{a!r}\\{b!r}" for a, b in pairs], dtype=object)
-
-
 def _noted(volume: Volume, words: str) -> Volume:
     if volume.note.startswith("split by "):
         words += " and " + volume.note.removeprefix("split by ")
@@ -366,10 +345,6 @@ def _noted(volume: Volume, words: str) -> Volume:
 def _each(values: np.ndarray) -> list[np.ndarray]:
     """Return a mask for each value, in ascending order."""
     return [values == value for value in sorted(set(values.tolist()))]
-
-
-def _most_at_one(volume: Volume) -> int:
-    return int(np.bincount(position_numbers(volume.places)).max())
 
 
 def _passes(values: np.ndarray, numbers: np.ndarray) -> np.ndarray | None:
