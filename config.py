@@ -261,9 +261,10 @@ def recorded_config(folder: Path) -> Config:
     path = Experiment(folder).config_file
     try:
         flags = parse_yaml(path.read_text(encoding="utf-8"))
+        if not isinstance(flags, dict):
+            raise ValueError("it holds no lines of `flag: value`")
         known = Config().flags()
-        unknown = sorted(set(flags) - set(known))
-        if unknown:
+        if unknown := sorted(set(flags) - set(known)):
             raise InputError(f"{path}: unknown flags {', '.join(unknown)}: made by another version")
         return _build_config({**known, **flags}, list(GROUPS), frozenset())
     except InputError:

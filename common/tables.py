@@ -43,4 +43,9 @@ def read_csv(path: Path, **options: Any) -> pd.DataFrame:
             warnings.simplefilter("error", pd.errors.ParserWarning)
             return pd.read_csv(path, index_col=False, **options)
     except (OSError, ValueError, pd.errors.ParserWarning) as error:
-        raise InputError(f"{path}: not a readable csv file ({error})") from error
+        reason = str(error)
+        if isinstance(error, UnicodeDecodeError):
+            reason = "it is not in UTF-8: save it as csv in UTF-8"
+        elif isinstance(error, pd.errors.ParserWarning):
+            reason = "a row has more values than the header; a comma at its end makes one, too"
+        raise InputError(f"{path}: not a readable csv file ({reason})") from error

@@ -245,8 +245,10 @@ class _Study:
         slices = read_slices(source, wanted)
         if str(slices[0].header.StudyInstanceUID) != self.study["study_id"]:
             raise Undeliverable("two patients share its StudyInstanceUID")
-        keys = key_places(probabilities[:, -1], frame["position_mm"].to_numpy(np.float64))
-        result = self._result(slices, keys, probabilities)
+        positions_mm = frame["position_mm"].to_numpy(np.float64)
+        keys = key_places(probabilities[:, -1], positions_mm)
+        has_ends = int(np.isfinite(positions_mm).sum()) > 1  # else numbers alone order the slices
+        result = self._result(slices, keys, probabilities, has_ends)
         objects = {MACHINE: measurement_report(result), TEXT: text_report(result)}
         objects[KEYS] = key_objects(result)
         notes: dict[str, Any] = {
@@ -257,7 +259,7 @@ class _Study:
         # On the scale of these slices, also where all have a map.
         maps = self._maps(rows[keys], probabilities[keys, -1])
         images_hu = [_image_hu(source, wanted[place], slices[place]) for place in keys]
-        captions = [self._caption(place, probabilities) for place in keys]
+        captions = [self._caption(place, probabilities, has_ends) for place in keys]
         pictures = secondary_captures(result, images_hu, maps, captions, maps.description)
         objects |= {f"{PICTURES}_{n}": one for n, one in enumerate(pictures, start=1)}
         if self.deliverer.flags.dl_heat_map == "pm":
@@ -285,11 +287,15 @@ class _Study:
         return rows, by_row.loc[rows].to_numpy(np.float64)
 
     def _result(
-        self, slices: Sequence[SourceSlice], keys: Sequence[int], probabilities: NDArray[np.float64]
+        self,
+        slices: Sequence[SourceSlice],
+        keys: Sequence[int],
+        probabilities: NDArray[np.float64],
+        has_ends: bool,
     ) -> StudyResult:
         record, flags = self.deliverer.record, self.deliverer.flags
         author = author_of(record, flags.dl_uid_root, self.study)
-        summary = [self._summary(len(slices))]
+        summary = [self._summary(len(slices), has_ends)]
         made_of = [
             str(slices[0].header.StudyInstanceUID),
             "\n".join(sorted(one.name for one in slices)),
@@ -322,14 +328,17 @@ class _Study:
             self.predecessors,
         )
 
-    def _summary(self, num_slices: int) -> str:
+    def _summary(self, num_slices: int, has_ends: bool) -> str:
         whole, reason = self.study["status"] == "ok", visible(str(self.study["reason"]), 200)
         missing = "" if whole else f" Not the whole study: {reason}."
-        return f"{count(num_slices, 'slice')} of one volume.{missing}"
+        known = has_ends or num_slices == 1
+        order = "" if known else " Nothing tells which end of it is nearer the feet."
+        return f"{count(num_slices, 'slice')} of one volume.{order}{missing}"
 
-    def _caption(self, place: int, probabilities: NDArray[np.float64]) -> str:
+    def _caption(self, place: int, probabilities: NDArray[np.float64], has_ends: bool) -> str:
         p = percent_text(float(probabilities[place, -1]))
-        return f"Slice {place + 1} of {len(probabilities)} from below: any hemorrhage {p}"
+        end = " from below" if has_ends else ""
+        return f"Slice {place + 1} of {len(probabilities)}{end}: any hemorrhage {p}"
 
     def _record(
         self, status: str, reason: str, objects: Mapping[str, Dataset], start: datetime

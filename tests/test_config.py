@@ -360,6 +360,10 @@ def test_an_experiment_without_its_flags_is_refused(tmp_path):
     (tmp_path / "config.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match=r"config\.yaml can't be read as flags"):
         recorded_config(tmp_path)
+    for text in ("", "- tr_batch_size\n", "tr_batch_size 5\n"):
+        (tmp_path / "config.yaml").write_text(text)
+        with pytest.raises(InputError, match="holds no lines of `flag: value`"):
+            recorded_config(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from prepared import write_series_files
 
 import predict
 from common.cli import status_of
+from common.files import held
 from common.predictors.loading import load_predictor
 from rsna_model import RSNAModel, build_model
 from rsna_task import LABELS
@@ -130,6 +131,15 @@ def test_a_run_that_ends_among_its_pages_goes_on(monkeypatch, root, tmp_path):
     monkeypatch.setattr(study_pages, "stored_study_html", whole)
     assert predict_dataset(monkeypatch, root, tmp_path) == 0
     assert len(list(tmp_path.glob("study_*.html"))) == 5
+
+
+def test_two_processes_do_not_predict_into_one_folder(monkeypatch, capsys, root, tmp_path):
+    """Tables of one and pages of the other would lie there together."""
+    (tmp_path / "out").mkdir()
+    with held(tmp_path / "out", "not reached"):
+        assert predict_dataset(monkeypatch, root, tmp_path / "out") == 2
+    assert "another process predicts into it" in capsys.readouterr().err.splitlines()[-1]
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_the_submission_has_every_id_asked_for(monkeypatch, root, tmp_path):

@@ -142,7 +142,7 @@ def common_header(opened: OpenFile) -> tuple[Dataset, set[str]]:
         value = clean(text)
         if value or is_required:
             setattr(header, keyword, value)
-        if value != text:
+        if value != text or _NOT_DECODED in text:
             repaired.add(keyword)
     if header.get("PatientIdentityRemoved") == "YES" and "DeidentificationMethod" not in header:
         # Required then (PS3.3 C.7.1.1); codes in its place are not taken over.
@@ -200,6 +200,8 @@ def _text(dataset: Dataset, keyword: str) -> str:
 
 _NO_TEXT = "\1"
 """No value that any rule takes."""
+_NOT_DECODED = "\ufffd"
+"""What bytes become that are not in the character set that the file declares."""
 
 
 def visible(text: str, most: int = _LONG) -> str:
@@ -218,7 +220,7 @@ def _plain(text: str) -> str:
 
 def _identifier(most: int) -> Callable[[str], str]:
     """Return what takes an id as it is or not at all: a cut one can be somebody else's."""
-    return lambda text: text if text == _plain(text)[:most] else ""
+    return lambda text: text if text == _plain(text)[:most] and _NOT_DECODED not in text else ""
 
 
 def _person(text: str) -> str:

@@ -169,13 +169,19 @@ def _check_bits(stored: StoredImage, high_bit: int | None) -> None:
 
 
 def _check_native_length(opened: OpenFile, stored: StoredImage) -> None:
-    """Raise where uncompressed pixels are not as long as declared; odd bytes may follow."""
+    """Raise where uncompressed pixels are not as long as declared; odd bytes may follow.
+
+    A row or a column more means that Rows or Columns are wrong: the image would be cut, or sheared.
+    """
     assert opened.pixels is not None
     expected = stored.num_frames * stored.frame_bytes
+    line = max(
+        2, min(stored.rows, stored.columns) * stored.bits_allocated // 8
+    )  # even: PS3.5 8.1.1
     present = min(opened.pixels.length, opened.pixels.available)
     if present < expected:
         raise RejectedFile("truncated", f"{present} of {expected} bytes of pixel data")
-    if opened.pixels.length - expected >= stored.frame_bytes:
+    if opened.pixels.length - expected >= line:
         if opened.pixels.length > opened.pixels.available:
             reason = f"{present} of {opened.pixels.length} bytes of pixel data"
             raise RejectedFile("truncated", reason)

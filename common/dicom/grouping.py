@@ -2,16 +2,27 @@
 
 A volume is what shares patient, study, frame of reference, orientation, matrix and pixel spacing,
 with at most one slice per position. Slices of one series that would lie at the same positions are
-split by header elements that differ; series that continue each other are joined. Slices that
-nothing separates are refused rather than interleaved.
+split by header elements that differ, and so are reconstructions that lie between each other's
+slices; series that continue each other are joined. Slices that nothing separates are refused rather
+than interleaved.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
+from common.dicom.alike import (
+    FEWEST_AT_ONE,
+    alike,
+    in_pairs,
+    is_of_each,
+    known_in_series,
+    same_orientation,
+    same_spacing,
+    without_own,
+)
 from common.dicom.checks import MAX_FRAMES
 from common.dicom.geometry import parse_orientation, slice_normal
 from common.dicom.order import (
@@ -26,14 +37,11 @@ from common.dicom.order import (
 )
 from common.dicom.volume import Volume, join_volumes
 
-ORIENTATION_TOLERANCE = 0.01
-"""Largest difference of a direction cosine within a volume: half a degree."""
-SPACING_TOLERANCE = 1e-3
-"""Largest relative difference of the pixel spacing within a volume."""
+SPACINGS = "spacing_row", "spacing_column"
 FEW_POSITIONS = 0.1
 """Where no more of the positions hold slices that nothing separates, only those are refused."""
-FEWEST_AT_ONE = 3
-"""So many slices that all claim one position are no passes over it: the position is not known."""
+LEAST_RATIO = 1.5
+"""Slices whose thicknesses differ by this factor, and alternate, are of two reconstructions."""
 AMBIGUOUS = "ambiguous"
 
 KINDS = {
@@ -122,17 +130,37 @@ class _Grouper:
     def _by_geometry(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         """Yield the rows of one frame of reference, orientation and spacing after the other."""
         series = self.texts["series_id"][rows]
-        frames = _known_in_series(self.texts["frame_of_reference"][rows], series)
-        orientations = _known_in_series(
-            _alike(self.texts["orientation"][rows], _same_orientation), series
+        frames = known_in_series(
+            without_own(self.texts["frame_of_reference"][rows], series), series
         )
-        spacings = _known_in_series(_alike(_pairs(self.numbers, rows), _same_spacing), series)
+        orientations = known_in_series(
+            alike(self.texts["orientation"][rows], same_orientation), series
+        )
+        orientations[self._has_no_plane(rows, series)] = "none"
+        between_rows, between_columns = (self.numbers[name][rows] for name in SPACINGS)
+        pairs = in_pairs(between_rows, between_columns)
+        spacings = known_in_series(alike(pairs, same_spacing), series)
         if all(len(set(values)) == 1 for values in (frames, orientations, spacings)):
             yield rows
             return
         classes = pd.DataFrame({"f": frames, "o": orientations, "s": spacings})
         for members in classes.groupby(["f", "o", "s"]).indices.values():
             yield rows[np.sort(members)]
+
+    def _has_no_plane(self, rows: np.ndarray, series: np.ndarray) -> np.ndarray:
+        """Return which images are no slices of their series: pages with doses, for one.
+
+        They have neither position nor orientation, and a type that no slice with a position has.
+        """
+        is_placed = np.isfinite(self.positions[rows]).all(axis=1)
+        types = self.texts["image_type"][rows]
+        others = ~is_placed & (self.texts["orientation"][rows] == "") & (types != "")
+        if others.any():
+            of_slices = set(zip(series[is_placed], types[is_placed]))
+            has_slices = np.isin(series, series[is_placed])
+            is_alike = np.array([pair in of_slices for pair in zip(series, types)])
+            others = others & has_slices & ~is_alike
+        return others
 
     def _group(self, rows: np.ndarray) -> None:
         """Split the series of one geometry where slices collide, join those that continue."""
@@ -202,6 +230,8 @@ class _Grouper:
         if self._is_placeholder(rows, coordinates):
             coordinates[POSITION][:] = np.nan
             note = "all ImagePositionPatient are equal: left out of account"
+        elif is_of_each(self.texts["frame_of_reference"][rows]):
+            note = "each slice has a FrameOfReferenceUID of its own: left out of account"
         coordinate, places, order_from = place_slices(coordinates)
         stems = [
             (name.rpartition("_")[0] if frame >= 0 else name, frame)
@@ -244,14 +274,13 @@ class _Grouper:
         """Return the parts of a volume with one slice per position; None where nothing tells."""
         if volume.coordinate == IDS:
             return [volume]
-        numbers = position_numbers(volume.places)
+        numbers = self._position_numbers(volume)
         most = int(np.bincount(numbers).max())
         if most == 1:
-            return [volume]
+            return self._between_each_other(volume)
         for name, words in KINDS.items():
-            values = self.texts[name] if name in self.texts else self.numbers[name]
-            parts = [volume.part(own) for own in _each(values[volume.rows])]
-            if len(parts) > 1 and all(_most_at_one(part) < most for part in parts):
+            parts = [volume.part(own) for own in _each(self._values(name, volume))]
+            if len(parts) > 1 and all(self._most_at_one(part) < most for part in parts):
                 separated = [self._separate(part) for part in parts]
                 if all(part is not None for part in separated):
                     return [_noted(part, words) for parts in separated for part in parts or ()]
@@ -263,51 +292,46 @@ class _Grouper:
             if passes is not None and passes.max() + 1 == most:
                 parts = [volume.part(passes == number) for number in range(most)]
                 return [_noted(part, words) for part in parts]
-        return None
+        is_apart = volume.num_positions == len(volume.rows)
+        return self._between_each_other(volume) if is_apart else None
 
+    def _position_numbers(self, volume: Volume) -> np.ndarray:
+        """Return the number of the position of each slice.
 
-def _known_in_series(values: np.ndarray, series: np.ndarray) -> np.ndarray:
-    """Return values in which an unknown one ("") is that of its series, where it has only one."""
-    if (values != "").all():
-        return values
-    values = values.copy()
-    for name in set(series[values == ""]):
-        known = set(values[(series == name) & (values != "")])
-        if len(known) == 1:
-            values[(series == name) & (values == "")] = known.pop()
-    return values
+        Without positions, instance numbers go on from one pass over the head to the next; that
+        they come back to the same places is to be seen by SliceLocation.
+        """
+        locations = self.numbers[SLICE_LOCATION][volume.rows]
+        by_number = volume.coordinate == INSTANCE_NUMBER and (self.frames[volume.rows] < 0).all()
+        if by_number and np.ptp(locations) > SAME_POSITION_MM:  # not NaN
+            return position_numbers(locations)
+        return position_numbers(volume.places)
 
+    def _most_at_one(self, volume: Volume) -> int:
+        return int(np.bincount(self._position_numbers(volume)).max())
 
-def _alike(values: np.ndarray, same: Callable[[str, str], bool]) -> np.ndarray:
-    """Return values in which each stands for those that are the same within the tolerance."""
-    texts, counts = np.unique(values.astype(str), return_counts=True)
-    if len(texts) == 1:
-        return values
-    leaders: list[str] = []
-    leader_of = {"": ""}
-    for text in texts[np.lexsort((texts, -counts))]:
-        if text:
-            found = next((leader for leader in leaders if same(leader, text)), None)
-            if found is None:
-                leaders.append(text)
-            leader_of[text] = found or text
-    return np.array([leader_of[text] for text in values], dtype=object)
+    def _between_each_other(self, volume: Volume) -> list[Volume]:
+        """Return the reconstructions of which each has slices between those of the others.
 
+        Parts of the head that follow each other, each with a kernel or thickness of its own, are
+        one volume.
+        """
+        for name in ("kernel", "slice_thickness"):
+            values = self._values(name, volume)
+            each = _each(values)
+            is_known = not ({"", -1.0} & set(values.tolist()))
+            differ = values.dtype.kind != "f" or values.max() >= LEAST_RATIO * values.min()
+            num_runs = 1 + int((values[1:] != values[:-1]).sum())
+            if is_known and differ and num_runs > 2 * len(each):
+                apart = [self._between_each_other(volume.part(own)) for own in each]
+                return [_noted(part, KINDS[name]) for parts in apart for part in parts]
+        return [volume]
 
-def _same_orientation(one: str, other: str) -> bool:
-    pairs = zip(parse_orientation(one), parse_orientation(other))
-    return all(abs(a - b) < ORIENTATION_TOLERANCE for a, b in pairs)
-
-
-def _same_spacing(one: str, other: str) -> bool:
-    pairs = zip(one.split("\\"), other.split("\\"))
-    return all(abs(float(a) / float(b) - 1) < SPACING_TOLERANCE for a, b in pairs)
-
-
-def _pairs(numbers: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
-    """Return row and column spacing as one text, empty where unknown."""
-    pairs = zip(*(numbers[name][rows].tolist() for name in ("spacing_row", "spacing_column")))
-    return np.array(["" if a != a or b != b else f"{a!r}\\{b!r}" for a, b in pairs], dtype=object)
+    def _values(self, name: str, volume: Volume) -> np.ndarray:
+        """Return one of `KINDS` of the slices of a volume, -1 for an unknown number."""
+        if name in self.texts:
+            return self.texts[name][volume.rows]
+        return np.nan_to_num(self.numbers[name][volume.rows], nan=-1.0)
 
 
 def _noted(volume: Volume, words: str) -> Volume:
@@ -319,14 +343,8 @@ def _noted(volume: Volume, words: str) -> Volume:
 
 
 def _each(values: np.ndarray) -> list[np.ndarray]:
-    """Return a mask for each value, in ascending order; unknown numbers are one value."""
-    if values.dtype.kind == "f":
-        values = np.where(np.isnan(values), -1.0, values)
+    """Return a mask for each value, in ascending order."""
     return [values == value for value in sorted(set(values.tolist()))]
-
-
-def _most_at_one(volume: Volume) -> int:
-    return int(np.bincount(position_numbers(volume.places)).max())
 
 
 def _passes(values: np.ndarray, numbers: np.ndarray) -> np.ndarray | None:

@@ -11,7 +11,7 @@ STATUSES = {
     "no_pixels": "no pixel data",
     "unsupported_syntax": "a transfer syntax that no codec here decodes",
     "truncated": "the file or a compressed frame ends before what it declares does",
-    "overlong": "a whole frame or more beyond the declared ones: header and pixels disagree",
+    "overlong": "a row, column or frame more than declared: header and pixels disagree",
     "corrupt": "elements that are missing, malformed, or contradict each other or the pixels",
     "too_large": "above the limits that keep one file from taking all memory",
     "color": "more than one sample per pixel, or a palette",

@@ -175,7 +175,7 @@ def prepare_dataset(
             runner.connect(source.reader, source.folder, dataset_folder)
         files = _without_own(source.files(), source.folder, dataset_folder)
         if files.empty:
-            raise InputError(f"no files in {source.folder}: is this the folder of the data?")
+            raise InputError(f"no files in {source.given}: is this the folder of the data?")
         check_same_source(dataset_folder, source, files, steps)
         # Before the work: a fault in the label file must not show hours later.
         labels, study_labels = source.labels(), source.study_labels()
@@ -235,7 +235,10 @@ def prepare_dataset(
         prepared = _count(slices, overlap=overlap, **counts)
         write_manifest(dataset_folder, source, parameters, versions, prepared.counts())
     if prepared.num_slices == 0:
-        raise InputError(f"nothing usable in {source.folder}: {prepared.line()}")
+        # Of a duplicate it names a file. The most frequent comes first.
+        reasons = slices.loc[slices["status"] != "duplicate", "reason"].value_counts()
+        why = f": {reasons.index[0]}" if len(reasons) else ""
+        raise InputError(f"nothing usable in {source.given}: {prepared.line()}{why}")
     return prepared
 
 

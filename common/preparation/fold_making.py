@@ -41,9 +41,10 @@ def make_folds(
         return NO_FOLDS.copy()
     strata = _patient_strata(rows, label_names)
     if len(strata) < num_folds or num_folds < 2:
+        most = len(strata)
+        allowed = f"--pre_num_folds takes 2 to {most} here" if most > 1 else "label 2 or more"
         raise InputError(
-            f"{count(len(strata), 'patient')} can't be split into {count(num_folds, 'fold')} "
-            f"(--pre_num_folds takes 2 to {len(strata)} here)"
+            f"{count(most, 'patient')} can't be split into {count(num_folds, 'fold')} ({allowed})"
         )
     # Imported here: scikit-learn makes a semaphore when it is imported.
     from iterstrat.ml_stratifiers import MultilabelStratifiedKFold

@@ -22,7 +22,7 @@ class Source(ABC):
     """Where the files of a dataset come from; `rsna/sources/` has the ones there are.
 
     A subclass defines its files (`files`) and how they are read (`reader`); one with labels
-    overrides `labels` or `study_labels`.
+    overrides `labels` or `study_labels`. Files lie below `folder`; `given` is what messages name.
 
     Raises:
         InputError: no such folder.
@@ -34,7 +34,7 @@ class Source(ABC):
     """Whether slices that nothing tells apart are kept in one volume: all have to be predicted."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = Path(folder)
+        self.folder = self.given = Path(folder)
         if not self.folder.is_dir():
             raise InputError(f"--pre_folder {folder}: no such folder")
 

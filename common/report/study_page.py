@@ -103,6 +103,10 @@ def study_html(
         study_labels = labels_of_study(labels)
     positions = np.asarray(positions_mm, dtype=np.float64)
     is_placed = bool(np.isfinite(positions).all()) and len(np.unique(positions)) > 1
+    has_ends = np.isfinite(positions).sum() > 1
+    feet = (
+        "the first nearest the feet" if has_ends else "nothing tells which end is nearer the feet"
+    )
     places = positions if is_placed else np.arange(1.0, n + 1)
     xs = _scaled(places, places.min(), np.ptp(places) or 1.0)
     key = dict(sorted({**key_slices(probabilities, labels), **reasons}.items()))
@@ -121,7 +125,8 @@ def study_html(
     return render(
         "study.html",
         title=f"Study {number}",
-        subtitle=f"Row {number} of studies.csv: {count(n, 'slice')}, the first nearest the feet.",
+        subtitle=f"Row {number} of studies.csv: {count(n, 'slice')}, {feet}.",
+        along="From foot to head" if has_ends else "From the first slice to the last",
         notes=notes,
         names=list(label_names),
         colors=[COLORS[i % len(COLORS)] for i in range(len(label_names) - 1)] + ["#000000"],

@@ -8,7 +8,7 @@ import pandas as pd
 
 from common.cli import command_line
 from common.errors import Interrupted
-from common.files import make_folder, write_text
+from common.files import held, make_folder, write_text
 from common.predictors.base import AbstractPredictor, PredictOptions
 from common.preparation.workers.runner import TaskRunner
 from common.scoring.kaggle_client import KaggleClient
@@ -51,14 +51,16 @@ def predict(config: Config, runner: TaskRunner) -> Iterator[str]:
     client = KaggleClient(competition) if competition else None
     make_folder(output)
     warm = Predictor(predictor, predict_options(config), runner)
-    try:
-        prediction = warm.predict_folder(source, output / "dataset", config.select.ids)
-    except Interrupted as interrupted:
-        raise Interrupted(interrupted.signal_number, command_line()) from interrupted
-    (output / STUDIES_FILE).unlink(missing_ok=True)  # it comes last, and says that all is there
-    made, names, num_pages = prediction, predictor.label_names, config.prediction.pr_pages
-    write_study_pages(made.table, made.predictions, made.studies, names, output, num_pages)
-    write_prediction(prediction, predictor, output, sample)
+    busy = f"--pr_output {output}: another process predicts into it: wait for its end"
+    with held(output, busy):
+        try:
+            prediction = warm.predict_folder(source, output / "dataset", config.select.ids)
+        except Interrupted as interrupted:
+            raise Interrupted(interrupted.signal_number, command_line()) from interrupted
+        (output / STUDIES_FILE).unlink(missing_ok=True)  # it comes last, and says that all is there
+        made, names, num_pages = prediction, predictor.label_names, config.prediction.pr_pages
+        write_study_pages(made.table, made.predictions, made.studies, names, output, num_pages)
+        write_prediction(prediction, predictor, output, sample)
     num_slices, num_studies = len(prediction.predictions), len(prediction.studies)
     yield f"{count(num_slices, 'slice')} and {count(num_studies, 'study')}: {output}"
     yield from study_lines(prediction.studies, predictor.label_names)

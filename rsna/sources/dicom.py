@@ -34,6 +34,7 @@ class DicomSource(AbstractSource):
         self.with_accession = with_accession
         self.archive = folder if is_archive(folder) else None
         super().__init__(folder if self.archive is None else folder.parent)
+        self.given = folder
 
     @property
     def reader(self) -> DicomReader:

@@ -355,6 +355,31 @@ def errors_of_all(folder: Path) -> dict[str, set[str]]:
     return {name: errors for name, errors in found.items() if errors}
 
 
+def test_slices_without_positions_are_not_said_to_lie_below(predictor, tmp_path, monkeypatch):
+    captions: list[str] = []
+    drawn = rsna.delivery.secondary_captures
+
+    def seen(result, images_hu, maps, texts, description):
+        captions.extend(texts)
+        return drawn(result, images_hu, maps, texts, description)
+
+    monkeypatch.setattr(rsna.delivery, "secondary_captures", seen)
+    source = write_head(tmp_path / "head")
+    placed = deliver_one(source, predictor, tmp_path / "placed")
+    assert all(" from below: " in text for text in captions)
+    captions.clear()
+    for path in source.rglob("*"):
+        if path.is_file():
+            header = pydicom.dcmread(path)
+            del header.ImagePositionPatient
+            header.save_as(path)
+    one = deliver_one(source, predictor, tmp_path / "results")
+    assert captions and not [text for text in captions if "below" in text]
+    unknown = "Nothing tells which end of it is nearer the feet."
+    said = [texts_of(pydicom.dcmread(each.folder / "report.dcm")) for each in (placed, one)]
+    assert [unknown in " ".join(texts) for texts in said] == [False, True]
+
+
 @pytest.mark.parametrize("lacking", [TYPE_2, ("PatientBirthDate",)], ids=["all", "one"])
 def test_type_2_elements_that_the_source_lacks_are_completed(predictor, tmp_path, lacking):
     source = write_head(tmp_path / "in", **dict.fromkeys(lacking), InstanceNumber=None)

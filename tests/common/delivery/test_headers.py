@@ -58,6 +58,16 @@ def test_a_value_is_taken_as_it_is_or_made_valid(tmp_path, keyword, value, expec
     assert (keyword in repaired) is (str(value) != expected)
 
 
+def test_bytes_of_another_character_set_are_reported_and_no_id(tmp_path):
+    tags = {"PatientID": "mrn~12", "PatientName": "W~lf^Anna", "SpecificCharacterSet": "ISO_IR 192"}
+    path = write_ct(tmp_path / "a.dcm", np.zeros((4, 4), np.uint16), **tags)
+    path.write_bytes(path.read_bytes().replace(b"~", "ö".encode("latin-1")))
+    with open_dicom(path) as opened:
+        header, repaired = common_header(opened)
+    assert (header.PatientID, str(header.PatientName)) == ("", "W\ufffdlf^Anna")
+    assert {"PatientID", "PatientName"} <= repaired
+
+
 def test_what_is_removed_stays_marked_and_how_is_filled_in(tmp_path):
     tags = {"PatientIdentityRemoved": "YES", "DeidentificationMethod": ""}
     header, repaired = taken(tmp_path, **tags)

@@ -131,6 +131,77 @@ def test_a_scan_begun_again_is_two_volumes() -> None:
     assert ids(find_volumes(headers), headers) == [names("i", range(3)), names("j", range(8))]
 
 
+@pytest.mark.parametrize(
+    "column, one, other, words",
+    [("kernel", "H30s", "H60s", "kernel"), ("slice_thickness", 4.0, 1.0, "slice thickness")],
+)
+def test_reconstructions_between_each_other_are_apart(column, one, other, words) -> None:
+    """Slices of 4 mm, averages of four, lie half way between slices of 1 mm."""
+    thick = table(*({"position_z": 4.0 * k} for k in range(8)), **{column: one})
+    thin = table(*({"position_z": k - 1.5} for k in range(32)), **{column: other})
+    headers = both(thick, thin)
+    found = find_volumes(headers)
+    assert ids(found, headers) == [names("i", range(8)), names("j", range(32))]
+    assert {volume.note for volume in found.volumes} == {f"split by {words}"}
+
+
+@pytest.mark.parametrize(
+    "column, values",
+    [
+        ("kernel", ["H31s"] * 3 + ["H30s"] * 5),  # of the skull base, of the brain
+        ("slice_thickness", [2.5] * 3 + [5.0] * 5),
+        ("slice_thickness", [5.0, 4.9] * 4),
+        ("slice_thickness", [5.0, np.nan] * 4),
+        ("kernel", ["H30s", None] * 4),
+    ],
+)
+def test_kernels_and_thicknesses_along_one_scan_split_nothing(column: str, values: list) -> None:
+    headers = table(*({column: value} for value in values))
+    assert ids(find_volumes(headers), headers) == [names("i", range(8))]
+
+
+@pytest.mark.parametrize(
+    "column, one, other, words",
+    [("kernel", "H30s", "H60s", "kernel"), ("acquisition_number", 1.0, 2.0, "acquisition number")],
+)
+def test_numbers_that_go_on_are_no_places_where_locations_come_again(
+    column, one, other, words
+) -> None:
+    numbers = range(1, 17)
+    rows = [
+        {"position_z": np.nan, "instance_number": float(number), "slice_location": number % 8 * 5.0}
+        for number in numbers
+    ]
+    headers = both(table(*rows[:8], **{column: one}), table(*rows[8:], **{column: other}))
+    found = find_volumes(headers)
+    assert ids(found, headers) == [names("i", range(8)), names("j", range(8))]
+    assert {volume.note for volume in found.volumes} == {f"split by {words}"}
+    # Coarse or constant locations of one scan split nothing.
+    for locations in ([0, 0, 1, 1, 2, 2, 3, 3], [7] * 8):
+        rows = [{"position_z": np.nan, "slice_location": float(place)} for place in locations]
+        headers = table(*rows)
+        assert ids(find_volumes(headers), headers) == [names("i", range(8))]
+
+
+def test_a_page_among_the_slices_is_none_of_them() -> None:
+    """A page with doses has neither position nor orientation, and is of another type."""
+    headers = table(count=9)
+    headers.loc[8, ["position_x", "position_y", "position_z", "orientation"]] = np.nan
+    assert len(find_volumes(headers).volumes) == 1
+    headers.loc[8, "image_type"] = "DERIVED\\SECONDARY\\OTHER"
+    assert ids(find_volumes(headers), headers) == [names("i", range(8)), ["i008"]]
+
+
+def test_a_frame_of_reference_of_each_slice_is_left_out_of_account() -> None:
+    """Some anonymizers give each file a new one."""
+    headers = table(*({"frame_of_reference": f"f{number}"} for number in range(8)))
+    found = find_volumes(headers)
+    assert ids(found, headers) == [names("i", range(8))]
+    assert "FrameOfReferenceUID of its own" in found.volumes[0].note
+    two = table(*({"frame_of_reference": f"f{number // 4}"} for number in range(8)))
+    assert len(find_volumes(two).volumes) == 2
+
+
 def test_two_patients_are_never_one_volume() -> None:
     one = table(*({},) * 4, patient_id="p")
     other = table(*({"position_z": 20.0 + 5 * k} for k in range(4)), patient_id="q")

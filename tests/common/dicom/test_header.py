@@ -128,6 +128,12 @@ def test_rejections_known_from_the_header(tmp_path: Path, status: str) -> None:
     assert rejection(write_ct(tmp_path / "a.dcm", PIXELS, **REJECTED[status])).status == status
 
 
+@pytest.mark.parametrize("declared", [{"Rows": 11}, {"Columns": 15}, {"Rows": 9, "Columns": 14}])
+def test_a_row_or_column_too_few_is_refused(tmp_path: Path, declared: dict[str, int]) -> None:
+    pixels = np.zeros((12, 16), dtype=np.int16)
+    assert rejection(write_ct(tmp_path / "a.dcm", pixels, **declared)).status == "overlong"
+
+
 CORRUPT = [
     ({"BitsAllocated": 12}, "BitsAllocated"),
     ({"BitsStored": 17, "HighBit": 16}, "BitsStored"),

@@ -55,6 +55,14 @@ def unpacked(html: str) -> np.ndarray:
     return np.array(values).reshape(data["size"])
 
 
+def test_the_end_of_the_feet_is_named_only_where_positions_tell_it() -> None:
+    html = page(volume())
+    assert "the first nearest the feet" in html and "From foot to head, mm along" in html
+    html = page(volume(), positions_mm=np.full(NUM_SLICES, np.nan))
+    assert "nothing tells which end is nearer the feet" in html
+    assert "the first nearest" not in html and "From foot" not in html
+
+
 def test_the_page_holds_the_hounsfield_units() -> None:
     images_hu = volume()
     images_hu[0, 0, :2] = [-1024, 31743]

@@ -117,6 +117,10 @@ def test_only_training_slices_with_a_patient_get_a_fold() -> None:
 def test_too_few_patients() -> None:
     with pytest.raises(InputError, match="3 patients"):
         make_folds(patients_frame([2, 2, 2]), LABELS, 5, 0)
+    with pytest.raises(
+        InputError, match=r"1 patient can't be split into 5 folds \(label 2 or more"
+    ):
+        make_folds(patients_frame([2]), LABELS, 5, 0)
 
 
 def test_split_takes_readable_labelled_slices_and_filters_only_training(tmp_path: Path) -> None:
@@ -326,10 +330,12 @@ def test_a_given_split_is_read_and_preferred(tmp_path: Path) -> None:
         ("id,sample_type\na,test\n", "not 'test'"),
         ("image_id,patient_id,fold\na,p,first\n", "a fold is a number"),
         ("", "not a readable csv"),
+        ("image_id,patient_id,fold\na,p,0,\n", "a comma at its end"),
+        ("image_id,patient_id,fold\nä,p,0\n", "save it as csv in UTF-8"),
     ],
 )
 def test_bad_files_are_refused(tmp_path: Path, content: str, message: str) -> None:
-    (tmp_path / "folds.csv").write_text(content)
+    (tmp_path / "folds.csv").write_text(content, encoding="latin-1")
     with pytest.raises(InputError, match=message):
         read_folds(tmp_path / "folds.csv")
     with pytest.raises(InputError, match=r"preprocessing\.py"):

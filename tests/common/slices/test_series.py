@@ -61,6 +61,24 @@ def test_most_brain_then_usual_spacing_then_most_slices():
     assert listed.loc["whole", "brain_mm"] == 150.0
 
 
+def test_each_slice_counts_with_its_own_step_and_a_gap_with_none():
+    """Thin slices of the skull base, thick ones of the brain: neither step is that of the head."""
+    whole = series("s", "whole", 25, 4.0)
+    place = np.arange(25)
+    whole["position_mm"] = np.where(place < 14, 4.0 * place, 52.0 + 8.0 * (place - 13))
+    top = series("s", "top", 24, 5.0)
+    top["position_mm"] += 33.0
+    frame = table(whole, top)
+    assert chosen(frame) == {"s": "whole"}
+    listed = list_series(frame).set_index("series_id")
+    assert listed.loc["whole", "brain_mm"] == 140 + 2 + 4  # ends reach beyond by half a step
+    assert listed["coverage_mm"].tolist() == [152.5, 152.5]
+    alone = table(whole)
+    lost = alone["position_mm"].isin([20.0, 100.0])
+    listed = list_series(alone[~lost]).iloc[0]
+    assert (listed["num_gaps"], listed["brain_mm"]) == (2, 146 - 4 - 8)
+
+
 def test_positions_that_are_unknown_or_equal_are_no_obstacle():
     frame = table(
         series("s", "unknown", 30, np.nan),

@@ -47,6 +47,14 @@ def test_an_archive_gives_the_dataset_of_its_files(tmp_path: Path) -> None:
             np.testing.assert_array_equal(table.image_hu(row), plain_table.image_hu(row))
 
 
+def test_an_archive_of_which_nothing_is_usable_is_named_with_the_reason(tmp_path: Path) -> None:
+    archive = tmp_path / "cut.zip"
+    archive.write_bytes(b"PK\3\4 and no end")
+    reason = r"nothing usable in .*cut\.zip: .*1 bad_archive\): no list of members at its end"
+    with pytest.raises(InputError, match=reason):
+        prepare_dicom(archive, tmp_path / "out")
+
+
 def test_archives_stand_beside_folders_and_other_files(tmp_path: Path) -> None:
     write_series_files(tmp_path / "in" / "plain", "1.1")
     write_series_files(tmp_path / "packed", "1.2")
