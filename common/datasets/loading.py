@@ -41,7 +41,7 @@ def make_loader(
         num_workers = 0  # one batch is there no sooner for being made in another process
     if isinstance(sampler, EpochSampler):
         sampler.share(batch_size, 0, 1)
-    loader = _Loader if isinstance(sampler, EpochSampler) else DataLoader
+    loader = TrainingLoader if isinstance(sampler, EpochSampler) else DataLoader
     return loader(
         dataset,
         batch_size=batch_size,
@@ -55,8 +55,20 @@ def make_loader(
     )
 
 
-class _Loader(DataLoader):
+class TrainingLoader(DataLoader):
     """A loader that asks its sampler for whole batches; torch cuts all but the last to one size."""
+
+    _iterator: Any
+
+    def close(self) -> None:
+        """End the workers.
+
+        They outlive an iteration. Left to the garbage collector, which takes their queues first,
+        each would be waited for in vain for five seconds, and live on.
+        """
+        if self._iterator is not None:
+            self._iterator._shutdown_workers()
+            self._iterator = None
 
     @property
     def _index_sampler(self) -> Any:

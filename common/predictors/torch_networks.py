@@ -1,6 +1,7 @@
 """Networks of predictors in torch: opened from their weights, and run over a dataset."""
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, cast
 
@@ -79,10 +80,12 @@ def run_network(
     )
     runner = _RUN_BY[sees](network, settings, (), with_features=options.with_features)
     loader = make_loader(dataset, batch_size, options.num_workers)
-    return runner.predict(cast(DataLoader, _counted(loader, options)))
+    # Closed, since a frame of a traceback would keep the loader's processes.
+    with contextlib.closing(_counted(loader, options)) as batches:
+        return runner.predict(cast(DataLoader, batches))
 
 
-def _counted(loader: DataLoader, options: PredictOptions) -> Iterator[dict[str, Any]]:
+def _counted(loader: DataLoader, options: PredictOptions) -> Generator[dict[str, Any], None, None]:
     """Yield the batches, and report the number of slices of each."""
     for batch in loader:
         yield batch

@@ -1,5 +1,6 @@
 """The learning-rate range test from its flags: over the training data, as training would begin."""
 
+import contextlib
 import dataclasses
 import logging
 from dataclasses import dataclass
@@ -59,9 +60,10 @@ class RSNALearningRateFinder:
             if self.config.chosen:
                 logger.info(self.config.chosen)
             self.parts.data.log_sizes()
-            network, loader = self.parts.make_network([]), self.parts.train_loader()
+            network = self.parts.make_network([])
             span = flags.lrf_start_lr, flags.lrf_end_lr
-            found = find_learning_rate(network, loader, *span, num_iterations)
+            with contextlib.closing(self.parts.train_loader()) as train_data:
+                found = find_learning_rate(network, train_data, *span, num_iterations)
             result = RangeTestResult(found, experiment.folder)
             _write(result)
         return result

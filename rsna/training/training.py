@@ -78,7 +78,8 @@ class RSNATraining:
             # The weights are the main process's; dropout must differ.
             seed_everything(self.config.general.seed + self.processes.rank)
         with naming_resume_command(self.config, experiment, saver.last_path.is_file):
-            network.fit(parts.train_loader(), parts.valid_loader(), parts.subset_loader())
+            with contextlib.closing(parts.train_loader()) as train_data:
+                network.fit(train_data, parts.valid_loader(), parts.subset_loader())
             ResultWriter(parts, experiment, self.latest).write(network, saver.best_path)
 
     def _build_network(
