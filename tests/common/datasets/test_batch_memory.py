@@ -227,6 +227,7 @@ def test_a_batch_that_fails_keeps_no_slot(raises: bool) -> None:
         with pytest.raises((ValueError, RuntimeError)):
             next(batches)
     assert num_slots_in_use(loader) == 0
+    batches._shutdown_workers()  # the tracebacks hold them
 
 
 def test_a_fork_frees_no_slot_of_the_process_that_made_it() -> None:
