@@ -67,7 +67,7 @@ def main() -> None:
             "engine": (ROOT, ["engine", "--pr_engine", "openvino"]),
         }
         runs: dict[str, list[Run]] = {name: [] for name in ways}
-        helps: dict[str, list[float]] = {"new": [], "old": []}
+        helps: list[float] = []
         for number in range(given.pairs + 1):
             outputs = {name: Path(place) / f"{name}-{number}" for name in ways}
             for name, (checkout, flags) in ways.items():
@@ -77,11 +77,10 @@ def main() -> None:
                     runs[name].append(found)
                     shown = (f"{key} {value:.2f}" for key, value in found._asdict().items())
                     print(name, *shown, flush=True)
-            for name, seconds in helps.items():
-                seconds.append(seconds_of_help(ways[name][0]))
+            helps.append(seconds_of_help(ROOT) / seconds_of_help(ways["old"][0]))
             assert same(outputs["new"], outputs["old"]), "they predict different probabilities"
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    print_figures(summary(runs) | help_summary(helps))
+    print_figures(summary(runs) | {"ratio_help": round(statistics.median(helps), 3)})
 
 
 def make_experiments(place: Path, folder: Path) -> None:
@@ -158,15 +157,6 @@ def summary(runs: dict[str, list[Run]]) -> dict[str, float]:
     found["ratio_engine"] = statistics.median(one.seconds / old.seconds for one, old in engines)
     found["ratio_cpu"] = statistics.median(new.processor_s / old.processor_s for new, old in pairs)
     return {name: round(value, 3) for name, value in found.items()}
-
-
-def help_summary(helps: dict[str, list[float]]) -> dict[str, float]:
-    """Return the median seconds of `train.py --help`, and of the ratio within rounds."""
-    ratios = (new / old for new, old in zip(helps["new"], helps["old"], strict=True))
-    found = {f"{name}_help_s": statistics.median(times) for name, times in helps.items()}
-    return {name: round(value, 3) for name, value in found.items()} | {
-        "ratio_help": round(statistics.median(ratios), 3)
-    }
 
 
 if __name__ == "__main__":

@@ -63,8 +63,8 @@ class TrainingLoader(DataLoader):
     def close(self) -> None:
         """End the workers.
 
-        They outlive an iteration. Left to the garbage collector, which takes their queues first,
-        each would be waited for in vain for five seconds, and live on.
+        They outlive an iteration. The garbage collector would close their queues first, so that
+        none learns that it is to end: torch waits five seconds for each, and it runs on.
         """
         if self._iterator is not None:
             self._iterator._shutdown_workers()

@@ -175,9 +175,8 @@ def _check_native_length(opened: OpenFile, stored: StoredImage) -> None:
     """
     assert opened.pixels is not None
     expected = stored.num_frames * stored.frame_bytes
-    line = max(
-        2, min(stored.rows, stored.columns) * stored.bits_allocated // 8
-    )  # even: PS3.5 8.1.1
+    # One byte may be added, so that the length is even (PS3.5 8.1.1).
+    line = max(2, min(stored.rows, stored.columns) * stored.bits_allocated // 8)
     present = min(opened.pixels.length, opened.pixels.available)
     if present < expected:
         raise RejectedFile("truncated", f"{present} of {expected} bytes of pixel data")
