@@ -45,14 +45,15 @@ def parse_flags(
     if not set(HELP).isdisjoint(argv):
         prepare_help(parser, FULL_HELP in argv)
     rules = _rules(groups)
-    values = _parse(parser, argv, rules)
+    given = _parse(parser, argv, rules)
+    values = _defaults(parser) | given
     for name, kind in _types(groups).items():
         value = values[name]
         if value is None and type(None) not in get_args(kind):
             raise InputError(f"--{name} null: must be {rules[name]}")
         if isinstance(value, float) and not math.isfinite(value):
             raise InputError(f"--{name} {value}: must be a finite number")
-    return values, frozenset(_parse(parser, argv, rules, defaults=False))
+    return values, frozenset(name for name, value in given.items() if value is not None)
 
 
 def require(group: Any, name: str, holds: object, rule: str) -> None:
@@ -133,22 +134,27 @@ def build_parser(description: str, groups: tuple[type, ...], passed_over: frozen
     return parser
 
 
-def _parse(
-    parser: Any, argv: list[str], rules: Mapping[str, str], defaults: bool = True
-) -> dict[str, Any]:
+@functools.cache
+def _defaults(parser: Any) -> dict[str, Any]:
+    """Not to be changed: making them takes longer than reading what was given."""
+    return dict(parser.get_defaults(skip_validation=True).as_dict())
+
+
+def _parse(parser: Any, argv: list[str], rules: Mapping[str, str]) -> dict[str, Any]:
+    """Return the flags that were given; null where a file says so."""
     from argparse import ArgumentError
 
+    prints_all = any(word.startswith("--print_config") for word in argv)  # and exits
     try:
-        namespace = parser.parse_args(argv, defaults=defaults)
+        values = parser.parse_args(argv, defaults=prints_all).as_dict()
     except ArgumentError as error:
         message = str(error)
         unknown = re.match(r"unrecognized arguments: --([\w-]+)", message, re.IGNORECASE)
         if unknown:
             message = _nearest(unknown[1], [option[2:] for option in parser._option_string_actions])
         raise InputError(_flag_message(message, rules)) from error
-    values = namespace.as_dict()
     values.pop("config", None)
-    return {name: value for name, value in values.items() if defaults or value is not None}
+    return dict(values)
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:

@@ -379,6 +379,8 @@ def test_print_config_shows_what_auto_stands_for(capsys, groups, names):
         parse("--print_config", "--device", "cpu", groups=groups)
     shown = yaml.safe_load(capsys.readouterr().out)
     assert all(isinstance(shown[name], int) for name in names)
+    every = {item.name for group in groups for item in dataclasses.fields(GROUPS[group])}
+    assert set(shown) == every, "flags that were not given are shown too"
     with pytest.raises(SystemExit):
         parse("--print_config=skip_default", "--n_jobs", "0", "--device", "cpu", groups=groups)
     assert yaml.safe_load(capsys.readouterr().out)["n_jobs"] == 0

@@ -100,19 +100,21 @@ def read_index(
     if "reason" in files:
         has_reason = files["reason"].notna()
         refused, files = _refused(files[has_reason]), files[~has_reason]
-    known = _known_headers(index_folder, files, reader, runner.limits)
+    kept = read_shards(index_folder)
+    known = _unchanged(kept, files, reader, runner.limits)
     missing = files[~files["source_file"].isin(known["source_file"])]
     if missing.empty:
         return pd.concat([known, refused], ignore_index=True)
     logger.info("reading the headers of %s (%d known)", count(len(missing), "file"), len(known))
+    found, passing = [known], [refused]
     with runner.progress(len(missing), "file", "headers") as progress:
-        passing = [refused]
         for shard in _read_missing(missing, reader, runner, progress):
             is_transient = shard["status"].isin(TRANSIENT)
             passing.append(shard[is_transient])
-            shard_file = index_folder / f"headers-{uuid.uuid4().hex}.parquet"
-            write_parquet(shard_file, shard[~is_transient])
-    known = _known_headers(index_folder, files, reader, runner.limits)
+            found.append(shard[~is_transient])
+            write_parquet(index_folder / f"headers-{uuid.uuid4().hex}.parquet", found[-1])
+    known = _with_hashes(pd.concat(found, ignore_index=True), kept[_is_earlier(kept, reader)])
+    known = known.sort_values(["source_file", "frame"], ignore_index=True)
     _consolidate(index_folder, known)
     return pd.concat([known, *passing], ignore_index=True)
 
@@ -261,25 +263,33 @@ def is_raised(exceeded: str, limit: float, limits: Limits | None) -> bool:
     return now == 0 or now > limit
 
 
-def _known_headers(
-    index_folder: Path, files: pd.DataFrame, reader: SliceReader, limits: Limits | None
+def _is_earlier(kept: pd.DataFrame, reader: SliceReader) -> pd.Series:
+    return kept["reader"] == reader.version + _EARLIER
+
+
+def _unchanged(
+    kept: pd.DataFrame, files: pd.DataFrame, reader: SliceReader, limits: Limits | None
 ) -> pd.DataFrame:
     """Return the kept headers of files that have not changed."""
-    known = read_shards(index_folder)
-    if known.empty:
-        return known
-    earlier = known[known["reader"] == reader.version + _EARLIER]
-    known = known[(known["reader"] == reader.version) & ~known["status"].isin(TRANSIENT)]
+    if kept.empty:
+        return kept
+    known = kept[(kept["reader"] == reader.version) & ~kept["status"].isin(TRANSIENT)]
     for status in EXCEEDING:
         again = [is_raised(status, limit, limits) for limit in known["limit"]]
         known = known[~(known["status"].eq(status) & pd.Series(again, known.index, dtype=bool))]
     known = known.drop_duplicates(_FRAME_KEY, keep="last")
-    if earlier["pixels"].notna().any():  # pixels need not be decoded again
-        hashes = earlier.dropna(subset="pixels").drop_duplicates(_FRAME_KEY)
-        before = known[_FRAME_KEY].merge(hashes[[*_FRAME_KEY, "pixels"]], how="left")
-        known["pixels"] = known["pixels"].fillna(before["pixels"].set_axis(known.index))
+    known = _with_hashes(known, kept[_is_earlier(kept, reader)])
     known = known.merge(files[["source_file", "size", "mtime_ns"]], how="inner")
     return known.sort_values(["source_file", "frame"], ignore_index=True)
+
+
+def _with_hashes(known: pd.DataFrame, earlier: pd.DataFrame) -> pd.DataFrame:
+    """Return the headers with the hashes of pixels of earlier ones: they need no decoding again."""
+    if not earlier["pixels"].notna().any():
+        return known
+    hashes = earlier.dropna(subset="pixels").drop_duplicates(_FRAME_KEY)
+    before = known[_FRAME_KEY].merge(hashes[[*_FRAME_KEY, "pixels"]], how="left")
+    return known.assign(pixels=known["pixels"].fillna(before["pixels"].set_axis(known.index)))
 
 
 def _consolidate(index_folder: Path, known: pd.DataFrame) -> None:
