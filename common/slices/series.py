@@ -1,5 +1,7 @@
 """From slices to studies: the volume that represents a study, and its probabilities."""
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,6 +52,13 @@ SERIES_COLUMNS = (
     "num_left_out", "num_gaps", "num_same_position", "grouping", "used", "reason",
 )  # fmt: skip
 
+_COUNTS = ("num_slices", "num_unreadable", "num_left_out", "num_gaps", "num_same_position")
+_TYPES = {
+    **dict.fromkeys(("statuses", "why", "left_out", "kernel", "grouping"), "str"),
+    **dict.fromkeys(("spacing_mm", "brain_mm", "coverage_mm", "sharpness"), "float64"),
+    **dict.fromkeys(_COUNTS, "int64"),
+}
+
 
 def list_series(frame: pd.DataFrame) -> pd.DataFrame:
     """Return every volume, which one is used of each study, and why.
@@ -84,14 +93,9 @@ def list_series(frame: pd.DataFrame) -> pd.DataFrame:
         series = pd.concat([part for part in parts if len(part)], ignore_index=True)
     known = (*SERIES_COLUMNS, "statuses", "why", "left_out", "selected", "sharpness", "is_sharp")
     series = series.reindex(columns=list(dict.fromkeys(known)))
-    texts = ["statuses", "why", "left_out", "kernel", "grouping"]
-    series[texts] = series[texts].astype("str")
-    lengths = ["spacing_mm", "brain_mm", "coverage_mm", "sharpness"]
-    series[lengths] = series[lengths].astype("float64")
-    counts = ["num_slices", "num_unreadable", "num_left_out", "num_gaps", "num_same_position"]
-    series[counts] = series[counts].fillna(0).astype("int64")
+    series = series.fillna(dict.fromkeys(_COUNTS, 0)).astype(_TYPES)
     series["num_found"] = series["num_slices"] + series["num_unreadable"]
-    return _choose(series).sort_values(["study_id", "used"], ascending=[True, False], kind="stable")
+    return _choose(series)
 
 
 def used_rows(frame: pd.DataFrame, series: pd.DataFrame) -> NDArray[np.bool_]:
@@ -188,83 +192,84 @@ def _why_partial(row: Mapping[Any, Any], num_lost: int, sent_mm: float) -> str:
 
 def _describe(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the properties of each volume, unranked."""
-    slices = frame[frame["readable"]].sort_values("position_mm", kind="stable")
-    positions = slices.groupby("store_file")["position_mm"]
-    gaps_mm = positions.diff()
-    fractions = slices["brain_fraction"].astype("float64")
-    slices = slices.assign(
-        gap_mm=gaps_mm.where(gaps_mm > 0),
-        has_brain=~(fractions < MIN_BRAIN_FRACTION),
-        is_repeated=gaps_mm <= SAME_POSITION_MM,
-        is_before_gap=positions.transform(_gap_starts).astype(bool),
-        sharpness=slices["sharpness"].astype("float64"),
-        selected=slices["selected"].astype("boolean").fillna(False).astype(bool),
-    )
-    slices["below_mm"], slices["above_mm"] = _reach(slices, gaps_mm, -positions.diff(-1))
-    slices["brain_mm"] = (slices["below_mm"] + slices["above_mm"]).where(slices["has_brain"], 0.0)
-    # Columns that are treated alike go together: each call takes a millisecond or two.
-    groups = slices.groupby(["study_id", "store_file"])
-    of_slices, medians = groups[[*_OF_FIRST]].first(), groups[["sharpness", "gap_mm"]].median()
-    sums = groups[["is_repeated", "is_before_gap", "brain_mm"]].sum()
-    volumes = of_slices.assign(
-        sharpness=medians["sharpness"],
-        selected=groups["selected"].any(),
-        num_slices=groups.size(),
-        spacing_mm=medians["gap_mm"],
-        brain_mm=sums["brain_mm"],
-        num_gaps=sums["is_before_gap"],
-        num_same_position=sums["is_repeated"],
-    ).reset_index()
-    volumes["coverage_mm"] = volumes["store_file"].map(_coverage(slices, volumes))
+    slices = frame[frame["readable"]].sort_values(["store_file", "position_mm"], kind="stable")
+    groups = slices.groupby("store_file")
+    volumes = groups[["study_id", *_OF_FIRST]].first().reset_index()
+    positions = slices["position_mm"].to_numpy(dtype=np.float64)
+    has_brain = ~(slices["brain_fraction"].to_numpy(dtype=np.float64) < MIN_BRAIN_FRACTION)
+    sharpness = slices["sharpness"].to_numpy(dtype=np.float64)
+    selected = slices["selected"].eq(True).to_numpy(dtype=bool, na_value=False)
+    spans, measured = np.full((len(slices), 2), np.nan), []
+    ends = np.cumsum(groups.size().to_numpy(dtype=np.int64))
+    for start, end in itertools.pairwise([0, *ends.tolist()]):
+        own = slice(start, end)
+        spans[own], found = _measure(positions[own], has_brain[own])
+        of_all = {"sharpness": _median(sharpness[own]), "selected": bool(selected[own].any())}
+        measured.append(found | of_all | {"num_slices": end - start})
+    volumes = volumes.join(pd.DataFrame(measured, columns=list(_MEASURED)))
+    slices = slices.assign(low=spans[:, 0], high=spans[:, 1])[has_brain & ~np.isnan(positions)]
+    volumes["coverage_mm"] = _coverage(slices, volumes)
     return _with_unreadable(volumes, frame[~frame["readable"].astype(bool)]).assign(num_left_out=0)
 
 
-def _gap_starts(positions_mm: pd.Series) -> pd.Series:
-    """Return after which slices of a sorted series others seem to be missing."""
-    found = gap_starts(positions_mm.to_numpy(dtype=np.float64))
-    return pd.Series(found, index=positions_mm.index)
+_MEASURED = (
+    "spacing_mm", "brain_mm", "num_gaps", "num_same_position", "sharpness", "selected",
+    "num_slices",
+)  # fmt: skip
 
 
-def _reach(
-    slices: pd.DataFrame, before_mm: pd.Series, after_mm: pd.Series
-) -> tuple[pd.Series, pd.Series]:
-    """Return how far each slice stands for the head below it and above it, in mm.
+def _measure(positions_mm: Floats, has_brain: NDArray[np.bool_]) -> tuple[Floats, dict[str, float]]:
+    """Return what follows from the sorted positions of a volume.
 
-    That is half way to its neighbours; towards a gap or an end, as far as to the other side. Where
-    no positions differ it is half the usual spacing.
+    Returns:
+        (n, 2) the ends in mm of the head that each slice stands for: half way to its neighbours;
+        towards a gap or an end, as far as to the other side; where no positions differ, half the
+        usual spacing. And columns of the volume.
     """
-    store_files = slices["store_file"]
-    is_behind_gap = slices["is_before_gap"].groupby(store_files).shift(fill_value=False)
-    below, above = before_mm.mask(is_behind_gap), after_mm.mask(slices["is_before_gap"])
-    spacing = slices["gap_mm"].groupby(store_files).transform("median")
-    below, above = below.fillna(above).fillna(spacing), above.fillna(below).fillna(spacing)
-    is_known = spacing.notna()
-    return below.where(is_known, USUAL_SPACING_MM) / 2, above.where(is_known, USUAL_SPACING_MM) / 2
+    gaps = np.diff(positions_mm)
+    is_before_gap = gap_starts(positions_mm)
+    spacing = _median(gaps[gaps > 0])
+    below, above = np.append(np.nan, gaps), np.append(gaps, np.nan)
+    below[1:][is_before_gap[:-1]] = above[is_before_gap] = np.nan
+    below, above = _filled(_filled(below, above), spacing), _filled(_filled(above, below), spacing)
+    if np.isnan(spacing):
+        below = above = np.full(len(positions_mm), USUAL_SPACING_MM)
+    found = {
+        "spacing_mm": spacing,
+        "brain_mm": math.fsum((below + above)[has_brain] / 2),
+        "num_gaps": int(is_before_gap.sum()),
+        "num_same_position": int((gaps <= SAME_POSITION_MM).sum()),
+    }
+    return np.stack([positions_mm - below / 2, positions_mm + above / 2], axis=1), found
 
 
-def _coverage(slices: pd.DataFrame, volumes: pd.DataFrame) -> dict[str, float]:
-    """Return by store file the length of brain in mm that all volumes of its study show together.
+def _filled(values: Floats, others: Floats | float) -> Floats:
+    return np.where(np.isnan(values), others, values)
+
+
+def _median(values: Floats) -> float:
+    """Return the median of those that are known; NaN of none."""
+    known = values[~np.isnan(values)]
+    return float(np.median(known)) if len(known) else math.nan
+
+
+def _coverage(slices: pd.DataFrame, volumes: pd.DataFrame) -> list[float]:
+    """Return the length of brain in mm that all volumes of a study show together, for each volume.
 
     Volumes of other frames of reference lie at other coordinates: only their own length counts.
+
+    Args:
+        slices: those with brain whose position is known, and `low` and `high`, the ends of what
+            each stands for.
     """
-    longest = volumes.groupby("study_id")["brain_mm"].transform("max")
-    together = dict(zip(volumes["store_file"], longest))
-    several = volumes["study_id"].duplicated(keep=False)
-    if not several.any():
-        return together
-    chosen = slices[slices["has_brain"] & slices["position_mm"].notna()]
-    chosen = chosen[chosen["store_file"].isin(volumes.loc[several, "store_file"])]
-    spans = chosen.assign(
-        low=chosen["position_mm"] - chosen["below_mm"],
-        high=chosen["position_mm"] + chosen["above_mm"],
-    )
+    together = volumes.groupby("study_id")["brain_mm"].max().to_dict()
+    is_several = slices["study_id"].isin(volumes.loc[volumes["study_id"].duplicated(), "study_id"])
+    spans = slices[is_several].sort_values("low", kind="stable")
     for (study, _), group in spans.groupby(["study_id", "frame_of_reference"], dropna=False):
-        group = group.sort_values("low")
         reached = group["high"].cummax().shift(fill_value=-np.inf)
         seen = (group["high"] - np.maximum(group["low"], reached)).clip(lower=0).sum()
-        for name in volumes.loc[volumes["study_id"] == study, "store_file"]:
-            together[name] = max(together[name], float(seen))
-    return together
+        together[study] = max(together[study], float(seen))
+    return [together[study] for study in volumes["study_id"]]
 
 
 def _with_unreadable(volumes: pd.DataFrame, lost: pd.DataFrame) -> pd.DataFrame:
@@ -306,64 +311,53 @@ def _left_out(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _choose(series: pd.DataFrame) -> pd.DataFrame:
-    """Return the series with `used` and `reason` filled in."""
-    coverage = -(series["brain_mm"] / COVERAGE_STEP_MM).astype("float64").round()
-    ranked = series.assign(
-        others=~series["selected"].astype("boolean").fillna(False).astype(bool),
-        coverage=coverage.fillna(np.inf),
-        sharp=_is_sharp(series),
-        distance=(series["spacing_mm"].astype("float64") - USUAL_SPACING_MM).abs().fillna(np.inf),
-        fewest=-series["num_slices"],
-        is_empty=series["num_slices"] == 0,
-    ).sort_values(
-        ["study_id", "is_empty", "others", "coverage", "sharp", "distance", "fewest", "series_id"]
-        + ["store_file"]
-    )
-    of_study = ranked.groupby("study_id")
-    best = of_study[["others", "coverage", "sharp", "distance"]].transform("first")
-    num_series = of_study["is_empty"].transform("size")
-    num_empty = of_study["is_empty"].transform("sum")
-    used = ~ranked.duplicated("study_id") & ~ranked["is_empty"]
-    unreadable = "no slice can be read: " + ranked["statuses"].replace("", DAMAGED)
-    unreadable += (": " + ranked["why"]).where(ranked["why"].fillna("") != "", "")
-    kernels = (" (kernel " + ranked["kernel"] + ")").where(ranked["is_sharp"].notna())
-    kernels = kernels.fillna(" (by the noise between its pixels)")
-    has_sharp = of_study["sharp"].transform("any")
-    reasons = np.select(
-        [
-            ranked["is_empty"],
-            num_series == 1,
-            num_series - num_empty == 1,
-            used & ~ranked["others"],
-            used & has_sharp & ~ranked["sharp"],
-            used,
-            ranked["others"] & ~best["others"].astype(bool),
-            ranked["coverage"] > best["coverage"],
-            ranked["sharp"] & ~best["sharp"].astype(bool),
-            ranked["distance"] > best["distance"],
-        ],
-        [
-            ranked["left_out"].fillna(unreadable),
-            "the only series",
-            "the only series with slices that can be used",
-            "named by --pre_select",
-            "covers the most brain, reconstructed for soft tissue" + kernels,
-            "covers the most brain, with a spacing nearest to the usual one",
-            "--pre_select names another",
-            "covers less brain",
-            "reconstructed for bone" + kernels,
-            "its spacing is farther from the usual one",
-        ],
-        "has no more slices than the one used",
-    )
-    ranked = ranked.assign(used=used.astype(int), reason=reasons)
-    noted = ranked["grouping"].notna()
-    ranked.loc[noted, "reason"] = ranked["reason"] + "; " + ranked["grouping"].astype("str")
-    return ranked[list(SERIES_COLUMNS)]
-
-
-def _is_sharp(series: pd.DataFrame) -> pd.Series:
-    """Return which volumes are reconstructed for bone: by their headers, or else by their noise."""
-    sharpness = pd.to_numeric(series["sharpness"])
+    """Return the series with `used` and `reason` filled in, by study, the best first."""
+    sharpness = series["sharpness"]
     lowest = sharpness.groupby(series["study_id"]).transform("min")
-    return series["is_sharp"].astype("boolean").fillna(sharpness > SHARPER * lowest).astype(bool)
+    by_header = series["is_sharp"].astype("boolean")
+    ranked = series.assign(
+        is_empty=series["num_slices"] == 0,
+        is_other=~series["selected"].eq(True).to_numpy(dtype=bool, na_value=False),
+        coverage=-(series["brain_mm"] / COVERAGE_STEP_MM).round().fillna(-np.inf),
+        is_sharp=by_header.fillna(sharpness > SHARPER * lowest).astype(bool),
+        by_header=by_header.notna(),
+        distance=(series["spacing_mm"] - USUAL_SPACING_MM).abs().fillna(np.inf),
+        fewest=-series["num_slices"],
+    ).sort_values(
+        ["study_id", "is_empty", "is_other", "coverage", "is_sharp", "distance", "fewest"]
+        + ["series_id", "store_file"]
+    )
+    ranked["used"] = (~ranked.duplicated("study_id") & ~ranked["is_empty"]).astype(int)
+    studies = itertools.groupby(ranked.itertuples(), key=lambda volume: volume.study_id)
+    groups = [list(volumes) for _, volumes in studies]
+    ranked["reason"] = [_reason(volume, study) for study in groups for volume in study]
+    return ranked[list(SERIES_COLUMNS)].astype({"reason": "str"})
+
+
+def _reason(volume: Any, study: Sequence[Any]) -> str:
+    """Return why a volume is used or not; `study` has all of its study, the best first."""
+    best = study[0]
+    kernel = " (by the noise between its pixels)"
+    if volume.by_header and not pd.isna(volume.kernel):
+        kernel = f" (kernel {volume.kernel})"
+    unreadable = f"no slice can be read: {volume.statuses or DAMAGED}"
+    if not pd.isna(volume.why) and volume.why:
+        unreadable += f": {volume.why}"
+    reasons = (
+        (volume.is_empty, unreadable if pd.isna(volume.left_out) else volume.left_out),
+        (len(study) == 1, "the only series"),
+        (len(study) > 1 and study[1].is_empty, "the only series with slices that can be used"),
+        (volume.used and not volume.is_other, "named by --pre_select"),
+        (
+            volume.used and not volume.is_sharp and any(one.is_sharp for one in study),
+            f"covers the most brain, reconstructed for soft tissue{kernel}",
+        ),
+        (volume.used, "covers the most brain, with a spacing nearest to the usual one"),
+        (volume.is_other and not best.is_other, "--pre_select names another"),
+        (volume.coverage > best.coverage, "covers less brain"),
+        (volume.is_sharp and not best.is_sharp, f"reconstructed for bone{kernel}"),
+        (volume.distance > best.distance, "its spacing is farther from the usual one"),
+        (True, "has no more slices than the one used"),
+    )
+    reason = next(reason for holds, reason in reasons if holds)
+    return reason if pd.isna(volume.grouping) else f"{reason}; {volume.grouping}"
