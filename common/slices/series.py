@@ -93,7 +93,9 @@ def list_series(frame: pd.DataFrame) -> pd.DataFrame:
         series = pd.concat([part for part in parts if len(part)], ignore_index=True)
     known = (*SERIES_COLUMNS, "statuses", "why", "left_out", "selected", "sharpness", "is_sharp")
     series = series.reindex(columns=list(dict.fromkeys(known)))
-    series = series.fillna(dict.fromkeys(_COUNTS, 0)).astype(_TYPES)
+    # Setting a type that is there is slow.
+    types = {name: kind for name, kind in _TYPES.items() if series[name].dtype != kind}
+    series = series.fillna({name: 0 for name in types if name in _COUNTS}).astype(types)
     series["num_found"] = series["num_slices"] + series["num_unreadable"]
     return _choose(series)
 
@@ -262,8 +264,11 @@ def _coverage(slices: pd.DataFrame, volumes: pd.DataFrame) -> list[float]:
         slices: those with brain whose position is known, and `low` and `high`, the ends of what
             each stands for.
     """
+    is_second = volumes["study_id"].duplicated()
+    if not is_second.any():
+        return volumes["brain_mm"].to_list()
     together = volumes.groupby("study_id")["brain_mm"].max().to_dict()
-    is_several = slices["study_id"].isin(volumes.loc[volumes["study_id"].duplicated(), "study_id"])
+    is_several = slices["study_id"].isin(volumes.loc[is_second, "study_id"])
     spans = slices[is_several].sort_values("low", kind="stable")
     for (study, _), group in spans.groupby(["study_id", "frame_of_reference"], dropna=False):
         reached = group["high"].cummax().shift(fill_value=-np.inf)
@@ -330,8 +335,9 @@ def _choose(series: pd.DataFrame) -> pd.DataFrame:
     ranked["used"] = (~ranked.duplicated("study_id") & ~ranked["is_empty"]).astype(int)
     studies = itertools.groupby(ranked.itertuples(), key=lambda volume: volume.study_id)
     groups = [list(volumes) for _, volumes in studies]
-    ranked["reason"] = [_reason(volume, study) for study in groups for volume in study]
-    return ranked[list(SERIES_COLUMNS)].astype({"reason": "str"})
+    reasons = [_reason(volume, study) for study in groups for volume in study]
+    ranked["reason"] = pd.Series(reasons, ranked.index, dtype="str")
+    return ranked[list(SERIES_COLUMNS)]
 
 
 def _reason(volume: Any, study: Sequence[Any]) -> str:
