@@ -4,6 +4,7 @@ from benchmarks.ensemble import NUM_FOLDS, made_up_slices, make_tables, measure
 from rsna_task import LABELS, SUBTYPES
 
 
+@pytest.mark.long
 def test_both_steps_run_on_few_rows(tmp_path):
     make_tables(tmp_path, 40 * 35 * NUM_FOLDS, 3, seed=1)
     sent = measure("submission", tmp_path, 3)

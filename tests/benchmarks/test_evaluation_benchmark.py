@@ -3,9 +3,12 @@
 import json
 import sys
 
+import pytest
+
 from benchmarks import evaluation
 
 
+@pytest.mark.long
 def test_few_rows_are_evaluated(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["evaluation.py", "--rows", "4000"])
     evaluation.main()

@@ -20,6 +20,7 @@ def but_the_first(run_fit: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+@pytest.mark.long
 def test_same_weights_and_readable_figures(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

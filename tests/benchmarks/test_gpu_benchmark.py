@@ -152,6 +152,7 @@ if part == "nccl":
 """
 
 
+@pytest.mark.long
 def test_a_failure_leaves_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

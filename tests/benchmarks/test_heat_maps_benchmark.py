@@ -46,6 +46,7 @@ def test_a_network_that_sees_spots_is_measured_so(tmp_path: Path) -> None:
     assert numbers(blind[pointing:], "heat map")[0] < 0.5
 
 
+@pytest.mark.long
 def test_blood_of_phantoms_is_bright_and_in_labelled_slices() -> None:
     study = generate_study(1, 0, benchmark.SEED)
     patient = 1

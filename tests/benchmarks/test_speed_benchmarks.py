@@ -34,6 +34,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     cv2.setNumThreads(num_threads[1])
 
 
+@pytest.mark.long
 def test_loader(run: Any) -> None:
     flags = ("--repeats", "1", "--samples", "4", "--size", "48", "--batch_size", "2")
     table, figures = run(loader, *flags)
@@ -44,6 +45,7 @@ def test_loader(run: Any) -> None:
     assert figures["ratio_cpu"] > 0 and figures["ratio_device"] > 0
 
 
+@pytest.mark.long
 def test_predictor(run: Any, test_data: Path, tmp_path: Path) -> None:
     for file in sorted((test_data / "ge_head").glob("*.dcm"))[:6]:
         (tmp_path / file.name).symlink_to(file)
@@ -55,6 +57,7 @@ def test_predictor(run: Any, test_data: Path, tmp_path: Path) -> None:
     assert {"import", "open", "first study", *parts, "volume", "peak_memory_mb"} < set(figures)
 
 
+@pytest.mark.long
 def test_transforms(run: Any) -> None:
     table, figures = run(transforms, "--size", "48", "--repeats", "1")
     of_pipelines, alone = figures["pipelines"], figures["alone, windows included"]

@@ -9,6 +9,7 @@ from benchmarks import study_epoch
 from common.datasets import samplers
 
 
+@pytest.mark.long
 def test_batches_by_length_hold_less_padding(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
