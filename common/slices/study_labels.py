@@ -73,17 +73,32 @@ def labels_by_study(
     """Return study ids (s,), in order of appearance, and their labels (s, k), by majority.
 
     A label that was given to a study as a whole is that; any other is the largest of the slices'
-    (`max_by_study`). Slices of no known study are in none.
+    (`max_by_study`). A study without a positive slice is unknown where another slice of a volume
+    that has labels is. Slices of no known study are in none.
 
     Args:
-        labels: (n, k) of slices.
+        labels: (n, k) of slices, in volumes where others may have none.
         study_ids: (n,).
     """
     known = pd.notna(np.asarray(study_ids, dtype=object))
     y = majority(labels)[known]
     ids, of_studies, _ = max_by_study(y, np.zeros(y.shape), np.asarray(study_ids)[known])
+    of_studies[(of_studies == 0) & _is_lacking(table, label_names, ids)] = np.nan
     given = read_study_labels(table, label_names, (LABELS_OF_STUDY,))
     if given is None:
         return ids, of_studies
     own = majority(given.reindex(pd.Index(ids)))
     return ids, np.where(np.isnan(own), of_studies, own)
+
+
+def _is_lacking(table: SliceTable, label_names: Sequence[str], ids: NDArray[Any]) -> NDArray[Any]:
+    """Return (s, k): whether a slice lacks the label in a volume of which others have one."""
+    frame = table.frame[["study_id", "store_file"]]
+    own = np.flatnonzero(table.readable & frame["study_id"].isin(ids).to_numpy(dtype=bool))
+    is_unknown = pd.DataFrame(np.isnan(known_labels(table, own, label_names)))
+    if not is_unknown.to_numpy().any():
+        return np.zeros((len(ids), len(label_names)), dtype=bool)
+    frame = frame.iloc[own].reset_index(drop=True)
+    of_volume = is_unknown.groupby(frame["store_file"]).transform
+    lacks = (of_volume("any") & ~of_volume("all")).groupby(frame["study_id"]).any()
+    return lacks.reindex(ids, fill_value=False).to_numpy(dtype=bool)

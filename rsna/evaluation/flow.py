@@ -32,13 +32,15 @@ def write_flow(
     names = task.label_names
     labels = known_labels(table, np.arange(len(table)), names)
     is_labelled = np.asarray(~np.isnan(labels).all(axis=1))
-    labelled = set(table.frame["study_id"][is_labelled].dropna())
+    is_scored = ~np.isnan(main.studies.labels).all(axis=1)
+    study_ids = np.asarray(main.studies.study_ids, dtype=object)
+    # Without those of which too few slices have a label.
+    labelled = set(table.frame["study_id"][is_labelled].dropna()) - set(study_ids[~is_scored])
     of_studies = read_study_labels(table, names, (LABELS_OF_SLICES, LABELS_OF_STUDY))
     if of_studies is not None:
         has_label = np.asarray(~np.isnan(majority(of_studies)).all(axis=1))
         labelled |= set(of_studies.index[has_label])
-    is_scored = ~np.isnan(main.studies.labels).all(axis=1)
-    ids = np.asarray(main.studies.study_ids, dtype=object)[is_scored].tolist()
+    ids = study_ids[is_scored].tolist()
     scored = ScoredIds(ids, main.studies.labels[is_scored], labelled, why_not)
     stages = study_flow(table, scored, names)
     drawing = str(flow_svg(stages))

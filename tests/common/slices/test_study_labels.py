@@ -70,3 +70,24 @@ def test_studies_are_scored_by_their_own_label_where_they_have_one(folder):
     (folder / "studies.parquet").unlink()
     _, labels = labels_by_study(table, LABELS, slices, study_ids)
     assert labels[:, -1].tolist() == [1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("of_table", "expected"),
+    [
+        ([0.0, 0.0, np.nan, 0.0], np.nan),  # nothing is known of one: it may bleed
+        ([1.0, 0.0, np.nan, 0.0], 1.0),
+        ([0.0, 0.0, 0.0, 0.0], 0.0),
+        ([np.nan] * 4, 0.0),  # a volume of which nothing is known says nothing
+    ],
+)
+def test_a_study_is_negative_where_all_of_a_labelled_volume_is(folder, of_table, expected):
+    slices = pd.read_parquet(folder / "slices.parquet")
+    slices.loc[slices["study_id"] == "study2", list(LABELS)] = 0.0
+    slices.loc[slices["study_id"] == "study2", "any"] = of_table
+    slices.to_parquet(folder / "slices.parquet")
+    table = SliceTable.load(folder)
+    scored = np.zeros((2, len(LABELS)))
+    scored[0, -1] = np.nanmax([0.0, *of_table])
+    _, labels = labels_by_study(table, LABELS, scored, ["study2", "study2"])
+    np.testing.assert_array_equal(labels[0], [0.0] * 5 + [expected])
