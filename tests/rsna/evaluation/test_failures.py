@@ -221,3 +221,18 @@ def test_soft_and_model_made_labels_of_studies(dataset, tmp_path):
     scored = scored_of(table)[1]
     stages, _ = write_flow(Evaluated(tmp_path), scored, table, CHALLENGE, "elsewhere")
     assert stages[-1]["excluded"] == {"no label": NUM_PATIENTS - 2, "elsewhere": 1}
+
+
+def test_a_negative_study_with_a_slice_of_which_nothing_is_known_is_not_scored(dataset, tmp_path):
+    table = SliceTable.load(dataset)
+    predictions, _ = scored_of(table)
+    for study in ("study0", "study1"):  # without and with bleeds
+        row = np.flatnonzero(table.frame["study_id"] == study)[0]
+        table.frame.loc[row, list(LABELS)] = np.nan
+        predictions = predictions[predictions["image_id"] != table.frame.loc[row, "image_id"]]
+    scored = score_predictions("x", predictions, table, np.full(6, 0.3))
+    assert scored.metrics["num_studies"] == NUM_PATIENTS - 1
+    known = dict(zip(scored.studies.study_ids, scored.studies.labels[:, -1]))
+    assert np.isnan(known["study0"]) and known["study1"] == 1.0
+    stages, _ = write_flow(Evaluated(tmp_path), scored, table, CHALLENGE, "elsewhere")
+    assert stages[-1]["excluded"] == {"no label": 1}
