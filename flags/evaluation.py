@@ -42,7 +42,7 @@ class EvaluationConfig:
     @property
     def ids(self) -> frozenset[str] | None:
         """The ids; None without the flag."""
-        return None if self.ev_held_out is None else ids_in(self.ev_held_out)
+        return None if self.ev_held_out is None else ids_in("ev_held_out", self.ev_held_out)
 
     @property
     def rule(self) -> "Rule | None":

@@ -222,8 +222,10 @@ def _known(group: Any, name: str, known: Sequence[str]) -> None:
     require(group, name, getattr(group, name) in known, f"one of {', '.join(known)}")
 
 
-def ids_in(value: str) -> frozenset[str]:
-    """Return the ids in a file, or separated by commas."""
+def ids_in(name: str, value: str) -> frozenset[str]:
+    """Return the ids that a flag gives: in a file, or separated by commas."""
     path = Path(value)
+    if path.suffix.lower() in (".csv", ".tsv", ".txt") and not path.is_file():
+        raise InputError(f"--{name} {value}: no such file")
     text = path.read_text("utf-8-sig") if path.is_file() else value
     return frozenset(filter(None, (part.strip() for part in re.split(r"[,\n]", text))))

@@ -116,7 +116,7 @@ class SelectConfig:
         """The ids; none without the flag."""
         if self.pre_select is None:
             return frozenset()
-        return ids_in(self.pre_select)
+        return ids_in("pre_select", self.pre_select)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import flags.combinations
 from common.cli import status_of
 from common.errors import CheckFailed, InputError, Interrupted
 from config import GROUPS, Config, parse_config, recorded_config, resumed_config
+from flags.parsing import ids_in
 
 TRAIN = ("general", "data", "network", "optimizer", "training", "views", "callbacks", "monitor")
 
@@ -397,3 +398,12 @@ def test_auto_on_a_resume_is_what_was_recorded(tmp_path):
         resumed_config(parse(*asked, "--tr_use_amp", "0"))
     # Other bits, but not another experiment; what compiles may be missing on another machine.
     assert resumed_config(parse(*asked, "--tr_compile", "0")).training.tr_compile == 0
+
+
+def test_ids_are_a_list_or_a_file_that_is_there(tmp_path):
+    path = tmp_path / "ids.txt"
+    path.write_text("a\nb, c\n")
+    assert ids_in("ev_held_out", str(path)) == ids_in("ev_held_out", "a,b,c") == {"a", "b", "c"}
+    assert ids_in("pre_select", "1.2.840.1") == {"1.2.840.1"}
+    with pytest.raises(InputError, match=r"--ev_held_out .*id\.txt: no such file"):
+        ids_in("ev_held_out", str(tmp_path / "id.txt"))

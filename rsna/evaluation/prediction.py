@@ -92,7 +92,8 @@ def write_prediction(
         made, missing = build_submission(sample, prediction.predictions, predictor.prior, names)
         write_submission(folder / SUBMISSION_FILE, made, sample)
         if missing:
-            logger.warning("%d images asked for are not in the input: prior", len(missing))
+            lacking = count(len(missing), "image")
+            logger.warning("%s of the sample not in the input, with the prior", lacking)
         by_choice = prediction.left_out.set_index("image_id")["reason"]
         reasons = [by_choice.get(name, "not in the input") for name in missing]
         absent = pd.DataFrame({"image_id": missing, "reason": reasons})
