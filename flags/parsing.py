@@ -4,6 +4,7 @@ A group of flags is a frozen dataclass: a field is a flag, its docstring the hel
 stand in `__post_init__`, whichever way a value came in.
 """
 
+import copy
 import difflib
 import functools
 import itertools
@@ -46,7 +47,7 @@ def parse_flags(
         prepare_help(parser, FULL_HELP in argv)
     rules = _rules(groups)
     given = _parse(parser, argv, rules)
-    values = _defaults(parser) | given
+    values = copy.deepcopy(_defaults(parser)) | given
     for name, kind in _types(groups).items():
         value = values[name]
         if value is None and type(None) not in get_args(kind):
@@ -136,7 +137,7 @@ def build_parser(description: str, groups: tuple[type, ...], passed_over: frozen
 
 @functools.cache
 def _defaults(parser: Any) -> dict[str, Any]:
-    """Not to be changed: making them takes longer than reading what was given."""
+    """Made once: that takes longer than reading what was given."""
     return dict(parser.get_defaults(skip_validation=True).as_dict())
 
 
