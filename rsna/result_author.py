@@ -19,6 +19,7 @@ FORMAT = 1
 NOTICE = (
     "RESEARCH ONLY. Not a medical device: not for diagnosis or treatment. Unverified, preliminary."
 )
+_MEASURED = {"sensitivity": "called of those with", "specificity": "not called of those without"}
 PHANTOMS = "The network was trained on phantoms alone: delivered by force."
 
 
@@ -75,6 +76,16 @@ def _point_facts(record: ModelRecord, study: Mapping[Any, Any]) -> list[str]:
     known = {name: t for name, t in points["thresholds"].items() if t is not None}
     thresholds = ", ".join(f"{name} {value:.4g}" for name, value in known.items())
     facts = [f"Operating point: {rule['kind']} {rule['value']:g}; thresholds: {thresholds}."]
+    # What a rule asks for is not what it gets.
+    for rate, what in _MEASURED.items():
+        found = {name: (points.get(rate) or {}).get(name) for name in known}
+        counts = [
+            f"{name} {each['num_found']} of {each['num_studies']}"
+            for name, each in found.items()
+            if each and each.get("num_studies")
+        ]
+        if counts:
+            facts.append(f"Measured where it was chosen, {what}: {', '.join(counts)}.")
     if study["status"] == "partial":
         facts.append("Nothing is called absent in a study that was not seen whole.")
     return facts

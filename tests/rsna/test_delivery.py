@@ -307,6 +307,19 @@ def test_what_objects_depend_on_changes_their_uids(delivered, reports, head, tmp
         assert made.SeriesInstanceUID != before[name].SeriesInstanceUID
 
 
+def test_a_rule_is_reported_with_what_was_measured_of_it(head, tmp_path):
+    rates = {
+        "sensitivity": {"any": {"num_found": 19, "num_studies": 21}, "subdural": None},
+        "specificity": {"any": {"num_found": 0, "num_studies": 9}},
+    }
+    rule = {"kind": "sensitivity", "value": 0.9, "prevalence": None}
+    net = write_predictor(tmp_path / "net", operating_points={**POINTS, "rule": rule, **rates})
+    one = deliver_one(head, net, tmp_path / "out", dl_heat_map="none")
+    report = texts_of(objects_in(one.folder)["report"])
+    assert "Measured where it was chosen, called of those with: any 19 of 21." in report
+    assert "Measured where it was chosen, not called of those without: any 0 of 9." in report
+
+
 def test_an_operating_point_calls_and_none_calls_nothing(head, tmp_path):
     net = write_predictor(tmp_path / "net", operating_points=POINTS)
     one = deliver_one(head, net, tmp_path / "out", dl_heat_map="none")
@@ -318,6 +331,7 @@ def test_an_operating_point_calls_and_none_calls_nothing(head, tmp_path):
     assert re.search(r"Subdural hemorrhage: probability [\d.]+ %, called absent", report)
     assert "Epidural hemorrhage: probability" in report
     assert report.count("called") == 2
+    assert "Measured" not in report
     groups = objects["measurements"].ContentSequence[-1 - len(COMMENTS)].ContentSequence
     calls = {}
     for group in groups:
