@@ -333,7 +333,9 @@ class _Study:
         missing = "" if whole else f" Not the whole study: {reason}."
         known = has_ends or num_slices == 1
         order = "" if known else " Nothing tells which end of it is nearer the feet."
-        return f"{count(num_slices, 'slice')} of one volume.{order}{missing}"
+        # Nothing else tells a reader that a whole study was a slice, or half a head.
+        shown = f"The study shows {self.study['coverage_mm']:.0f} mm of brain."
+        return f"{count(num_slices, 'slice')} of one volume. {shown}{order}{missing}"
 
     def _caption(self, place: int, probabilities: NDArray[np.float64], has_ends: bool) -> str:
         p = percent_text(float(probabilities[place, -1]))

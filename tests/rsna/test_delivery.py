@@ -343,6 +343,17 @@ def test_an_operating_point_calls_and_none_calls_nothing(head, tmp_path):
     assert conformance_errors(one.folder / "measurements.dcm") == set()
 
 
+def test_a_study_of_one_slice_says_how_little_it_shows(head, reports, predictor, tmp_path):
+    shutil.copytree(head, tmp_path / "in", ignore=lambda _, names: sorted(names)[1:])
+    one = deliver_one(tmp_path / "in", predictor, tmp_path / "out", dl_heat_map="none")
+    shown = []
+    for folder in (one.folder, reports):
+        texts = " ".join(texts_of(objects_in(folder)["report"]))
+        shown.append(re.search(r"(\d+) slices? of .*? shows (\d+) mm of brain\.", texts).groups())
+    assert shown[0] == ("1", "5"), "the usual spacing"
+    assert shown[1][0] == "6" and 20 < int(shown[1][1]) < 60
+
+
 def test_a_study_that_was_not_seen_whole_says_so_and_is_never_called_absent(tmp_path):
     source = write_head(tmp_path / "in")
     damaged = pydicom.dcmread(source / "2.dcm")
@@ -357,7 +368,8 @@ def test_a_study_that_was_not_seen_whole_says_so_and_is_never_called_absent(tmp_
     assert record["decisions"] == {"call": 1, "call_subdural": None}
     objects = objects_in(one.folder)
     report = " ".join(texts_of(objects["report"]))
-    assert "5 slices of one volume. Not the whole study: 1 slice can't be read" in report
+    assert "5 slices of one volume. " in report
+    assert "mm of brain. Not the whole study: 1 slice can't be read" in report
     assert "Nothing is called absent in a study that was not seen whole." in report
     assert report.count(", called present") == 1 and ", called absent" not in report
     for made in objects.values():
