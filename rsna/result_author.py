@@ -76,6 +76,8 @@ def _point_facts(record: ModelRecord, study: Mapping[Any, Any]) -> list[str]:
     known = {name: t for name, t in points["thresholds"].items() if t is not None}
     thresholds = ", ".join(f"{name} {value:.4g}" for name, value in known.items())
     facts = [f"Operating point: {rule['kind']} {rule['value']:g}; thresholds: {thresholds}."]
+    if study["status"] == "partial":
+        facts.append("Nothing is called absent in a study that was not seen whole.")
     # What a rule asks for is not what it gets.
     for rate, what in _MEASURED.items():
         found = {name: (points.get(rate) or {}).get(name) for name in known}
@@ -86,6 +88,4 @@ def _point_facts(record: ModelRecord, study: Mapping[Any, Any]) -> list[str]:
         ]
         if counts:
             facts.append(f"Measured where it was chosen, {what}: {', '.join(counts)}.")
-    if study["status"] == "partial":
-        facts.append("Nothing is called absent in a study that was not seen whole.")
     return facts
