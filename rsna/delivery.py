@@ -82,6 +82,7 @@ class Delivered:
         probabilities: by label; empty where there are none of the study's own.
         documents: by kind the UIDs of the documents (class, series, instance), which a later
             version of the result names as its predecessors; plain types.
+        missing: what of a study that is delivered was not seen; empty where it was seen whole.
     """
 
     folder: Path
@@ -89,6 +90,7 @@ class Delivered:
     reason: str
     probabilities: Mapping[str, float]
     documents: Mapping[str, Document] = field(default_factory=dict)
+    missing: str = ""
 
     def line(self) -> str:
         """Return what happened in one line, without an id of the patient or the study."""
@@ -229,7 +231,9 @@ class _Study:
             sync_folder(temporary)
         sync_folder(folder.parent)
         documents = {kind: _document(objects[kind]) for kind in (MACHINE, TEXT) if kind in objects}
-        return Delivered(folder, status, reason, self._probabilities(), documents)
+        is_part = status == DELIVERED and self.study["status"] == "partial"
+        missing = visible(str(self.study["reason"]), 200) if is_part else ""
+        return Delivered(folder, status, reason, self._probabilities(), documents, missing)
 
     def _probabilities(self) -> dict[str, float]:
         if self.study["status"] not in _SEEN:
@@ -333,7 +337,9 @@ class _Study:
         missing = "" if whole else f" Not the whole study: {reason}."
         known = has_ends or num_slices == 1
         order = "" if known else " Nothing tells which end of it is nearer the feet."
-        return f"{count(num_slices, 'slice')} of one volume.{order}{missing}"
+        # Nothing else tells a reader that a whole study was a slice, or half a head.
+        shown = f"The study shows {self.study['coverage_mm']:.0f} mm of brain."
+        return f"{count(num_slices, 'slice')} of one volume. {shown}{order}{missing}"
 
     def _caption(self, place: int, probabilities: NDArray[np.float64], has_ends: bool) -> str:
         p = percent_text(float(probabilities[place, -1]))

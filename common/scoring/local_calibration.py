@@ -130,11 +130,18 @@ def cross_fit_local(data: LocalData, seed: int) -> tuple[Floats, Floats]:
     """Return probabilities of slices (n, k) and of studies (s, k), fitted on other patients.
 
     Raises:
-        InputError: all are of one patient.
+        InputError: all are of one patient, or hardly any has, or lacks, any of the labels.
     """
     patients = pd.unique(np.concatenate([data.patients, data.study_patients]))
     if len(patients) < 2:
         raise InputError("all that has a label is of one patient: nothing can be fitted and scored")
+    for value, what in ((1, "positive"), (0, "negative")):
+        num = len(_patients_with(data, value))
+        if num < 2:
+            raise InputError(
+                f"{num} of {len(patients)} patients with a {what} label: too few to fit to: it "
+                "takes two with a finding and two without"
+            )
     order = np.random.default_rng(seed).permutation(np.sort(patients.astype(str)))
     slices = np.full(data.logits.shape, np.nan)
     studies = np.full(data.study_labels.shape, np.nan)
@@ -145,6 +152,12 @@ def cross_fit_local(data: LocalData, seed: int) -> tuple[Floats, Floats]:
         chosen = np.isin(data.study_patients, scored)
         studies[chosen] = fitted.studies.apply(data.features(fitted.slices).of(chosen))
     return slices, studies
+
+
+def _patients_with(data: LocalData, value: int) -> set[str]:
+    """Return the patients with this value of any label, of a slice or of a study."""
+    parts = ((data.labels, data.patients), (data.study_labels, data.study_patients))
+    return {str(one) for labels, ids in parts for one in ids[(labels == value).any(axis=1)]}
 
 
 def score_local(

@@ -73,12 +73,13 @@ def list_series(frame: pd.DataFrame) -> pd.DataFrame:
     Returns:
         `SERIES_COLUMNS`, sorted by study: spacing_mm is the median gap between slices, brain_mm the
         length along which there is brain, coverage_mm the length of head of the whole study that
-        the volume shows, num_gaps the places where slices seem to be missing, num_same_position
-        the slices at the position of the one before, num_found the slices of the volume with
-        those that can't be read, used 0 or 1. Unreadable slices are counted with their volume, or
-        the largest of their series, or have a row of their own where it has none. Slices that are
-        sound but not asked for (scouts, reformats, ...) have a row for each series and status,
-        with their number in num_left_out. Slices of no known study have no row.
+        the volume shows, num_gaps the places where slices seem to be missing, or show nothing of
+        the brain between others that do, num_same_position the slices at the position of the one
+        before, num_found the slices of the volume with those that can't be read, used 0 or 1.
+        Unreadable slices are counted with their volume, or the largest of their series, or have a
+        row of their own where it has none. Slices that are sound but not asked for (scouts,
+        reformats, ...) have a row for each series and status, with their number in num_left_out.
+        Slices of no known study have no row.
     """
     # Each step copies every column: without the others it takes half the time.
     frame = frame[[*_NEEDED, *(name for name in _OPTIONAL if name in frame)]]
@@ -184,7 +185,7 @@ def _why_partial(row: Mapping[Any, Any], num_lost: int, sent_mm: float) -> str:
         of_others = f", {num_lost - own} of them of other series" if num_lost > own else ""
         reasons.append(f"{count(num_lost, 'slice')} can't be read{of_others}")
     if row["num_gaps"]:
-        reasons.append(f"slices seem to be missing in {count(row['num_gaps'], 'place')}")
+        reasons.append(f"slices seem to be missing or blank in {count(row['num_gaps'], 'place')}")
     missing_mm = sent_mm - row["brain_mm"]
     spacing_mm = row["spacing_mm"] if row["spacing_mm"] == row["spacing_mm"] else 0.0
     if missing_mm > max(LARGEST_MISSING_MM, 2 * spacing_mm):
@@ -198,7 +199,8 @@ def _describe(frame: pd.DataFrame) -> pd.DataFrame:
     groups = slices.groupby("store_file")
     volumes = groups[["study_id", *_OF_FIRST]].first().reset_index()
     positions = slices["position_mm"].to_numpy(dtype=np.float64)
-    has_brain = ~(slices["brain_fraction"].to_numpy(dtype=np.float64) < MIN_BRAIN_FRACTION)
+    fractions = slices["brain_fraction"].to_numpy(dtype=np.float64)
+    has_brain = ~(fractions < MIN_BRAIN_FRACTION)
     sharpness = slices["sharpness"].to_numpy(dtype=np.float64)
     selected = slices["selected"].eq(True).to_numpy(dtype=bool, na_value=False)
     spans, measured = np.full((len(slices), 2), np.nan), []
@@ -206,6 +208,7 @@ def _describe(frame: pd.DataFrame) -> pd.DataFrame:
     for start, end in itertools.pairwise([0, *ends.tolist()]):
         own = slice(start, end)
         spans[own], found = _measure(positions[own], has_brain[own])
+        found["num_gaps"] += _num_blank_runs(fractions[own] == 0, has_brain[own])
         of_all = {"sharpness": _median(sharpness[own]), "selected": bool(selected[own].any())}
         measured.append(found | of_all | {"num_slices": end - start})
     volumes = volumes.join(pd.DataFrame(measured, columns=list(_MEASURED)))
@@ -243,6 +246,15 @@ def _measure(positions_mm: Floats, has_brain: NDArray[np.bool_]) -> tuple[Floats
         "num_same_position": int((gaps <= SAME_POSITION_MM).sum()),
     }
     return np.stack([positions_mm - below / 2, positions_mm + above / 2], axis=1), found
+
+
+def _num_blank_runs(is_blank: NDArray[np.bool_], has_brain: NDArray[np.bool_]) -> int:
+    """Return the runs of slices without any brain that lie between slices that show it."""
+    places = np.flatnonzero(is_blank | has_brain)
+    before, after = is_blank[places][:-1], is_blank[places][1:]
+    starts = np.flatnonzero(~before & after)
+    ends = np.flatnonzero(before & ~after)
+    return int(sum((ends > start).any() for start in starts))
 
 
 def _filled(values: Floats, others: Floats | float) -> Floats:

@@ -186,6 +186,9 @@ def _lines(found: Found) -> Iterator[str]:
         p = "-" if np.isnan(row["p_value"]) else f"{row['p_value']:.4f}"
         end = "  alarm" if row["alarm"] else ""
         yield f"{row['column']:<{width}} {old:>10} {new:>10} {p:>8}{end}"
-    others = len(found.columns) - len(shown)
-    if others:
-        yield f"{count(others, 'further column')} without an alarm in {TABLE_FILE}"
+    is_compared = found.columns["p_value"].iloc[len(shown) :].notna()
+    if len(is_compared):
+        rest = f"{count(int(is_compared.sum()), 'further column')} without an alarm"
+        if num := int((~is_compared).sum()):
+            rest += f", {num} not compared (unknown on one side, or the same everywhere)"
+        yield f"{rest}, in {TABLE_FILE}"

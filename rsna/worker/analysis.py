@@ -8,6 +8,7 @@ from typing import Any
 from common.errors import InputError
 from config import Config
 from rsna.delivery import Deliverer
+from rsna.worker.journal import PARTIAL
 from rsna.worker.serving import Analyse
 from rsna.worker.setup import predictor_digest
 
@@ -33,7 +34,7 @@ def open_analysis(settings: Mapping[str, Any]) -> Analyse:
         studies = [
             {
                 "folder": one.folder.name,
-                "reason": one.reason,
+                "reason": one.reason or (PARTIAL + one.missing if one.missing else ""),
                 "probability": list(one.probabilities.values())[-1:],
                 "documents": {kind: dict(uids) for kind, uids in one.documents.items()},
             }

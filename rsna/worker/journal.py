@@ -38,6 +38,8 @@ STATES = {
 """Every state of a job, in words that follow "the study"."""
 _TIMED = (PREDICTED, SENT, COMMITTED)
 _DELIVERED = (*_TIMED, REFUSED)
+PARTIAL, AND = "partial: ", " | "
+"""Begins the reason of a job whose study was not seen whole; ends it, where another follows."""
 SHORT = 8
 """Characters of a key that logs, pages and file names show."""
 VERSION = 1
@@ -106,6 +108,12 @@ class Job:
     @property
     def short(self) -> str:
         return self.key[:SHORT]
+
+    @property
+    def missing(self) -> str:
+        """What of the study was not seen; empty where it was seen whole, or not predicted."""
+        is_part = self.reason.startswith(PARTIAL)
+        return self.reason.removeprefix(PARTIAL).split(AND)[0] if is_part else ""
 
     @property
     def num_slices(self) -> int:
@@ -257,8 +265,13 @@ class Journal:
         return self.find(key)
 
     def move(self, job: Job, state: str, reason: str = "", **columns: Any) -> Job:
-        """Put a job into another state, or the same one, and set other columns with it."""
+        """Put a job into another state, or the same one, and set other columns with it.
+
+        That its study was not seen whole stays in the reason until it is predicted anew.
+        """
         now = self.now()
+        if job.missing and state not in (NEW, REJECTED):
+            reason = AND.join(filter(None, (PARTIAL + job.missing, reason)))
         column = PREDICTED if state == SHADOW else state
         if column in _TIMED and state != job.state:
             columns[column] = now

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from rsna.worker.journal import (
     PREDICTED,
     REFUSED,
     REJECTED,
+    SHADOW,
     STATES,
     Job,
     Journal,
@@ -100,7 +101,10 @@ class Records:
             file.write(json.dumps(line) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        logger.info(" ".join(str(value) for name, value in line.items() if name != "time"))
+        shown = {name: value for name, value in line.items() if name != "time"}
+        bare = ("key", "event", "reason")
+        words = (str(value) if name in bare else f"{name} {value}" for name, value in shown.items())
+        logger.info(" ".join(words))
 
     def moved(self, job: Job, **facts: Any) -> None:
         """Note that a job has come into its state."""
@@ -141,12 +145,24 @@ class Records:
 
 def _index(journal: Journal) -> pd.DataFrame:
     columns = ["study", "any", "state", "slices", "replaces", "predictor", "predicted"]
-    rows = []
-    for job in journal.most_probable(MOST_ROWS):
+    rows, jobs = [], journal.most_probable(MOST_ROWS)
+    earlier = _shadow_versions(jobs)
+    for job in jobs:
         before, predictor, when = (job.predecessor or "")[:8], job.predictor[:8], job.predicted or 0
         own = (job.short, job.probability, job.state, job.num_slices)
-        rows.append((*own, before, predictor, _time(when)))
-    return pd.DataFrame(rows, columns=columns)
+        rows.append((*own, before or earlier.get(job.key, ""), predictor, _time(when), job.missing))
+    return pd.DataFrame(rows, columns=[*columns, "not_seen"])
+
+
+def _shadow_versions(jobs: Iterable[Job]) -> dict[str, str]:
+    """Return by key the version before, in shadow mode, whose objects name none."""
+    last: dict[str, str] = {}
+    found: dict[str, str] = {}
+    for job in sorted(jobs, key=lambda one: one.number):
+        if job.state == SHADOW:
+            found[job.key] = last.get(job.study, "")
+            last[job.study] = job.short
+    return found
 
 
 def _time(seconds: float) -> str:

@@ -107,7 +107,7 @@ def write_results(
     (folder / "result.json").write_text("{}")
     return {
         "folder": folder.name,
-        "reason": "",
+        "reason": settings.get("reason", ""),
         "probability": [len(slices) / 100],
         "documents": documents,
     }

@@ -307,6 +307,19 @@ def test_what_objects_depend_on_changes_their_uids(delivered, reports, head, tmp
         assert made.SeriesInstanceUID != before[name].SeriesInstanceUID
 
 
+def test_a_rule_is_reported_with_what_was_measured_of_it(head, tmp_path):
+    rates = {
+        "sensitivity": {"any": {"num_found": 19, "num_studies": 21}, "subdural": None},
+        "specificity": {"any": {"num_found": 0, "num_studies": 9}},
+    }
+    rule = {"kind": "sensitivity", "value": 0.9, "prevalence": None}
+    net = write_predictor(tmp_path / "net", operating_points={**POINTS, "rule": rule, **rates})
+    one = deliver_one(head, net, tmp_path / "out", dl_heat_map="none")
+    report = texts_of(objects_in(one.folder)["report"])
+    assert "Measured where it was chosen, called of those with: any 19 of 21." in report
+    assert "Measured where it was chosen, not called of those without: any 0 of 9." in report
+
+
 def test_an_operating_point_calls_and_none_calls_nothing(head, tmp_path):
     net = write_predictor(tmp_path / "net", operating_points=POINTS)
     one = deliver_one(head, net, tmp_path / "out", dl_heat_map="none")
@@ -318,6 +331,7 @@ def test_an_operating_point_calls_and_none_calls_nothing(head, tmp_path):
     assert re.search(r"Subdural hemorrhage: probability [\d.]+ %, called absent", report)
     assert "Epidural hemorrhage: probability" in report
     assert report.count("called") == 2
+    assert "Measured" not in report
     groups = objects["measurements"].ContentSequence[-1 - len(COMMENTS)].ContentSequence
     calls = {}
     for group in groups:
@@ -327,6 +341,17 @@ def test_an_operating_point_calls_and_none_calls_nothing(head, tmp_path):
             calls[finding] = items["121052"].ConceptCodeSequence[0].CodeValue
     assert calls == {"1386000": "52101004", "35486000": "272519000"}
     assert conformance_errors(one.folder / "measurements.dcm") == set()
+
+
+def test_a_study_of_one_slice_says_how_little_it_shows(head, reports, predictor, tmp_path):
+    shutil.copytree(head, tmp_path / "in", ignore=lambda _, names: sorted(names)[1:])
+    one = deliver_one(tmp_path / "in", predictor, tmp_path / "out", dl_heat_map="none")
+    shown = []
+    for folder in (one.folder, reports):
+        texts = " ".join(texts_of(objects_in(folder)["report"]))
+        shown.append(re.search(r"(\d+) slices? of .*? shows (\d+) mm of brain\.", texts).groups())
+    assert shown[0] == ("1", "5"), "the usual spacing"
+    assert shown[1][0] == "6" and 20 < int(shown[1][1]) < 60
 
 
 def test_a_study_that_was_not_seen_whole_says_so_and_is_never_called_absent(tmp_path):
@@ -340,10 +365,12 @@ def test_a_study_that_was_not_seen_whole_says_so_and_is_never_called_absent(tmp_
     assert (one.status, record["study"]["status"], record["num_slices"]) == (
         "delivered", "partial", 5,
     )  # fmt: skip
+    assert "1 slice can't be read" in one.missing
     assert record["decisions"] == {"call": 1, "call_subdural": None}
     objects = objects_in(one.folder)
     report = " ".join(texts_of(objects["report"]))
-    assert "5 slices of one volume. Not the whole study: 1 slice can't be read" in report
+    assert "5 slices of one volume. " in report
+    assert "mm of brain. Not the whole study: 1 slice can't be read" in report
     assert "Nothing is called absent in a study that was not seen whole." in report
     assert report.count(", called present") == 1 and ", called absent" not in report
     for made in objects.values():

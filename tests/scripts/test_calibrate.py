@@ -169,6 +169,18 @@ def test_labels_of_studies_calibrate_studies(monkeypatch, root):
     assert list(content["calibrated_on"]["scores"]) == ["studies"]
 
 
+def test_labels_that_are_all_negative_make_no_calibrated_predictor(monkeypatch, capsys, root):
+    dataset = root / "input" / "datasets" / "negative"
+    frame = make_dataset(dataset, num_patients=6).frame
+    flags = ("--pr_predictor", str(root / "net"), "--data_dataset", "negative")
+    for num, positive in ((0, frame["study_id"].isna()), (1, frame["study_id"].eq("study3"))):
+        labels = dict.fromkeys(LABELS, positive.astype(float))
+        frame.assign(**labels).to_parquet(dataset / "slices.parquet")
+        told = refused(monkeypatch, capsys, root, calibrate, *flags)
+        assert f"{num} of 6 patients with a positive label" in told
+    assert not (root / "net_negative").exists()
+
+
 def test_shares_of_raters_count_by_majority_and_labels_by_a_model_not_at_all(monkeypatch, root):
     dataset = root / "input" / "datasets" / "soft"
     frame = make_dataset(dataset, num_patients=20).frame

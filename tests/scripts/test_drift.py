@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -97,8 +98,19 @@ def test_a_reference_is_fitted_and_a_shift_of_hu_found(monkeypatch, capsys, root
     assert run(monkeypatch, root, "--dr_input", str(root / "brighter")) == 0
     shown = capsys.readouterr().out
     assert "ALARM: these studies differ" in shown and "probabilities are not among" in shown
+    compared, listed, further, left = (
+        int(re.search(words, shown)[1])
+        for words in (
+            r"in (\d+) columns\n",
+            r"differ in (\d+) column",
+            r"\n(\d+) further columns? without an alarm",
+            r", (\d+) not compared",
+        )
+    )
+    assert max(listed, 10) + further == compared
     place = root / "output" / "drift" / "0001_brighter"
     found = pd.read_csv(place / "drift.csv").set_index("column")
+    assert compared + left == len(found)
     assert found.loc["hu_q50", "alarm"]
     assert found.loc["hu_q50", "new"] - found.loc["hu_q50", "reference"] == pytest.approx(
         4, abs=0.1

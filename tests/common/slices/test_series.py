@@ -79,6 +79,20 @@ def test_each_slice_counts_with_its_own_step_and_a_gap_with_none():
     assert (listed["num_gaps"], listed["brain_mm"]) == (2, 146 - 4 - 8)
 
 
+def test_blank_slices_between_others_make_a_study_partial():
+    """As where a file was copied in part: pixels that never came are 0."""
+    frame = series("s", "a", 12, 5.0)
+    fractions = [0.0, 0.01, 0.3, 0.0, 0.0, 0.3, 0.01, 0.0, 0.3, 0.3, 0.01, 0.0]
+    frame["brain_fraction"] = fractions
+    (listed,) = list_series(frame).to_dict("records")
+    assert listed["num_gaps"] == 2, "those below and above the head are none"
+    studies = list_studies(frame, np.full((12, 1), 0.1), list_series(frame), np.ones(1), ["any"])
+    assert studies["status"].tolist() == ["partial"]
+    assert studies["reason"].tolist() == ["slices seem to be missing or blank in 2 places"]
+    frame["brain_fraction"] = np.where(np.equal(fractions, 0), 0.001, fractions)
+    assert list_series(frame)["num_gaps"].tolist() == [0], "some brain is seen in all"
+
+
 def test_positions_that_are_unknown_or_equal_are_no_obstacle():
     frame = table(
         series("s", "unknown", 30, np.nan),

@@ -724,6 +724,35 @@ def test_the_index_is_sorted_and_the_metrics_count(site, pacs):
     assert "<td>0.03" in (site.work / "index.html").read_text()
 
 
+def test_the_index_says_what_was_not_seen_whatever_the_pacs_does(site, pacs):
+    site.put("1", 2)
+    words = "2 slices can't be read; slices seem to be missing in 1 place"
+    worker = site.worker(settings={"reason": f"partial: {words}"})
+    pacs.num_to_lose = 1
+    site.rounds(worker)
+    assert states(worker) == {"committed": 1}
+    row = (site.work / "index.csv").read_text().splitlines()[1]
+    assert row.endswith(f",{words}")
+    audit = (site.work / "audit-2027-01.jsonl").read_text()
+    assert f'"reason": "partial: {words} | the PACS lacks' in audit
+    (job,) = worker.journal.in_states(["committed"])
+    again = worker.journal.move(job, "new")
+    assert (job.missing, again.missing) == (words, "")
+
+
+def test_the_index_of_shadow_mode_names_the_version_before(site):
+    site.put("1", 2)
+    worker = site.worker(wk_shadow=1)
+    site.rounds(worker)
+    site.put("1", 1, first=2)
+    site.put("2", 1)
+    site.rounds(worker)
+    rows = [row.split(",") for row in (site.work / "index.csv").read_text().splitlines()[1:]]
+    assert [row[1] for row in rows] == ["0.03", "0.02", "0.01"]
+    assert [row[4] for row in rows] == [rows[1][0], "", ""]
+    assert all(job.predecessor is None for job in worker.journal.in_states(["shadow"]))
+
+
 @pytest.mark.parametrize("name", ["index.csv", "index.html"])
 def test_an_index_that_cannot_be_written_costs_nothing(site, pacs, name):
     (site.work / name).mkdir()  # As where the disk is full from the start on.
