@@ -250,11 +250,9 @@ def _measure(positions_mm: Floats, has_brain: NDArray[np.bool_]) -> tuple[Floats
 
 def _num_blank_runs(is_blank: NDArray[np.bool_], has_brain: NDArray[np.bool_]) -> int:
     """Return the runs of slices without any brain that lie between slices that show it."""
-    places = np.flatnonzero(is_blank | has_brain)
-    before, after = is_blank[places][:-1], is_blank[places][1:]
-    starts = np.flatnonzero(~before & after)
-    ends = np.flatnonzero(before & ~after)
-    return int(sum((ends > start).any() for start in starts))
+    shown = np.flatnonzero(has_brain)
+    between = is_blank[shown[0] : shown[-1]] if len(shown) else is_blank[:0]
+    return int(np.sum(between[1:] & ~between[:-1]))
 
 
 def _filled(values: Floats, others: Floats | float) -> Floats:
