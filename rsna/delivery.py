@@ -94,9 +94,9 @@ class Delivered:
 
     def line(self) -> str:
         """Return what happened in one line, without an id of the patient or the study."""
-        shown = ", ".join(
-            f"{name} {p:.3f}" for name, p in reversed(list(self.probabilities.items()))
-        )
+        values = reversed(list(self.probabilities.items()))
+        shown = ", ".join(f"{name} {p:.3f}" for name, p in values)
+        shown += f" (not the whole study: {self.missing})" if self.missing else ""
         return f"{self.folder}: {self.status}: {shown if self.status == DELIVERED else self.reason}"
 
 

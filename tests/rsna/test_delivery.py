@@ -365,7 +365,10 @@ def test_a_study_that_was_not_seen_whole_says_so_and_is_never_called_absent(tmp_
     assert (one.status, record["study"]["status"], record["num_slices"]) == (
         "delivered", "partial", 5,
     )  # fmt: skip
-    assert "1 slice can't be read" in one.missing
+    assert (
+        "1 slice can't be read" in one.missing
+        and f"(not the whole study: {one.missing})" in one.line()
+    )
     assert record["decisions"] == {"call": 1, "call_subdural": None}
     objects = objects_in(one.folder)
     report = " ".join(texts_of(objects["report"]))
