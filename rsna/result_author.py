@@ -19,7 +19,6 @@ FORMAT = 1
 NOTICE = (
     "RESEARCH ONLY. Not a medical device: not for diagnosis or treatment. Unverified, preliminary."
 )
-_MEASURED = {"sensitivity": "called of those with", "specificity": "not called of those without"}
 PHANTOMS = "The network was trained on phantoms alone: delivered by force."
 
 
@@ -79,7 +78,7 @@ def _point_facts(record: ModelRecord, study: Mapping[Any, Any]) -> list[str]:
     if study["status"] == "partial":
         facts.append("Nothing is called absent in a study that was not seen whole.")
     # What a rule asks for is not what it gets.
-    for rate, what in _MEASURED.items():
+    for rate in ("sensitivity", "specificity"):
         found = {name: (points.get(rate) or {}).get(name) for name in known}
         counts = [
             f"{name} {each['num_found']} of {each['num_studies']}"
@@ -87,5 +86,6 @@ def _point_facts(record: ModelRecord, study: Mapping[Any, Any]) -> list[str]:
             if each and each.get("num_studies")
         ]
         if counts:
-            facts.append(f"Measured where it was chosen, {what}: {', '.join(counts)}.")
+            shown = ", ".join(counts)
+            facts.append(f"{rate.capitalize()} on the data that it was chosen on: {shown}.")
     return facts

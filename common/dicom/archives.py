@@ -159,10 +159,8 @@ def explain_not_dicom(folder: Path, source_file: str, start: bytes) -> RejectedF
             return RejectedFile("bad_archive", "an archive without files")
     if kind is None:
         return None
-    return RejectedFile("not_dicom", f"an archive ({kind}): unpack it ({_OPENED})")
-
-
-_OPENED = "files named .zip are opened by scripts, not by a worker"
+    rule = "files named .zip are opened by scripts, not by a worker"
+    return RejectedFile("not_dicom", f"an archive ({kind}): unpack it ({rule})")
 
 
 class MemberStream(io.BufferedIOBase):

@@ -101,7 +101,8 @@ def read_index(
         has_reason = files["reason"].notna()
         refused, files = _refused(files[has_reason]), files[~has_reason]
     kept = read_shards(index_folder)
-    known = _unchanged(kept, files, reader, runner.limits)
+    earlier = kept[kept["reader"] == reader.version + _EARLIER]
+    known = _with_hashes(_unchanged(kept, files, reader, runner.limits), earlier)
     missing = files[~files["source_file"].isin(known["source_file"])]
     if missing.empty:
         return pd.concat([known, refused], ignore_index=True)
@@ -113,7 +114,7 @@ def read_index(
             passing.append(shard[is_transient])
             found.append(shard[~is_transient])
             write_parquet(index_folder / f"headers-{uuid.uuid4().hex}.parquet", found[-1])
-    known = _with_hashes(pd.concat(found, ignore_index=True), kept[_is_earlier(kept, reader)])
+    known = _with_hashes(pd.concat(found, ignore_index=True), earlier)
     known = known.sort_values(["source_file", "frame"], ignore_index=True)
     _consolidate(index_folder, known)
     return pd.concat([known, *passing], ignore_index=True)
@@ -263,10 +264,6 @@ def is_raised(exceeded: str, limit: float, limits: Limits | None) -> bool:
     return now == 0 or now > limit
 
 
-def _is_earlier(kept: pd.DataFrame, reader: SliceReader) -> pd.Series:
-    return kept["reader"] == reader.version + _EARLIER
-
-
 def _unchanged(
     kept: pd.DataFrame, files: pd.DataFrame, reader: SliceReader, limits: Limits | None
 ) -> pd.DataFrame:
@@ -278,7 +275,6 @@ def _unchanged(
         again = [is_raised(status, limit, limits) for limit in known["limit"]]
         known = known[~(known["status"].eq(status) & pd.Series(again, known.index, dtype=bool))]
     known = known.drop_duplicates(_FRAME_KEY, keep="last")
-    known = _with_hashes(known, kept[_is_earlier(kept, reader)])
     known = known.merge(files[["source_file", "size", "mtime_ns"]], how="inner")
     return known.sort_values(["source_file", "frame"], ignore_index=True)
 

@@ -139,8 +139,8 @@ def cross_fit_local(data: LocalData, seed: int) -> tuple[Floats, Floats]:
         num = len(_patients_with(data, value))
         if num < 2:
             raise InputError(
-                f"{num} of {len(patients)} patients with a {what} label: too few to fit to: it "
-                "takes two with a finding and two without"
+                f"{num} of {len(patients)} patients with a {what} label: a calibration needs two "
+                "patients with a finding and two without"
             )
     order = np.random.default_rng(seed).permutation(np.sort(patients.astype(str)))
     slices = np.full(data.logits.shape, np.nan)

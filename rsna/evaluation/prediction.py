@@ -93,7 +93,9 @@ def write_prediction(
         write_submission(folder / SUBMISSION_FILE, made, sample)
         if missing:
             lacking = count(len(missing), "image")
-            logger.warning("%s of the sample not in the input, with the prior", lacking)
+            logger.warning(
+                "%s of the sample submission not in the input: the prior is written", lacking
+            )
         by_choice = prediction.left_out.set_index("image_id")["reason"]
         reasons = [by_choice.get(name, "not in the input") for name in missing]
         absent = pd.DataFrame({"image_id": missing, "reason": reasons})

@@ -111,7 +111,7 @@ class Job:
 
     @property
     def missing(self) -> str:
-        """What of the study was not seen; empty where it was seen whole, or not predicted."""
+        """Why the study was not seen whole; empty where it was, or was not predicted."""
         is_part = self.reason.startswith(PARTIAL)
         return self.reason.removeprefix(PARTIAL).split(AND)[0] if is_part else ""
 

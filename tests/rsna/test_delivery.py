@@ -316,8 +316,8 @@ def test_a_rule_is_reported_with_what_was_measured_of_it(head, tmp_path):
     net = write_predictor(tmp_path / "net", operating_points={**POINTS, "rule": rule, **rates})
     one = deliver_one(head, net, tmp_path / "out", dl_heat_map="none")
     report = texts_of(objects_in(one.folder)["report"])
-    assert "Measured where it was chosen, called of those with: any 19 of 21." in report
-    assert "Measured where it was chosen, not called of those without: any 0 of 9." in report
+    assert "Sensitivity on the data that it was chosen on: any 19 of 21." in report
+    assert "Specificity on the data that it was chosen on: any 0 of 9." in report
 
 
 def test_an_operating_point_calls_and_none_calls_nothing(head, tmp_path):
@@ -331,7 +331,7 @@ def test_an_operating_point_calls_and_none_calls_nothing(head, tmp_path):
     assert re.search(r"Subdural hemorrhage: probability [\d.]+ %, called absent", report)
     assert "Epidural hemorrhage: probability" in report
     assert report.count("called") == 2
-    assert "Measured" not in report
+    assert "Sensitivity" not in report and "Specificity" not in report
     groups = objects["measurements"].ContentSequence[-1 - len(COMMENTS)].ContentSequence
     calls = {}
     for group in groups:
@@ -365,15 +365,15 @@ def test_a_study_that_was_not_seen_whole_says_so_and_is_never_called_absent(tmp_
     assert (one.status, record["study"]["status"], record["num_slices"]) == (
         "delivered", "partial", 5,
     )  # fmt: skip
-    assert (
-        "1 slice can't be read" in one.missing
-        and f"(not the whole study: {one.missing})" in one.line()
-    )
+    assert "1 slice can't be read" in one.missing
+    assert one.line().endswith(f" (not the whole study: {one.missing})")
     assert record["decisions"] == {"call": 1, "call_subdural": None}
     objects = objects_in(one.folder)
     report = " ".join(texts_of(objects["report"]))
-    assert "5 slices of one volume. " in report
-    assert "mm of brain. Not the whole study: 1 slice can't be read" in report
+    shown = (
+        r"5 slices of one volume\. The study shows \d+ mm of brain\. Not the whole study: 1 slice "
+    )
+    assert re.search(f"{shown}can't be read", report)
     assert "Nothing is called absent in a study that was not seen whole." in report
     assert report.count(", called present") == 1 and ", called absent" not in report
     for made in objects.values():

@@ -155,7 +155,7 @@ KINDS_OF_ROWS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=100)
+@settings(max_examples=200)
 @given(st.lists(KINDS_OF_ROWS, min_size=1, max_size=30), st.booleans())
 def test_the_rows_of_both_sides_equal_a_plain_loop(rows: list[dict], has_many_folds: bool) -> None:
     """Patients 0 to 2 are always trained on, the others are in the folds 0 and 1."""

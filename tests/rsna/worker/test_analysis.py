@@ -1,4 +1,4 @@
-"""What the child tells of each study, from what was delivered of it."""
+"""The answer of the child for each study that was delivered or refused."""
 
 from pathlib import Path
 from types import SimpleNamespace
